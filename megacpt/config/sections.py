@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a run: one dataclass a section, each field with its unit and one line of why.
+
+The tree is the schema Hydra composes into and the form ``RUN_DIR/run.yaml`` is read back into.
+``None`` means "not set". Sizes are in tokens, samples or steps as the name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Init(Enum):
+    """Where the first weights come from; anything but ``pretrained`` must be asked for by name."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(Enum):
+    """Arithmetic of the forward and backward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class DeviceKind(Enum):
+    """What the ranks run on; ``auto`` takes CUDA where a device is visible."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class WandbMode(Enum):
+    """``auto``: online where WANDB_API_KEY is set, offline otherwise."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    path: str | None = None
+    """Hugging Face folder: config.json, tokenizer.json, *.safetensors."""
+    init: Init = Init.pretrained
+    """``random`` reads config.json and the tokenizer of ``path`` but no weights."""
+    allow_unhealthy: bool = False
+    """Go on although the import health check found near-zero embedding rows or the like."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SyntheticConfig:
+    documents: int = 400
+    """Number of generated documents."""
+    seed: int = 1
+    """Seed of the generator; two sources with different seeds share no document."""
+    topic: str = "plant"
+    """``plant`` or ``kitchen``: two small vocabularies, so that sources differ."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    prefix: str | None = None
+    """Token shard without its .bin/.idx ending, as written by ``megacpt tokenize``."""
+    synthetic: SyntheticConfig | None = None
+    """Generated text instead of a shard; written to RUN_DIR/data when the run starts."""
+    weight: float = 1.0
+    """Share among the sources that are not replay; weights need not sum to one."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ReplayConfig:
+    source: str
+    """Which of ``data.sources`` is replay: text like what the base model was trained on."""
+    share: float
+    """Fraction of the samples of every global batch, 0 < share < 1; 0.05 to 0.2 is usual."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Name -> token shard and weight."""
+    replay: ReplayConfig | None = None
+    """The replay source and its share; its ``weight`` is not used."""
+    sequence_length: int = 512
+    """Tokens a sample."""
+    global_batch_size: int = 8
+    """Samples an optimizer step, over all ranks."""
+    micro_batch_size: int = 1
+    """Samples a forward pass on one rank."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelConfig:
+    tp: int = 1
+    """Tensor-parallel ranks: each layer is cut over this many."""
+    pp: int = 1
+    """Pipeline-parallel ranks: the layers are dealt to this many stages."""
+    vpp: int = 1
+    """Virtual stages a pipeline rank holds (interleaved schedule when above 1)."""
+    dp: int = 1
+    """Data-parallel replicas; the run has tp * pp * dp ranks."""
+    sequence_parallel: bool = False
+    """Also cut norms and residuals over the tensor-parallel ranks, along the sequence."""
+    distributed_optimizer: bool = False
+    """Cut the optimizer state over the data-parallel ranks (ZeRO-1)."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated weights while the forward pass runs (needs distributed_optimizer)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PrecisionConfig:
+    dtype: Dtype = Dtype.bf16
+    """bf16 keeps fp32 master weights and fp32 gradients."""
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    lr_peak: float = 2e-5
+    """Learning rate after warmup; continued pretraining wants 5e-6 to 5e-5."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Decoupled; norms and biases are excluded."""
+    clip_grad_norm: float = 1.0
+    """Largest global L2 norm of the gradient; 0 turns clipping off."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    steps: int = 100
+    """Optimizer steps of the whole run."""
+    warmup_steps: int = 5
+    """Steps of linear warmup from zero to lr_peak."""
+    lr_final_fraction: float = 0.1
+    """The cosine ends at this fraction of lr_peak."""
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    every_steps: int = 50
+    """Save each time this many steps are done, and at the end."""
+    keep_last: int = 2
+    """How many checkpoints stay on disk."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MonitorConfig:
+    log_every_steps: int = 1
+    """One readable line each time this many steps are done."""
+    wandb: WandbMode = WandbMode.auto
+    wandb_project: str = "megacpt"
+    wandb_entity: str | None = None
+    wandb_name: str | None = None
+    """Defaults to the name of the run folder."""
+
+
+@dataclass(kw_only=True, slots=True)
+class HeldoutConfig:
+    prefix: str | None = None
+    """Token shard of documents that are in no training source."""
+    synthetic: SyntheticConfig | None = None
+    """Generated text instead of a shard."""
+    max_tokens: int = 20_000
+    """Measured from the start of the shard; 0 takes all."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GateConfig:
+    domain_perplexity_ratio_max: float | None = None
+    """Final over base on the domain set; declared before training, checked by ``evaluate``."""
+    general_perplexity_ratio_max: float | None = None
+    """Final over base on the general set: what may be forgotten at most."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    heldout: dict[str, HeldoutConfig] = field(default_factory=dict)
+    """Name -> text the model never trains on."""
+    general: str | None = None
+    """Which held-out set is general text; forgetting = its loss minus the base model's."""
+    domain: str | None = None
+    """Which held-out set is the domain's."""
+    every_steps: int = 50
+    """Held-out losses each time this many steps are done, before step 1 and at the end."""
+    prompts: str | None = None
+    """Text file, one prompt a line, continued before and during training."""
+    generate_every_steps: int = 0
+    """Spot-check generations; 0: before step 1 and at the end only."""
+    max_new_tokens: int = 32
+    """Tokens a spot-check generation."""
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    device: DeviceKind = DeviceKind.auto
+    threads_per_rank: int = 0
+    """CPU threads of a rank; 0 shares the machine's cores among its ranks."""
+    timeout_minutes: float = 10.0
+    """A collective that waits longer than this ends the run."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    run_dir: str = "runs/default"
+    """Everything a run writes goes here; the same folder resumes the run."""
+    seed: int = 1234
+    """Seed of weights (random init), data order and generation."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)

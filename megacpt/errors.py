@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong through a user's input, as one small tree of exceptions.
+
+    MegacptError            exit code 2, one message, no traceback
+    ├── ConfigError         the composed configuration breaks a rule (all violations at once)
+    ├── DataError           a corpus, shard or manifest is missing, broken or of another tokenizer
+    ├── ModelError          a Hugging Face folder cannot be imported, or is not healthy
+    ├── CheckpointError     a checkpoint is missing, broken or of another run
+    └── EnvironmentError_   this machine lacks something: disk, permission, package, process
+
+A message names the thing, the rule, the value and the remedy. Anything else that is raised is a
+defect of megacpt itself and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class MegacptError(Exception):
+    """A problem the user can mend; its message is all the user needs."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One broken rule of a configuration: ``parallel.tp=4 <rule>; <remedy>``."""
+
+    path: str
+    value: object
+    rule: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.value} {self.rule}; {self.remedy}"
+
+
+class ConfigError(MegacptError):
+    """The configuration cannot be used. Carries every violation found, not only the first."""
+
+    def __init__(self, problem: str | Sequence[Violation]) -> None:
+        self.violations = () if isinstance(problem, str) else tuple(problem)
+        super().__init__(problem if isinstance(problem, str) else self._render())
+
+    def _render(self) -> str:
+        if len(self.violations) == 1:
+            return str(self.violations[0])
+        lines = "\n".join(f"  {n}. {v}" for n, v in enumerate(self.violations, start=1))
+        return f"{len(self.violations)} settings cannot be used together:\n{lines}"
+
+
+class DataError(MegacptError):
+    """A corpus, token shard or manifest cannot be used."""
+
+
+class ModelError(MegacptError):
+    """A Hugging Face model folder cannot be imported as it is."""
+
+
+class CheckpointError(MegacptError):
+    """A checkpoint cannot be used by this run."""
+
+
+class EnvironmentError_(MegacptError):
+    """This machine cannot do what was asked: disk, permission, package or process."""

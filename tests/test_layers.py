@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The import rules of the whole package, as tests."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Lowest first. A package may import from earlier rows only; names sharing a row are strangers.
+LAYERS = [
+    {"errors", "config"},
+    {"plan", "_C", "tokenizer", "device"},
+    {"data", "model"},
+    {"checkpoint"},
+    {"convert", "evaluate", "monitor"},
+    {"train", "cluster", "demo"},
+    {"cli"},
+]
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+ROOT = Path(__file__).parents[1] / "megacpt"
+SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+TORCH_FREE = ["errors", "config", "plan", "tokenizer", "data", "cluster"]
+MAY_IMPORT_MEGATRON = {"device", "model", "checkpoint", "convert", "train"}
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(source: str) -> set[str]:
+    """Full names of all absolute imports in ``source``, lazy ones included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_point_down(path: Path) -> None:
+    package = package_of(path)
+    modules = imported_modules(path.read_text())
+    used = {m.split(".")[1] for m in modules if m.startswith("megacpt.")} - {package, "__version__"}
+    for name in used:
+        assert RANK[name] < RANK[package], f"{path}: {package} must not import {name}"
+    if any(m.startswith("megatron") for m in modules):
+        assert package in MAY_IMPORT_MEGATRON, f"{path} imports megatron"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if package_of(p) != "device"], ids=str)
+def test_cuda_is_named_in_device_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("torch", "cuda"), f"{path}:{node.lineno}"
+        if isinstance(node, ast.Constant):
+            assert node.value != "cuda", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("package", TORCH_FREE)
+def test_login_node_packages_import_no_torch(package: str) -> None:
+    modules = [
+        ".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+        for p in SOURCES
+        if package_of(p) == package
+    ]
+    imports = "".join(f"import {m}\n" for m in modules)
+    code = f"import sys\n{imports}assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
