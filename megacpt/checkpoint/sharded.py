@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save and load model, optimizer and generators through megatron-core distributed checkpointing.
+
+The optimizer is written ``fully_reshardable``, so that any other layout can load it. Strictness is
+``raise_all``: a key too many or too few is an error, never a silent random weight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.utils import unwrap_model
+
+from megacpt.checkpoint import adam
+from megacpt.errors import CheckpointError
+
+
+def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
+    """Write every rank's share into ``folder`` (which exists and is empty); a collective call."""
+    state = _model_state(chunks)
+    state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_metadata())
+    state["rng"] = _rng_object(rng_state)
+    dist_checkpointing.save(state, str(folder), validate_access_integrity=True)
+
+
+def load(
+    folder: Path, *, chunks: list[Any], optimizer: Any, step: int, same_layout: bool
+) -> dict[str, Any] | None:
+    """Fill model and optimizer in place; returns the generators' state if the layout is the same."""
+    adam.allocate_state(optimizer)
+    adam.pass_step_through(optimizer)
+    state = _model_state(chunks)
+    state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=_metadata())
+    if same_layout:
+        state["rng"] = _rng_object({})
+    loaded = _load_strictly(state, folder, ignore_rng=not same_layout)
+    _fill_model(chunks, loaded)
+    optimizer.load_state_dict(loaded["optimizer"])
+    adam.own_step(optimizer, step=step)
+    rng: dict[str, Any] | None = loaded.get("rng")
+    return rng
+
+
+def load_model(folder: Path, *, chunks: list[Any]) -> None:
+    """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
+    loaded = dist_checkpointing.load(_model_state(chunks), str(folder), strict="raise_unexpected")
+    _fill_model(chunks, loaded)
+
+
+def _load_strictly(state: dict[str, Any], folder: Path, *, ignore_rng: bool) -> dict[str, Any]:
+    strict = "raise_unexpected" if ignore_rng else "raise_all"
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
+    except CheckpointingException as error:
+        raise CheckpointError(
+            f"{folder} does not hold what this run needs: {error}; "
+            "use the model and configuration that wrote it, or a new run_dir."
+        ) from error
+    return loaded
+
+
+def _model_state(chunks: list[Any]) -> dict[str, Any]:
+    """One entry a virtual stage; keys inside are global layer names, so any layout can read them."""
+    metadata = _metadata()
+    models = unwrap_model(chunks)
+    return {_chunk_key(n): m.sharded_state_dict(metadata=metadata) for n, m in enumerate(models)}
+
+
+def _chunk_key(index: int) -> str:
+    return f"model{index}"
+
+
+def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
+    for n, model in enumerate(unwrap_model(chunks)):
+        model.load_state_dict(loaded[_chunk_key(n)], strict=True)
+
+
+def _metadata() -> dict[str, Any]:
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "distrib_optim_fully_reshardable_mem_efficient": False,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+
+
+def _rng_object(rng_state: dict[str, Any]) -> ShardedObject:
+    """Generators differ between model-parallel ranks and agree between data-parallel ones."""
+    return ShardedObject(
+        "rng",
+        rng_state,
+        (
+            parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_tensor_model_parallel_world_size(),
+        ),
+        (
+            parallel_state.get_pipeline_model_parallel_rank(),
+            parallel_state.get_tensor_model_parallel_rank(),
+        ),
+        replica_id=parallel_state.get_data_parallel_rank(with_context_parallel=True),
+    )
+
+
+def barrier() -> None:
+    """Wait for every rank; a checkpoint is published only when all have written."""
+    torch.distributed.barrier()

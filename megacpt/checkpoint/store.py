@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of checkpoints of one run: which are complete, which is newest, what may go.
+
+    checkpoints/
+        step_00000050/          complete: it holds manifest.json, written last, then renamed
+        .step_00000100.partial/ being written, or left by a process that died; never read
+        latest                  text file with the name of the newest complete one
+
+Plain files and renames only, so that any node can look without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megacpt.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointManifest:
+    """What a checkpoint holds, so that a mismatch is found before any tensor is read."""
+
+    step: int
+    architecture: dict[str, object]
+    layout: dict[str, int]
+    """tp, pp, vpp, dp of the run that wrote it."""
+    data_fingerprint: str
+    """Of the sources, blend and seed that the data position refers to."""
+    tokens_per_source: dict[str, int]
+    """Valid target tokens trained on so far."""
+    elapsed_s: float
+    """Seconds of training so far, over all restarts."""
+    base_heldout: dict[str, dict[str, float]] | None
+    """Held-out losses of the untouched base model, measured before the first step."""
+    files: dict[str, int]
+    """File name -> size in bytes."""
+
+
+def folder_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def partial_folder(root: Path, *, step: int) -> Path:
+    """Where the checkpoint of ``step`` is written before it is complete."""
+    return root / f".{folder_name(step)}.partial"
+
+
+def publish(root: Path, *, partial: Path, manifest: CheckpointManifest) -> Path:
+    """Make a fully written folder the newest checkpoint: fsync, manifest, rename, ``latest``."""
+    for path in partial.rglob("*"):
+        _fsync(path)
+    _write_durably(partial / MANIFEST, json.dumps(asdict(manifest), indent=2))
+    _fsync(partial)
+    final = root / folder_name(manifest.step)
+    if final.exists():
+        # A run that died between the rename and ``latest`` comes here again with the same step.
+        shutil.rmtree(final)
+    partial.rename(final)
+    _write_durably(root / LATEST, final.name)
+    return final
+
+
+def newest(root: Path) -> Path | None:
+    """The newest complete checkpoint, or ``None``; ``latest`` is verified, not believed."""
+    pointer = root / LATEST
+    if pointer.exists():
+        named = root / pointer.read_text().strip()
+        if (named / MANIFEST).exists():
+            return named
+    complete = sorted(p.parent for p in root.glob(f"step_*/{MANIFEST}"))
+    return complete[-1] if complete else None
+
+
+def read_manifest(folder: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint, after every file was found with the size it was written with."""
+    path = folder / MANIFEST
+    try:
+        manifest = CheckpointManifest(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint manifest ({error}); "
+            f"remove {folder} to go on from the checkpoint before it."
+        ) from error
+    for name, size_bytes in manifest.files.items():
+        found = (folder / name).stat().st_size if (folder / name).exists() else None
+        if found != size_bytes:
+            raise CheckpointError(
+                f"{folder / name} has {found} bytes but was written with {size_bytes}; "
+                f"remove {folder} to go on from the checkpoint before it."
+            )
+    return manifest
+
+
+def prune(root: Path, *, keep_last: int) -> list[Path]:
+    """Delete all but the newest ``keep_last`` complete checkpoints, and what dead writers left."""
+    complete = sorted(p.parent for p in root.glob(f"step_*/{MANIFEST}"))
+    doomed = complete[:-keep_last] if keep_last > 0 else []
+    for folder in doomed:
+        shutil.rmtree(folder)
+    return doomed
+
+
+def remove_partials(root: Path) -> None:
+    """Delete folders that a dead process left half-written."""
+    for folder in root.glob(".step_*.partial"):
+        shutil.rmtree(folder)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

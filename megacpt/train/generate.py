@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spot-check generations: continue a few fixed prompts greedily with the sharded model.
+
+There is no key-value cache: each new token is a full forward pass through the pipeline, which a
+handful of short prompts can afford and which needs nothing that training does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+from megacpt.data.batch import Batch
+from megacpt.tokenizer import Tokenizer
+from megacpt.train.heldout import evaluating
+from megacpt.train.schedule import run_logits, to_microbatch
+
+LENGTH_MULTIPLE = 16
+"""Padded lengths are multiples of this, so that few shapes occur and any tp <= 16 divides them."""
+
+
+def generate(
+    chunks: Sequence[Any],
+    prompts: Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    sequence_length: int,
+    device: torch.device,
+) -> list[dict[str, str]]:
+    """Greedy continuations, cut at the end-of-text token; the same on every rank."""
+    rows = [[int(t) for t in tokenizer.encode(prompt)] for prompt in prompts]
+    starts = [len(row) for row in rows]
+    with evaluating(chunks):
+        for _ in range(max_new_tokens):
+            _append_next(chunks, rows, sequence_length=sequence_length, device=device)
+    texts = [
+        tokenizer.decode(_until_eos(row[start:], tokenizer.eos_id))
+        for row, start in zip(rows, starts, strict=True)
+    ]
+    return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
+
+
+def _append_next(
+    chunks: Sequence[Any], rows: list[list[int]], *, sequence_length: int, device: torch.device
+) -> None:
+    """Append the most likely next token to every row, seen through a window of the run's length."""
+    windows = [row[-sequence_length:] for row in rows]
+    logits_BSV = run_logits(chunks, to_microbatch(_padded(windows), device=device))
+    next_B = torch.zeros(len(rows), dtype=torch.int64, device=device)
+    if logits_BSV is not None:
+        last_BV = torch.stack([logits_BSV[n, len(w) - 1] for n, w in enumerate(windows)])
+        next_B += gather_from_tensor_model_parallel_region(last_BV).argmax(dim=-1)
+        if parallel_state.get_tensor_model_parallel_rank() != 0:
+            next_B.zero_()
+    if parallel_state.get_data_parallel_rank() != 0:
+        next_B.zero_()
+    torch.distributed.all_reduce(next_B)
+    for row, token in zip(rows, next_B.tolist(), strict=True):
+        row.append(int(token))
+
+
+def _padded(windows: Sequence[Sequence[int]]) -> Batch:
+    """Right-padded with token 0: with causal attention nothing before it can see it."""
+    longest = max(len(w) for w in windows)
+    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    tokens_BS = np.zeros((len(windows), length), dtype=np.int64)
+    for n, window in enumerate(windows):
+        tokens_BS[n, : len(window)] = window
+    return Batch(
+        tokens_BS=tokens_BS,
+        labels_BS=tokens_BS,
+        loss_mask_BS=np.zeros(tokens_BS.shape, dtype=np.float32),
+        source_ids_B=np.zeros(len(windows), dtype=np.int64),
+    )
+
+
+def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
+    return tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens

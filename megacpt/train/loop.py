@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: resume, measure the base, then step, measure, save until the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from megacpt.config.sections import RunConfig
+from megacpt.device import runtime as device_runtime
+from megacpt.train.generate import generate
+from megacpt.train.heldout import as_record, measure_all
+from megacpt.train.journal import Journal
+from megacpt.train.position import Position, resume, save
+from megacpt.train.run import Run
+from megacpt.train.step import StepResult, train_step
+
+Record = dict[str, Any]
+
+
+def start(run: Run) -> Position:
+    """Where the run goes on from; called before the journal is opened at that step."""
+    return resume(run.checkpoints, state=run.state, identity=run.identity)
+
+
+def fit(run: Run, *, position: Position, journal: Journal) -> None:
+    """Train from ``position`` to the last step."""
+    if position.base_heldout is None:
+        record = measure(run, step=0)
+        position.base_heldout = record["heldout"]
+        journal.write({"step": 0, **record})
+    peak_flops = device_runtime.peak_flops(run.config.precision.dtype)
+    while position.step < run.config.schedule.steps:
+        step = position.step + 1
+        result = train_step(
+            run.state, config=run.config, data=run.data, step=step, device=run.runtime.device
+        )
+        advance(position, result=result, names=run.data.source_names)
+        record = step_record(run, result=result, position=position, peak_flops=peak_flops)
+        if is_due(step, every=run.config.evaluate.every_steps, last=run.config.schedule.steps):
+            record |= measure(run, step=step)
+            record |= forgetting(record, position=position, general=run.config.evaluate.general)
+        journal.write(record)
+        if is_due(step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps):
+            save_checkpoint(run, position=position)
+
+
+def save_checkpoint(run: Run, *, position: Position) -> None:
+    save(
+        run.checkpoints,
+        state=run.state,
+        position=position,
+        identity=run.identity,
+        keep_last=run.config.checkpoint.keep_last,
+    )
+
+
+def is_due(step: int, *, every: int, last: int) -> bool:
+    """Every ``every`` steps (never, if 0) and at the last one."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def advance(position: Position, *, result: StepResult, names: tuple[str, ...]) -> None:
+    """Count the step and its tokens."""
+    position.step += 1
+    position.elapsed_s += result.step_s
+    for name, tokens in zip(names, result.sums.tokens_N, strict=True):
+        position.tokens_per_source[name] = position.tokens_per_source.get(name, 0) + tokens
+
+
+def measure(run: Run, *, step: int) -> Record:
+    """Held-out losses, and the spot-check generations when they are due."""
+    config = run.config
+    losses = measure_all(
+        run.state.chunks,
+        run.heldout,
+        micro_batch_size=config.data.micro_batch_size,
+        device=run.runtime.device,
+    )
+    record: Record = {"heldout": as_record(losses)}
+    if run.prompts and _generates(config, step=step):
+        record["generations"] = generate(
+            run.state.chunks,
+            run.prompts,
+            tokenizer=run.tokenizer,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            sequence_length=config.data.sequence_length,
+            device=run.runtime.device,
+        )
+    return record
+
+
+def _generates(config: RunConfig, *, step: int) -> bool:
+    every = config.evaluate.generate_every_steps
+    return step == 0 or is_due(step, every=every, last=config.schedule.steps)
+
+
+def forgetting(record: Mapping[str, Any], *, position: Position, general: str | None) -> Record:
+    """General loss minus the base model's, in nats a token; nothing where no set is general."""
+    if general is None or position.base_heldout is None:
+        return {}
+    base_loss = position.base_heldout[general]["loss"]
+    return {"forgetting": record["heldout"][general]["loss"] - base_loss}
+
+
+def step_record(
+    run: Run, *, result: StepResult, position: Position, peak_flops: float
+) -> Record:
+    """One line of metrics.jsonl."""
+    sums, names = result.sums, run.data.source_names
+    tokens_per_s = sums.tokens / result.step_s
+    flops_per_token = run.architecture.training_flops_per_token(
+        sequence_length=run.config.data.sequence_length
+    )
+    per_source = zip(names, sums.loss_N, sums.tokens_N, strict=True)
+    return {
+        "step": position.step,
+        "loss": sums.mean_loss,
+        "loss_per_source": {name: loss / n for name, loss, n in per_source if n},
+        "tokens_per_source": dict(position.tokens_per_source),
+        "samples_per_source": run.data.consumed_samples(position.step),
+        "grad_norm": result.grad_norm,
+        "lr": result.lr,
+        "tokens": sum(position.tokens_per_source.values()),
+        "tokens_per_s": tokens_per_s,
+        "mfu": tokens_per_s * flops_per_token / (peak_flops * run.runtime.ranks.world_size),
+        "step_s": result.step_s,
+        "elapsed_s": position.elapsed_s,
+        "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
+    }

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a set of ranks can be started for: to train, or to measure base and newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron.core.transformer.module import Float16Module
+
+from megacpt.checkpoint import sharded, store
+from megacpt.config.sections import Dtype, RunConfig
+from megacpt.device.runtime import Runtime
+from megacpt.errors import CheckpointError
+from megacpt.evaluate.gate import verdict
+from megacpt.model.families import read_architecture
+from megacpt.train import loop
+from megacpt.train.heldout import as_record, measure_all
+from megacpt.train.journal import Journal
+from megacpt.train.run import assemble, open_heldout
+from megacpt.train.sinks import open_sinks
+from megacpt.train.state import build_chunks, initialise_parallel
+
+
+def train(config: RunConfig, *, runtime: Runtime) -> None:
+    """Train, or go on training, to the last step."""
+    initialise_parallel(config.parallel, seed=config.seed)
+    run = assemble(config, runtime=runtime)
+    position = loop.start(run)
+    journal = Journal(open_sinks(config, start_step=position.step) if runtime.ranks.rank == 0 else [])
+    try:
+        loop.fit(run, position=position, journal=journal)
+    finally:
+        journal.close()
+
+
+def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
+    """Measure whole held-out sets, base beside newest checkpoint, into RUN_DIR/evaluation.json."""
+    folder = store.newest(Path(config.run_dir) / "checkpoints")
+    if folder is None:
+        raise CheckpointError(
+            f"{config.run_dir} has no complete checkpoint; run megacpt train with this run_dir first."
+        )
+    initialise_parallel(config.parallel, seed=config.seed)
+    base_folder = Path(str(config.model.path))
+    chunks = build_chunks(
+        config,
+        architecture=read_architecture(base_folder),
+        runtime=runtime,
+        base_folder=base_folder,
+    )
+    if config.precision.dtype is Dtype.bf16:
+        chunks = [Float16Module(chunk.config, chunk) for chunk in chunks]
+    base = _measure(config, chunks=chunks, runtime=runtime)
+    sharded.load_model(folder, chunks=chunks)
+    final = _measure(config, chunks=chunks, runtime=runtime)
+    if runtime.ranks.rank == 0:
+        step = store.read_manifest(folder).step
+        _write(Path(config.run_dir) / "evaluation.json", _result(config, step, base, final))
+
+
+def _measure(config: RunConfig, *, chunks: list[Any], runtime: Runtime) -> dict[str, Any]:
+    losses = measure_all(
+        chunks,
+        open_heldout(config, max_tokens=0),
+        micro_batch_size=config.data.micro_batch_size,
+        device=runtime.device,
+    )
+    return as_record(losses)
+
+
+def _result(
+    config: RunConfig, step: int, base: Mapping[str, Any], final: Mapping[str, Any]
+) -> dict[str, Any]:
+    heldout = {name: {"base": base[name], "final": final[name]} for name in base}
+    checks = verdict(
+        heldout,
+        gate=config.evaluate.gate,
+        domain=config.evaluate.domain,
+        general=config.evaluate.general,
+    )
+    return {"step": step, "heldout": heldout, "gate": [asdict(check) for check in checks]}
+
+
+def _write(path: Path, result: Mapping[str, Any]) -> None:
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(result, indent=2))
+    aside.rename(path)
+
+
+MODES: dict[str, Callable[..., None]] = {"train": train, "evaluate": evaluate}

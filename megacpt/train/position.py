@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a run is, and moving it to disk and back."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megacpt.checkpoint import sharded, store
+from megacpt.config.sections import ParallelConfig
+from megacpt.device import runtime
+from megacpt.errors import CheckpointError, EnvironmentError_
+from megacpt.plan.architecture import Architecture
+from megacpt.train.heldout import evaluating
+from megacpt.train.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """The whole of what a resumed run must know beyond weights, optimizer and generators.
+
+    The data position is the step alone: sample n of a run is a pure function of n.
+    """
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens_per_source: dict[str, int] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    base_heldout: dict[str, dict[str, float]] | None = None
+    """Held-out losses of the untouched base model; None until they are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What must be the same for a checkpoint to belong to this run."""
+
+    architecture: Architecture
+    parallel: ParallelConfig
+    data_fingerprint: str
+
+    @property
+    def layout(self) -> dict[str, int]:
+        p = self.parallel
+        return {"tp": p.tp, "pp": p.pp, "vpp": p.vpp, "dp": p.dp}
+
+
+def save(
+    root: Path, *, state: TrainState, position: Position, identity: Identity, keep_last: int
+) -> None:
+    """Write, publish and prune; a collective call. The run can die anywhere and lose nothing."""
+    partial = store.partial_folder(root, step=position.step)
+    writer = torch.distributed.get_rank() == 0
+    if writer:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _require_space(partial, architecture=identity.architecture)
+    sharded.barrier()
+    with evaluating(state.chunks):
+        rng = runtime.rng_state()
+        sharded.save(partial, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
+    sharded.barrier()
+    if writer:
+        store.publish(root, partial=partial, manifest=_manifest(partial, position, identity))
+        store.prune(root, keep_last=keep_last)
+    sharded.barrier()
+
+
+def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
+    """Continue from the newest complete checkpoint; the start of the run if there is none."""
+    if torch.distributed.get_rank() == 0:
+        store.remove_partials(root)
+    sharded.barrier()
+    folder = store.newest(root)
+    if folder is None:
+        return Position()
+    manifest = store.read_manifest(folder)
+    _require_same(manifest, identity=identity, folder=folder)
+    rng = sharded.load(
+        folder,
+        chunks=state.chunks,
+        optimizer=state.optimizer,
+        step=manifest.step,
+        same_layout=manifest.layout == identity.layout,
+    )
+    if rng is not None:
+        runtime.set_rng_state(rng)
+    logger.info("resumed from %s", folder)
+    return Position(
+        step=manifest.step,
+        tokens_per_source=dict(manifest.tokens_per_source),
+        elapsed_s=manifest.elapsed_s,
+        base_heldout=manifest.base_heldout,
+    )
+
+
+def _manifest(
+    partial: Path, position: Position, identity: Identity
+) -> store.CheckpointManifest:
+    files = {p.name: p.stat().st_size for p in sorted(partial.iterdir()) if p.is_file()}
+    return store.CheckpointManifest(
+        step=position.step,
+        architecture=asdict(identity.architecture),
+        layout=identity.layout,
+        data_fingerprint=identity.data_fingerprint,
+        tokens_per_source=dict(position.tokens_per_source),
+        elapsed_s=position.elapsed_s,
+        base_heldout=position.base_heldout,
+        files=files,
+    )
+
+
+def _require_same(manifest: store.CheckpointManifest, *, identity: Identity, folder: Path) -> None:
+    ours: dict[str, Any] = asdict(identity.architecture)
+    for name, value in manifest.architecture.items():
+        if ours.get(name) != value:
+            raise CheckpointError(
+                f"{folder} is of another model: its {name} is {value}, the base model's is "
+                f"{ours.get(name)}; use the model it was written with, or a new run_dir."
+            )
+    if manifest.data_fingerprint != identity.data_fingerprint:
+        raise CheckpointError(
+            f"{folder} counts its samples in other data (fingerprint "
+            f"{manifest.data_fingerprint[:12]}, now {identity.data_fingerprint[:12]}); "
+            "restore the token shards it was trained on, or use a new run_dir."
+        )
+
+
+def _require_space(folder: Path, *, architecture: Architecture) -> None:
+    """Weights and two Adam moments in fp32, and a bf16 copy: 14 bytes a parameter at most."""
+    needed_bytes = 14 * architecture.num_parameters
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise EnvironmentError_(
+            f"a checkpoint needs about {needed_bytes / 2**30:.1f} GiB but {folder.parent} has "
+            f"{free_bytes / 2**30:.1f} GiB free; free space there and run the same command again, "
+            "it goes on from the last checkpoint."
+        )

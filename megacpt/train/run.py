@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assemble a run on one rank: model, data, held-out sets, checkpoint, journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from megacpt.config.sections import RunConfig
+from megacpt.data.heldout import HeldoutSet
+from megacpt.data.order import TrainingData
+from megacpt.device.runtime import Runtime
+from megacpt.model.families import read_architecture
+from megacpt.plan.architecture import Architecture
+from megacpt.tokenizer import Tokenizer, load_tokenizer
+from megacpt.train.position import Identity
+from megacpt.train.state import TrainState, build_chunks, wrap_for_training
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Everything the loop works with."""
+
+    config: RunConfig
+    runtime: Runtime
+    architecture: Architecture
+    tokenizer: Tokenizer
+    prompts: list[str]
+    data: TrainingData
+    heldout: Mapping[str, HeldoutSet]
+    state: TrainState
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.config.run_dir)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(
+            architecture=self.architecture,
+            parallel=self.config.parallel,
+            data_fingerprint=self.data.fingerprint,
+        )
+
+
+def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
+    """Build all parts; megacpt.train.state.initialise_parallel comes before."""
+    base = Path(str(config.model.path))
+    architecture = read_architecture(base)
+    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
+    return Run(
+        config=config,
+        runtime=runtime,
+        architecture=architecture,
+        tokenizer=load_tokenizer(base),
+        prompts=_read_prompts(config.evaluate.prompts),
+        data=TrainingData.open(
+            config.data, seed=config.seed, shards=source_shards(config)
+        ),
+        heldout=open_heldout(config),
+        state=wrap_for_training(chunks, config=config),
+    )
+
+
+def source_shards(config: RunConfig) -> dict[str, str]:
+    """Shard prefix of each source; generated text lies in the run folder."""
+    return {
+        name: source.prefix or str(Path(config.run_dir) / "data" / f"source-{name}")
+        for name, source in config.data.sources.items()
+    }
+
+
+def open_heldout(config: RunConfig, *, max_tokens: int | None = None) -> dict[str, HeldoutSet]:
+    """The named sets, cut to their own ``max_tokens`` unless another bound is given (0: all)."""
+    return {
+        name: HeldoutSet.open(
+            heldout.prefix or str(Path(config.run_dir) / "data" / f"heldout-{name}"),
+            sequence_length=config.data.sequence_length,
+            max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
+        )
+        for name, heldout in config.evaluate.heldout.items()
+    }
+
+
+def _read_prompts(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]

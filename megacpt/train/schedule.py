@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run microbatches through megatron-core's pipeline schedule, forward only or with backward.
+
+Shapes: B microbatch size, S sequence length, N number of sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+
+from megacpt.data.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microbatch:
+    """A batch as tensors on the rank's device."""
+
+    tokens_BS: torch.Tensor
+    labels_BS: torch.Tensor
+    loss_mask_BS: torch.Tensor
+    position_ids_BS: torch.Tensor
+    source_ids_B: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossSums:
+    """Sums over all ranks, per source: divide to get a mean loss in nats a token."""
+
+    loss_N: list[float]
+    tokens_N: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.tokens_N)
+
+    @property
+    def mean_loss(self) -> float:
+        return sum(self.loss_N) / max(self.tokens, 1)
+
+
+def to_microbatch(batch: Batch, *, device: torch.device) -> Microbatch:
+    tokens_BS = torch.from_numpy(batch.tokens_BS).to(device)
+    num_samples, length = tokens_BS.shape
+    positions_S = torch.arange(length, device=device)
+    return Microbatch(
+        tokens_BS=tokens_BS,
+        labels_BS=torch.from_numpy(batch.labels_BS).to(device),
+        loss_mask_BS=torch.from_numpy(batch.loss_mask_BS).to(device),
+        position_ids_BS=positions_S.expand(num_samples, length),
+        source_ids_B=torch.from_numpy(batch.source_ids_B).to(device),
+    )
+
+
+def run_microbatches(
+    chunks: Sequence[Any], microbatches: Sequence[Microbatch], *, num_sources: int, forward_only: bool
+) -> LossSums:
+    """One pass over this rank's microbatches; with backward, gradients are left in the buffers.
+
+    megatron-core divides the summed gradient by the number of valid tokens of the whole global
+    batch, so a masked token or a short sample weighs nothing wherever it lies.
+    """
+    samples, length = microbatches[0].tokens_BS.shape
+    reported = get_forward_backward_func()(
+        forward_step_func=_forward_step(num_sources),
+        data_iterator=_iterators(chunks, microbatches),
+        model=list(chunks) if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(microbatches),
+        seq_length=length,
+        micro_batch_size=samples,
+        forward_only=forward_only,
+    )
+    return _sum_over_ranks(reported, num_sources=num_sources, device=microbatches[0].tokens_BS.device)
+
+
+def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
+    """Logits_BSV of one microbatch (V cut over tensor-parallel ranks); None off the last stage."""
+    samples, length = batch.tokens_BS.shape
+    # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
+    repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
+    collected = get_forward_backward_func()(
+        forward_step_func=_logits_step,
+        data_iterator=_iterators(chunks, [batch] * repeats),
+        model=list(chunks) if len(chunks) > 1 else chunks[0],
+        num_microbatches=repeats,
+        seq_length=length,
+        micro_batch_size=samples,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    return collected[0] if collected else None
+
+
+def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any:
+    """The schedules want one iterator a virtual stage; all of them see the same samples."""
+    iterators = [iter(microbatches) for _ in chunks]
+    return iterators if len(iterators) > 1 else iterators[0]
+
+
+def _forward_step(num_sources: int) -> Callable[..., Any]:
+    def step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+        batch = next(iterator)
+        output = model(
+            batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS
+        )
+        return output, lambda losses_BS: _loss(losses_BS, batch, num_sources=num_sources)
+
+    return step
+
+
+def _logits_step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+    batch = next(iterator)
+    output = model(batch.tokens_BS, batch.position_ids_BS, None)
+    return output, lambda logits_BSV, non_loss_data: logits_BSV
+
+
+def _loss(
+    losses_BS: torch.Tensor, batch: Microbatch, *, num_sources: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Summed loss, number of valid tokens, and both per source as one float64 vector (2N)."""
+    masked_BS = losses_BS.float() * batch.loss_mask_BS
+    report = torch.zeros(2, num_sources, dtype=torch.float64, device=losses_BS.device)
+    report[0].index_add_(0, batch.source_ids_B, masked_BS.detach().double().sum(dim=1))
+    report[1].index_add_(0, batch.source_ids_B, batch.loss_mask_BS.double().sum(dim=1))
+    num_tokens = batch.loss_mask_BS.sum().to(torch.int)
+    return masked_BS.sum(), num_tokens, report
+
+
+def _sum_over_ranks(reported: list[torch.Tensor], *, num_sources: int, device: torch.device) -> LossSums:
+    """Only the last stage has losses, and its tensor-parallel ranks all have the same ones."""
+    total = torch.zeros(2, num_sources, dtype=torch.float64, device=device)
+    if reported and parallel_state.get_tensor_model_parallel_rank() == 0:
+        total += torch.stack(reported).sum(dim=0)
+    torch.distributed.all_reduce(total)
+    return LossSums(loss_N=total[0].tolist(), tokens_N=[int(n) for n in total[1].tolist()])

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank, from its environment variables to its exit code.
+
+    python -m megacpt.train.worker RUN_DIR --mode train
+
+A rank that fails leaves ``RUN_DIR/logs/rank_N.error.json``, from which the launcher shows the one
+cause of a run that ended on many ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.sections import RunConfig
+from megacpt.device.environment import RankInfo, die_with_parent, rank_from_environment
+from megacpt.errors import EnvironmentError_, MegacptError
+
+logger = logging.getLogger(__name__)
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--mode", choices=["train", "evaluate"], required=True)
+    arguments = parser.parse_args(argv)
+    ranks = rank_from_environment()
+    if ranks is None:
+        raise EnvironmentError_("RANK and WORLD_SIZE are not set; start ranks with megacpt train.")
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO if ranks.rank == 0 else logging.WARNING)
+    error_file = arguments.run_dir / "logs" / f"rank_{ranks.rank}.error.json"
+    try:
+        run_rank(read_run_yaml(arguments.run_dir / "run.yaml"), ranks=ranks, mode=arguments.mode)
+    except BaseException as error:
+        _leave_error(error_file, error, rank=ranks.rank)
+        return error.exit_code if isinstance(error, MegacptError) else 1
+    return 0
+
+
+def run_rank(
+    config: RunConfig,
+    *,
+    ranks: RankInfo,
+    mode: str,
+    prepare: Callable[[], object] | None = None,
+) -> None:
+    """Take this rank's part of the run. ``prepare`` runs on the first rank, before the others go on."""
+    # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
+    from megacpt.device import runtime
+
+    rank_runtime = runtime.start(ranks, config.cluster)
+    try:
+        if prepare is not None:
+            _on_first_rank(prepare, rank=ranks.rank)
+        from megacpt.train import modes
+
+        modes.MODES[mode](config, runtime=rank_runtime)
+    finally:
+        runtime.stop()
+
+
+def _on_first_rank(prepare: Callable[[], object], *, rank: int) -> None:
+    from megacpt.checkpoint.sharded import barrier
+
+    if rank == 0:
+        prepare()
+    barrier()
+
+
+def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
+    report = {
+        "rank": rank,
+        "time": time.time(),
+        "kind": _kind(error),
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(report))
+    aside.rename(path)
+
+
+def _kind(error: BaseException) -> str:
+    """``peer`` errors are consequences: another rank went away first."""
+    if isinstance(error, MegacptError):
+        return "user"
+    return "peer" if any(words in str(error) for words in LOST_PEER) else "defect"
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A failed rank may have threads blocked in a collective; they must not keep it alive.
+    os._exit(code)
