@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RUN_DIR/metrics.jsonl: one JSON object a step, never two of one step, whatever killed the run.
+
+A run that is killed and started again resumes from its checkpoint, which is older than the last
+step it logged. ``MetricsLog`` drops what lies beyond the checkpoint before it appends, so that the
+file of a run killed ten times is that of a run never killed. A last line cut short by the kill
+counts as never written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Required, TypedDict, cast
+
+from megacpt.errors import DataError, EnvironmentError_
+
+
+class HeldoutLoss(TypedDict):
+    """Mean loss in nats a predicted token, its exponential, and how many tokens were predicted."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+class Generation(TypedDict):
+    """A spot check: ``text`` is what the model wrote after ``prompt``."""
+
+    prompt: str
+    text: str
+
+
+class StepRecord(TypedDict, total=False):
+    """What is known after a step; step 0 is the untouched base model and has no training part."""
+
+    step: Required[int]
+    loss: float
+    loss_per_source: dict[str, float]
+    tokens_per_source: dict[str, int]
+    """Cumulative."""
+    samples_per_source: dict[str, int]
+    """Cumulative."""
+    grad_norm: float
+    lr: float
+    tokens: int
+    """Cumulative, valid targets only."""
+    tokens_per_s: float
+    mfu: float
+    step_s: float
+    elapsed_s: float
+    peak_memory_gib: float
+    heldout: dict[str, HeldoutLoss]
+    forgetting: float
+    """General held-out loss minus the base model's, in nats."""
+    generations: list[Generation]
+
+
+class MetricsLog:
+    """Appends records; each is on its way to the disk when ``log`` returns."""
+
+    def __init__(self, path: Path, *, resume_after_step: int | None) -> None:
+        """Keep the records up to ``resume_after_step``; ``None`` starts from an empty file."""
+        self.path = path
+        self.kept = _records_up_to(path, step=resume_after_step)
+        self._last_step = self.kept[-1]["step"] if self.kept else -1
+        try:
+            _rewrite(path, records=self.kept)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(path, error=error) from error
+
+    def log(self, record: StepRecord) -> None:
+        assert record["step"] > self._last_step, f"step {record['step']} is already in {self.path}"
+        self._last_step = record["step"]
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error=error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[StepRecord]:
+    """All whole records, in order of steps; a last line without its newline is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist: this run has measured nothing yet; "
+            "start it with `megacpt train` and try again"
+        ) from None
+    whole_lines = text.split("\n")[:-1]
+    return [_parsed(line, path=path, number=n) for n, line in enumerate(whole_lines, start=1)]
+
+
+def _records_up_to(path: Path, *, step: int | None) -> list[StepRecord]:
+    if step is None or not path.exists():
+        return []
+    return [record for record in read_metrics(path) if record["step"] <= step]
+
+
+def _parsed(line: str, *, path: Path, number: int) -> StepRecord:
+    try:
+        record = json.loads(line)
+        if isinstance(record["step"], int):
+            return cast(StepRecord, record)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise DataError(
+        f"{path} line {number} is not a record of a step ({line[:40]!r}); "
+        "the file was changed by something else: remove that line or restore the file"
+    )
+
+
+def _line(record: StepRecord) -> str:
+    return json.dumps(_json_safe(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _json_safe(value: object) -> object:
+    """JSON has no NaN or infinity; a diverged number becomes null, so that any reader copes."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return value
+
+
+def _rewrite(path: Path, *, records: list[StepRecord]) -> None:
+    """Replace the file in one move: a kill in between leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", encoding="utf-8") as file:
+        file.writelines(_line(record) for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _unwritable(path: Path, *, error: OSError) -> EnvironmentError_:
+    return EnvironmentError_(
+        f"{path} cannot be written ({error.strerror}); free space or fix its permissions, "
+        "then start the same command again: the run resumes"
+    )
