@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compose once: group files, the user's file and the command line become one checked RunConfig.
+
+Hydra picks and orders the group files. The user's file and the command line are laid over them in
+that order, and the whole tree is checked against the dataclasses in one go, so that a typo is found
+wherever it was written and mapping entries (``data.sources.law.prefix=...``) need no ``+``.
+Workers read ``RUN_DIR/run.yaml`` and need OmegaConf alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from megacpt.config.atomic import write_text
+from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
+from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
+from megacpt.config.sections import RunConfig
+from megacpt.errors import ConfigError
+
+MAY_CHANGE = ("run_dir", "monitor.", "cluster.", "checkpoint.")
+"""Keys of run.yaml that a resumed run may set anew: they change no number of the training."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Assignment:
+    key: str
+    value: Any
+    deletes: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Request:
+    """What the user wrote, sorted: group options for Hydra, then values in order of precedence."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    tree: dict[str, Any] = field(default_factory=dict)
+    assignments: list[_Assignment] = field(default_factory=list)
+
+
+def compose(
+    overrides: Sequence[str], *, config_file: Path | None = None, config_dir: Path | None = None
+) -> RunConfig:
+    """The run's configuration; ``config_dir`` holds group files beside the packaged ones."""
+    folders = [configs_root(), *([_existing_folder(config_dir)] if config_dir else [])]
+    groups = group_options(folders)
+    request = _Request()
+    if config_file is not None:
+        _read_user_file(config_file, groups=groups, request=request)
+    for text in overrides:
+        _read_override(text, groups=groups, request=request)
+    base, chosen = _compose_groups(request.options, folders=folders)
+    tree = _lay_over(base, request)
+    config = to_run_config(
+        tree, where=lambda path: _origin(path, request, config_file, chosen=chosen)
+    )
+    return with_expanded_paths(config)
+
+
+def group_options(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Group name -> its options: the YAML files of each folder directly below the roots."""
+    groups: dict[str, list[str]] = {}
+    for folder in folders:
+        for group in sorted(p for p in folder.iterdir() if p.is_dir()):
+            options = sorted(f.stem for f in group.glob("*.yaml"))
+            groups.setdefault(group.name, []).extend(options)
+    return {name: options for name, options in groups.items() if options}
+
+
+def write_run_yaml(config: RunConfig, path: Path) -> None:
+    """Write ``run.yaml`` aside and rename; one of another run is never replaced."""
+    if path.exists():
+        _refuse_other_run(read_run_yaml(path), config, path)
+    write_text(path, render(with_contracted_paths(config)))
+
+
+def read_run_yaml(path: Path) -> RunConfig:
+    """The configuration of a run; its ``run_dir`` is the folder it is read from, moved or not."""
+    if not path.is_file():
+        raise ConfigError(
+            f"{path.parent} is not a run folder: it has no {path.name}; "
+            "give a folder that megacpt train has written."
+        )
+    tree = _load_yaml(path)
+    config = to_run_config(tree, where=lambda _: str(path))
+    return with_expanded_paths(replace(config, run_dir=str(path.parent)))
+
+
+def render(config: RunConfig) -> str:
+    """The configuration as YAML, as ``megacpt config`` prints it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _refuse_other_run(old: RunConfig, new: RunConfig, path: Path) -> None:
+    before, after = flatten(to_tree(old)), flatten(to_tree(new))
+    changed = [
+        key
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        lines = "\n".join(f"  {k}: was {before.get(k)}, now {after.get(k)}" for k in changed)
+        raise ConfigError(
+            f"{path} belongs to a run with other settings:\n{lines}\n"
+            "Set them back to resume that run, or start a new one with another run_dir=FOLDER."
+        )
+
+
+def _existing_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder} is not a folder.")
+    return folder.absolute()
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds {type(tree).__name__} at its top; it must hold `key: value`."
+        )
+    return {str(key): value for key, value in tree.items()}
+
+
+def _read_user_file(path: Path, *, groups: Mapping[str, list[str]], request: _Request) -> None:
+    """A text at a group's place picks the group's option; everything else is values."""
+    if not path.is_file():
+        raise ConfigError(f"--config {path} does not exist; give a YAML file of settings.")
+    for key, value in _load_yaml(path).items():
+        if key in groups and not isinstance(value, Mapping):
+            request.options[key] = _option(key, value, groups=groups)
+        else:
+            request.tree[key] = value
+
+
+def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Request) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if "=" not in text and not text.startswith("~"):
+        raise ConfigError(_no_equals_sign(text, groups=groups))
+    try:
+        override = OverridesParser.create().parse_override(text)
+        key, value = override.key_or_group, override.value()
+    except HydraException as error:
+        raise ConfigError(
+            f"{text!r} cannot be read: {_one_line(error)}. Write key=value and quote a value with "
+            "spaces, commas or brackets, as in \"run_dir='my run'\"."
+        ) from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
+    if override.is_delete():
+        request.assignments.append(_Assignment(key=key, value=None, deletes=True))
+    elif key in groups and not isinstance(value, dict):
+        request.options[key] = _option(key, value, groups=groups)
+    else:
+        request.assignments.append(_Assignment(key=key, value=_plain(value)))
+
+
+def _plain(value: Any) -> Any:
+    """Hydra's quoted strings are objects; everything else is plain already."""
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, dict):
+        return {str(_plain(k)): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _no_equals_sign(text: str, *, groups: Mapping[str, list[str]]) -> str:
+    holders = [name for name, options in groups.items() if text in options]
+    if holders:
+        return f"{text!r} is not key=value; did you mean {holders[0]}={text}?"
+    near = nearest_key(text, siblings=[])
+    return f"{text!r} is not key=value; did you mean {near}=...?"
+
+
+def _option(group: str, value: object, *, groups: Mapping[str, list[str]]) -> str:
+    name = "null" if value is None else str(_plain(value))
+    if name in groups[group] or (group == "experiment" and name == "null"):
+        return name
+    close = difflib.get_close_matches(name, groups[group], n=1, cutoff=0.0)
+    raise ConfigError(
+        f"{group}={name} is not an option of the group {group}; did you mean {group}={close[0]}? "
+        f"Options: {', '.join(groups[group])}."
+    )
+
+
+def _compose_groups(
+    options: Mapping[str, str], *, folders: Sequence[Path]
+) -> tuple[DictConfig, list[Path]]:
+    """The chosen group files merged in Hydra's order, and the files themselves."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    overrides = [f"{group}={o}" for group, o in options.items() if o != "null"]
+    overrides += [f"hydra.searchpath=[{', '.join(repr(str(f)) for f in folders[1:])}]"]
+    try:
+        with initialize_config_dir(config_dir=str(folders[0]), version_base="1.3"):
+            config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"The group files cannot be composed: {_one_line(error)}") from error
+    chosen = {k: v for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    OmegaConf.set_struct(config, False)
+    OmegaConf.set_readonly(config, False)
+    del config["hydra"]
+    return config, [
+        f / k / f"{v}.yaml"
+        for f in folders
+        for k, v in chosen.items()
+        if (f / k / f"{v}.yaml").exists()
+    ]
+
+
+def _lay_over(base: DictConfig, request: _Request) -> dict[str, Any]:
+    merged = typing.cast(DictConfig, OmegaConf.merge(base, request.tree))
+    for assignment in request.assignments:
+        if assignment.deletes:
+            _delete(merged, assignment.key)
+        else:
+            OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"A setting cannot be resolved: {_one_line(error)}") from error
+
+
+def _delete(config: DictConfig, key: str) -> None:
+    parent_key, _, last = key.rpartition(".")
+    parent = OmegaConf.select(config, parent_key) if parent_key else config
+    if not isinstance(parent, DictConfig) or last not in parent:
+        raise ConfigError(f"~{key} removes a setting that is not there; leave it out.")
+    del parent[last]
+
+
+def _origin(
+    path: str, request: _Request, config_file: Path | None, *, chosen: Sequence[Path]
+) -> str:
+    """Where the value at ``path`` was written, latest writer first."""
+    for assignment in request.assignments:
+        if path == assignment.key or path.startswith(f"{assignment.key}."):
+            return "command line"
+    if config_file is not None and _holds(request.tree, path):
+        return str(config_file)
+    last = path.rsplit(".", 1)[-1]
+    for file in reversed(chosen):
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        if isinstance(content, dict) and _holds_key(content, last):
+            return str(file)
+    return ""
+
+
+def _holds(tree: Mapping[str, Any], path: str) -> bool:
+    return any(
+        leaf == path or leaf.startswith(f"{path}.") or path.startswith(f"{leaf}.")
+        for leaf in flatten(tree)
+    )
+
+
+def _holds_key(tree: Mapping[Any, Any], key: str) -> bool:
+    return key in tree or any(_holds_key(v, key) for v in tree.values() if isinstance(v, dict))
+
+
+def _one_line(error: BaseException) -> str:
+    """The parts of a library's message that are not blank, on one line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things lie: the packaged configs, files named ``builtin:``, parts of a run folder."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import megacpt
+from megacpt.config.sections import RunConfig
+from megacpt.errors import ConfigError
+
+BUILTIN = "builtin:"
+
+
+def configs_root() -> Path:
+    """``megacpt/configs`` of an installed wheel, ``configs`` of a checkout."""
+    packaged = Path(str(importlib.resources.files(megacpt))) / "configs"
+    checkout = Path(megacpt.__file__).parents[1] / "configs"
+    for folder in (packaged, checkout):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(
+        f"configs/config.yaml is neither in {packaged.parent} nor in {checkout.parent}; "
+        "install megacpt again."
+    )
+
+
+def expand(path: str | None) -> str | None:
+    """The place of ``builtin:NAME`` below the packaged configs; other paths made absolute."""
+    if not path:
+        return path
+    if path.startswith(BUILTIN):
+        return str(configs_root() / path.removeprefix(BUILTIN))
+    return str(Path(path).expanduser().absolute())
+
+
+def contract(path: str | None) -> str | None:
+    """Inverse of ``expand`` for packaged files: run.yaml must not depend on the install place."""
+    root = f"{configs_root()}/"
+    return BUILTIN + path.removeprefix(root) if path and path.startswith(root) else path
+
+
+def with_expanded_paths(config: RunConfig) -> RunConfig:
+    """A copy in which every path is absolute, so that any process in any folder can use it."""
+    return replace(
+        config,
+        run_dir=str(expand(config.run_dir)),
+        model=replace(config.model, path=expand(config.model.path)),
+        data=replace(
+            config.data,
+            sources={
+                n: replace(s, prefix=expand(s.prefix)) for n, s in config.data.sources.items()
+            },
+        ),
+        evaluate=replace(
+            config.evaluate,
+            prompts=expand(config.evaluate.prompts),
+            heldout={
+                n: replace(h, prefix=expand(h.prefix)) for n, h in config.evaluate.heldout.items()
+            },
+        ),
+    )
+
+
+def with_contracted_paths(config: RunConfig) -> RunConfig:
+    """A copy in which packaged files are named ``builtin:`` again."""
+    return replace(
+        config,
+        model=replace(config.model, path=contract(config.model.path)),
+        evaluate=replace(config.evaluate, prompts=contract(config.evaluate.prompts)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Names inside RUN_DIR."""
+
+    root: Path
+
+    @property
+    def run_yaml(self) -> Path:
+        return self.root / "run.yaml"
+
+    @property
+    def plan_json(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log_of(self, rank: int) -> Path:
+        return self.logs / f"rank_{rank}.log"
+
+    def error_of(self, rank: int) -> Path:
+        return self.logs / f"rank_{rank}.error.json"
+
+
+def source_shards(config: RunConfig) -> dict[str, str]:
+    """Token-shard prefix of each source; generated text lies in the run folder."""
+    return {
+        name: source.prefix or str(Path(config.run_dir) / "data" / f"source-{name}")
+        for name, source in config.data.sources.items()
+    }
+
+
+def heldout_shards(config: RunConfig) -> dict[str, str]:
+    """Token-shard prefix of each held-out set."""
+    return {
+        name: heldout.prefix or str(Path(config.run_dir) / "data" / f"heldout-{name}")
+        for name, heldout in config.evaluate.heldout.items()
+    }
