@@ -57,7 +57,9 @@ def pass_step_through(optimizer: Any) -> None:
         if copy_states is None or not isinstance(part.optimizer, AdamW):
             continue
 
-        def copy_with_step(model_param: Any, tensors: Any, *, part: Any = part, copy: Any = copy_states) -> None:
+        def copy_with_step(
+            model_param: Any, tensors: Any, *, part: Any = part, copy: Any = copy_states
+        ) -> None:
             group, order = part.model_param_group_index_map[model_param]
             main_param = part.optimizer.param_groups[group]["params"][order]
             copy(model_param, {"step": part.optimizer.state[main_param]["step"], **tensors})

@@ -23,12 +23,12 @@ def start(run: Run) -> Position:
     return resume(run.checkpoints, state=run.state, identity=run.identity)
 
 
-def fit(run: Run, *, position: Position, journal: Journal) -> None:
+def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
     """Train from ``position`` to the last step."""
     if position.base_heldout is None:
         record = measure(run, step=0)
         position.base_heldout = record["heldout"]
-        journal.write({"step": 0, **record})
+        _write(journal, {"step": 0, **record})
     peak_flops = device_runtime.peak_flops(run.config.precision.dtype)
     while position.step < run.config.schedule.steps:
         step = position.step + 1
@@ -40,9 +40,14 @@ def fit(run: Run, *, position: Position, journal: Journal) -> None:
         if is_due(step, every=run.config.evaluate.every_steps, last=run.config.schedule.steps):
             record |= measure(run, step=step)
             record |= forgetting(record, position=position, general=run.config.evaluate.general)
-        journal.write(record)
+        _write(journal, record)
         if is_due(step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps):
             save_checkpoint(run, position=position)
+
+
+def _write(journal: Journal | None, record: Record) -> None:
+    if journal is not None:
+        journal.write(record)
 
 
 def save_checkpoint(run: Run, *, position: Position) -> None:
@@ -103,9 +108,7 @@ def forgetting(record: Mapping[str, Any], *, position: Position, general: str | 
     return {"forgetting": record["heldout"][general]["loss"] - base_loss}
 
 
-def step_record(
-    run: Run, *, result: StepResult, position: Position, peak_flops: float
-) -> Record:
+def step_record(run: Run, *, result: StepResult, position: Position, peak_flops: float) -> Record:
     """One line of metrics.jsonl."""
     sums, names = result.sums, run.data.source_names
     tokens_per_s = sums.tokens / result.step_s

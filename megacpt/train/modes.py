@@ -12,6 +12,7 @@ from typing import Any
 from megatron.core.transformer.module import Float16Module
 
 from megacpt.checkpoint import sharded, store
+from megacpt.config.compose import resolved_config
 from megacpt.config.sections import Dtype, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.errors import CheckpointError
@@ -21,7 +22,6 @@ from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.run import assemble, open_heldout
-from megacpt.train.sinks import open_sinks
 from megacpt.train.state import build_chunks, initialise_parallel
 
 
@@ -30,11 +30,18 @@ def train(config: RunConfig, *, runtime: Runtime) -> None:
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=runtime)
     position = loop.start(run)
-    journal = Journal(open_sinks(config, start_step=position.step) if runtime.ranks.rank == 0 else [])
+    journal = _open_journal(config, start_step=position.step) if runtime.ranks.rank == 0 else None
+    failed = True
     try:
         loop.fit(run, position=position, journal=journal)
+        failed = False
     finally:
-        journal.close()
+        if journal is not None:
+            journal.close(failed=failed)
+
+
+def _open_journal(config: RunConfig, *, start_step: int) -> Journal:
+    return Journal(config, resolved=resolved_config(config), start_step=start_step)
 
 
 def evaluate(config: RunConfig, *, runtime: Runtime) -> None:

@@ -100,9 +100,7 @@ def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
     )
 
 
-def _manifest(
-    partial: Path, position: Position, identity: Identity
-) -> store.CheckpointManifest:
+def _manifest(partial: Path, position: Position, identity: Identity) -> store.CheckpointManifest:
     files = {p.name: p.stat().st_size for p in sorted(partial.iterdir()) if p.is_file()}
     return store.CheckpointManifest(
         step=position.step,

@@ -59,9 +59,7 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
         architecture=architecture,
         tokenizer=load_tokenizer(base),
         prompts=_read_prompts(config.evaluate.prompts),
-        data=TrainingData.open(
-            config.data, seed=config.seed, shards=source_shards(config)
-        ),
+        data=TrainingData.open(config.data, seed=config.seed, shards=source_shards(config)),
         heldout=open_heldout(config),
         state=wrap_for_training(chunks, config=config),
     )

@@ -58,7 +58,11 @@ def to_microbatch(batch: Batch, *, device: torch.device) -> Microbatch:
 
 
 def run_microbatches(
-    chunks: Sequence[Any], microbatches: Sequence[Microbatch], *, num_sources: int, forward_only: bool
+    chunks: Sequence[Any],
+    microbatches: Sequence[Microbatch],
+    *,
+    num_sources: int,
+    forward_only: bool,
 ) -> LossSums:
     """One pass over this rank's microbatches; with backward, gradients are left in the buffers.
 
@@ -75,7 +79,9 @@ def run_microbatches(
         micro_batch_size=samples,
         forward_only=forward_only,
     )
-    return _sum_over_ranks(reported, num_sources=num_sources, device=microbatches[0].tokens_BS.device)
+    return _sum_over_ranks(
+        reported, num_sources=num_sources, device=microbatches[0].tokens_BS.device
+    )
 
 
 def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
@@ -105,15 +111,15 @@ def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any
 def _forward_step(num_sources: int) -> Callable[..., Any]:
     def step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        output = model(
-            batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS
-        )
+        output = model(batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS)
         return output, lambda losses_BS: _loss(losses_BS, batch, num_sources=num_sources)
 
     return step
 
 
-def _logits_step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+def _logits_step(
+    iterator: Iterator[Microbatch], model: Any
+) -> tuple[torch.Tensor, Callable[..., Any]]:
     batch = next(iterator)
     output = model(batch.tokens_BS, batch.position_ids_BS, None)
     return output, lambda logits_BSV, non_loss_data: logits_BSV
@@ -131,7 +137,9 @@ def _loss(
     return masked_BS.sum(), num_tokens, report
 
 
-def _sum_over_ranks(reported: list[torch.Tensor], *, num_sources: int, device: torch.device) -> LossSums:
+def _sum_over_ranks(
+    reported: list[torch.Tensor], *, num_sources: int, device: torch.device
+) -> LossSums:
     """Only the last stage has losses, and its tensor-parallel ranks all have the same ones."""
     total = torch.zeros(2, num_sources, dtype=torch.float64, device=device)
     if reported and parallel_state.get_tensor_model_parallel_rank() == 0:

@@ -25,7 +25,12 @@ from megacpt.device.environment import RankInfo, die_with_parent, rank_from_envi
 from megacpt.errors import EnvironmentError_, MegacptError
 
 logger = logging.getLogger(__name__)
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Timed out waiting",
+    "Broken pipe",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
