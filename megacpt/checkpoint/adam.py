@@ -51,7 +51,7 @@ def allocate_state(optimizer: Any) -> None:
 
 
 def pass_step_through(optimizer: Any) -> None:
-    """Let the distributed optimizer copy its parameter state although ``step`` is not part of it."""
+    """Let the distributed optimizer copy its parameter state although it has no ``step``."""
     for part in megatron_parts(optimizer):
         copy_states = getattr(part, "_set_main_param_and_optimizer_states", None)
         if copy_states is None or not isinstance(part.optimizer, AdamW):

@@ -31,7 +31,7 @@ def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str
 def load(
     folder: Path, *, chunks: list[Any], optimizer: Any, step: int, same_layout: bool
 ) -> dict[str, Any] | None:
-    """Fill model and optimizer in place; returns the generators' state if the layout is the same."""
+    """Fill model and optimizer in place; the generators' state, if the layout is the same."""
     adam.allocate_state(optimizer)
     adam.pass_step_through(optimizer)
     state = _model_state(chunks)
@@ -65,7 +65,7 @@ def _load_strictly(state: dict[str, Any], folder: Path, *, ignore_rng: bool) -> 
 
 
 def _model_state(chunks: list[Any]) -> dict[str, Any]:
-    """One entry a virtual stage; keys inside are global layer names, so any layout can read them."""
+    """One entry a virtual stage; keys inside are global names, so any layout can read them."""
     metadata = _metadata()
     models = unwrap_model(chunks)
     return {_chunk_key(n): m.sharded_state_dict(metadata=metadata) for n, m in enumerate(models)}

@@ -17,6 +17,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megacpt.config.atomic import write_text
 from megacpt.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -79,7 +80,7 @@ def newest(root: Path) -> Path | None:
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint, after every file was found with the size it was written with."""
+    """The manifest, after every file was found with the size it was written with."""
     path = folder / MANIFEST
     try:
         manifest = CheckpointManifest(**json.loads(path.read_text()))
@@ -114,12 +115,7 @@ def remove_partials(root: Path) -> None:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
+    write_text(path, text)
     _fsync(path.parent)
 
 

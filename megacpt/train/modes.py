@@ -12,7 +12,8 @@ from typing import Any
 from megatron.core.transformer.module import Float16Module
 
 from megacpt.checkpoint import sharded, store
-from megacpt.config.compose import resolved_config
+from megacpt.config.atomic import write_text
+from megacpt.config.schema import to_tree
 from megacpt.config.sections import Dtype, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.errors import CheckpointError
@@ -41,7 +42,7 @@ def train(config: RunConfig, *, runtime: Runtime) -> None:
 
 
 def _open_journal(config: RunConfig, *, start_step: int) -> Journal:
-    return Journal(config, resolved=resolved_config(config), start_step=start_step)
+    return Journal(config, resolved=to_tree(config), start_step=start_step)
 
 
 def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
@@ -49,7 +50,7 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
     folder = store.newest(Path(config.run_dir) / "checkpoints")
     if folder is None:
         raise CheckpointError(
-            f"{config.run_dir} has no complete checkpoint; run megacpt train with this run_dir first."
+            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
     initialise_parallel(config.parallel, seed=config.seed)
     base_folder = Path(str(config.model.path))
@@ -66,7 +67,8 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
     final = _measure(config, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
         step = store.read_manifest(folder).step
-        _write(Path(config.run_dir) / "evaluation.json", _result(config, step, base, final))
+        result = _result(config, step, base, final)
+        write_text(Path(config.run_dir) / "evaluation.json", json.dumps(result, indent=2))
 
 
 def _measure(config: RunConfig, *, chunks: list[Any], runtime: Runtime) -> dict[str, Any]:
@@ -90,12 +92,6 @@ def _result(
         general=config.evaluate.general,
     )
     return {"step": step, "heldout": heldout, "gate": [asdict(check) for check in checks]}
-
-
-def _write(path: Path, result: Mapping[str, Any]) -> None:
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(result, indent=2))
-    aside.rename(path)
 
 
 MODES: dict[str, Callable[..., None]] = {"train": train, "evaluate": evaluate}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import RunConfig
 from megacpt.data.heldout import HeldoutSet
 from megacpt.data.order import TrainingData
@@ -65,19 +66,12 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
     )
 
 
-def source_shards(config: RunConfig) -> dict[str, str]:
-    """Shard prefix of each source; generated text lies in the run folder."""
-    return {
-        name: source.prefix or str(Path(config.run_dir) / "data" / f"source-{name}")
-        for name, source in config.data.sources.items()
-    }
-
-
 def open_heldout(config: RunConfig, *, max_tokens: int | None = None) -> dict[str, HeldoutSet]:
     """The named sets, cut to their own ``max_tokens`` unless another bound is given (0: all)."""
+    shards = heldout_shards(config)
     return {
         name: HeldoutSet.open(
-            heldout.prefix or str(Path(config.run_dir) / "data" / f"heldout-{name}"),
+            shards[name],
             sequence_length=config.data.sequence_length,
             max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
         )

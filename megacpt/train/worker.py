@@ -19,7 +19,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
+from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import RankInfo, die_with_parent, rank_from_environment
 from megacpt.errors import EnvironmentError_, MegacptError
@@ -43,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise EnvironmentError_("RANK and WORLD_SIZE are not set; start ranks with megacpt train.")
     die_with_parent()
     logging.basicConfig(level=logging.INFO if ranks.rank == 0 else logging.WARNING)
-    error_file = arguments.run_dir / "logs" / f"rank_{ranks.rank}.error.json"
+    error_file = RunFolder(arguments.run_dir).error_of(ranks.rank)
     try:
         run_rank(read_run_yaml(arguments.run_dir / "run.yaml"), ranks=ranks, mode=arguments.mode)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the last resort: reported, then the rank ends
         _leave_error(error_file, error, rank=ranks.rank)
         return error.exit_code if isinstance(error, MegacptError) else 1
     return 0
@@ -59,7 +61,7 @@ def run_rank(
     mode: str,
     prepare: Callable[[], object] | None = None,
 ) -> None:
-    """Take this rank's part of the run. ``prepare`` runs on the first rank, before the others go on."""
+    """Take this rank's part of the run; the first rank runs ``prepare`` before all go on."""
     # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
     from megacpt.device import runtime
 
@@ -90,10 +92,7 @@ def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(report))
-    aside.rename(path)
+    write_text(path, json.dumps(report))
 
 
 def _kind(error: BaseException) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every layout trains the same curve as one rank: the proof behind tensor, pipeline and data parallelism."""
+"""Every layout trains the same curve as one rank: the proof behind each parallel axis."""
 
 from __future__ import annotations
 
