@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``megacpt`` command: one verb a step of the work.
+
+A verb parses its arguments, calls one function and says what was written where and what comes
+next. Everything heavy is imported inside the verb, so that ``megacpt --help`` is instant and the
+verbs of a login node load no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from megacpt import __version__
+from megacpt.errors import EnvironmentError_, MegacptError
+
+if TYPE_CHECKING:
+    from megacpt.config.sections import RunConfig
+    from megacpt.device.environment import RankInfo
+
+INTERRUPTED = 130
+GATE_FAILED = 1
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One sub-command: what help shows, its arguments and what it does."""
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in the form of all others: one message on stderr, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"Error: {message}; see {self.prog} --help.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
+    try:
+        return _run(parser, words)
+    except MegacptError as error:
+        return _fail(str(error), code=error.exit_code)
+    except KeyboardInterrupt:
+        again = shlex.join(["megacpt", *words])
+        return _fail(f"Interrupted. Start it again to go on: {again}", code=INTERRUPTED, label="")
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; let the interpreter flush into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        problem = EnvironmentError_(f"{error.filename or 'A file'}: {error.strerror}.")
+        return _fail(str(problem), code=problem.exit_code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="megacpt",
+        description="Continue the pretraining of a Hugging Face model on your own text.",
+        epilog="Try it, in seconds on a CPU:  megacpt train experiment=tiny",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"megacpt {__version__}")
+    verbs = parser.add_subparsers(title="verbs, in the order of the work", metavar="VERB")
+    for verb in VERBS:
+        sub = verbs.add_parser(
+            verb.name,
+            help=verb.summary,
+            description=verb.summary[0].upper() + verb.summary[1:] + ".",
+            epilog=f"example:\n{verb.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        verb.add_arguments(sub)
+        sub.set_defaults(run=verb.run, verb=verb.name)
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    if not words:
+        parser.print_help()
+        return 0
+    names = [verb.name for verb in VERBS]
+    if not words[0].startswith("-") and words[0] not in names:
+        close = difflib.get_close_matches(words[0], names, n=1, cutoff=0.0)
+        parser.error(f"{words[0]!r} is not a verb; did you mean megacpt {close[0]}?")
+    # Options may stand between overrides; argparse then leaves the later overrides over.
+    arguments, left = parser.parse_known_args(words)
+    if left and (not hasattr(arguments, "overrides") or any(w.startswith("-") for w in left)):
+        parser.error(f"{left[0]!r} is not an argument of megacpt {words[0]}")
+    if left:
+        arguments.overrides = [w for w in words[1:] if w in {*arguments.overrides, *left}]
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _fail(message: str, *, code: int, label: str = "Error: ") -> int:
+    print(f"{label}{message}", file=sys.stderr)
+    return code
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    import argcomplete
+
+    argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def _settings_arguments(parser: argparse.ArgumentParser) -> None:
+    settings = parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="a setting, as in optim.lr_peak=1e-5, or an option of a group, as in parallel=tp2",
+    )
+    settings.completer = _complete_setting  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file of settings; KEY=VALUE goes over it"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="folder with group files of your own"
+    )
+
+
+def _complete_setting(prefix: str, **_: object) -> list[str]:
+    from megacpt.config.completion import candidates
+
+    return candidates(prefix)
+
+
+def _run_dir_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a run")
+
+
+def _compose(arguments: argparse.Namespace) -> RunConfig:
+    from megacpt.config.compose import compose
+
+    return compose(
+        arguments.overrides, config_file=arguments.config, config_dir=arguments.config_dir
+    )
+
+
+def _same_settings(arguments: argparse.Namespace) -> str:
+    """The settings as typed, for the next command."""
+    words: list[str] = []
+    if arguments.config is not None:
+        words += ["--config", str(arguments.config)]
+    if arguments.config_dir is not None:
+        words += ["--config-dir", str(arguments.config_dir)]
+    return shlex.join([*words, *arguments.overrides])
+
+
+def _shown(path: Path | str) -> str:
+    """Relative where it lies below the current folder."""
+    absolute = Path(path).absolute()
+    return str(
+        absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+    )
+
+
+def _say(*lines: str, next_command: str) -> None:
+    for line in lines:
+        print(line)
+    print(f"Next: {next_command}")
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from megacpt.config.compose import render
+
+    print(render(_compose(arguments)), end="")
+    print(f"# Next: megacpt plan {_same_settings(arguments)}".rstrip())
+    return 0
+
+
+def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="FILE", help="JSONL file, a document a line"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="Hugging Face folder of the model",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
+    )
+    parser.add_argument("--key", default="text", help="field of the text (default: text)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes (default: one a core)"
+    )
+
+
+def _tokenize(arguments: argparse.Namespace) -> int:
+    from megacpt.data.tokenize import tokenize
+    from megacpt.tokenizer import load_tokenizer
+
+    started_at = time.monotonic()
+    manifest = tokenize(
+        arguments.inputs,
+        tokenizer=load_tokenizer(arguments.tokenizer),
+        output_prefix=arguments.output,
+        key=arguments.key,
+        workers=arguments.workers or os.cpu_count() or 1,
+    )
+    elapsed_s = time.monotonic() - started_at
+    output = _shown(arguments.output)
+    _say(
+        f"Wrote {manifest.documents:,} documents, {manifest.tokens:,} tokens in {elapsed_s:.1f} s:",
+        f"  {output}.bin, {output}.idx, {output}.json",
+        next_command=f"megacpt plan model.path={arguments.tokenizer} "
+        f"data.sources.{arguments.output.name}.prefix={output}",
+    )
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.prepare import check
+
+    print(check(_compose(arguments)).render())
+    _say("", next_command=f"megacpt train {_same_settings(arguments)}".rstrip())
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.local import run_local
+    from megacpt.cluster.prepare import prepare
+    from megacpt.device.environment import rank_from_environment
+
+    ranks = rank_from_environment()
+    if ranks is not None:
+        return _train_as_rank(arguments, ranks=ranks)
+    config = _compose(arguments)
+    prepare(config)
+    code = run_local(config)
+    if code == 0:
+        _say_trained(config)
+    return code
+
+
+def _train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
+    """Started by torchrun or srun: this process is one rank. The first speaks for all."""
+    from megacpt.cluster.prepare import prepare
+
+    try:
+        config = _compose(arguments)
+    except MegacptError as error:
+        if ranks.rank == 0:
+            raise
+        return error.exit_code
+    from megacpt.train.worker import run_rank
+
+    run_rank(
+        config,
+        ranks=ranks,
+        mode="train",
+        prepare=lambda: prepare(config, num_ranks=ranks.world_size),
+    )
+    if ranks.rank == 0:
+        _say_trained(config)
+    return 0
+
+
+def _say_trained(config: RunConfig) -> None:
+    folder = _shown(config.run_dir)
+    _say(
+        f"Trained {config.schedule.steps} steps:",
+        f"  metrics      {folder}/metrics.jsonl",
+        f"  checkpoints  {folder}/checkpoints",
+        next_command=f"megacpt evaluate {folder}",
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.local import run_local
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.device.environment import rank_from_environment
+
+    config = read_run_yaml(arguments.run_dir / "run.yaml")
+    ranks = rank_from_environment()
+    if ranks is not None:
+        from megacpt.train.worker import run_rank
+
+        run_rank(config, ranks=ranks, mode="evaluate")
+    else:
+        code = run_local(config, mode="evaluate")
+        if code != 0:
+            return code
+    return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
+
+
+def _say_evaluated(run_dir: Path) -> int:
+    path = run_dir / "evaluation.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    print(f"{'held-out set':<24}{'base perplexity':>18}{'final':>12}{'ratio':>10}")
+    for name, losses in result["heldout"].items():
+        base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
+        print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
+    failed = [check for check in result["gate"] if not check["passed"]]
+    for check in failed:
+        print(f"Gate failed: {check}")
+    _say(f"Wrote {_shown(path)}", next_command=f"megacpt export {_shown(run_dir)}")
+    return GATE_FAILED if failed else 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_dir_argument(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to write (default: RUN_DIR/hf)"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from megacpt.convert.run import export_run
+
+    output = arguments.output or arguments.run_dir / "hf"
+    export_run(arguments.run_dir, output)
+    _say(
+        f"Wrote the Hugging Face folder {_shown(output)}",
+        f"  its logits against the native model's: {_shown(output)}/certificate.json",
+        next_command=f"megacpt report {_shown(arguments.run_dir)}",
+    )
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from megacpt.monitor.report import write_report
+
+    write_report(arguments.run_dir)
+    folder = _shown(arguments.run_dir)
+    _say(
+        f"Wrote {folder}/report.html and {folder}/report.json",
+        next_command=f"open {folder}/report.html in a browser",
+    )
+    return 0
+
+
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import argcomplete
+
+    print(argcomplete.shellcode(["megacpt"], shell=arguments.shell))
+    return 0
+
+
+VERBS = (
+    Verb(
+        name="config",
+        summary="print the resolved configuration",
+        example="  megacpt config experiment=tiny parallel.tp=2\n"
+        "  megacpt config --config my.yaml optim.lr_peak=1e-5",
+        add_arguments=_settings_arguments,
+        run=_config,
+    ),
+    Verb(
+        name="tokenize",
+        summary="turn JSONL documents into a token shard",
+        example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law",
+        add_arguments=_tokenize_arguments,
+        run=_tokenize,
+    ),
+    Verb(
+        name="plan",
+        summary="show tokens, epochs, learning rates, memory and disk of a run; write nothing",
+        example="  megacpt plan model.path=models/llama data.sources.law.prefix=data/law",
+        add_arguments=_settings_arguments,
+        run=_plan,
+    ),
+    Verb(
+        name="train",
+        summary="train on this machine, or as one rank under torchrun or srun",
+        example="  megacpt train experiment=tiny\n"
+        "  megacpt train experiment=tiny parallel.tp=2 run_dir=runs/tiny_tp2\n"
+        "The same command again resumes the run.",
+        add_arguments=_settings_arguments,
+        run=_train,
+    ),
+    Verb(
+        name="evaluate",
+        summary="measure the held-out sets, base model beside newest checkpoint, and the gate",
+        example="  megacpt evaluate runs/tiny\n"
+        "Exit code 1: a gate threshold (evaluate.gate) is exceeded.",
+        add_arguments=_run_dir_argument,
+        run=_evaluate,
+    ),
+    Verb(
+        name="export",
+        summary="write the newest checkpoint as a Hugging Face folder with a certificate",
+        example="  megacpt export runs/tiny --output models/tiny-adapted",
+        add_arguments=_export_arguments,
+        run=_export,
+    ),
+    Verb(
+        name="report",
+        summary="write report.json and a single-file report.html",
+        example="  megacpt report runs/tiny",
+        add_arguments=_run_dir_argument,
+        run=_report,
+    ),
+    Verb(
+        name="completion",
+        summary="print the script that completes megacpt in your shell",
+        example='  eval "$(megacpt completion bash)"      # in ~/.bashrc\n'
+        "  megacpt completion fish > ~/.config/fish/completions/megacpt.fish",
+        add_arguments=_completion_arguments,
+        run=_completion,
+    ),
+)

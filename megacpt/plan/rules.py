@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that settings must keep together. Pure, and all broken ones are found at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig
+from megacpt.errors import Violation
+from megacpt.plan.architecture import Architecture
+
+TOPICS = ("plant", "kitchen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What the rules look at; ``None`` where not known yet, then its rules wait."""
+
+    config: RunConfig
+    architecture: Architecture | None
+    shard_tokens: Mapping[str, int] | None
+    num_ranks: int | None
+
+
+def violations(
+    config: RunConfig,
+    *,
+    architecture: Architecture | None = None,
+    shard_tokens: Mapping[str, int] | None = None,
+    num_ranks: int | None = None,
+) -> list[Violation]:
+    """Every broken rule. ``shard_tokens``: tokens of each source; ``num_ranks``: those that
+    torchrun or srun has started, where one of them has."""
+    facts = _Facts(
+        config=config, architecture=architecture, shard_tokens=shard_tokens, num_ranks=num_ranks
+    )
+    return [violation for rule in RULES for violation in rule(facts)]
+
+
+def divisors(number: int, *, limit: int = 1024) -> list[int]:
+    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
+
+
+def _one_of(values: list[int]) -> str:
+    """``1, 2 or 4``"""
+    words = [str(value) for value in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _positive(facts: _Facts) -> Iterator[Violation]:
+    """Counts of at least one."""
+    c = facts.config
+    for path, value in {
+        "data.sequence_length": c.data.sequence_length,
+        "data.global_batch_size": c.data.global_batch_size,
+        "data.micro_batch_size": c.data.micro_batch_size,
+        "parallel.tp": c.parallel.tp,
+        "parallel.pp": c.parallel.pp,
+        "parallel.vpp": c.parallel.vpp,
+        "parallel.dp": c.parallel.dp,
+        "schedule.steps": c.schedule.steps,
+        "checkpoint.every_steps": c.checkpoint.every_steps,
+        "checkpoint.keep_last": c.checkpoint.keep_last,
+        "monitor.log_every_steps": c.monitor.log_every_steps,
+        "evaluate.every_steps": c.evaluate.every_steps,
+        "evaluate.max_new_tokens": c.evaluate.max_new_tokens,
+    }.items():
+        if value < 1:
+            yield Violation(path=path, value=value, rule="is below 1", remedy="use 1 or more")
+
+
+def _not_negative(facts: _Facts) -> Iterator[Violation]:
+    c = facts.config
+    values: dict[str, float] = {
+        "seed": c.seed,
+        "schedule.warmup_steps": c.schedule.warmup_steps,
+        "optim.weight_decay": c.optim.weight_decay,
+        "optim.clip_grad_norm": c.optim.clip_grad_norm,
+        "evaluate.generate_every_steps": c.evaluate.generate_every_steps,
+        "cluster.threads_per_rank": c.cluster.threads_per_rank,
+    }
+    values |= {f"evaluate.heldout.{n}.max_tokens": h.max_tokens for n, h in _heldout(facts)}
+    for path, value in values.items():
+        if not (value >= 0 and math.isfinite(value)):
+            yield Violation(path=path, value=value, rule="is below 0", remedy="use 0 or more")
+
+
+def _above_zero(facts: _Facts) -> Iterator[Violation]:
+    c = facts.config
+    gate = c.evaluate.gate
+    for path, value in {
+        "optim.lr_peak": c.optim.lr_peak,
+        "optim.eps": c.optim.eps,
+        "cluster.timeout_minutes": c.cluster.timeout_minutes,
+        "evaluate.gate.domain_perplexity_ratio_max": gate.domain_perplexity_ratio_max,
+        "evaluate.gate.general_perplexity_ratio_max": gate.general_perplexity_ratio_max,
+    }.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            yield Violation(
+                path=path, value=value, rule="is not above 0", remedy="use a positive number"
+            )
+
+
+def _fractions(facts: _Facts) -> Iterator[Violation]:
+    optim, schedule = facts.config.optim, facts.config.schedule
+    for path, value in {"optim.beta1": optim.beta1, "optim.beta2": optim.beta2}.items():
+        if not 0 <= value < 1:
+            yield Violation(
+                path=path, value=value, rule="is outside [0, 1)", remedy="0.9 to 0.999 is usual"
+            )
+    if not 0 <= schedule.lr_final_fraction <= 1:
+        yield Violation(
+            path="schedule.lr_final_fraction",
+            value=schedule.lr_final_fraction,
+            rule="is outside [0, 1]",
+            remedy="0.1 is usual",
+        )
+
+
+def _model_named(facts: _Facts) -> Iterator[Violation]:
+    if not facts.config.model.path:
+        yield Violation(
+            path="model.path",
+            value="null",
+            rule="names no model",
+            remedy="set model.path=FOLDER, a Hugging Face folder with config.json",
+        )
+
+
+def _tp_divides(facts: _Facts) -> Iterator[Violation]:
+    tp, architecture = facts.config.parallel.tp, facts.architecture
+    if architecture is None or tp < 1:
+        return
+    sizes = {
+        "num_attention_heads": architecture.num_heads,
+        "num_key_value_heads": architecture.num_kv_heads,
+        "intermediate_size": architecture.ffn_hidden_size,
+    }
+    common = math.gcd(*sizes.values())
+    for name, size in sizes.items():
+        if size % tp != 0:
+            yield Violation(
+                path="parallel.tp",
+                value=tp,
+                rule=f"does not divide {name}={size}",
+                remedy=f"use {_one_of(divisors(common))}",
+            )
+
+
+def _pp_divides(facts: _Facts) -> Iterator[Violation]:
+    parallel, architecture = facts.config.parallel, facts.architecture
+    stages = parallel.pp * parallel.vpp
+    if architecture is None or min(parallel.pp, parallel.vpp) < 1:
+        return
+    if architecture.num_layers % stages == 0:
+        return
+    layers = architecture.num_layers
+    if layers % parallel.pp != 0:
+        rule = f"does not divide num_hidden_layers={layers}"
+        remedy = f"use {_one_of(divisors(layers))}"
+        yield Violation(path="parallel.pp", value=parallel.pp, rule=rule, remedy=remedy)
+    else:
+        rule = f"times pp={parallel.pp} does not divide num_hidden_layers={layers}"
+        remedy = f"use {_one_of(divisors(layers // parallel.pp))}"
+        yield Violation(path="parallel.vpp", value=parallel.vpp, rule=rule, remedy=remedy)
+
+
+def _virtual_stages(facts: _Facts) -> Iterator[Violation]:
+    data, parallel = facts.config.data, facts.config.parallel
+    if parallel.vpp <= 1:
+        return
+    if parallel.pp <= 1:
+        yield Violation(
+            path="parallel.vpp",
+            value=parallel.vpp,
+            rule=f"needs more than one pipeline rank, but parallel.pp={parallel.pp}",
+            remedy="use parallel.vpp=1 or parallel.pp=2",
+        )
+        return
+    replica_batch = data.micro_batch_size * parallel.dp
+    if replica_batch < 1 or data.global_batch_size % replica_batch != 0:
+        return
+    microbatches = data.global_batch_size // replica_batch
+    if microbatches % parallel.pp != 0:
+        unit = replica_batch * parallel.pp
+        yield Violation(
+            path="data.global_batch_size",
+            value=data.global_batch_size,
+            rule=f"gives {microbatches} microbatches, which the interleaved schedule cannot "
+            f"deal to parallel.pp={parallel.pp}",
+            remedy=f"use {_neighbours(data.global_batch_size, unit=unit)}",
+        )
+
+
+def _neighbours(value: int, *, unit: int) -> str:
+    """The multiples of ``unit`` on both sides of ``value``."""
+    below = value // unit * unit
+    return _one_of([n for n in (below, below + unit) if n > 0])
+
+
+def _batch_divides(facts: _Facts) -> Iterator[Violation]:
+    data, parallel = facts.config.data, facts.config.parallel
+    unit = data.micro_batch_size * parallel.dp
+    if min(data.micro_batch_size, parallel.dp, data.global_batch_size) < 1:
+        return
+    if data.global_batch_size % unit != 0:
+        yield Violation(
+            path="data.global_batch_size",
+            value=data.global_batch_size,
+            rule=f"is no multiple of micro_batch_size={data.micro_batch_size} * dp={parallel.dp}",
+            remedy=f"use {_neighbours(data.global_batch_size, unit=unit)}",
+        )
+
+
+def _sequence_parallel(facts: _Facts) -> Iterator[Violation]:
+    data, parallel = facts.config.data, facts.config.parallel
+    if not parallel.sequence_parallel:
+        return
+    if parallel.tp <= 1:
+        yield Violation(
+            path="parallel.sequence_parallel",
+            value="true",
+            rule=f"needs more than one tensor-parallel rank, but parallel.tp={parallel.tp}",
+            remedy="use parallel.sequence_parallel=false or parallel.tp=2",
+        )
+    elif data.sequence_length % parallel.tp != 0:
+        yield Violation(
+            path="data.sequence_length",
+            value=data.sequence_length,
+            rule=f"is no multiple of parallel.tp={parallel.tp}, which sequence_parallel needs",
+            remedy=f"use {_neighbours(data.sequence_length, unit=parallel.tp)}",
+        )
+
+
+def _overlap(facts: _Facts) -> Iterator[Violation]:
+    parallel = facts.config.parallel
+    if not parallel.overlap_param_gather:
+        return
+    for name, is_set in {
+        "distributed_optimizer": parallel.distributed_optimizer,
+        "overlap_grad_reduce": parallel.overlap_grad_reduce,
+    }.items():
+        if not is_set:
+            yield Violation(
+                path="parallel.overlap_param_gather",
+                value="true",
+                rule=f"needs parallel.{name}",
+                remedy=f"set parallel.{name}=true",
+            )
+
+
+def _ranks_started(facts: _Facts) -> Iterator[Violation]:
+    parallel = facts.config.parallel
+    needed = parallel.tp * parallel.pp * parallel.dp
+    if facts.num_ranks is None or facts.num_ranks == needed:
+        return
+    replicas, rest = divmod(facts.num_ranks, max(parallel.tp * parallel.pp, 1))
+    remedy = f"start {needed} ranks" + (f" or use parallel.dp={replicas}" if not rest else "")
+    yield Violation(
+        path="parallel.dp",
+        value=parallel.dp,
+        rule=f"with tp={parallel.tp} and pp={parallel.pp} makes {needed} ranks, "
+        f"but {facts.num_ranks} were started",
+        remedy=remedy,
+    )
+
+
+def _sources(facts: _Facts) -> Iterator[Violation]:
+    data = facts.config.data
+    if not data.sources:
+        yield Violation(
+            path="data.sources",
+            value="{}",
+            rule="names no text to train on",
+            remedy="set data.sources.NAME.prefix=SHARD, a shard written by megacpt tokenize",
+        )
+    for name, source in data.sources.items():
+        path = f"data.sources.{name}"
+        yield from _one_origin(path, source)
+        if not (source.weight > 0 and math.isfinite(source.weight)):
+            yield Violation(
+                path=f"{path}.weight",
+                value=source.weight,
+                rule="is not above 0",
+                remedy=f"use a positive weight, or leave the source out with ~{path}",
+            )
+
+
+def _one_origin(path: str, item: SourceConfig | HeldoutConfig) -> Iterator[Violation]:
+    if item.prefix and item.synthetic is not None:
+        yield Violation(
+            path=f"{path}.prefix",
+            value=item.prefix,
+            rule=f"is set beside {path}.synthetic",
+            remedy=f"set {path}.synthetic=null to use the shard",
+        )
+    if not item.prefix and item.synthetic is None:
+        yield Violation(
+            path=f"{path}.prefix",
+            value="null",
+            rule="names no token shard",
+            remedy=f"set {path}.prefix=SHARD, a shard written by megacpt tokenize",
+        )
+    if item.synthetic is not None and item.synthetic.topic not in TOPICS:
+        yield Violation(
+            path=f"{path}.synthetic.topic",
+            value=item.synthetic.topic,
+            rule="is not a topic of the generator",
+            remedy=f"use {' or '.join(TOPICS)}",
+        )
+    if item.synthetic is not None and item.synthetic.documents < 1:
+        yield Violation(
+            path=f"{path}.synthetic.documents",
+            value=item.synthetic.documents,
+            rule="is below 1",
+            remedy="use 1 or more",
+        )
+
+
+def _replay(facts: _Facts) -> Iterator[Violation]:
+    data = facts.config.data
+    replay = data.replay
+    if replay is None:
+        return
+    if replay.source not in data.sources:
+        names = " or ".join(f"data.replay.source={n}" for n in data.sources)
+        yield Violation(
+            path="data.replay.source",
+            value=replay.source,
+            rule=f"is not among data.sources ({', '.join(data.sources) or 'none'})",
+            remedy=f"set data.sources.{replay.source}.prefix=SHARD"
+            + (f" or {names}" * bool(names)),
+        )
+    elif len(data.sources) == 1:
+        yield Violation(
+            path="data.replay.source",
+            value=replay.source,
+            rule="is the only source",
+            remedy="add a domain source: data.sources.NAME.prefix=SHARD",
+        )
+    if not 0 < replay.share < 1:
+        yield Violation(
+            path="data.replay.share",
+            value=replay.share,
+            rule="is outside (0, 1)",
+            remedy="0.05 to 0.2 is usual; data.replay=null trains without replay",
+        )
+    elif min(replay.share, 1 - replay.share) * data.global_batch_size < 1:
+        smaller = min(replay.share, 1 - replay.share)
+        yield Violation(
+            path="data.replay.share",
+            value=replay.share,
+            rule="leaves less than one sample of a global batch for one side, "
+            f"with data.global_batch_size={data.global_batch_size}",
+            remedy=f"use data.global_batch_size={math.ceil(1 / smaller - 1e-9)} or more",
+        )
+
+
+def _sequence_fits(facts: _Facts) -> Iterator[Violation]:
+    length, architecture = facts.config.data.sequence_length, facts.architecture
+    if architecture is not None and length > architecture.max_positions:
+        yield Violation(
+            path="data.sequence_length",
+            value=length,
+            rule=f"is above max_position_embeddings={architecture.max_positions} of the model",
+            remedy=f"use {architecture.max_positions} or less",
+        )
+
+
+def _shards_hold_a_sample(facts: _Facts) -> Iterator[Violation]:
+    for name, tokens in (facts.shard_tokens or {}).items():
+        length = facts.config.data.sequence_length
+        if tokens < length + 1:
+            yield Violation(
+                path="data.sequence_length",
+                value=length,
+                rule=f"needs {length + 1} tokens a sample, but source {name} holds {tokens}",
+                remedy=f"add text to {name}"
+                + (f" or use {tokens - 1} or less" if tokens > 2 else ""),
+            )
+
+
+def _schedule(facts: _Facts) -> Iterator[Violation]:
+    schedule = facts.config.schedule
+    if schedule.warmup_steps >= schedule.steps >= 1:
+        yield Violation(
+            path="schedule.warmup_steps",
+            value=schedule.warmup_steps,
+            rule=f"leaves no step after warmup, with schedule.steps={schedule.steps}",
+            remedy=f"use at most {schedule.steps - 1}, or more steps",
+        )
+
+
+def _heldout(facts: _Facts) -> list[tuple[str, HeldoutConfig]]:
+    return list(facts.config.evaluate.heldout.items())
+
+
+def _heldout_sets(facts: _Facts) -> Iterator[Violation]:
+    evaluate = facts.config.evaluate
+    for name, heldout in _heldout(facts):
+        yield from _one_origin(f"evaluate.heldout.{name}", heldout)
+    for role, chosen in (("general", evaluate.general), ("domain", evaluate.domain)):
+        if chosen is not None and chosen not in evaluate.heldout:
+            known = ", ".join(evaluate.heldout)
+            yield Violation(
+                path=f"evaluate.{role}",
+                value=chosen,
+                rule=f"is not among evaluate.heldout ({known or 'none'})",
+                remedy=f"set evaluate.heldout.{chosen}.prefix=SHARD"
+                + (f" or name one of {known}" if known else ""),
+            )
+
+
+def _heldout_is_held_out(facts: _Facts) -> Iterator[Violation]:
+    """A held-out set that is also trained on measures nothing."""
+    sources = {_origin(source): name for name, source in facts.config.data.sources.items()}
+    for name, heldout in _heldout(facts):
+        source = sources.get(_origin(heldout))
+        if source is not None:
+            kind = "prefix" if heldout.prefix else "synthetic"
+            yield Violation(
+                path=f"evaluate.heldout.{name}.{kind}",
+                value=heldout.prefix or heldout.synthetic,
+                rule=f"is also trained on, as data.sources.{source}",
+                remedy="hold out other documents",
+            )
+
+
+def _origin(item: SourceConfig | HeldoutConfig) -> tuple[object, ...]:
+    if item.synthetic is not None and not item.prefix:
+        return ("synthetic", item.synthetic.topic, item.synthetic.seed)
+    return ("prefix", item.prefix or id(item))
+
+
+def _gate_sets(facts: _Facts) -> Iterator[Violation]:
+    evaluate = facts.config.evaluate
+    thresholds = {
+        "domain": (evaluate.domain, evaluate.gate.domain_perplexity_ratio_max),
+        "general": (evaluate.general, evaluate.gate.general_perplexity_ratio_max),
+    }
+    for role, (name, threshold) in thresholds.items():
+        if threshold is not None and name is None:
+            yield Violation(
+                path=f"evaluate.gate.{role}_perplexity_ratio_max",
+                value=threshold,
+                rule=f"needs a {role} set, but evaluate.{role} is not set",
+                remedy=f"set evaluate.{role}=NAME, one of evaluate.heldout",
+            )
+
+
+def _names(facts: _Facts) -> Iterator[Violation]:
+    """Names become file names and metric names."""
+    for section, names in (
+        ("data.sources", list(facts.config.data.sources)),
+        ("evaluate.heldout", list(facts.config.evaluate.heldout)),
+    ):
+        for name in names:
+            if not name.replace("_", "a").replace("-", "a").isalnum():
+                yield Violation(
+                    path=f"{section}.{name}",
+                    value="{...}",
+                    rule="has a name with other signs than letters, digits, _ and -",
+                    remedy="rename it",
+                )
+
+
+RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
+    _positive,
+    _not_negative,
+    _above_zero,
+    _fractions,
+    _model_named,
+    _tp_divides,
+    _pp_divides,
+    _virtual_stages,
+    _batch_divides,
+    _sequence_parallel,
+    _overlap,
+    _ranks_started,
+    _sources,
+    _replay,
+    _sequence_fits,
+    _shards_hold_a_sample,
+    _schedule,
+    _heldout_sets,
+    _heldout_is_held_out,
+    _gate_sets,
+    _names,
+)
