@@ -34,7 +34,7 @@ class Journal:
             config=resolved,
             monitor=config.monitor,
             has_api_key=has_secret("WANDB_API_KEY"),
-            base=base,
+            records=self._log.kept,
         )
 
     def write(self, record: Mapping[str, Any]) -> None:

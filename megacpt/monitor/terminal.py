@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run as a person sees it: a table that grows a line a log interval, above a bar with the ETA.
+
+Where the output is no terminal (a log file, a SLURM job) the bar is left out and the lines stay.
+Everything fits 80 columns; the columns of a line keep their place, so a trend shows at a glance.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from megacpt.monitor.metrics import Generation, HeldoutLoss, StepRecord
+
+WIDTH = 80
+HEADER_EVERY_LINES = 20
+ETA_OVER_STEPS = 30
+GENERATION_LINES = 3
+MIN_WIDTHS = {"step": 7, "loss": 6, "lr": 7, "gnorm": 6, "tok/s": 6, "ETA": 7}
+SOURCE_WIDTH = 6
+SOURCE_WIDTH_MAX = 12
+
+
+class Progress:
+    """Shows records as they come; ``close`` leaves the terminal as it was."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        log_every_steps: int,
+        start_step: int,
+        base: StepRecord | None = None,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``start_step``: steps already done. ``base``: the record of step 0, of a resumed run."""
+        self._total_steps, self._log_every_steps = total_steps, log_every_steps
+        self._base_heldout = base.get("heldout", {}) if base else {}
+        self._clock = clock
+        self._times = deque([(start_step, clock())], maxlen=ETA_OVER_STEPS + 1)
+        self._lines_to_header = 0
+        file = sys.stdout if file is None else file
+        self._encoding = file.encoding or "utf-8"
+        self._console = Console(
+            file=file, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+        self._bar = self._start_bar(start_step) if self._console.is_terminal else None
+
+    def update(self, record: StepRecord) -> None:
+        step = record["step"]
+        self._times.append((step, self._clock()))
+        if step == 0:
+            self._base_heldout = record.get("heldout", {})
+        if "loss" in record and (step % self._log_every_steps == 0 or step == self._total_steps):
+            self._show_step(record)
+        if "heldout" in record:
+            self._show(heldout_lines(record["heldout"], step=step, base=self._base_heldout))
+        if "generations" in record:
+            self._show(generation_lines(record["generations"], step=step))
+        if self._bar is not None:
+            self._advance_bar(record)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _start_bar(self, start_step: int) -> Bar:
+        bar = Bar(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[rate]}  ETA {task.fields[eta]}"),
+            console=self._console,
+            transient=True,
+        )
+        bar.add_task("", total=self._total_steps, completed=start_step, rate="", eta="...")
+        bar.start()
+        return bar
+
+    def _advance_bar(self, record: StepRecord) -> None:
+        assert self._bar is not None
+        self._bar.update(
+            self._bar.task_ids[0],
+            completed=record["step"],
+            rate=f"{count(record.get('tokens_per_s'))} tok/s",
+            eta=self._eta() or "...",
+        )
+
+    def _eta(self) -> str:
+        (first, since), (last, until) = self._times[0], self._times[-1]
+        if last == first:
+            return ""
+        return duration((until - since) / (last - first) * (self._total_steps - last))
+
+    def _show_step(self, record: StepRecord) -> None:
+        cells = step_cells(record, total_steps=self._total_steps, eta=self._eta())
+        header, line = table_rows(cells)
+        self._show([header, line] if self._lines_to_header == 0 else [line])
+        self._lines_to_header = (self._lines_to_header or HEADER_EVERY_LINES) - 1
+
+    def _show(self, lines: list[str]) -> None:
+        """Characters that the output cannot encode are shown as ``?`` and end no run."""
+        for line in lines:
+            self._console.print(line.encode(self._encoding, "replace").decode(self._encoding))
+
+
+def step_cells(record: StepRecord, *, total_steps: int, eta: str) -> dict[str, str]:
+    """Column name -> text, in order; the losses of the sources stand after the loss of all."""
+    cells = {"step": f"{record['step']:>{len(str(total_steps))}}/{total_steps}"}
+    cells["loss"] = number(record.get("loss"), digits=3)
+    for source, loss in record.get("loss_per_source", {}).items():
+        cells[source] = number(loss, digits=3)
+    cells["lr"] = "-" if record.get("lr") is None else f"{record['lr']:.1e}"
+    cells["gnorm"] = number(record.get("grad_norm"), digits=2)
+    cells["tok/s"] = count(record.get("tokens_per_s"))
+    cells["ETA"] = eta or "-"
+    return cells
+
+
+def table_rows(cells: Mapping[str, str]) -> tuple[str, str]:
+    """Header and line, columns right-aligned; sources that do not fit 80 columns are left out."""
+    kept = list(cells)
+    sources = [name for name in kept if name not in MIN_WIDTHS]
+    while sources and len(_row(kept, cells=cells, names=True)) > WIDTH:
+        kept.remove(sources.pop())
+    return _row(kept, cells=cells, names=True), _row(kept, cells=cells, names=False)
+
+
+def _row(columns: list[str], *, cells: Mapping[str, str], names: bool) -> str:
+    parts = []
+    for column in columns:
+        title = column[:SOURCE_WIDTH_MAX]
+        width = max(MIN_WIDTHS.get(column, SOURCE_WIDTH), len(title), len(cells[column]))
+        parts.append(f"{title if names else cells[column]:>{width}}")
+    return "  ".join(parts)
+
+
+def heldout_lines(
+    heldout: Mapping[str, HeldoutLoss], *, step: int, base: Mapping[str, HeldoutLoss]
+) -> list[str]:
+    """One line a set; after step 0 with the base model's perplexity and the ratio to it."""
+    width = min(16, max((len(name) for name in heldout), default=0))
+    lines = []
+    for name, now in heldout.items():
+        line = f"  held-out {name[:width]:<{width}}  loss {number(now['loss'], digits=4)}"
+        line += f"  perplexity {number(now['perplexity'], digits=2)}"
+        if step == 0:
+            line += "  (base model)"
+        elif name in base:
+            line += _against_base(now, base=base[name])
+        lines.append(line)
+    return lines
+
+
+def _against_base(now: HeldoutLoss, *, base: HeldoutLoss) -> str:
+    if not now["perplexity"] or not base["perplexity"]:
+        return ""
+    ratio = now["perplexity"] / base["perplexity"]
+    return f"  base {number(base['perplexity'], digits=2)}  x {ratio:.3f}"
+
+
+def generation_lines(generations: list[Generation], *, step: int) -> list[str]:
+    """Prompt, then what the model made of it, in at most three lines."""
+    lines = []
+    for generation in generations:
+        prompt = textwrap.shorten(printable(generation["prompt"]), 56, placeholder=" ...")
+        lines.append(f'  sample at step {step}: "{prompt}"')
+        lines += textwrap.wrap(
+            printable(generation["text"]) or "(nothing)",
+            width=WIDTH,
+            initial_indent="    > ",
+            subsequent_indent="      ",
+            max_lines=GENERATION_LINES,
+            placeholder=" ...",
+        )
+    return lines
+
+
+def printable(text: str) -> str:
+    """One line without control characters: a model may write escape sequences."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def number(value: float | None, *, digits: int) -> str:
+    """``None`` is a number that was not measured or diverged; large ones get fewer digits."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def count(value: float | None) -> str:
+    """``612``, ``12.3k``, ``4.56M``."""
+    if value is None:
+        return "-"
+    if value < 10_000:
+        return f"{value:.0f}"
+    return f"{value / 1e3:.1f}k" if value < 1e6 else f"{value / 1e6:.2f}M"
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``1:02:03``, ``3d 04h``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}h"
+    return f"{hour}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

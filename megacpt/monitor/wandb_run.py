@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run in Weights & Biases: one run, each step once, however often it is killed.
+
+The run's id lives in RUN_DIR/wandb_id. A killed process loses what wandb had in its buffers, so a
+restart first asks what arrived (online the server, offline wandb's own files) and then logs the
+rest of what metrics.jsonl kept. Offline each start writes a folder of its own below RUN_DIR/wandb;
+``wandb sync`` joins folders of one id. No source code, git state or terminal output is recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import MonitorConfig, WandbMode
+from megacpt.errors import ConfigError, EnvironmentError_, Violation
+from megacpt.monitor.metrics import StepRecord
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 60
+BLOCK_BYTES = 32 * 1024
+CHUNK_HEADER = struct.Struct("<IHB")
+
+
+class WandbRun:
+    """Takes the records of metrics.jsonl; does nothing where wandb is disabled."""
+
+    def __init__(self, run: Any | None, *, last_step: int) -> None:
+        self._run = run
+        self._last_step = last_step
+        self._base_texts: dict[str, str] = {}
+
+    @classmethod
+    def start(
+        cls,
+        run_dir: Path,
+        *,
+        config: Mapping[str, Any],
+        monitor: MonitorConfig,
+        has_api_key: bool,
+        records: Sequence[StepRecord],
+    ) -> WandbRun:
+        """``config``: the resolved run configuration. ``records``: what metrics.jsonl holds.
+
+        ``auto`` goes offline where there is no key or the server cannot be reached.
+        """
+        mode = choose_mode(monitor.wandb, has_api_key=has_api_key)
+        if mode is WandbMode.disabled:
+            return cls(None, last_step=-1)
+        (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
+        run = _connect(run_dir, config=config, monitor=monitor, mode=mode)
+        # run.step is the step that the server expects next; offline it is always 0.
+        last_step = last_step_on_disk(run_dir) if run.offline else run.step - 1
+        started = cls(run, last_step=last_step)
+        for record in records:
+            started.log(record)
+        return started
+
+    def log(self, record: StepRecord) -> None:
+        if self._run is None:
+            return
+        step = record["step"]
+        if step == 0:
+            self._base_texts = {g["prompt"]: g["text"] for g in record.get("generations", [])}
+        if step > self._last_step:
+            self._run.log(flat(record) | self._generations(record), step=step, commit=True)
+            self._last_step = step
+
+    def finish(self, *, exit_code: int = 0) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=exit_code)
+
+    def _generations(self, record: StepRecord) -> dict[str, Any]:
+        """A table with the untouched base model's text beside the present one."""
+        if "generations" not in record:
+            return {}
+        import wandb
+
+        rows = [
+            [record["step"], g["prompt"], self._base_texts.get(g["prompt"], ""), g["text"]]
+            for g in record["generations"]
+        ]
+        return {"generations": wandb.Table(columns=["step", "prompt", "base", "now"], data=rows)}
+
+
+def choose_mode(wanted: WandbMode, *, has_api_key: bool) -> WandbMode:
+    """``auto`` resolved; ``online`` without a key would stop and ask, so it is refused."""
+    if wanted is WandbMode.online and not has_api_key:
+        raise ConfigError(
+            [
+                Violation(
+                    path="monitor.wandb",
+                    value="online",
+                    rule="needs WANDB_API_KEY, which is not set",
+                    remedy="set it, or use monitor.wandb=auto to log offline until it is",
+                )
+            ]
+        )
+    if wanted is WandbMode.auto:
+        return WandbMode.online if has_api_key else WandbMode.offline
+    return wanted
+
+
+def flat(record: StepRecord) -> dict[str, float]:
+    """``section/name`` -> number; wandb makes one group of panels a section."""
+    named = {
+        "train/loss": record.get("loss"),
+        "train/grad_norm": record.get("grad_norm"),
+        "train/lr": record.get("lr"),
+        "train/tokens": record.get("tokens"),
+        "heldout/forgetting": record.get("forgetting"),
+        "speed/tokens_per_s": record.get("tokens_per_s"),
+        "speed/mfu": record.get("mfu"),
+        "speed/step_s": record.get("step_s"),
+        "speed/elapsed_s": record.get("elapsed_s"),
+        "speed/peak_memory_gib": record.get("peak_memory_gib"),
+    }
+    for source, loss in record.get("loss_per_source", {}).items():
+        named[f"train/loss_{source}"] = loss
+    for source, tokens in record.get("tokens_per_source", {}).items():
+        named[f"data/tokens_{source}"] = tokens
+    for source, samples in record.get("samples_per_source", {}).items():
+        named[f"data/samples_{source}"] = samples
+    for name, heldout in record.get("heldout", {}).items():
+        named[f"heldout/{name}_loss"] = heldout["loss"]
+        named[f"heldout/{name}_perplexity"] = heldout["perplexity"]
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _connect(
+    run_dir: Path, *, config: Mapping[str, Any], monitor: MonitorConfig, mode: WandbMode
+) -> Any:
+    import wandb
+
+    arguments: dict[str, Any] = {
+        "mode": mode.value,
+        "project": monitor.wandb_project,
+        "entity": monitor.wandb_entity,
+        "name": monitor.wandb_name or run_dir.resolve().name,
+        "id": _run_id(run_dir / "wandb_id"),
+        "resume": "allow",
+        "dir": run_dir,
+        "config": dict(config),
+        "settings": _settings(),
+    }
+    wandb.setup(settings=wandb.Settings(silent=True))  # else the login speaks
+    try:
+        return wandb.init(**arguments)
+    except wandb.errors.CommError as error:
+        refused = isinstance(error, wandb.errors.AuthenticationError)
+        if refused or monitor.wandb is WandbMode.online:
+            raise _unusable(refused=refused) from error
+        logger.warning("wandb cannot be reached; this run is logged offline")
+        wandb.teardown()  # its service still holds the run id of the attempt
+        return wandb.init(**(arguments | {"mode": "offline"}))
+
+
+def _unusable(*, refused: bool) -> EnvironmentError_:
+    if refused:
+        return EnvironmentError_(
+            "wandb refuses WANDB_API_KEY; set a valid key, or unset it to log offline"
+        )
+    return EnvironmentError_(
+        f"wandb cannot be reached within {CONNECT_TIMEOUT_S} s, and monitor.wandb=online asks "
+        "for it; check the network, or set monitor.wandb=auto"
+    )
+
+
+def _settings() -> Any:
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        save_code=False,
+        disable_git=True,
+        disable_job_creation=True,
+        init_timeout=CONNECT_TIMEOUT_S,
+    )
+
+
+def _run_id(path: Path) -> str:
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    new = secrets.token_hex(4)
+    _replace(path, text=f"{new}\n")
+    return new
+
+
+def last_step_on_disk(run_dir: Path) -> int:
+    """The newest step in wandb's offline files; -1 where there is none."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    last_step = -1
+    for path in run_dir.glob("wandb/offline-run-*/run-*.wandb"):
+        for data in offline_records(path.read_bytes()):
+            record = Record.FromString(data)
+            if record.WhichOneof("record_type") == "history":
+                last_step = max(last_step, record.history.step.num)
+    return last_step
+
+
+def offline_records(data: bytes) -> Iterator[bytes]:
+    """The whole records of a .wandb file, which is a LevelDB log behind a 7 byte header: blocks of
+    32 KiB, chunks of crc, length, kind and payload; kind 1 is a record, 2 to 4 its first, middle
+    and last part (https://github.com/google/leveldb/blob/main/doc/log_format.md)."""
+    at, record = 7, b""
+    while at + CHUNK_HEADER.size <= len(data):
+        left_in_block = BLOCK_BYTES - at % BLOCK_BYTES
+        if left_in_block < CHUNK_HEADER.size:
+            at += left_in_block
+            continue
+        _, length, kind = CHUNK_HEADER.unpack_from(data, at)
+        at += CHUNK_HEADER.size + length
+        if at > len(data) or kind not in (1, 2, 3, 4):
+            return  # cut short by a kill
+        record += data[at - length : at]
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def _replace(path: Path, *, text: str) -> None:
+    """In one move, so that a kill never leaves an empty file."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, encoding="ascii")
+    aside.replace(path)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real wandb, offline: what it keeps on disk is read back and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacpt.config.sections import MonitorConfig, WandbMode
+from megacpt.errors import ConfigError
+from megacpt.monitor.metrics import StepRecord
+from megacpt.monitor.wandb_run import WandbRun, choose_mode, flat, offline_records
+
+SECRET = "d41d8cd98f00b204e9800998ecf8427ed41d8cd9"
+
+
+@pytest.fixture(autouse=True)
+def _key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+
+
+def record(step: int) -> StepRecord:
+    return {"step": step, "loss": 3.0 - step / 100, "loss_per_source": {"plant": 2.5}, "lr": 1e-5}
+
+
+def start(run_dir: Path, *, records: Sequence[StepRecord] = ()) -> WandbRun:
+    return WandbRun.start(
+        run_dir,
+        config={"optim": {"lr_peak": 2e-5}},
+        monitor=MonitorConfig(wandb=WandbMode.offline),
+        has_api_key=False,
+        records=records,
+    )
+
+
+def stored(run_dir: Path, *, kind: str) -> Iterator[Any]:
+    """Records of one kind in all of wandb's own files below the run folder, oldest first."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for path in sorted(run_dir.glob("wandb/offline-run-*/run-*.wandb")):
+        for data in offline_records(path.read_bytes()):
+            entry = Record.FromString(data)
+            if entry.WhichOneof("record_type") == kind:
+                yield getattr(entry, kind)
+
+
+def history(run_dir: Path) -> list[dict[str, Any]]:
+    return [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in entry.item}
+        for entry in stored(run_dir, kind="history")
+    ]
+
+
+def test_the_history_on_disk_is_what_was_logged(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    for step in range(1, 4):
+        run.log(record(step))
+    run.finish()
+    rows = history(tmp_path)
+    assert [row["_step"] for row in rows] == [1, 2, 3]
+    assert [row["train/loss"] for row in rows] == [2.99, 2.98, 2.97]
+    assert rows[0]["train/loss_plant"] == 2.5
+    (stored_run,) = stored(tmp_path, kind="run")
+    config = {item.key: json.loads(item.value_json) for item in stored_run.config.update}
+    assert config["optim"] == {"lr_peak": 2e-5}
+    assert stored_run.display_name == tmp_path.name
+
+
+def test_a_restart_goes_on_in_the_same_run_and_logs_no_step_twice(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    for step in range(1, 8):
+        first.log(record(step))
+    first.finish()
+    second = start(tmp_path, records=[record(step) for step in range(1, 5)])
+    for step in range(5, 11):
+        second.log(record(step))
+    second.finish()
+    assert [row["_step"] for row in history(tmp_path)] == list(range(1, 11))
+    assert len({r.run_id for r in stored(tmp_path, kind="run")}) == 1
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_monitor_wandb_run import record, start
+run = start(Path({run_dir!r}))
+for step in range(1, 8):
+    run.log(record(step))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def in_own_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """wandb reads its environment once, and children would share their parent's service."""
+    inherited = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_kill_9_neither_loses_a_step_nor_logs_one_twice(tmp_path: Path) -> None:
+    code = KILLED.format(tests=str(Path(__file__).parent), run_dir=str(tmp_path))
+    assert in_own_process(code).returncode == -signal.SIGKILL
+    run = start(tmp_path, records=[record(step) for step in range(1, 5)])
+    for step in range(5, 11):
+        run.log(record(step))
+    run.finish()
+    assert [row["_step"] for row in history(tmp_path)] == list(range(1, 11))
+
+
+def test_a_wandb_file_cut_anywhere_gives_its_whole_records(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    for step in range(1, 200):  # more than one block of 32 KiB
+        run.log(record(step))
+    run.finish()
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    data = path.read_bytes()
+    whole = list(offline_records(data))
+    assert len(data) > 2 * 32768
+    for size in range(0, len(data), 997):
+        part = list(offline_records(data[:size]))
+        assert part == whole[: len(part)]
+
+
+def test_generations_stand_beside_those_of_the_base_model(tmp_path: Path) -> None:
+    base: StepRecord = {"step": 0, "generations": [{"prompt": "In the", "text": "old times"}]}
+    start(tmp_path, records=[base]).finish()
+    for table in tmp_path.glob("wandb/offline-run-*/files/media/table/*.json"):
+        table.unlink()
+    run = start(tmp_path, records=[base])
+    run.log({"step": 9, "generations": [{"prompt": "In the", "text": "beginning"}]})
+    run.finish()
+    (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["step", "prompt", "base", "now"]
+    assert table["data"] == [[9, "In the", "old times", "beginning"]]
+
+
+def test_nothing_reaches_the_terminal_and_no_secret_the_disk(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tmp_path)
+    run.log(record(1))
+    run.finish()
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert {path.relative_to(tmp_path).parts[0] for path in files} == {"wandb", "wandb_id"}
+
+
+def test_disabled_writes_nothing(tmp_path: Path) -> None:
+    monitor = MonitorConfig(wandb=WandbMode.disabled)
+    run = WandbRun.start(tmp_path, config={}, monitor=monitor, has_api_key=True, records=[])
+    run.log(record(1))
+    run.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_is_online_only_with_a_key() -> None:
+    assert choose_mode(WandbMode.auto, has_api_key=True) is WandbMode.online
+    assert choose_mode(WandbMode.auto, has_api_key=False) is WandbMode.offline
+    assert choose_mode(WandbMode.offline, has_api_key=True) is WandbMode.offline
+
+
+def test_online_without_a_key_names_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"monitor\.wandb=online needs WANDB_API_KEY"):
+        choose_mode(WandbMode.online, has_api_key=False)
+
+
+UNREACHABLE = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from megacpt.config.sections import MonitorConfig, WandbMode
+from megacpt.monitor import wandb_run
+from test_monitor_wandb_run import record
+wandb_run.CONNECT_TIMEOUT_S = 3
+monitor = MonitorConfig(wandb=WandbMode[{mode!r}])
+run = wandb_run.WandbRun.start(
+    Path({run_dir!r}), config={{}}, monitor=monitor, has_api_key=True, records=[]
+)
+run.log(record(1))
+run.finish()
+"""
+
+
+def start_without_server(run_dir: Path, *, mode: str) -> subprocess.CompletedProcess[str]:
+    tests = str(Path(__file__).parent)
+    code = UNREACHABLE.format(tests=tests, run_dir=str(run_dir), mode=mode)
+    return in_own_process(code, WANDB_BASE_URL="http://127.0.0.1:9")
+
+
+def test_auto_goes_offline_where_the_server_cannot_be_reached(tmp_path: Path) -> None:
+    done = start_without_server(tmp_path, mode="auto")
+    assert done.stderr.strip() == "wandb cannot be reached; this run is logged offline"
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [row["_step"] for row in history(tmp_path)] == [1]
+
+
+def test_online_ends_where_the_server_cannot_be_reached(tmp_path: Path) -> None:
+    done = start_without_server(tmp_path, mode="online")
+    assert done.returncode == 1
+    assert "EnvironmentError_: wandb cannot be reached within 3 s" in done.stderr
+
+
+def test_numbers_that_were_not_measured_are_left_out() -> None:
+    assert flat({"step": 0, "heldout": {"a": {"loss": 3.0, "perplexity": 20.1, "tokens": 9}}}) == {
+        "heldout/a_loss": 3.0,
+        "heldout/a_perplexity": 20.1,
+    }
