@@ -192,9 +192,10 @@ def _option(group: str, value: object, *, groups: Mapping[str, list[str]]) -> st
     name = "null" if value is None else str(_plain(value))
     if name in groups[group] or (group == "experiment" and name == "null"):
         return name
-    close = difflib.get_close_matches(name, groups[group], n=1, cutoff=0.0)
+    close = difflib.get_close_matches(name, groups[group], n=1, cutoff=0.0)[0]
+    meant = f"model.path={name}" if group == "model" and "/" in name else f"{group}={close}"
     raise ConfigError(
-        f"{group}={name} is not an option of the group {group}; did you mean {group}={close[0]}? "
+        f"{group}={name} is not an option of the group {group}; did you mean {meant}? "
         f"Options: {', '.join(groups[group])}."
     )
 
