@@ -11,11 +11,17 @@ ROOT = Path(__file__).parent
 
 def files_below(folder: str) -> list[str]:
     """Paths below ``folder``, relative to it, for package_data."""
-    return sorted(str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob("*") if p.is_file())
+    return sorted(
+        str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob("*") if p.is_file()
+    )
 
 
 setup(
-    packages=[*find_packages(include=["megacpt", "megacpt.*"]), "megacpt.configs", "megacpt.launch"],
+    packages=[
+        *find_packages(include=["megacpt", "megacpt.*"]),
+        "megacpt.configs",
+        "megacpt.launch",
+    ],
     package_dir={"megacpt.configs": "configs", "megacpt.launch": "launch"},
     package_data={
         "megacpt": ["py.typed", "*.pyi", "**/*.jinja", "**/*.css"],

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A held-out set: the start of a token shard as consecutive samples, each target once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megacpt.data.batch import Batch, make_batch
+from megacpt.data.indexed import IndexedShard
+from megacpt.data.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class HeldoutSet:
+    windows: Windows
+
+    @classmethod
+    def open(cls, prefix: Path | str, *, sequence_length: int, max_tokens: int) -> HeldoutSet:
+        """The first ``max_tokens`` targets of the shard; 0 takes all."""
+        shard = IndexedShard(prefix)
+        return cls(
+            Windows.of(shard, source_id=0, sequence_length=sequence_length, max_targets=max_tokens)
+        )
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.windows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Predicted targets."""
+        return self.windows.num_targets
+
+    def load(self, positions: Sequence[int]) -> Batch:
+        """Samples by number, 0 .. num_samples-1; ``source_ids_B`` is all zero."""
+        return make_batch(
+            [self.windows[k] for k in positions], sequence_length=self.windows.sequence_length
+        )

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token shards: PREFIX.bin and PREFIX.idx, byte for byte the format of Megatron's IndexedDataset.
+
+PREFIX.bin is the documents' ids one after another, uint16 or int32, nothing between them. So the
+stream of a whole shard is the file itself. PREFIX.idx is little-endian:
+
+    bytes  content
+    9      b"MMIDIDX\\0\\0"
+    8      version, 1
+    1      type code of an id: 4 int32, 5 int64, 8 uint16
+    8      number of sequences N
+    8      number of document bounds D + 1
+    4 N    int32 length of each sequence, in ids
+    8 N    int64 offset of each sequence in PREFIX.bin, in bytes
+    8 D+8  int64 bounds of each document, in sequences
+
+Here a document is one sequence; the reader also takes documents of several, as Megatron writes
+when it splits sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.data.shard_format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
+from megacpt.data.shard_writer import ShardWriter
+from megacpt.errors import DataError
+
+Tokens = npt.NDArray[np.integer[Any]]
+
+
+class IndexedShard:
+    """A token shard, memory-mapped; opening it reads a few pages whatever its size."""
+
+    def __init__(self, prefix: Path | str) -> None:
+        self.prefix = Path(prefix)
+        idx, bin_ = (_map(Path(f"{self.prefix}.{kind}"), self.prefix) for kind in ("idx", "bin"))
+        code, num_sequences, num_bounds = self._read_header(idx)
+        self.dtype = TYPE_CODES[code]
+        at = HEADER.size
+        self._lengths = idx[at : (at := at + 4 * num_sequences)].view("<i4")
+        self._offsets = idx[at : (at := at + 8 * num_sequences)].view("<i8")
+        self._bounds = idx[at : (at := at + 8 * num_bounds)].view("<i8")
+        self._check_ends(bin_bytes=bin_.size)
+        self._tokens: Tokens = bin_.view(self.dtype)
+
+    @property
+    def num_documents(self) -> int:
+        return self._bounds.size - 1
+
+    @property
+    def num_tokens(self) -> int:
+        return self._tokens.size
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Ids in each document; computed, so O(documents)."""
+        starts = np.append(self._offsets, self._tokens.nbytes) // self.dtype.itemsize
+        lengths: npt.NDArray[np.int64] = np.diff(starts[self._bounds])
+        return lengths
+
+    def document(self, number: int) -> Tokens:
+        """Ids of document ``number``, a view into the file."""
+        first, last = self._bounds[number], self._bounds[number + 1]
+        if not 0 <= first <= last <= self._offsets.size:
+            raise self._broken(f"bounds document {number} by sequences {first} and {last}")
+        return self.span(self._start_of(int(first)), self._start_of(int(last)))
+
+    def span(self, start: int, stop: int) -> Tokens:
+        """Ids ``start .. stop-1`` of all documents laid end to end, a view into the file."""
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise DataError(
+                f"{self.prefix}: span {start}..{stop} is not within its {self.num_tokens} tokens."
+            )
+        return self._tokens[start:stop]
+
+    def check_index(self) -> None:
+        """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
+        expected = np.zeros(self._offsets.size, dtype=np.int64)
+        np.cumsum(self._lengths[:-1], dtype=np.int64, out=expected[1:])
+        if np.any(self._lengths < 0) or np.any(self._offsets != expected * self.dtype.itemsize):
+            raise self._broken("holds lengths and offsets that contradict each other")
+        if np.any(np.diff(self._bounds) < 0):
+            raise self._broken("holds document bounds that go backwards")
+
+    def _start_of(self, sequence: int) -> int:
+        if sequence == self._offsets.size:
+            return self.num_tokens
+        return int(self._offsets[sequence]) // self.dtype.itemsize
+
+    def _read_header(self, idx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+        if idx.size < HEADER.size:
+            raise self._broken(f"has {idx.size} bytes, fewer than its header of {HEADER.size}")
+        magic, version, code, num_sequences, num_bounds = HEADER.unpack(
+            idx[: HEADER.size].tobytes()
+        )
+        if magic != MAGIC or version != VERSION:
+            raise self._broken("does not begin as a Megatron index of version 1 does")
+        if code not in TYPE_CODES:
+            known = ", ".join(f"{c} ({d.name})" for c, d in TYPE_CODES.items())
+            raise self._broken(f"has type code {code}, token ids have one of {known}")
+        wanted = HEADER.size + 12 * num_sequences + 8 * num_bounds
+        if num_bounds < 1 or idx.size != wanted:
+            raise self._broken(
+                f"has {idx.size} bytes, but {num_sequences} sequences and {num_bounds} document "
+                f"bounds take {wanted}"
+            )
+        return code, num_sequences, num_bounds
+
+    def _check_ends(self, *, bin_bytes: int) -> None:
+        """What can be known of index and tokens together without reading all of the index."""
+        if self._bounds[0] != 0 or self._bounds[-1] != self._offsets.size:
+            raise self._broken("holds document bounds that do not cover its sequences")
+        end = 0
+        if self._offsets.size:
+            end = int(self._offsets[-1]) + int(self._lengths[-1]) * self.dtype.itemsize
+        first = int(self._offsets[0]) if self._offsets.size else 0
+        if first != 0 or end != bin_bytes:
+            raise self._broken(
+                f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
+            )
+
+    def _broken(self, problem: str) -> DataError:
+        return DataError(
+            f"{self.prefix}.idx {problem}; the files are cut short, changed or of two different "
+            "shards: copy both again, or tokenize the text again."
+        )
+
+
+def _map(path: Path, prefix: Path) -> npt.NDArray[np.uint8]:
+    try:
+        size = path.stat().st_size
+        return np.memmap(path, mode="r") if size else np.zeros(0, dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"token shard {prefix} does not exist: there is no {path}; give the prefix without "
+            ".bin or .idx, as megacpt tokenize printed it."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the file.") from error
+
+
+def write_shard(
+    prefix: Path | str, documents: Iterable[npt.ArrayLike], *, vocab_size: int
+) -> IndexedShard:
+    """Write documents of token ids as a shard without a manifest, and open it."""
+    with ShardWriter(prefix, dtype=choose_dtype(vocab_size)) as writer:
+        for document in documents:
+            writer.add(np.asarray(document))
+        writer.publish()
+    return IndexedShard(prefix)
+
+
+__all__ = ["IndexedShard", "ShardWriter", "choose_dtype", "write_shard"]

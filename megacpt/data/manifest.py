@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PREFIX.json: where a token shard comes from, and how to tell that it is still the same.
+
+Shards of other tools have none; they are used as they are. Unknown keys of a manifest are kept
+out of the way, so that a newer megacpt may add some; another ``version`` is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.atomic import write_text
+from megacpt.data.indexed import IndexedShard
+from megacpt.errors import DataError
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """A file the documents came from, as it was read."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    name: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    eos_id: int | None
+    append_eos: bool
+    key: str
+    """Which field of a JSON line held the text."""
+    documents: int
+    empty_documents: int
+    """Lines whose text was empty; they are left out of the shard."""
+    tokens: int
+    dtype: str
+    bin_bytes: int
+    idx_bytes: int
+    bin_sha256: str
+    idx_sha256: str
+    inputs: tuple[InputFile, ...]
+    version: int = VERSION
+
+
+def manifest_path(prefix: Path | str) -> Path:
+    return Path(f"{prefix}.json")
+
+
+def write_manifest(prefix: Path | str, manifest: Manifest) -> None:
+    """Replace PREFIX.json in one step."""
+    write_text(manifest_path(prefix), json.dumps(asdict(manifest), indent=2) + "\n")
+
+
+def read_manifest(prefix: Path | str) -> Manifest | None:
+    """The manifest of a shard; None where there is none."""
+    path = manifest_path(prefix)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise DataError(
+                f"{path} has version {content['version']}, this megacpt reads {VERSION}; "
+                "use the megacpt that wrote it, or tokenize the text again."
+            )
+        return _parse(content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); restore it, "
+            "or tokenize the text again."
+        ) from error
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    known = {field.name: content[field.name] for field in fields(Manifest)}
+    known["inputs"] = tuple(
+        InputFile(path=str(i["path"]), bytes=int(i["bytes"]), sha256=str(i["sha256"]))
+        for i in content["inputs"]
+    )
+    return Manifest(**known)
+
+
+def verify(prefix: Path | str) -> Manifest:
+    """Read the whole shard and raise DataError unless it is what its manifest says."""
+    manifest = read_manifest(prefix)
+    if manifest is None:
+        raise DataError(f"{manifest_path(prefix)} does not exist: nothing to verify {prefix} with.")
+    for kind, expected in (("bin", manifest.bin_sha256), ("idx", manifest.idx_sha256)):
+        with Path(f"{prefix}.{kind}").open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != expected:
+            raise _changed(prefix, f"sha256 of .{kind}", expected[:12], found[:12])
+    IndexedShard(prefix).check_index()
+    return manifest
+
+
+def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
+    """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
+    manifest = read_manifest(prefix)
+    if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
+        raise DataError(
+            f"token shard {prefix} was written with another tokenizer "
+            f"({manifest.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
+            "tokenize its text again with the tokenizer of the model."
+        )
+
+
+def require_one_tokenizer(prefixes: Sequence[Path | str]) -> None:
+    """Raise DataError if two of the shards name different tokenizers."""
+    first: tuple[Path | str, str] | None = None
+    for prefix in prefixes:
+        manifest = read_manifest(prefix)
+        if manifest is None:
+            continue
+        first = first or (prefix, manifest.tokenizer_fingerprint)
+        require_tokenizer(prefix, fingerprint=first[1], owner=f"token shard {first[0]}")
+
+
+def shard_identity(shard: IndexedShard) -> str:
+    """A string that changes when the shard does; reads a bounded number of pages.
+
+    The manifest's checksums where there is one (its sizes must fit the files), else sizes and
+    samples of the tokens.
+    """
+    manifest = read_manifest(shard.prefix)
+    if manifest is None:
+        return f"{shard.num_documents} {shard.num_tokens} {_sampled_digest(shard)}"
+    counted = (manifest.documents, manifest.tokens, manifest.dtype)
+    found = (shard.num_documents, shard.num_tokens, shard.dtype.name)
+    if counted != found:
+        raise _changed(shard.prefix, "documents, tokens and type", counted, found)
+    return f"{manifest.bin_sha256} {manifest.idx_sha256}"
+
+
+def _sampled_digest(shard: IndexedShard, *, samples: int = 64, length: int = 1024) -> str:
+    digest = hashlib.sha256(shard.dtype.name.encode())
+    last = max(shard.num_tokens - length, 0)
+    for n in range(samples):
+        start = last * n // (samples - 1)
+        digest.update(shard.span(start, min(start + length, shard.num_tokens)).tobytes())
+    return digest.hexdigest()
+
+
+def _changed(prefix: Path | str, what: str, expected: object, found: object) -> DataError:
+    return DataError(
+        f"token shard {prefix} is not what {manifest_path(prefix)} says: {what} should be "
+        f"{expected}, but is {found}; restore the files or tokenize the text again."
+    )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a token shard aside and publish it whole: readers see the old shard, none, or the new one.
+
+Memory is bounded: lengths go to a file as they come, and the index is made from it in pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.data.shard_format import HEADER, MAGIC, VERSION, code_of
+from megacpt.errors import DataError, EnvironmentError_
+
+PIECE = 1 << 20
+"""Documents whose index entries are in memory at once (8 MiB)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFiles:
+    """What a finished shard weighs."""
+
+    documents: int
+    tokens: int
+    bin_bytes: int
+    idx_bytes: int
+    bin_sha256: str
+    idx_sha256: str
+
+
+class ShardWriter:
+    """``with ShardWriter(prefix, dtype=...) as w: w.add(ids); w.publish()``.
+
+    Leaving the block without ``publish`` removes everything that was written.
+    """
+
+    def __init__(self, prefix: Path | str, *, dtype: np.dtype[np.integer[Any]]) -> None:
+        self.prefix = Path(prefix)
+        self.dtype = dtype
+        self._documents = self._tokens = 0
+        self._bin_aside, self._idx_aside, self._lengths_aside = (
+            Path(f"{self.prefix}.{kind}.partial") for kind in ("bin", "idx", "lengths")
+        )
+
+    def __enter__(self) -> ShardWriter:
+        with self._reported():
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            self._lengths = self._lengths_aside.open("w+b")
+            self._bin = _HashedFile(self._bin_aside)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for stream in (self._bin.stream, self._lengths):
+            # A full disk makes the flush inside close fail once more; the files go anyway.
+            with suppress(OSError):
+                stream.close()
+        for path in (self._bin_aside, self._idx_aside, self._lengths_aside):
+            path.unlink(missing_ok=True)
+
+    def add(self, document: npt.NDArray[Any]) -> None:
+        """Append one document."""
+        self.add_many(document, lengths=np.array([document.size]))
+
+    def add_many(self, tokens: npt.NDArray[Any], *, lengths: npt.NDArray[Any]) -> None:
+        """Append documents of these lengths, their tokens laid end to end."""
+        if int(lengths.sum()) != tokens.size:
+            raise ValueError(f"lengths add up to {lengths.sum()}, but there are {tokens.size} ids")
+        self._check_range(tokens)
+        with self._reported():
+            self._bin.write(tokens.astype(self.dtype, copy=False).tobytes())
+            self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
+        self._documents += lengths.size
+        self._tokens += tokens.size
+
+    def publish(self) -> ShardFiles:
+        """Finish the index, flush both files to the disk and give them their names.
+
+        An index of the same name goes first and the new one comes last: an index on disk always
+        belongs to the tokens beside it, wherever this is cut short.
+        """
+        with self._reported():
+            idx = _HashedFile(self._idx_aside)
+            try:
+                self._write_index(idx)
+                idx.sync()
+            finally:
+                idx.stream.close()
+            self._bin.sync()
+            self._bin.stream.close()
+            Path(f"{self.prefix}.idx").unlink(missing_ok=True)
+            self._bin_aside.replace(f"{self.prefix}.bin")
+            self._idx_aside.replace(f"{self.prefix}.idx")
+            sync_folder(self.prefix.parent)
+        return ShardFiles(
+            documents=self._documents,
+            tokens=self._tokens,
+            bin_bytes=self._bin.size,
+            idx_bytes=idx.size,
+            bin_sha256=self._bin.digest.hexdigest(),
+            idx_sha256=idx.digest.hexdigest(),
+        )
+
+    def _write_index(self, idx: _HashedFile) -> None:
+        self._lengths.flush()
+        count = self._documents
+        idx.write(HEADER.pack(MAGIC, VERSION, code_of(self.dtype), count, count + 1))
+        for piece in self._length_pieces():
+            idx.write(piece.tobytes())
+        offset = 0
+        for piece in self._length_pieces():
+            ends = offset + np.cumsum(piece, dtype=np.int64) * self.dtype.itemsize
+            idx.write(np.append(offset, ends[:-1]).astype("<i8").tobytes())
+            offset = int(ends[-1])
+        for start in range(0, count + 1, PIECE):
+            idx.write(np.arange(start, min(start + PIECE, count + 1), dtype="<i8").tobytes())
+
+    def _length_pieces(self) -> Iterator[npt.NDArray[np.int32]]:
+        self._lengths.seek(0)
+        while block := self._lengths.read(4 * PIECE):
+            yield np.frombuffer(block, dtype="<i4")
+
+    def _check_range(self, tokens: npt.NDArray[Any]) -> None:
+        limits = np.iinfo(self.dtype)
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() <= limits.max):
+            raise DataError(
+                f"{self.prefix}: token ids {tokens.min()}..{tokens.max()} do not fit {self.dtype} "
+                f"(0..{limits.max}); tokenize with the tokenizer of the declared vocabulary."
+            )
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Say which shard could not be written, and why, when the system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise EnvironmentError_(
+                f"token shard {self.prefix} cannot be written: {error.strerror}; nothing was left "
+                "behind. Free space, or choose another output prefix, and start again."
+            ) from error
+
+
+class _HashedFile:
+    """A file opened for writing that knows the sha256 of what went into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.stream: BinaryIO = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, content: bytes) -> None:
+        self.stream.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+    def sync(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

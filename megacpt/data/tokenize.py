@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSONL documents to a token shard with a manifest, on several processes.
+
+The parent reads blocks of whole lines and writes tokens in the order of the blocks; workers turn a
+block into tokens. So the bytes do not depend on the number of workers, and what is in memory is
+the few blocks under way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.data.jsonl import Block, JsonlReader, parse_texts
+from megacpt.data.manifest import (
+    Manifest,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+from megacpt.data.shard_format import choose_dtype
+from megacpt.data.shard_writer import ShardWriter
+from megacpt.errors import DataError, EnvironmentError_
+from megacpt.tokenizer import Tokenizer, load_tokenizer
+
+BLOCKS_PER_WORKER = 3
+"""Under way at once: one being encoded, one waiting, one being written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a tokenization is."""
+
+    bytes_done: int
+    bytes_total: int
+    """Of the input files on disk."""
+    documents: int
+    tokens: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """What a worker needs to know."""
+
+    tokenizer_folder: Path
+    key: str
+    append_eos: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """The documents of one block."""
+
+    tokens: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    empty_documents: int
+
+
+def tokenize(
+    inputs: Sequence[Path | str],
+    *,
+    tokenizer: Tokenizer | Path | str,
+    output_prefix: Path | str,
+    key: str = "text",
+    append_eos: bool = True,
+    workers: int = 0,
+    progress: ProgressCallback | None = None,
+) -> Manifest:
+    """Write ``output_prefix``.bin, .idx and .json from JSONL files, plain or .gz.
+
+    ``tokenizer`` is a Hugging Face folder, or what load_tokenizer made of one. A document is what
+    the tokenizer makes of the text with its own special tokens (BOS where it has one), then EOS.
+    ``workers`` is a number of processes; 0 takes one for each core this process may use. Files that
+    bear the output's name are replaced when all is written, and not touched before.
+    """
+    tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+    _require_eos(tokenizer, append_eos=append_eos)
+    reader = JsonlReader(inputs)
+    _require_free_name(output_prefix, reader.paths)
+    recipe = _Recipe(tokenizer_folder=tokenizer.folder, key=key, append_eos=append_eos)
+    workers = workers or len(os.sched_getaffinity(0))
+    empty = documents = tokens = 0
+    with ShardWriter(output_prefix, dtype=choose_dtype(tokenizer.vocab_size)) as writer:
+        for block, encoded in _encode_all(reader, tokenizer, recipe=recipe, workers=workers):
+            writer.add_many(encoded.tokens, lengths=encoded.lengths)
+            documents += encoded.lengths.size
+            tokens += encoded.tokens.size
+            empty += encoded.empty_documents
+            if progress:
+                progress(
+                    Progress(
+                        bytes_done=block.bytes_read,
+                        bytes_total=reader.total_bytes,
+                        documents=documents,
+                        tokens=tokens,
+                    )
+                )
+        if documents == 0:
+            raise _nothing_found(reader, key=key, empty=empty)
+        manifest_path(output_prefix).unlink(missing_ok=True)
+        written = writer.publish()
+    manifest = Manifest(
+        name=Path(output_prefix).name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        append_eos=append_eos,
+        key=key,
+        empty_documents=empty,
+        dtype=writer.dtype.name,
+        inputs=tuple(reader.files),
+        **asdict(written),
+    )
+    write_manifest(output_prefix, manifest)
+    return manifest
+
+
+def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
+    if append_eos and tokenizer.eos_id is None:
+        raise DataError(
+            f"tokenizer {tokenizer.folder} names no end-of-text token, so documents cannot be told "
+            "apart; set eos_token in its tokenizer_config.json."
+        )
+
+
+def _require_free_name(prefix: Path | str, inputs: Iterable[Path]) -> None:
+    """Refuse to replace an input, or a JSON file that is no manifest."""
+    outputs = {Path(f"{prefix}.{kind}").resolve() for kind in ("bin", "idx", "json")}
+    for path in inputs:
+        if path.resolve() in outputs:
+            raise DataError(f"output prefix {prefix} would replace input {path}; choose another.")
+    try:
+        read_manifest(prefix)
+    except DataError as error:
+        raise DataError(
+            f"{manifest_path(prefix)} exists and is not a manifest of this megacpt; move it away "
+            "or choose another output prefix."
+        ) from error
+
+
+def _nothing_found(reader: JsonlReader, *, key: str, empty: int) -> DataError:
+    names = ", ".join(str(path) for path in reader.paths) or "no files"
+    counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
+    return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
+
+
+def _encode_all(
+    reader: JsonlReader, tokenizer: Tokenizer, *, recipe: _Recipe, workers: int
+) -> Iterator[tuple[Block, _Encoded]]:
+    """Every block with its documents, in order."""
+    if workers == 1:
+        for block in reader:
+            yield block, _encode(block, tokenizer, recipe=recipe)
+        return
+    # spawn: a forked copy of a process that runs threads (torch, the tokenizer's own) can hang.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_Worker.start,
+        initargs=(recipe,),
+    )
+    try:
+        yield from _in_order(reader, pool, limit=workers * BLOCKS_PER_WORKER)
+    except BrokenProcessPool as error:
+        raise EnvironmentError_(
+            "a tokenizing process died; most often memory ran out: use fewer workers "
+            f"(now {workers})."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    reader: JsonlReader, pool: ProcessPoolExecutor, *, limit: int
+) -> Iterator[tuple[Block, _Encoded]]:
+    under_way: deque[tuple[Block, Future[_Encoded]]] = deque()
+    for block in reader:
+        under_way.append((block, pool.submit(_Worker.encode, block)))
+        if len(under_way) == limit:
+            oldest, future = under_way.popleft()
+            yield oldest, future.result()
+    for oldest, future in under_way:
+        yield oldest, future.result()
+
+
+def _encode(block: Block, tokenizer: Tokenizer, *, recipe: _Recipe) -> _Encoded:
+    texts = parse_texts(block, key=recipe.key)
+    documents = [text for text in texts if text]
+    rows = tokenizer.encode_batch(documents)
+    if recipe.append_eos:
+        assert tokenizer.eos_id is not None
+        rows = [_ended(row, tokenizer.eos_id) for row in rows]
+    rows = [row for row in rows if row.size]
+    return _Encoded(
+        tokens=np.concatenate([np.zeros(0, dtype=np.int32), *rows]),
+        lengths=np.array([row.size for row in rows], dtype=np.int32),
+        empty_documents=len(texts) - len(rows),
+    )
+
+
+def _ended(row: npt.NDArray[np.int32], eos_id: int) -> npt.NDArray[np.int32]:
+    """With EOS at the end, once: some tokenizers add it themselves."""
+    if row.size and row[-1] == eos_id:
+        return row
+    return np.append(row, np.int32(eos_id))
+
+
+class _Worker:
+    """The state of a worker process: its own tokenizer."""
+
+    tokenizer: Tokenizer
+    recipe: _Recipe
+
+    @classmethod
+    def start(cls, recipe: _Recipe) -> None:
+        cls.tokenizer = load_tokenizer(recipe.tokenizer_folder)
+        cls.recipe = recipe
+
+    @classmethod
+    def encode(cls, block: Block) -> _Encoded:
+        return _encode(block, cls.tokenizer, recipe=cls.recipe)
