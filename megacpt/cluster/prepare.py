@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from megacpt.config.atomic import write_text
 from megacpt.config.compose import write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig, SyntheticConfig
-from megacpt.data.manifest import Manifest
-from megacpt.data.synthetic import write_jsonl
-from megacpt.data.tokenize import tokenize
-from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError
+from megacpt.data.indexed import IndexedShard
+from megacpt.data.manifest import require_tokenizer
+from megacpt.data.synthetic import documents, ensure_shard
+from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import Plan, make_plan
@@ -40,17 +39,12 @@ def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     ``num_ranks``: how many torchrun or srun has started, where one of them has.
     """
     model, problem = _read_model(config.model.path)
-    tokens = _source_tokens(config, tokenizer=model.tokenizer) if model else None
-    broken = violations(
-        config,
-        architecture=model.architecture if model else None,
-        shard_tokens=tokens,
-        num_ranks=num_ranks,
-    )
-    if broken:
-        raise ConfigError(broken)
-    if model is None or tokens is None:
+    architecture = model.architecture if model else None
+    _require_rules(violations(config, architecture=architecture, num_ranks=num_ranks))
+    if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")
+    tokens = _source_tokens(config, tokenizer=model.tokenizer)
+    _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
     return make_plan(config, architecture=model.architecture, source_tokens=tokens)
@@ -64,9 +58,14 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     write_run_yaml(config, folder.run_yaml)
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
-        _generate(synthetic, prefix=Path(prefix), tokenizer=tokenizer)
+        ensure_shard(prefix, synthetic, tokenizer=tokenizer)
     write_text(folder.plan_json, json.dumps(plan.to_json(), indent=2) + "\n")
     return plan
+
+
+def _require_rules(broken: list[Violation]) -> None:
+    if broken:
+        raise ConfigError(broken)
 
 
 def _read_model(path: str | None) -> tuple[_Model | None, ModelError | None]:
@@ -81,60 +80,39 @@ def _read_model(path: str | None) -> tuple[_Model | None, ModelError | None]:
 
 
 def _source_tokens(config: RunConfig, *, tokenizer: Tokenizer) -> dict[str, int]:
-    """Tokens of each source that names exactly one origin; the others break a rule anyway."""
-    items = {f"data.sources.{n}": s for n, s in config.data.sources.items()}
-    tokens = _tokens(items, tokenizer=tokenizer)
-    return {path.removeprefix("data.sources."): count for path, count in tokens.items()}
+    return {
+        name: _tokens(source, path=f"data.sources.{name}", tokenizer=tokenizer)
+        for name, source in config.data.sources.items()
+    }
 
 
 def _check_heldout(config: RunConfig, *, tokenizer: Tokenizer) -> None:
-    items = {f"evaluate.heldout.{n}": h for n, h in config.evaluate.heldout.items()}
-    for path, tokens in _tokens(items, tokenizer=tokenizer).items():
+    for name, heldout in config.evaluate.heldout.items():
+        tokens = _tokens(heldout, path=f"evaluate.heldout.{name}", tokenizer=tokenizer)
         if tokens < 2:
-            raise DataError(f"{path} holds {tokens} tokens; a held-out set needs at least 2.")
+            raise DataError(
+                f"evaluate.heldout.{name} holds {tokens} tokens, but a loss needs at least 2; "
+                "hold out more text."
+            )
 
 
-def _tokens(
-    items: Mapping[str, SourceConfig] | Mapping[str, HeldoutConfig], *, tokenizer: Tokenizer
-) -> dict[str, int]:
-    tokens: dict[str, int] = {}
-    for path, item in items.items():
-        if item.prefix and item.synthetic is None:
-            tokens[path] = _shard_tokens(item.prefix, path=path, tokenizer=tokenizer)
-        elif item.synthetic is not None and not item.prefix:
-            tokens[path] = _synthetic_tokens(item.synthetic, tokenizer=tokenizer)
-    return tokens
-
-
-def _shard_tokens(prefix: str, *, path: str, tokenizer: Tokenizer) -> int:
-    """Tokens of a shard that exists and was written with the model's tokenizer."""
+def _tokens(item: SourceConfig | HeldoutConfig, *, path: str, tokenizer: Tokenizer) -> int:
+    """Tokens of a shard that fits the model's tokenizer, or of what will be generated."""
+    if item.synthetic is not None:
+        texts = list(documents(item.synthetic))
+        return sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
+    prefix = str(item.prefix)
     for ending in (".bin", ".idx"):
         if not Path(prefix + ending).is_file():
             raise DataError(
                 f"{path}.prefix={prefix} is no token shard: {prefix}{ending} does not exist; "
                 "write it with megacpt tokenize, and give the path without its ending."
             )
-    manifest = Manifest.read(prefix)
-    if manifest.tokenizer != tokenizer.fingerprint:
-        raise DataError(
-            f"{path}.prefix={prefix} was written with tokenizer {manifest.tokenizer[:12]}, "
-            f"but the model's is {tokenizer.fingerprint[:12]}; "
-            "run megacpt tokenize again with --tokenizer set to the model's folder."
-        )
-    if manifest.tokens == 0:
-        raise DataError(f"{path}.prefix={prefix} is empty; tokenize text that is not.")
-    return manifest.tokens
-
-
-def _synthetic_tokens(synthetic: SyntheticConfig, *, tokenizer: Tokenizer) -> int:
-    """Counted by generating it; a rule refuses what cannot be generated."""
-    if synthetic.documents < 1:
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "documents.jsonl"
-        write_jsonl(path, synthetic)
-        texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
-    return sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
+    require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
+    tokens = IndexedShard(prefix).num_tokens
+    if tokens == 0:
+        raise DataError(f"{path}.prefix={prefix} holds no tokens; tokenize text that is not empty.")
+    return tokens
 
 
 def _check_prompts(path: str | None) -> None:
@@ -162,13 +140,3 @@ def _generated(config: RunConfig) -> dict[str, SyntheticConfig]:
     wanted = {sources[n]: s.synthetic for n, s in config.data.sources.items()}
     wanted |= {heldout[n]: h.synthetic for n, h in config.evaluate.heldout.items()}
     return {prefix: synthetic for prefix, synthetic in wanted.items() if synthetic is not None}
-
-
-def _generate(synthetic: SyntheticConfig, *, prefix: Path, tokenizer: Tokenizer) -> None:
-    """Once; the manifest is written last, so where it is the shard is whole."""
-    if prefix.with_name(f"{prefix.name}.json").exists():
-        return
-    text = prefix.with_name(f"{prefix.name}.jsonl")
-    text.parent.mkdir(parents=True, exist_ok=True)
-    write_jsonl(text, synthetic)
-    tokenize([text], tokenizer=tokenizer, output_prefix=prefix, workers=1)

@@ -224,7 +224,7 @@ def test_reading_needs_a_run_folder_and_whole_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         read_run_yaml(tmp_path / "run.yaml")
     (tmp_path / "run.yaml").write_text("optim: {lr_paek: 3}\n")
-    with pytest.raises(ConfigError, match="did you mean optim.lr_peak"):
+    with pytest.raises(ConfigError, match=r"did you mean optim\.lr_peak"):
         read_run_yaml(tmp_path / "run.yaml")
 
 
