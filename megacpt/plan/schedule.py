@@ -14,7 +14,7 @@ def learning_rate(step: int, *, optim: OptimConfig, schedule: ScheduleConfig) ->
     Step 1 of a warmup of W steps uses 1/W of the peak, step W the peak.
     """
     if step <= schedule.warmup_steps:
-        return optim.lr_peak * step / schedule.warmup_steps
+        return optim.lr_peak * (step / schedule.warmup_steps)
     decay_steps = schedule.steps - schedule.warmup_steps
     progress = min((step - schedule.warmup_steps) / decay_steps, 1.0)
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan's arithmetic against hand-counted cases, and its width on a terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megacpt.config.sections import (
+    DataConfig,
+    Dtype,
+    ParallelConfig,
+    ReplayConfig,
+    RunConfig,
+    ScheduleConfig,
+    SourceConfig,
+)
+from megacpt.plan.architecture import Architecture
+from megacpt.plan.estimate import make_plan, shares, shown_steps
+from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
+
+ARCHITECTURE = Architecture(
+    family="llama",
+    num_layers=4,
+    hidden_size=8,
+    ffn_hidden_size=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=2,
+    vocab_size=10,
+    max_positions=64,
+    norm_eps=1e-5,
+    tied_embeddings=False,
+    attention_bias=False,
+    mlp_bias=False,
+    rope_theta=1e4,
+    rope_scaling=None,
+    initializer_range=0.02,
+    bos_id=None,
+    eos_id=0,
+    pad_id=None,
+)
+
+
+def config_of(*, steps: int = 10, share: float = 0.25) -> RunConfig:
+    data = DataConfig(
+        sources={
+            "law": SourceConfig(prefix="/law", weight=3.0),
+            "tax": SourceConfig(prefix="/tax", weight=1.0),
+            "web": SourceConfig(prefix="/web", weight=99.0),
+        },
+        replay=ReplayConfig(source="web", share=share),
+        sequence_length=16,
+        global_batch_size=8,
+    )
+    return RunConfig(data=data, schedule=ScheduleConfig(steps=steps, warmup_steps=2))
+
+
+TOKENS = {"law": 960, "tax": 10_000, "web": 20_000_000_000}
+
+
+def test_totals_and_sources() -> None:
+    plan = make_plan(config_of(), architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert (plan.tokens_per_step, plan.tokens, plan.microbatches) == (128, 1280, 8)
+    law, tax, web = plan.sources
+    assert (law.samples, tax.samples, web.samples) == (45, 15, 20)
+    assert (law.share_asked, tax.share_asked, web.share_asked) == (0.5625, 0.1875, 0.25)
+    assert law.epochs == pytest.approx(45 * 16 / 960)
+    assert web.is_replay
+    assert plan.learning_rates[10] == pytest.approx(2e-6)
+
+
+@given(share=st.floats(0.13, 0.87), steps=st.integers(1, 1000))
+def test_samples_sum_to_the_run_and_stay_within_one_of_the_share(share: float, steps: int) -> None:
+    config = config_of(steps=steps, share=share)
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert sum(source.samples for source in plan.sources) == 8 * steps
+    assert all(abs(s.samples - s.share_asked * 8 * steps) < 1 for s in plan.sources)
+
+
+def test_shares_without_replay_are_the_normalised_weights() -> None:
+    data = replace(config_of().data, replay=None)
+    assert shares(data) == {"law": 3 / 103, "tax": 1 / 103, "web": 99 / 103}
+
+
+def test_shown_steps_are_within_the_run() -> None:
+    assert shown_steps(0, steps=1) == [1]
+    assert shown_steps(5, steps=100) == [1, 5, 25, 50, 75, 100]
+
+
+def test_parameters_of_ranks_cover_the_model() -> None:
+    total = ARCHITECTURE.num_parameters
+    table = 80
+    assert rank_parameters(ARCHITECTURE, parallel=ParallelConfig()) == total
+    one_of_two = rank_parameters(ARCHITECTURE, parallel=ParallelConfig(tp=2))
+    assert abs(2 * one_of_two - total) <= 2
+    first_stage = rank_parameters(ARCHITECTURE, parallel=ParallelConfig(pp=2))
+    assert first_stage == (total - 2 * table) // 2 + table
+
+
+@pytest.mark.parametrize(("dtype", "per_parameter"), [(Dtype.fp32, 16), (Dtype.bf16, 18)])
+def test_bytes_of_model_states(dtype: Dtype, per_parameter: int) -> None:
+    memory = rank_memory(ARCHITECTURE, data=DataConfig(), parallel=ParallelConfig(), dtype=dtype)
+    states = memory.weights + memory.gradients + memory.optimizer
+    assert states == per_parameter * ARCHITECTURE.num_parameters
+    assert memory.total == states + memory.activations + memory.logits
+    assert checkpoint_bytes(ARCHITECTURE, dtype=dtype) == states - memory.gradients
+
+
+def test_layouts_save_what_they_promise() -> None:
+    def memory(**layout: int | bool) -> dict[str, int]:
+        parallel = ParallelConfig(**layout)  # type: ignore[arg-type]
+        m = rank_memory(ARCHITECTURE, data=DataConfig(), parallel=parallel, dtype=Dtype.bf16)
+        return {"optimizer": m.optimizer, "activations": m.activations, "logits": m.logits}
+
+    single = memory()
+    assert memory(dp=2, distributed_optimizer=True)["optimizer"] == single["optimizer"] // 2
+    assert memory(dp=2)["optimizer"] == single["optimizer"]
+    assert memory(tp=2)["logits"] == single["logits"] // 2
+    cut = memory(tp=2, sequence_parallel=True)["activations"]
+    assert cut == single["activations"] // 2 < memory(tp=2)["activations"]
+    assert memory(pp=2, vpp=2)["activations"] > memory(pp=2)["activations"]
+
+
+def test_text_fits_eighty_columns_and_json_is_whole() -> None:
+    config = config_of(steps=123_456_789)
+    config.data.sources["a_source_with_a_very_long_name_indeed"] = SourceConfig(prefix="/x")
+    tokens = TOKENS | {"a_source_with_a_very_long_name_indeed": 3_000_000_000_000}
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=tokens)
+    text = plan.render()
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "web (replay)" in text
+    content = json.loads(json.dumps(plan.to_json()))
+    assert content["tokens"] == 123_456_789 * 128
+    assert content["memory_total_bytes"] == plan.memory.total
