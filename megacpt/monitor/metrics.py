@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Required, TypedDict, cast
 
+from megacpt.config.atomic import write_text
 from megacpt.errors import DataError, EnvironmentError_
 
 
@@ -66,8 +66,8 @@ class MetricsLog:
         self.path = path
         self.kept = _records_up_to(path, step=resume_after_step)
         self._last_step = self.kept[-1]["step"] if self.kept else -1
+        write_text(path, "".join(_line(record) for record in self.kept))
         try:
-            _rewrite(path, records=self.kept)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise _unwritable(path, error=error) from error
@@ -130,17 +130,6 @@ def _json_safe(value: object) -> object:
     if isinstance(value, list):
         return [_json_safe(item) for item in value]
     return value
-
-
-def _rewrite(path: Path, *, records: list[StepRecord]) -> None:
-    """Replace the file in one move: a kill in between leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(_line(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _unwritable(path: Path, *, error: OSError) -> EnvironmentError_:

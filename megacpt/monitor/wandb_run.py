@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megacpt.config.atomic import write_text
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError, EnvironmentError_, Violation
 from megacpt.monitor.metrics import StepRecord
@@ -72,8 +73,12 @@ class WandbRun:
             self._last_step = step
 
     def finish(self, *, exit_code: int = 0) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=exit_code)
+        if self._run is None:
+            return
+        import wandb
+
+        self._run.finish(exit_code=exit_code)
+        wandb.teardown()  # offline, finish returns before wandb's service has written its file
 
     def _generations(self, record: StepRecord) -> dict[str, Any]:
         """A table with the untouched base model's text beside the present one."""
@@ -189,7 +194,7 @@ def _run_id(path: Path) -> str:
     if path.exists():
         return path.read_text(encoding="ascii").strip()
     new = secrets.token_hex(4)
-    _replace(path, text=f"{new}\n")
+    write_text(path, f"{new}\n")
     return new
 
 
@@ -224,10 +229,3 @@ def offline_records(data: bytes) -> Iterator[bytes]:
         if kind in (1, 4):
             yield record
             record = b""
-
-
-def _replace(path: Path, *, text: str) -> None:
-    """In one move, so that a kill never leaves an empty file."""
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="ascii")
-    aside.replace(path)

@@ -87,7 +87,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_place_that_cannot_be_written_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentError_, match=r"cannot be written .*; free space or fix"):
+    with pytest.raises(EnvironmentError_, match=r"cannot be written: .*; choose a folder"):
         MetricsLog(tmp_path / "file" / "metrics.jsonl", resume_after_step=None)
 
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: perplexity ratios to the base model against limits declared before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from megacpt.config.sections import GateConfig
+from megacpt.errors import ConfigError, Violation
+
+Losses = Mapping[str, float]
+"""``loss``, ``perplexity`` and ``tokens`` of one held-out set."""
+
+
+class Verdict(StrEnum):
+    """``not declared``: no limit was set before training, so nothing can be passed."""
+
+    passed = "passed"
+    failed = "failed"
+    not_declared = "not declared"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One limit. ``ratio``: final over base perplexity, None where the set is not named."""
+
+    name: str
+    heldout_set: str | None
+    ratio: float | None
+    limit: float | None
+    verdict: Verdict
+    sentence: str
+
+
+def verdict(
+    heldout: Mapping[str, Mapping[str, Losses]],
+    *,
+    gate: GateConfig,
+    domain: str | None,
+    general: str | None,
+) -> list[Check]:
+    """``heldout``: set -> ``base`` and ``final`` -> losses. One check a limit that can be set."""
+    return [
+        _check(
+            "domain gain",
+            heldout=heldout,
+            heldout_set=domain,
+            role="domain",
+            limit=gate.domain_perplexity_ratio_max,
+        ),
+        _check(
+            "general retention",
+            heldout=heldout,
+            heldout_set=general,
+            role="general",
+            limit=gate.general_perplexity_ratio_max,
+        ),
+    ]
+
+
+def _check(
+    name: str,
+    *,
+    heldout: Mapping[str, Mapping[str, Losses]],
+    heldout_set: str | None,
+    role: str,
+    limit: float | None,
+) -> Check:
+    if limit is not None and (heldout_set is None or heldout_set not in heldout):
+        raise _limit_without_set(role=role, limit=limit, known=sorted(heldout))
+    ratio = None if heldout_set is None else perplexity_ratio(heldout[heldout_set])
+    result = _judge(ratio, limit=limit)
+    return Check(
+        name=name,
+        heldout_set=heldout_set,
+        ratio=ratio,
+        limit=limit,
+        verdict=result,
+        sentence=_sentence(name, ratio=ratio, limit=limit, result=result),
+    )
+
+
+def perplexity_ratio(losses: Mapping[str, Losses]) -> float:
+    """Final over base, from the losses: exact where the perplexities themselves overflow."""
+    difference = losses["final"]["loss"] - losses["base"]["loss"]
+    return math.exp(difference) if difference < 700 else math.inf
+
+
+def _judge(ratio: float | None, *, limit: float | None) -> Verdict:
+    if limit is None:
+        return Verdict.not_declared
+    # A ratio that is not a number is a run that diverged: it compares as false and fails.
+    return Verdict.passed if ratio is not None and ratio <= limit else Verdict.failed
+
+
+def _sentence(name: str, *, ratio: float | None, limit: float | None, result: Verdict) -> str:
+    measured = "was not measured" if ratio is None else f"perplexity is {ratio:.4f} of base"
+    if limit is None:
+        return f"{name}: {measured}; no limit was declared"
+    return f"{name} {result}: {measured}, the declared limit is {limit:g}"
+
+
+def _limit_without_set(*, role: str, limit: float, known: list[str]) -> ConfigError:
+    return ConfigError(
+        [
+            Violation(
+                path=f"evaluate.gate.{role}_perplexity_ratio_max",
+                value=limit,
+                rule=f"judges the {role} held-out set, which evaluate.{role} does not name",
+                remedy=f"set evaluate.{role} to one of: {', '.join(known) or '(none declared)'}",
+            )
+        ]
+    )
