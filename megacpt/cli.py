@@ -317,9 +317,9 @@ def _say_evaluated(run_dir: Path) -> int:
     for name, losses in result["heldout"].items():
         base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
         print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
-    failed = [check for check in result["gate"] if not check["passed"]]
-    for check in failed:
-        print(f"Gate failed: {check}")
+    failed = [check for check in result["gate"] if check["verdict"] == "failed"]
+    for check in result["gate"]:
+        print(f"Gate: {check['sentence']}")
     _say(f"Wrote {_shown(path)}", next_command=f"megacpt export {_shown(run_dir)}")
     return GATE_FAILED if failed else 0
 
