@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Hugging Face ``model_type`` this package can train, one file each. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from megacpt.errors import ModelError
+from megacpt.model.families import llama
+from megacpt.model.families.hf_config import HfConfig
+from megacpt.model.params import Param
+from megacpt.plan.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How to read a family's config.json, and its weights."""
+
+    read: Callable[[HfConfig], Architecture]
+    params: tuple[Param, ...]
+
+
+FAMILIES = {llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS)}
+
+
+def read_architecture(folder: Path | str) -> Architecture:
+    """The architecture that a Hugging Face folder's config.json states."""
+    config = HfConfig.read(Path(folder))
+    model_type = config.values.get("model_type")
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        raise ModelError(
+            f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
+            f"but is {model_type!r}; use a model of these families."
+        )
+    return family.read(config)
+
+
+def family_of(architecture: Architecture) -> Family:
+    return FAMILIES[architecture.family]
+
+
+def param_rows(architecture: Architecture) -> tuple[Param, ...]:
+    """The weights this architecture has, in model order."""
+    return tuple(p for p in family_of(architecture).params if p.present(architecture))

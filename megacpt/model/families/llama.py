@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama: RMSNorm, rotary positions, grouped queries, gated SiLU MLP."""
+
+from __future__ import annotations
+
+from megacpt.model.families.hf_config import HfConfig
+from megacpt.model.params import Packing, Param, linear, norm, vocabulary
+from megacpt.plan.architecture import Architecture
+
+MODEL_TYPE = "llama"
+
+_NATIVE = "decoder.layers.{layer}"
+_HF = "model.layers.{layer}"
+
+
+def read(config: HfConfig) -> Architecture:
+    """Defaults are those of transformers' LlamaConfig."""
+    config.require("hidden_act", "silu", default="silu")
+    config.require("pretraining_tp", 1, default=1)
+    rope = config.rope()
+    heads = config.integer("num_attention_heads")
+    return Architecture(
+        family=MODEL_TYPE,
+        num_layers=config.integer("num_hidden_layers"),
+        hidden_size=config.integer("hidden_size"),
+        ffn_hidden_size=config.integer("intermediate_size"),
+        num_heads=heads,
+        num_kv_heads=config.integer("num_key_value_heads", default=heads),
+        head_dim=config.head_dim(),
+        vocab_size=config.integer("vocab_size"),
+        max_positions=config.integer("max_position_embeddings", default=2048),
+        norm_eps=config.number("rms_norm_eps", default=1e-6),
+        tied_embeddings=config.flag("tie_word_embeddings"),
+        attention_bias=config.flag("attention_bias"),
+        mlp_bias=config.flag("mlp_bias"),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        initializer_range=config.number("initializer_range", default=0.02),
+        bos_id=config.token_id("bos_token_id"),
+        eos_id=config.token_id("eos_token_id"),
+        pad_id=config.token_id("pad_token_id"),
+    )
+
+
+def _attention(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
+    sources = tuple((f"{_HF}.self_attn.{name}", out, into) for name, out, into in parts)
+    return linear(
+        f"{_NATIVE}.self_attention.{path}",
+        sources,
+        tp_dim=tp_dim,
+        bias=lambda a: a.attention_bias,
+        packing=Packing.by_kv_head if len(parts) == 3 else Packing.once,
+    )
+
+
+def _mlp(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
+    sources = tuple((f"{_HF}.mlp.{name}", out, into) for name, out, into in parts)
+    return linear(f"{_NATIVE}.mlp.{path}", sources, tp_dim=tp_dim, bias=lambda a: a.mlp_bias)
+
+
+def _norm(native: str, source: str, fused: str) -> Param:
+    return norm(f"{_NATIVE}.{native}.weight", f"{_HF}.{source}.weight", fused=f"{_NATIVE}.{fused}")
+
+
+_Q, _K, _V = ("q_proj", "q", "hidden"), ("k_proj", "kv", "hidden"), ("v_proj", "kv", "hidden")
+PARAMS: tuple[Param, ...] = (
+    vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
+    _norm("input_layernorm", "input_layernorm", "self_attention.linear_qkv.layer_norm_weight"),
+    *_attention("linear_qkv", _Q, _K, _V, tp_dim=0),
+    *_attention("linear_proj", ("o_proj", "hidden", "q"), tp_dim=1),
+    _norm("pre_mlp_layernorm", "post_attention_layernorm", "mlp.linear_fc1.layer_norm_weight"),
+    *_mlp("linear_fc1", ("gate_proj", "ffn", "hidden"), ("up_proj", "ffn", "hidden"), tp_dim=0),
+    *_mlp("linear_fc2", ("down_proj", "hidden", "ffn"), tp_dim=1),
+    norm("decoder.final_layernorm.weight", "model.norm.weight"),
+    vocabulary("output_layer.weight", "lm_head.weight", present=lambda a: not a.tied_embeddings),
+)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row per weight: its native name, the Hugging Face tensors it is packed from, how it is cut.
+
+A family lists its rows once. Loading, exporting, random initialisation, tensor-parallel slicing and
+shape checks all read the same row, so the two directions cannot disagree. Free of torch: only
+tensor methods are called.
+
+Packing. A native matrix may hold several Hugging Face matrices:
+
+    fc1 of a gated MLP      gate rows, then up rows (of this rank)
+    qkv                     for each key-value head: its query heads' rows, its key, its value
+
+Both are one rule. Seen as (groups, rows a group, ...), the parts lie side by side along dim 1;
+fc1 has one group a rank, qkv one for each key-value head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from megacpt.plan.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Packing(Enum):
+    """How many groups a rank's native tensor has."""
+
+    once = "once"
+    """One: the parts lie one after another."""
+    by_kv_head = "by_kv_head"
+    """One for each key-value head of the rank."""
+
+
+class Fill(Enum):
+    """Values of a randomly initialised weight."""
+
+    normal = "normal"
+    ones = "ones"
+    zeros = "zeros"
+
+
+def _always(_: Architecture) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A Hugging Face tensor: its name (``{layer}`` open) and the names of its sizes."""
+
+    name: str
+    dims: tuple[str, ...]
+
+    def shape(self, architecture: Architecture) -> tuple[int, ...]:
+        sizes = _sizes(architecture)
+        return tuple(sizes[dim] for dim in self.dims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """A native weight and the Hugging Face tensors packed into it."""
+
+    native: str
+    """megatron-core's name, ``{layer}`` open (counted over the whole model from 0)."""
+    sources: tuple[Source, ...]
+    tp_dim: int | None = None
+    """Which dimension tensor parallelism cuts; ``None``: the same on every rank."""
+    packing: Packing = Packing.once
+    fill: Fill = Fill.normal
+    fused: str | None = None
+    """The name where Transformer Engine fuses this norm into the linear layer after it."""
+    present: Callable[[Architecture], bool] = _always
+
+    def views(self, shard: Tensor, *, architecture: Architecture, tp: int) -> list[Tensor]:
+        """For each source the part of a rank's native tensor it fills: (groups, rows, ...)."""
+        groups = architecture.num_kv_heads // tp if self.packing is Packing.by_kv_head else 1
+        grouped = shard.view(groups, shard.shape[0] // groups, *shard.shape[1:])
+        if len(self.sources) == 1:
+            return [grouped]
+        cut = tp if self.tp_dim == 0 else 1
+        views, start = [], 0
+        for source in self.sources:
+            rows = source.shape(architecture)[0] // cut // groups
+            views.append(grouped.narrow(1, start, rows))
+            start += rows
+        return views
+
+    def span(self, view: Tensor, source: Source, *, architecture: Architecture, rank: int) -> slice:
+        """Which indices of the source along ``tp_dim`` a rank's view holds.
+
+        A padded vocabulary makes the last ranks' spans shorter than their views, or empty.
+        """
+        assert self.tp_dim is not None
+        size = source.shape(architecture)[self.tp_dim]
+        local = view.shape[0] * view.shape[1] if self.tp_dim == 0 else view.shape[1 + self.tp_dim]
+        return slice(min(rank * local, size), min((rank + 1) * local, size))
+
+
+def linear(
+    native: str,
+    sources: tuple[tuple[str, str, str], ...],
+    *,
+    tp_dim: int,
+    bias: Callable[[Architecture], bool],
+    packing: Packing = Packing.once,
+) -> tuple[Param, Param]:
+    """Weight and bias rows of a linear layer; ``sources`` are (name, output size, input size)."""
+    weight = Param(
+        native=f"{native}.weight",
+        sources=tuple(Source(name=f"{n}.weight", dims=(out, into)) for n, out, into in sources),
+        tp_dim=tp_dim,
+        packing=packing,
+    )
+    # The bias of a layer cut along its inputs is added once, after the ranks' sums are reduced.
+    bias_row = Param(
+        native=f"{native}.bias",
+        sources=tuple(Source(name=f"{n}.bias", dims=(out,)) for n, out, _ in sources),
+        tp_dim=0 if tp_dim == 0 else None,
+        packing=packing,
+        fill=Fill.zeros,
+        present=bias,
+    )
+    return weight, bias_row
+
+
+def norm(native: str, source: str, *, fused: str | None = None) -> Param:
+    """The row of an RMSNorm's scale."""
+    return Param(
+        native=native,
+        sources=(Source(name=source, dims=("hidden",)),),
+        fill=Fill.ones,
+        fused=fused,
+    )
+
+
+def vocabulary(
+    native: str, source: str, *, present: Callable[[Architecture], bool] = _always
+) -> Param:
+    """The row of an embedding or output matrix, cut along the vocabulary."""
+    return Param(
+        native=native,
+        sources=(Source(name=source, dims=("vocab", "hidden")),),
+        tp_dim=0,
+        present=present,
+    )
+
+
+def _sizes(architecture: Architecture) -> dict[str, int]:
+    return {
+        "vocab": architecture.vocab_size,
+        "hidden": architecture.hidden_size,
+        "ffn": architecture.ffn_hidden_size,
+        "q": architecture.num_heads * architecture.head_dim,
+        "kv": architecture.num_kv_heads * architecture.head_dim,
+    }

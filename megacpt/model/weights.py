@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fill this rank's parameters from a Hugging Face folder or at random, and read them back.
+
+All three walk the same placed rows: a view of the native parameter on one side, a slice of a
+Hugging Face tensor on the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from megacpt.errors import ModelError
+from megacpt.model.hf_tensors import HfTensors, require_names
+from megacpt.model.params import Fill, Source
+from megacpt.model.placement import Placed, hf_shapes, placed_params
+from megacpt.plan.architecture import Architecture
+
+TIED_HEAD = "lm_head.weight"
+TIED_EMBEDDING = "model.embed_tokens.weight"
+
+ReadSlice = Callable[[Placed, Source, slice], torch.Tensor]
+"""The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
+
+
+def load_hf(chunks: Sequence[Any], folder: Path | str, *, architecture: Architecture) -> None:
+    """Copy this rank's slices of the folder's tensors straight into the chunks' parameters.
+
+    Each tensor is converted to the parameter's type as it is copied; beside the model there is
+    never more than one slice in memory.
+    """
+    folder = Path(folder)
+    tensors = HfTensors.of_folder(folder)
+    expected = hf_shapes(architecture)
+    if architecture.tied_embeddings and TIED_HEAD in tensors.files:
+        _check_tied_head(tensors, shape=expected[TIED_EMBEDDING], folder=folder)
+        tensors = HfTensors(files={n: f for n, f in tensors.files.items() if n != TIED_HEAD})
+    require_names(tensors, expected=expected, folder=folder)
+
+    def read(placed: Placed, source: Source, span: slice) -> torch.Tensor:
+        return tensors.read(
+            placed.hf_name(source),
+            shape=source.shape(architecture),
+            dim=placed.row.tp_dim,
+            span=span,
+        )
+
+    _fill(chunks, read, architecture=architecture)
+
+
+def _check_tied_head(tensors: HfTensors, *, shape: tuple[int, ...], folder: Path) -> None:
+    """Some folders store a tied head as well; it must be the embedding, or tying changes it."""
+    for start in range(0, shape[0], 4096):
+        rows = slice(start, min(start + 4096, shape[0]))
+        head = tensors.read(TIED_HEAD, shape=shape, dim=0, span=rows)
+        if not torch.equal(head, tensors.read(TIED_EMBEDDING, shape=shape, dim=0, span=rows)):
+            raise ModelError(
+                f"{TIED_HEAD} in {folder} must equal {TIED_EMBEDDING}, because config.json says "
+                "tie_word_embeddings, but differs; set tie_word_embeddings to false there."
+            )
+
+
+def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, seed: int) -> None:
+    """Normal matrices, unit norms, zero biases: a function of seed and name, on any layout.
+
+    Each tensor is drawn whole from a generator of its own and then cut.
+    """
+
+    def draw(placed: Placed, source: Source, span: slice) -> torch.Tensor:
+        whole = _draw(placed.hf_name(source), source, placed.row.fill, architecture, seed)
+        dim = placed.row.tp_dim
+        return whole if dim is None else whole[(slice(None),) * dim + (span,)]
+
+    _fill(chunks, draw, architecture=architecture)
+
+
+def _draw(
+    name: str, source: Source, fill: Fill, architecture: Architecture, seed: int
+) -> torch.Tensor:
+    shape = source.shape(architecture)
+    if fill is not Fill.normal:
+        return torch.full(shape, 1.0 if fill is Fill.ones else 0.0)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(shape, generator=generator) * architecture.initializer_range
+
+
+@torch.no_grad()
+def _fill(chunks: Sequence[Any], read: ReadSlice, *, architecture: Architecture) -> None:
+    """Write every parameter, padding rows included (zeros)."""
+    tp = parallel_state.get_tensor_model_parallel_world_size()
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    for placed in placed_params(chunks, architecture=architecture):
+        views = placed.row.views(placed.tensor.data, architecture=architecture, tp=tp)
+        for source, view in zip(placed.row.sources, views, strict=True):
+            span = slice(0)
+            if placed.row.tp_dim is not None:
+                span = placed.row.span(view, source, architecture=architecture, rank=rank)
+            _write(view, read(placed, source, span))
+
+
+def _write(view: torch.Tensor, part: torch.Tensor) -> None:
+    """Copy into a (groups, rows, ...) view; rows that the part lacks are vocabulary padding."""
+    groups, rows = view.shape[:2]
+    filled = part.shape[0] // groups
+    view[:, :filled].copy_(part.reshape(groups, filled, *part.shape[1:]))
+    view[:, filled:rows].zero_()
+
+
+def iter_hf(
+    chunks: Sequence[Any], *, architecture: Architecture
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every Hugging Face tensor in model order, copied out of chunks at tp = pp = 1."""
+    assert parallel_state.get_tensor_model_parallel_world_size() == 1
+    assert parallel_state.get_pipeline_model_parallel_world_size() == 1
+    for placed in placed_params(chunks, architecture=architecture):
+        views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=1)
+        for source, view in zip(placed.row.sources, views, strict=True):
+            shape = source.shape(architecture)
+            yield placed.hf_name(source), view.flatten(0, 1)[: shape[0]].clone()
+
+
+def to_hf(chunks: Sequence[Any], *, architecture: Architecture) -> dict[str, torch.Tensor]:
+    """The whole model as Hugging Face tensors, in the type of the parameters; tp = pp = 1."""
+    return dict(iter_hf(chunks, architecture=architecture))
