@@ -18,8 +18,8 @@ from megatron.core.transformer.module import Float16Module
 from megacpt.checkpoint.adam import use_fused_kernel
 from megacpt.config.sections import Dtype, Init, OptimConfig, ParallelConfig, RunConfig
 from megacpt.device.runtime import Runtime
-from megacpt.model.build import build_model, initialise_randomly
-from megacpt.model.weights import load_hf
+from megacpt.model.build import build_model
+from megacpt.model.weights import initialise_randomly, load_hf
 from megacpt.plan.architecture import Architecture
 
 
