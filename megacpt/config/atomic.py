@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise EnvironmentError_(
             f"{path} cannot be written: {error.strerror}; "
-            "choose a folder with write permission and free space (run_dir=FOLDER)."
+            "choose a folder with write permission and free space."
         ) from error

@@ -19,12 +19,16 @@ def candidates(typed: str) -> list[str]:
     """Full words that start with ``typed``; one ending in ``.`` or ``=`` goes on."""
     key, equals, value = typed.partition("=")
     found = _values(key, value) if equals else _keys(key)
-    return sorted(word for word in found if word.startswith(typed))
+    words = sorted(word for word in found if word.startswith(typed))
+    # A shell ends a lone word with a space; show what is below it instead.
+    return candidates(words[0]) if len(words) == 1 and words[0].endswith(".") else words
 
 
 def _keys(typed: str) -> list[str]:
     """Group names, and the settings one level below what is typed, so that lists stay short."""
     parent, _, _ = typed.rpartition(".")
+    if entry_of(_hint_at(parent)) is not None:
+        return [f"{parent}.", f"{parent}.NAME."]
     hints = _hints_below(parent)
     prefix = f"{parent}." if parent else ""
     groups = [] if parent else [f"{group}=" for group in group_options([configs_root()])]
@@ -64,16 +68,16 @@ def _paths(typed: str) -> list[str]:
 
 
 def _hints_below(path: str) -> dict[str, object]:
-    """Field types of the section at ``path``; none where there is no such section.
+    """Field types of the section at ``path``; none where there is no such section."""
+    section = section_of(_hint_at(path))
+    return dict(get_type_hints(section)) if section is not None else {}
 
-    Below a mapping field any name is an entry.
-    """
+
+def _hint_at(path: str) -> object:
+    """The type of the setting at ``path``; below a mapping field any name is an entry."""
     hint: object = RunConfig
     for part in path.split(".") if path else []:
-        section = section_of(hint)
-        entry = entry_of(hint)
-        hint = (
-            entry if entry is not None else get_type_hints(section).get(part) if section else None
-        )
-    section = section_of(hint)
-    return dict(get_type_hints(section)) if section is not None else {}
+        section, entry = section_of(hint), entry_of(hint)
+        below = get_type_hints(section).get(part) if section is not None else None
+        hint = entry if entry is not None else below
+    return hint
