@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process a rank is: its place in the run and its parent, read from the environment.
+
+Two launchers speak to a rank: torchrun (and ``megacpt train``) through RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; srun through SLURM_*. No torch here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from megacpt.errors import EnvironmentError_
+
+_PR_SET_PDEATHSIG = 1
+_FIRST_PORT, _NUM_PORTS = 20_000, 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankInfo:
+    """One rank's place. ``local`` counts the ranks of its own machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+    """Where rank 0 listens; not used by a run of one rank."""
+
+
+def rank_from_environment(environment: Mapping[str, str] | None = None) -> RankInfo | None:
+    """The rank a launcher made of this process; None if no launcher did."""
+    variables = os.environ if environment is None else environment
+    if "RANK" in variables or "WORLD_SIZE" in variables:
+        return _checked(_torchrun_rank(variables))
+    if int(variables.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return _checked(_slurm_rank(variables))
+    return None
+
+
+def _torchrun_rank(variables: Mapping[str, str]) -> RankInfo:
+    world_size = _integer(variables, "WORLD_SIZE")
+    alone = world_size == 1
+    return RankInfo(
+        rank=_integer(variables, "RANK"),
+        world_size=world_size,
+        local_rank=_integer(variables, "LOCAL_RANK", default=0 if alone else None),
+        local_world_size=_integer(variables, "LOCAL_WORLD_SIZE", default=1 if alone else None),
+        master_addr=_text(variables, "MASTER_ADDR", default="127.0.0.1" if alone else None),
+        master_port=_integer(variables, "MASTER_PORT", default=0 if alone else None),
+    )
+
+
+def _slurm_rank(variables: Mapping[str, str]) -> RankInfo:
+    tasks = _tasks_per_node(_text(variables, "SLURM_STEP_TASKS_PER_NODE"))
+    job = _integer(variables, "SLURM_JOB_ID") * 7 + _integer(variables, "SLURM_STEP_ID")
+    first_node = _first_host(_text(variables, "SLURM_STEP_NODELIST"))
+    return RankInfo(
+        rank=_integer(variables, "SLURM_PROCID"),
+        world_size=_integer(variables, "SLURM_STEP_NUM_TASKS"),
+        local_rank=_integer(variables, "SLURM_LOCALID"),
+        local_world_size=tasks[_integer(variables, "SLURM_NODEID")],
+        master_addr=variables.get("MASTER_ADDR", first_node),
+        # Steps of one job, and jobs that share a node, meet at ports of their own.
+        master_port=_integer(variables, "MASTER_PORT", default=_FIRST_PORT + job % _NUM_PORTS),
+    )
+
+
+def _checked(ranks: RankInfo) -> RankInfo:
+    if not 0 <= ranks.rank < ranks.world_size:
+        raise EnvironmentError_(
+            f"RANK={ranks.rank} must be at least 0 and less than WORLD_SIZE={ranks.world_size}; "
+            "start the ranks with megacpt train, torchrun or srun."
+        )
+    if not 0 <= ranks.local_rank < ranks.local_world_size:
+        raise EnvironmentError_(
+            f"LOCAL_RANK={ranks.local_rank} must be at least 0 and less than "
+            f"LOCAL_WORLD_SIZE={ranks.local_world_size}; start the ranks with megacpt train, "
+            "torchrun or srun."
+        )
+    return ranks
+
+
+def _text(variables: Mapping[str, str], name: str, *, default: str | None = None) -> str:
+    value = variables.get(name, default)
+    if value is None:
+        raise EnvironmentError_(
+            f"{name} is not set although this process is one rank of several; start the ranks "
+            "with megacpt train, torchrun or srun."
+        )
+    return value
+
+
+def _integer(variables: Mapping[str, str], name: str, *, default: int | None = None) -> int:
+    text = _text(variables, name, default=None if default is None else str(default))
+    if not re.fullmatch(r"[0-9]+", text):
+        raise EnvironmentError_(f"{name}={text} must be a whole number of at least 0; unset it.")
+    return int(text)
+
+
+def _first_host(node_list: str) -> str:
+    """``gpu[07-09,12],cpu1`` -> ``gpu07``."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", node_list)
+    assert first is not None
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group())
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """``4(x2),3`` -> [4, 4, 3]."""
+    tasks: list[int] = []
+    for count, repeat in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        tasks += [int(count)] * int(repeat or 1)
+    return tasks
+
+
+def is_srun_task() -> bool:
+    """srun can give each task GPUs and cores of its own; other launchers share the machine's."""
+    return "SLURM_STEP_NUM_TASKS" in os.environ
+
+
+def threads_from_environment() -> int | None:
+    """OMP_NUM_THREADS, the number of CPU threads the user wants of each process."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+def num_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable for libraries in this process, unless the user has set it."""
+    os.environ.setdefault(name, value)
+
+
+def has_secret(name: str) -> bool:
+    """Whether a key is there; its value stays where it is."""
+    return bool(os.environ.get(name))
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, in whatever way the parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
