@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof of an export: the native model's logits beside those of transformers, and file hashes.
+
+Shapes: S tokens of a prompt, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megacpt.plan.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
+
+CERTIFICATE = "certificate.json"
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to the largest logit where that is above 1."""
+PROMPTS = (
+    "The history of the town begins at the ford, where two old roads met the river.",
+    "def mean(values):\n    return sum(values) / len(values)\n",
+    "In the beginning God created the heaven and the earth. And the earth was without form,",
+    "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144,",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptResult:
+    """One prompt, all its positions."""
+
+    text: str
+    tokens: int
+    max_abs_difference: float
+    max_abs_logit: float
+    argmax_agreement: float
+    """Fraction of the positions where both models would say the same next token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What certificate.json holds. Both models compute in float32."""
+
+    certified: bool
+    max_abs_difference: float
+    max_abs_logit: float
+    argmax_agreement: float
+    tolerance: float
+    prompts: list[PromptResult]
+    versions: dict[str, str]
+    files: dict[str, str]
+    """sha256 of every other file of the folder."""
+
+
+def write_certificate(
+    chunks: Sequence[Any],
+    *,
+    architecture: Architecture,
+    folder: Path,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str] = PROMPTS,
+) -> Certificate:
+    """Compare chunks at tp = pp = 1 with what transformers loads from ``folder``; write the file.
+
+    A difference above the tolerance is a defect of the export and raises RuntimeError.
+    """
+    results = compare(
+        chunks, architecture=architecture, folder=folder, tokenizer=tokenizer, prompts=prompts
+    )
+    certificate = _certificate(results, folder=folder)
+    text = json.dumps(asdict(certificate), indent=2, ensure_ascii=False)
+    (folder / CERTIFICATE).write_text(text + "\n", encoding="utf-8")
+    if not certificate.certified:
+        raise RuntimeError(
+            f"{folder}: logits of the exported model differ from the native ones by "
+            f"{certificate.max_abs_difference:.2e} "
+            f"(allowed: {TOLERANCE} of {certificate.max_abs_logit:.1f})"
+        )
+    return certificate
+
+
+def compare(
+    chunks: Sequence[Any],
+    *,
+    architecture: Architecture,
+    folder: Path,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+) -> list[PromptResult]:
+    """Both models' logits on every prompt."""
+    (native,) = chunks
+    device = next(native.parameters()).device
+    exported = load_transformers(folder, device=device)
+    results = []
+    with computing_in_float32(native):
+        for text in prompts:
+            tokens_1S = torch.tensor([[int(t) for t in tokenizer.encode(text)]], device=device)
+            native_SV = native_logits(native, tokens_1S)[0, :, : architecture.vocab_size]
+            with torch.no_grad():
+                exported_SV = exported(tokens_1S).logits[0]
+            results.append(_compare_prompt(text, native_SV, exported_SV))
+    return results
+
+
+def load_transformers(folder: Path, *, device: torch.device) -> Any:
+    """The folder as transformers loads it, offline, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
+    return model.float().to(device).eval()
+
+
+@torch.no_grad()
+def native_logits(model: Any, tokens_BS: torch.Tensor) -> torch.Tensor:
+    """Logits_BSV of a whole model."""
+    positions_BS = torch.arange(tokens_BS.shape[1], device=tokens_BS.device).expand_as(tokens_BS)
+    logits: torch.Tensor = model(tokens_BS, positions_BS, None)
+    return logits
+
+
+@contextmanager
+def computing_in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """Widen the weights for a while; bf16 -> fp32 -> bf16 gives back the same bits."""
+    dtype, training = next(model.parameters()).dtype, model.training
+    model.float().eval()
+    try:
+        yield
+    finally:
+        model.to(dtype).train(training)
+
+
+def _compare_prompt(text: str, native_SV: torch.Tensor, exported_SV: torch.Tensor) -> PromptResult:
+    agreeing = native_SV.argmax(dim=-1) == exported_SV.argmax(dim=-1)
+    return PromptResult(
+        text=text,
+        tokens=len(native_SV),
+        max_abs_difference=float((native_SV - exported_SV).abs().max()),
+        max_abs_logit=float(exported_SV.abs().max()),
+        argmax_agreement=float(agreeing.double().mean()),
+    )
+
+
+def _certificate(results: Sequence[PromptResult], *, folder: Path) -> Certificate:
+    difference = max(result.max_abs_difference for result in results)
+    largest = max(result.max_abs_logit for result in results)
+    positions = sum(result.tokens for result in results)
+    agreeing = sum(result.argmax_agreement * result.tokens for result in results)
+    return Certificate(
+        certified=difference <= TOLERANCE * max(largest, 1.0),
+        max_abs_difference=difference,
+        max_abs_logit=largest,
+        argmax_agreement=agreeing / positions,
+        tolerance=TOLERANCE,
+        prompts=list(results),
+        versions={p: version(p) for p in ("torch", "transformers", "megatron-core", "safetensors")},
+        files={
+            path.name: _sha256(path)
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.name != CERTIFICATE
+        },
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the native model as a Hugging Face folder: aside, onto the disk, then one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from megacpt.config.sections import Dtype
+from megacpt.convert.certificate import CERTIFICATE
+from megacpt.errors import EnvironmentError_
+from megacpt.model.hf_tensors import INDEX, SINGLE
+from megacpt.model.weights import iter_hf
+from megacpt.plan.architecture import Architecture
+
+SHARD_BYTES_MAX = 5 * 10**9
+TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+    "NOTICE",
+)
+
+Named = tuple[str, torch.Tensor]
+
+
+def export_hf(
+    chunks: Sequence[Any],
+    *,
+    architecture: Architecture,
+    source_folder: Path,
+    output: Path,
+    dtype: Dtype,
+    certify: Callable[[Path], object] | None = None,
+) -> Path:
+    """Write ``output`` from chunks at tp = pp = 1, config and tokenizer from ``source_folder``.
+
+    ``certify`` is called with the finished folder before it gets its name, so that a folder under
+    that name is always whole. An earlier export there is replaced, any other folder is refused.
+    """
+    _require_replaceable(output)
+    aside = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write_config(source_folder, folder=aside, architecture=architecture, dtype=dtype)
+        write_tensors(
+            ((n, t.to(TORCH_DTYPES[dtype])) for n, t in iter_hf(chunks, architecture=architecture)),
+            folder=aside,
+            shard_bytes_max=SHARD_BYTES_MAX,
+        )
+        if certify is not None:
+            certify(aside)
+        _publish(aside, output)
+    except (OSError, SafetensorError) as error:
+        raise EnvironmentError_(
+            f"{output} cannot be written: {error}; "
+            "choose a folder with write permission and free space (--output FOLDER)."
+        ) from error
+    return output
+
+
+def _require_replaceable(output: Path) -> None:
+    if output.exists() and not (output / CERTIFICATE).exists():
+        if output.is_dir() and not any(output.iterdir()):
+            return
+        raise EnvironmentError_(
+            f"{output} exists and is not an earlier export (it has no {CERTIFICATE}); "
+            "choose another folder (--output FOLDER)."
+        )
+
+
+def write_config(
+    source_folder: Path, *, folder: Path, architecture: Architecture, dtype: Dtype
+) -> None:
+    """The source's config.json with the new type, its tokenizer files and generation config."""
+    for name in COPIED:
+        if (source_folder / name).exists():
+            shutil.copyfile(source_folder / name, folder / name)
+    config = json.loads((source_folder / "config.json").read_text(encoding="utf-8"))
+    dtype_name = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
+    # transformers 5 writes "dtype", 4 "torch_dtype"; both versions read the second.
+    config |= {key: dtype_name for key in ("dtype", "torch_dtype") if key in config}
+    config.setdefault("torch_dtype", dtype_name)
+    _write_json(folder / "config.json", config)
+    if not (folder / "generation_config.json").exists():
+        ids = {"bos_token_id": architecture.bos_id, "eos_token_id": architecture.eos_id}
+        stated = {key: value for key, value in ids.items() if value is not None}
+        _write_json(folder / "generation_config.json", {"_from_model_config": True, **stated})
+
+
+def write_tensors(tensors: Iterable[Named], *, folder: Path, shard_bytes_max: int) -> None:
+    """One file, or as many as ``shard_bytes_max`` asks for with an index; one is held at a time."""
+    shards: list[list[str]] = []
+    pending: dict[str, torch.Tensor] = {}
+    total = 0
+    for name, tensor in tensors:
+        if pending and _num_bytes(pending.values()) + tensor.nbytes > shard_bytes_max:
+            _write_shard(pending, folder=folder, shards=shards)
+            pending = {}
+        pending[name] = tensor
+        total += tensor.nbytes
+    _write_shard(pending, folder=folder, shards=shards)
+    _name_shards(shards, folder=folder, total_bytes=total)
+
+
+def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index}.safetensors"
+
+
+def _write_shard(
+    tensors: dict[str, torch.Tensor], *, folder: Path, shards: list[list[str]]
+) -> None:
+    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    path = _shard_path(folder, len(shards))
+    save_file(on_cpu, str(path), metadata={"format": "pt"})
+    # safetensors makes its files private to the user, unlike the files beside them.
+    path.chmod(0o644)
+    shards.append(list(tensors))
+
+
+def _name_shards(shards: list[list[str]], *, folder: Path, total_bytes: int) -> None:
+    """Give the files the names transformers expects, now that their number is known."""
+    if len(shards) == 1:
+        _shard_path(folder, 0).rename(folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for index, names in enumerate(shards):
+        file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
+        _shard_path(folder, index).rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    _write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _publish(aside: Path, output: Path) -> None:
+    """Flush every file, then swap the folder in; an earlier export goes last."""
+    for path in [*aside.iterdir(), aside]:
+        _fsync(path)
+    replaced = output.with_name(f".{output.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if output.exists():
+        output.rename(replaced)
+    aside.rename(output)
+    _fsync(output.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a Hugging Face folder fit to be trained on? Looked at before a GPU hour is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megacpt.errors import ModelError
+from megacpt.model.hf_tensors import HfTensors, require_names
+from megacpt.model.placement import hf_shapes
+from megacpt.plan.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
+
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+NEAR_ZERO = 0.01
+"""A row shorter than this fraction of the median row was probably never trained."""
+NEAR_ZERO_SHARE_MAX = 0.01
+"""Models ship with some unused reserved tokens; more of them than this share is damage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something odd: ``subject rule; remedy``. It stops the run where ``blocks``."""
+
+    subject: str
+    rule: str
+    remedy: str
+    blocks: bool
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.rule}; {self.remedy}."
+
+
+def check(folder: Path | str, *, architecture: Architecture, tokenizer: Tokenizer) -> list[Finding]:
+    """Everything odd about config, tokenizer and weights; reads each tensor once.
+
+    A folder whose tensors do not fit its config.json raises ModelError.
+    """
+    folder = Path(folder)
+    return [
+        *check_tokens(architecture, tokenizer=tokenizer),
+        *_check_weights(folder, architecture=architecture, num_tokens=tokenizer.vocab_size),
+    ]
+
+
+def require_healthy(findings: Sequence[Finding], *, folder: Path, allow_unhealthy: bool) -> None:
+    """Raise ModelError with all findings that block, unless they are allowed by name."""
+    blocking = [finding for finding in findings if finding.blocks]
+    if blocking and not allow_unhealthy:
+        lines = "\n".join(f"  {n}. {finding}" for n, finding in enumerate(blocking, start=1))
+        raise ModelError(
+            f"{folder} is not healthy (model.allow_unhealthy=true trains it anyway):\n{lines}"
+        )
+
+
+def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterator[Finding]:
+    """The tokenizer against the model's vocabulary, and the special tokens."""
+    if tokenizer.vocab_size > architecture.vocab_size:
+        yield Finding(
+            subject=f"tokenizer.vocab_size={tokenizer.vocab_size}",
+            rule=f"exceeds the model's vocab_size={architecture.vocab_size}",
+            remedy="use the tokenizer of this model, or resize its embeddings",
+            blocks=True,
+        )
+    if tokenizer.eos_id is None:
+        yield Finding(
+            subject="tokenizer.eos_id",
+            rule="is not stated, so documents cannot be told apart",
+            remedy="set eos_token in tokenizer_config.json",
+            blocks=True,
+        )
+    elif tokenizer.eos_id == tokenizer.pad_id:
+        yield Finding(
+            subject=f"tokenizer.pad_id={tokenizer.pad_id}",
+            rule="equals eos_id",
+            remedy="mind it in tools that mask padding out of the loss (megacpt does not)",
+            blocks=False,
+        )
+    if None not in (tokenizer.eos_id, architecture.eos_id) and (
+        tokenizer.eos_id != architecture.eos_id
+    ):
+        yield Finding(
+            subject=f"tokenizer.eos_id={tokenizer.eos_id}",
+            rule=f"differs from config.json's eos_token_id={architecture.eos_id}",
+            remedy="check that tokenizer and model belong together",
+            blocks=False,
+        )
+
+
+def _check_weights(
+    folder: Path, *, architecture: Architecture, num_tokens: int
+) -> Iterator[Finding]:
+    tensors = HfTensors.of_folder(folder)
+    shapes = hf_shapes(architecture)
+    present = {**shapes, **{n: shapes[EMBEDDINGS[0]] for n in EMBEDDINGS if n in tensors.files}}
+    require_names(tensors, expected=present, folder=folder)
+    dtypes: set[torch.dtype] = set()
+    for name, shape in present.items():
+        tensor = tensors.read(name, shape=shape)
+        dtypes.add(tensor.dtype)
+        yield from _check_finite(name, tensor)
+        if name in EMBEDDINGS:
+            yield from _check_rows(name, tensor, num_tokens=num_tokens)
+    if len(dtypes) > 1:
+        yield Finding(
+            subject=f"{folder}: types {', '.join(sorted(str(d) for d in dtypes))}",
+            rule="are mixed",
+            remedy="all become precision.dtype; expect an export of one type",
+            blocks=False,
+        )
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> Iterator[Finding]:
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        yield Finding(
+            subject=f"{name}: {bad} of {tensor.numel()} values",
+            rule="are NaN or infinite",
+            remedy="download the model again",
+            blocks=True,
+        )
+
+
+def _check_rows(name: str, tensor_VD: torch.Tensor, *, num_tokens: int) -> Iterator[Finding]:
+    """Rows past the tokenizer's ids are filler and may be anything."""
+    norms_V = torch.linalg.vector_norm(tensor_VD[:num_tokens], dim=1, dtype=torch.float32)
+    small = torch.nonzero(norms_V <= NEAR_ZERO * norms_V.median()).flatten().tolist()
+    if small:
+        shown = ", ".join(str(n) for n in small[:5]) + (", ..." if len(small) > 5 else "")
+        yield Finding(
+            subject=f"{name}: {len(small)} rows ({shown})",
+            rule=f"are near zero (below {NEAR_ZERO} of the median row)",
+            remedy="give these tokens a mean embedding if your text uses them",
+            blocks=len(small) > NEAR_ZERO_SHARE_MAX * num_tokens,
+        )
