@@ -118,17 +118,17 @@ def _parsed(line: str, *, path: Path, number: int) -> StepRecord:
 
 
 def _line(record: StepRecord) -> str:
-    return json.dumps(_json_safe(record), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(json_safe(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _json_safe(value: object) -> object:
+def json_safe(value: object) -> object:
     """JSON has no NaN or infinity; a diverged number becomes null, so that any reader copes."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     return value
 
 

@@ -197,12 +197,15 @@ def number(value: float | None, *, digits: int) -> str:
 
 
 def count(value: float | None) -> str:
-    """``612``, ``12.3k``, ``4.56M``."""
+    """``612``, ``12.3k``, ``4.6M``, ``80.0B``, ``1.2T``."""
     if value is None:
         return "-"
     if value < 10_000:
         return f"{value:.0f}"
-    return f"{value / 1e3:.1f}k" if value < 1e6 else f"{value / 1e6:.2f}M"
+    for size, letter in ((1e3, "k"), (1e6, "M"), (1e9, "B")):
+        if value < 999.95 * size:
+            return f"{value / size:.1f}{letter}"
+    return f"{value / 1e12:.1f}T"
 
 
 def duration(seconds: float) -> str:

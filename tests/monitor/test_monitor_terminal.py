@@ -137,7 +137,15 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (612.3, "612"), (12_345, "12.3k"), (4.56e6, "4.56M")]
+    ("value", "text"),
+    [
+        (None, "-"),
+        (612.3, "612"),
+        (12_345, "12.3k"),
+        (999_990, "1.0M"),
+        (4.56e6, "4.6M"),
+        (8e10, "80.0B"),
+    ],
 )
 def test_count(value: float | None, text: str) -> None:
     assert count(value) == text

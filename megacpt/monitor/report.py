@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RUN_DIR/report.json and report.html: what the run gained and forgot, and all it rests on.
+
+The page is one file that asks for nothing else: styles and curves are inside it, and its content
+security policy forbids every request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from megacpt.config.atomic import write_text
+from megacpt.config.compose import read_run_yaml, render
+from megacpt.config.schema import to_tree
+from megacpt.config.sections import RunConfig
+from megacpt.errors import DataError
+from megacpt.monitor.figures import draw_all
+from megacpt.monitor.metrics import json_safe, read_metrics
+from megacpt.monitor.summary import RunFiles, Summary, summarise
+from megacpt.monitor.terminal import count, duration
+
+
+def write_report(run_dir: Path) -> Summary:
+    """Write both files; a run that still trains gets a report of what is known so far."""
+    files = read_run(run_dir)
+    summary = summarise(files)
+    write_text(run_dir / "report.json", json.dumps(json_safe(summary), indent=2) + "\n")
+    write_text(run_dir / "report.html", html(summary, files=files))
+    return summary
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    config = read_run_yaml(run_dir / "run.yaml")
+    records = read_metrics(run_dir / "metrics.jsonl")
+    if not records:
+        raise DataError(
+            f"{run_dir}/metrics.jsonl has no record yet: the run has not measured its base model; "
+            "wait for its first line, or start it with `megacpt train`"
+        )
+    return RunFiles(
+        name=run_dir.resolve().name,
+        config=config,
+        config_tree=to_tree(config),
+        records=records,
+        plan=_read_json(run_dir / "plan.json"),
+        environment=_read_json(run_dir / "environment.json"),
+        evaluation=_read_json(run_dir / "evaluation.json"),
+        certificate=_read_json(run_dir / "hf" / "certificate.json"),
+    )
+
+
+def html(summary: Summary, *, files: RunFiles) -> str:
+    figures = draw_all(
+        files.records,
+        heldout_sets=list(summary["heldout"]),
+        clip_grad_norm=files.config.optim.clip_grad_norm,
+    )
+    template = _templates().get_template("report.html.jinja")
+    css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
+    return template.render(
+        s=summary,
+        settings=settings(files.config),
+        environment=environment_facts(summary["environment"] or {}),
+        certificate=scalars(summary["certificate"] or {}),
+        heldout_figures=[Markup(figure) for figure in figures.heldout],
+        training_figures=[Markup(figure) for figure in figures.training],
+        config_yaml=render(files.config),
+        css=Markup(css),
+    )
+
+
+def settings(config: RunConfig) -> dict[str, str]:
+    """The settings a reader asks for first."""
+    data, parallel, optim = config.data, config.parallel, config.optim
+    layout = f"tp {parallel.tp} x pp {parallel.pp} x dp {parallel.dp}"
+    batch = f"{data.global_batch_size} samples of {data.sequence_length} tokens"
+    rate = f"{optim.lr_peak:g} peak, {config.schedule.warmup_steps} warmup steps, cosine to "
+    return {
+        "Base model": str(config.model.path),
+        "First weights": config.model.init.name,
+        "Global batch": batch,
+        "Learning rate": rate + f"{config.schedule.lr_final_fraction:g} of peak",
+        "Weight decay": f"{optim.weight_decay:g}",
+        "Gradient clipping": f"{optim.clip_grad_norm:g}" if optim.clip_grad_norm else "off",
+        "Arithmetic": config.precision.dtype.name,
+        "Layout": layout + (f", {parallel.vpp} virtual stages" if parallel.vpp > 1 else ""),
+        "Seed": str(config.seed),
+    }
+
+
+def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> text, versions last."""
+    labels = {
+        "device": "Device",
+        "ranks": "Ranks",
+        "processor": "Processor",
+        "cores": "Cores",
+        "memory_gib": "Memory, GiB",
+        "host": "Host",
+        "platform": "Platform",
+        "commit": "Commit",
+        "python": "Python",
+    }
+    known = {label: str(facts[key]) for key, label in labels.items() if facts.get(key)}
+    return known | {name: str(version) for name, version in facts.get("versions", {}).items()}
+
+
+def scalars(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
+    """``a.b`` -> text of every leaf that is short enough to read; long lists are counted."""
+    leaves: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= scalars(value, prefix=f"{prefix}{key}.")
+        elif isinstance(value, list):
+            leaves[f"{prefix}{key}"] = f"{len(value)} entries"
+        else:
+            leaves[f"{prefix}{key}"] = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return leaves
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    except ValueError:
+        pass
+    raise DataError(f"{path} is not a JSON object; delete it and make it again")
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("megacpt", "monitor"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "count": count,
+        "duration": duration,
+        "share": lambda value: _shown(value, "{:.1%}"),
+        "fixed": lambda value, digits: _shown(value, f"{{:.{digits}f}}"),
+        "signed": lambda value, digits: _shown(value, f"{{:+.{digits}f}}"),
+        "change": lambda ratio: _shown(ratio - 1, "{:+.1%}"),
+    }
+    return templates
+
+
+def _shown(value: float | None, form: str) -> str:
+    """A dash for what is not known; the sign of a negative number is a minus, not a hyphen."""
+    if value is None:
+        return "\N{EN DASH}"
+    return form.format(value).replace("-", "\N{MINUS SIGN}")

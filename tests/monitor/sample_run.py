@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run folder such as training leaves behind: 120 steps, two sources, two held-out sets."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+from megacpt.config.compose import write_run_yaml
+from megacpt.config.sections import (
+    DataConfig,
+    EvaluateConfig,
+    GateConfig,
+    HeldoutConfig,
+    ModelConfig,
+    ReplayConfig,
+    RunConfig,
+    ScheduleConfig,
+    SourceConfig,
+)
+from megacpt.evaluate.gate import verdict
+from megacpt.monitor.environment import write_environment
+from megacpt.monitor.metrics import HeldoutLoss, MetricsLog, StepRecord
+
+STEPS = 120
+PROMPTS = {
+    "The LORD is my shepherd; I shall not": (
+        "be afraid of the dark. I shall not be afraid of the dark.",
+        "want. How sweet is this assurance to the believer: all his needs are known above,\n"
+        "and <b>not one</b> & no other is forgotten.",
+    ),
+    "Fellow citizens, the state of our Union": (
+        "is strong. The state of our economy is strong, and our people are working.",
+        "is strong. The state of our economy is strong, and our people are at work.",
+    ),
+}
+
+
+def run_config(run_dir: Path) -> RunConfig:
+    shard = SourceConfig(prefix="/data/shard")
+    heldout = HeldoutConfig(prefix="/data/heldout")
+    return RunConfig(
+        run_dir=str(run_dir),
+        model=ModelConfig(path="/models/SmolLM2-135M"),
+        data=DataConfig(
+            sources={"psalms": shard, "speeches": shard},
+            replay=ReplayConfig(source="speeches", share=0.25),
+        ),
+        schedule=ScheduleConfig(steps=STEPS, warmup_steps=6),
+        evaluate=EvaluateConfig(
+            heldout={"speeches": heldout, "psalms": heldout},
+            domain="psalms",
+            general="speeches",
+            every_steps=20,
+            gate=GateConfig(domain_perplexity_ratio_max=0.92, general_perplexity_ratio_max=1.02),
+        ),
+    )
+
+
+def heldout_at(step: int) -> dict[str, HeldoutLoss]:
+    gained, forgotten = 0.21 * (1 - math.exp(-step / 40)), 0.012 * (1 - math.exp(-step / 60))
+    return {
+        name: {"loss": loss, "perplexity": math.exp(loss), "tokens": 19_968}
+        for name, loss in (("psalms", 3.627 - gained), ("speeches", 3.367 + forgotten))
+    }
+
+
+def records(*, steps: int = STEPS) -> list[StepRecord]:
+    noise = random.Random(7)
+    base: StepRecord = {
+        "step": 0,
+        "heldout": heldout_at(0),
+        "generations": [{"prompt": p, "text": texts[0]} for p, texts in PROMPTS.items()],
+    }
+    return [base, *[training_record(step, noise=noise) for step in range(1, steps + 1)]]
+
+
+def training_record(step: int, *, noise: random.Random) -> StepRecord:
+    cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * (step - 6) / (STEPS - 6)))
+    psalms = 3.6 - 0.25 * (1 - math.exp(-step / 40)) + noise.gauss(0, 0.08)
+    speeches = 3.36 + noise.gauss(0, 0.1)
+    record: StepRecord = {
+        "step": step,
+        "loss": 0.75 * psalms + 0.25 * speeches,
+        "loss_per_source": {"psalms": psalms, "speeches": speeches},
+        "tokens_per_source": {"psalms": step * 6 * 511, "speeches": step * 2 * 511},
+        "samples_per_source": {"psalms": step * 6, "speeches": step * 2},
+        "grad_norm": 0.9 + 1.4 * math.exp(-step / 8) + abs(noise.gauss(0, 0.12)),
+        "lr": 2e-5 * (step / 6 if step <= 6 else cosine),
+        "tokens": step * 8 * 511,
+        "tokens_per_s": 1480 + noise.gauss(0, 45),
+        "mfu": 0.41,
+        "step_s": 2.76,
+        "elapsed_s": step * 2.76,
+        "peak_memory_gib": 3.4,
+    }
+    if step % 20 == 0:
+        record["heldout"] = heldout_at(step)
+        record["forgetting"] = heldout_at(step)["speeches"]["loss"] - 3.367
+    if step == STEPS:
+        record["generations"] = [{"prompt": p, "text": texts[1]} for p, texts in PROMPTS.items()]
+    return record
+
+
+def write_run(run_dir: Path, *, run: list[StepRecord]) -> RunConfig:
+    config = run_config(run_dir)
+    write_run_yaml(config, run_dir / "run.yaml")
+    log = MetricsLog(run_dir / "metrics.jsonl", resume_after_step=None)
+    for record in run:
+        log.log(record)
+    log.close()
+    write_environment(run_dir, device="CPU, 2 threads", ranks=1)
+    return config
+
+
+def write_evaluation(run_dir: Path, *, config: RunConfig, step: int) -> None:
+    heldout = {
+        name: {"base": base, "final": heldout_at(step)[name]}
+        for name, base in heldout_at(0).items()
+    }
+    checks = verdict(heldout, gate=config.evaluate.gate, domain="psalms", general="speeches")
+    evaluation = {"step": step, "heldout": heldout, "gate": [asdict(check) for check in checks]}
+    (run_dir / "evaluation.json").write_text(json.dumps(evaluation))
+
+
+def write_certificate(run_dir: Path) -> None:
+    certificate = {
+        "prompts": ["a", "b", "c"],
+        "max_abs_logit_difference": 3.1e-5,
+        "tolerance": 1e-4,
+        "files": {"model.safetensors": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15"},
+    }
+    (run_dir / "hf").mkdir()
+    (run_dir / "hf" / "certificate.json").write_text(json.dumps(certificate))
