@@ -248,7 +248,7 @@ def svg(chart: Chart) -> str:
         FigureCanvasSVG(figure)
         figure.text(0.0, 0.945, chart.title, fontsize=11, fontweight="bold", color=INK)
         figure.text(0.0, 0.875, chart.unit, fontsize=9, color=MUTED)
-        axes = figure.add_axes((0.1, 0.12, 0.885 - _label_share(chart), 0.70))
+        axes = figure.add_axes((0.1, 0.12, 0.885 - _label_share(chart), 0.68))
         _draw(axes, chart=chart)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

@@ -62,13 +62,14 @@ def html(summary: Summary, *, files: RunFiles) -> str:
         heldout_sets=list(summary["heldout"]),
         clip_grad_norm=files.config.optim.clip_grad_norm,
     )
+    certificate = summary["certificate"]
     template = _templates().get_template("report.html.jinja")
     css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
     return template.render(
         s=summary,
         settings=settings(files.config),
         environment=environment_facts(summary["environment"] or {}),
-        certificate=scalars(summary["certificate"] or {}),
+        certificate=certificate_facts(certificate) if certificate else {},
         heldout_figures=[Markup(figure) for figure in figures.heldout],
         training_figures=[Markup(figure) for figure in figures.training],
         config_yaml=render(files.config),
@@ -112,17 +113,19 @@ def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:
     return known | {name: str(version) for name, version in facts.get("versions", {}).items()}
 
 
-def scalars(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
-    """``a.b`` -> text of every leaf that is short enough to read; long lists are counted."""
-    leaves: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= scalars(value, prefix=f"{prefix}{key}.")
-        elif isinstance(value, list):
-            leaves[f"{prefix}{key}"] = f"{len(value)} entries"
-        else:
-            leaves[f"{prefix}{key}"] = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return leaves
+def certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> text of what megacpt.convert.certificate wrote."""
+    difference, largest = certificate["max_abs_difference"], certificate["max_abs_logit"]
+    tokens = sum(prompt["tokens"] for prompt in certificate["prompts"])
+    facts = {
+        "Verdict": "certified" if certificate["certified"] else "not certified",
+        "Largest logit difference": f"{difference:.2g} (largest logit {largest:.1f}, "
+        f"tolerance {certificate['tolerance']:g} relative to it)",
+        "Same next token": f"{certificate['argmax_agreement']:.2%} of all positions",
+        "Compared on": f"{len(certificate['prompts'])} prompts, {tokens} tokens, in fp32",
+    }
+    hashes = {name: f"sha256 {digest}" for name, digest in certificate["files"].items()}
+    return facts | dict(certificate["versions"]) | hashes
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from megacpt.device.runtime import Runtime
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
 from megacpt.model.families import read_architecture
+from megacpt.monitor.environment import write_environment
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
@@ -32,6 +33,10 @@ def train(config: RunConfig, *, runtime: Runtime) -> None:
     run = assemble(config, runtime=runtime)
     position = loop.start(run)
     journal = _open_journal(config, start_step=position.step) if runtime.ranks.rank == 0 else None
+    if journal is not None:
+        write_environment(
+            Path(config.run_dir), device=str(runtime.device), ranks=runtime.ranks.world_size
+        )
     failed = True
     try:
         loop.fit(run, position=position, journal=journal)

@@ -128,9 +128,13 @@ def write_evaluation(run_dir: Path, *, config: RunConfig, step: int) -> None:
 
 def write_certificate(run_dir: Path) -> None:
     certificate = {
-        "prompts": ["a", "b", "c"],
-        "max_abs_logit_difference": 3.1e-5,
+        "certified": True,
+        "max_abs_difference": 3.1e-5,
+        "max_abs_logit": 21.4,
+        "argmax_agreement": 1.0,
         "tolerance": 1e-4,
+        "prompts": [{"text": "a b", "tokens": 18}, {"text": "c d", "tokens": 17}],
+        "versions": {"transformers": "5.23.0"},
         "files": {"model.safetensors": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15"},
     }
     (run_dir / "hf").mkdir()

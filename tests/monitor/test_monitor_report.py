@@ -23,7 +23,7 @@ from sample_run import (
 
 from megacpt.config.compose import write_run_yaml
 from megacpt.errors import ConfigError, DataError
-from megacpt.monitor.report import scalars, write_report
+from megacpt.monitor.report import write_report
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_report_json_holds_the_promised_numbers(finished_run: Path) -> None:
     assert content["tokens_per_s"] == pytest.approx(8 * 511 / 2.76)
     assert content["gate"]["verdict"] == "passed"
     assert content["environment"]["device"] == "CPU, 2 threads"
-    assert content["certificate"]["max_abs_logit_difference"] == 3.1e-5
+    assert content["certificate"]["max_abs_difference"] == 3.1e-5
 
 
 def test_the_page_opens_with_the_verdict(finished_run: Path) -> None:
@@ -232,6 +232,8 @@ def test_a_broken_file_beside_the_metrics_is_named(finished_run: Path, content: 
         write_report(finished_run)
 
 
-def test_scalars_are_leaves_short_enough_to_read() -> None:
-    tree = {"a": {"b": 1.23456e-5, "c": [1, 2]}, "d": True}
-    assert scalars(tree) == {"a.b": "1.23e-05", "a.c": "2 entries", "d": "True"}
+def test_the_certificate_is_told_in_words(finished_run: Path) -> None:
+    write_report(finished_run)
+    text = text_of(finished_run)
+    assert "Verdict certified Largest logit difference 3.1e-05 (largest logit 21.4," in text
+    assert "Same next token 100.00% of all positions Compared on 2 prompts, 35 tokens" in text
