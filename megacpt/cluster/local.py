@@ -9,13 +9,14 @@ earliest.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,18 +105,17 @@ def _start(
     }
     # env(1) adds to the inherited environment and becomes the rank itself by exec.
     full = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
-    if rank == 0:
-        return subprocess.Popen(full, stdin=subprocess.DEVNULL, preexec_fn=_in_child)
-    with folder.log_of(rank).open("ab") as log:
+    with ExitStack() as files:
+        log = files.enter_context(folder.log_of(rank).open("ab")) if rank > 0 else None
         return subprocess.Popen(
-            full, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_in_child
+            full,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C reaches the launcher alone, and a rank's helper processes end with it.
+            process_group=0,
+            preexec_fn=die_with_parent,
         )
-
-
-def _in_child() -> None:
-    """Between fork and exec: end with the launcher, and leave Ctrl-C to it."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _free_port() -> int:
@@ -153,8 +153,16 @@ def _wait_for_end(ranks: Sequence[_Rank], *, folder: RunFolder) -> None:
 
 def _note_ends(ranks: Sequence[_Rank]) -> None:
     for rank in ranks:
-        if rank.ended_at is None and rank.process.poll() is not None:
+        if rank.ended_at is None and _has_ended(rank.process.pid):
             rank.ended_at = time.time()
+            # Helpers it leaves behind would keep our output open. Not reaped yet, the rank still
+            # owns its process group, so no stranger can have its number.
+            os.killpg(rank.process.pid, signal.SIGKILL)
+            rank.process.wait()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _stop(ranks: Sequence[_Rank]) -> None:

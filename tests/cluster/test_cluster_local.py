@@ -150,6 +150,17 @@ def test_a_rank_that_ignores_term_is_killed(tmp_path: Path) -> None:
     assert not any(is_alive(pid) for pid in pids(tmp_path))
 
 
+def test_helpers_that_a_rank_leaves_behind_end_with_it(tmp_path: Path) -> None:
+    script = """
+    import subprocess
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (folder / f"pid_helper_{rank}").write_text(str(helper.pid))
+    """
+    assert run(script, folder=tmp_path, num_ranks=2) == 0
+    assert len(pids(tmp_path)) == 4
+    _wait_until(lambda: not any(is_alive(pid) for pid in pids(tmp_path)))
+
+
 def test_errors_of_an_earlier_start_are_forgotten(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank_0.error.json").write_text("old")
