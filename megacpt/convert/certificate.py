@@ -111,7 +111,9 @@ def compare(
 def load_transformers(folder: Path, *, device: torch.device) -> Any:
     """The folder as transformers loads it, offline, in float32."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
     return model.float().to(device).eval()
 

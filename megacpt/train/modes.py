@@ -19,12 +19,13 @@ from megacpt.device.runtime import Runtime
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
 from megacpt.model.families import read_architecture
+from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import write_environment
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.run import assemble, open_heldout
-from megacpt.train.state import build_chunks, initialise_parallel
+from megacpt.train.state import build_chunks
 
 
 def train(config: RunConfig, *, runtime: Runtime) -> None:

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacpt.checkpoint import store
 from megacpt.config.paths import heldout_shards, source_shards
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import Init, RunConfig
 from megacpt.data.heldout import HeldoutSet
 from megacpt.data.order import TrainingData
 from megacpt.device.runtime import Runtime
+from megacpt.model import health
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,20 +55,34 @@ class Run:
 
 
 def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
-    """Build all parts; megacpt.train.state.initialise_parallel comes before."""
+    """Build all parts; megacpt.model.parallel.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
+    tokenizer = load_tokenizer(base)
+    if runtime.ranks.rank == 0:
+        _check_health(config, architecture=architecture, tokenizer=tokenizer)
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
     return Run(
         config=config,
         runtime=runtime,
         architecture=architecture,
-        tokenizer=load_tokenizer(base),
+        tokenizer=tokenizer,
         prompts=_read_prompts(config.evaluate.prompts),
         data=TrainingData.open(config.data, seed=config.seed, shards=source_shards(config)),
         heldout=open_heldout(config),
         state=wrap_for_training(chunks, config=config),
     )
+
+
+def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: Tokenizer) -> None:
+    """Look at the base model before its weights are used, once in a run's life."""
+    if config.model.init is Init.random or store.newest(Path(config.run_dir) / "checkpoints"):
+        return
+    base = Path(str(config.model.path))
+    findings = health.check(base, architecture=architecture, tokenizer=tokenizer)
+    health.require_healthy(findings, folder=base, allow_unhealthy=config.model.allow_unhealthy)
+    for finding in findings:
+        logger.info("model: %s", finding)
 
 
 def open_heldout(config: RunConfig, *, max_tokens: int | None = None) -> dict[str, HeldoutSet]:

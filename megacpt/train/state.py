@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
 
 from megacpt.checkpoint.adam import use_fused_kernel
@@ -32,16 +30,6 @@ class TrainState:
     optimizer: Any
     transformer: Any
     """The TransformerConfig all chunks share; the schedules read their callbacks from it."""
-
-
-def initialise_parallel(parallel: ParallelConfig, *, seed: int) -> None:
-    """Create megatron-core's process groups and seed its generators."""
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tp,
-        pipeline_model_parallel_size=parallel.pp,
-        virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
-    )
-    model_parallel_cuda_manual_seed(seed)
 
 
 def build_chunks(

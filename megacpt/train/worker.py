@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -24,9 +23,9 @@ from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import RankInfo, die_with_parent, rank_from_environment
+from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EnvironmentError_, MegacptError
 
-logger = logging.getLogger(__name__)
 LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ranks is None:
         raise EnvironmentError_("RANK and WORLD_SIZE are not set; start ranks with megacpt train.")
     die_with_parent()
-    logging.basicConfig(level=logging.INFO if ranks.rank == 0 else logging.WARNING)
     error_file = RunFolder(arguments.run_dir).error_of(ranks.rank)
     try:
         run_rank(read_run_yaml(arguments.run_dir / "run.yaml"), ranks=ranks, mode=arguments.mode)
@@ -62,6 +60,7 @@ def run_rank(
     prepare: Callable[[], object] | None = None,
 ) -> None:
     """Take this rank's part of the run; the first rank runs ``prepare`` before all go on."""
+    quiet_libraries()
     # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
     from megacpt.device import runtime
 

@@ -39,8 +39,8 @@ def train_layout(
     """Ten steps of the product's own train_step."""
     from megatron.core import parallel_state
 
+    from megacpt.model.parallel import initialise_parallel
     from megacpt.train.run import assemble
-    from megacpt.train.state import initialise_parallel
     from megacpt.train.step import train_step
 
     config = parity_config(work, parallel)

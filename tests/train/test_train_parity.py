@@ -51,7 +51,8 @@ def curves(
     for name in ("domain", "replay"):
         write_shard(
             work / name,
-            (rng.integers(0, 257, size=rng.integers(20, 90)) for _ in range(60)),
+            # Skewed, so that there is something to learn within ten steps.
+            ((257 * rng.random(rng.integers(20, 90)) ** 3).astype(np.int64) for _ in range(60)),
             vocab_size=257,
         )
     found: dict[str, np.ndarray] = {}

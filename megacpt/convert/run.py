@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export a run: its newest checkpoint, of whatever layout, as one certified folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.sections import ClusterConfig, DeviceKind, ParallelConfig, RunConfig
+from megacpt.device import runtime
+from megacpt.device.environment import RankInfo
+from megacpt.device.quiet import quiet_libraries
+from megacpt.errors import CheckpointError
+from megacpt.model.families import read_architecture
+from megacpt.tokenizer import load_tokenizer
+
+
+def export_run(run_dir: Path, output: Path) -> Path:
+    """Write ``output`` in this one process on the CPU; needs memory for the whole model."""
+    quiet_libraries()
+    config = read_run_yaml(run_dir / "run.yaml")
+    rank_runtime = runtime.start(RankInfo(), ClusterConfig(device=DeviceKind.cpu))
+    try:
+        return _export(config, rank_runtime=rank_runtime, output=output)
+    finally:
+        runtime.stop()
+
+
+def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -> Path:
+    # Only now does the import hook let megatron.core load on this device.
+    from megacpt.checkpoint import sharded, store
+    from megacpt.convert.certificate import write_certificate
+    from megacpt.convert.export import export_hf
+    from megacpt.model.build import build_model
+    from megacpt.model.parallel import initialise_parallel
+
+    checkpoint = store.newest(Path(config.run_dir) / "checkpoints")
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
+        )
+    store.read_manifest(checkpoint)
+    base = Path(str(config.model.path))
+    architecture = read_architecture(base)
+    initialise_parallel(ParallelConfig(), seed=config.seed)
+    chunks = build_model(
+        architecture,
+        parallel=ParallelConfig(),
+        precision=config.precision,
+        kind=rank_runtime.kind,
+        sequence_length=config.data.sequence_length,
+    )
+    sharded.load_model(checkpoint, chunks=chunks)
+    tokenizer = load_tokenizer(base)
+    return export_hf(
+        chunks,
+        architecture=architecture,
+        source_folder=base,
+        output=output,
+        dtype=config.precision.dtype,
+        certify=lambda folder: write_certificate(
+            chunks, architecture=architecture, folder=folder, tokenizer=tokenizer
+        ),
+    )

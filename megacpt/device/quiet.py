@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show our own notes and no inventories, fallback notices or deprecations of the libraries."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+LIBRARIES = ("megatron", "torch", "transformers", "wandb")
+
+
+def quiet_libraries() -> None:
+    """For a process that a person watches; call it before the libraries are imported."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=rf"({'|'.join(LIBRARIES)})\.")
