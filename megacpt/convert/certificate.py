@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.utils import unwrap_model
 
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer
@@ -94,7 +95,7 @@ def compare(
     prompts: Sequence[str],
 ) -> list[PromptResult]:
     """Both models' logits on every prompt."""
-    (native,) = chunks
+    (native,) = unwrap_model(list(chunks))
     device = next(native.parameters()).device
     exported = load_transformers(folder, device=device)
     results = []

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests_support import free_port
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """This process as the only rank of a megatron-core world on the CPU."""
+    from megacpt.config.sections import ClusterConfig, DeviceKind
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo
+
+    ranks = RankInfo(
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        local_world_size=1,
+        master_addr="127.0.0.1",
+        master_port=free_port(),
+    )
+    runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel()
+    yield
+    parallel_state.destroy_model_parallel()
+    runtime.stop()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Started once a rank by the tests of megacpt.model: takes each case in each layout, in turn.
+
+    python model_layout_worker.py WORK_DIR LAYOUTS_JSON
+
+Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares. A
+case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from llama_cases import TOKENS_BS, divides
+
+from megacpt.config.sections import (
+    ClusterConfig,
+    DeviceKind,
+    Dtype,
+    ParallelConfig,
+    PrecisionConfig,
+)
+from megacpt.device import runtime
+from megacpt.device.environment import rank_from_environment
+
+
+def main() -> None:
+    work, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
+    ranks = rank_from_environment()
+    assert ranks is not None
+    runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    for layout, fields in layouts.items():
+        parallel = ParallelConfig(**fields)
+        parallel_state.initialize_model_parallel(
+            parallel.tp,
+            parallel.pp,
+            virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+        )
+        model_parallel_cuda_manual_seed(1)
+        for folder in sorted((work / "models").iterdir()):
+            if divides(folder, parallel.tp):
+                run_case(work, layout, folder, parallel)
+        parallel_state.destroy_model_parallel()
+    runtime.stop()
+
+
+def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) -> None:
+    from megacpt.model.families import read_architecture
+    from megacpt.model.weights import initialise_randomly, load_hf
+
+    architecture = read_architecture(folder)
+    chunks = build(architecture, parallel, Dtype.fp32)
+    thorough = (work / "bf16" / folder.name).exists()
+    if thorough:
+        initialise_randomly(chunks, architecture=architecture, seed=5)
+        write_slices(work, layout, folder.name, chunks, architecture)
+    load_hf(chunks, folder, architecture=architecture)
+    write_logits(work, layout, folder.name, chunks)
+    if thorough and layout == "single":
+        write_round_trip(work, folder, chunks, architecture)
+
+
+def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any]:
+    from megacpt.model.build import build_model
+
+    return build_model(
+        architecture,
+        parallel=parallel,
+        precision=PrecisionConfig(dtype=dtype),
+        kind=DeviceKind.cpu,
+        sequence_length=TOKENS_BS.shape[1],
+    )
+
+
+def write_slices(work: Path, layout: str, case: str, chunks: list[Any], architecture: Any) -> None:
+    """What each Hugging Face tensor became on this rank: name -> (tp_dim, tensor)."""
+    from megatron.core import parallel_state
+
+    from megacpt.model.placement import placed_params
+
+    tp = parallel_state.get_tensor_model_parallel_world_size()
+    slices: dict[str, Any] = {}
+    for placed in placed_params(chunks, architecture=architecture):
+        views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=tp)
+        for source, view in zip(placed.row.sources, views, strict=True):
+            slices[placed.hf_name(source)] = (placed.row.tp_dim, view.flatten(0, 1).clone())
+    coordinates = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_rank(),
+    )
+    torch.save(slices, work / f"slices-{layout}-{case}-{coordinates[0]}-{coordinates[1]}.pt")
+
+
+def write_logits(work: Path, layout: str, case: str, chunks: list[Any]) -> None:
+    """Logits of the whole vocabulary, padding included, and losses, from the last stage."""
+    from megatron.core import parallel_state
+    from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
+
+    def step(labels: Any, model: Any) -> Any:
+        labels_BS = next(labels)
+        output = model(TOKENS_BS, positions_BS, None, labels=labels_BS)
+        return output, lambda out, non_loss_data: out
+
+    def run(labels_BS: torch.Tensor | None) -> Any:
+        # The interleaved schedule wants as many microbatches as pipeline ranks.
+        iterators = [iter([labels_BS] * 2) for _ in chunks]
+        collected = get_forward_backward_func()(
+            forward_step_func=step,
+            data_iterator=iterators if len(chunks) > 1 else iterators[0],
+            model=chunks if len(chunks) > 1 else chunks[0],
+            num_microbatches=2,
+            seq_length=TOKENS_BS.shape[1],
+            micro_batch_size=TOKENS_BS.shape[0],
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+        return collected[0] if collected else None
+
+    with torch.no_grad():
+        logits_BSV, losses_BS = run(None), run(TOKENS_BS)
+        if logits_BSV is not None:
+            logits_BSV = gather_from_tensor_model_parallel_region(logits_BSV)
+            if parallel_state.get_tensor_model_parallel_rank() == 0:
+                torch.save((logits_BSV, losses_BS), work / f"logits-{layout}-{case}.pt")
+
+
+def write_round_trip(work: Path, folder: Path, chunks: list[Any], architecture: Any) -> None:
+    """Import and export again: fp32 as loaded above, bf16 from the bf16 copy of the folder."""
+    from megacpt.model.weights import load_hf, to_hf
+
+    torch.save(to_hf(chunks, architecture=architecture), work / f"fp32-{folder.name}.pt")
+    chunks = build(architecture, ParallelConfig(), Dtype.bf16)
+    load_hf(chunks, work / "bf16" / folder.name, architecture=architecture)
+    torch.save(to_hf(chunks, architecture=architecture), work / f"bf16-{folder.name}.pt")
+
+
+if __name__ == "__main__":
+    main()

