@@ -48,7 +48,7 @@ def make_batch(windows: Sequence[Window], *, sequence_length: int) -> Batch:
     )
     for row, window in enumerate(windows):
         length = window.stop - window.start
-        tokens = window.shard.span(window.start, window.stop + 1)
+        tokens = window.shard.ids(window.start, window.stop + 1)
         batch.tokens_BS[row, :length] = tokens[:-1]
         batch.labels_BS[row, :length] = tokens[1:]
         batch.loss_mask_BS[row, :length] = 1.0

@@ -17,9 +17,16 @@ class HeldoutSet:
     windows: Windows
 
     @classmethod
-    def open(cls, prefix: Path | str, *, sequence_length: int, max_tokens: int) -> HeldoutSet:
+    def open(
+        cls,
+        prefix: Path | str,
+        *,
+        sequence_length: int,
+        max_tokens: int,
+        vocab_size: int | None = None,
+    ) -> HeldoutSet:
         """The first ``max_tokens`` targets of the shard; 0 takes all."""
-        shard = IndexedShard(prefix)
+        shard = IndexedShard(prefix, vocab_size=vocab_size)
         return cls(
             Windows.of(shard, source_id=0, sequence_length=sequence_length, max_targets=max_tokens)
         )

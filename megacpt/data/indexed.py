@@ -37,8 +37,9 @@ Tokens = npt.NDArray[np.integer[Any]]
 class IndexedShard:
     """A token shard, memory-mapped; opening it reads a few pages whatever its size."""
 
-    def __init__(self, prefix: Path | str) -> None:
+    def __init__(self, prefix: Path | str, *, vocab_size: int | None = None) -> None:
         self.prefix = Path(prefix)
+        self.vocab_size = vocab_size
         idx, bin_ = (_map(Path(f"{self.prefix}.{kind}"), self.prefix) for kind in ("idx", "bin"))
         code, num_sequences, num_bounds = self._read_header(idx)
         self.dtype = TYPE_CODES[code]
@@ -59,13 +60,15 @@ class IndexedShard:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Ids in each document; computed, so O(documents)."""
+        """Ids in each document, of a shard that passed ``check_index``; takes O(documents)."""
         starts = np.append(self._offsets, self._tokens.nbytes) // self.dtype.itemsize
         lengths: npt.NDArray[np.int64] = np.diff(starts[self._bounds])
         return lengths
 
     def document(self, number: int) -> Tokens:
         """Ids of document ``number``, a view into the file."""
+        if not 0 <= number < self.num_documents:
+            raise IndexError(f"document {number} of {self.num_documents}")
         first, last = self._bounds[number], self._bounds[number + 1]
         if not 0 <= first <= last <= self._offsets.size:
             raise self._broken(f"bounds document {number} by sequences {first} and {last}")
@@ -78,6 +81,18 @@ class IndexedShard:
                 f"{self.prefix}: span {start}..{stop} is not within its {self.num_tokens} tokens."
             )
         return self._tokens[start:stop]
+
+    def ids(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """A copy of ``span`` in which every id is known to be within the vocabulary."""
+        ids = self.span(start, stop).astype(np.int64)
+        limit = self.vocab_size if self.vocab_size is not None else np.iinfo(np.int64).max
+        if ids.size and not (ids.min() >= 0 and ids.max() < limit):
+            wrong = start + int(np.argmax((ids < 0) | (ids >= limit)))
+            raise DataError(
+                f"{self.prefix}.bin holds id {ids[wrong - start]} at token {wrong}, but ids must "
+                f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model."
+            )
+        return ids
 
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
@@ -120,7 +135,7 @@ class IndexedShard:
         if self._offsets.size:
             end = int(self._offsets[-1]) + int(self._lengths[-1]) * self.dtype.itemsize
         first = int(self._offsets[0]) if self._offsets.size else 0
-        if first != 0 or end != bin_bytes:
+        if first != 0 or end != bin_bytes or end % self.dtype.itemsize:
             raise self._broken(
                 f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
             )

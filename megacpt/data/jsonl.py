@@ -111,7 +111,7 @@ def _text_of(line: bytes, *, key: str, where: str) -> str:
         value = json.loads(line)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not UTF-8 ({error}); convert the file.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON ({error}); mend or remove the line.") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}: must hold a JSON object, got {type(value).__name__}.")

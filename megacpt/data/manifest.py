@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.atomic import write_text
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
 
@@ -56,9 +55,9 @@ def manifest_path(prefix: Path | str) -> Path:
     return Path(f"{prefix}.json")
 
 
-def write_manifest(prefix: Path | str, manifest: Manifest) -> None:
-    """Replace PREFIX.json in one step."""
-    write_text(manifest_path(prefix), json.dumps(asdict(manifest), indent=2) + "\n")
+def render(manifest: Manifest) -> str:
+    """The text of PREFIX.json."""
+    return json.dumps(asdict(manifest), indent=2) + "\n"
 
 
 def read_manifest(prefix: Path | str) -> Manifest | None:

@@ -45,14 +45,22 @@ class TrainingData:
 
     @classmethod
     def open(
-        cls, config: DataConfig, *, seed: int, shards: Mapping[str, Path | str]
+        cls,
+        config: DataConfig,
+        *,
+        seed: int,
+        shards: Mapping[str, Path | str],
+        vocab_size: int | None = None,
     ) -> TrainingData:
-        """``shards`` maps each name in ``config.sources`` to its token shard's prefix."""
+        """``shards`` maps each name in ``config.sources`` to its token shard's prefix.
+
+        With ``vocab_size``, a sample that holds an id beyond it raises DataError when it is read.
+        """
         shares = source_shares(config)
         require_one_tokenizer([shards[name] for name in shares])
         sources = {
             name: Windows.of(
-                IndexedShard(shards[name]),
+                IndexedShard(shards[name], vocab_size=vocab_size),
                 source_id=number,
                 sequence_length=config.sequence_length,
             )
@@ -100,7 +108,7 @@ class TrainingData:
         slots = _C.permute(
             np.asarray(positions, dtype=np.int64),
             size=self.config.global_batch_size,
-            key=_key("batch", self.seed, step),
+            key=_key("batch", self.seed, int(step)),
         )
         owners = np.searchsorted(ends, slots, side="right")
         names = self.source_names

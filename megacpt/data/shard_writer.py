@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +46,20 @@ class ShardWriter:
     def __init__(self, prefix: Path | str, *, dtype: np.dtype[np.integer[Any]]) -> None:
         self.prefix = Path(prefix)
         self.dtype = dtype
-        self._documents = self._tokens = 0
-        self._bin_aside, self._idx_aside, self._lengths_aside = (
-            Path(f"{self.prefix}.{kind}.partial") for kind in ("bin", "idx", "lengths")
-        )
+        self.documents = self.tokens = 0
+        self._open: list[BinaryIO] = []
 
     def __enter__(self) -> ShardWriter:
-        with self._reported():
-            self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._lengths = self._lengths_aside.open("w+b")
-            self._bin = _HashedFile(self._bin_aside)
+        try:
+            with self._reported():
+                self.prefix.parent.mkdir(parents=True, exist_ok=True)
+                self._lengths = self._aside("lengths").open("w+b")
+                self._open.append(self._lengths)
+                self._bin = _HashedFile(self._aside("bin"))
+                self._open.append(self._bin.stream)
+        except EnvironmentError_:
+            self._discard()
+            raise
         return self
 
     def __exit__(
@@ -64,12 +68,23 @@ class ShardWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for stream in (self._bin.stream, self._lengths):
+        self._discard()
+
+    def _discard(self) -> None:
+        """Remove what is still aside."""
+        for stream in self._open:
             # A full disk makes the flush inside close fail once more; the files go anyway.
             with suppress(OSError):
                 stream.close()
-        for path in (self._bin_aside, self._idx_aside, self._lengths_aside):
-            path.unlink(missing_ok=True)
+        for kind in ("bin", "idx", "json", "lengths"):
+            with suppress(OSError):
+                self._aside(kind).unlink(missing_ok=True)
+
+    def _name(self, kind: str) -> Path:
+        return Path(f"{self.prefix}.{kind}")
+
+    def _aside(self, kind: str) -> Path:
+        return Path(f"{self.prefix}.{kind}.partial")
 
     def add(self, document: npt.NDArray[Any]) -> None:
         """Append one document."""
@@ -83,31 +98,38 @@ class ShardWriter:
         with self._reported():
             self._bin.write(tokens.astype(self.dtype, copy=False).tobytes())
             self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
-        self._documents += lengths.size
-        self._tokens += tokens.size
+        self.documents += lengths.size
+        self.tokens += tokens.size
 
-    def publish(self) -> ShardFiles:
-        """Finish the index, flush both files to the disk and give them their names.
+    def publish(self, *, describe: Callable[[ShardFiles], str] | None = None) -> ShardFiles:
+        """Finish the index, flush all files to the disk and give them their names.
 
-        An index of the same name goes first and the new one comes last: an index on disk always
-        belongs to the tokens beside it, wherever this is cut short.
+        ``describe`` makes the text of PREFIX.json. An index of the same name goes first and the
+        new one comes last: where this is cut short there is no shard, never a mixed one.
         """
         with self._reported():
-            idx = _HashedFile(self._idx_aside)
-            try:
-                self._write_index(idx)
-                idx.sync()
-            finally:
+            files = self._finish()
+            text = describe(files) if describe else None
+            if text is not None:
+                _write_synced(self._aside("json"), text)
+            self._name("idx").unlink(missing_ok=True)
+            for kind in ("bin", "json", "idx") if text is not None else ("bin", "idx"):
+                self._aside(kind).replace(self._name(kind))
+            _sync_folder(self.prefix.parent)
+        return files
+
+    def _finish(self) -> ShardFiles:
+        idx = _HashedFile(self._aside("idx"))
+        try:
+            self._write_index(idx)
+            idx.sync()
+        finally:
+            with suppress(OSError):
                 idx.stream.close()
-            self._bin.sync()
-            self._bin.stream.close()
-            Path(f"{self.prefix}.idx").unlink(missing_ok=True)
-            self._bin_aside.replace(f"{self.prefix}.bin")
-            self._idx_aside.replace(f"{self.prefix}.idx")
-            sync_folder(self.prefix.parent)
+        self._bin.sync()
         return ShardFiles(
-            documents=self._documents,
-            tokens=self._tokens,
+            documents=self.documents,
+            tokens=self.tokens,
             bin_bytes=self._bin.size,
             idx_bytes=idx.size,
             bin_sha256=self._bin.digest.hexdigest(),
@@ -116,7 +138,7 @@ class ShardWriter:
 
     def _write_index(self, idx: _HashedFile) -> None:
         self._lengths.flush()
-        count = self._documents
+        count = self.documents
         idx.write(HEADER.pack(MAGIC, VERSION, code_of(self.dtype), count, count + 1))
         for piece in self._length_pieces():
             idx.write(piece.tobytes())
@@ -171,7 +193,14 @@ class _HashedFile:
         os.fsync(self.stream.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:

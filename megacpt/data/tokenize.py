@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,14 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt.data.jsonl import Block, JsonlReader, parse_texts
-from megacpt.data.manifest import (
-    Manifest,
-    manifest_path,
-    read_manifest,
-    write_manifest,
-)
+from megacpt.data.manifest import Manifest, manifest_path, read_manifest, render
 from megacpt.data.shard_format import choose_dtype
-from megacpt.data.shard_writer import ShardWriter
+from megacpt.data.shard_writer import ShardFiles, ShardWriter
+from megacpt.device.environment import die_with_parent
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
@@ -90,41 +89,58 @@ def tokenize(
     reader = JsonlReader(inputs)
     _require_free_name(output_prefix, reader.paths)
     recipe = _Recipe(tokenizer_folder=tokenizer.folder, key=key, append_eos=append_eos)
-    workers = workers or len(os.sched_getaffinity(0))
-    empty = documents = tokens = 0
+    workers = workers or _usable_cores()
+    blocks = _encode_all(reader, tokenizer, recipe=recipe, workers=workers)
     with ShardWriter(output_prefix, dtype=choose_dtype(tokenizer.vocab_size)) as writer:
-        for block, encoded in _encode_all(reader, tokenizer, recipe=recipe, workers=workers):
-            writer.add_many(encoded.tokens, lengths=encoded.lengths)
-            documents += encoded.lengths.size
-            tokens += encoded.tokens.size
-            empty += encoded.empty_documents
-            if progress:
-                progress(
-                    Progress(
-                        bytes_done=block.bytes_read,
-                        bytes_total=reader.total_bytes,
-                        documents=documents,
-                        tokens=tokens,
-                    )
-                )
-        if documents == 0:
+        with closing(blocks):
+            empty = _write_all(writer, blocks, reader=reader, progress=progress)
+        if writer.documents == 0:
             raise _nothing_found(reader, key=key, empty=empty)
-        manifest_path(output_prefix).unlink(missing_ok=True)
-        written = writer.publish()
-    manifest = Manifest(
-        name=Path(output_prefix).name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
-        append_eos=append_eos,
-        key=key,
-        empty_documents=empty,
-        dtype=writer.dtype.name,
-        inputs=tuple(reader.files),
-        **asdict(written),
-    )
-    write_manifest(output_prefix, manifest)
-    return manifest
+
+        def describe(files: ShardFiles) -> Manifest:
+            return Manifest(
+                name=Path(output_prefix).name,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                vocab_size=tokenizer.vocab_size,
+                eos_id=tokenizer.eos_id,
+                append_eos=append_eos,
+                key=key,
+                empty_documents=empty,
+                dtype=writer.dtype.name,
+                inputs=tuple(reader.files),
+                **asdict(files),
+            )
+
+        return describe(writer.publish(describe=lambda files: render(describe(files))))
+
+
+def _write_all(
+    writer: ShardWriter,
+    blocks: Iterator[tuple[Block, _Encoded]],
+    *,
+    reader: JsonlReader,
+    progress: ProgressCallback | None,
+) -> int:
+    """Write all blocks; return the number of empty documents."""
+    empty = 0
+    for block, encoded in blocks:
+        writer.add_many(encoded.tokens, lengths=encoded.lengths)
+        empty += encoded.empty_documents
+        if progress:
+            now = Progress(
+                bytes_done=block.bytes_read,
+                bytes_total=reader.total_bytes,
+                documents=writer.documents,
+                tokens=writer.tokens,
+            )
+            progress(now)
+    return empty
+
+
+def _usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
@@ -158,7 +174,7 @@ def _nothing_found(reader: JsonlReader, *, key: str, empty: int) -> DataError:
 
 def _encode_all(
     reader: JsonlReader, tokenizer: Tokenizer, *, recipe: _Recipe, workers: int
-) -> Iterator[tuple[Block, _Encoded]]:
+) -> Generator[tuple[Block, _Encoded], None, None]:
     """Every block with its documents, in order."""
     if workers == 1:
         for block in reader:
@@ -225,6 +241,9 @@ class _Worker:
 
     @classmethod
     def start(cls, recipe: _Recipe) -> None:
+        die_with_parent()
+        # Ctrl-C goes to the parent, which ends its workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         cls.tokenizer = load_tokenizer(recipe.tokenizer_folder)
         cls.recipe = recipe
 

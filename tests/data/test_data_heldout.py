@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A held-out set predicts each token of the start of its shard once, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megacpt.data.heldout import HeldoutSet
+from megacpt.data.indexed import write_shard
+from megacpt.errors import DataError
+
+
+@given(tokens=st.integers(2, 80), length=st.integers(1, 20), most=st.integers(0, 100))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_each_target_once(tmp_path: Path, tokens: int, length: int, most: int) -> None:
+    write_shard(tmp_path / "a", [np.arange(tokens)], vocab_size=99)
+    heldout = HeldoutSet.open(tmp_path / "a", sequence_length=length, max_tokens=most)
+    batch = heldout.load(range(heldout.num_samples))
+    counts = batch.loss_mask_BS > 0
+    expected = min(tokens - 1, most or tokens)
+    assert heldout.num_tokens == expected
+    assert batch.labels_BS[counts].tolist() == list(range(1, expected + 1))
+    assert batch.tokens_BS[counts].tolist() == list(range(expected))
+    assert batch.tokens_BS.shape == (-(-expected // length), length)
+    assert not batch.source_ids_B.any()
+
+
+def test_a_set_without_a_target_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a", [[1]], vocab_size=9)
+    with pytest.raises(DataError, match=r"a.bin has 1 tokens, but a sample needs at least 2"):
+        HeldoutSet.open(tmp_path / "a", sequence_length=4, max_tokens=0)
+
+
+def test_an_id_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a", [[1, 8]], vocab_size=9)
+    heldout = HeldoutSet.open(tmp_path / "a", sequence_length=4, max_tokens=0, vocab_size=8)
+    with pytest.raises(DataError, match=r"holds id 8 at token 1"):
+        heldout.load([0])

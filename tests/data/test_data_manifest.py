@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A manifest says what a shard is, and whoever differs from it is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacpt.data import manifest
+from megacpt.data.indexed import IndexedShard, write_shard
+from megacpt.data.tokenize import tokenize
+from megacpt.errors import DataError
+
+TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "first"}\n{"text": "second"}\n')
+    tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", workers=1)
+    return tmp_path / "a"
+
+
+def change(prefix: Path, **values: Any) -> None:
+    path = manifest.manifest_path(prefix)
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_it_is_read_as_it_was_written(prefix: Path) -> None:
+    found = manifest.verify(prefix)
+    assert found == manifest.read_manifest(prefix)
+    assert manifest.render(found) == manifest.manifest_path(prefix).read_text()
+    assert (found.documents, found.tokens, found.vocab_size, found.eos_id) == (2, 13, 257, 256)
+
+
+def test_keys_of_a_newer_megacpt_are_no_obstacle(prefix: Path) -> None:
+    expected = manifest.read_manifest(prefix)
+    change(prefix, packing="concat")
+    assert manifest.read_manifest(prefix) == expected
+
+
+def test_another_version_is_refused(prefix: Path) -> None:
+    change(prefix, version=2)
+    with pytest.raises(DataError, match=r"a.json has version 2, this megacpt reads 1; use the"):
+        manifest.read_manifest(prefix)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version":1,"n":0}'])
+def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
+    manifest.manifest_path(prefix).write_text(content)
+    with pytest.raises(DataError, match=r"a.json cannot be read as a manifest"):
+        manifest.read_manifest(prefix)
+
+
+def test_a_shard_without_one_cannot_be_verified(tmp_path: Path) -> None:
+    write_shard(tmp_path / "b", [[1]], vocab_size=9)
+    assert manifest.read_manifest(tmp_path / "b") is None
+    with pytest.raises(DataError, match=r"b.json does not exist: nothing to verify"):
+        manifest.verify(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["bin", "idx"])
+def test_changed_bytes_are_found(prefix: Path, kind: str) -> None:
+    path = Path(f"{prefix}.{kind}")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=rf"is not what .*a.json says: sha256 of .{kind} should be"):
+        manifest.verify(prefix)
+
+
+def test_another_tokenizer_is_named_with_both_sides(prefix: Path) -> None:
+    own = manifest.verify(prefix).tokenizer_fingerprint
+    manifest.require_tokenizer(prefix, fingerprint=own, owner="model")
+    with pytest.raises(DataError, match=rf"\({own[:12]}\) than that of model \(abc\)"):
+        manifest.require_tokenizer(prefix, fingerprint="abc", owner="model")
+
+
+def test_shards_must_share_a_tokenizer(prefix: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "foreign", [[1]], vocab_size=9)
+    prefixes = [tmp_path / "foreign", prefix, prefix]
+    manifest.require_one_tokenizer(prefixes)
+    for kind in ("bin", "idx", "json"):
+        (tmp_path / f"other.{kind}").write_bytes(Path(f"{prefix}.{kind}").read_bytes())
+    change(tmp_path / "other", tokenizer_fingerprint="other")
+    with pytest.raises(DataError, match=r"shard .*other was written .* of token shard .*a \("):
+        manifest.require_one_tokenizer([*prefixes, tmp_path / "other"])
+
+
+def test_identity_follows_the_content(prefix: Path, tmp_path: Path) -> None:
+    """With a manifest by its checksums, without one by samples of the tokens."""
+    described = manifest.shard_identity(IndexedShard(prefix))
+    assert manifest.verify(prefix).bin_sha256 in described
+    seen = set()
+    for last in (1, 2):
+        write_shard(tmp_path / "plain", [[5, 6, last]], vocab_size=9)
+        seen.add(manifest.shard_identity(IndexedShard(tmp_path / "plain")))
+    write_shard(tmp_path / "plain", [[5], [6, 2]], vocab_size=9)
+    seen.add(manifest.shard_identity(IndexedShard(tmp_path / "plain")))
+    assert len(seen) == 3
+
+
+def test_a_manifest_of_other_files_is_named(prefix: Path) -> None:
+    change(prefix, tokens=14)
+    with pytest.raises(DataError, match=r"should be \(2, 14, 'uint16'\), but is \(2, 13"):
+        manifest.shard_identity(IndexedShard(prefix))
