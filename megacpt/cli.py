@@ -26,6 +26,7 @@ from megacpt.errors import EnvironmentError_, MegacptError
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
+    from megacpt.data.tokenize import Progress
     from megacpt.device.environment import RankInfo
 
 INTERRUPTED = 130
@@ -105,14 +106,27 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     if not words[0].startswith("-") and words[0] not in names:
         close = difflib.get_close_matches(words[0], names, n=1, cutoff=0.0)
         parser.error(f"{words[0]!r} is not a verb; did you mean megacpt {close[0]}?")
-    # Options may stand between overrides; argparse then leaves the later overrides over.
     arguments, left = parser.parse_known_args(words)
-    if left and (not hasattr(arguments, "overrides") or any(w.startswith("-") for w in left)):
-        parser.error(f"{left[0]!r} is not an argument of megacpt {words[0]}")
     if left:
-        arguments.overrides = [w for w in words[1:] if w in {*arguments.overrides, *left}]
+        _take_left_over(arguments, left, parser=parser, words=words)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
+
+
+def _take_left_over(
+    arguments: argparse.Namespace,
+    left: list[str],
+    *,
+    parser: argparse.ArgumentParser,
+    words: list[str],
+) -> None:
+    """argparse leaves over the settings or files that come after an option; put them back."""
+    name = next((n for n in ("overrides", "inputs") if hasattr(arguments, n)), None)
+    if name is None or any(word.startswith("-") for word in left):
+        wrong = next((word for word in left if word.startswith("-")), left[0])
+        parser.error(f"{wrong!r} is not an argument of megacpt {words[0]}")
+    taken = {*getattr(arguments, name), *left}
+    setattr(arguments, name, [word for word in words[1:] if word in taken])
 
 
 def _fail(message: str, *, code: int, label: str = "Error: ") -> int:
@@ -193,9 +207,7 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="FILE", help="JSONL file, a document a line"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="JSONL file, a document a line")
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -222,7 +234,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         tokenizer=load_tokenizer(arguments.tokenizer),
         output_prefix=arguments.output,
         key=arguments.key,
-        workers=arguments.workers or os.cpu_count() or 1,
+        workers=arguments.workers,
+        progress=_show_progress if sys.stderr.isatty() else None,
     )
     elapsed_s = time.monotonic() - started_at
     output = _shown(arguments.output)
@@ -233,6 +246,13 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         f"data.sources.{arguments.output.name}.prefix={output}",
     )
     return 0
+
+
+def _show_progress(progress: Progress) -> None:
+    share = progress.bytes_done / max(progress.bytes_total, 1)
+    end = "\n" if progress.bytes_done >= progress.bytes_total else ""
+    words = f"\r{share:6.1%}  {progress.documents:,} documents  {progress.tokens:,} tokens "
+    print(words, end=end, file=sys.stderr, flush=True)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -35,7 +35,13 @@ def read_architecture(folder: Path | str) -> Architecture:
             f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
             f"but is {model_type!r}; use a model of these families."
         )
-    return family.read(config)
+    architecture = family.read(config)
+    if architecture.num_heads % architecture.num_kv_heads != 0:
+        raise ModelError(
+            f"{config.path}: num_key_value_heads={architecture.num_kv_heads} must divide "
+            f"num_attention_heads={architecture.num_heads}; download the model again."
+        )
+    return architecture
 
 
 def family_of(architecture: Architecture) -> Family:
