@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.cli import main
+from megacpt.cluster.prepare import prepare
+from megacpt.config.compose import compose
 from megacpt.config.paths import configs_root
 from megacpt.data.tokenize import tokenize
 
@@ -46,6 +48,10 @@ class Folder:
             "data.sequence_length=32",
             *overrides,
         ]
+
+
+Case = tuple[Callable[[Folder], list[str]], list[str]]
+"""Makes the bad arguments in a folder; words the message must hold."""
 
 
 @pytest.fixture
@@ -124,6 +130,23 @@ def full_disk(folder: Folder) -> list[str]:
     return folder.train()
 
 
+def truncated_weights(folder: Folder) -> list[str]:
+    folder.write("model/model.safetensors", "0123456789")
+    return folder.train("model.init=pretrained")
+
+
+def checkpoint_of_another_model(folder: Folder) -> list[str]:
+    quick = ["schedule.steps=1", "schedule.warmup_steps=0", "precision=fp32", "monitor=quiet"]
+    assert main(folder.train(*quick)) == 0
+    model_config(num_hidden_layers=2)(folder)
+    return folder.train(*quick)
+
+
+def evaluate_untrained(folder: Folder) -> list[str]:
+    prepare(compose(folder.train()[1:]))
+    return ["evaluate", str(folder.root / "run")]
+
+
 def tokenizing(text: str, *words: str) -> Callable[[Folder], list[str]]:
     def case(folder: Folder) -> list[str]:
         source = folder.write("in.jsonl", text)
@@ -137,7 +160,7 @@ def change(*overrides: str) -> Callable[[Folder], list[str]]:
     return lambda folder: folder.train(*overrides)
 
 
-CASES: dict[str, tuple[Callable[[Folder], list[str]], list[str]]] = {
+CASES: dict[str, Case] = {
     "unknown key": (change("optim.lr_paek=1"), ["optim.lr_paek", "did you mean optim.lr_peak?"]),
     "unknown top key": (change("sources=1"), ["sources=1", "did you mean data.sources?"]),
     "typo in a group file": (typo_in_group_file, ["optim.lr_paek=1", "mine.yaml", "optim.lr_peak"]),
@@ -163,7 +186,6 @@ CASES: dict[str, tuple[Callable[[Folder], list[str]], list[str]]] = {
     "heads that do not fit": (model_config(num_key_value_heads=3), ["num_key_value_heads"]),
     "no tokenizer": (without("model/tokenizer.json"), ["tokenizer.json"]),
     "tokenizer of another model": (other_tokenizer, ["law", "another tokenizer", "tokenize"]),
-    "no weights": (change("model.init=pretrained"), ["safetensors"]),
     "shard is missing": (
         change("data.sources.web.prefix=/no/web"),
         ["data.sources.web.prefix=/no/web", "/no/web.bin does not exist", "megacpt tokenize"],
@@ -241,28 +263,56 @@ CASES: dict[str, tuple[Callable[[Folder], list[str]], list[str]]] = {
     "unknown verb": (lambda folder: ["trian"], ["did you mean megacpt train?"]),
     "unknown option": (change("--fast"), ["--fast", "megacpt train"]),
 }
-NEEDS_RANKS = {"no weights"}
+SLOW_CASES: dict[str, Case] = {
+    "no weights": (
+        change("model.init=pretrained"),
+        ["has neither model.safetensors nor model.safetensors.index.json"],
+    ),
+    "weights are cut short": (
+        truncated_weights,
+        ["model.safetensors", "not a whole safetensors file"],
+    ),
+    "checkpoint of another model": (checkpoint_of_another_model, ["run_dir"]),
+    "evaluate before training": (evaluate_untrained, ["no complete checkpoint", "megacpt train"]),
+}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NEEDS_RANKS])
-def test_a_bad_input_is_one_message(
-    name: str, folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def run_case(
+    folder: Folder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Case], None]:
+    def run(case: Case) -> None:
+        monkeypatch.chdir(folder.root)
+        make, words = case
+        argv = make(folder)
+        capfd.readouterr()
+        try:
+            code: object = main(argv)
+        except SystemExit as end:
+            code = end.code
+        captured = capfd.readouterr()
+        assert code == 2, captured
+        assert captured.err.count("Error: ") == 1, captured.err
+        assert "Traceback" not in captured.err + captured.out
+        missing = [word for word in words if word not in captured.err]
+        assert not missing, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_one_message(name: str, run_case: Callable[[Case], None]) -> None:
+    run_case(CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.mcore
+@pytest.mark.parametrize("name", SLOW_CASES)
+def test_a_bad_input_that_ranks_find_is_one_message(
+    name: str, run_case: Callable[[Case], None]
 ) -> None:
-    monkeypatch.chdir(folder.root)
-    make, words = CASES[name]
-    argv = make(folder)
-    try:
-        code: object = main(argv)
-    except SystemExit as end:
-        code = end.code
-    captured = capsys.readouterr()
-    assert captured.err.startswith("Error: "), captured.err
-    assert code == 2
-    assert captured.err.count("Error") == 1
-    assert "Traceback" not in captured.err + captured.out
-    missing = [word for word in words if word not in captured.err]
-    assert not missing, captured.err
+    run_case(SLOW_CASES[name])
 
 
 def test_there_are_at_least_twenty() -> None:
-    assert len(CASES) >= 20
+    assert len(CASES) + len(SLOW_CASES) >= 20
