@@ -8,14 +8,8 @@ the few blocks under way.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,12 +21,9 @@ from megacpt.data.jsonl import Block, JsonlReader, parse_texts
 from megacpt.data.manifest import Manifest, manifest_path, read_manifest, render
 from megacpt.data.shard_format import choose_dtype
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
-from megacpt.device.environment import die_with_parent
-from megacpt.errors import DataError, EnvironmentError_
+from megacpt.data.workers import map_in_order
+from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
-
-BLOCKS_PER_WORKER = 3
-"""Under way at once: one being encoded, one waiting, one being written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +38,6 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recipe:
-    """What a worker needs to know."""
-
-    tokenizer_folder: Path
-    key: str
-    append_eos: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +70,8 @@ def tokenize(
     _require_eos(tokenizer, append_eos=append_eos)
     reader = JsonlReader(inputs)
     _require_free_name(output_prefix, reader.paths)
-    recipe = _Recipe(tokenizer_folder=tokenizer.folder, key=key, append_eos=append_eos)
-    workers = workers or _usable_cores()
-    blocks = _encode_all(reader, tokenizer, recipe=recipe, workers=workers)
+    encoder = _Encoder(tokenizer, key=key, append_eos=append_eos)
+    blocks = _encode_all(reader, encoder, workers=workers or _usable_cores())
     with ShardWriter(output_prefix, dtype=choose_dtype(tokenizer.vocab_size)) as writer:
         with closing(blocks):
             empty = _write_all(writer, blocks, reader=reader, progress=progress)
@@ -138,9 +119,9 @@ def _write_all(
 
 
 def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Fewer than the machine's where a container or a batch system says so (Linux knows)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
@@ -172,81 +153,47 @@ def _nothing_found(reader: JsonlReader, *, key: str, empty: int) -> DataError:
     return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
 
 
+class _Encoder:
+    """Turns blocks into tokens; a copy sent to another process loads the tokenizer there."""
+
+    def __init__(self, tokenizer: Tokenizer, *, key: str, append_eos: bool) -> None:
+        self._tokenizer = tokenizer
+        self._key = key
+        self._append_eos = append_eos
+
+    def __reduce__(self) -> tuple[Callable[..., _Encoder], tuple[Path, str, bool]]:
+        return _load_encoder, (self._tokenizer.folder, self._key, self._append_eos)
+
+    def __call__(self, block: Block) -> _Encoded:
+        texts = parse_texts(block, key=self._key)
+        rows = self._tokenizer.encode_batch([text for text in texts if text])
+        if self._append_eos:
+            rows = [self._ended(row) for row in rows]
+        rows = [row for row in rows if row.size]
+        return _Encoded(
+            tokens=np.concatenate([np.zeros(0, dtype=np.int32), *rows]),
+            lengths=np.array([row.size for row in rows], dtype=np.int32),
+            empty_documents=len(texts) - len(rows),
+        )
+
+    def _ended(self, row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """With EOS at the end, once: some tokenizers add it themselves."""
+        eos_id = self._tokenizer.eos_id
+        assert eos_id is not None
+        if row.size and row[-1] == eos_id:
+            return row
+        return np.append(row, np.int32(eos_id))
+
+
+def _load_encoder(folder: Path, key: str, append_eos: bool) -> _Encoder:
+    return _Encoder(load_tokenizer(folder), key=key, append_eos=append_eos)
+
+
 def _encode_all(
-    reader: JsonlReader, tokenizer: Tokenizer, *, recipe: _Recipe, workers: int
+    blocks: Iterable[Block], encoder: _Encoder, *, workers: int
 ) -> Generator[tuple[Block, _Encoded], None, None]:
-    """Every block with its documents, in order."""
+    """Every block with its documents, in order; a single worker is this process."""
     if workers == 1:
-        for block in reader:
-            yield block, _encode(block, tokenizer, recipe=recipe)
-        return
-    # spawn: a forked copy of a process that runs threads (torch, the tokenizer's own) can hang.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_Worker.start,
-        initargs=(recipe,),
-    )
-    try:
-        yield from _in_order(reader, pool, limit=workers * BLOCKS_PER_WORKER)
-    except BrokenProcessPool as error:
-        raise EnvironmentError_(
-            "a tokenizing process died; most often memory ran out: use fewer workers "
-            f"(now {workers})."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    reader: JsonlReader, pool: ProcessPoolExecutor, *, limit: int
-) -> Iterator[tuple[Block, _Encoded]]:
-    under_way: deque[tuple[Block, Future[_Encoded]]] = deque()
-    for block in reader:
-        under_way.append((block, pool.submit(_Worker.encode, block)))
-        if len(under_way) == limit:
-            oldest, future = under_way.popleft()
-            yield oldest, future.result()
-    for oldest, future in under_way:
-        yield oldest, future.result()
-
-
-def _encode(block: Block, tokenizer: Tokenizer, *, recipe: _Recipe) -> _Encoded:
-    texts = parse_texts(block, key=recipe.key)
-    documents = [text for text in texts if text]
-    rows = tokenizer.encode_batch(documents)
-    if recipe.append_eos:
-        assert tokenizer.eos_id is not None
-        rows = [_ended(row, tokenizer.eos_id) for row in rows]
-    rows = [row for row in rows if row.size]
-    return _Encoded(
-        tokens=np.concatenate([np.zeros(0, dtype=np.int32), *rows]),
-        lengths=np.array([row.size for row in rows], dtype=np.int32),
-        empty_documents=len(texts) - len(rows),
-    )
-
-
-def _ended(row: npt.NDArray[np.int32], eos_id: int) -> npt.NDArray[np.int32]:
-    """With EOS at the end, once: some tokenizers add it themselves."""
-    if row.size and row[-1] == eos_id:
-        return row
-    return np.append(row, np.int32(eos_id))
-
-
-class _Worker:
-    """The state of a worker process: its own tokenizer."""
-
-    tokenizer: Tokenizer
-    recipe: _Recipe
-
-    @classmethod
-    def start(cls, recipe: _Recipe) -> None:
-        die_with_parent()
-        # Ctrl-C goes to the parent, which ends its workers.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        cls.tokenizer = load_tokenizer(recipe.tokenizer_folder)
-        cls.recipe = recipe
-
-    @classmethod
-    def encode(cls, block: Block) -> _Encoded:
-        return _encode(block, cls.tokenizer, recipe=cls.recipe)
+        yield from ((block, encoder(block)) for block in blocks)
+    else:
+        yield from map_in_order(blocks, encoder, workers=workers)

@@ -9,7 +9,6 @@ import resource
 import shutil
 from pathlib import Path
 
-import psutil
 import pytest
 
 from megacpt.data import jsonl
@@ -32,7 +31,7 @@ def write(path: Path, texts: list[str], *, key: str = "text") -> Path:
 def long_corpus(tmp_path: Path) -> Path:
     """More blocks than are under way at once with two workers."""
     text = "lorem ipsum " * (jsonl.BLOCK_BYTES // 24)
-    return write(tmp_path / "long.jsonl", [f"{n} {text}" for n in range(24)])
+    return write(tmp_path / "long.jsonl", [f"{n} {text}" for n in range(16)])
 
 
 def test_documents_end_with_eos_and_empty_ones_are_counted(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_bytes_do_not_depend_on_workers_and_progress_reaches_the_end(tmp_path: P
             workers=workers,
             progress=progress.append,
         )
-        assert len(progress) > 9
+        assert len(progress) > 6
         last = progress[-1]
         assert last.bytes_done == last.bytes_total == source.stat().st_size
         assert last.tokens == IndexedShard(tmp_path / f"out{workers}").num_tokens
@@ -144,22 +143,4 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
             tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "out", workers=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == [source]
-
-
-def test_a_worker_that_dies_is_reported(tmp_path: Path) -> None:
-    def kill_workers(progress: Progress) -> None:
-        for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-
-    source = long_corpus(tmp_path)
-    with pytest.raises(EnvironmentError_, match=r"a tokenizing process died; .* \(now 2\)"):
-        tokenize(
-            [source],
-            tokenizer=TINY,
-            output_prefix=tmp_path / "out",
-            workers=2,
-            progress=kill_workers,
-        )
     assert list(tmp_path.iterdir()) == [source]
