@@ -20,6 +20,7 @@ LAYERS = [
     {"convert", "evaluate", "monitor"},
     {"train", "cluster", "demo"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 ROOT = Path(__file__).parents[1] / "megacpt"

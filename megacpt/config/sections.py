@@ -30,7 +30,7 @@ class DeviceKind(Enum):
 
     auto = "auto"
     cpu = "cpu"
-    cuda = "cuda"
+    gpu = "gpu"
 
 
 class WandbMode(Enum):

@@ -32,7 +32,7 @@ def block_spec(
     vp_stage: int | None,
 ) -> Any:
     """The specification of this stage's layers, as GPTModel takes it."""
-    if kind is DeviceKind.cuda:
+    if kind is DeviceKind.gpu:
         return _with_attention_bias(_transformer_engine_layer(), architecture)
     layer = _with_attention_bias(_plain_layer(), architecture)
     num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)

@@ -80,7 +80,7 @@ def _precision(precision: PrecisionConfig) -> dict[str, Any]:
 
 
 def _kernels(kind: DeviceKind) -> dict[str, Any]:
-    on_gpu = kind is DeviceKind.cuda
+    on_gpu = kind is DeviceKind.gpu
     return {
         "use_cpu_initialization": not on_gpu,
         "bias_activation_fusion": on_gpu,

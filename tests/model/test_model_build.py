@@ -108,4 +108,4 @@ def test_a_gpu_without_transformer_engine(tmp_path: Path, one_rank: None) -> Non
         pytest.skip("Transformer Engine is installed")
     write_llama(tmp_path)
     with pytest.raises(EnvironmentError_, match="Training on GPUs needs Transformer Engine"):
-        build(tmp_path, DeviceKind.cuda)
+        build(tmp_path, DeviceKind.gpu)
