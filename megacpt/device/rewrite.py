@@ -18,6 +18,7 @@ plus a few functions by name, in ``_BODIES`` and ``_GLOBALS``, each with its rea
 from __future__ import annotations
 
 import ast
+import warnings
 from types import CodeType
 
 _STUB_MODULE = "megacpt.device.cpu_cuda"
@@ -40,7 +41,15 @@ _POINTLESS_WARNING = "CPU RNG state changed within GPU RNG context"
 
 def compile_for_cpu(source: bytes, *, path: str, module: str, optimize: int = -1) -> CodeType:
     """Code object of ``source`` with every use of CUDA replaced."""
-    tree = ast.parse(source, path)
+    with warnings.catch_warnings():
+        # pip has compiled these files before; their bad escapes are not the user's to mend.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        tree = rewrite(ast.parse(source, path), module=module)
+        return compile(tree, path, "exec", dont_inherit=True, optimize=optimize)
+
+
+def rewrite(tree: ast.Module, *, module: str) -> ast.Module:
+    """``tree`` (changed in place) for a CPU; lines keep their numbers."""
     rewriter = _CudaToCpu()
     tree = rewriter.visit(tree)
     preamble = _GLOBALS.get(module, "")
@@ -48,14 +57,13 @@ def compile_for_cpu(source: bytes, *, path: str, module: str, optimize: int = -1
         preamble += f"\nimport {_STUB_MODULE} as {_STUB_NAME}"
     index = _first_statement(tree)
     tree.body[index:index] = ast.parse(preamble).body
-    ast.fix_missing_locations(tree)
-    return compile(tree, path, "exec", dont_inherit=True, optimize=optimize)
+    return ast.fix_missing_locations(tree)
 
 
 def _first_statement(tree: ast.Module) -> int:
     """Where code may be inserted: after the docstring and the ``__future__`` imports."""
     for index, node in enumerate(tree.body):
-        docstring = index == 0 and isinstance(node, ast.Expr)
+        docstring = index == 0 and isinstance(node, ast.Expr) and _is_string(node.value)
         future = isinstance(node, ast.ImportFrom) and node.module == "__future__"
         if not docstring and not future:
             return index
@@ -148,6 +156,10 @@ def _is_attribute(node: ast.expr, value: str, attribute: str) -> bool:
     return (
         isinstance(node, ast.Attribute) and node.attr == attribute and _is_name(node.value, value)
     )
+
+
+def _is_string(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _is_constant(node: ast.AST, value: str) -> bool:

@@ -24,7 +24,7 @@ from megacpt.device import environment
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 
-_BACKEND = {DeviceKind.cpu: "gloo", DeviceKind.cuda: "nccl"}
+_BACKEND = {DeviceKind.cpu: "gloo", DeviceKind.gpu: "nccl"}
 _TORCH_DTYPE = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 _TRACKER_MODULE = "megatron.core.tensor_parallel.random"
 _TRACKER_PREFIX = "tracker/"
@@ -51,7 +51,7 @@ _PEAK_FLOPS: tuple[tuple[str, dict[Dtype, float]], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What ``start`` decided. ``kind`` is ``cpu`` or ``cuda``, never ``auto``."""
+    """What ``start`` decided. ``kind`` is ``cpu`` or ``gpu``, never ``auto``."""
 
     kind: DeviceKind
     device: torch.device
@@ -61,7 +61,7 @@ class Runtime:
 def start(ranks: RankInfo, cluster: ClusterConfig) -> Runtime:
     """Take the device, make megatron-core fit it, and join the process group."""
     kind = _choose_kind(cluster.device)
-    if kind is DeviceKind.cuda:
+    if kind is DeviceKind.gpu:
         device = _own_gpu(ranks)
         torch.cuda.set_device(device)
     else:
@@ -81,14 +81,14 @@ def stop() -> None:
 
 
 def _choose_kind(asked: DeviceKind) -> DeviceKind:
-    if asked is DeviceKind.cuda and not torch.cuda.is_available():
+    if asked is DeviceKind.gpu and not torch.cuda.is_available():
         raise EnvironmentError_(
-            "cluster.device=cuda needs a GPU that torch can use, and it sees none; check "
+            "cluster.device=gpu needs a GPU that torch can use, and it sees none; check "
             "nvidia-smi and CUDA_VISIBLE_DEVICES, or use cluster.device=cpu."
         )
     if asked is not DeviceKind.auto:
         return asked
-    return DeviceKind.cuda if torch.cuda.is_available() else DeviceKind.cpu
+    return DeviceKind.gpu if torch.cuda.is_available() else DeviceKind.cpu
 
 
 def _own_gpu(ranks: RankInfo) -> torch.device:
@@ -191,11 +191,18 @@ def peak_flops(dtype: Dtype) -> float:
     """FLOP/s this rank's device can do at best: from the data sheet of a GPU, else measured."""
     if not _uses_gpu():
         return _measured_flops(_TORCH_DTYPE[dtype], device=torch.device("cpu"))
-    name = torch.cuda.get_device_name()
-    for known, flops in _PEAK_FLOPS:
-        if known.lower() in name.lower():
-            return flops[dtype]
+    known = known_flops(torch.cuda.get_device_name(), dtype=dtype)
+    if known is not None:
+        return known
     return _measured_flops(_TORCH_DTYPE[dtype], device=torch.device("cuda"))
+
+
+def known_flops(gpu: str, *, dtype: Dtype) -> float | None:
+    """Dense peak of the GPU of that name; None if it is not in the table."""
+    for name, flops in _PEAK_FLOPS:
+        if name.lower() in gpu.lower():
+            return flops[dtype]
+    return None
 
 
 def _measured_flops(dtype: torch.dtype, *, device: torch.device) -> float:
