@@ -8,6 +8,8 @@ end with <|endoftext|>, as they did in its pretraining: the chat's <|im_end|> is
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,9 @@ def write_smollm2_folder(output: Path) -> Path:
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _convert(source, aside)
+        # Progress bars of a few seconds, which no setting of transformers turns off.
+        with contextlib.redirect_stderr(io.StringIO()):
+            _convert(source, aside)
         aside.rename(output)
     except OSError as error:
         raise EnvironmentError_(
@@ -53,9 +57,7 @@ def _convert(source: Path, folder: Path) -> None:
         LlamaConfig,
         LlamaForCausalLM,
     )
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     tokenizer.bos_token = tokenizer.eos_token = END_OF_TEXT
     tokenizer.pad_token = PADDING
