@@ -21,6 +21,7 @@ from megacpt.evaluate.gate import verdict
 from megacpt.model.families import read_architecture
 from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import write_environment
+from megacpt.plan.architecture import Architecture
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
@@ -58,29 +59,29 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
+    step = store.read_manifest(folder).step
     initialise_parallel(config.parallel, seed=config.seed)
     base_folder = Path(str(config.model.path))
+    architecture = read_architecture(base_folder)
     chunks = build_chunks(
-        config,
-        architecture=read_architecture(base_folder),
-        runtime=runtime,
-        base_folder=base_folder,
+        config, architecture=architecture, runtime=runtime, base_folder=base_folder
     )
     if config.precision.dtype is Dtype.bf16:
         chunks = [Float16Module(chunk.config, chunk) for chunk in chunks]
-    base = _measure(config, chunks=chunks, runtime=runtime)
+    base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     sharded.load_model(folder, chunks=chunks)
-    final = _measure(config, chunks=chunks, runtime=runtime)
+    final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
-        step = store.read_manifest(folder).step
         result = _result(config, step, base, final)
         write_text(Path(config.run_dir) / "evaluation.json", json.dumps(result, indent=2))
 
 
-def _measure(config: RunConfig, *, chunks: list[Any], runtime: Runtime) -> dict[str, Any]:
+def _measure(
+    config: RunConfig, *, architecture: Architecture, chunks: list[Any], runtime: Runtime
+) -> dict[str, Any]:
     losses = measure_all(
         chunks,
-        open_heldout(config, max_tokens=0),
+        open_heldout(config, architecture=architecture, max_tokens=0),
         micro_batch_size=config.data.micro_batch_size,
         device=runtime.device,
     )

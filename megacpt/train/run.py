@@ -68,8 +68,13 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
         architecture=architecture,
         tokenizer=tokenizer,
         prompts=_read_prompts(config.evaluate.prompts),
-        data=TrainingData.open(config.data, seed=config.seed, shards=source_shards(config)),
-        heldout=open_heldout(config),
+        data=TrainingData.open(
+            config.data,
+            seed=config.seed,
+            shards=source_shards(config),
+            vocab_size=architecture.vocab_size,
+        ),
+        heldout=open_heldout(config, architecture=architecture),
         state=wrap_for_training(chunks, config=config),
     )
 
@@ -85,7 +90,9 @@ def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: T
         logger.info("model: %s", finding)
 
 
-def open_heldout(config: RunConfig, *, max_tokens: int | None = None) -> dict[str, HeldoutSet]:
+def open_heldout(
+    config: RunConfig, *, architecture: Architecture, max_tokens: int | None = None
+) -> dict[str, HeldoutSet]:
     """The named sets, cut to their own ``max_tokens`` unless another bound is given (0: all)."""
     shards = heldout_shards(config)
     return {
@@ -93,6 +100,7 @@ def open_heldout(config: RunConfig, *, max_tokens: int | None = None) -> dict[st
             shards[name],
             sequence_length=config.data.sequence_length,
             max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
+            vocab_size=architecture.vocab_size,
         )
         for name, heldout in config.evaluate.heldout.items()
     }
