@@ -65,14 +65,13 @@ def run_rank(
     from megacpt.device import runtime
 
     rank_runtime = runtime.start(ranks, config.cluster)
-    try:
-        if prepare is not None:
-            _on_first_rank(prepare, rank=ranks.rank)
-        from megacpt.train import modes
+    if prepare is not None:
+        _on_first_rank(prepare, rank=ranks.rank)
+    from megacpt.train import modes
 
-        modes.MODES[mode](config, runtime=rank_runtime)
-    finally:
-        runtime.stop()
+    modes.MODES[mode](config, runtime=rank_runtime)
+    # Only after success: leaving the group can block for ever once a peer has died.
+    runtime.stop()
 
 
 def _on_first_rank(prepare: Callable[[], object], *, rank: int) -> None:

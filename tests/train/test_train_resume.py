@@ -59,8 +59,8 @@ def losses(run_dir: Path) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
-    [[], ["parallel.dp=2", "parallel.distributed_optimizer=true"]],
-    ids=["one", "dp2-zero1"],
+    [[], ["parallel.dp=2", "parallel.distributed_optimizer=true", "precision=bf16"]],
+    ids=["one-fp32", "dp2-zero1-bf16"],
 )
 def test_killed_run_ends_as_the_undisturbed_one(tmp_path: Path, extra: list[str]) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
