@@ -14,7 +14,7 @@ from megacpt.demo.packages import folder_of
 
 HELD_OUT = ("macbeth", "henry_v", "twelfe-night")
 """A tragedy, a history and a comedy that are never trained on."""
-EXCERPT = 8_000
+EXCERPT = 7_000
 """Characters of each that are measured."""
 ENDING = "_gut_f.txt"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""General text of the demo: technical prose of today, a cloud service's manual a document.
+"""The replay source of the demo: technical prose of today, a cloud service's manual a document.
 
 The package botocore 1.44.5 (Apache-2.0) describes every AWS service in HTML. It stands in for the
-text the base model was trained on: what must not be forgotten.
+text the base model was trained on, a little of which in every batch keeps it from forgetting.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from megacpt.demo.overlap import Document
@@ -21,16 +20,12 @@ CHARACTERS_MIN = 2_000
 """Shorter manuals say little but their own name."""
 CHARACTERS_MAX = 60_000
 """One service (EC2) would otherwise be an eighth of everything."""
-HELD_OUT_EVERY = 30
-"""Each thirtieth service, in the alphabet's order, is never trained on."""
-EXCERPT = 2_500
-"""Characters of each that are measured."""
 BLOCK = re.compile(r"</?(p|li|ul|ol|dl|dt|dd|note|important|caution|h\d|br|table|tr|pre)\b[^>]*>")
 TAG = re.compile(r"<[^>]+>")
 
 
-def manuals() -> dict[str, Document]:
-    """Name -> manual of its newest version, in the alphabet's order."""
+def manuals() -> list[Document]:
+    """One manual a service, of its newest version, in the alphabet's order."""
     folder = folder_of("botocore") / "data"
     found: dict[str, Document] = {}
     for path in sorted(folder.glob("*/*/service-2.json.gz")):
@@ -38,7 +33,7 @@ def manuals() -> dict[str, Document]:
         name = path.parts[-3]
         if len(text) >= CHARACTERS_MIN:
             found[name] = Document(source=f"AWS manual: {name}", text=text)
-    return found
+    return list(found.values())
 
 
 def manual(service: dict[str, Any]) -> str:
@@ -58,7 +53,3 @@ def plain(markup: str) -> str:
     text = html.unescape(TAG.sub("", BLOCK.sub("\n\n", markup)))
     text = re.sub(r"[ \t]*\n\s*", "\n\n", re.sub(r"[ \t]+", " ", text))
     return text.strip()
-
-
-def held_out(names: Sequence[str]) -> list[str]:
-    return list(names[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])

@@ -26,7 +26,7 @@ ROOT = Path("quickstart")
 """Relative, as in configs/experiment/quickstart.yaml; delete it to start from nothing."""
 DATA, MODEL, RUN = ROOT / "data", ROOT / "model", ROOT / "run"
 EXPERIMENT = "experiment=quickstart"
-SHARDS = ("folio", "manuals", "folio_heldout", "manuals_heldout")
+SHARDS = ("folio", "manuals", "folio_heldout", "python_heldout")
 GATE_FAILED = 1
 Say = Callable[[str], None]
 

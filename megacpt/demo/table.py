@@ -9,28 +9,23 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
-    "folio": "Domain: Shakespeare's First Folio of 1623, in its own spelling",
-    "manuals": "General: manuals of cloud services (replayed, so as not to be forgotten)",
+    "folio": "plays of Shakespeare's First Folio of 1623: the domain",
+    "manuals": "manuals of cloud services: replay, against forgetting",
+    "folio_heldout": "other plays of the Folio (openings): measured only",
+    "python_heldout": "pages of Python's manual (openings): measured only",
 }
 
 
 def corpus_lines(numbers: Mapping[str, Any]) -> Iterator[str]:
-    for name, split in numbers.items():
-        training, heldout, overlap = split["training"], split["heldout"], split["overlap"]
-        yield KINDS[name]
-        yield (
-            f"  {training['documents']} documents to train on "
-            f"({training['characters'] / 1e6:.1f} million characters), "
-            f"{heldout['documents']} held out"
-        )
-        yield (
-            f"  {overlap['removed']} of {overlap['paragraphs']:,} paragraphs removed as "
-            f"near-duplicates of held-out text;"
-        )
-        yield (
-            f"  {overlap['shared_after']:.1%} of the held-out five-word runs occur in what is left "
-            f"({overlap['shared_before']:.1%} before)"
-        )
+    """A line a file, for 80 columns, and below a source what it shares with held-out works."""
+    for name, found in (numbers["sources"] | numbers["heldout"]).items():
+        yield f"{name:<16}{found['documents']:>4} {KINDS[name]}"
+        if "overlap" in found:
+            removed, shared = found["overlap"]["removed"], found["overlap"]["shared_after"]
+            yield (
+                f"{'':<21}(near-duplicates of held-out text: {removed} paragraphs removed,\n"
+                f"{'':<24}{shared:.2%} of its five-word runs are left)"
+            )
 
 
 def closing_table(run: Path, *, megacpt: str) -> str:
