@@ -51,5 +51,6 @@ def manual(service: dict[str, Any]) -> str:
 def plain(markup: str) -> str:
     """HTML without its tags; block elements become paragraphs."""
     text = html.unescape(TAG.sub("", BLOCK.sub("\n\n", markup)))
-    text = re.sub(r"[ \t]*\n\s*", "\n\n", re.sub(r"[ \t]+", " ", text))
+    # Blanks of all kinds: a line separator of Unicode would cut a JSON line in two for some readers.
+    text = re.sub(r" ?\n\s*", "\n\n", re.sub(r"[^\S\n]+", " ", text))
     return text.strip()

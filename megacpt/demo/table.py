@@ -23,8 +23,8 @@ def corpus_lines(numbers: Mapping[str, Any]) -> Iterator[str]:
         if "overlap" in found:
             removed, shared = found["overlap"]["removed"], found["overlap"]["shared_after"]
             yield (
-                f"{'':<21}(near-duplicates of held-out text: {removed} paragraphs removed,\n"
-                f"{'':<24}{shared:.2%} of its five-word runs are left)"
+                f"{'':<21}{removed} near-duplicates of held-out paragraphs removed,\n"
+                f"{'':<21}{shared:.2%} of held-out five-word runs still in it"
             )
 
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart skips what is done, and its configuration fits the files it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from megacpt.config.compose import compose
+from megacpt.config.paths import heldout_shards, source_shards
+from megacpt.demo.quickstart import DATA, RUN, SHARDS, Step, after_training, before_training
+from megacpt.demo.table import closing_table, corpus_lines
+
+
+def test_a_step_is_done_when_its_output_is_newer_than_its_inputs(tmp_path: Path) -> None:
+    source, output = tmp_path / "a.jsonl", tmp_path / "a.json"
+    step = Step(title="t", words=("tokenize",), output=output, after=(source,))
+    output.touch()
+    assert not step.is_done()
+    source.touch()
+    os.utime(source, (10, 10))
+    assert step.is_done()
+    os.utime(output, (9, 9))
+    assert not step.is_done()
+    output.unlink()
+    assert not step.is_done()
+
+
+def test_a_step_without_output_is_never_done() -> None:
+    assert not Step(title="t", words=("plan",)).is_done()
+
+
+def test_the_configuration_names_what_the_steps_write() -> None:
+    config = compose(["experiment=quickstart"])
+    shards = [*source_shards(config).values(), *heldout_shards(config).values()]
+    assert {Path(shard) for shard in shards} == {(DATA / name).absolute() for name in SHARDS}
+    assert Path(config.run_dir) == RUN.absolute()
+    assert config.evaluate.gate.domain_perplexity_ratio_max == 0.92
+    assert config.evaluate.gate.general_perplexity_ratio_max == 1.02
+    assert config.data.replay is not None
+
+
+def test_the_verbs_come_in_their_order() -> None:
+    steps = [*before_training(), *after_training(Path("c"))]
+    assert [s.words[0] for s in steps] == [*["tokenize"] * 4, "evaluate", "export", "report"]
+
+
+def test_the_corpus_is_shown_in_80_columns() -> None:
+    overlap = {"removed": 1234, "shared_after": 0.0123}
+    sources = {n: {"documents": 1000, "overlap": overlap} for n in ("folio", "manuals")}
+    heldout = {n: {"documents": 20} for n in ("folio_heldout", "python_heldout")}
+    lines = "\n".join(corpus_lines({"sources": sources, "heldout": heldout})).splitlines()
+    assert len(lines) == 8
+    assert max(map(len, lines)) <= 78
+
+
+def test_the_table_shows_gain_forgetting_and_what_comes_next(tmp_path: Path) -> None:
+    change = {"base": {"perplexity": 80.0}, "final": {"perplexity": 60.0}, "ratio": 0.75}
+    report = {
+        "heldout": {"folio": change | {"role": "domain"}, "python": change | {"role": "general"}},
+        "forgetting": -0.0123,
+        "gate": {"verdict": "passed"},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    table = closing_table(tmp_path, megacpt=".venv/bin/megacpt")
+    assert re.search(r"^domain +80\.00 +60\.00 +0\.750$", table, re.MULTILINE)
+    assert re.search(r"^forgetting +-0\.0123 nats a token$", table, re.MULTILINE)
+    assert "gate declared before training: passed" in table
+    assert f".venv/bin/megacpt tokenize YOUR.jsonl --tokenizer {tmp_path / 'hf'}" in table
+
+
+@pytest.mark.slow
+def test_the_model_is_what_transformers_reads_from_the_package(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from megacpt.demo import smollm2
+    from megacpt.errors import EnvironmentError_
+    from megacpt.tokenizer import load_tokenizer
+
+    try:
+        source = smollm2.gguf_folder()
+    except EnvironmentError_ as error:
+        pytest.skip(str(error))
+    folder = smollm2.write_smollm2_folder(tmp_path / "model")
+    read = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    shipped = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=smollm2.GGUF)
+    for name, tensor in shipped.state_dict().items():
+        assert torch.equal(tensor.to(torch.bfloat16).float(), read[name].float()), name
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (0, 2)
+    assert tokenizer.decode(tokenizer.encode("Haue you had quiet Guard?")).startswith("Haue you")
