@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def read_manifest(folder: Path) -> CheckpointManifest:
                 f"remove {folder} to go on from the checkpoint before it."
             )
     return manifest
+
+
+def require_architecture(
+    manifest: CheckpointManifest, *, architecture: Mapping[str, object], folder: Path
+) -> None:
+    """The checkpoint must be of the base model that the run names, whatever lies there now."""
+    for name, value in manifest.architecture.items():
+        if architecture.get(name) != value:
+            raise CheckpointError(
+                f"{folder} is of another model: its {name} is {value}, the base model's is "
+                f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
+            )
 
 
 def prune(root: Path, *, keep_last: int) -> list[Path]:

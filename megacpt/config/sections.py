@@ -125,8 +125,11 @@ class OptimConfig:
     lr_peak: float = 2e-5
     """Learning rate after warmup; continued pretraining wants 5e-6 to 5e-5."""
     beta1: float = 0.9
+    """AdamW's decay of the gradient's running mean."""
     beta2: float = 0.95
+    """AdamW's decay of the squared gradient's running mean."""
     eps: float = 1e-8
+    """Added to the root of the squared mean."""
     weight_decay: float = 0.1
     """Decoupled; norms and biases are excluded."""
     clip_grad_norm: float = 1.0
@@ -156,8 +159,11 @@ class MonitorConfig:
     log_every_steps: int = 1
     """One readable line each time this many steps are done."""
     wandb: WandbMode = WandbMode.auto
+    """``auto``: online where WANDB_API_KEY is set, else offline below RUN_DIR/wandb."""
     wandb_project: str = "megacpt"
+    """Project the run is shown in."""
     wandb_entity: str | None = None
+    """Team or user; not set: the account's own default."""
     wandb_name: str | None = None
     """Defaults to the name of the run folder."""
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from megacpt.config.compose import read_run_yaml
@@ -39,9 +40,11 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
-    store.read_manifest(checkpoint)
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
+    store.require_architecture(
+        store.read_manifest(checkpoint), architecture=asdict(architecture), folder=checkpoint
+    )
     initialise_parallel(ParallelConfig(), seed=config.seed)
     chunks = build_model(
         architecture,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from megatron.core import parallel_state
 
 from megacpt.data.batch import Batch
 from megacpt.data.heldout import HeldoutSet
-from megacpt.train.schedule import Microbatch, run_microbatches, to_microbatch
+from megacpt.train.schedule import run_microbatches, to_microbatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,12 @@ def _measure(
     microbatches = [to_microbatch(batch, device=device) for batch in batches]
     sums = run_microbatches(chunks, microbatches, num_sources=1, forward_only=True)
     loss = sums.mean_loss
-    return HeldoutLoss(loss=loss, perplexity=math.exp(loss), tokens=sums.tokens)
+    return HeldoutLoss(loss=loss, perplexity=_perplexity(loss), tokens=sums.tokens)
+
+
+def _perplexity(loss: float) -> float:
+    """exp(loss); infinite where a diverged model's would not fit a float."""
+    return math.inf if loss > math.log(sys.float_info.max) else math.exp(loss)
 
 
 def _rank_batches(heldout: HeldoutSet, *, micro_batch_size: int, num_chunks: int) -> list[Batch]:
@@ -97,12 +103,9 @@ def _load_filled(heldout: HeldoutSet, *, start: int, size: int) -> Batch:
     return batch
 
 
-def as_record(losses: Mapping[str, HeldoutLoss]) -> dict[str, dict[str, float | int]]:
+def as_record(losses: Mapping[str, HeldoutLoss]) -> dict[str, dict[str, float]]:
     """The form metrics.jsonl keeps."""
     return {
         name: {"loss": x.loss, "perplexity": x.perplexity, "tokens": x.tokens}
         for name, x in losses.items()
     }
-
-
-__all__ = ["HeldoutLoss", "Microbatch", "as_record", "evaluating", "measure_all"]

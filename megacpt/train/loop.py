@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megacpt.config.sections import RunConfig
 from megacpt.device import runtime as device_runtime
 from megacpt.train.generate import generate
 from megacpt.train.heldout import as_record, measure_all
@@ -26,9 +25,9 @@ def start(run: Run) -> Position:
 def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
     """Train from ``position`` to the last step."""
     if position.base_heldout is None:
-        record = measure(run, step=0)
-        position.base_heldout = record["heldout"]
-        _write(journal, {"step": 0, **record})
+        heldout = measure_heldout(run)
+        position.base_heldout = heldout
+        _write(journal, {"step": 0, "heldout": heldout, **spot_check(run, step=0)})
     peak_flops = device_runtime.peak_flops(run.config.precision.dtype)
     while position.step < run.config.schedule.steps:
         step = position.step + 1
@@ -38,8 +37,9 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
         advance(position, result=result, names=run.data.source_names)
         record = step_record(run, result=result, position=position, peak_flops=peak_flops)
         if is_due(step, every=run.config.evaluate.every_steps, last=run.config.schedule.steps):
-            record |= measure(run, step=step)
+            record["heldout"] = measure_heldout(run)
             record |= forgetting(record, position=position, general=run.config.evaluate.general)
+        record |= spot_check(run, step=step)
         _write(journal, record)
         if is_due(step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps):
             save_checkpoint(run, position=position)
@@ -73,31 +73,32 @@ def advance(position: Position, *, result: StepResult, names: tuple[str, ...]) -
         position.tokens_per_source[name] = position.tokens_per_source.get(name, 0) + tokens
 
 
-def measure(run: Run, *, step: int) -> Record:
-    """Held-out losses, and the spot-check generations when they are due."""
-    config = run.config
+def measure_heldout(run: Run) -> dict[str, dict[str, float]]:
+    """Loss, perplexity and number of tokens of every held-out set."""
     losses = measure_all(
         run.state.chunks,
         run.heldout,
-        micro_batch_size=config.data.micro_batch_size,
+        micro_batch_size=run.config.data.micro_batch_size,
         device=run.runtime.device,
     )
-    record: Record = {"heldout": as_record(losses)}
-    if run.prompts and _generates(config, step=step):
-        record["generations"] = generate(
-            run.state.chunks,
-            run.prompts,
-            tokenizer=run.tokenizer,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            sequence_length=config.data.sequence_length,
-            device=run.runtime.device,
-        )
-    return record
+    return as_record(losses)
 
 
-def _generates(config: RunConfig, *, step: int) -> bool:
-    every = config.evaluate.generate_every_steps
-    return step == 0 or is_due(step, every=every, last=config.schedule.steps)
+def spot_check(run: Run, *, step: int) -> Record:
+    """Generations from the prompt file, where there is one and they are due."""
+    config = run.config
+    due = is_due(step, every=config.evaluate.generate_every_steps, last=config.schedule.steps)
+    if not run.prompts or not (due or step == 0):
+        return {}
+    generations = generate(
+        run.state.chunks,
+        run.prompts,
+        tokenizer=run.tokenizer,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        sequence_length=config.data.sequence_length,
+        device=run.runtime.device,
+    )
+    return {"generations": generations}
 
 
 def forgetting(record: Mapping[str, Any], *, position: Position, general: str | None) -> Record:

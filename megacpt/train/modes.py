@@ -59,10 +59,11 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
-    step = store.read_manifest(folder).step
-    initialise_parallel(config.parallel, seed=config.seed)
     base_folder = Path(str(config.model.path))
     architecture = read_architecture(base_folder)
+    manifest = store.read_manifest(folder)
+    store.require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    initialise_parallel(config.parallel, seed=config.seed)
     chunks = build_chunks(
         config, architecture=architecture, runtime=runtime, base_folder=base_folder
     )
@@ -72,7 +73,7 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
     sharded.load_model(folder, chunks=chunks)
     final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
-        result = _result(config, step, base, final)
+        result = _result(config, manifest.step, base, final)
         write_text(Path(config.run_dir) / "evaluation.json", json.dumps(result, indent=2))
 
 

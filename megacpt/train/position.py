@@ -7,7 +7,6 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -115,13 +114,7 @@ def _manifest(partial: Path, position: Position, identity: Identity) -> store.Ch
 
 
 def _require_same(manifest: store.CheckpointManifest, *, identity: Identity, folder: Path) -> None:
-    ours: dict[str, Any] = asdict(identity.architecture)
-    for name, value in manifest.architecture.items():
-        if ours.get(name) != value:
-            raise CheckpointError(
-                f"{folder} is of another model: its {name} is {value}, the base model's is "
-                f"{ours.get(name)}; use the model it was written with, or a new run_dir."
-            )
+    store.require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
     if manifest.data_fingerprint != identity.data_fingerprint:
         raise CheckpointError(
             f"{folder} counts its samples in other data (fingerprint "

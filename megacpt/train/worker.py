@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
@@ -66,7 +68,7 @@ def run_rank(
 
     rank_runtime = runtime.start(ranks, config.cluster)
     if prepare is not None:
-        _on_first_rank(prepare, rank=ranks.rank)
+        _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
     from megacpt.train import modes
 
     modes.MODES[mode](config, runtime=rank_runtime)
@@ -74,12 +76,20 @@ def run_rank(
     runtime.stop()
 
 
-def _on_first_rank(prepare: Callable[[], object], *, rank: int) -> None:
-    from megacpt.checkpoint.sharded import barrier
-
+def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.device) -> None:
+    """Where the first rank refuses, it alone says why; the others end with the same code."""
+    refusal: MegacptError | None = None
     if rank == 0:
-        prepare()
-    barrier()
+        try:
+            prepare()
+        except MegacptError as error:
+            refusal = error
+    refused = torch.tensor([refusal is not None], dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(refused)
+    if refusal is not None:
+        raise refusal
+    if refused.item():
+        raise SystemExit(MegacptError.exit_code)
 
 
 def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
