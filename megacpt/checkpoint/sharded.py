@@ -7,6 +7,8 @@ The optimizer is written ``fully_reshardable``, so that any other layout can loa
 
 from __future__ import annotations
 
+from multiprocessing import get_context
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.utils import unwrap_model
 
 from megacpt.checkpoint import adam
+from megacpt.device.environment import die_with_parent
 from megacpt.errors import CheckpointError
 
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
     """Write every rank's share into ``folder`` (which exists and is empty); a collective call."""
+    _bind_result_queue()
     state = _model_state(chunks)
     state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_metadata())
     state["rng"] = _rng_object(rng_state)
@@ -44,6 +49,17 @@ def load(
     adam.own_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
+
+
+def _bind_result_queue() -> None:
+    """End megatron-core's queue process with this rank, however the rank ends.
+
+    Its writers report through a manager process that a killed rank would leave behind for ever.
+    """
+    if filesystem_async._results_queue is None:
+        manager = SyncManager(ctx=get_context("spawn"))
+        manager.start(initializer=die_with_parent)
+        filesystem_async._results_queue = manager.Queue()
 
 
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
