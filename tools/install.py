@@ -129,4 +129,8 @@ def explain(log: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("Interrupted; the same command starts the installation over.", file=sys.stderr)
+        sys.exit(130)

@@ -51,6 +51,6 @@ def manual(service: dict[str, Any]) -> str:
 def plain(markup: str) -> str:
     """HTML without its tags; block elements become paragraphs."""
     text = html.unescape(TAG.sub("", BLOCK.sub("\n\n", markup)))
-    # Blanks of all kinds: a line separator of Unicode would cut a JSON line in two for some readers.
+    # Blanks of all kinds: some readers would cut a JSON line at a line separator of Unicode.
     text = re.sub(r" ?\n\s*", "\n\n", re.sub(r"[^\S\n]+", " ", text))
     return text.strip()
