@@ -22,10 +22,8 @@ def corpus_lines(numbers: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name:<16}{found['documents']:>4} {KINDS[name]}"
         if "overlap" in found:
             removed, shared = found["overlap"]["removed"], found["overlap"]["shared_after"]
-            yield (
-                f"{'':<21}{removed} near-duplicates of held-out paragraphs removed,\n"
-                f"{'':<21}{shared:.2%} of held-out five-word runs still in it"
-            )
+            yield f"{'':<21}{removed} near-duplicates of held-out paragraphs removed,"
+            yield f"{'':<21}{shared:.2%} of held-out five-word runs still in it"
 
 
 def closing_table(run: Path, *, megacpt: str) -> str:
