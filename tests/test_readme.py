@@ -68,7 +68,7 @@ def test_the_example_configuration_composes(
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = "make check && make test"
     assert f"$ {command}\n" in text_of("README.md")
-    assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text()
+    assert f"\n{command} || exit 1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def code_of(page: str) -> list[str]:
