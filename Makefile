@@ -36,7 +36,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_readme.py tests/test_packaging.py
+	$(BIN)/python -m pytest -q -m "not slow" \
+	  tests/test_layers.py tests/test_readme.py tests/test_packaging.py
 
 wheel: $(INSTALLED)
 	@rm -rf build dist

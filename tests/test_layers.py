@@ -26,6 +26,8 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 TORCH_FREE = ["errors", "config", "plan", "tokenizer", "data", "cluster"]
+ENVIRONMENT_READERS = {"device", "cli"}
+LINES_MAX = 50
 MAY_IMPORT_MEGATRON = {"device", "model", "checkpoint", "convert", "train"}
 
 
@@ -75,3 +77,13 @@ def test_login_node_packages_import_no_torch(package: str) -> None:
     imports = "".join(f"import {m}\n" for m in modules)
     code = f"import sys\n{imports}assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_functions_are_short_and_the_environment_is_read_in_two_places(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LINES_MAX, f"{path}: {node.name}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            reads = (node.value.id, node.attr) in {("os", "environ"), ("os", "getenv")}
+            assert not reads or package_of(path) in ENVIRONMENT_READERS, f"{path}:{node.lineno}"
