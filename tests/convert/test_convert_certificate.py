@@ -95,7 +95,8 @@ def test_smollm2_there_and_back(
     chunks, architecture = import_model(smollm2, dtype)
     tokenizer = load_tokenizer(smollm2)
     findings = health.check(smollm2, architecture=architecture, tokenizer=tokenizer)
-    assert [f.rule for f in findings] == ["equals eos_id"]
+    # The demo ends documents with <|endoftext|>, the pad token is another: nothing to find.
+    assert findings == []
     assert certify(chunks, architecture, smollm2).max_abs_difference < 1e-4
     output = export_hf(
         chunks,
