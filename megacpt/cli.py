@@ -13,6 +13,7 @@ import difflib
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -242,8 +243,16 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     _say(
         f"Wrote {manifest.documents:,} documents, {manifest.tokens:,} tokens in {elapsed_s:.1f} s:",
         f"  {output}.bin, {output}.idx, {output}.json",
-        next_command=f"megacpt plan model.path={arguments.tokenizer} "
-        f"data.sources.{arguments.output.name}.prefix={output}",
+        next_command=shlex.join(
+            [
+                "megacpt",
+                "plan",
+                f"model.path={arguments.tokenizer}",
+                # A name in a key has no dots, spaces or quotes.
+                f"data.sources.{re.sub('[^A-Za-z0-9_-]', '_', arguments.output.name)}"
+                f".prefix={output}",
+            ]
+        ),
     )
     return 0
 

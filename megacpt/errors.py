@@ -48,7 +48,7 @@ class ConfigError(MegacptError):
         if len(self.violations) == 1:
             return str(self.violations[0])
         lines = "\n".join(f"  {n}. {v}" for n, v in enumerate(self.violations, start=1))
-        return f"{len(self.violations)} settings cannot be used together:\n{lines}"
+        return f"{len(self.violations)} settings cannot be used as they are:\n{lines}"
 
 
 class DataError(MegacptError):

@@ -22,7 +22,7 @@ from megacpt.data.manifest import Manifest, manifest_path, read_manifest, render
 from megacpt.data.shard_format import choose_dtype
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
 from megacpt.data.workers import map_in_order
-from megacpt.errors import DataError
+from megacpt.errors import ConfigError, DataError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -66,6 +66,8 @@ def tokenize(
     ``workers`` is a number of processes; 0 takes one for each core this process may use. Files that
     bear the output's name are replaced when all is written, and not touched before.
     """
+    if workers < 0:
+        raise ConfigError(f"workers={workers} must be at least 0; 0 takes one for each core.")
     tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
     _require_eos(tokenizer, append_eos=append_eos)
     reader = JsonlReader(inputs)

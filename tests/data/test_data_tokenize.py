@@ -15,7 +15,7 @@ from megacpt.data import jsonl
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import verify
 from megacpt.data.tokenize import Progress, tokenize
-from megacpt.errors import DataError, EnvironmentError_
+from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from megacpt.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
@@ -144,3 +144,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_negative_number_of_workers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"workers=-1 must be at least 0"):
+        tokenize([], tokenizer=TINY, output_prefix=tmp_path / "out", workers=-1)

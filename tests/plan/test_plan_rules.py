@@ -282,5 +282,5 @@ def test_all_broken_rules_come_in_one_error() -> None:
         architecture=ARCHITECTURE,
     )
     message = str(ConfigError(found))
-    assert message.startswith("4 settings cannot be used together:\n  1. ")
+    assert message.startswith("4 settings cannot be used as they are:\n  1. ")
     assert all(word in message for word in ("parallel.tp=4", "schedule.steps=0", "share=2.0"))
