@@ -61,11 +61,14 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest) -> Path:
     _write_durably(partial / MANIFEST, json.dumps(asdict(manifest), indent=2))
     _fsync(partial)
     final = root / folder_name(manifest.step)
+    replaced = root / f".{final.name}.replaced"
     if final.exists():
         # A run that died between the rename and ``latest`` comes here again with the same step.
-        shutil.rmtree(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     partial.rename(final)
     _write_durably(root / LATEST, final.name)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -123,8 +126,9 @@ def prune(root: Path, *, keep_last: int) -> list[Path]:
 
 def remove_partials(root: Path) -> None:
     """Delete folders that a dead process left half-written."""
-    for folder in root.glob(".step_*.partial"):
-        shutil.rmtree(folder)
+    for pattern in (".step_*.partial", ".step_*.replaced"):
+        for folder in root.glob(pattern):
+            shutil.rmtree(folder)
 
 
 def _write_durably(path: Path, text: str) -> None:

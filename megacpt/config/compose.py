@@ -26,7 +26,7 @@ from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
-MAY_CHANGE = ("run_dir", "monitor.", "cluster.", "checkpoint.")
+MAY_CHANGE = ("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp")
 """Keys of run.yaml that a resumed run may set anew: they change no number of the training."""
 
 

@@ -33,6 +33,20 @@ class DeviceKind(Enum):
     gpu = "gpu"
 
 
+class Packing(Enum):
+    """How documents fill the samples."""
+
+    concat = "concat"
+    best_fit = "best_fit"
+
+
+class SampleOrder(Enum):
+    """Which sample comes when: by arithmetic, or as Megatron's own datasets would."""
+
+    keyed = "keyed"
+    megatron = "megatron"
+
+
 class WandbMode(Enum):
     """``auto``: online where WANDB_API_KEY is set, offline otherwise."""
 
@@ -70,6 +84,8 @@ class SourceConfig:
     """Generated text instead of a shard; written to RUN_DIR/data when the run starts."""
     weight: float = 1.0
     """Share among the sources that are not replay; weights need not sum to one."""
+    max_epochs: float | None = None
+    """A run that would go through the source more often than this is refused; not set: no cap."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,11 +97,45 @@ class ReplayConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class StageSourceConfig:
+    weight: float = 1.0
+    """Share among the stage's sources that are not replay."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    from_step: int | None = None
+    """Optimizer steps done before the stage begins; set this or ``from_tokens``."""
+    from_tokens: int | None = None
+    """The stage begins with the first step after this many tokens of samples."""
+    sources: dict[str, StageSourceConfig] = field(default_factory=dict)
+    """The sources that take part and their weights; none named: as in the stage before."""
+    replay_share: float | None = None
+    """Replay's fraction of each global batch from here on; not set: as before."""
+    sequence_length: int | None = None
+    """Tokens a sample from here on; not set: as before."""
+    global_batch_size: int | None = None
+    """Samples an optimizer step from here on; not set: as before."""
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Name -> token shard and weight."""
     replay: ReplayConfig | None = None
     """The replay source and its share; its ``weight`` is not used."""
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    """Name -> what changes at which step; past stages cannot be edited when a run resumes."""
+    packing: Packing = Packing.concat
+    """``best_fit`` cuts no document that fits; it needs ``megacpt pack`` for the length."""
+    order: SampleOrder = SampleOrder.keyed
+    """``megatron`` repeats the sample order of megatron-core's GPTDataset and BlendedDataset."""
+    document_mask: bool = False
+    """Attention stays within a document."""
+    prefetch_steps: int = 2
+    """Global batches read ahead in the background; 0 reads each when it is needed."""
+    chunk_length: int | None = None
+    """Tokens shuffled as one piece; not set: the longest sequence length of all stages."""
     sequence_length: int = 512
     """Tokens a sample."""
     global_batch_size: int = 8

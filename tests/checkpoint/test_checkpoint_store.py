@@ -53,6 +53,16 @@ def test_death_between_rename_and_latest_is_survived(tmp_path: Path) -> None:
     assert store.newest(tmp_path) == tmp_path / "step_00000003"
     again = write(tmp_path, step=6)
     assert store.newest(tmp_path) == again
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_second_death_there_leaves_is_removed(tmp_path: Path) -> None:
+    first = write(tmp_path, step=3)
+    write(tmp_path, step=6).rename(tmp_path / ".step_00000006.replaced")
+    store.partial_folder(tmp_path, step=6).mkdir()
+    assert store.newest(tmp_path) == first
+    store.remove_partials(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_lost_pointer_falls_back_to_the_newest_complete(tmp_path: Path) -> None:
