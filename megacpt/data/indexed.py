@@ -33,6 +33,9 @@ from megacpt.errors import DataError
 
 Tokens = npt.NDArray[np.integer[Any]]
 
+PIECE = 1 << 20
+"""Sequences whose index entries are checked at once."""
+
 
 class IndexedShard:
     """A token shard, memory-mapped; opening it reads a few pages whatever its size."""
@@ -65,6 +68,25 @@ class IndexedShard:
         lengths: npt.NDArray[np.int64] = np.diff(starts[self._bounds])
         return lengths
 
+    @property
+    def sequence_lengths(self) -> npt.NDArray[np.int32]:
+        """Ids in each sequence, a view into the index."""
+        return self._lengths
+
+    @property
+    def document_bounds(self) -> npt.NDArray[np.int64]:
+        """The sequence each document begins with, and the number of sequences; a view."""
+        return self._bounds
+
+    def starts(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+        """Where documents ``first .. stop-1`` begin in the stream, and where the last of them ends,
+        of a shard that passed ``check_index``."""
+        sequences = self._bounds[first : stop + 1]
+        starts = np.full(sequences.size, self.num_tokens, dtype=np.int64)
+        inside = sequences < self._offsets.size
+        starts[inside] = self._offsets[sequences[inside]] // self.dtype.itemsize
+        return starts
+
     def document(self, number: int) -> Tokens:
         """Ids of document ``number``, a view into the file."""
         if not 0 <= number < self.num_documents:
@@ -96,11 +118,16 @@ class IndexedShard:
 
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
-        expected = np.zeros(self._offsets.size, dtype=np.int64)
-        np.cumsum(self._lengths[:-1], dtype=np.int64, out=expected[1:])
-        if np.any(self._lengths < 0) or np.any(self._offsets != expected * self.dtype.itemsize):
-            raise self._broken("holds lengths and offsets that contradict each other")
-        if np.any(np.diff(self._bounds) < 0):
+        end = 0
+        for at in range(0, self._offsets.size, PIECE):
+            lengths = self._lengths[at : at + PIECE]
+            starts = np.zeros(lengths.size + 1, dtype=np.int64)
+            np.cumsum(lengths, dtype=np.int64, out=starts[1:])
+            expected = end + starts * self.dtype.itemsize
+            if np.any(lengths < 0) or np.any(self._offsets[at : at + PIECE] != expected[:-1]):
+                raise self._broken("holds lengths and offsets that contradict each other")
+            end = int(expected[-1])
+        if np.any(self._bounds[1:] < self._bounds[:-1]):
             raise self._broken("holds document bounds that go backwards")
 
     def _start_of(self, sequence: int) -> int:

@@ -73,6 +73,9 @@ def test_megatron_s_documents_of_several_sequences_are_read(tmp_path: Path) -> N
     assert shard.num_documents == 2
     assert shard.lengths.tolist() == [10, 3]
     assert shard.document(0).tolist() == list(range(10))
+    assert shard.sequence_lengths.tolist() == [4, 6, 3]
+    assert shard.document_bounds.tolist() == [0, 2, 3]
+    assert shard.starts(0, 2).tolist() == [0, 10, 13]
 
 
 @given(texts=documents)
@@ -84,6 +87,9 @@ def test_what_is_written_is_read(tmp_path: Path, texts: Documents) -> None:
     assert shard.lengths.tolist() == [len(document) for document in texts]
     assert [shard.document(n).tolist() for n in range(len(texts))] == texts
     assert shard.span(0, shard.num_tokens).tolist() == list(chain.from_iterable(texts))
+    ends = np.cumsum(shard.lengths).tolist()
+    for first in range(len(texts) + 1):
+        assert shard.starts(first, len(texts)).tolist() == [0, *ends][first:]
 
 
 @pytest.mark.parametrize(("vocab_size", "name"), [(65_499, "uint16"), (65_500, "int32")])
