@@ -20,6 +20,7 @@ when it splits sentences.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,18 @@ class IndexedShard:
                 f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model."
             )
         return ids
+
+    def document_starts(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Tokens in ``start .. stop-1`` that begin a document; reads O(log documents) + these."""
+        first, last = (
+            bisect_left(range(self.num_documents), token, key=self._first_token)
+            for token in (start, stop)
+        )
+        starts = np.array([self._first_token(d) for d in range(first, last)], dtype=np.int64)
+        return np.unique(starts)
+
+    def _first_token(self, document: int) -> int:
+        return self._start_of(int(self._bounds[document]))
 
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""

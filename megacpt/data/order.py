@@ -22,7 +22,7 @@ import numpy as np
 
 from megacpt import _C
 from megacpt.config.sections import DataConfig
-from megacpt.data.batch import Batch, Window, make_batch
+from megacpt.data.batch import Batch, Row, make_batch
 from megacpt.data.blend import BlendCursor, source_shares
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import require_one_tokenizer, shard_identity
@@ -98,10 +98,12 @@ class TrainingData:
     def load(self, step: int, *, positions: Sequence[int]) -> Batch:
         """Samples of global batch ``step`` (the first is 0) at ``positions`` of its B."""
         return make_batch(
-            self.windows(step, positions=positions), sequence_length=self.config.sequence_length
+            self.rows(step, positions=positions),
+            sequence_length=self.config.sequence_length,
+            document_mask=self.config.document_mask,
         )
 
-    def windows(self, step: int, *, positions: Sequence[int]) -> list[Window]:
+    def rows(self, step: int, *, positions: Sequence[int]) -> list[Row]:
         """What ``load`` reads, without reading it."""
         counts = self.cursor.at(step)
         ends = list(accumulate(counts.counts))
@@ -120,7 +122,7 @@ class TrainingData:
             for slot, owner in zip(slots, owners, strict=True)
         ]
 
-    def _window(self, name: str, *, number: int) -> Window:
+    def _window(self, name: str, *, number: int) -> Row:
         """Sample ``number`` of a source, counted over the whole run."""
         windows = self.sources[name]
         epoch, place = divmod(number, len(windows))

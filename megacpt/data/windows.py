@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megacpt.data.batch import Window
+import numpy as np
+
+from megacpt.data.batch import Row
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
 
@@ -40,7 +42,12 @@ class Windows:
     def __len__(self) -> int:
         return -(-self.num_targets // self.sequence_length)
 
-    def __getitem__(self, k: int) -> Window:
+    def __getitem__(self, k: int) -> Row:
         start = k * self.sequence_length
         stop = min(start + self.sequence_length, self.num_targets)
-        return Window(shard=self.shard, source_id=self.source_id, start=start, stop=stop)
+        return Row(
+            shard=self.shard,
+            source_id=self.source_id,
+            starts=np.array([start], dtype=np.int64),
+            stops=np.array([stop + 1], dtype=np.int64),
+        )

@@ -81,8 +81,8 @@ def test_no_window_repeats_before_its_epoch_ends(
     data = open_data(tmp_path, tokens={f"s{n}": size for n, size in enumerate(sizes)})
     seen: Counter[tuple[int, int]] = Counter()
     for step in range(steps):
-        windows = data.windows(step, positions=range(6))
-        seen.update((window.source_id, window.start) for window in windows)
+        windows = data.rows(step, positions=range(6))
+        seen.update((window.source_id, int(window.starts[0])) for window in windows)
     for number, (name, consumed) in enumerate(data.consumed_samples(steps).items()):
         counts = [count for (source, _), count in seen.items() if source == number]
         epochs, rest = divmod(consumed, len(data.sources[name]))
@@ -144,9 +144,9 @@ def test_sources_spread_over_the_positions(tmp_path: Path) -> None:
 
 def test_epochs_seeds_and_sources_are_shuffled_differently(tmp_path: Path) -> None:
     one, other = (open_data(tmp_path, tokens={"a": 401}, batch=1, seed=seed) for seed in (1, 2))
-    first = [one.windows(n, positions=[0])[0].start for n in range(100)]
-    second = [one.windows(100 + n, positions=[0])[0].start for n in range(100)]
-    third = [other.windows(n, positions=[0])[0].start for n in range(100)]
+    first = [one.rows(n, positions=[0])[0].starts[0] for n in range(100)]
+    second = [one.rows(100 + n, positions=[0])[0].starts[0] for n in range(100)]
+    third = [other.rows(n, positions=[0])[0].starts[0] for n in range(100)]
     for left, right in pairwise([sorted(first), first, second, third, first]):
         assert sum(a == b for a, b in zip(left, right, strict=True)) < 10
 
@@ -169,8 +169,8 @@ def test_types(tmp_path: Path) -> None:
 
 def test_a_numpy_step_is_a_step(tmp_path: Path) -> None:
     data = open_data(tmp_path, tokens={"a": 50})
-    found = data.windows(int(np.int64(3)), positions=np.arange(6).tolist())
-    assert data.windows(np.int64(3), positions=range(6)) == found  # type: ignore[arg-type]
+    found = data.rows(int(np.int64(3)), positions=np.arange(6).tolist())
+    assert data.rows(np.int64(3), positions=range(6)) == found  # type: ignore[arg-type]
 
 
 def test_the_fingerprint_follows_all_that_changes_a_sample(tmp_path: Path) -> None:
