@@ -19,25 +19,12 @@ import numpy.typing as npt
 
 from megacpt.data.jsonl import Block, JsonlReader, parse_texts
 from megacpt.data.manifest import Manifest, manifest_path, read_manifest, render
+from megacpt.data.progress import Progress, ProgressCallback
 from megacpt.data.shard_format import choose_dtype
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
 from megacpt.data.workers import map_in_order
 from megacpt.errors import ConfigError, DataError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a tokenization is."""
-
-    bytes_done: int
-    bytes_total: int
-    """Of the input files on disk."""
-    documents: int
-    tokens: int
-
-
-ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
