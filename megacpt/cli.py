@@ -18,12 +18,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megacpt import __version__
-from megacpt.errors import EnvironmentError_, MegacptError
+from megacpt.errors import ConfigError, EnvironmentError_, MegacptError
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 GATE_FAILED = 1
+SAMPLES = 2
+SLOW_S = 2.0
+REDRAW_S = 0.2
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -264,6 +267,83 @@ def _show_progress(progress: Progress) -> None:
     print(words, end=end, file=sys.stderr, flush=True)
 
 
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="reads PREFIX.bin/.idx/.json")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER", help="decode with the one of this model folder"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="documents to decode (default: 2)")
+    parser.add_argument(
+        "--full", action="store_true", help="count all tokens of a large shard, not a sample"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="compare both files with the manifest's checksums"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw the lengths: FILE.png, .svg or .pdf"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from megacpt.data.inspect import SAMPLED_TOKENS, inspect_shard, to_json
+    from megacpt.data.manifest import verify
+    from megacpt.monitor.dataset_text import render
+    from megacpt.tokenizer import load_tokenizer
+
+    if arguments.samples is not None and arguments.tokenizer is None:
+        raise ConfigError("--samples decodes tokens; name the model's folder with --tokenizer.")
+    tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
+    wanted = SAMPLES if arguments.samples is None else arguments.samples
+    if arguments.verify:
+        verify(arguments.prefix, progress=_slow_progress("checksums"))
+    found = inspect_shard(
+        arguments.prefix,
+        tokenizer=tokenizer,
+        samples=wanted if tokenizer else 0,
+        sampled_tokens=None if arguments.full else SAMPLED_TOKENS,
+        progress=_slow_progress("tokens"),
+    )
+    found = replace(found, verified=arguments.verify)
+    if arguments.picture is not None:
+        from megacpt.monitor.dataset_figure import draw
+
+        draw(found, arguments.picture)
+    if arguments.json:
+        print(to_json(found))
+        return 0
+    print(render(found))
+    drawn = [f"Wrote {_shown(arguments.picture)}"] if arguments.picture else []
+    _say(*drawn, next_command=_plan_command(arguments.prefix, tokenizer=arguments.tokenizer))
+    return 0
+
+
+def _slow_progress(what: str) -> Callable[[int, int], None] | None:
+    """Shows how far work is that takes more than two seconds, on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    started_at = time.monotonic()
+    shown_at = started_at
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_at
+        now = time.monotonic()
+        if done >= total and shown_at > started_at:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - started_at > SLOW_S and now - shown_at > REDRAW_S:
+            shown_at = now
+            print(f"\r{what} {done / total:6.1%}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
+    # A name in a key has no dots, spaces or quotes.
+    name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
+    model = [f"model.path={tokenizer}"] if tokenizer else []
+    return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={_shown(prefix)}"])
+
+
 def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.prepare import check
 
@@ -411,6 +491,14 @@ VERBS = (
         example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law",
         add_arguments=_tokenize_arguments,
         run=_tokenize,
+    ),
+    Verb(
+        name="inspect",
+        summary="show what is in a token shard: lengths, vocabulary, samples, origin",
+        example="  megacpt inspect data/law --tokenizer models/llama\n"
+        "  megacpt inspect data/law --full --verify --picture law.png",
+        add_arguments=_inspect_arguments,
+        run=_inspect,
     ),
     Verb(
         name="plan",

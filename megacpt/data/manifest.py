@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
 
 VERSION = 1
+PIECE_BYTES = 1 << 22
+"""Read at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +91,26 @@ def _parse(content: dict[str, Any]) -> Manifest:
     return Manifest(**known)
 
 
-def verify(prefix: Path | str) -> Manifest:
-    """Read the whole shard and raise DataError unless it is what its manifest says."""
+def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Manifest:
+    """Read the whole shard and raise DataError unless it is what its manifest says.
+
+    ``progress`` is told the bytes read and those to read.
+    """
     manifest = read_manifest(prefix)
     if manifest is None:
         raise DataError(f"{manifest_path(prefix)} does not exist: nothing to verify {prefix} with.")
-    for kind, expected in (("bin", manifest.bin_sha256), ("idx", manifest.idx_sha256)):
-        with Path(f"{prefix}.{kind}").open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != expected:
-            raise _changed(prefix, f"sha256 of .{kind}", expected[:12], found[:12])
+    total = manifest.bin_bytes + manifest.idx_bytes
+    done = 0
+    for kind, expected in (("idx", manifest.idx_sha256), ("bin", manifest.bin_sha256)):
+        digest = hashlib.sha256()
+        with Path(f"{prefix}.{kind}").open("rb", buffering=0) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                digest.update(piece)
+                done += len(piece)
+                if progress:
+                    progress(done, total)
+        if digest.hexdigest() != expected:
+            raise _changed(prefix, f"sha256 of .{kind}", expected[:12], digest.hexdigest()[:12])
     IndexedShard(prefix).check_index()
     return manifest
 

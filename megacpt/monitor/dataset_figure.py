@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of a token shard: how its documents, and its tokens, spread over lengths.
+
+The axis is logarithmic and the height of a bar is the share of a doubling of the length, so equal
+areas are equal shares whatever the width of the bar.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from megacpt.data.inspect import Inspection
+from megacpt.data.lengths import LengthBin, LengthStatistics
+from megacpt.errors import ConfigError
+from megacpt.monitor.figures import COLOURS, GRID, INK, MUTED
+from megacpt.monitor.terminal import count
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def draw(found: Inspection, path: Path) -> None:
+    """``path`` ends with .png, .svg or .pdf."""
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"picture {path} must end with .{', .'.join(FORMATS[:-1])} or .pdf.")
+    style: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(8.0, 4.6), facecolor="white")
+        _write_heading(figure, found)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        figure.subplots_adjust(left=0.075, right=0.975, top=0.8, bottom=0.13, hspace=0.42)
+        bins = [b for b in found.lengths.bins if b.first > 0]
+        _draw(
+            upper,
+            bins,
+            [b.documents for b in bins],
+            title="Documents, by length",
+            colour=COLOURS[0],
+        )
+        _draw(
+            lower,
+            bins,
+            [b.tokens for b in bins],
+            title="Tokens, by length of their document",
+            colour=COLOURS[1],
+        )
+        _style_lengths(lower, found.lengths)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format=kind, dpi=150)
+
+
+def _write_heading(figure: Figure, found: Inspection) -> None:
+    lengths = found.lengths
+    name = Path(found.prefix).name
+    title = f"{name}: {lengths.documents:,} documents, {count(lengths.tokens)} tokens"
+    figure.text(0.02, 0.945, title, fontsize=12, fontweight="bold", color=INK)
+    words = (
+        f"median {lengths.median:,} tokens, 90 % up to {lengths.percentile_90:,}, "
+        f"99 % up to {lengths.percentile_99:,}, longest {lengths.longest:,}"
+    )
+    empty = sum(b.documents for b in lengths.bins if b.first == 0)
+    if empty:
+        words += f"; {empty:,} empty, not drawn"
+    figure.text(0.02, 0.893, words, fontsize=9, color=MUTED)
+
+
+def _draw(
+    axes: Axes, bins: Sequence[LengthBin], amounts: Sequence[int], *, title: str, colour: str
+) -> None:
+    """A density over log2 of the length."""
+    total = max(sum(amounts), 1)
+    left = [math.log2(b.first) for b in bins]
+    widths = [math.log2(b.last + 1) - start for b, start in zip(bins, left, strict=True)]
+    heights = [100 * n / total / width for n, width in zip(amounts, widths, strict=True)]
+    axes.bar(left, heights, widths, align="edge", color=colour, edgecolor="white", linewidth=0.6)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_title("% in a doubling of the length", loc="right", fontsize=8.5, color=MUTED)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="both", length=0, labelsize=9, labelcolor=MUTED)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+    axes.margins(x=0.01)
+
+
+def _style_lengths(axes: Axes, lengths: LengthStatistics) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_power_of_two))
+    axes.tick_params(axis="x", length=3, color=MUTED)
+    axes.set_xlabel("tokens in the document", fontsize=9, color=MUTED)
+
+
+def _power_of_two(exponent: float, _place: int | None) -> str:
+    if exponent != int(exponent) or exponent < 0:
+        return ""
+    length = 2 ** int(exponent)
+    for unit, name in ((2**30, "Gi"), (2**20, "Mi"), (2**10, "Ki")):
+        if length >= unit:
+            return f"{length // unit} {name}"
+    return str(length)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a token shard, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from megacpt.data.inspect import Inspection, Sample, VocabularyUse
+from megacpt.data.lengths import LengthBin, LengthStatistics
+from megacpt.monitor.terminal import printable
+
+WIDTH = 80
+TITLE = 14
+BAR = 22
+INPUTS_SHOWN = 3
+SAMPLE_LINES = 4
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def render(found: Inspection) -> str:
+    """All of it, in lines of at most 80 columns."""
+    parts = [_about(found), _lengths(found.lengths), _vocabulary(found), _samples(found.samples)]
+    return "\n\n".join(text for lines in parts if (text := "\n".join(lines))) + "\n"
+
+
+def _about(found: Inspection) -> Iterator[str]:
+    lengths = found.lengths
+    documents = f"{lengths.documents:,}"
+    if found.sequences != lengths.documents:
+        documents += f" of {found.sequences:,} sequences"
+    yield from _titled("Shard", found.prefix)
+    yield from _titled("Documents", documents)
+    yield from _titled("Tokens", f"{lengths.tokens:,}, stored as {found.dtype}")
+    yield from _titled("Files", f".bin {_size(found.bin_bytes)}, .idx {_size(found.idx_bytes)}")
+    yield from _origin(found)
+    yield from _titled("Ends with EOS", _ends(found))
+
+
+def _origin(found: Inspection) -> Iterator[str]:
+    manifest = found.manifest
+    if manifest is None:
+        yield from _titled("Origin", "no manifest: written by another tool, nothing is known of it")
+        return
+    for n, file in enumerate(manifest.inputs[:INPUTS_SHOWN]):
+        yield from _titled("" if n else "Made from", f"{_end(file.path)}, {_size(file.bytes)}")
+    if len(manifest.inputs) > INPUTS_SHOWN:
+        size = _size(sum(file.bytes for file in manifest.inputs))
+        yield from _titled("", f"... {len(manifest.inputs):,} files in all, {size}")
+    if found.input_bytes_per_token is not None:
+        rate = f"{found.input_bytes_per_token:.2f} bytes of the input files, as they are on disk"
+        yield from _titled("A token is", rate)
+    eos = "no EOS" if manifest.eos_id is None else f"EOS {manifest.eos_id}"
+    fingerprint = manifest.tokenizer_fingerprint[:12]
+    yield from _titled("Tokenizer", f"{fingerprint}, {manifest.vocab_size:,} ids, {eos}")
+    checked = "both files are as the manifest says" if found.verified else "not compared (--verify)"
+    yield from _titled("Checksums", checked)
+
+
+def _ends(found: Inspection) -> str:
+    if found.ends is None:
+        return "not known: neither a manifest nor --tokenizer names EOS"
+    ends = found.ends
+    share = _percent(ends.with_eos, ends.documents)
+    words = f"{ends.with_eos:,} of {ends.documents:,} documents looked at ({share})"
+    without = found.manifest is not None and not found.manifest.append_eos
+    return words + (", written without EOS" if without else "")
+
+
+def _lengths(lengths: LengthStatistics) -> Iterator[str]:
+    yield "Document lengths in tokens"
+    if not lengths.documents:
+        return
+    yield (
+        f"  shortest {lengths.shortest:,}, median {lengths.median:,}, mean {lengths.mean:,.1f}, "
+        f"longest {lengths.longest:,}"
+    )
+    yield f"  90 % up to {lengths.percentile_90:,}, 99 % up to {lengths.percentile_99:,}"
+    yield ""
+    yield f"  {'length':>22} {'documents':>12}  {'':{BAR}} {'share':>7} {'tokens':>8}"
+    bins = by_doubling(lengths.bins)
+    most = max(b.documents for b in bins)
+    for b in bins:
+        share = _percent(b.documents, lengths.documents)
+        yield (
+            f"  {_range(b):>22} {b.documents:>12,}  {bar(b.documents / most):<{BAR}} {share:>7} "
+            f"{_percent(b.tokens, lengths.tokens):>8}"
+        )
+
+
+def by_doubling(bins: tuple[LengthBin, ...]) -> list[LengthBin]:
+    """From a power of two to the next, of the finer bins of the statistics."""
+    merged: dict[int, list[LengthBin]] = {}
+    for fine in bins:
+        merged.setdefault(fine.first.bit_length(), []).append(fine)
+    return [
+        LengthBin(
+            first=1 << (bits - 1) if bits else 0,
+            last=(1 << bits) - 1,
+            documents=sum(b.documents for b in parts),
+            tokens=sum(b.tokens for b in parts),
+        )
+        for bits, parts in merged.items()
+    ]
+
+
+def bar(share: float, *, width: int = BAR) -> str:
+    """Of full blocks and one of eight widths; anything above zero shows."""
+    eighths = max(round(share * width * 8), 1 if share > 0 else 0)
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+
+def _range(b: LengthBin) -> str:
+    return f"{b.first:,}" if b.first == b.last else f"{b.first:,} to {b.last:,}"
+
+
+def _vocabulary(found: Inspection) -> Iterator[str]:
+    use = found.vocabulary
+    yield f"Vocabulary, {_counted(use, tokens=found.lengths.tokens)}"
+    if not use.tokens_counted:
+        return
+    if use.vocab_size is None:
+        yield f"  {use.ids_used:,} ids are used, the largest is {use.largest_id}"
+        yield "  (neither a manifest nor --tokenizer says how many there are)"
+    else:
+        unused = use.vocab_size - use.ids_used
+        at_most = "" if use.tokens_counted == found.lengths.tokens else "at most "
+        yield (
+            f"  {use.ids_used:,} of {use.vocab_size:,} ids are used "
+            f"({_percent(use.ids_used, use.vocab_size)}), "
+            f"{at_most}{unused:,} are not ({_percent(unused, use.vocab_size)})"
+        )
+    if use.outside:
+        yield f"  WARNING: {use.outside:,} tokens are outside the vocabulary"
+    yield f"  99 % of the tokens are the {use.ids_for_99_percent:,} most frequent ids"
+    yield ""
+    yield f"  {'id':>8} {'tokens':>15} {'share':>7}  {'text' if use.top[0].text else ''}".rstrip()
+    for top in use.top:
+        text = "" if top.text is None else shown(top.text, width=WIDTH - 37)
+        share = _percent(top.count, use.tokens_counted)
+        yield f"  {top.id:>8} {top.count:>15,} {share:>7}  {text}".rstrip()
+
+
+def _counted(use: VocabularyUse, *, tokens: int) -> str:
+    if use.tokens_counted == tokens:
+        return "over all tokens"
+    share = _percent(use.tokens_counted, tokens)
+    return f"over a sample of {use.tokens_counted:,} tokens ({share}; --full reads all)"
+
+
+def _samples(samples: tuple[Sample, ...]) -> Iterator[str]:
+    for n, sample in enumerate(samples):
+        if n:
+            yield ""
+        yield f"Document {sample.document:,}, {sample.tokens:,} tokens"
+        yield from (f"  | {line}" for line in _beginning_and_end(sample))
+
+
+def _beginning_and_end(sample: Sample) -> list[str]:
+    lines = textwrap.wrap(printable(sample.text), width=WIDTH - 4)
+    end = lines[-1:] if sample.end is None else textwrap.wrap(printable(sample.end), WIDTH - 4)
+    if sample.end is None and len(lines) <= SAMPLE_LINES + 2:
+        return lines
+    return [*lines[:SAMPLE_LINES], "...", *end]
+
+
+def shown(text: str, *, width: int) -> str:
+    """In quotes, with escapes for what a terminal would not show as it is."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= width else f"{quoted[: width - 3]}..."
+
+
+def _titled(title: str, text: str) -> list[str]:
+    indent = " " * TITLE
+    return textwrap.wrap(
+        text, width=WIDTH, initial_indent=f"{title:<{TITLE}}", subsequent_indent=indent
+    )
+
+
+def _end(path: str) -> str:
+    """The end of a long path says more than its beginning."""
+    name = str(Path(path))
+    return name if len(name) <= 50 else f"...{name[-47:]}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """``12.3%``; what is not all is never shown as 100 %, what is something never as 0 %."""
+    if not whole or part in (0, whole):
+        return "100%" if part else "0%"
+    if 1000 * part < whole:
+        return "<0.1%"
+    return f"{min(100 * part / whole, 99.9):.1f}%"
+
+
+def _size(num_bytes: int) -> str:
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes} bytes"

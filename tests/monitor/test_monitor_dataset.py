@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text fits a terminal and says what was counted; the picture is one in three formats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megacpt.data.indexed import write_shard
+from megacpt.data.inspect import Inspection, inspect_shard
+from megacpt.data.tokenize import tokenize
+from megacpt.errors import ConfigError
+from megacpt.monitor.dataset_figure import draw
+from megacpt.monitor.dataset_text import bar, by_doubling, render, shown
+from megacpt.tokenizer import load_tokenizer
+
+TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Inspection:
+    paths = []
+    for n in range(5):
+        path = tmp_path / f"{'long-name-' * 8}{n}.jsonl"
+        texts = ["word " * (k * k + 1) + "\x1b[2Jend" for k in range(20 * n)]
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        paths.append(path)
+    prefix = tmp_path / "shard"
+    tokenize(paths, tokenizer=TINY, output_prefix=prefix, workers=1)
+    return inspect_shard(prefix, tokenizer=load_tokenizer(TINY), samples=3)
+
+
+def test_every_line_fits_and_control_characters_are_gone(found: Inspection) -> None:
+    text = render(found)
+    assert max(len(line) for line in text.splitlines() if not line.startswith("Shard")) <= 80
+    assert all(c.isprintable() for c in text.replace("\n", ""))
+
+
+def test_what_is_said(found: Inspection) -> None:
+    text = render(found)
+    for words in (
+        "Documents     200\n",
+        "              ... 5 files in all, ",
+        "Ends with EOS 200 of 200 documents looked at (100%)",
+        "Checksums     not compared (--verify)",
+        "Vocabulary, over all tokens",
+        " of 257 ids are used (",
+        "  ' '\n",
+        "  | ...\n",
+        "<eos>\n",
+    ):
+        assert words in text
+    assert "Checksums     both files are as" in render(replace(found, verified=True))
+
+
+def test_a_sample_of_the_tokens_is_called_one(found: Inspection) -> None:
+    use = replace(found.vocabulary, tokens_counted=found.lengths.tokens // 2, outside=3)
+    text = render(replace(found, vocabulary=use))
+    assert "over a sample of " in text
+    assert "--full reads all" in text
+    assert "at most " in text
+    assert "WARNING: 3 tokens are outside the vocabulary" in text
+
+
+def test_a_shard_of_another_tool(tmp_path: Path) -> None:
+    write_shard(tmp_path / "bare", [[5, 1], []], vocab_size=9)
+    text = render(inspect_shard(tmp_path / "bare"))
+    assert "no manifest: written by another tool" in text
+    assert "2 ids are used, the largest is 5" in text
+    assert "Ends with EOS not known" in text
+
+
+def test_nothing_in_it(tmp_path: Path) -> None:
+    write_shard(tmp_path / "none", [], vocab_size=9)
+    assert "Tokens        0, " in render(inspect_shard(tmp_path / "none"))
+
+
+def test_written_without_eos_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "ab"}\n')
+    tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", append_eos=False, workers=1)
+    text = render(inspect_shard(tmp_path / "a"))
+    assert "0 of 1 documents looked at (0%), written without EOS" in text
+
+
+def test_doublings_hold_all_documents(found: Inspection) -> None:
+    merged = by_doubling(found.lengths.bins)
+    assert sum(b.documents for b in merged) == found.lengths.documents
+    assert sum(b.tokens for b in merged) == found.lengths.tokens
+    assert all(b.last + 1 == 2 * b.first for b in merged)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, ""), (1e-9, "▏"), (0.5, "██"), (0.6, "██▍"), (1, "████")]
+)
+def test_bars(share: float, expected: str) -> None:
+    assert bar(share, width=4) == expected
+
+
+def test_long_ids_are_cut() -> None:
+    assert shown("\n" * 30, width=12) == "'\\n\\n\\n\\n..."
+
+
+@pytest.mark.parametrize(
+    ("kind", "beginning"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")]
+)
+def test_the_picture(found: Inspection, tmp_path: Path, kind: str, beginning: bytes) -> None:
+    path = tmp_path / "new" / f"lengths.{kind}"
+    draw(found, path)
+    assert path.read_bytes().startswith(beginning)
+
+
+def test_the_picture_of_empty_documents(tmp_path: Path) -> None:
+    write_shard(tmp_path / "empty", [[], [], [1]], vocab_size=9)
+    draw(inspect_shard(tmp_path / "empty"), tmp_path / "empty.svg")
+    assert "2 empty, not drawn" in (tmp_path / "empty.svg").read_text()
+    write_shard(tmp_path / "none", [], vocab_size=9)
+    draw(inspect_shard(tmp_path / "none"), tmp_path / "none.png")
+
+
+def test_another_format_is_refused(found: Inspection, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lengths.gif must end with .png, .svg or .pdf"):
+        draw(found, tmp_path / "lengths.gif")
