@@ -26,8 +26,12 @@ from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
-MAY_CHANGE = ("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp")
-"""Keys of run.yaml that a resumed run may set anew: they change no number of the training."""
+MAY_CHANGE = (
+    *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp"),
+    *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
+)
+"""Keys of run.yaml that a resumed run may set anew: what they change begins with the next step.
+That no stage is edited whose steps were done is checked against the checkpoint."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,7 +108,7 @@ def _refuse_other_run(old: RunConfig, new: RunConfig, path: Path) -> None:
     changed = [
         key
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+        if before.get(key) != after.get(key) and not _may_change(key, old)
     ]
     if changed:
         lines = "\n".join(f"  {k}: was {before.get(k)}, now {after.get(k)}" for k in changed)
@@ -112,6 +116,13 @@ def _refuse_other_run(old: RunConfig, new: RunConfig, path: Path) -> None:
             f"{path} belongs to a run with other settings:\n{lines}\n"
             "Set them back to resume that run, or start a new one with another run_dir=FOLDER."
         )
+
+
+def _may_change(key: str, old: RunConfig) -> bool:
+    if key.startswith("data.sources."):
+        name, _, field_name = key.removeprefix("data.sources.").partition(".")
+        return name not in old.data.sources or field_name == "max_epochs"
+    return key.startswith(MAY_CHANGE)
 
 
 def _existing_folder(folder: Path) -> Path:

@@ -204,9 +204,9 @@ def test_another_runs_yaml_is_never_replaced(tmp_path: Path) -> None:
     write_run_yaml(compose(["experiment=tiny"]), path)
     before = path.read_text()
     with pytest.raises(ConfigError) as caught:
-        write_run_yaml(compose(["experiment=tiny", "seed=2", "data.sources.x.prefix=y"]), path)
+        write_run_yaml(compose(["experiment=tiny", "seed=2", "optim.eps=1e-6"]), path)
     assert "seed: was 1234, now 2" in str(caught.value)
-    assert "data.sources.x.prefix: was None" in str(caught.value)
+    assert "optim.eps: was 1e-08, now 1e-06" in str(caught.value)
     assert "run_dir=FOLDER" in str(caught.value)
     assert path.read_text() == before
 
@@ -218,6 +218,29 @@ def test_monitor_cluster_and_checkpoint_may_change_on_resume(tmp_path: Path) -> 
     changed = replace(config, checkpoint=replace(config.checkpoint, every_steps=3))
     write_run_yaml(changed, path)
     assert read_run_yaml(path).checkpoint.every_steps == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data.stages.later.from_step=9",
+        "data.global_batch_size=16",
+        "data.sources.garden.max_epochs=4",
+        "data.sources.new.prefix=shard",
+        "parallel.dp=2",
+    ],
+)
+def test_what_begins_with_the_next_step_may_change_on_resume(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "run.yaml"
+    write_run_yaml(compose(["experiment=tiny"]), path)
+    write_run_yaml(compose(["experiment=tiny", change]), path)
+
+
+def test_the_sources_a_run_has_may_not_change_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    write_run_yaml(compose(["experiment=tiny"]), path)
+    with pytest.raises(ConfigError, match=r"data\.sources\.garden\.weight: was 1.0, now 3.0"):
+        write_run_yaml(compose(["experiment=tiny", "data.sources.garden.weight=3"]), path)
 
 
 def test_reading_needs_a_run_folder_and_whole_yaml(tmp_path: Path) -> None:
