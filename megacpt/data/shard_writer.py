@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,15 @@ class ShardFiles:
     idx_bytes: int
     bin_sha256: str
     idx_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentBounds:
+    """Documents that are not one sequence each: the sequence each begins with, and at the end the
+    number of sequences; ``documents + 1`` numbers in pieces."""
+
+    documents: int
+    pieces: Iterable[npt.NDArray[np.int64]]
 
 
 class ShardWriter:
@@ -94,21 +103,35 @@ class ShardWriter:
         """Append documents of these lengths, their tokens laid end to end."""
         if int(lengths.sum()) != tokens.size:
             raise ValueError(f"lengths add up to {lengths.sum()}, but there are {tokens.size} ids")
+        self.add_tokens(tokens)
+        self.add_lengths(lengths)
+
+    def add_tokens(self, tokens: npt.NDArray[Any]) -> None:
+        """A part of the stream; ``add_lengths`` says, before or after, where documents end."""
         self._check_range(tokens)
         with self._reported():
             self._bin.write(tokens.astype(self.dtype, copy=False).tobytes())
-            self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
-        self.documents += lengths.size
         self.tokens += tokens.size
 
-    def publish(self, *, describe: Callable[[ShardFiles], str] | None = None) -> ShardFiles:
+    def add_lengths(self, lengths: npt.NDArray[Any]) -> None:
+        with self._reported():
+            self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
+        self.documents += lengths.size
+
+    def publish(
+        self,
+        *,
+        describe: Callable[[ShardFiles], str] | None = None,
+        bounds: DocumentBounds | None = None,
+    ) -> ShardFiles:
         """Finish the index, flush all files to the disk and give them their names.
 
+        With ``bounds`` the lengths are those of sequences, of which a document may have several.
         ``describe`` makes the text of PREFIX.json. An index of the same name goes first and the
         new one comes last: where this is cut short there is no shard, never a mixed one.
         """
         with self._reported():
-            files = self._finish()
+            files = self._finish(bounds)
             text = describe(files) if describe else None
             if text is not None:
                 _write_synced(self._aside("json"), text)
@@ -118,17 +141,17 @@ class ShardWriter:
             _sync_folder(self.prefix.parent)
         return files
 
-    def _finish(self) -> ShardFiles:
+    def _finish(self, bounds: DocumentBounds | None) -> ShardFiles:
         idx = _HashedFile(self._aside("idx"))
         try:
-            self._write_index(idx)
+            self._write_index(idx, bounds=bounds)
             idx.sync()
         finally:
             with suppress(OSError):
                 idx.stream.close()
         self._bin.sync()
         return ShardFiles(
-            documents=self.documents,
+            documents=bounds.documents if bounds else self.documents,
             tokens=self.tokens,
             bin_bytes=self._bin.size,
             idx_bytes=idx.size,
@@ -136,10 +159,11 @@ class ShardWriter:
             idx_sha256=idx.digest.hexdigest(),
         )
 
-    def _write_index(self, idx: _HashedFile) -> None:
+    def _write_index(self, idx: _HashedFile, *, bounds: DocumentBounds | None) -> None:
         self._lengths.flush()
-        count = self.documents
-        idx.write(HEADER.pack(MAGIC, VERSION, code_of(self.dtype), count, count + 1))
+        bounds = bounds or _one_sequence_each(self.documents)
+        num_bounds = bounds.documents + 1
+        idx.write(HEADER.pack(MAGIC, VERSION, code_of(self.dtype), self.documents, num_bounds))
         for piece in self._length_pieces():
             idx.write(piece.tobytes())
         offset = 0
@@ -147,8 +171,9 @@ class ShardWriter:
             ends = offset + np.cumsum(piece, dtype=np.int64) * self.dtype.itemsize
             idx.write(np.append(offset, ends[:-1]).astype("<i8").tobytes())
             offset = int(ends[-1])
-        for start in range(0, count + 1, PIECE):
-            idx.write(np.arange(start, min(start + PIECE, count + 1), dtype="<i8").tobytes())
+        assert offset == self._bin.size, "lengths and tokens were added in equal number"
+        for bound in bounds.pieces:
+            idx.write(bound.astype("<i8").tobytes())
 
     def _length_pieces(self) -> Iterator[npt.NDArray[np.int32]]:
         self._lengths.seek(0)
@@ -173,6 +198,12 @@ class ShardWriter:
                 f"token shard {self.prefix} cannot be written: {error.strerror}; nothing was left "
                 "behind. Free space, or choose another output prefix, and start again."
             ) from error
+
+
+def _one_sequence_each(documents: int) -> DocumentBounds:
+    starts = range(0, documents + 1, PIECE)
+    pieces = (np.arange(start, min(start + PIECE, documents + 1)) for start in starts)
+    return DocumentBounds(documents=documents, pieces=pieces)
 
 
 class _HashedFile:
