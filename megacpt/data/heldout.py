@@ -15,6 +15,8 @@ from megacpt.data.windows import Windows
 @dataclass(frozen=True, slots=True)
 class HeldoutSet:
     windows: Windows
+    document_mask: bool = False
+    """Each document is predicted from itself alone, as in a run with ``data.document_mask``."""
 
     @classmethod
     def open(
@@ -24,12 +26,14 @@ class HeldoutSet:
         sequence_length: int,
         max_tokens: int,
         vocab_size: int | None = None,
+        document_mask: bool = False,
     ) -> HeldoutSet:
         """The first ``max_tokens`` targets of the shard; 0 takes all."""
         shard = IndexedShard(prefix, vocab_size=vocab_size)
-        return cls(
-            Windows.of(shard, source_id=0, sequence_length=sequence_length, max_targets=max_tokens)
+        windows = Windows.of(
+            shard, source_id=0, sequence_length=sequence_length, max_targets=max_tokens
         )
+        return cls(windows, document_mask=document_mask)
 
     @property
     def num_samples(self) -> int:
@@ -43,5 +47,7 @@ class HeldoutSet:
     def load(self, positions: Sequence[int]) -> Batch:
         """Samples by number, 0 .. num_samples-1; ``source_ids_B`` is all zero."""
         return make_batch(
-            [self.windows[k] for k in positions], sequence_length=self.windows.sequence_length
+            [self.windows[k] for k in positions],
+            sequence_length=self.windows.sequence_length,
+            document_mask=self.document_mask,
         )

@@ -86,6 +86,14 @@ class TrainingData:
     def source_tokens(self) -> dict[str, int]:
         return {name: windows.shard.num_tokens for name, windows in self.sources.items()}
 
+    def batch_size(self, step: int) -> int:
+        """Samples of global batch ``step`` (the first is 0)."""
+        return self.config.global_batch_size
+
+    def sequence_length(self, step: int) -> int:
+        """Tokens of each sample of global batch ``step``."""
+        return self.config.sequence_length
+
     def consumed_samples(self, steps: int) -> dict[str, int]:
         """Samples of each source in the first ``steps`` global batches."""
         return dict(zip(self.sources, self.cursor.at(steps).before, strict=True))

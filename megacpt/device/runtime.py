@@ -179,6 +179,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def page_locked(tensor: torch.Tensor, *, device: torch.device) -> torch.Tensor:
+    """A copy in host memory that ``device`` reads by itself; on a CPU the tensor as it is.
+
+    The device is named because a background thread starts on the first GPU, where a context of
+    every rank would waste memory.
+    """
+    if device.type != "cuda":
+        return tensor
+    with torch.cuda.device(device):
+        return tensor.pin_memory()
+
+
 def peak_memory_bytes() -> int:
     """Most memory this rank ever held: of the GPU's allocator, or resident on a CPU."""
     if _uses_gpu():

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Core attention on torch's scaled_dot_product_attention: causal, grouped queries, no S x S matrix.
 
-Shapes: S sequence, B batch, H query heads and K key-value heads of this rank, D head size.
+With a document mask the rows of a microbatch lie end to end as one sequence of T = B * S tokens
+that is cut at every document (megacpt.train.schedule). megacpt hands megatron-core the bounds as
+PackedSeqParams, its form for packed sequences: it restarts the rotary positions at each document
+and passes the bounds through every stage to the core attention, on GPUs Transformer Engine's.
+
+Shapes: S sequence, B batch, T all tokens, L one document, H query heads and K key-value heads of
+this rank, D head size.
 """
 
 from __future__ import annotations
@@ -9,8 +15,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import scaled_dot_product_attention
+
+
+def packed_documents(bounds: torch.Tensor, *, longest: int) -> PackedSeqParams:
+    """``bounds``: 0, the start of every further document, T (int32).
+
+    ``longest`` is exact, not a bound: where it equals T, megatron-core's plain rotary code takes
+    the positions to run through all documents.
+    """
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )
 
 
 class CausalAttention(torch.nn.Module):
@@ -26,17 +48,40 @@ class CausalAttention(torch.nn.Module):
 
     def forward(
         self,
-        q_SBHD: torch.Tensor,
-        k_SBKD: torch.Tensor,
-        v_SBKD: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
         attention_mask: torch.Tensor | None,
         attn_mask_type: Any = None,
         attention_bias: torch.Tensor | None = None,
-        packed_seq_params: Any = None,
+        packed_seq_params: PackedSeqParams | None = None,
     ) -> torch.Tensor:
-        """The mask is always causal, so ``attention_mask`` may be None and is not read."""
+        """q_SBHD to out_SB(HD), or packed q_THD to out_T(HD).
+
+        The mask is always causal, so ``attention_mask`` may be None and is not read.
+        """
         assert attention_bias is None
-        assert packed_seq_params is None
+        if packed_seq_params is None:
+            return self._causal(q, k, v)
+        return self._causal_in_documents(q, k, v, bounds=packed_seq_params.cu_seqlens_q)
+
+    def _causal_in_documents(
+        self,
+        q_THD: torch.Tensor,
+        k_TKD: torch.Tensor,
+        v_TKD: torch.Tensor,
+        *,
+        bounds: torch.Tensor,
+    ) -> torch.Tensor:
+        """Document by document: the sum of L^2 instead of S^2, and no bit depends on another."""
+        lengths = bounds.diff().tolist()
+        parts = zip(*(torch.split(x, lengths) for x in (q_THD, k_TKD, v_TKD)), strict=True)
+        outs = [self._causal(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)) for q, k, v in parts]
+        return torch.cat(outs).squeeze(1)
+
+    def _causal(
+        self, q_SBHD: torch.Tensor, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
+    ) -> torch.Tensor:
         out_BHSD = scaled_dot_product_attention(
             q_SBHD.permute(1, 2, 0, 3),
             k_SBKD.permute(1, 2, 0, 3),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import silu
@@ -86,5 +87,7 @@ def _kernels(kind: DeviceKind) -> dict[str, Any]:
         "bias_activation_fusion": on_gpu,
         "bias_dropout_fusion": on_gpu,
         "masked_softmax_fusion": on_gpu,
+        # The plain rotary code waits for the device twice a layer where documents are packed.
+        "apply_rope_fusion": on_gpu and rope_utils.fused_apply_rotary_pos_emb_thd is not None,
         "gradient_accumulation_fusion": on_gpu and layers._grad_accum_fusion_available,
     }

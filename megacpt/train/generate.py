@@ -18,7 +18,8 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 from megacpt.data.batch import Batch
 from megacpt.tokenizer import Tokenizer
 from megacpt.train.heldout import evaluating
-from megacpt.train.schedule import run_logits, to_microbatch
+from megacpt.train.microbatch import host_microbatch
+from megacpt.train.schedule import run_logits
 
 LENGTH_MULTIPLE = 16
 """Padded lengths are multiples of this, so that few shapes occur and any tp <= 16 divides them."""
@@ -51,7 +52,8 @@ def _append_next(
 ) -> None:
     """Append the most likely next token to every row, seen through a window of the run's length."""
     windows = [row[-sequence_length:] for row in rows]
-    logits_BSV = run_logits(chunks, to_microbatch(_padded(windows), device=device))
+    batch = host_microbatch(_padded(windows), document_mask=False, device=device)
+    logits_BSV = run_logits(chunks, batch.to(device))
     next_B = torch.zeros(len(rows), dtype=torch.int64, device=device)
     if logits_BSV is not None:
         last_BV = torch.stack([logits_BSV[n, len(w) - 1] for n, w in enumerate(windows)])
@@ -69,6 +71,7 @@ def _padded(windows: Sequence[Sequence[int]]) -> Batch:
     """Right-padded with token 0: with causal attention nothing before it can see it."""
     longest = max(len(w) for w in windows)
     length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    bounds = np.array([0, length], dtype=np.int32)
     tokens_BS = np.zeros((len(windows), length), dtype=np.int64)
     for n, window in enumerate(windows):
         tokens_BS[n, : len(window)] = window
@@ -76,7 +79,9 @@ def _padded(windows: Sequence[Sequence[int]]) -> Batch:
         tokens_BS=tokens_BS,
         labels_BS=tokens_BS,
         loss_mask_BS=np.zeros(tokens_BS.shape, dtype=np.float32),
+        positions_BS=np.tile(np.arange(length), (len(windows), 1)),
         source_ids_B=np.zeros(len(windows), dtype=np.int64),
+        cu_seqlens=(bounds,) * len(windows),
     )
 
 

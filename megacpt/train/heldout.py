@@ -16,7 +16,8 @@ from megatron.core import parallel_state
 
 from megacpt.data.batch import Batch
 from megacpt.data.heldout import HeldoutSet
-from megacpt.train.schedule import run_microbatches, to_microbatch
+from megacpt.train.microbatch import host_microbatch
+from megacpt.train.schedule import run_microbatches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,10 @@ def _measure(
     chunks: Sequence[Any], heldout: HeldoutSet, *, micro_batch_size: int, device: torch.device
 ) -> HeldoutLoss:
     batches = _rank_batches(heldout, micro_batch_size=micro_batch_size, num_chunks=len(chunks))
-    microbatches = [to_microbatch(batch, device=device) for batch in batches]
+    microbatches = [
+        host_microbatch(batch, document_mask=heldout.document_mask, device=device).to(device)
+        for batch in batches
+    ]
     sums = run_microbatches(chunks, microbatches, num_sources=1, forward_only=True)
     loss = sums.mean_loss
     return HeldoutLoss(loss=loss, perplexity=_perplexity(loss), tokens=sums.tokens)

@@ -12,7 +12,7 @@ from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume, save
 from megacpt.train.run import Run
-from megacpt.train.step import StepResult, train_step
+from megacpt.train.step import StepResult, read_batches, train_step
 
 Record = dict[str, Any]
 
@@ -29,20 +29,35 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
         position.base_heldout = heldout
         _write(journal, {"step": 0, "heldout": heldout, **spot_check(run, step=0)})
     peak_flops = device_runtime.peak_flops(run.config.precision.dtype)
-    while position.step < run.config.schedule.steps:
-        step = position.step + 1
-        result = train_step(
-            run.state, config=run.config, data=run.data, step=step, device=run.runtime.device
-        )
-        advance(position, result=result, names=run.data.source_names)
-        record = step_record(run, result=result, position=position, peak_flops=peak_flops)
-        if is_due(step, every=run.config.evaluate.every_steps, last=run.config.schedule.steps):
-            record["heldout"] = measure_heldout(run)
-            record |= forgetting(record, position=position, general=run.config.evaluate.general)
-        record |= spot_check(run, step=step)
-        _write(journal, record)
-        if is_due(step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps):
-            save_checkpoint(run, position=position)
+    first_step = position.step + 1
+    with read_batches(
+        run.data, config=run.config, first_step=first_step, device=run.runtime.device
+    ) as batches:
+        for step in range(first_step, run.config.schedule.steps + 1):
+            result = train_step(
+                run.state,
+                config=run.config,
+                batches=batches,
+                num_sources=len(run.data.source_names),
+                step=step,
+                device=run.runtime.device,
+            )
+            advance(position, result=result, names=run.data.source_names)
+            record = step_record(run, result=result, position=position, peak_flops=peak_flops)
+            _write(journal, record | measurements(run, step=step, position=position))
+            if is_due(
+                step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps
+            ):
+                save_checkpoint(run, position=position)
+
+
+def measurements(run: Run, *, step: int, position: Position) -> Record:
+    """What is due after ``step`` beside its loss: held-out losses, generations."""
+    evaluate, record = run.config.evaluate, spot_check(run, step=step)
+    if is_due(step, every=evaluate.every_steps, last=run.config.schedule.steps):
+        record["heldout"] = measure_heldout(run)
+        record |= forgetting(record, position=position, general=evaluate.general)
+    return record
 
 
 def _write(journal: Journal | None, record: Record) -> None:
@@ -129,6 +144,7 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "tokens_per_s": tokens_per_s,
         "mfu": tokens_per_s * flops_per_token / (peak_flops * run.runtime.ranks.world_size),
         "step_s": result.step_s,
+        "data_wait_s": result.data_wait_s,
         "elapsed_s": position.elapsed_s,
         "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
     }

@@ -101,6 +101,7 @@ def open_heldout(
             sequence_length=config.data.sequence_length,
             max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
             vocab_size=architecture.vocab_size,
+            document_mask=config.data.document_mask,
         )
         for name, heldout in config.evaluate.heldout.items()
     }

@@ -14,18 +14,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
-from megacpt.data.batch import Batch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Microbatch:
-    """A batch as tensors on the rank's device."""
-
-    tokens_BS: torch.Tensor
-    labels_BS: torch.Tensor
-    loss_mask_BS: torch.Tensor
-    position_ids_BS: torch.Tensor
-    source_ids_B: torch.Tensor
+from megacpt.model.attention import packed_documents
+from megacpt.train.microbatch import Microbatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +34,6 @@ class LossSums:
         return sum(self.loss_N) / max(self.tokens, 1)
 
 
-def to_microbatch(batch: Batch, *, device: torch.device) -> Microbatch:
-    tokens_BS = torch.from_numpy(batch.tokens_BS).to(device)
-    num_samples, length = tokens_BS.shape
-    positions_S = torch.arange(length, device=device)
-    return Microbatch(
-        tokens_BS=tokens_BS,
-        labels_BS=torch.from_numpy(batch.labels_BS).to(device),
-        loss_mask_BS=torch.from_numpy(batch.loss_mask_BS).to(device),
-        position_ids_BS=positions_S.expand(num_samples, length),
-        source_ids_B=torch.from_numpy(batch.source_ids_B).to(device),
-    )
-
-
 def run_microbatches(
     chunks: Sequence[Any],
     microbatches: Sequence[Microbatch],
@@ -69,7 +46,7 @@ def run_microbatches(
     megatron-core divides the summed gradient by the number of valid tokens of the whole global
     batch, so a masked token or a short sample weighs nothing wherever it lies.
     """
-    samples, length = microbatches[0].tokens_BS.shape
+    samples, length = microbatches[0].model_shape
     reported = get_forward_backward_func()(
         forward_step_func=_forward_step(num_sources),
         data_iterator=_iterators(chunks, microbatches),
@@ -86,7 +63,7 @@ def run_microbatches(
 
 def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
     """Logits_BSV of one microbatch (V cut over tensor-parallel ranks); None off the last stage."""
-    samples, length = batch.tokens_BS.shape
+    samples, length = batch.model_shape
     # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
     repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     collected = get_forward_backward_func()(
@@ -111,8 +88,8 @@ def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any
 def _forward_step(num_sources: int) -> Callable[..., Any]:
     def step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        output = model(batch.tokens_BS, batch.position_ids_BS, None, labels=batch.labels_BS)
-        return output, lambda losses_BS: _loss(losses_BS, batch, num_sources=num_sources)
+        output = _run_model(model, batch, labels_BS=batch.labels_BS)
+        return output, lambda losses: _loss(losses, batch, num_sources=num_sources)
 
     return step
 
@@ -121,16 +98,30 @@ def _logits_step(
     iterator: Iterator[Microbatch], model: Any
 ) -> tuple[torch.Tensor, Callable[..., Any]]:
     batch = next(iterator)
-    output = model(batch.tokens_BS, batch.position_ids_BS, None)
-    return output, lambda logits_BSV, non_loss_data: logits_BSV
+    output = _run_model(model, batch, labels_BS=None)
+    return output, lambda logits, non_loss_data: logits.view(*batch.tokens_BS.shape, -1)
+
+
+def _run_model(model: Any, batch: Microbatch, *, labels_BS: torch.Tensor | None) -> torch.Tensor:
+    """This stage's output for the microbatch, in the model's shape."""
+    shape, documents = batch.model_shape, batch.documents
+    packed = documents and packed_documents(documents.bounds, longest=documents.longest)
+    output: torch.Tensor = model(
+        batch.tokens_BS.view(shape),
+        batch.positions_BS.view(shape),
+        None,
+        labels=None if labels_BS is None else labels_BS.view(shape),
+        packed_seq_params=packed,
+    )
+    return output
 
 
 def _loss(
-    losses_BS: torch.Tensor, batch: Microbatch, *, num_sources: int
+    losses: torch.Tensor, batch: Microbatch, *, num_sources: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Summed loss, number of valid tokens, and both per source as one float64 vector (2N)."""
-    masked_BS = losses_BS.float() * batch.loss_mask_BS
-    report = torch.zeros(2, num_sources, dtype=torch.float64, device=losses_BS.device)
+    masked_BS = losses.float().view_as(batch.loss_mask_BS) * batch.loss_mask_BS
+    report = torch.zeros(2, num_sources, dtype=torch.float64, device=losses.device)
     report[0].index_add_(0, batch.source_ids_B, masked_BS.detach().double().sum(dim=1))
     report[1].index_add_(0, batch.source_ids_B, batch.loss_mask_BS.double().sum(dim=1))
     num_tokens = batch.loss_mask_BS.sum().to(torch.int)

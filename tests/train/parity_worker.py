@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_parity.py: trains several layouts of one world size in turn.
+"""Started once a rank by the tests of parity: trains several cases of one world size in turn.
 
-    python parity_worker.py WORK_DIR LAYOUTS_JSON
+    python parity_worker.py WORK_DIR CASES_JSON
 
-Rank 0 writes WORK_DIR/curves-WORLD.json: layout name -> [[loss, gradient norm], ...].
+A case is a name and the settings in which it departs from ``parity_config``. Rank 0 writes
+WORK_DIR/curves-WORLD.json: name -> [[loss, gradient norm, loss of each source ...], ...].
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
 from megacpt.device import runtime
@@ -22,43 +24,51 @@ STEPS = 10
 
 def main() -> None:
     work = Path(sys.argv[1])
-    layouts: dict[str, dict[str, object]] = json.loads(sys.argv[2])
+    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
     rank_runtime = runtime.start(ranks, cluster)
-    curves = {name: train_layout(work, name, rank_runtime, p) for name, p in layouts.items()}
+    curves = {name: train_case(work, rank_runtime, changes) for name, changes in cases.items()}
     if ranks.rank == 0:
         (work / f"curves-{ranks.world_size}.json").write_text(json.dumps(curves))
     runtime.stop()
 
 
-def train_layout(
-    work: Path, name: str, rank_runtime: runtime.Runtime, parallel: dict[str, object]
+def train_case(
+    work: Path, rank_runtime: runtime.Runtime, changes: dict[str, Any]
 ) -> list[list[float]]:
     """Ten steps of the product's own train_step."""
     from megatron.core import parallel_state
 
     from megacpt.model.parallel import initialise_parallel
     from megacpt.train.run import assemble
-    from megacpt.train.step import train_step
+    from megacpt.train.step import read_batches, train_step
 
-    config = parity_config(work, parallel)
+    config, device = parity_config(work, changes), rank_runtime.device
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=rank_runtime)
     curve = []
-    for step in range(1, STEPS + 1):
-        result = train_step(
-            run.state, config=config, data=run.data, step=step, device=rank_runtime.device
-        )
-        curve.append([result.sums.mean_loss, result.grad_norm])
+    with read_batches(run.data, config=config, first_step=1, device=device) as batches:
+        for step in range(1, STEPS + 1):
+            result = train_step(
+                run.state,
+                config=config,
+                batches=batches,
+                num_sources=len(run.data.source_names),
+                step=step,
+                device=device,
+            )
+            sums = result.sums
+            of_sources = [x / n for x, n in zip(sums.loss_N, sums.tokens_N, strict=True)]
+            curve.append([sums.mean_loss, result.grad_norm, *of_sources])
     del run
     gc.collect()
     parallel_state.destroy_model_parallel()
     return curve
 
 
-def parity_config(work: Path, parallel: dict[str, object]) -> RunConfig:
+def parity_config(work: Path, changes: dict[str, Any]) -> RunConfig:
     """Every layout has the same global batch of eight samples; only the split differs."""
     from omegaconf import OmegaConf
 
@@ -80,8 +90,8 @@ def parity_config(work: Path, parallel: dict[str, object]) -> RunConfig:
             "precision": {"dtype": "fp32"},
             "optim": {"lr_peak": 3e-3},
             "schedule": {"steps": STEPS, "warmup_steps": 2},
-            "parallel": parallel,
         },
+        changes,
     )
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)

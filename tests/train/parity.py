@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loss curves of small runs that differ in layout alone, and what counts as the same curve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ranks import start_ranks
+
+from megacpt.data.indexed import write_shard
+from tests_support import write_model_folder
+
+WORKER = Path(__file__).with_name("parity_worker.py")
+LOSS_RTOL = 1e-5
+GRAD_NORM_RTOL = 1e-4
+# fp32 sums in another order differ by a few units of 6e-8 a term; ten steps of AdamW amplify that
+# to about 1e-6 in the loss. The bounds are ten times that, far below any real mistake.
+
+
+def write_run_inputs(work: Path, *, tied: bool) -> None:
+    """A model folder and the shards of a domain and a replay source."""
+    write_model_folder(work / "model", tie_word_embeddings=tied)
+    rng = np.random.default_rng(0)
+    for name in ("domain", "replay"):
+        write_shard(
+            work / name,
+            # Skewed, so that there is something to learn within ten steps.
+            ((257 * rng.random(rng.integers(20, 90)) ** 3).astype(np.int64) for _ in range(60)),
+            vocab_size=257,
+        )
+
+
+def train_curves(work: Path, cases: dict[int, dict[str, Any]]) -> dict[str, np.ndarray]:
+    """World size -> name -> settings, to name -> one row a step (see parity_worker.py)."""
+    found: dict[str, np.ndarray] = {}
+    for world, changes in cases.items():
+        start_ranks(WORKER, work, world=world, cases=changes)
+        text = (work / f"curves-{world}.json").read_text()
+        found |= {name: np.array(curve) for name, curve in json.loads(text).items()}
+    return found
+
+
+def assert_same_curve(found: np.ndarray, expected: np.ndarray) -> None:
+    """Loss, loss of each source, and gradient norm, at every step."""
+    losses = [0, *range(2, expected.shape[1])]
+    np.testing.assert_allclose(found[:, losses], expected[:, losses], rtol=LOSS_RTOL)
+    np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=GRAD_NORM_RTOL)
