@@ -318,6 +318,30 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="PREFIX", help="shards, in this order")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
+    )
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from megacpt.data.merge_shards import merge_shards
+
+    prefixes = [Path(prefix) for prefix in arguments.inputs]
+    merged = merge_shards(
+        prefixes, output_prefix=arguments.output, progress=_slow_progress("merged")
+    )
+    output = _shown(arguments.output)
+    files = merged.files
+    _say(
+        f"Wrote {files.documents:,} documents, {files.tokens:,} tokens of {len(prefixes)} shards:",
+        f"  {output}.bin, {output}.idx" + f", {output}.json" * (merged.manifest is not None),
+        next_command=f"megacpt inspect {shlex.quote(output)}",
+    )
+    return 0
+
+
 def _slow_progress(what: str) -> Callable[[int, int], None] | None:
     """Shows how far work is that takes more than two seconds, on a terminal."""
     if not sys.stderr.isatty():
@@ -499,6 +523,13 @@ VERBS = (
         "  megacpt inspect data/law --full --verify --picture law.png",
         add_arguments=_inspect_arguments,
         run=_inspect,
+    ),
+    Verb(
+        name="merge",
+        summary="join token shards into one, in the order given",
+        example="  megacpt merge data/law-2023 data/law-2024 --output data/law",
+        add_arguments=_merge_arguments,
+        run=_merge,
     ),
     Verb(
         name="plan",

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
@@ -99,20 +99,40 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
     manifest = read_manifest(prefix)
     if manifest is None:
         raise DataError(f"{manifest_path(prefix)} does not exist: nothing to verify {prefix} with.")
-    total = manifest.bin_bytes + manifest.idx_bytes
-    done = 0
-    for kind, expected in (("idx", manifest.idx_sha256), ("bin", manifest.bin_sha256)):
-        digest = hashlib.sha256()
-        with Path(f"{prefix}.{kind}").open("rb", buffering=0) as stream:
-            while piece := stream.read(PIECE_BYTES):
-                digest.update(piece)
-                done += len(piece)
-                if progress:
-                    progress(done, total)
-        if digest.hexdigest() != expected:
-            raise _changed(prefix, f"sha256 of .{kind}", expected[:12], digest.hexdigest()[:12])
+    total, done = manifest.bin_bytes + manifest.idx_bytes, 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        if progress:
+            progress(done, total)
+
+    for kind in ("idx", "bin"):
+        verify_file(prefix, kind, manifest=manifest, count=count)
     IndexedShard(prefix).check_index()
     return manifest
+
+
+def verify_file(
+    prefix: Path | str,
+    kind: Literal["bin", "idx"],
+    *,
+    manifest: Manifest,
+    count: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Read one file and raise DataError unless it has the checksum of the manifest."""
+    expected = manifest.bin_sha256 if kind == "bin" else manifest.idx_sha256
+    digest = hashlib.sha256()
+    with Path(f"{prefix}.{kind}").open("rb", buffering=0) as stream:
+        while piece := stream.read(PIECE_BYTES):
+            digest.update(piece)
+            count(len(piece))
+    require_checksum(prefix, kind, expected=expected, found=digest.hexdigest())
+
+
+def require_checksum(prefix: Path | str, kind: str, *, expected: str, found: str) -> None:
+    if found != expected:
+        raise _changed(prefix, f"sha256 of .{kind}", expected[:12], found[:12])
 
 
 def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several token shards to one that holds their documents in the order given.
+
+The bytes are those of tokenizing the inputs of all of them together, in that order. Files are
+copied piece by piece and each byte is compared with its manifest's checksum on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.data.indexed import PIECE, IndexedShard, Tokens
+from megacpt.data.manifest import (
+    Manifest,
+    manifest_path,
+    read_manifest,
+    render,
+    require_checksum,
+    require_one_tokenizer,
+    shard_identity,
+    verify_file,
+)
+from megacpt.data.shard_writer import DocumentBounds, ShardFiles, ShardWriter
+from megacpt.errors import DataError
+
+Progress = Callable[[int, int], None]
+"""Is told the bytes copied and those to copy."""
+EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    files: ShardFiles
+    manifest: Manifest | None
+    """None where no shard had one."""
+
+
+def merge_shards(
+    prefixes: Sequence[Path | str],
+    *,
+    output_prefix: Path | str,
+    progress: Progress | None = None,
+) -> Merged:
+    """Write ``output_prefix``.bin and .idx, and .json unless none of the shards has a manifest."""
+    _require_free_name(prefixes, output_prefix)
+    shards = [IndexedShard(prefix) for prefix in prefixes]
+    dtype = _one_dtype(shards)
+    manifests = _manifests(shards)
+    for shard in shards:
+        shard.check_index()
+
+    def describe(files: ShardFiles) -> Manifest:
+        return _merged(manifests, files, name=Path(output_prefix).name)
+
+    with ShardWriter(output_prefix, dtype=dtype) as writer:
+        _copy(shards, manifests, writer=writer, progress=progress)
+        files = writer.publish(
+            describe=(lambda files: render(describe(files))) if manifests else None,
+            bounds=_bounds(shards),
+        )
+    return Merged(files=files, manifest=describe(files) if manifests else None)
+
+
+def shards_in(folder: Path | str) -> list[Path]:
+    """The prefixes of all shards in a folder, in the order of their names."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the one that holds the shards.")
+    found = {kind: {p.with_suffix("") for p in folder.glob(f"*.{kind}")} for kind in ("bin", "idx")}
+    alone = sorted(found["bin"] ^ found["idx"])
+    if alone:
+        missing = "idx" if alone[0] in found["bin"] else "bin"
+        raise DataError(f"{alone[0]}.{missing} is missing; restore it or move {alone[0]}.* away.")
+    if not found["bin"]:
+        raise DataError(f"{folder} holds no token shards (.bin and .idx); give another folder.")
+    return sorted(found["bin"])
+
+
+def _require_free_name(prefixes: Sequence[Path | str], output_prefix: Path | str) -> None:
+    if len(prefixes) == 0:
+        raise DataError("there are no shards to merge; give their prefixes.")
+    if Path(output_prefix).resolve() in {Path(prefix).resolve() for prefix in prefixes}:
+        raise DataError(f"output prefix {output_prefix} is one of the shards; choose another.")
+    read_manifest(output_prefix)  # refuses to replace a JSON file that is something else
+
+
+def _one_dtype(shards: Sequence[IndexedShard]) -> np.dtype[np.integer[Any]]:
+    for shard in shards:
+        if shard.dtype != shards[0].dtype:
+            raise DataError(
+                f"token shard {shard.prefix} holds {shard.dtype.name}, but {shards[0].prefix} "
+                f"{shards[0].dtype.name}; tokenize one of them again."
+            )
+    return shards[0].dtype
+
+
+def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
+    """All, of shards that one tokenizer wrote in one way; or none, if no shard has one."""
+    prefixes = [shard.prefix for shard in shards]
+    require_one_tokenizer(prefixes)
+    found = [read_manifest(prefix) for prefix in prefixes]
+    known = [manifest for manifest in found if manifest is not None]
+    if known and len(known) < len(found):
+        bare = prefixes[found.index(None)]
+        raise DataError(
+            f"token shard {bare} has no manifest ({manifest_path(bare)}), but others have: what is "
+            "merged could not be described. Tokenize its text again, or move the others' away."
+        )
+    for prefix, manifest in zip(prefixes, known, strict=False):
+        for field in EQUAL_FIELDS:
+            _require_equal(field, prefix, manifest, prefixes[0], known[0])
+    for shard, manifest in zip(shards, known, strict=False):
+        shard_identity(shard)
+        verify_file(shard.prefix, "idx", manifest=manifest)
+    return known
+
+
+def _require_equal(
+    field: str, prefix: Path, manifest: Manifest, first: Path, first_manifest: Manifest
+) -> None:
+    expected, found = getattr(first_manifest, field), getattr(manifest, field)
+    if expected != found:
+        raise DataError(
+            f"token shard {prefix} was written with {field}={found!r}, but {first} with "
+            f"{expected!r}; tokenize one of them again."
+        )
+
+
+def _copy(
+    shards: Sequence[IndexedShard],
+    manifests: Sequence[Manifest],
+    *,
+    writer: ShardWriter,
+    progress: Progress | None,
+) -> None:
+    total = sum(shard.num_tokens for shard in shards) * writer.dtype.itemsize
+    for n, shard in enumerate(shards):
+        digest = hashlib.sha256()
+        for ids in _pieces(shard):
+            digest.update(ids.data)
+            writer.add_tokens(ids)
+            if progress:
+                progress(writer.tokens * writer.dtype.itemsize, total)
+        if manifests:
+            expected = manifests[n].bin_sha256
+            require_checksum(shard.prefix, "bin", expected=expected, found=digest.hexdigest())
+        for at in range(0, shard.sequence_lengths.size, PIECE):
+            writer.add_lengths(shard.sequence_lengths[at : at + PIECE])
+
+
+def _pieces(shard: IndexedShard) -> Iterator[Tokens]:
+    """All tokens; read, not mapped: mapped pages would count as this process's memory."""
+    with Path(f"{shard.prefix}.bin").open("rb", buffering=0) as stream:
+        while (ids := np.fromfile(stream, dtype=shard.dtype, count=PIECE)).size:
+            yield ids
+
+
+def _bounds(shards: Sequence[IndexedShard]) -> DocumentBounds:
+    """Document bounds of all shards, those of each moved by the sequences before it."""
+
+    def pieces() -> Iterator[npt.NDArray[np.int64]]:
+        sequences = 0
+        for shard in shards:
+            bounds = shard.document_bounds[:-1]
+            for at in range(0, bounds.size, PIECE):
+                yield bounds[at : at + PIECE] + sequences
+            sequences += shard.sequence_lengths.size
+        yield np.array([sequences])
+
+    return DocumentBounds(documents=sum(s.num_documents for s in shards), pieces=pieces())
+
+
+def _merged(manifests: Sequence[Manifest], files: ShardFiles, *, name: str) -> Manifest:
+    return replace(
+        manifests[0],
+        name=name,
+        key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
+        empty_documents=sum(manifest.empty_documents for manifest in manifests),
+        inputs=tuple(file for manifest in manifests for file in manifest.inputs),
+        **asdict(files),
+    )
