@@ -71,7 +71,8 @@ struct MegatronSize {
   }
 
   void check() const {
-    require(sequence_length >= 1, "sequence_length must be >= 1");
+    require(sequence_length >= 1 && sequence_length <= kMostEntries,
+            "sequence_length must be in 1..2^31-1, got " + std::to_string(sequence_length));
     require(num_epochs >= 1 && num_sequences >= 1 && num_tokens_per_epoch >= 1,
             "there must be at least one epoch, sequence and token");
     require(num_epochs <= kMostEntries / num_sequences,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,6 @@ import numpy.typing as npt
 from megacpt import _C
 from megacpt.config.sections import DataConfig
 from megacpt.data.batch import Row
-from megacpt.data.blend import source_shares
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import ConfigError, DataError, Violation
 
@@ -197,11 +197,12 @@ class MegatronOrder:
         return orders[int(source[number])].row(int(sample[number]))
 
 
-def data_path_weights(config: DataConfig) -> dict[str, float]:
-    """The weights that ``--data-path`` needs for the same blend; replay's share becomes one."""
+def data_path_weights(config: DataConfig, *, shares: Mapping[str, Fraction]) -> dict[str, float]:
+    """The weights that ``--data-path`` needs for the same blend: as configured, to the last bit,
+    or the shares where one of them is replay's."""
     if config.replay is None:
-        return {name: float(source.weight) for name, source in config.sources.items()}
-    return {name: float(share) for name, share in source_shares(config).items()}
+        return {name: float(config.sources[name].weight) for name in shares}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _normalised(weights: Sequence[float]) -> list[float]:
