@@ -293,6 +293,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     if arguments.samples is not None and arguments.tokenizer is None:
         raise ConfigError("--samples decodes tokens; name the model's folder with --tokenizer.")
+    if arguments.picture is not None:
+        from megacpt.monitor.dataset_figure import draw, picture_format
+
+        picture_format(arguments.picture)  # refused before the work, not after it
     tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
     wanted = SAMPLES if arguments.samples is None else arguments.samples
     if arguments.verify:
@@ -306,8 +310,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
     )
     found = replace(found, verified=arguments.verify)
     if arguments.picture is not None:
-        from megacpt.monitor.dataset_figure import draw
-
         draw(found, arguments.picture)
     if arguments.json:
         print(to_json(found))

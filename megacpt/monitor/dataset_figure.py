@@ -27,10 +27,8 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def draw(found: Inspection, path: Path) -> None:
-    """``path`` ends with .png, .svg or .pdf."""
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        raise ConfigError(f"picture {path} must end with .{', .'.join(FORMATS[:-1])} or .pdf.")
+    """Write the picture to ``path``, in the format that its ending names."""
+    kind = picture_format(path)
     style: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(8.0, 4.6), facecolor="white")
@@ -55,6 +53,13 @@ def draw(found: Inspection, path: Path) -> None:
         _style_lengths(lower, found.lengths)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=kind, dpi=150)
+
+
+def picture_format(path: Path) -> str:
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"picture {path} must end with .png, .svg or .pdf.")
+    return kind
 
 
 def _write_heading(figure: Figure, found: Inspection) -> None:

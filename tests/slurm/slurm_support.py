@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the tests talk to a Slurm that slurm-sandbox.sh started."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+SANDBOX = Path(__file__).with_name("slurm-sandbox.sh")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    folder: Path
+    env: dict[str, str]
+    """Variables with which sbatch and squeue reach it."""
+
+    def run(self, *words: str | Path) -> str:
+        done = subprocess.run(words, env=self.env, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def sandbox(self, *words: str) -> None:
+        verb, *rest = words
+        subprocess.run([SANDBOX, verb, self.folder, *rest], check=True, timeout=60)
+
+    def submit(self, *words: str | Path) -> str:
+        """The number of the job."""
+        return self.run("sbatch", "--parsable", *words)
+
+    def jobs(self, job: str) -> list[str]:
+        """The tasks of a job that have not ended."""
+        done = subprocess.run(
+            ["squeue", "-h", "-j", job], env=self.env, capture_output=True, text=True
+        )
+        return done.stdout.splitlines()
+
+    def wait_for(self, job: str) -> None:
+        wait_until(lambda: not self.jobs(job), what=f"end of job {job}")
+
+
+def wait_until(condition: Callable[[], object], *, what: str, timeout_s: float = 180) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for: {what}"
+        time.sleep(0.1)
