@@ -244,7 +244,8 @@ def document_ends(shard: IndexedShard, start: int, stop: int) -> npt.NDArray[np.
     after = bisect_right(bounds, stop, key=end_of)
     if first == after:
         return np.zeros(0, dtype=np.int64)
-    return np.unique(shard.starts(first, after - 1))
+    ends = shard.starts(first, after - 1)
+    return ends[np.diff(ends, prepend=start) > 0]
 
 
 def _samples(shard: IndexedShard, tokenizer: Tokenizer, *, count: int) -> Iterator[Sample]:
