@@ -43,6 +43,11 @@ class StepRecord(TypedDict, total=False):
     """Cumulative."""
     samples_per_source: dict[str, int]
     """Cumulative."""
+    replay_share: float
+    """Replay's part of all tokens so far."""
+    stage: str
+    """The entry of ``data.stages`` the step was in; not set before the first one."""
+    sequence_length: int
     grad_norm: float
     lr: float
     tokens: int
@@ -50,6 +55,8 @@ class StepRecord(TypedDict, total=False):
     tokens_per_s: float
     mfu: float
     step_s: float
+    data_wait_s: float
+    """Part of ``step_s`` in which the step's samples were not there yet."""
     elapsed_s: float
     peak_memory_gib: float
     heldout: dict[str, HeldoutLoss]

@@ -118,10 +118,13 @@ def flat(record: StepRecord) -> dict[str, float]:
         "train/grad_norm": record.get("grad_norm"),
         "train/lr": record.get("lr"),
         "train/tokens": record.get("tokens"),
+        "data/replay_share": record.get("replay_share"),
+        "data/sequence_length": record.get("sequence_length"),
         "heldout/forgetting": record.get("forgetting"),
         "speed/tokens_per_s": record.get("tokens_per_s"),
         "speed/mfu": record.get("mfu"),
         "speed/step_s": record.get("step_s"),
+        "speed/data_wait_s": record.get("data_wait_s"),
         "speed/elapsed_s": record.get("elapsed_s"),
         "speed/peak_memory_gib": record.get("peak_memory_gib"),
     }

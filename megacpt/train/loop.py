@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from megacpt.device import runtime as device_runtime
+from megacpt.train.batches import read_batches
 from megacpt.train.generate import generate
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume, save
 from megacpt.train.run import Run
-from megacpt.train.step import StepResult, read_batches, train_step
+from megacpt.train.step import StepResult, train_step
 
 Record = dict[str, Any]
 
@@ -38,7 +39,6 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
                 run.state,
                 config=run.config,
                 batches=batches,
-                num_sources=len(run.data.source_names),
                 step=step,
                 device=run.runtime.device,
             )
@@ -129,7 +129,7 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
     sums, names = result.sums, run.data.source_names
     tokens_per_s = sums.tokens / result.step_s
     flops_per_token = run.architecture.training_flops_per_token(
-        sequence_length=run.config.data.sequence_length
+        sequence_length=result.account.sequence_length
     )
     per_source = zip(names, sums.loss_N, sums.tokens_N, strict=True)
     return {
@@ -137,7 +137,8 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "loss": sums.mean_loss,
         "loss_per_source": {name: loss / n for name, loss, n in per_source if n},
         "tokens_per_source": dict(position.tokens_per_source),
-        "samples_per_source": run.data.consumed_samples(position.step),
+        "samples_per_source": result.account.samples_per_source,
+        "sequence_length": result.account.sequence_length,
         "grad_norm": result.grad_norm,
         "lr": result.lr,
         "tokens": sum(position.tokens_per_source.values()),
@@ -147,4 +148,13 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "data_wait_s": result.data_wait_s,
         "elapsed_s": position.elapsed_s,
         "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
-    }
+    } | replay_share(run, position=position)
+
+
+def replay_share(run: Run, *, position: Position) -> Record:
+    """Replay's part of all tokens trained on so far; nothing where there is no replay."""
+    replay = run.config.data.replay
+    if replay is None:
+        return {}
+    tokens = position.tokens_per_source
+    return {"replay_share": tokens.get(replay.source, 0) / max(sum(tokens.values()), 1)}

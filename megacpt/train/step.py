@@ -7,19 +7,14 @@ import time
 from dataclasses import dataclass
 
 import torch
-from megatron.core import parallel_state
 
 from megacpt.config.sections import RunConfig
-from megacpt.data.order import TrainingData
 from megacpt.device import runtime
 from megacpt.plan.schedule import learning_rate
-from megacpt.train.microbatch import Microbatch, host_microbatch
+from megacpt.train.batches import Account, StepBatch
 from megacpt.train.prefetch import Prefetcher
 from megacpt.train.schedule import LossSums, run_microbatches
 from megacpt.train.state import TrainState, set_learning_rate
-
-Batches = Prefetcher[list[Microbatch]]
-"""This rank's microbatches of every step, on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +25,7 @@ class StepResult:
     grad_norm: float
     """Global L2 norm before clipping."""
     lr: float
+    account: Account
     step_s: float
     """All of it, the wait for data included."""
     data_wait_s: float
@@ -39,14 +35,13 @@ def train_step(
     state: TrainState,
     *,
     config: RunConfig,
-    batches: Batches,
-    num_sources: int,
+    batches: Prefetcher[StepBatch],
     step: int,
     device: torch.device,
 ) -> StepResult:
     """Take optimizer step ``step`` (the first is 1)."""
     started_at = time.perf_counter()
-    microbatches = batches.take(step)
+    batch = batches.take(step)
     data_wait_s = time.perf_counter() - started_at
     for chunk in state.chunks:
         chunk.train()
@@ -54,8 +49,8 @@ def train_step(
     state.optimizer.zero_grad()
     sums = run_microbatches(
         state.chunks,
-        [microbatch.to(device) for microbatch in microbatches],
-        num_sources=num_sources,
+        [microbatch.to(device) for microbatch in batch.microbatches],
+        num_sources=len(batch.account.samples_per_source),
         forward_only=False,
     )
     lr = learning_rate(step, optim=config.optim, schedule=config.schedule)
@@ -66,45 +61,7 @@ def train_step(
         sums=sums,
         grad_norm=float(grad_norm),
         lr=lr,
+        account=batch.account,
         step_s=time.perf_counter() - started_at,
         data_wait_s=data_wait_s,
     )
-
-
-def read_batches(
-    data: TrainingData, *, config: RunConfig, first_step: int, device: torch.device
-) -> Batches:
-    """From ``first_step`` (the first is 1) on, ``data.prefetch_steps`` of them ahead."""
-    dp_rank = parallel_state.get_data_parallel_rank()
-    dp_size = parallel_state.get_data_parallel_world_size()
-
-    def load(step: int) -> list[Microbatch]:
-        positions = rank_positions(
-            data.batch_size(step - 1),
-            micro_batch_size=config.data.micro_batch_size,
-            dp_rank=dp_rank,
-            dp_size=dp_size,
-        )
-        batches = [data.load(step - 1, positions=p) for p in positions]
-        masked = config.data.document_mask
-        return [host_microbatch(b, document_mask=masked, device=device) for b in batches]
-
-    return Prefetcher(
-        load,
-        first=first_step,
-        last=config.schedule.steps,
-        num_ahead=config.data.prefetch_steps,
-    )
-
-
-def rank_positions(
-    batch_size: int, *, micro_batch_size: int, dp_rank: int, dp_size: int
-) -> list[list[int]]:
-    """This replica's positions in a global batch, microbatch by microbatch.
-
-    Microbatch m of replica r takes positions (m * dp_size + r) * B up to the next one's, so the
-    union over replicas is the global batch for any number of them.
-    """
-    count = batch_size // (micro_batch_size * dp_size)
-    starts = [(m * dp_size + dp_rank) * micro_batch_size for m in range(count)]
-    return [list(range(start, start + micro_batch_size)) for start in starts]

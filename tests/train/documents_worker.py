@@ -3,6 +3,7 @@
 
     python documents_worker.py WORK_DIR LAYOUTS_JSON
 
+A layout named ``gpu`` runs there, in bf16, on Transformer Engine's layers; all others on the CPU.
 Writes WORK_DIR/LAYOUT-DTYPE-CHANGED-ROW.pt for each row of the batch, CHANGED being the number of
 the document in row 0 that got other tokens (or ``none``).
 """
@@ -38,7 +39,8 @@ def main() -> None:
     work, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
     ranks = rank_from_environment()
     assert ranks is not None
-    runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    kind = DeviceKind.gpu if "gpu" in layouts else DeviceKind.cpu
+    started = runtime.start(ranks, ClusterConfig(device=kind, threads_per_rank=1))
     from megatron.core import parallel_state
 
     from megacpt.model.parallel import initialise_parallel
@@ -46,15 +48,18 @@ def main() -> None:
     for layout, fields in layouts.items():
         parallel = ParallelConfig(**fields)
         initialise_parallel(parallel, seed=1)
-        for dtype in Dtype:
-            chunks = build(work / "model", parallel, dtype)
+        for dtype in [Dtype.bf16] if kind is DeviceKind.gpu else list(Dtype):
+            chunks = build(work / "model", parallel, dtype, started)
             for changed in CHANGES:
-                write_logits(work, f"{layout}-{dtype.value}-{changed}", chunks, changed)
+                name = f"{layout}-{dtype.value}-{changed}"
+                write_logits(work, name, chunks, changed, started.device)
         parallel_state.destroy_model_parallel()
     runtime.stop()
 
 
-def build(folder: Path, parallel: ParallelConfig, dtype: Dtype) -> list[Any]:
+def build(
+    folder: Path, parallel: ParallelConfig, dtype: Dtype, started: runtime.Runtime
+) -> list[Any]:
     from megatron.core.transformer.module import Float16Module
 
     from megacpt.model.build import build_model
@@ -66,10 +71,12 @@ def build(folder: Path, parallel: ParallelConfig, dtype: Dtype) -> list[Any]:
         architecture,
         parallel=parallel,
         precision=PrecisionConfig(dtype=dtype),
-        kind=DeviceKind.cpu,
+        kind=started.kind,
         sequence_length=TOKENS_BS.shape[1],
     )
     load_hf(chunks, folder, architecture=architecture)
+    for chunk in chunks:
+        chunk.to(started.device)
     if dtype is Dtype.bf16:
         chunks = [Float16Module(chunk.config, chunk) for chunk in chunks]
     return chunks
@@ -98,7 +105,9 @@ def batch_of(rows: list[int], changed: str) -> Batch:
     )
 
 
-def write_logits(work: Path, name: str, chunks: list[Any], changed: str) -> None:
+def write_logits(
+    work: Path, name: str, chunks: list[Any], changed: str, device: torch.device
+) -> None:
     """Both rows at once; with two replicas, one each."""
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
@@ -108,14 +117,14 @@ def write_logits(work: Path, name: str, chunks: list[Any], changed: str) -> None
 
     replicas = parallel_state.get_data_parallel_world_size()
     rows = [0, 1] if replicas == 1 else [parallel_state.get_data_parallel_rank()]
-    batch = host_microbatch(batch_of(rows, changed), document_mask=True, device=torch.device("cpu"))
+    batch = host_microbatch(batch_of(rows, changed), document_mask=True, device=device)
     with torch.no_grad():
-        logits_BSV = run_logits(chunks, batch)
+        logits_BSV = run_logits(chunks, batch.to(device))
         if logits_BSV is not None:
             logits_BSV = gather_from_tensor_model_parallel_region(logits_BSV)
             if parallel_state.get_tensor_model_parallel_rank() == 0:
                 for row, logits_SV in zip(rows, logits_BSV[..., :VOCAB_SIZE], strict=True):
-                    torch.save(logits_SV.clone(), work / f"{name}-{row}.pt")
+                    torch.save(logits_SV.cpu().clone(), work / f"{name}-{row}.pt")
 
 
 if __name__ == "__main__":

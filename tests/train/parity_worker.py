@@ -42,8 +42,9 @@ def train_case(
     from megatron.core import parallel_state
 
     from megacpt.model.parallel import initialise_parallel
+    from megacpt.train.batches import read_batches
     from megacpt.train.run import assemble
-    from megacpt.train.step import read_batches, train_step
+    from megacpt.train.step import train_step
 
     config, device = parity_config(work, changes), rank_runtime.device
     initialise_parallel(config.parallel, seed=config.seed)
@@ -55,7 +56,6 @@ def train_case(
                 run.state,
                 config=config,
                 batches=batches,
-                num_sources=len(run.data.source_names),
                 step=step,
                 device=device,
             )

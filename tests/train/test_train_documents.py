@@ -93,6 +93,15 @@ def test_no_bit_changes_in_other_documents(layout: str, dtype: str, work: Path) 
             assert is_same != ((row, document) == (0, int(changed))), (row, document)
 
 
+@pytest.mark.gpu
+@pytest.mark.te
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_reads_documents_as_a_cpu_does(work: Path, alone: dict[Any, torch.Tensor]) -> None:
+    start_ranks(WORKER, work, world=1, cases={"gpu": {}})
+    test_each_document_equals_transformers_on_it_alone("gpu", "bf16", BF16_ATOL, work, alone)
+    test_no_bit_changes_in_other_documents("gpu", "bf16", work)
+
+
 MASKED: dict[str, Any] = {"document_mask": True, "micro_batch_size": 2}
 CURVES: dict[int, dict[str, dict[str, Any]]] = {
     1: {

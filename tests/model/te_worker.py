@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Started by test_model_te.py: Transformer Engine's layers of a model with masked documents.
+
+    python te_worker.py MODEL_FOLDER OUTPUT
+
+Without a GPU the kernels cannot run, so each is stood in for by its formula in torch: the linear
+layers and norms, the rotary positions (Transformer Engine's own unfused code) and, behind its
+DotProductAttention with all its checks, the fused attention. What megatron-core and Transformer
+Engine make of the batch up to there is real. OUTPUT gets the arguments of the fused attention, one
+entry a layer, and the logits beside those of the plain layers with the same weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.distributed as dist
+from torch.nn.functional import linear, rms_norm
+
+from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+
+BOUNDS = [0, 5, 32, 33, 64]
+"""Two rows of 32 tokens, end to end."""
+LENGTH = 32
+
+
+class Hopper:
+    """What Transformer Engine asks of a device before it is used."""
+
+    name, major, minor, multi_processor_count, total_memory = "H100", 9, 0, 132, 80 << 30
+
+
+def pretend_a_gpu() -> None:
+    torch._dynamo.config.disable = True  # compiling would look for the GPU
+    torch.cuda.is_available = lambda: True
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    torch.cuda.get_device_properties = lambda *_: Hopper()  # type: ignore[assignment,return-value]
+    torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
+
+
+def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
+    import transformer_engine.pytorch as te
+    from megatron.core.extensions import transformer_engine as layers
+    from transformer_engine.pytorch.attention import rope
+    from transformer_engine.pytorch.attention.dot_product_attention import backends, utils
+
+    def fused_attention(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        from megacpt.model.attention import CausalAttention, packed_documents
+
+        calls.append({name: kwargs[name] for name in RECORDED})
+        attention = CausalAttention(SelfConfig())  # type: ignore[arg-type]
+        packed = packed_documents(kwargs["cu_seqlens_q"], longest=kwargs["max_seqlen_q"])
+        return attention(*args, None, packed_seq_params=packed)
+
+    def norm_linear(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        normed = rms_norm(x, x.shape[-1:], self.layer_norm_weight, eps=self.eps)
+        return linear(normed, self.weight), None
+
+    def rotated(t: Any, freqs: Any, _: None, layout: str, __: bool, bounds: Any, *___: int) -> Any:
+        return rope.apply_rotary_pos_emb(t, freqs, layout, cu_seqlens=bounds, fused=False)
+
+    f16 = utils.FusedAttnBackend["F16_arbitrary_seqlen"]
+    utils.get_attention_backend = lambda _: (False, None, True, f16, False, [False, True, False])
+    backends.FusedAttention.forward = fused_attention
+    layers.TELayerNormColumnParallelLinear.forward = norm_linear
+    layers.TERowParallelLinear.forward = lambda self, x: (linear(x, self.weight), None)
+    te.RMSNorm.forward = lambda self, x: rms_norm(x, x.shape[-1:], self.weight, eps=self.eps)
+    rope.FusedRoPEFunc.apply = rotated
+
+
+RECORDED = ["qkv_layout", "cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv"]
+RECORDED += ["attn_mask_type", "pad_between_seqs", "cu_seqlens_q_padded", "window_size"]
+
+
+class SelfConfig:
+    context_parallel_size = 1
+    attention_dropout = 0.0
+
+
+def build(folder: Path, kind: DeviceKind) -> Any:
+    from megacpt.model import build as module
+    from megacpt.model.families import read_architecture
+    from megacpt.model.weights import initialise_randomly
+
+    architecture = read_architecture(folder)
+    made = module.transformer_config
+
+    def on_this_machine(*args: Any, **kwargs: Any) -> Any:
+        config = made(*args, **kwargs)
+        config.use_cpu_initialization = True
+        return config
+
+    module.transformer_config = on_this_machine
+    chunks = module.build_model(
+        architecture,
+        parallel=ParallelConfig(),
+        precision=PrecisionConfig(dtype=Dtype.fp32),
+        kind=kind,
+        sequence_length=LENGTH,
+    )
+    module.transformer_config = made
+    initialise_randomly(chunks, architecture=architecture, seed=3)
+    return chunks[0]
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    from megacpt.model.attention import packed_documents
+
+    tokens = torch.randint(0, 257, (1, BOUNDS[-1]), generator=torch.Generator().manual_seed(1))
+    positions = torch.cat([torch.arange(stop - start) for start, stop in pairwise(BOUNDS)])
+    packed = packed_documents(torch.tensor(BOUNDS, dtype=torch.int32), longest=31)
+    with torch.no_grad():
+        output: torch.Tensor = model(tokens, positions[None], None, packed_seq_params=packed)
+    return output
+
+
+def main() -> None:
+    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+    pretend_a_gpu()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel()
+    calls: list[dict[str, Any]] = []
+    stand_in_for_kernels(calls)
+    model = build(folder, DeviceKind.gpu)
+    found = {
+        "logits": logits_of(model),
+        "calls": calls,
+        "expected_logits": logits_of(build(folder, DeviceKind.cpu)),
+        "core_attention": type(model.decoder.layers[0].self_attention.core_attention).__name__,
+        "rope_is_fused": model.config.apply_rope_fusion,
+    }
+    torch.save(found, output)
+
+
+if __name__ == "__main__":
+    main()
