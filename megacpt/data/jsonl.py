@@ -1,132 +1,74 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read JSONL files as blocks of whole lines, so that workers can parse them apart."""
+"""The texts of JSON lines.
+
+orjson reads the lines, all in one go where nothing is wrong. A block with a line it refuses is
+read again by the standard library, which decides: it also takes NaN, big numbers and a byte order
+mark, and says what is wrong.
+"""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
 import json
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from megacpt.data.manifest import InputFile
-from megacpt.errors import DataError
+import orjson
 
-BLOCK_BYTES = 1 << 20
+from megacpt.data.documents import BadLine, ErrorKind, Parsed, too_long
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Whole lines of one file."""
-
-    path: str
-    first_line: int
-    """Number of the first line in the file, from 1."""
-    content: bytes
-    bytes_read: int
-    """Bytes of all inputs on disk that were read so far (compressed ones, of a .gz)."""
-
-
-class JsonlReader:
-    """Iterate over the blocks of all files; ``files`` describes those read to the end."""
-
-    def __init__(self, paths: Sequence[Path | str]) -> None:
-        self.paths = [Path(path) for path in paths]
-        for path in self.paths:
-            _require_file(path)
-        self.total_bytes = sum(path.stat().st_size for path in self.paths)
-        self.files: list[InputFile] = []
-        self._done_bytes = 0
-
-    def __iter__(self) -> Iterator[Block]:
-        for path in self.paths:
-            try:
-                with path.open("rb", buffering=0) as file:
-                    yield from self._blocks(path, _Hashed(file))
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise DataError(
-                    f"{path} is not a complete gzip file ({error}); compress or copy it again."
-                ) from error
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}; check it.") from error
-
-    def _blocks(self, path: Path, raw: _Hashed) -> Iterator[Block]:
-        buffered: io.BufferedReader | gzip.GzipFile = io.BufferedReader(raw, BLOCK_BYTES)
-        if path.suffix == ".gz":
-            buffered = gzip.GzipFile(fileobj=buffered)
-        line = 1
-        # A block ends with its last line: its size is bounded by that of the longest line.
-        while content := buffered.read(BLOCK_BYTES):
-            content += buffered.readline()
-            yield Block(
-                path=str(path),
-                first_line=line,
-                content=content,
-                bytes_read=self._done_bytes + raw.count,
-            )
-            line += content.count(b"\n")
-        self._done_bytes += raw.count
-        self.files.append(InputFile(path=str(path), bytes=raw.count, sha256=raw.digest.hexdigest()))
+def parse_lines(content: bytes, *, first_line: int, key: str, limit: int) -> Parsed:
+    """The text under ``key`` of every line that is not blank."""
+    lines = content.split(b"\n")
+    try:
+        loads = orjson.loads
+        texts = [loads(line)[key] for line in lines if line]
+        if all(type(text) is str for text in texts) and max(map(len, lines)) <= limit:
+            return Parsed(texts=texts)
+    except (ValueError, LookupError, TypeError):
+        pass
+    return _parse_each(lines, first_line=first_line, key=key, limit=limit)
 
 
-class _Hashed(io.RawIOBase):
-    """A raw file that counts and hashes what is read from it."""
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._file.readinto(buffer) or 0
-        self.digest.update(buffer[:count])
-        self.count += count
-        return count
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise DataError(f"input {path} is a folder; name the .jsonl or .jsonl.gz files in it.")
-    if not path.exists():
-        raise DataError(f"input {path} does not exist; give a JSONL file, plain or .gz.")
+def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) -> Parsed:
+    parsed = Parsed(texts=[])
+    for number, line in enumerate(lines, start=first_line):
+        if not line.strip():
+            continue
+        if len(line) > limit:
+            parsed.bad.append(too_long(number, num_bytes=len(line), limit=limit, head=line))
+            continue
+        found = _text_of(line, key=key)
+        if isinstance(found, str):
+            parsed.texts.append(found)
+        else:
+            kind, problem = found
+            parsed.bad.append(BadLine(line=number, kind=kind, problem=problem, content=line))
+    return parsed
 
 
-def parse_texts(block: Block, *, key: str) -> list[str]:
-    """The text of every line that is not blank; DataError names file and line of a broken one."""
-    texts = []
-    for number, line in enumerate(block.content.split(b"\n"), start=block.first_line):
-        if line.strip():
-            texts.append(_text_of(line, key=key, where=f"{block.path}:{number}"))
-    return texts
-
-
-def _text_of(line: bytes, *, key: str, where: str) -> str:
+def _text_of(line: bytes, *, key: str) -> str | tuple[ErrorKind, str]:
+    """The text, or what is wrong."""
     try:
         value = json.loads(line)
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is not UTF-8 ({error}); convert the file.") from error
+        return ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file"
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is not JSON ({error}); mend or remove the line.") from error
+        return ErrorKind.broken_json, f"is not JSON ({error}); mend or remove the line"
     if not isinstance(value, dict):
-        raise DataError(f"{where}: must hold a JSON object, got {type(value).__name__}.")
+        kind = type(value).__name__
+        return ErrorKind.no_object, f"must hold a JSON object, got {kind}"
     text = value.get(key)
-    if not isinstance(text, str):
-        problem = "has no key" if key not in value else "holds no text under"
-        known = ", ".join(sorted(value)) or "none"
-        raise DataError(f"{where}: {problem} {key!r}; its keys are: {known}. Use --key NAME.")
-    return _without_surrogates(text, where=where)
+    if isinstance(text, str):
+        return _checked(text)
+    known = ", ".join(sorted(value)) or "none"
+    if key not in value:
+        return ErrorKind.no_key, f"has no key {key!r}; its keys are: {known}. Use --key NAME"
+    return ErrorKind.no_text, f"holds no text under {key!r}; its keys are: {known}. Use --key NAME"
 
 
-def _without_surrogates(text: str, *, where: str) -> str:
+def _checked(text: str) -> str | tuple[ErrorKind, str]:
     """JSON can escape half a surrogate pair, which no UTF-8 text can hold."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: text is not Unicode ({error}); mend or remove it.") from error
+        return ErrorKind.invalid_unicode, f"text is not Unicode ({error}); mend or remove it"
     return text

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,18 @@ class InputFile:
     path: str
     bytes: int
     sha256: str
+    """Of a file over 8 MiB, as data.tree_hash says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRecord:
+    """A library that encoded documents, and on how much of them it was compared."""
+
+    name: str
+    documents: int
+    checked_documents: int = 0
+    """Excerpts of so many documents gave the same ids with ``tokenizers``, all of them."""
+    checked_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +62,18 @@ class Manifest:
     bin_sha256: str
     idx_sha256: str
     inputs: tuple[InputFile, ...]
+    special: bool = True
+    """Whether documents begin as the tokenizer's own rule says (BOS)."""
+    long_documents: int = 0
+    """Of more than 100,000 tokens; they are in the shard, whole."""
+    on_error: str = "stop"
+    errors: dict[str, int] = field(default_factory=dict)
+    """Lines that were left out, by the kind of what is wrong with them."""
+    backends: tuple[BackendRecord, ...] = ()
     version: int = VERSION
+
+
+REQUIRED = {f.name for f in fields(Manifest) if f.default is MISSING is f.default_factory}
 
 
 def manifest_path(prefix: Path | str) -> Path:
@@ -83,7 +106,10 @@ def read_manifest(prefix: Path | str) -> Manifest | None:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    known = {field.name: content[field.name] for field in fields(Manifest)}
+    names = [field.name for field in fields(Manifest)]
+    # Manifests of the first megacpt lack what has a default.
+    known = {n: content[n] for n in names if n in content or n in REQUIRED}
+    known["backends"] = tuple(BackendRecord(**b) for b in content.get("backends", ()))
     known["inputs"] = tuple(
         InputFile(path=str(i["path"]), bytes=int(i["bytes"]), sha256=str(i["sha256"]))
         for i in content["inputs"]
@@ -137,7 +163,12 @@ def require_checksum(prefix: Path | str, kind: str, *, expected: str, found: str
 
 def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
     """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
-    manifest = read_manifest(prefix)
+    _require_tokenizer(read_manifest(prefix), prefix, fingerprint=fingerprint, owner=owner)
+
+
+def _require_tokenizer(
+    manifest: Manifest | None, prefix: Path | str, *, fingerprint: str, owner: str
+) -> None:
     if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
         raise DataError(
             f"token shard {prefix} was written with another tokenizer "
@@ -146,24 +177,30 @@ def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> No
         )
 
 
-def require_one_tokenizer(prefixes: Sequence[Path | str]) -> None:
-    """Raise DataError if two of the shards name different tokenizers."""
+def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:
+    """The manifests of the shards; raises DataError if two of them name different tokenizers."""
+    manifests = [read_manifest(prefix) for prefix in prefixes]
     first: tuple[Path | str, str] | None = None
-    for prefix in prefixes:
-        manifest = read_manifest(prefix)
+    for prefix, manifest in zip(prefixes, manifests, strict=True):
         if manifest is None:
             continue
         first = first or (prefix, manifest.tokenizer_fingerprint)
-        require_tokenizer(prefix, fingerprint=first[1], owner=f"token shard {first[0]}")
+        owner = f"token shard {first[0]}"
+        _require_tokenizer(manifest, prefix, fingerprint=first[1], owner=owner)
+    return manifests
 
 
 def shard_identity(shard: IndexedShard) -> str:
+    """``identity_of`` a shard and the manifest beside it."""
+    return identity_of(shard, read_manifest(shard.prefix))
+
+
+def identity_of(shard: IndexedShard, manifest: Manifest | None) -> str:
     """A string that changes when the shard does; reads a bounded number of pages.
 
     The manifest's checksums where there is one (its sizes must fit the files), else sizes and
     samples of the tokens.
     """
-    manifest = read_manifest(shard.prefix)
     if manifest is None:
         return f"{shard.num_documents} {shard.num_tokens} {_sampled_digest(shard)}"
     counted = (manifest.documents, manifest.tokens, manifest.dtype)
@@ -173,7 +210,7 @@ def shard_identity(shard: IndexedShard) -> str:
     return f"{manifest.bin_sha256} {manifest.idx_sha256}"
 
 
-def _sampled_digest(shard: IndexedShard, *, samples: int = 64, length: int = 1024) -> str:
+def _sampled_digest(shard: IndexedShard, *, samples: int = 16, length: int = 256) -> str:
     digest = hashlib.sha256(shard.dtype.name.encode())
     last = max(shard.num_tokens - length, 0)
     for n in range(samples):

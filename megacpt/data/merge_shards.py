@@ -8,6 +8,7 @@ copied piece by piece and each byte is compared with its manifest's checksum on 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -183,6 +184,9 @@ def _merged(manifests: Sequence[Manifest], files: ShardFiles, *, name: str) -> M
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
         empty_documents=sum(manifest.empty_documents for manifest in manifests),
+        long_documents=sum(manifest.long_documents for manifest in manifests),
+        errors=dict(sum((Counter(manifest.errors) for manifest in manifests), Counter())),
+        backends=tuple(backend for manifest in manifests for backend in manifest.backends),
         inputs=tuple(file for manifest in manifests for file in manifest.inputs),
         **asdict(files),
     )

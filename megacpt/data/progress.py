@@ -14,6 +14,8 @@ class Progress:
     bytes_done: int
     bytes_total: int
     """Of the input files on disk."""
+    bytes_before: int = 0
+    """Of those, done by an earlier run."""
     documents: int
     tokens: int
 

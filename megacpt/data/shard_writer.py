@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +62,9 @@ class ShardWriter:
         try:
             with self._reported():
                 self.prefix.parent.mkdir(parents=True, exist_ok=True)
-                self._lengths = self._aside("lengths").open("w+b")
+                self._lengths = self.aside("lengths").open("w+b")
                 self._open.append(self._lengths)
-                self._bin = _HashedFile(self._aside("bin"))
+                self._bin = _HashedFile(self.aside("bin"))
                 self._open.append(self._bin.stream)
         except EnvironmentError_:
             self._discard()
@@ -87,12 +87,13 @@ class ShardWriter:
                 stream.close()
         for kind in ("bin", "idx", "json", "lengths"):
             with suppress(OSError):
-                self._aside(kind).unlink(missing_ok=True)
+                self.aside(kind).unlink(missing_ok=True)
 
     def _name(self, kind: str) -> Path:
         return Path(f"{self.prefix}.{kind}")
 
-    def _aside(self, kind: str) -> Path:
+    def aside(self, kind: str) -> Path:
+        """Where a file is written before it gets its name PREFIX.``kind``."""
         return Path(f"{self.prefix}.{kind}.partial")
 
     def add(self, document: npt.NDArray[Any]) -> None:
@@ -123,26 +124,28 @@ class ShardWriter:
         *,
         describe: Callable[[ShardFiles], str] | None = None,
         bounds: DocumentBounds | None = None,
+        beside: Sequence[str] = (),
     ) -> ShardFiles:
         """Finish the index, flush all files to the disk and give them their names.
 
         With ``bounds`` the lengths are those of sequences, of which a document may have several.
-        ``describe`` makes the text of PREFIX.json. An index of the same name goes first and the
+        ``describe`` makes the text of PREFIX.json. ``beside`` are further kinds of files that lie
+        aside, whole. An index of the same name goes first and the
         new one comes last: where this is cut short there is no shard, never a mixed one.
         """
         with self._reported():
             files = self._finish(bounds)
             text = describe(files) if describe else None
             if text is not None:
-                _write_synced(self._aside("json"), text)
+                _write_synced(self.aside("json"), text)
             self._name("idx").unlink(missing_ok=True)
-            for kind in ("bin", "json", "idx") if text is not None else ("bin", "idx"):
-                self._aside(kind).replace(self._name(kind))
+            for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
+                self.aside(kind).replace(self._name(kind))
             _sync_folder(self.prefix.parent)
         return files
 
     def _finish(self, bounds: DocumentBounds | None) -> ShardFiles:
-        idx = _HashedFile(self._aside("idx"))
+        idx = _HashedFile(self.aside("idx"))
         try:
             self._write_index(idx, bounds=bounds)
             idx.sync()

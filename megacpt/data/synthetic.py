@@ -107,4 +107,6 @@ def ensure_shard(prefix: Path | str, config: SyntheticConfig, *, tokenizer: Toke
     ):
         return manifest
     write_jsonl(source, config)
-    return tokenize([source], tokenizer=tokenizer, output_prefix=prefix, workers=1)
+    written = tokenize([source], tokenizer=tokenizer, output_prefix=prefix, workers=1)
+    assert written is not None, "only a task returns nothing"
+    return written

@@ -1,39 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSONL documents to a token shard with a manifest, on several processes.
+"""Documents to a token shard with a manifest, on all cores of one machine or of many.
 
-The parent reads blocks of whole lines and writes tokens in the order of the blocks; workers turn a
-block into tokens. So the bytes do not depend on the number of workers, and what is in memory is
-the few blocks under way.
+The inputs are cut into pieces (data.pieces), each is tokenized to files of its own in
+PREFIX.pieces/ (data.work_folder), and all are joined (data.merge). The cut does not depend on who
+does the work, so the bytes of the shard depend on the inputs and the settings alone, however often
+the work is interrupted and wherever it goes on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from megacpt.data.jsonl import Block, JsonlReader, parse_texts
-from megacpt.data.manifest import Manifest, manifest_path, read_manifest, render
+from megacpt.data.documents import OnError
+from megacpt.data.encode import BackendDiffersError
+from megacpt.data.inputs import FileFormat, SourceFile, find_files
+from megacpt.data.manifest import Manifest, manifest_path, read_manifest
+from megacpt.data.merge import merge
+from megacpt.data.pieces import cut, piece_bytes
 from megacpt.data.progress import Progress, ProgressCallback
+from megacpt.data.runner import Job, PieceRunner
 from megacpt.data.shard_format import choose_dtype
-from megacpt.data.shard_writer import ShardFiles, ShardWriter
-from megacpt.data.workers import map_in_order
-from megacpt.errors import ConfigError, DataError
+from megacpt.data.work_folder import Plan, Settings, WorkFolder
+from megacpt.data.workers import num_processes, run_pieces
+from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Encoded:
-    """The documents of one block."""
-
-    tokens: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
-    empty_documents: int
+DOCUMENT_BYTES_MAX = 1 << 26
+OUTPUTS = ("bin", "idx", "json", "quarantine.jsonl")
 
 
 def tokenize(
@@ -43,74 +39,178 @@ def tokenize(
     output_prefix: Path | str,
     key: str = "text",
     append_eos: bool = True,
+    special: bool = True,
     workers: int = 0,
+    on_error: OnError = OnError.stop,
+    file_format: FileFormat | None = None,
+    max_document_bytes: int = DOCUMENT_BYTES_MAX,
+    piece_size: int | None = None,
+    task: tuple[int, int] | None = None,
     progress: ProgressCallback | None = None,
-) -> Manifest:
-    """Write ``output_prefix``.bin, .idx and .json from JSONL files, plain or .gz.
+    notice: Callable[[str], None] = lambda _: None,
+) -> Manifest | None:
+    """Write ``output_prefix``.bin, .idx and .json; files of these names are replaced at the end.
 
-    ``tokenizer`` is a Hugging Face folder, or what load_tokenizer made of one. A document is what
-    the tokenizer makes of the text with its own special tokens (BOS where it has one), then EOS.
-    ``workers`` is a number of processes; 0 takes one for each core this process may use. Files that
-    bear the output's name are replaced when all is written, and not touched before.
+    ``inputs`` are files, folders, patterns or "-" (data.inputs). A document is what the tokenizer
+    makes of a text, with what its own rule adds to it (BOS) unless ``special`` is off, and then
+    EOS. ``workers`` is a number of threads, in processes of a few; 0 takes one for each core this
+    process may use. ``task`` (k, n) makes the pieces k, k+n, k+2n ... alone and returns None; when
+    all tasks are done, data.merge joins the pieces. ``notice`` is told what is not as expected.
     """
-    if workers < 0:
-        raise ConfigError(f"workers={workers} must be at least 0; 0 takes one for each core.")
+    _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
     tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
     _require_eos(tokenizer, append_eos=append_eos)
-    reader = JsonlReader(inputs)
-    _require_free_name(output_prefix, reader.paths)
-    encoder = _Encoder(tokenizer, key=key, append_eos=append_eos)
-    blocks = _encode_all(reader, encoder, workers=workers or _usable_cores())
-    with ShardWriter(output_prefix, dtype=choose_dtype(tokenizer.vocab_size)) as writer:
-        with closing(blocks):
-            empty = _write_all(writer, blocks, reader=reader, progress=progress)
-        if writer.documents == 0:
-            raise _nothing_found(reader, key=key, empty=empty)
+    folder = WorkFolder(output_prefix)
+    files = find_files(inputs, file_format=file_format, spool=folder.path)
+    _require_free_name(output_prefix, files)
+    plan = Plan(
+        settings=Settings(
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.eos_id,
+            append_eos=append_eos,
+            special=special,
+            key=key,
+            max_document_bytes=max_document_bytes,
+            dtype=choose_dtype(tokenizer.vocab_size).name,
+        ),
+        files=tuple(files),
+        pieces=tuple(cut(files, size=piece_size or piece_bytes(sum(f.bytes for f in files)))),
+    )
+    work = _Work(folder, plan, tokenizer, workers=workers or usable_cores(), on_error=on_error)
+    work.start(task=task, notice=notice)
+    work.run(task=task, progress=progress, notice=notice)
+    return None if task else merge(output_prefix)
 
-        def describe(files: ShardFiles) -> Manifest:
-            return Manifest(
-                name=Path(output_prefix).name,
-                tokenizer_fingerprint=tokenizer.fingerprint,
-                vocab_size=tokenizer.vocab_size,
-                eos_id=tokenizer.eos_id,
-                append_eos=append_eos,
-                key=key,
-                empty_documents=empty,
-                dtype=writer.dtype.name,
-                inputs=tuple(reader.files),
-                **asdict(files),
+
+class _Work:
+    """The pieces of one plan that this call is to make."""
+
+    def __init__(
+        self,
+        folder: WorkFolder,
+        plan: Plan,
+        tokenizer: Tokenizer,
+        *,
+        workers: int,
+        on_error: OnError,
+    ) -> None:
+        self._folder, self._plan, self._tokenizer = folder, plan, tokenizer
+        self._workers, self._on_error = workers, on_error
+
+    def start(self, *, task: tuple[int, int] | None, notice: Callable[[str], None]) -> None:
+        self._folder.start(self._plan, is_task=task is not None, notice=notice)
+
+    def run(
+        self,
+        *,
+        task: tuple[int, int] | None,
+        progress: ProgressCallback | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        """Make the pieces that are not finished; all of them by tokenizers if fastokens differs."""
+        first, step = task or (0, 1)
+        numbers = range(first, len(self._plan.pieces), step)
+        try:
+            self._make(numbers, progress=progress, notice=notice)
+        except BackendDiffersError as error:
+            self._folder.require_reference(error.text)
+            notice(
+                "fastokens and tokenizers differ on this corpus (as on "
+                f"{error.text[:60]!r}): all is done again with tokenizers, which is slower."
             )
+            self._make(numbers, progress=progress, notice=notice)
+        except MegacptError:
+            # What was finished may be used again; without, nothing should stay behind.
+            if not any(self._folder.path.glob("[0-9]*.json")):
+                self._folder.remove()
+            raise
 
-        return describe(writer.publish(describe=lambda files: render(describe(files))))
+    def _make(
+        self,
+        numbers: Sequence[int],
+        *,
+        progress: ProgressCallback | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        records = {n: self._folder.record(n, on_error=self._on_error) for n in numbers}
+        left = [number for number, record in records.items() if record is None]
+        tally = _Tally(self._bytes_of(numbers), progress)
+        for record in records.values():
+            if record is not None:
+                tally.begin(record.bytes_read, record.documents, record.tokens)
+        if len(left) < len(numbers):
+            notice(f"{len(numbers) - len(left)} of {len(numbers)} pieces are there already.")
+        if not left:
+            return
+        num_bytes = self._bytes_of(left)
+        processes = num_processes(self._workers, num_pieces=len(left), num_bytes=num_bytes)
+        job = Job(
+            prefix=self._folder.prefix,
+            tokenizer=self._tokenizer.folder,
+            tokenizer_settings=self._tokenizer.settings,
+            use_fast=not self._folder.reference_required,
+            threads=-(-self._workers // processes),
+            on_error=self._on_error,
+        )
+        runner = PieceRunner(job, plan=self._plan, tokenizer=self._tokenizer)
+        run_pieces(left, runner=runner, job=job, processes=processes, report=tally.add)
+
+    def _bytes_of(self, numbers: Sequence[int]) -> int:
+        return sum(part.bytes for number in numbers for part in self._plan.pieces[number])
 
 
-def _write_all(
-    writer: ShardWriter,
-    blocks: Iterator[tuple[Block, _Encoded]],
-    *,
-    reader: JsonlReader,
-    progress: ProgressCallback | None,
-) -> int:
-    """Write all blocks; return the number of empty documents."""
-    empty = 0
-    for block, encoded in blocks:
-        writer.add_many(encoded.tokens, lengths=encoded.lengths)
-        empty += encoded.empty_documents
-        if progress:
-            now = Progress(
-                bytes_done=block.bytes_read,
-                bytes_total=reader.total_bytes,
-                documents=writer.documents,
-                tokens=writer.tokens,
-            )
-            progress(now)
-    return empty
+class _Tally:
+    """Adds up what all threads report."""
+
+    def __init__(self, total_bytes: int, callback: ProgressCallback | None) -> None:
+        self._total_bytes, self._callback = total_bytes, callback
+        self._bytes = self._documents = self._tokens = self._bytes_before = 0
+        self._lock = threading.Lock()
+
+    def begin(self, num_bytes: int, documents: int, tokens: int) -> None:
+        """Count a piece of an earlier run."""
+        self._bytes_before += num_bytes
+        self._bytes += num_bytes
+        self._documents += documents
+        self._tokens += tokens
+
+    def add(self, num_bytes: int, documents: int, tokens: int) -> None:
+        with self._lock:
+            self._bytes += num_bytes
+            self._documents += documents
+            self._tokens += tokens
+            if self._callback is not None:
+                now = Progress(
+                    bytes_done=self._bytes,
+                    bytes_total=self._total_bytes,
+                    bytes_before=self._bytes_before,
+                    documents=self._documents,
+                    tokens=self._tokens,
+                )
+                self._callback(now)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Fewer than the machine's where a container or a batch system says so (Linux knows)."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _require_numbers(
+    *, workers: int, max_document_bytes: int, task: tuple[int, int] | None
+) -> None:
+    if workers < 0:
+        raise ConfigError(f"workers={workers} must be at least 0; 0 takes one for each core.")
+    if max_document_bytes < 1:
+        raise ConfigError(
+            f"max_document_bytes={max_document_bytes} must be at least 1; the default is "
+            f"{DOCUMENT_BYTES_MAX}."
+        )
+    if task is not None and not 0 <= task[0] < task[1]:
+        raise ConfigError(
+            f"task={task[0]}/{task[1]} must be K/N with K from 0 to N-1, as in 0/4, 1/4, 2/4, 3/4."
+        )
 
 
 def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
@@ -121,12 +221,14 @@ def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
         )
 
 
-def _require_free_name(prefix: Path | str, inputs: Iterable[Path]) -> None:
+def _require_free_name(prefix: Path | str, files: Sequence[SourceFile]) -> None:
     """Refuse to replace an input, or a JSON file that is no manifest."""
-    outputs = {Path(f"{prefix}.{kind}").resolve() for kind in ("bin", "idx", "json")}
-    for path in inputs:
-        if path.resolve() in outputs:
-            raise DataError(f"output prefix {prefix} would replace input {path}; choose another.")
+    outputs = {Path(f"{prefix}.{kind}").resolve() for kind in OUTPUTS}
+    for file in files:
+        if Path(file.path).resolve() in outputs:
+            raise DataError(
+                f"output prefix {prefix} would replace input {file.path}; choose another."
+            )
     try:
         read_manifest(prefix)
     except DataError as error:
@@ -136,53 +238,4 @@ def _require_free_name(prefix: Path | str, inputs: Iterable[Path]) -> None:
         ) from error
 
 
-def _nothing_found(reader: JsonlReader, *, key: str, empty: int) -> DataError:
-    names = ", ".join(str(path) for path in reader.paths) or "no files"
-    counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
-    return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
-
-
-class _Encoder:
-    """Turns blocks into tokens; a copy sent to another process loads the tokenizer there."""
-
-    def __init__(self, tokenizer: Tokenizer, *, key: str, append_eos: bool) -> None:
-        self._tokenizer = tokenizer
-        self._key = key
-        self._append_eos = append_eos
-
-    def __reduce__(self) -> tuple[Callable[..., _Encoder], tuple[Path, str, bool]]:
-        return _load_encoder, (self._tokenizer.folder, self._key, self._append_eos)
-
-    def __call__(self, block: Block) -> _Encoded:
-        texts = parse_texts(block, key=self._key)
-        rows = self._tokenizer.encode_batch([text for text in texts if text])
-        if self._append_eos:
-            rows = [self._ended(row) for row in rows]
-        rows = [row for row in rows if row.size]
-        return _Encoded(
-            tokens=np.concatenate([np.zeros(0, dtype=np.int32), *rows]),
-            lengths=np.array([row.size for row in rows], dtype=np.int32),
-            empty_documents=len(texts) - len(rows),
-        )
-
-    def _ended(self, row: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """With EOS at the end, once: some tokenizers add it themselves."""
-        eos_id = self._tokenizer.eos_id
-        assert eos_id is not None
-        if row.size and row[-1] == eos_id:
-            return row
-        return np.append(row, np.int32(eos_id))
-
-
-def _load_encoder(folder: Path, key: str, append_eos: bool) -> _Encoder:
-    return _Encoder(load_tokenizer(folder), key=key, append_eos=append_eos)
-
-
-def _encode_all(
-    blocks: Iterable[Block], encoder: _Encoder, *, workers: int
-) -> Generator[tuple[Block, _Encoded], None, None]:
-    """Every block with its documents, in order; a single worker is this process."""
-    if workers == 1:
-        yield from ((block, encoder(block)) for block in blocks)
-    else:
-        yield from map_in_order(blocks, encoder, workers=workers)
+__all__ = ["FileFormat", "OnError", "merge", "tokenize"]

@@ -1,117 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Map a function over items on several processes, results in the order of the items.
+"""Share pieces among processes, of which this one is one.
 
-Items are dealt round. Each worker has a pipe of its own and reads it in a thread, so neither side
-ever waits to be read while the other does; a worker ends when its pipe does, and a worker that
-dies is seen as the end of its pipe. (The standard library's executors can hang in that case.)
+Threads alone do until about four: then Python's lock is what they wait for. Each further process
+gets two pieces at first and another for each it finishes. It has a pipe of its own, so a process
+that dies is seen as the end of its pipe, and it ends when this process does. (The standard
+library's executors can hang in the first case.)
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
 
+from megacpt.data.runner import Job, PieceRunner, Report, open_runner
 from megacpt.errors import EnvironmentError_
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+THREADS_MAX = 4
+"""Encoding threads of a process."""
+BYTES_MIN = 1 << 27
+"""A further process takes as long to start as this process takes to tokenize so much."""
+PIECES_AHEAD = 2
 
-ITEMS_PER_WORKER = 2
-"""Sent ahead: one to work on, one that waits."""
+
+def num_processes(workers: int, *, num_pieces: int, num_bytes: int) -> int:
+    wanted = -(-workers // THREADS_MAX)
+    return max(1, min(wanted, num_pieces // PIECES_AHEAD, num_bytes // BYTES_MIN))
 
 
-def map_in_order(
-    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int
-) -> Generator[tuple[Item, Result], None, None]:
-    """Each item with ``work(item)``. ``work`` and the items are pickled; errors are raised here.
-
-    At most ``ITEMS_PER_WORKER`` items a worker are in memory. Close the generator to end them.
-    """
-    crew: list[_Worker[Item, Result]] = []
-    under_way: deque[tuple[Item, _Worker[Item, Result]]] = deque()
+def run_pieces(
+    numbers: Sequence[int], *, runner: PieceRunner, job: Job, processes: int, report: Report
+) -> None:
+    """Finish the pieces, by ``runner`` in this process and ``job`` in others."""
+    pieces = _Numbers(numbers)
+    helpers = [_Helper(job, pieces, report=report) for _ in range(processes - 1)]
     try:
-        for number, item in enumerate(items):
-            if len(under_way) == workers * ITEMS_PER_WORKER:
-                oldest, worker = under_way.popleft()
-                yield oldest, worker.receive()
-            if len(crew) < workers:
-                crew.append(_Worker(work))
-            worker = crew[number % workers]
-            worker.send(item)
-            under_way.append((item, worker))
-        for oldest, worker in under_way:
-            yield oldest, worker.receive()
+        for _ in runner.run(pieces, report=report):
+            pass
+        for helper in helpers:
+            helper.join()
+        if pieces.failure is not None:
+            raise pieces.failure
     finally:
-        for worker in crew:
-            worker.stop()
+        for helper in helpers:
+            helper.stop()
 
 
-class _Worker(Generic[Item, Result]):
-    """The parent's side of a worker process."""
+class _Numbers:
+    """Deals each number once, to any thread; ends for all at the first failure."""
 
-    def __init__(self, work: Callable[[Item], Result]) -> None:
-        # spawn: a forked copy of a process that runs threads (torch, the tokenizer's) can hang.
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = iter(numbers)
+        self._lock = threading.Lock()
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        with self._lock:
+            if self.failure is not None:
+                raise StopIteration
+            return next(self._numbers)
+
+    def fail(self, error: Exception) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+
+
+class _Helper:
+    """A further process, and the thread of this one that deals with it."""
+
+    def __init__(self, job: Job, pieces: _Numbers, *, report: Report) -> None:
+        # spawn: a forked copy of a process that runs threads (the tokenizer's) can hang.
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, work), daemon=True)
+        self._process = context.Process(target=_serve, args=(other_end, job), daemon=True)
         self._process.start()
         other_end.close()
+        self._thread = threading.Thread(target=self._deal, args=(pieces, report), daemon=True)
+        self._thread.start()
 
-    def send(self, item: Item) -> None:
-        try:
-            self._connection.send(item)
-        except OSError as error:
-            raise _died() from error
-
-    def receive(self) -> Result:
-        try:
-            result, error = self._connection.recv()
-        except (EOFError, OSError) as lost:
-            raise _died() from lost
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+    def join(self) -> None:
+        self._thread.join()
 
     def stop(self) -> None:
-        self._connection.close()
         self._process.terminate()
         self._process.join()
+        self._thread.join()
+        self._connection.close()
+
+    def _deal(self, pieces: _Numbers, report: Report) -> None:
+        try:
+            under_way = sum(self._send_next(pieces) for _ in range(PIECES_AHEAD))
+            while under_way:
+                kind, content = self._connection.recv()
+                if kind == "block":
+                    report(*content)
+                elif kind == "piece":
+                    under_way += self._send_next(pieces) - 1
+                else:
+                    pieces.fail(content)
+                    return
+        except (EOFError, OSError):
+            pieces.fail(
+                EnvironmentError_(
+                    "a worker process died; most often memory ran out: use fewer workers "
+                    "(--workers 4 uses one process)."
+                )
+            )
+
+    def _send_next(self, pieces: _Numbers) -> bool:
+        """Whether there was one; None says there will be no more."""
+        number = next(pieces, None)
+        self._connection.send(number)
+        return number is not None
 
 
-def _died() -> EnvironmentError_:
-    return EnvironmentError_(
-        "a worker process died; most often memory ran out: use fewer workers (workers=1)."
-    )
-
-
-def _serve(connection: Connection, work: Callable[[Item], Result]) -> None:
-    """The life of a worker process."""
-    # Ctrl-C goes to the parent, which ends its workers.
+def _serve(connection: Connection, job: Job) -> None:
+    """The life of a further process."""
+    # Ctrl-C goes to the first process, which ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    inbox: queue.SimpleQueue[list[Item]] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     threading.Thread(target=_fill, args=(inbox, connection), daemon=True).start()
-    while received := inbox.get():
-        answer: tuple[Result | None, Exception | None]
-        try:
-            answer = (work(received[0]), None)
-        except Exception as error:  # noqa: BLE001
-            answer = (None, error)
-        try:
-            connection.send(answer)
-        except OSError:
+
+    def report(*block: int) -> None:
+        connection.send(("block", block))
+
+    try:
+        for _ in open_runner(job).run(_received(inbox), report=report):
+            connection.send(("piece", None))
+    except Exception as error:  # noqa: BLE001
+        connection.send(("error", error))
+
+
+def _received(inbox: queue.SimpleQueue[int | None]) -> Iterator[int | None]:
+    """Numbers; None where none is there yet, which may wait for a piece to be finished."""
+    while True:
+        if inbox.empty():
+            yield None
+        number = inbox.get()
+        if number is None:
             return
+        yield number
 
 
-def _fill(inbox: queue.SimpleQueue[list[Item]], connection: Connection) -> None:
-    """Items in lists of one; an empty list is the end."""
+def _fill(inbox: queue.SimpleQueue[int | None], connection: Connection) -> None:
+    """Piece numbers, until the first process ends: then this one is of no use any more."""
     try:
         while True:
-            inbox.put([connection.recv()])
+            inbox.put(connection.recv())
     except (EOFError, OSError):
-        inbox.put([])
+        os._exit(1)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer is a folder: tokenizer.json, and files beside it that name the special tokens."""
+"""A tokenizer is a Hugging Face folder, or a file: tokenizer.json, SentencePiece, tiktoken.
+
+Of a folder, tokenizer.json is read, and the files beside it that name the special tokens.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from megacpt.errors import ModelError
+from megacpt.tokenizer.backend import Backend
+from megacpt.tokenizer.hugging_face import HuggingFaceBackend
+from megacpt.tokenizer.sentence_piece import SentencePieceBackend
+from megacpt.tokenizer.tiktoken_file import TiktokenBackend, read_settings
 
 TokenIds = npt.NDArray[np.int32]
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,40 +32,56 @@ class Tokenizer:
     """Encodes and decodes; ids are below ``vocab_size``."""
 
     folder: Path
+    """Where it came from: the folder, or the file that is not in a model's folder."""
     vocab_size: int
     """One more than the largest id, added tokens included: the embedding rows a model needs."""
     eos_id: int | None
     pad_id: int | None
     bos_id: int | None
     fingerprint: str
-    """sha256 of tokenizer.json, in hex."""
-    backend: tokenizers.Tokenizer
+    """sha256 of the tokenizer's file, in hex (of a tiktoken file, with its settings)."""
+    backend: Backend
+    settings: str | None = None
+    """What load_tokenizer was given besides the path."""
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[TokenIds]:
-        """Ids of each text; ``special`` adds what the tokenizer's own post-processor adds (BOS)."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=special)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        """Ids of each text; ``special`` adds what the tokenizer's own rule adds (BOS)."""
+        return self.backend.encode(texts, special=special).rows()
 
     def encode(self, text: str, *, special: bool = True) -> TokenIds:
         return self.encode_batch([text], special=special)[0]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
         """The text of ``ids``, special tokens shown."""
-        return str(self.backend.decode([int(n) for n in ids], skip_special_tokens=False))
+        return self.backend.decode([int(n) for n in ids])
 
 
-def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """Read ``folder/tokenizer.json`` and the special tokens."""
-    folder = Path(folder)
-    content = _read_tokenizer_json(folder)
-    backend = _parse(content, path=folder / "tokenizer.json")
-    # A stored truncation would cut documents, stored padding would lengthen them, both silently.
-    backend.no_truncation()
-    backend.no_padding()
+def load_tokenizer(path: Path | str, *, settings: str | None = None) -> Tokenizer:
+    """Read a Hugging Face folder, a tokenizer.json, a SentencePiece model or a tiktoken file.
+
+    ``settings`` says what a tiktoken file does not: JSON, or the name of a file of it.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix != ".json":
+        content = _read(path)
+        if TIKTOKEN_LINE.match(content):
+            return _load_tiktoken(path, content, settings=settings)
+        return _load_sentence_piece(path, content)
+    folder = path.parent if path.is_file() else path
+    return _load_hugging_face(folder, path if path.is_file() else folder / "tokenizer.json")
+
+
+def _load_hugging_face(folder: Path, path: Path) -> Tokenizer:
+    if not folder.is_dir():
+        raise ModelError(
+            f"tokenizer folder {folder} does not exist; give the Hugging Face folder of the model."
+        )
+    content = _read(path)
+    backend = HuggingFaceBackend(content, path=path)
     special = {name: _special_id(folder, backend, name) for name in ("eos", "pad", "bos")}
     return Tokenizer(
-        folder=folder,
-        vocab_size=max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1,
+        folder=folder if path == folder / "tokenizer.json" else path,
+        vocab_size=backend.vocab_size,
         eos_id=special["eos"],
         pad_id=special["pad"],
         bos_id=special["bos"],
@@ -66,36 +90,50 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     )
 
 
-def _read_tokenizer_json(folder: Path) -> bytes:
-    if not folder.is_dir():
-        raise ModelError(
-            f"tokenizer folder {folder} does not exist; give the Hugging Face folder of the model."
-        )
+def _load_sentence_piece(path: Path, content: bytes) -> Tokenizer:
+    backend = SentencePieceBackend(content, path=path)
+    return Tokenizer(
+        folder=path,
+        vocab_size=backend.vocab_size,
+        eos_id=backend.eos_id,
+        pad_id=backend.pad_id,
+        bos_id=backend.bos_id,
+        fingerprint=hashlib.sha256(content).hexdigest(),
+        backend=backend,
+    )
+
+
+def _load_tiktoken(path: Path, content: bytes, *, settings: str | None) -> Tokenizer:
+    read, text = read_settings(path, given=settings)
+    backend = TiktokenBackend(content, path=path, settings=read)
+    return Tokenizer(
+        folder=path,
+        vocab_size=backend.vocab_size,
+        eos_id=read.named.get("eos_token"),
+        pad_id=read.named.get("pad_token"),
+        bos_id=read.named.get("bos_token"),
+        fingerprint=hashlib.sha256(content + text.encode()).hexdigest(),
+        backend=backend,
+        settings=settings,
+    )
+
+
+def _read(path: Path) -> bytes:
     try:
-        return (folder / "tokenizer.json").read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(
-            f"{folder} has no tokenizer.json; write one with "
-            f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(FOLDER)."
+            f"{path.parent} has no {path.name}; write one with "
+            f"transformers.AutoTokenizer.from_pretrained({str(path.parent)!r})"
+            ".save_pretrained(FOLDER), or give a SentencePiece .model or .tiktoken file by name."
         ) from error
     except OSError as error:
         raise ModelError(
-            f"{folder}/tokenizer.json cannot be read: {error.strerror}; check its permissions."
+            f"{path} cannot be read: {error.strerror}; check its permissions."
         ) from error
 
 
-def _parse(content: bytes, *, path: Path) -> tokenizers.Tokenizer:
-    # The library raises bare Exception for anything it cannot parse.
-    try:
-        return tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:
-        raise ModelError(
-            f"{path} is not a tokenizer the tokenizers library {tokenizers.__version__} can read: "
-            f"{error}; copy the file again from where the model came."
-        ) from error
-
-
-def _special_id(folder: Path, backend: tokenizers.Tokenizer, name: str) -> int | None:
+def _special_id(folder: Path, backend: HuggingFaceBackend, name: str) -> int | None:
     """The id of ``name`` (eos, pad, bos): by its text where one is given, else by number."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         token = _read_json(folder / file).get(f"{name}_token")
@@ -110,8 +148,8 @@ def _special_id(folder: Path, backend: tokenizers.Tokenizer, name: str) -> int |
     return None
 
 
-def _id_of(text: str, *, backend: tokenizers.Tokenizer, where: str) -> int:
-    number = backend.token_to_id(text)
+def _id_of(text: str, *, backend: HuggingFaceBackend, where: str) -> int:
+    number = backend.id_of(text)
     if number is None:
         raise ModelError(
             f"{where}={text!r} is not in the vocabulary of tokenizer.json; "

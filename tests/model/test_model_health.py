@@ -11,11 +11,11 @@ import pytest
 import torch
 from llama_cases import CASES, VOCAB_SIZE, write_llama
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer as Backend
 
 from megacpt.errors import ModelError
 from megacpt.model.families import read_architecture
 from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 pytestmark = pytest.mark.mcore
 Tensors = dict[str, torch.Tensor]
@@ -26,7 +26,9 @@ TOKENIZER = Tokenizer(
     pad_id=None,
     bos_id=None,
     fingerprint="",
-    backend=Backend.from_str('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}'),
+    backend=HuggingFaceBackend(
+        b'{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":[]}}', path=Path("unused")
+    ),
 )
 
 

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of input to tokens, and the proof that the fast backend makes the reference's tokens.
+
+fastokens is another implementation of tokenizer.json than ``tokenizers``. So a part of the corpus
+is encoded by both while the work is done: an excerpt of a document in every block (of about 1 MiB),
+some more in the first block of a piece. Which ones depends on the input alone. A single id that
+differs ends the work, which is then done again with ``tokenizers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.data.documents import BadLine, Block, Parsed, parse_values
+from megacpt.data.jsonl import parse_lines
+from megacpt.errors import DataError
+from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.backend import Encoded, Encoder
+from megacpt.tokenizer.fast import FastBackend, first_difference
+from megacpt.tokenizer.hugging_face import HuggingFaceBackend
+
+EXCERPT_CHARACTERS = 1024
+EXCERPTS_AT_FIRST = 4
+"""In the first block of a piece; one in each further block."""
+STRIDE = 1_000_003
+"""Prime: spreads the excerpts over the documents and within them."""
+LONG_TOKENS = 100_000
+"""Documents over this are counted, because a model sees at most a part of them at once."""
+
+
+class BackendDiffersError(Exception):
+    """fastokens and tokenizers made different ids of this text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBlock:
+    """The documents of one block; bounds and tokens as they go into the shard."""
+
+    block: Block
+    tokens: npt.NDArray[np.integer[Any]]
+    lengths: npt.NDArray[np.int32]
+    bad: list[BadLine]
+    empty_documents: int
+    checked_documents: int
+    checked_bytes: int
+
+
+class DocumentEncoder:
+    """Thread-safe: several blocks may be encoded at the same time."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        fast: FastBackend | None,
+        key: str,
+        append_eos: bool,
+        special: bool,
+        max_bytes: int,
+        dtype: np.dtype[np.integer[Any]],
+    ) -> None:
+        self._tokenizer, self._fast = tokenizer, fast
+        self._key, self._special, self._max_bytes = key, special, max_bytes
+        self._eos_id = tokenizer.eos_id if append_eos else None
+        self._dtype = dtype
+
+    @property
+    def is_fast(self) -> bool:
+        return self._fast is not None
+
+    @property
+    def backend(self) -> Encoder:
+        return self._tokenizer.backend if self._fast is None else self._fast
+
+    def encode(self, block: Block, *, number: int) -> EncodedBlock:
+        """``number`` counts the blocks of a piece from 0."""
+        parsed = self._parse(block)
+        texts = [text for text in parsed.texts if text]
+        checked = self._check(texts, number=number) if texts else []
+        tokens, lengths = self._ended(self.backend.encode(texts, special=self._special))
+        return EncodedBlock(
+            block=block,
+            tokens=tokens,
+            lengths=lengths,
+            bad=[*block.bad, *parsed.bad],
+            empty_documents=len(parsed.texts) - lengths.size,
+            checked_documents=len(checked),
+            checked_bytes=sum(len(text.encode()) for text in checked),
+        )
+
+    def _parse(self, block: Block) -> Parsed:
+        line, limit = block.first_line, self._max_bytes
+        if isinstance(block.content, bytes):
+            return parse_lines(block.content, first_line=line, key=self._key, limit=limit)
+        return parse_values(block.content, first_line=line, limit=limit)
+
+    def _check(self, texts: Sequence[str], *, number: int) -> list[str]:
+        """What was compared with the reference."""
+        reference = self._tokenizer.backend
+        if self._fast is None or not isinstance(reference, HuggingFaceBackend):
+            return []
+        sample = excerpts(texts, number=number)
+        different = first_difference(self._fast, reference, sample, special=self._special)
+        if different is not None:
+            raise BackendDiffersError(sample[different])
+        return sample
+
+    def _ended(
+        self, encoded: Encoded
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int32]]:
+        """Tokens with EOS after each document that does not have it there, and the lengths."""
+        self._require_in_vocabulary(encoded.ids)
+        lengths = np.diff(encoded.bounds)
+        if self._eos_id is None:
+            kept = lengths[lengths > 0]
+            return encoded.ids.astype(self._dtype), kept.astype(np.int32)
+        added = _lack(encoded, self._eos_id)
+        tokens = np.empty(encoded.ids.size + int(added.sum()), dtype=self._dtype)
+        ends = encoded.bounds[1:] + np.cumsum(added) - 1
+        is_text = np.ones(tokens.size, dtype=bool)
+        is_text[ends[added]] = False
+        tokens[is_text] = encoded.ids
+        tokens[ends[added]] = self._eos_id
+        return tokens, (lengths + added).astype(np.int32)
+
+    def _require_in_vocabulary(self, ids: npt.NDArray[Any]) -> None:
+        if ids.size and not 0 <= int(ids.max()) < self._tokenizer.vocab_size:
+            raise DataError(
+                f"tokenizer {self._tokenizer.folder} made id {ids.max()}, but its vocabulary has "
+                f"{self._tokenizer.vocab_size}; its files contradict each other, copy them again."
+            )
+
+
+def _lack(encoded: Encoded, eos_id: int) -> npt.NDArray[np.bool_]:
+    """For each text, whether it does not end with EOS: some tokenizers add it themselves."""
+    lack = np.ones(encoded.bounds.size - 1, dtype=bool)
+    some = np.diff(encoded.bounds) > 0
+    lack[some] = encoded.ids[encoded.bounds[1:][some] - 1] != eos_id
+    return lack
+
+
+def excerpts(texts: Sequence[str], *, number: int) -> list[str]:
+    """Some characters of a few of the texts."""
+    found = []
+    for n in range(EXCERPTS_AT_FIRST if number == 0 else 1):
+        place = (number + n + 1) * STRIDE
+        text = texts[place % len(texts)]
+        start = place % max(len(text) - EXCERPT_CHARACTERS + 1, 1)
+        found.append(text[start : start + EXCERPT_CHARACTERS])
+    return found

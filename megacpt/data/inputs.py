@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files a corpus is made of, and what kind each is.
+
+Folders and patterns stand for the files in them, in the order of their names; of a folder only
+files whose ending tells their kind are taken. ``-`` is standard input, which is kept in a file
+first, so that an interrupted run can go on.
+"""
+
+from __future__ import annotations
+
+import enum
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from megacpt.errors import DataError, EnvironmentError_
+
+STANDARD_INPUT = "-"
+COMPRESSED = (".gz", ".zst")
+CHUNK_BYTES = 1 << 20
+
+
+class FileFormat(enum.Enum):
+    jsonl = "jsonl"
+    """A JSON object a line, one document each."""
+    parquet = "parquet"
+    """A row a document."""
+    text = "text"
+    """A file a document."""
+
+
+ENDINGS = {
+    ".jsonl": FileFormat.jsonl,
+    ".ndjson": FileFormat.jsonl,
+    ".parquet": FileFormat.parquet,
+    ".txt": FileFormat.text,
+    ".text": FileFormat.text,
+}
+IN_NAMED_FILES = {".md": FileFormat.text, ".rst": FileFormat.text}
+"""Too often something else than documents (README.md) to be taken from a folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file as it was when the work was planned."""
+
+    path: str
+    format: FileFormat
+    bytes: int
+    modified_ns: int
+
+    @property
+    def compression(self) -> str | None:
+        """gz, zst or None."""
+        suffix = Path(self.path).suffix
+        return suffix[1:] if suffix in COMPRESSED else None
+
+
+def find_files(
+    names: Sequence[Path | str], *, file_format: FileFormat | None, spool: Path
+) -> list[SourceFile]:
+    """All files, in order. ``file_format`` overrules the endings; ``spool`` keeps stdin."""
+    found = [file for name in names for file in _files_of(name, file_format, spool)]
+    if not found:
+        raise DataError("the corpus is empty (no files); give files with text.")
+    return found
+
+
+def _files_of(
+    name: Path | str, file_format: FileFormat | None, spool: Path
+) -> Iterator[SourceFile]:
+    path = Path(name)
+    if str(name) == STANDARD_INPUT:
+        yield _described(_kept_stdin(spool), file_format or FileFormat.jsonl, modified=False)
+    elif path.is_dir():
+        yield from _files_in(path, file_format)
+    elif path.exists():
+        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+    elif glob.has_magic(str(name)):
+        yield from _matches(str(name), file_format)
+    else:
+        raise DataError(
+            f"input {name} does not exist; give files (.jsonl, .parquet or .txt), folders or "
+            "patterns."
+        )
+
+
+def format_of(path: Path) -> FileFormat | None:
+    """By the ending, that of a compression put aside."""
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    return (ENDINGS | IN_NAMED_FILES).get(suffix)
+
+
+def _files_in(folder: Path, file_format: FileFormat | None) -> Iterator[SourceFile]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in files if not _is_aside(path.relative_to(folder))]
+    taken = [path for path in files if file_format or _tells_its_kind(path)]
+    if not taken:
+        known = ", ".join(ENDINGS)
+        raise DataError(
+            f"input folder {folder} holds no file that ends with {known} (or such a one with .gz "
+            "or .zst); name the files, or their kind with --format."
+        )
+    for path in taken:
+        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+
+
+def _tells_its_kind(path: Path) -> bool:
+    return format_of(path) is not None and path.suffix not in IN_NAMED_FILES
+
+
+def _is_aside(relative: Path) -> bool:
+    """Hidden, or left by an earlier run of this tool."""
+    hidden = any(part.startswith(".") or part.endswith(".pieces") for part in relative.parts)
+    return hidden or relative.name.endswith(".quarantine.jsonl")
+
+
+def _matches(pattern: str, file_format: FileFormat | None) -> Iterator[SourceFile]:
+    files = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
+    if not files:
+        raise DataError(f"input {pattern} matches no file; check the pattern.")
+    for path in files:
+        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+
+
+def _described(path: Path, file_format: FileFormat, *, modified: bool = True) -> SourceFile:
+    about = path.stat()
+    return SourceFile(
+        path=str(path),
+        format=file_format,
+        bytes=about.st_size,
+        modified_ns=about.st_mtime_ns if modified else 0,
+    )
+
+
+def _kept_stdin(folder: Path) -> Path:
+    """Standard input in a file that bears its checksum: the same input is the same file."""
+    aside = folder / "stdin.partial"
+    digest = hashlib.sha256()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Path("/dev/stdin").open("rb") as source, aside.open("wb") as target:
+            for chunk in _chunks(source):
+                digest.update(chunk)
+                target.write(chunk)
+        return aside.replace(folder / f"stdin-{digest.hexdigest()[:16]}.jsonl")
+    except OSError as error:
+        raise EnvironmentError_(
+            f"standard input cannot be kept in {folder}: {error.strerror}; free space, or give "
+            "files instead."
+        ) from error
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiktoken file: a line for each token, base64 and rank.
+
+The file holds neither the pattern that cuts text into words nor the special tokens, so a JSON
+object has to say them, in FILE.json beside the file or given by name:
+
+    {"pattern": "...", "special_tokens": {"<|endoftext|>": 151643}, "eos_token": "<|endoftext|>"}
+
+``bos_token`` and ``pad_token`` may be there too. A document begins with BOS where one is named.
+Special tokens inside a text become their ids, as they do in Hugging Face tokenizers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megacpt.errors import EnvironmentError_, ModelError
+from megacpt.tokenizer.backend import Encoded, join
+
+NAMES = ("eos_token", "bos_token", "pad_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiktokenSettings:
+    pattern: str
+    special_tokens: dict[str, int]
+    named: dict[str, int]
+    """eos_token, bos_token and pad_token -> id, those that are named."""
+
+
+class TiktokenBackend:
+    def __init__(self, content: bytes, *, path: Path, settings: TiktokenSettings) -> None:
+        try:
+            import tiktoken
+        except ImportError as error:
+            raise EnvironmentError_(
+                f"{path} needs the package tiktoken: pip install 'megacpt[data]'"
+            ) from error
+        ranks = _ranks(content, path=path)
+        try:
+            self._encoding = tiktoken.Encoding(
+                path.name,
+                pat_str=settings.pattern,
+                mergeable_ranks=ranks,
+                special_tokens=settings.special_tokens,
+            )
+        # The Rust part raises bare exceptions of its own for patterns it cannot compile.
+        except Exception as error:
+            raise ModelError(
+                f"{path} cannot be used with its settings ({error}); check pattern and "
+                "special_tokens."
+            ) from error
+        self._bos_id = settings.named.get("bos_token")
+        self.vocab_size = self._encoding.n_vocab
+        self.name = f"tiktoken {tiktoken.__version__}"
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
+        rows = self._encoding.encode_batch(list(texts), num_threads=1, allowed_special="all")
+        if special and self._bos_id is not None:
+            rows = [[self._bos_id, *row] for row in rows]
+        return join(rows)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._encoding.decode(ids)
+
+
+def _ranks(content: bytes, *, path: Path) -> dict[bytes, int]:
+    try:
+        pairs = (line.split() for line in content.splitlines() if line)
+        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except (ValueError, binascii.Error) as error:
+        raise ModelError(
+            f"{path} is not a tiktoken file ({error}); each line must hold a token in base64 and "
+            "its rank."
+        ) from error
+
+
+def read_settings(path: Path, *, given: str | None) -> tuple[TiktokenSettings, str]:
+    """The settings, and their text in one form (for the fingerprint).
+
+    ``given`` is JSON, or the name of a file of it; without, it is ``path``.json.
+    """
+    where = "--tokenizer-settings" if given and given.startswith("{") else given or f"{path}.json"
+    try:
+        is_text = given is not None and given.startswith("{")
+        text = str(given) if is_text else Path(where).read_text(encoding="utf-8")
+        content: Any = json.loads(text)
+        special = {str(token): int(number) for token, number in content["special_tokens"].items()}
+        pattern = str(content["pattern"])
+        named = {name: special[content[name]] for name in NAMES if content.get(name)}
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"tiktoken file {path} says neither its pattern nor its special tokens, and {where} "
+            'does not exist; write {"pattern": ..., "special_tokens": {TOKEN: ID}, "eos_token": '
+            "TOKEN} there, or name such a file with --tokenizer-settings."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{where} must be a JSON object with pattern, special_tokens and eos_token "
+            f"({type(error).__name__}: {error}); mend it."
+        ) from error
+    settings = TiktokenSettings(pattern=pattern, special_tokens=special, named=named)
+    return settings, json.dumps([pattern, special, named], sort_keys=True)
