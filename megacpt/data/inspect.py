@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.lengths import LengthCounter, LengthStatistics
-from megacpt.data.manifest import Manifest, read_manifest, require_tokenizer, shard_identity
+from megacpt.data.manifest import Manifest, identity_of, read_manifest, require_tokenizer
 from megacpt.errors import ConfigError
 from megacpt.tokenizer import Tokenizer
 
@@ -119,7 +119,7 @@ def inspect_shard(
     shard.check_index()
     manifest = read_manifest(prefix)
     if manifest is not None:
-        shard_identity(shard)  # refuses files that the manifest does not fit
+        identity_of(shard, manifest)  # refuses files that the manifest does not fit
     if tokenizer is not None:
         require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
     known = manifest or tokenizer

@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from megacpt.data.indexed import PIECE, IndexedShard, Tokens
 from megacpt.data.manifest import (
+    BackendRecord,
     Manifest,
+    identity_of,
     manifest_path,
     read_manifest,
     render,
     require_checksum,
     require_one_tokenizer,
-    shard_identity,
     verify_file,
 )
 from megacpt.data.shard_writer import DocumentBounds, ShardFiles, ShardWriter
@@ -33,7 +34,8 @@ from megacpt.errors import DataError
 
 Progress = Callable[[int, int], None]
 """Is told the bytes copied and those to copy."""
-EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos")
+QUARANTINE = "quarantine.jsonl"
+EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos", "special")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ def merge_shards(
     shards = [IndexedShard(prefix) for prefix in prefixes]
     dtype = _one_dtype(shards)
     manifests = _manifests(shards)
+    _require_described(output_prefix, manifests)
     for shard in shards:
         shard.check_index()
 
@@ -62,7 +65,9 @@ def merge_shards(
 
     with ShardWriter(output_prefix, dtype=dtype) as writer:
         _copy(shards, manifests, writer=writer, progress=progress)
+        has_bad = _copy_quarantine(prefixes, writer=writer)
         files = writer.publish(
+            beside=(QUARANTINE,) if has_bad else (),
             describe=(lambda files: render(describe(files))) if manifests else None,
             bounds=_bounds(shards),
         )
@@ -92,6 +97,15 @@ def _require_free_name(prefixes: Sequence[Path | str], output_prefix: Path | str
     read_manifest(output_prefix)  # refuses to replace a JSON file that is something else
 
 
+def _require_described(output_prefix: Path | str, manifests: Sequence[Manifest]) -> None:
+    """A manifest of another shard must not stay beside one that has none."""
+    if not manifests and manifest_path(output_prefix).exists():
+        raise DataError(
+            f"{manifest_path(output_prefix)} describes another shard, and what is merged has no "
+            "manifest; remove that file or choose another output prefix."
+        )
+
+
 def _one_dtype(shards: Sequence[IndexedShard]) -> np.dtype[np.integer[Any]]:
     for shard in shards:
         if shard.dtype != shards[0].dtype:
@@ -105,8 +119,7 @@ def _one_dtype(shards: Sequence[IndexedShard]) -> np.dtype[np.integer[Any]]:
 def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
     """All, of shards that one tokenizer wrote in one way; or none, if no shard has one."""
     prefixes = [shard.prefix for shard in shards]
-    require_one_tokenizer(prefixes)
-    found = [read_manifest(prefix) for prefix in prefixes]
+    found = require_one_tokenizer(prefixes)
     known = [manifest for manifest in found if manifest is not None]
     if known and len(known) < len(found):
         bare = prefixes[found.index(None)]
@@ -118,7 +131,7 @@ def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
         for field in EQUAL_FIELDS:
             _require_equal(field, prefix, manifest, prefixes[0], known[0])
     for shard, manifest in zip(shards, known, strict=False):
-        shard_identity(shard)
+        identity_of(shard, manifest)  # refuses files that the manifest does not fit
         verify_file(shard.prefix, "idx", manifest=manifest)
     return known
 
@@ -178,15 +191,46 @@ def _bounds(shards: Sequence[IndexedShard]) -> DocumentBounds:
     return DocumentBounds(documents=sum(s.num_documents for s in shards), pieces=pieces())
 
 
+def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> bool:
+    """The lines that were set aside, of all shards; whether there are any."""
+    paths = [Path(f"{prefix}.{QUARANTINE}") for prefix in prefixes]
+    found = [path for path in paths if path.exists()]
+    if found:
+        writer.write_beside(QUARANTINE, _contents(found))
+    return bool(found)
+
+
+def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with path.open("rb") as stream:
+            while piece := stream.read(PIECE):
+                yield piece
+
+
 def _merged(manifests: Sequence[Manifest], files: ShardFiles, *, name: str) -> Manifest:
+    """What tokenizing everything at once would have written."""
+    policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
     return replace(
         manifests[0],
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
         empty_documents=sum(manifest.empty_documents for manifest in manifests),
         long_documents=sum(manifest.long_documents for manifest in manifests),
+        on_error=", ".join(policies) or "stop",
         errors=dict(sum((Counter(manifest.errors) for manifest in manifests), Counter())),
-        backends=tuple(backend for manifest in manifests for backend in manifest.backends),
+        backends=tuple(_backends(manifests)),
         inputs=tuple(file for manifest in manifests for file in manifest.inputs),
         **asdict(files),
     )
+
+
+def _backends(manifests: Sequence[Manifest]) -> Iterator[BackendRecord]:
+    all_records = [record for manifest in manifests for record in manifest.backends]
+    for name in sorted({record.name for record in all_records}):
+        records = [record for record in all_records if record.name == name]
+        yield BackendRecord(
+            name=name,
+            documents=sum(record.documents for record in records),
+            checked_documents=sum(record.checked_documents for record in records),
+            checked_bytes=sum(record.checked_bytes for record in records),
+        )

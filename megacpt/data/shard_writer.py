@@ -85,7 +85,7 @@ class ShardWriter:
             # A full disk makes the flush inside close fail once more; the files go anyway.
             with suppress(OSError):
                 stream.close()
-        for kind in ("bin", "idx", "json", "lengths"):
+        for kind in ("bin", "idx", "json", "lengths", "quarantine.jsonl"):
             with suppress(OSError):
                 self.aside(kind).unlink(missing_ok=True)
 
@@ -118,6 +118,14 @@ class ShardWriter:
         with self._reported():
             self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
         self.documents += lengths.size
+
+    def write_beside(self, kind: str, content: Iterable[bytes]) -> None:
+        """A further file, to be published with the shard."""
+        with self._reported(), self.aside(kind).open("wb") as stream:
+            for piece in content:
+                stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def publish(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 
 from megacpt.data import merge_shards as module
 from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.manifest import read_manifest, verify
+from megacpt.data.manifest import Manifest, read_manifest, verify
 from megacpt.data.merge_shards import merge_shards, shards_in
-from megacpt.data.tokenize import tokenize
+from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import DataError
 from tests_support import write_model_folder
 
@@ -48,6 +49,16 @@ def assert_same_bytes(one: Path, other: Path) -> None:
         assert Path(f"{one}.{kind}").read_bytes() == Path(f"{other}.{kind}").read_bytes(), kind
 
 
+def assert_same_manifest(one: Manifest | None, other: Manifest | None) -> None:
+    """But for how much was compared between backends, which depends on how the work was cut."""
+    assert one is not None
+    assert other is not None
+    assert replace(one, backends=()) == replace(other, backends=())
+    assert [(b.name, b.documents) for b in one.backends] == [
+        (b.name, b.documents) for b in other.backends
+    ]
+
+
 def test_it_equals_tokenizing_all_inputs_at_once(parts: list[Path], tmp_path: Path) -> None:
     inputs = [tmp_path / f"{part.name}.jsonl" for part in parts]
     at_once = tokenize(inputs, tokenizer=TINY, output_prefix=tmp_path / "all", workers=1)
@@ -56,8 +67,9 @@ def test_it_equals_tokenizing_all_inputs_at_once(parts: list[Path], tmp_path: Pa
         parts, output_prefix=tmp_path / "out" / "all", progress=lambda a, b: told.append((a, b))
     )
     assert_same_bytes(tmp_path / "all", tmp_path / "out" / "all")
-    assert merged.manifest == at_once == verify(tmp_path / "out" / "all")
-    assert told[-1] == (at_once.bin_bytes, at_once.bin_bytes)
+    assert_same_manifest(merged.manifest, at_once)
+    assert verify(tmp_path / "out" / "all") == merged.manifest
+    assert told[-1] == 2 * (merged.files.bin_bytes,)
     assert [p.name for p in sorted((tmp_path / "out").iterdir())] == [
         "all.bin",
         "all.idx",
@@ -162,6 +174,31 @@ def test_a_json_file_that_is_no_manifest_is_kept(parts: list[Path], tmp_path: Pa
     with pytest.raises(DataError, match=r"all.json cannot be read as a manifest"):
         merge_shards(parts, output_prefix=tmp_path / "all")
     assert (tmp_path / "all.json").read_text() == "{}"
+
+
+def test_what_was_set_aside_is_kept(tmp_path: Path) -> None:
+    prefixes, sources = [], []
+    for n, lines in enumerate(
+        (["{", '{"text": "a"}', "[]"], ['{"text": "b"}'], ["7", '{"text": ""}'])
+    ):
+        sources.append(tmp_path / f"{n}.jsonl")
+        sources[-1].write_text("\n".join([*lines, '{"text": "end"}']))
+        prefixes.append(tmp_path / str(n))
+        policy = OnError.quarantine
+        tokenize([sources[-1]], tokenizer=TINY, output_prefix=prefixes[-1], on_error=policy)
+    at_once = tokenize(sources, tokenizer=TINY, output_prefix=tmp_path / "all", on_error=policy)
+    merged = merge_shards(prefixes, output_prefix=tmp_path / "merged" / "all")
+    assert_same_manifest(merged.manifest, at_once)
+    assert at_once is not None
+    assert sum(at_once.errors.values()) == 3
+    one, other = (tmp_path / name / "all.quarantine.jsonl" for name in (".", "merged"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_manifest_of_something_else_does_not_stay(parts: list[Path], tmp_path: Path) -> None:
+    write_shard(tmp_path / "bare", [[1]], vocab_size=9)
+    with pytest.raises(DataError, match=r"in/c\.json describes another shard"):
+        merge_shards([tmp_path / "bare"], output_prefix=parts[2])
 
 
 def test_types_must_agree(tmp_path: Path) -> None:
