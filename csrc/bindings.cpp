@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind_batch.h"
+#include "bind_megatron_order.h"
+#include "bind_packing.h"
 #include "blend.h"
 #include "permutation.h"
 
@@ -50,4 +53,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("advance_blend", &advance_blend, py::arg("remainders"), py::kw_only(),
         py::arg("denominator"), py::arg("lags"), py::arg("num_steps"),
         "Apportion num_steps batches; return (extra samples a source drew, lags afterwards).");
+  py::class_<megacpt::Permutation>(m, "Permutation", "A keyed bijection of 0..size-1.")
+      .def(py::init<std::int64_t, std::uint64_t>(), py::arg("size"), py::kw_only(), py::arg("key"))
+      .def("__call__", &megacpt::Permutation::operator(), py::arg("index"));
+  megacpt::bind_batch(m);
+  megacpt::bind_megatron_order(m);
+  megacpt::bind_packing(m);
 }

@@ -1,10 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+class Permutation:
+    def __init__(self, size: int, *, key: int) -> None: ...
+    def __call__(self, index: int) -> int: ...
+
+class MappedFile:
+    def __init__(self, path: str) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class TokenStream:
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.integer[Any]],
+        *,
+        offsets: npt.NDArray[np.int64],
+        bounds: npt.NDArray[np.int64],
+        id_limit: int,
+    ) -> None: ...
+
+def fill_batch(
+    rows: list[tuple[TokenStream, npt.ArrayLike, npt.ArrayLike, bool]],
+    *,
+    sequence_length: int,
+    document_mask: bool,
+) -> (
+    int
+    | tuple[
+        npt.NDArray[np.int64],
+        npt.NDArray[np.int64],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.int64],
+        tuple[npt.NDArray[np.int32], ...],
+    ]
+): ...
 def permute(indices: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]: ...
 def advance_blend(
     remainders: Sequence[int], *, denominator: int, lags: Sequence[int], num_steps: int
 ) -> tuple[list[int], list[int]]: ...
+def megatron_indices(
+    lengths: npt.NDArray[np.int32],
+    *,
+    seed: int,
+    sequence_length: int,
+    num_epochs: int,
+    separate_last_epoch: bool,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.uint32]]: ...
+def megatron_blend(
+    weights: Sequence[float], *, num_samples: int
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]: ...
+def best_fit(
+    offsets: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    *,
+    item_bytes: int,
+    num_tokens: int,
+    sequence_length: int,
+) -> tuple[
+    npt.NDArray[np.int64],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int32],
+    int,
+    int,
+]: ...
+
+class PackedRows:
+    def __init__(
+        self,
+        row_ends: npt.NDArray[np.int64],
+        checksums: npt.NDArray[np.uint64],
+        starts: npt.NDArray[np.int64],
+        inputs: npt.NDArray[np.int32],
+    ) -> None: ...
+    def row(
+        self, row: int, *, sequence_length: int, num_tokens: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...

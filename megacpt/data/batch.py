@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from megacpt import _C
 from megacpt.data.indexed import IndexedShard
+from megacpt.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,45 +51,35 @@ class Row:
 
 
 def make_batch(rows: Sequence[Row], *, sequence_length: int, document_mask: bool = False) -> Batch:
-    """A row shorter than ``sequence_length`` is padded with token 0 and masked."""
-    shape = (len(rows), sequence_length)
-    batch = Batch(
-        tokens_BS=np.zeros(shape, dtype=np.int64),
-        labels_BS=np.zeros(shape, dtype=np.int64),
-        loss_mask_BS=np.zeros(shape, dtype=np.float32),
-        positions_BS=np.tile(np.arange(sequence_length), (len(rows), 1)),
-        source_ids_B=np.array([row.source_id for row in rows], dtype=np.int64),
-        cu_seqlens=tuple(_document_ends(row, sequence_length, document_mask) for row in rows),
+    """A row shorter than ``sequence_length`` is padded with token 0 and masked.
+
+    Raises DataError where a row's ids are not within the vocabulary of its shard.
+    """
+    filled = _C.fill_batch(
+        [(row.shard.stream, row.starts, row.stops, row.joined) for row in rows],
+        sequence_length=sequence_length,
+        document_mask=document_mask,
     )
-    for b, row in enumerate(rows):
-        _fill(batch, b, row)
-        bounds = batch.cu_seqlens[b]
-        for start, stop in pairwise(bounds.tolist()):
-            batch.positions_BS[b, start:stop] = np.arange(stop - start)
-    return batch
+    if isinstance(filled, int):
+        raise _fault(rows[filled], sequence_length)
+    tokens_BS, labels_BS, loss_mask_BS, positions_BS, cu_seqlens = filled
+    return Batch(
+        tokens_BS=tokens_BS,
+        labels_BS=labels_BS,
+        loss_mask_BS=loss_mask_BS,
+        positions_BS=positions_BS,
+        source_ids_B=np.array([row.source_id for row in rows], dtype=np.int64),
+        cu_seqlens=cu_seqlens,
+    )
 
 
-def _fill(batch: Batch, b: int, row: Row) -> None:
-    pieces = [row.shard.ids(int(i), int(j)) for i, j in zip(row.starts, row.stops, strict=True)]
-    if row.joined:
-        pieces = [np.concatenate(pieces)]
-    at = 0
-    for ids in pieces:
-        end = at + ids.size - 1
-        batch.tokens_BS[b, at:end] = ids[:-1]
-        batch.labels_BS[b, at:end] = ids[1:]
-        batch.loss_mask_BS[b, at:end] = 1.0
-        at = end
-
-
-def _document_ends(row: Row, length: int, document_mask: bool) -> npt.NDArray[np.int32]:
-    found = {0, length}
-    at = 0
-    for start, stop in zip(row.starts.tolist(), row.stops.tolist(), strict=True):
-        if document_mask:
-            inside = row.shard.document_starts(start + 1, stop)
-            found |= {at, *(at + inside - start).tolist()}
-        at += stop - start - (not row.joined)
-    if document_mask:
-        found.add(at - row.joined)
-    return np.array(sorted(n for n in found if n <= length), dtype=np.int32)
+def _fault(row: Row, sequence_length: int) -> DataError:
+    """What is wrong with a row that could not be filled; most often its shard says it itself."""
+    pieces = list(zip(row.starts.tolist(), row.stops.tolist(), strict=True))
+    for start, stop in pieces:
+        row.shard.ids(start, stop)
+        row.shard.document_starts(start, stop)
+    return DataError(
+        f"{row.shard.prefix}: a sample of {sequence_length} tokens cannot be made of the pieces "
+        f"{pieces}; pack the shard again."
+    )

@@ -1,71 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which share of every global batch each source has, as exact fractions, and the counts they give.
+"""How many samples of each source a global batch holds, from the exact shares of a segment.
 
 Shares are fractions of a common denominator, so that one tenth of ten samples is one sample, in
 every batch, for ever. Each batch holds floor or ceiling of share * batch size of each source, and
-after every batch a source is less than one sample from its share (csrc/blend.h).
+after every batch of the segment a source is less than one sample from its share (csrc/blend.h).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from megacpt import _C
-from megacpt.config.sections import DataConfig
-from megacpt.errors import ConfigError, Violation
+from megacpt.plan.stages import Segment
 
 LARGEST_DENOMINATOR = 1 << 40
-
-
-def source_shares(config: DataConfig) -> dict[str, Fraction]:
-    """Share of each source; the replay share first, the rest split by weight. They add up to 1."""
-    if problems := _violations(config):
-        raise ConfigError(problems)
-    replay = config.replay
-    replayed = _exact(replay.share) if replay else Fraction(0)
-    weights = {
-        name: _exact(source.weight)
-        for name, source in config.sources.items()
-        if not replay or name != replay.source
-    }
-    total = sum(weights.values())
-    shares = {name: (1 - replayed) * weight / total for name, weight in weights.items()}
-    if replay:
-        shares[replay.source] = replayed
-    return {name: shares[name] for name in config.sources}
-
-
-def _exact(number: float) -> Fraction:
-    """0.1 means one tenth, not the nearest binary number."""
-    return Fraction(repr(float(number)))
-
-
-def _violations(config: DataConfig) -> list[Violation]:
-    found = []
-    replay = config.replay
-    if replay and replay.source not in config.sources:
-        known = ", ".join(config.sources) or "none"
-        found.append(_broken("replay.source", replay.source, "is no source", f"use one of {known}"))
-    if replay and not 0 < replay.share < 1:
-        remedy = "use a fraction like 0.1"
-        found.append(_broken("replay.share", replay.share, "must be above 0 and below 1", remedy))
-    names = [name for name in config.sources if not replay or name != replay.source]
-    if not names:
-        remedy = "name a token shard under data.sources besides the replay source"
-        found.append(_broken("sources", len(config.sources), "holds nothing to train on", remedy))
-    for name in names:
-        weight = config.sources[name].weight
-        if not (weight > 0 and math.isfinite(weight)):
-            remedy = "give a number above 0 or take the source out"
-            found.append(_broken(f"sources.{name}.weight", weight, "must be above 0", remedy))
-    return found
-
-
-def _broken(path: str, value: object, rule: str, remedy: str) -> Violation:
-    return Violation(path=f"data.{path}", value=value, rule=rule, remedy=remedy)
+RECENT_STEPS = 64
+"""Remembered, for a reader ahead of the loop and a loop that asks what was drawn before."""
 
 
 def numerators(shares: Sequence[Fraction]) -> tuple[list[int], int]:
@@ -84,57 +38,83 @@ def numerators(shares: Sequence[Fraction]) -> tuple[list[int], int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlendState:
+    """All there is to know at a step to go on from it."""
+
+    step: int
+    """Of the run, as all steps here."""
+    drawn: tuple[int, ...]
+    """Samples of each source since the segment began."""
+    lags: tuple[int, ...]
+    """What each source is owed, in units of 1 / common denominator; follows from ``drawn``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCounts:
-    """Samples of each source before a step, and in it."""
+    """Samples of each source in the segment before a step, and in it."""
 
     before: tuple[int, ...]
     counts: tuple[int, ...]
 
 
 class BlendCursor:
-    """Counts at any step. Moving forward is cheap; moving back starts again at step 0.
+    """Counts at any step of a segment; every call gives the same, wherever the cursor was.
 
-    Its whole state is (step, samples drawn of each source); every method gives the same result
-    wherever the cursor was.
+    Moving forward costs O(sources) a step, recent steps nothing; going further back starts again
+    at the segment's first step, or at ``known`` (a step and what was drawn before it) where that
+    is not later. Threads may share it.
     """
 
-    def __init__(self, shares: Mapping[str, Fraction], *, global_batch_size: int) -> None:
-        parts, self._denominator = numerators(list(shares.values()))
-        quotas = [divmod(part * global_batch_size, self._denominator) for part in parts]
+    def __init__(self, segment: Segment, *, known: tuple[int, Sequence[int]] | None = None) -> None:
+        parts, self._denominator = numerators(list(segment.shares.values()))
+        quotas = [divmod(part * segment.global_batch_size, self._denominator) for part in parts]
         self._whole = [whole for whole, _ in quotas]
         self._remainders = [remainder for _, remainder in quotas]
-        self._step = 0
-        self._drawn = [0] * len(parts)
-        self._lags = [0] * len(parts)
-        self._counts: StepCounts | None = None
+        self._from_step = segment.from_step
+        self._first = self._state_of(segment.from_step, [0] * len(parts))
+        self._known = self._state_of(*known) if known else self._first
+        self._state = self._known
+        self._recent: dict[int, BlendState] = {}
+        self._lock = threading.Lock()
+
+    def _state_of(self, step: int, drawn: Sequence[int]) -> BlendState:
+        steps = step - self._from_step
+        extras = [n - whole * steps for n, whole in zip(drawn, self._whole, strict=True)]
+        due = [remainder * steps for remainder in self._remainders]
+        lags = tuple(d - self._denominator * n for d, n in zip(due, extras, strict=True))
+        return BlendState(step=step, drawn=tuple(drawn), lags=lags)
+
+    def state(self, step: int) -> BlendState:
+        """Before the batch of ``step`` is drawn."""
+        with self._lock:
+            return self._recent.get(step) or self._move(step)
 
     def at(self, step: int) -> StepCounts:
-        """Of global batch ``step``, the first being 0."""
-        if step != self._step:
-            self._move(step)
-        if self._counts is None:
-            self._counts = self._look_ahead()
-        return self._counts
+        """Of the batch that follows ``step`` steps."""
+        before, after = self.state(step).drawn, self.state(step + 1).drawn
+        return StepCounts(
+            before=before, counts=tuple(b - a for a, b in zip(before, after, strict=True))
+        )
 
-    def _move(self, step: int) -> None:
-        if step < self._step:
-            self._step = 0
-            self._drawn = [0] * len(self._drawn)
-            self._lags = [0] * len(self._lags)
-        self._lags, self._drawn = self._advanced(step - self._step)
-        self._step, self._counts = step, None
+    def _move(self, step: int) -> BlendState:
+        start = self._state
+        if step < start.step:
+            start = self._known if step >= self._known.step else self._first
+        self._state = self._recent[step] = self._advanced(start, step - start.step)
+        if len(self._recent) > RECENT_STEPS:
+            del self._recent[next(iter(self._recent))]
+        return self._state
 
-    def _advanced(self, num_steps: int) -> tuple[list[int], list[int]]:
+    def _advanced(self, state: BlendState, num_steps: int) -> BlendState:
         extras, lags = _C.advance_blend(
             self._remainders,
             denominator=self._denominator,
-            lags=self._lags,
+            lags=state.lags,
             num_steps=num_steps,
         )
-        added = zip(self._drawn, self._whole, extras, strict=True)
-        return lags, [drawn + whole * num_steps + extra for drawn, whole, extra in added]
-
-    def _look_ahead(self) -> StepCounts:
-        _, after = self._advanced(1)
-        counts = tuple(b - a for a, b in zip(self._drawn, after, strict=True))
-        return StepCounts(before=tuple(self._drawn), counts=counts)
+        added = zip(state.drawn, self._whole, extras, strict=True)
+        return BlendState(
+            step=state.step + num_steps,
+            drawn=tuple(drawn + whole * num_steps + extra for drawn, whole, extra in added),
+            lags=tuple(lags),
+        )

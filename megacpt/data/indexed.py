@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megacpt import _C
 from megacpt.data.shard_format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
 from megacpt.data.shard_writer import ShardWriter
 from megacpt.errors import DataError
@@ -53,6 +54,12 @@ class IndexedShard:
         self._bounds = idx[at : (at := at + 8 * num_bounds)].view("<i8")
         self._check_ends(bin_bytes=bin_.size)
         self._tokens: Tokens = bin_.view(self.dtype)
+        self.stream = _C.TokenStream(
+            self._tokens,
+            offsets=self._offsets,
+            bounds=self._bounds,
+            id_limit=np.iinfo(np.int64).max if vocab_size is None else vocab_size,
+        )
 
     @property
     def num_documents(self) -> int:
@@ -73,6 +80,11 @@ class IndexedShard:
     def sequence_lengths(self) -> npt.NDArray[np.int32]:
         """Ids in each sequence, a view into the index."""
         return self._lengths
+
+    @property
+    def sequence_offsets(self) -> npt.NDArray[np.int64]:
+        """Where each sequence begins in PREFIX.bin, in bytes, a view into the index."""
+        return self._offsets
 
     @property
     def document_bounds(self) -> npt.NDArray[np.int64]:
@@ -119,15 +131,28 @@ class IndexedShard:
 
     def document_starts(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Tokens in ``start .. stop-1`` that begin a document; reads O(log documents) + these."""
-        first, last = (
-            bisect_left(range(self.num_documents), token, key=self._first_token)
-            for token in (start, stop)
-        )
-        starts = np.array([self._first_token(d) for d in range(first, last)], dtype=np.int64)
-        return np.unique(starts)
+        first = bisect_left(range(self.num_documents), start, key=self._first_token)
+        starts: list[int] = []
+        for document in range(first, self.num_documents):
+            token = self._first_token(document)
+            if token < (starts[-1] if starts else start):
+                raise self._broken(f"lets document {document} begin before the one before it")
+            if token >= stop:
+                break
+            starts.append(token)
+        return np.unique(np.array(starts, dtype=np.int64))
 
     def _first_token(self, document: int) -> int:
-        return self._start_of(int(self._bounds[document]))
+        sequence = int(self._bounds[document])
+        if 0 <= sequence <= self._offsets.size:
+            token, rest = divmod(self._start_in_bytes(sequence), self.dtype.itemsize)
+            if rest == 0 and 0 <= token <= self.num_tokens:
+                return token
+        raise self._broken(f"says nothing sensible of where document {document} begins")
+
+    def _start_in_bytes(self, sequence: int) -> int:
+        whole = sequence == self._offsets.size
+        return self._tokens.nbytes if whole else int(self._offsets[sequence])
 
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
@@ -189,8 +214,7 @@ class IndexedShard:
 
 def _map(path: Path, prefix: Path) -> npt.NDArray[np.uint8]:
     try:
-        size = path.stat().st_size
-        return np.memmap(path, mode="r") if size else np.zeros(0, dtype=np.uint8)
+        return np.frombuffer(memoryview(_C.MappedFile(str(path))), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(
             f"token shard {prefix} does not exist: there is no {path}; give the prefix without "

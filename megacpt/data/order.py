@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of a run as arithmetic: (shards, blend, seed, step, position) -> sample.
+"""The samples of a run: any process reads any sample of any step by itself.
 
-    step      -> how many samples each source has in this batch, and had before   (blend.py)
-    position  -> slot of the batch, by a bijection keyed (seed, step)
-    slot      -> source, and the number n of the sample among all of that source
-    n         -> epoch n // W and place n % W among the W windows of the source's token stream
-    place     -> window, by a bijection keyed (seed, source, epoch)
-
-Nothing is drawn, stored or built: any process computes any sample of any step by itself.
+``data.order`` says which comes when: by arithmetic (keyed_order.py), or as megatron-core would
+(megatron_order.py).
 """
 
 from __future__ import annotations
@@ -15,33 +10,41 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from megacpt import _C
-from megacpt.config.sections import DataConfig
+from megacpt.config.sections import DataConfig, SampleOrder
+from megacpt.config.sections import Packing as PackingKind
 from megacpt.data.batch import Batch, Row, make_batch
-from megacpt.data.blend import BlendCursor, source_shares
 from megacpt.data.indexed import IndexedShard
-from megacpt.data.manifest import require_one_tokenizer, shard_identity
-from megacpt.data.windows import Windows
+from megacpt.data.keyed_order import KeyedOrder, Source, epoch_key
+from megacpt.data.manifest import identity_of, require_one_tokenizer
+from megacpt.data.megatron_order import MegatronOrder, data_path_weights
+from megacpt.data.record import (
+    DataRecord,
+    DrawnSegment,
+    Settings,
+    require_same_contents,
+    require_same_settings,
+)
+from megacpt.data.tape import Key, PackedRows, Stream
+from megacpt.errors import ConfigError, DataError
+from megacpt.plan.blend_rules import length_violations
+from megacpt.plan.stages import Segment, at, chunk_length, epoch_cap_violations, resolve
 
-ORDER_VERSION = 1
-"""Part of the fingerprint: a run must not go on under another arithmetic."""
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """The samples of a run. ``load`` is a pure function of its arguments."""
+    """``load`` is a pure function of its arguments; threads may share it."""
 
     config: DataConfig
-    seed: int
-    sources: Mapping[str, Windows]
-    fingerprint: str
-    """Changes with anything that changes a sample: shards, blend, lengths, batch size, seed."""
-    cursor: BlendCursor
+    settings: Settings
+    shards: Mapping[str, IndexedShard]
+    contents: Mapping[str, str]
+    """Fingerprint of each source's tokens."""
+    segments: tuple[Segment, ...]
+    """What was drawn, and what will be."""
+    order: KeyedOrder | MegatronOrder
 
     @classmethod
     def open(
@@ -51,98 +54,192 @@ class TrainingData:
         seed: int,
         shards: Mapping[str, Path | str],
         vocab_size: int | None = None,
+        steps: int | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> TrainingData:
         """``shards`` maps each name in ``config.sources`` to its token shard's prefix.
 
         With ``vocab_size``, a sample that holds an id beyond it raises DataError when it is read.
+        With ``steps``, a run of that many is refused if it exceeds a source's ``max_epochs``.
+        ``record`` is that of the checkpoint the run goes on from, as ``record(step)`` made it.
         """
-        shares = source_shares(config)
-        require_one_tokenizer([shards[name] for name in shares])
-        sources = {
-            name: Windows.of(
-                IndexedShard(shards[name], vocab_size=vocab_size),
-                source_id=number,
-                sequence_length=config.sequence_length,
-            )
-            for number, name in enumerate(shares)
-        }
-        contents = [shard_identity(windows.shard) for windows in sources.values()]
-        lengths = (config.sequence_length, config.global_batch_size)
-        blend = [(name, str(share)) for name, share in shares.items()]
-        return cls(
+        past = DataRecord.from_json(record) if record is not None else None
+        segments = resolve(config, past=past.past, step=past.step) if past else resolve(config)
+        settings = _settings(config, seed=seed, past=past)
+        opened = {n: IndexedShard(shards[n], vocab_size=vocab_size) for n in config.sources}
+        contents = _contents(opened)
+        if past:
+            require_same_settings(past, settings)
+            require_same_contents(past, contents)
+        data = cls(
             config=config,
-            seed=seed,
-            sources=sources,
-            fingerprint=_digest(ORDER_VERSION, seed, lengths, blend, contents).hexdigest(),
-            cursor=BlendCursor(shares, global_batch_size=config.global_batch_size),
+            settings=settings,
+            shards=opened,
+            contents=contents,
+            segments=segments,
+            order=_megatron(config, opened, segments, seed=seed, steps=steps, past=past)
+            if config.order is SampleOrder.megatron
+            else _keyed(opened, segments, settings=settings, past=past),
         )
+        if steps is not None:
+            data._require_epochs(steps)
+        return data
 
     @property
     def source_names(self) -> tuple[str, ...]:
         """In the order of ``source_ids_B``."""
-        return tuple(self.sources)
+        return tuple(self.shards)
 
     @property
     def source_tokens(self) -> dict[str, int]:
-        return {name: windows.shard.num_tokens for name, windows in self.sources.items()}
+        return {name: shard.num_tokens for name, shard in self.shards.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what never changes in a run: settings, and the tokens it began with."""
+        first = {name: self.contents[name] for name in self.segments[0].shares}
+        return _digest(repr((self.settings, first)))
 
     def batch_size(self, step: int) -> int:
         """Samples of global batch ``step`` (the first is 0)."""
-        return self.config.global_batch_size
+        return at(self.segments, step).global_batch_size
 
     def sequence_length(self, step: int) -> int:
         """Tokens of each sample of global batch ``step``."""
-        return self.config.sequence_length
-
-    def consumed_samples(self, steps: int) -> dict[str, int]:
-        """Samples of each source in the first ``steps`` global batches."""
-        return dict(zip(self.sources, self.cursor.at(steps).before, strict=True))
-
-    def epochs(self, steps: int) -> dict[str, float]:
-        """How often the first ``steps`` global batches go through each source."""
-        consumed = self.consumed_samples(steps)
-        return {name: consumed[name] / len(windows) for name, windows in self.sources.items()}
+        return at(self.segments, step).sequence_length
 
     def load(self, step: int, *, positions: Sequence[int]) -> Batch:
-        """Samples of global batch ``step`` (the first is 0) at ``positions`` of its B."""
+        """Samples of global batch ``step`` at ``positions`` of its B."""
         return make_batch(
-            self.rows(step, positions=positions),
-            sequence_length=self.config.sequence_length,
+            self.order.rows(step, positions=positions),
+            sequence_length=self.sequence_length(step),
             document_mask=self.config.document_mask,
         )
 
     def rows(self, step: int, *, positions: Sequence[int]) -> list[Row]:
         """What ``load`` reads, without reading it."""
-        counts = self.cursor.at(step)
-        ends = list(accumulate(counts.counts))
-        slots = _C.permute(
-            np.asarray(positions, dtype=np.int64),
-            size=self.config.global_batch_size,
-            key=_key("batch", self.seed, int(step)),
+        return self.order.rows(step, positions=positions)
+
+    def consumed_samples(self, steps: int) -> dict[str, int]:
+        """Samples of each source in the first ``steps`` global batches."""
+        return self.order.consumed_samples(steps)
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often the first ``steps`` global batches go through each source."""
+        if isinstance(self.order, KeyedOrder):
+            return self.order.epochs(steps)
+        length = self.config.sequence_length
+        consumed = self.order.consumed_samples(steps)
+        return {name: n * length / self.shards[name].num_tokens for name, n in consumed.items()}
+
+    def record(self, step: int) -> dict[str, Any]:
+        """For the checkpoint of ``step`` steps: what ``open`` needs to go on from there."""
+        return DataRecord(
+            step=step,
+            settings=self.settings,
+            contents={n: self.contents[n] for n, s in self.consumed_samples(step).items() if s},
+            segments=self._drawn_segments(step),
+        ).to_json()
+
+    def _drawn_segments(self, step: int) -> tuple[DrawnSegment, ...]:
+        if isinstance(self.order, KeyedOrder):
+            return self.order.drawn_segments(step)
+        drawn = tuple(self.order.consumed_samples(step).values())
+        return (DrawnSegment(segment=self.segments[0], drawn=drawn),)
+
+    def _require_epochs(self, steps: int) -> None:
+        broken = epoch_cap_violations(
+            self.config, self.segments, steps=steps, epoch_samples=self._samples_per_epoch
         )
-        owners = np.searchsorted(ends, slots, side="right")
-        names = self.source_names
-        return [
-            self._window(
-                names[owner],
-                number=counts.before[owner] + int(slot) - (ends[owner] - counts.counts[owner]),
-            )
-            for slot, owner in zip(slots, owners, strict=True)
-        ]
+        if broken:
+            raise ConfigError(broken)
 
-    def _window(self, name: str, *, number: int) -> Row:
-        """Sample ``number`` of a source, counted over the whole run."""
-        windows = self.sources[name]
-        epoch, place = divmod(number, len(windows))
-        key = _key("epoch", self.seed, name, epoch)
-        shuffled = _C.permute(np.array([place], dtype=np.int64), size=len(windows), key=key)
-        return windows[int(shuffled[0])]
+    def _samples_per_epoch(self, name: str, sequence_length: int) -> int:
+        if isinstance(self.order, KeyedOrder):
+            return self.order.samples_per_epoch(name, sequence_length)
+        return max(self.shards[name].num_tokens // sequence_length, 1)
 
 
-def _key(*parts: object) -> int:
-    """64 bits that depend on every part."""
-    return int.from_bytes(_digest(*parts).digest()[:8], "little")
+def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Settings:
+    """A run keeps the chunks it began with, though a new stage may have other lengths."""
+    chunk = chunk_length(config)
+    if past is not None and config.chunk_length is None:
+        chunk = past.settings.chunk_length
+        if broken := length_violations(config, chunk=chunk):
+            raise ConfigError(broken)
+    return Settings(
+        seed=seed, order=config.order.name, packing=config.packing.name, chunk_length=chunk
+    )
 
 
-def _digest(*parts: object) -> hashlib._Hash:
-    return hashlib.sha256(repr(parts).encode("utf-8"))
+def _contents(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
+    manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
+    return {
+        name: _digest(identity_of(shard, manifest))
+        for (name, shard), manifest in zip(shards.items(), manifests, strict=True)
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _keyed(
+    shards: Mapping[str, IndexedShard],
+    segments: Sequence[Segment],
+    *,
+    settings: Settings,
+    past: DataRecord | None,
+) -> KeyedOrder:
+    sources = {
+        name: Source(
+            name=name,
+            number=number,
+            shard=shard,
+            cut=_cut(shard, settings=settings, key=epoch_key(settings.seed, name)),
+            key=epoch_key(settings.seed, name),
+        )
+        for number, (name, shard) in enumerate(shards.items())
+    }
+    known = past.known if past else ()
+    return KeyedOrder(sources, segments=segments, seed=settings.seed, known=known)
+
+
+def _cut(shard: IndexedShard, *, settings: Settings, key: Key) -> Stream | PackedRows:
+    if shard.num_tokens < 2:
+        raise DataError(
+            f"{shard.prefix}.bin has {shard.num_tokens} tokens, but a sample needs at least 2; "
+            "tokenize more text."
+        )
+    if settings.packing == PackingKind.best_fit.name:
+        from megacpt.data.packing import Packing
+
+        return Packing.open(shard.prefix, sequence_length=settings.chunk_length)
+    return Stream(shard.num_tokens, chunk_length=settings.chunk_length, key=key)
+
+
+def _megatron(
+    config: DataConfig,
+    shards: Mapping[str, IndexedShard],
+    segments: Sequence[Segment],
+    *,
+    seed: int,
+    steps: int | None,
+    past: DataRecord | None,
+) -> MegatronOrder:
+    if steps is None:
+        raise ValueError("data.order=megatron needs the number of steps: its order depends on it")
+    if past is not None and past.past[-1].global_batch_size != config.global_batch_size:
+        raise DataError(
+            f"data.global_batch_size is {config.global_batch_size}, but the run began with "
+            f"{past.past[-1].global_batch_size}, which data.order=megatron cannot change; "
+            "restore it."
+        )
+    return MegatronOrder.open(
+        shards,
+        weights=data_path_weights(config, shares=segments[0].shares),
+        seed=seed,
+        sequence_length=config.sequence_length,
+        global_batch_size=config.global_batch_size,
+        steps=steps,
+    )

@@ -259,6 +259,7 @@ def data_mix(files: RunFiles, *, trained: Sequence[StepRecord]) -> list[MixRow]:
     samples, tokens = last.get("samples_per_source", {}), last.get("tokens_per_source", {})
     total = sum(samples.values())
     available = _available_tokens(files.plan)
+    asked_of = shares(config, steps=last["step"] or files.config.schedule.steps)
     return [
         {
             "source": name,
@@ -271,7 +272,7 @@ def data_mix(files: RunFiles, *, trained: Sequence[StepRecord]) -> list[MixRow]:
             "loss_first": _loss_of(name, records=trained[: _part(trained)]),
             "loss_last": _loss_of(name, records=trained[-_part(trained) :]),
         }
-        for name, asked in sorted(shares(config).items(), key=lambda item: -item[1])
+        for name, asked in sorted(asked_of.items(), key=lambda item: -item[1])
     ]
 
 

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from megacpt.config.sections import DataConfig, RunConfig
 from megacpt.plan.architecture import Architecture
+from megacpt.plan.blend_rules import longest
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.schedule import learning_rate
+from megacpt.plan.stages import (
+    Segment,
+    apportion,
+    chunk_length,
+    durations,
+    resolve,
+    samples_asked,
+    samples_per_epoch,
+)
 
 GIB = 2**30
 
@@ -30,6 +40,21 @@ class SourcePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Steps with the same blend, sequence length and batch size."""
+
+    name: str
+    """Empty for the steps before the first stage."""
+    from_step: int
+    steps: int
+    sequence_length: int
+    global_batch_size: int
+    tokens: int
+    training_flops: float
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything ``megacpt plan`` shows; written to RUN_DIR/plan.json when the run starts."""
 
@@ -38,12 +63,14 @@ class Plan:
     parameters: int
     steps: int
     samples_per_step: int
+    """At the start, as all that stages may change but the totals."""
     tokens_per_step: int
     tokens: int
     ranks: int
     layout: str
     microbatches: int
     sources: tuple[SourcePlan, ...]
+    stages: tuple[StagePlan, ...]
     learning_rates: Mapping[int, float]
     training_flops: float
     memory: RankMemory
@@ -63,42 +90,42 @@ def make_plan(
 ) -> Plan:
     """Assumes that megacpt.plan.rules found nothing."""
     data, parallel, schedule = config.data, config.parallel, config.schedule
-    tokens_per_step = data.global_batch_size * data.sequence_length
-    tokens = tokens_per_step * schedule.steps
-    flops = architecture.training_flops_per_token(sequence_length=data.sequence_length)
+    segments = resolve(data)
+    stages = _stages(segments, architecture=architecture, steps=schedule.steps)
     return Plan(
         run_dir=config.run_dir,
         family=architecture.family,
         parameters=architecture.num_parameters,
         steps=schedule.steps,
         samples_per_step=data.global_batch_size,
-        tokens_per_step=tokens_per_step,
-        tokens=tokens,
+        tokens_per_step=segments[0].tokens_per_step,
+        tokens=sum(stage.tokens for stage in stages),
         ranks=parallel.tp * parallel.pp * parallel.dp,
         layout=f"tp={parallel.tp} pp={parallel.pp} vpp={parallel.vpp} dp={parallel.dp}",
         microbatches=data.global_batch_size // (data.micro_batch_size * parallel.dp),
-        sources=_sources(data, steps=schedule.steps, source_tokens=source_tokens),
+        sources=_sources(data, segments, steps=schedule.steps, source_tokens=source_tokens),
+        stages=stages,
         learning_rates={
             step: learning_rate(step, optim=config.optim, schedule=schedule)
             for step in shown_steps(schedule.warmup_steps, steps=schedule.steps)
         },
-        training_flops=flops * tokens,
+        training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
-            architecture, data=data, parallel=parallel, dtype=config.precision.dtype
+            architecture,
+            data=replace(data, sequence_length=longest(data)),
+            parallel=parallel,
+            dtype=config.precision.dtype,
         ),
         checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
         checkpoints_kept=config.checkpoint.keep_last,
     )
 
 
-def shares(data: DataConfig) -> dict[str, float]:
-    """Fraction of all samples each source is asked to give; they sum to one."""
-    replay = data.replay
-    own = {n: s.weight for n, s in data.sources.items() if replay is None or n != replay.source}
-    rest = 1.0 - (replay.share if replay is not None else 0.0)
-    total = sum(own.values())
-    result = {name: rest * weight / total for name, weight in own.items()}
-    return result | ({replay.source: replay.share} if replay is not None else {})
+def shares(data: DataConfig, *, steps: int) -> dict[str, float]:
+    """Fraction of a run's samples that each source is asked to give; they sum to one."""
+    asked = samples_asked(resolve(data), steps=steps)
+    total = sum(asked.values())
+    return {name: float(asked.get(name, 0) / total) for name in data.sources}
 
 
 def shown_steps(warmup_steps: int, *, steps: int) -> list[int]:
@@ -107,12 +134,48 @@ def shown_steps(warmup_steps: int, *, steps: int) -> list[int]:
     return sorted(step for step in wanted if step >= 1)
 
 
+def _stages(
+    segments: Sequence[Segment], *, architecture: Architecture, steps: int
+) -> tuple[StagePlan, ...]:
+    """All of them; one that begins after the last step has no steps."""
+    reached = {s.from_step: length for s, length in durations(segments, steps=steps)}
+    return tuple(
+        StagePlan(
+            name=segment.name,
+            from_step=segment.from_step,
+            steps=(length := reached.get(segment.from_step, 0)),
+            sequence_length=segment.sequence_length,
+            global_batch_size=segment.global_batch_size,
+            tokens=(tokens := length * segment.tokens_per_step),
+            training_flops=tokens
+            * architecture.training_flops_per_token(sequence_length=segment.sequence_length),
+            shares={name: float(share) for name, share in segment.shares.items()},
+        )
+        for segment in segments
+    )
+
+
 def _sources(
-    data: DataConfig, *, steps: int, source_tokens: Mapping[str, int]
+    data: DataConfig,
+    segments: Sequence[Segment],
+    *,
+    steps: int,
+    source_tokens: Mapping[str, int],
 ) -> tuple[SourcePlan, ...]:
-    asked = shares(data)
-    total = steps * data.global_batch_size
-    samples = _apportion(asked, total=total)
+    """Within one sample a stage of what is drawn."""
+    samples, tokens = dict.fromkeys(data.sources, 0), dict.fromkeys(data.sources, 0)
+    epochs = dict.fromkeys(data.sources, 0.0)
+    chunk = chunk_length(data)
+    for segment, length in durations(segments, steps=steps):
+        counts = apportion(segment.shares, total=length * segment.global_batch_size)
+        for name, count in counts.items():
+            samples[name] += count
+            tokens[name] += count * segment.sequence_length
+            length_of_epoch = samples_per_epoch(
+                source_tokens[name], sequence_length=segment.sequence_length, chunk_length=chunk
+            )
+            epochs[name] += count / max(length_of_epoch, 1)
+    asked, total = shares(data, steps=steps), sum(samples.values())
     return tuple(
         SourcePlan(
             name=name,
@@ -121,20 +184,11 @@ def _sources(
             share_asked=asked[name],
             samples=samples[name],
             share_achieved=samples[name] / total,
-            tokens=samples[name] * data.sequence_length,
-            epochs=samples[name] * data.sequence_length / max(source_tokens[name], 1),
+            tokens=tokens[name],
+            epochs=epochs[name],
         )
         for name in data.sources
     )
-
-
-def _apportion(asked: Mapping[str, float], *, total: int) -> dict[str, int]:
-    """Whole samples nearest to the shares, by largest remainder; they sum to ``total``."""
-    counts = {name: int(share * total) for name, share in asked.items()}
-    by_remainder = sorted(asked, key=lambda name: counts[name] - asked[name] * total)
-    for name in by_remainder[: total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
 
 
 def _lines(plan: Plan) -> Iterator[str]:
@@ -144,11 +198,15 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"Layout       {plan.ranks} rank{'s' * (plan.ranks > 1)}: {plan.layout}, "
         f"{plan.microbatches} microbatches a step"
     )
+    start = " at the start" if len(plan.stages) > 1 else ""
     yield (
         f"Steps        {plan.steps:,} of {plan.samples_per_step:,} samples "
-        f"= {_count(plan.tokens_per_step)} tokens each"
+        f"= {_count(plan.tokens_per_step)} tokens each{start}"
     )
     yield f"Tokens       {_count(plan.tokens)} in all, {plan.training_flops:.2e} FLOPs"
+    if len(plan.stages) > 1:
+        yield ""
+        yield from _stage_lines(plan.stages)
     yield ""
     yield from _source_lines(plan.sources)
     yield ""
@@ -156,6 +214,17 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _wrapped("LR at step", rates.split("  "))
     yield ""
     yield from _memory_lines(plan)
+
+
+def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
+    yield f"{'Stage':<24}{'from step':>11}{'steps':>9}{'length':>10}{'batch':>11}{'tokens':>11}"
+    for stage in stages:
+        yield (
+            f"{_shortened(stage.name or '(start)', width=23):<24}{stage.from_step:>11,}"
+            f"{stage.steps:>9,}{stage.sequence_length:>10,}{stage.global_batch_size:>11,}"
+            f"{_count(stage.tokens):>11}"
+        )
+        yield from _wrapped("", [f"{name} {share:.2%}" for name, share in stage.shares.items()])
 
 
 def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:

@@ -7,9 +7,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig
-from megacpt.errors import Violation
+from megacpt.config.sections import DataConfig, HeldoutConfig, RunConfig, SourceConfig
+from megacpt.errors import ConfigError, Violation
 from megacpt.plan.architecture import Architecture
+from megacpt.plan.blend_rules import blend_violations, one_of, sequence_lengths
+from megacpt.plan.stages import (
+    Segment,
+    chunk_length,
+    epoch_cap_violations,
+    resolve,
+    samples_per_epoch,
+)
 
 TOPICS = ("plant", "kitchen")
 
@@ -22,6 +30,17 @@ class _Facts:
     architecture: Architecture | None
     shard_tokens: Mapping[str, int] | None
     num_ranks: int | None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Empty where the blend cannot be worked out: other rules say why."""
+        data = self.config.data
+        if not data.sources or data.global_batch_size < 1 or data.sequence_length < 1:
+            return ()
+        try:
+            return resolve(data)
+        except ConfigError:
+            return ()
 
 
 def violations(
@@ -41,12 +60,6 @@ def violations(
 
 def divisors(number: int, *, limit: int = 1024) -> list[int]:
     return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
-
-
-def _one_of(values: list[int]) -> str:
-    """``1, 2 or 4``"""
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _positive(facts: _Facts) -> Iterator[Violation]:
@@ -76,6 +89,7 @@ def _not_negative(facts: _Facts) -> Iterator[Violation]:
     values: dict[str, float] = {
         "seed": c.seed,
         "schedule.warmup_steps": c.schedule.warmup_steps,
+        "data.prefetch_steps": c.data.prefetch_steps,
         "optim.weight_decay": c.optim.weight_decay,
         "optim.clip_grad_norm": c.optim.clip_grad_norm,
         "evaluate.generate_every_steps": c.evaluate.generate_every_steps,
@@ -145,7 +159,7 @@ def _tp_divides(facts: _Facts) -> Iterator[Violation]:
                 path="parallel.tp",
                 value=tp,
                 rule=f"does not divide {name}={size}",
-                remedy=f"use {_one_of(divisors(common))}",
+                remedy=f"use {one_of(divisors(common))}",
             )
 
 
@@ -159,11 +173,11 @@ def _pp_divides(facts: _Facts) -> Iterator[Violation]:
     layers = architecture.num_layers
     if layers % parallel.pp != 0:
         rule = f"does not divide num_hidden_layers={layers}"
-        remedy = f"use {_one_of(divisors(layers))}"
+        remedy = f"use {one_of(divisors(layers))}"
         yield Violation(path="parallel.pp", value=parallel.pp, rule=rule, remedy=remedy)
     else:
         rule = f"times pp={parallel.pp} does not divide num_hidden_layers={layers}"
-        remedy = f"use {_one_of(divisors(layers // parallel.pp))}"
+        remedy = f"use {one_of(divisors(layers // parallel.pp))}"
         yield Violation(path="parallel.vpp", value=parallel.vpp, rule=rule, remedy=remedy)
 
 
@@ -180,38 +194,48 @@ def _virtual_stages(facts: _Facts) -> Iterator[Violation]:
         )
         return
     replica_batch = data.micro_batch_size * parallel.dp
-    if replica_batch < 1 or data.global_batch_size % replica_batch != 0:
-        return
-    microbatches = data.global_batch_size // replica_batch
-    if microbatches % parallel.pp != 0:
-        unit = replica_batch * parallel.pp
-        yield Violation(
-            path="data.global_batch_size",
-            value=data.global_batch_size,
-            rule=f"gives {microbatches} microbatches, which the interleaved schedule cannot "
-            f"deal to parallel.pp={parallel.pp}",
-            remedy=f"use {_neighbours(data.global_batch_size, unit=unit)}",
-        )
+    for path, size in _batch_sizes(data).items():
+        if replica_batch < 1 or size < 1 or size % replica_batch != 0:
+            continue
+        microbatches = size // replica_batch
+        if microbatches % parallel.pp != 0:
+            yield Violation(
+                path=path,
+                value=size,
+                rule=f"gives {microbatches} microbatches, which the interleaved schedule cannot "
+                f"deal to parallel.pp={parallel.pp}",
+                remedy=f"use {_neighbours(size, unit=replica_batch * parallel.pp)}",
+            )
+
+
+def _batch_sizes(data: DataConfig) -> dict[str, int]:
+    """Setting -> size, the start's and those of the stages."""
+    stages = {
+        f"data.stages.{name}.global_batch_size": stage.global_batch_size
+        for name, stage in data.stages.items()
+        if stage.global_batch_size is not None
+    }
+    return {"data.global_batch_size": data.global_batch_size} | stages
 
 
 def _neighbours(value: int, *, unit: int) -> str:
     """The multiples of ``unit`` on both sides of ``value``."""
     below = value // unit * unit
-    return _one_of([n for n in (below, below + unit) if n > 0])
+    return one_of([n for n in (below, below + unit) if n > 0])
 
 
 def _batch_divides(facts: _Facts) -> Iterator[Violation]:
     data, parallel = facts.config.data, facts.config.parallel
     unit = data.micro_batch_size * parallel.dp
-    if min(data.micro_batch_size, parallel.dp, data.global_batch_size) < 1:
-        return
-    if data.global_batch_size % unit != 0:
-        yield Violation(
-            path="data.global_batch_size",
-            value=data.global_batch_size,
-            rule=f"is no multiple of micro_batch_size={data.micro_batch_size} * dp={parallel.dp}",
-            remedy=f"use {_neighbours(data.global_batch_size, unit=unit)}",
-        )
+    for path, size in _batch_sizes(data).items():
+        if min(data.micro_batch_size, parallel.dp, size) >= 1 and size % unit != 0:
+            yield Violation(
+                path=path,
+                value=size,
+                rule=f"is no multiple of micro_batch_size={data.micro_batch_size} "
+                f"* dp={parallel.dp}",
+                remedy=f"use {_neighbours(size, unit=unit)}",
+            )
 
 
 def _sequence_parallel(facts: _Facts) -> Iterator[Violation]:
@@ -225,13 +249,15 @@ def _sequence_parallel(facts: _Facts) -> Iterator[Violation]:
             rule=f"needs more than one tensor-parallel rank, but parallel.tp={parallel.tp}",
             remedy="use parallel.sequence_parallel=false or parallel.tp=2",
         )
-    elif data.sequence_length % parallel.tp != 0:
-        yield Violation(
-            path="data.sequence_length",
-            value=data.sequence_length,
-            rule=f"is no multiple of parallel.tp={parallel.tp}, which sequence_parallel needs",
-            remedy=f"use {_neighbours(data.sequence_length, unit=parallel.tp)}",
-        )
+        return
+    for path, length in sequence_lengths(data).items():
+        if length % parallel.tp != 0:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is no multiple of parallel.tp={parallel.tp}, which sequence_parallel needs",
+                remedy=f"use {_neighbours(length, unit=parallel.tp)}",
+            )
 
 
 def _overlap(facts: _Facts) -> Iterator[Violation]:
@@ -279,13 +305,15 @@ def _sources(facts: _Facts) -> Iterator[Violation]:
     for name, source in data.sources.items():
         path = f"data.sources.{name}"
         yield from _one_origin(path, source)
-        if not (source.weight > 0 and math.isfinite(source.weight)):
+        if source.max_epochs is not None and not source.max_epochs > 0:
             yield Violation(
-                path=f"{path}.weight",
-                value=source.weight,
+                path=f"{path}.max_epochs",
+                value=source.max_epochs,
                 rule="is not above 0",
-                remedy=f"use a positive weight, or leave the source out with ~{path}",
+                remedy=f"use a positive number, or {path}.max_epochs=null for no cap",
             )
+    if data.sources:
+        yield from blend_violations(data)
 
 
 def _one_origin(path: str, item: SourceConfig | HeldoutConfig) -> Iterator[Violation]:
@@ -319,67 +347,76 @@ def _one_origin(path: str, item: SourceConfig | HeldoutConfig) -> Iterator[Viola
         )
 
 
-def _replay(facts: _Facts) -> Iterator[Violation]:
+def _stages_begin_apart(facts: _Facts) -> Iterator[Violation]:
     data = facts.config.data
-    replay = data.replay
+    if not data.sources or blend_violations(data) or data.global_batch_size < 1:
+        return
+    try:
+        resolve(data)
+    except ConfigError as error:
+        yield from error.violations
+
+
+def _replay_has_samples(facts: _Facts) -> Iterator[Violation]:
+    """Each side of the replay share has at least one sample of every global batch."""
+    data, replay = facts.config.data, facts.config.data.replay
     if replay is None:
         return
-    if replay.source not in data.sources:
-        names = " or ".join(f"data.replay.source={n}" for n in data.sources)
-        yield Violation(
-            path="data.replay.source",
-            value=replay.source,
-            rule=f"is not among data.sources ({', '.join(data.sources) or 'none'})",
-            remedy=f"set data.sources.{replay.source}.prefix=SHARD"
-            + (f" or {names}" * bool(names)),
-        )
-    elif len(data.sources) == 1:
-        yield Violation(
-            path="data.replay.source",
-            value=replay.source,
-            rule="is the only source",
-            remedy="add a domain source: data.sources.NAME.prefix=SHARD",
-        )
-    if not 0 < replay.share < 1:
-        yield Violation(
-            path="data.replay.share",
-            value=replay.share,
-            rule="is outside (0, 1)",
-            remedy="0.05 to 0.2 is usual; data.replay=null trains without replay",
-        )
-    elif min(replay.share, 1 - replay.share) * data.global_batch_size < 1:
-        smaller = min(replay.share, 1 - replay.share)
-        yield Violation(
-            path="data.replay.share",
-            value=replay.share,
-            rule="leaves less than one sample of a global batch for one side, "
-            f"with data.global_batch_size={data.global_batch_size}",
-            remedy=f"use data.global_batch_size={math.ceil(1 / smaller - 1e-9)} or more",
-        )
+    for segment in facts.segments:
+        share = float(segment.shares[replay.source])
+        smaller, stage = min(share, 1 - share), data.stages.get(segment.name)
+        if smaller * segment.global_batch_size < 1 - 1e-9:
+            set_here = stage is not None and stage.replay_share is not None
+            sized_here = stage is not None and stage.global_batch_size is not None
+            path = f"data.stages.{segment.name}" if stage is not None else "data"
+            batch = f"{path if sized_here else 'data'}.global_batch_size"
+            yield Violation(
+                path=f"{path}.replay_share" if set_here else "data.replay.share",
+                value=share,
+                rule="leaves less than one sample of a global batch for one side, "
+                f"with {batch}={segment.global_batch_size}",
+                remedy=f"use {batch}={math.ceil(1 / smaller - 1e-9)} or more",
+            )
 
 
 def _sequence_fits(facts: _Facts) -> Iterator[Violation]:
-    length, architecture = facts.config.data.sequence_length, facts.architecture
-    if architecture is not None and length > architecture.max_positions:
-        yield Violation(
-            path="data.sequence_length",
-            value=length,
-            rule=f"is above max_position_embeddings={architecture.max_positions} of the model",
-            remedy=f"use {architecture.max_positions} or less",
-        )
+    architecture = facts.architecture
+    for path, length in sequence_lengths(facts.config.data).items():
+        if architecture is not None and length > architecture.max_positions:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is above max_position_embeddings={architecture.max_positions} of the model",
+                remedy=f"use {architecture.max_positions} or less",
+            )
 
 
 def _shards_hold_a_sample(facts: _Facts) -> Iterator[Violation]:
-    for name, tokens in (facts.shard_tokens or {}).items():
-        length = facts.config.data.sequence_length
-        if tokens < length + 1:
-            yield Violation(
-                path="data.sequence_length",
-                value=length,
-                rule=f"needs {length + 1} tokens a sample, but source {name} holds {tokens}",
-                remedy=f"add text to {name}"
-                + (f" or use {tokens - 1} or less" if tokens > 2 else ""),
-            )
+    for path, length in sequence_lengths(facts.config.data).items():
+        for name, tokens in (facts.shard_tokens or {}).items():
+            if tokens < length + 1:
+                yield Violation(
+                    path=path,
+                    value=length,
+                    rule=f"needs {length + 1} tokens a sample, but source {name} holds {tokens}",
+                    remedy=f"add text to {name}"
+                    + (f" or use {tokens - 1} or less" if tokens > 2 else ""),
+                )
+
+
+def _epoch_caps(facts: _Facts) -> Iterator[Violation]:
+    data, tokens = facts.config.data, facts.shard_tokens
+    if tokens is None or not facts.segments or facts.config.schedule.steps < 1:
+        return
+    chunk = chunk_length(data)
+    yield from epoch_cap_violations(
+        data,
+        facts.segments,
+        steps=facts.config.schedule.steps,
+        epoch_samples=lambda name, length: samples_per_epoch(
+            tokens[name], sequence_length=length, chunk_length=chunk
+        ),
+    )
 
 
 def _schedule(facts: _Facts) -> Iterator[Violation]:
@@ -454,6 +491,7 @@ def _names(facts: _Facts) -> Iterator[Violation]:
     """Names become file names and metric names."""
     for section, names in (
         ("data.sources", list(facts.config.data.sources)),
+        ("data.stages", list(facts.config.data.stages)),
         ("evaluate.heldout", list(facts.config.evaluate.heldout)),
     ):
         for name in names:
@@ -480,9 +518,11 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _overlap,
     _ranks_started,
     _sources,
-    _replay,
+    _stages_begin_apart,
+    _replay_has_samples,
     _sequence_fits,
     _shards_hold_a_sample,
+    _epoch_caps,
     _schedule,
     _heldout_sets,
     _heldout_is_held_out,

