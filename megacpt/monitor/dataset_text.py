@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megacpt.data.inspect import Inspection, Sample, VocabularyUse
 from megacpt.data.lengths import LengthBin, LengthStatistics
+from megacpt.data.manifest import BackendRecord, Manifest
 from megacpt.monitor.terminal import printable
 
 WIDTH = 80
@@ -54,8 +55,31 @@ def _origin(found: Inspection) -> Iterator[str]:
     eos = "no EOS" if manifest.eos_id is None else f"EOS {manifest.eos_id}"
     fingerprint = manifest.tokenizer_fingerprint[:12]
     yield from _titled("Tokenizer", f"{fingerprint}, {manifest.vocab_size:,} ids, {eos}")
+    for record in manifest.backends:
+        yield from _titled("Encoded by", _encoded_by(record))
+    if left_out := _left_out(manifest):
+        yield from _titled("Left out", left_out)
+    if manifest.long_documents:
+        yield from _titled("Long", f"{manifest.long_documents:,} documents over 100,000 tokens")
     checked = "both files are as the manifest says" if found.verified else "not compared (--verify)"
     yield from _titled("Checksums", checked)
+
+
+def _encoded_by(record: BackendRecord) -> str:
+    if not record.checked_documents:
+        return record.name
+    return (
+        f"{record.name}, the same ids as tokenizers on {record.checked_documents:,} excerpts "
+        f"({_size(record.checked_bytes)})"
+    )
+
+
+def _left_out(manifest: Manifest) -> str:
+    """Empty texts, and lines that are no documents, by kind."""
+    counts = {"empty": manifest.empty_documents} if manifest.empty_documents else {}
+    counts |= manifest.errors
+    kept = f"; see {manifest.name}.quarantine.jsonl" if "quarantine" in manifest.on_error else ""
+    return ", ".join(f"{number:,} {kind}" for kind, number in counts.items()) + kept
 
 
 def _ends(found: Inspection) -> str:

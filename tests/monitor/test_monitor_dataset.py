@@ -11,7 +11,8 @@ import pytest
 
 from megacpt.data.indexed import write_shard
 from megacpt.data.inspect import Inspection, inspect_shard
-from megacpt.data.tokenize import tokenize
+from megacpt.data.manifest import BackendRecord
+from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import ConfigError
 from megacpt.monitor.dataset_figure import draw
 from megacpt.monitor.dataset_text import bar, by_doubling, render, shown
@@ -84,6 +85,23 @@ def test_written_without_eos_is_said(tmp_path: Path) -> None:
     tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", append_eos=False, workers=1)
     text = render(inspect_shard(tmp_path / "a"))
     assert "0 of 1 documents looked at (0%), written without EOS" in text
+
+
+def test_what_was_left_out_and_who_encoded(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "ab"}\n{"text": ""}\n{\n[]\n')
+    policy = OnError.quarantine
+    tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", on_error=policy)
+    found = inspect_shard(tmp_path / "a")
+    text = render(found)
+    words = "1 empty, 1 broken_json, 1 no_object; see a.quarantine.jsonl"
+    assert f"Left out      {words}\n" in text
+    assert found.manifest is not None
+    records = (BackendRecord(name="x 1", documents=1, checked_documents=9, checked_bytes=2100),)
+    manifest = replace(found.manifest, backends=records, errors={}, long_documents=2)
+    text = render(replace(found, manifest=manifest))
+    assert "Encoded by    x 1, the same ids as tokenizers on 9 excerpts (2.1 kB)\n" in text
+    assert "Long          2 documents over 100,000 tokens\n" in text
 
 
 def test_doublings_hold_all_documents(found: Inspection) -> None:
