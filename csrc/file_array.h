@@ -33,8 +33,10 @@ class FileArray {
   std::int64_t size_;
 };
 
-inline void require(bool holds, const std::string& message) {
+// Two forms: a literal costs nothing where it is not needed.
+inline void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
+inline void require(bool holds, const std::string& message) { require(holds, message.c_str()); }
 
 }  // namespace megacpt

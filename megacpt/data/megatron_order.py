@@ -108,7 +108,7 @@ class SourceOrder:
         sample = int(self.shuffle_index[number])
         (first, begin), (last, end) = self.sample_index[sample : sample + 2].tolist()
         sequences = self.document_index[first : last + 1]
-        starts = self.shard.sequence_starts(sequences)
+        starts = self.shard.sequence_offsets[sequences] // self.shard.dtype.itemsize
         stops = starts + self.shard.sequence_lengths[sequences]
         stops[-1] = starts[-1] + end + 1
         starts[0] += begin
