@@ -10,14 +10,17 @@ from megatron.core import parallel_state
 
 from megacpt.config.sections import RunConfig
 from megacpt.data.order import TrainingData
+from megacpt.plan.stages import at
 from megacpt.train.microbatch import Microbatch, host_microbatch
 from megacpt.train.prefetch import Prefetcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What is known of a step's data; asked for where it is read, so that one thread asks."""
+    """What is known of a step's data beside its samples."""
 
+    stage: str
+    """The entry of ``data.stages`` the step is in; empty before the first one."""
     sequence_length: int
     samples_per_source: dict[str, int]
     """In all steps up to and with this one."""
@@ -49,6 +52,7 @@ def read_batches(
         return StepBatch(
             microbatches=[host_microbatch(b, document_mask=masked, device=device) for b in batches],
             account=Account(
+                stage=at(data.segments, step - 1).name,
                 sequence_length=data.sequence_length(step - 1),
                 samples_per_source=data.consumed_samples(step),
             ),

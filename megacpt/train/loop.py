@@ -138,7 +138,6 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "loss_per_source": {name: loss / n for name, loss, n in per_source if n},
         "tokens_per_source": dict(position.tokens_per_source),
         "samples_per_source": result.account.samples_per_source,
-        "sequence_length": result.account.sequence_length,
         "grad_norm": result.grad_norm,
         "lr": result.lr,
         "tokens": sum(position.tokens_per_source.values()),
@@ -148,13 +147,17 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "data_wait_s": result.data_wait_s,
         "elapsed_s": position.elapsed_s,
         "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
-    } | replay_share(run, position=position)
+        **stage_record(run, result=result, position=position),
+    }
 
 
-def replay_share(run: Run, *, position: Position) -> Record:
-    """Replay's part of all tokens trained on so far; nothing where there is no replay."""
-    replay = run.config.data.replay
-    if replay is None:
-        return {}
-    tokens = position.tokens_per_source
-    return {"replay_share": tokens.get(replay.source, 0) / max(sum(tokens.values()), 1)}
+def stage_record(run: Run, *, result: StepResult, position: Position) -> Record:
+    """The stage, once one has begun, and replay's part of all tokens so far, where there is any."""
+    record: Record = {"sequence_length": result.account.sequence_length}
+    if result.account.stage:
+        record["stage"] = result.account.stage
+    if run.config.data.replay is not None:
+        tokens = position.tokens_per_source
+        replayed = tokens.get(run.config.data.replay.source, 0)
+        record["replay_share"] = replayed / max(sum(tokens.values()), 1)
+    return record

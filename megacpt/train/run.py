@@ -73,6 +73,7 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
             seed=config.seed,
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
+            steps=config.schedule.steps,
         ),
         heldout=open_heldout(config, architecture=architecture),
         state=wrap_for_training(chunks, config=config),

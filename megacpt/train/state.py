@@ -19,6 +19,7 @@ from megacpt.device.runtime import Runtime
 from megacpt.model.build import build_model
 from megacpt.model.weights import initialise_randomly, load_hf
 from megacpt.plan.architecture import Architecture
+from megacpt.plan.blend_rules import longest
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +42,7 @@ def build_chunks(
         parallel=config.parallel,
         precision=config.precision,
         kind=runtime.kind,
-        sequence_length=config.data.sequence_length,
+        sequence_length=longest(config.data),
     )
     if config.model.init is Init.random:
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)

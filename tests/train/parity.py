@@ -21,10 +21,10 @@ GRAD_NORM_RTOL = 1e-4
 
 
 def write_run_inputs(work: Path, *, tied: bool) -> None:
-    """A model folder and the shards of a domain and a replay source."""
+    """A model folder and the shards of a domain, a replay and one more source."""
     write_model_folder(work / "model", tie_word_embeddings=tied)
     rng = np.random.default_rng(0)
-    for name in ("domain", "replay"):
+    for name in ("domain", "replay", "late"):
         write_shard(
             work / name,
             # Skewed, so that there is something to learn within ten steps.

@@ -60,7 +60,7 @@ def train_case(
                 device=device,
             )
             sums = result.sums
-            of_sources = [x / n for x, n in zip(sums.loss_N, sums.tokens_N, strict=True)]
+            of_sources = [x / max(n, 1) for x, n in zip(sums.loss_N, sums.tokens_N, strict=True)]
             curve.append([sums.mean_loss, result.grad_norm, *of_sources])
     del run
     gc.collect()
