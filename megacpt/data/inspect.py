@@ -28,7 +28,7 @@ SPAN = 1 << 20
 """Tokens, or documents, in memory at once."""
 SAMPLED_TOKENS = 64 * SPAN
 IDS_MAX = 1 << 22
-"""Ids counted where the vocabulary's size is not known: no tokenizer has more."""
+"""Larger ids are not counted one by one: no tokenizer has so many."""
 TOP = 10
 SHOWN_TOKENS = 200
 """Of a sample: these from its beginning, and ENDING_TOKENS more."""
@@ -163,7 +163,7 @@ class _TokenCounter:
     def __init__(self, *, vocab_size: int | None, eos_id: int | None) -> None:
         self._vocab_size = vocab_size
         self._eos_id = eos_id
-        self._counts = np.zeros(vocab_size or IDS_MAX, dtype=np.int64)
+        self._counts = np.zeros(min(vocab_size or IDS_MAX, IDS_MAX), dtype=np.int64)
         self._outside = self._tokens = 0
         self._documents = self._with_eos = 0
 

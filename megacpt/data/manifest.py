@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
@@ -73,7 +73,7 @@ class Manifest:
     version: int = VERSION
 
 
-REQUIRED = {f.name for f in fields(Manifest) if f.default is MISSING is f.default_factory}
+Record = TypeVar("Record", Manifest, InputFile, BackendRecord)
 
 
 def manifest_path(prefix: Path | str) -> Path:
@@ -98,7 +98,7 @@ def read_manifest(prefix: Path | str) -> Manifest | None:
         return _parse(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); restore it, "
             "or tokenize the text again."
@@ -106,15 +106,37 @@ def read_manifest(prefix: Path | str) -> Manifest | None:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    names = [field.name for field in fields(Manifest)]
-    # Manifests of the first megacpt lack what has a default.
-    known = {n: content[n] for n in names if n in content or n in REQUIRED}
-    known["backends"] = tuple(BackendRecord(**b) for b in content.get("backends", ()))
-    known["inputs"] = tuple(
-        InputFile(path=str(i["path"]), bytes=int(i["bytes"]), sha256=str(i["sha256"]))
-        for i in content["inputs"]
-    )
-    return Manifest(**known)
+    parts = {
+        "inputs": tuple(_record(InputFile, part) for part in content["inputs"]),
+        "backends": tuple(_record(BackendRecord, part) for part in content.get("backends", ())),
+    }
+    return _record(Manifest, content | parts)
+
+
+def _record(kind: type[Record], content: dict[str, Any]) -> Record:
+    """Of the known keys alone; TypeError where one is missing or not of the declared type."""
+    declared = {f.name: str(f.type) for f in fields(kind)}
+    made = kind(**{name: value for name, value in content.items() if name in declared})
+    for name, kinds in declared.items():
+        if not _is_of(kinds, getattr(made, name)):
+            raise TypeError(f"{name} must be {kinds}, got {getattr(made, name)!r}")
+    return made
+
+
+def _is_of(kinds: str, value: object) -> bool:
+    """Numbers here count something: none is negative."""
+    match value:
+        case None:
+            return kinds.endswith("None")
+        case bool() | str():
+            return kinds == type(value).__name__
+        case int():
+            return kinds.startswith("int") and value >= 0
+        case dict():
+            counts = all(isinstance(k, str) and _is_of("int", v) for k, v in value.items())
+            return kinds.startswith("dict") and counts
+        case _:
+            return isinstance(value, tuple) and kinds.startswith("tuple")
 
 
 def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = None) -> Manifest:

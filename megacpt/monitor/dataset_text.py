@@ -198,7 +198,10 @@ def shown(text: str, *, width: int) -> str:
 def _titled(title: str, text: str) -> list[str]:
     indent = " " * TITLE
     return textwrap.wrap(
-        text, width=WIDTH, initial_indent=f"{title:<{TITLE}}", subsequent_indent=indent
+        printable(text),
+        width=WIDTH,
+        initial_indent=f"{title:<{TITLE}}",
+        subsequent_indent=indent,
     )
 
 

@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from megacpt.data import manifest
 from megacpt.data.indexed import IndexedShard, write_shard
+from megacpt.data.inspect import inspect_shard
+from megacpt.data.merge_shards import merge_shards
 from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
+from megacpt.monitor.dataset_text import render
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 
@@ -108,3 +114,71 @@ def test_a_manifest_of_other_files_is_named(prefix: Path) -> None:
     change(prefix, tokens=14)
     with pytest.raises(DataError, match=r"should be \(2, 14, 'uint16'\), but is \(2, 13"):
         manifest.shard_identity(IndexedShard(prefix))
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@given(data=st.data(), value=json_values)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_a_key_holds_is_read_or_refused(
+    prefix: Path, data: st.DataObject, value: object
+) -> None:
+    """What is read can be used: inspected, verified, merged; else DataError says what is wrong."""
+    path = manifest.manifest_path(prefix)
+    whole = path.read_text()
+    content: Any = json.loads(whole)
+    at = content
+    for _ in range(data.draw(st.integers(0, 2))):
+        keys = list(at) if isinstance(at, dict) else range(len(at)) if isinstance(at, list) else []
+        if not keys:
+            break
+        key = data.draw(st.sampled_from(list(keys)))
+        holder, at = at, at[key]
+    if at is content:
+        content = value
+    else:
+        holder[key] = value
+    path.write_text(json.dumps(content))
+    try:
+        render(inspect_shard(prefix))
+        manifest.verify(prefix)
+        merge_shards([prefix, prefix], output_prefix=prefix.parent / "merged")
+    except DataError:
+        pass
+    finally:
+        path.write_text(whole)
+
+
+@given(kind=st.sampled_from(["bin", "idx", "json"]), data=st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_changed_byte_is_never_merged(prefix: Path, kind: str, data: st.DataObject) -> None:
+    path = Path(f"{prefix}.{kind}")
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    new = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[at]))
+    before = [Path(f"{prefix}.{part}").read_bytes() for part in ("bin", "idx")]
+    path.write_bytes(whole[:at] + bytes([new]) + whole[at + 1 :])
+    merged = prefix.parent / "merged"
+    try:
+        with suppress(DataError):
+            render(inspect_shard(prefix))
+        merge_shards([prefix], output_prefix=merged)
+        after = [Path(f"{merged}.{part}").read_bytes() for part in ("bin", "idx")]
+        assert (kind, after) == ("json", before)
+    except DataError:
+        pass
+    finally:
+        path.write_bytes(whole)

@@ -11,7 +11,7 @@ import pytest
 
 from megacpt.data.indexed import write_shard
 from megacpt.data.inspect import Inspection, inspect_shard
-from megacpt.data.manifest import BackendRecord
+from megacpt.data.manifest import BackendRecord, InputFile
 from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import ConfigError
 from megacpt.monitor.dataset_figure import draw
@@ -98,9 +98,13 @@ def test_what_was_left_out_and_who_encoded(tmp_path: Path) -> None:
     assert f"Left out      {words}\n" in text
     assert found.manifest is not None
     records = (BackendRecord(name="x 1", documents=1, checked_documents=9, checked_bytes=2100),)
-    manifest = replace(found.manifest, backends=records, errors={}, long_documents=2)
+    wild = InputFile(path="\x1b[2J\ud800", bytes=1, sha256="")
+    manifest = replace(
+        found.manifest, backends=records, errors={}, long_documents=2, inputs=(wild,)
+    )
     text = render(replace(found, manifest=manifest))
     assert "Encoded by    x 1, the same ids as tokenizers on 9 excerpts (2.1 kB)\n" in text
+    assert "Made from     [2J , 1 bytes\n" in text
     assert "Long          2 documents over 100,000 tokens\n" in text
 
 
