@@ -344,6 +344,32 @@ def _merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _pack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help="token shards")
+    parser.add_argument(
+        "--sequence-length",
+        type=int,
+        required=True,
+        metavar="S",
+        help="data.sequence_length of the run; writes PREFIX.packS",
+    )
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from megacpt.data.packing import pack, pack_path
+
+    length = arguments.sequence_length
+    for prefix in arguments.prefixes:
+        (packed,) = pack([prefix], sequence_length=length)
+        print(f"Wrote {_shown(pack_path(prefix, sequence_length=length))}")
+        print(f"  {packed.rows:,} rows of {length:,}, {packed.fill_rate:.2%} filled")
+        print(f"  {packed.documents:,} documents; {packed.cut:,} longer than a row are cut,")
+        print(f"  {packed.left_out:,} without a target (one token or none) are left out")
+    plan = _plan_command(Path(arguments.prefixes[0]), tokenizer=None)
+    _say(next_command=f"{plan} data.packing=best_fit data.sequence_length={length}")
+    return 0
+
+
 def _slow_progress(what: str) -> Callable[[int, int], None] | None:
     """Shows how far work is that takes more than two seconds, on a terminal."""
     if not sys.stderr.isatty():
@@ -532,6 +558,13 @@ VERBS = (
         example="  megacpt merge data/law-2023 data/law-2024 --output data/law",
         add_arguments=_merge_arguments,
         run=_merge,
+    ),
+    Verb(
+        name="pack",
+        summary="fill rows with whole documents, for data.packing=best_fit",
+        example="  megacpt pack data/law data/general --sequence-length 2048",
+        add_arguments=_pack_arguments,
+        run=_pack,
     ),
     Verb(
         name="plan",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from megacpt.cli import main
 from megacpt.data.batch import Row, make_batch
 from megacpt.data.indexed import IndexedShard, write_shard
 from megacpt.data.packing import ARRAYS_AT, Packing, build_packing, pack, pack_path
@@ -85,7 +86,7 @@ def test_each_sequence_length_has_its_own_file(prefix: Path) -> None:
 
 
 def test_documents_of_several_sequences_stay_whole(tmp_path: Path) -> None:
-    """As Megatron writes them when it splits sentences: sequences of 4, 2 and 3, documents of 6, 3."""
+    """As Megatron writes them when it splits sentences: here a document of two, one of one."""
     prefix = tmp_path / "shard"
     write(prefix, [4, 2, 3])
     idx = Path(f"{prefix}.idx")
@@ -171,3 +172,17 @@ def test_a_shard_without_targets_is_named(tmp_path: Path, lengths: list[int]) ->
 def test_a_length_out_of_range_is_named(prefix: Path, length: int) -> None:
     with pytest.raises(DataError, match=re.escape(f"sequence length {length} is not in 1..")):
         pack([prefix], sequence_length=length)
+
+
+def test_the_verb_says_what_it_wrote_and_what_comes_next(
+    prefix: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prefix.parent)
+    assert main(["pack", "shard", "--sequence-length", "16"]) == 0
+    shown = capsys.readouterr().out
+    assert "Wrote shard.pack16" in shown
+    assert "60 documents" in shown
+    assert shown.splitlines()[-1] == (
+        "Next: megacpt plan data.sources.shard.prefix=shard "
+        "data.packing=best_fit data.sequence_length=16"
+    )
