@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from megacpt.config.atomic import write_text
 from megacpt.errors import CheckpointError
@@ -33,8 +34,8 @@ class CheckpointManifest:
     architecture: dict[str, object]
     layout: dict[str, int]
     """tp, pp, vpp, dp of the run that wrote it."""
-    data_fingerprint: str
-    """Of the sources, blend and seed that the data position refers to."""
+    data: dict[str, Any]
+    """What was drawn of each source, stage by stage (megacpt.data.record)."""
     tokens_per_source: dict[str, int]
     """Valid target tokens trained on so far."""
     elapsed_s: float
@@ -101,6 +102,12 @@ def read_manifest(folder: Path) -> CheckpointManifest:
                 f"remove {folder} to go on from the checkpoint before it."
             )
     return manifest
+
+
+def newest_data(root: Path) -> dict[str, Any] | None:
+    """The data record of the newest checkpoint; None where there is none."""
+    folder = newest(root)
+    return read_manifest(folder).data if folder is not None else None
 
 
 def require_architecture(

@@ -12,18 +12,21 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacpt.checkpoint import store
 from megacpt.config.atomic import write_text
 from megacpt.config.compose import write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig, SyntheticConfig
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import require_tokenizer
+from megacpt.data.record import DataRecord
 from megacpt.data.synthetic import documents, ensure_shard
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
+from megacpt.plan.stages import Segment, resolve
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -47,7 +50,12 @@ def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
-    return make_plan(config, architecture=model.architecture, source_tokens=tokens)
+    return make_plan(
+        config,
+        architecture=model.architecture,
+        source_tokens=tokens,
+        segments=_segments(config),
+    )
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
@@ -61,6 +69,15 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
         ensure_shard(prefix, synthetic, tokenizer=tokenizer)
     write_text(folder.plan_json, json.dumps(plan.to_json(), indent=2) + "\n")
     return plan
+
+
+def _segments(config: RunConfig) -> tuple[Segment, ...]:
+    """What the run draws; ConfigError where its checkpoint has drawn something else."""
+    record = store.newest_data(Path(config.run_dir) / "checkpoints")
+    if record is None:
+        return resolve(config.data)
+    past = DataRecord.from_json(record)
+    return resolve(config.data, past=past.past, step=past.step)
 
 
 def _require_rules(broken: list[Violation]) -> None:

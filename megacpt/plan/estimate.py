@@ -86,11 +86,15 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, *, architecture: Architecture, source_tokens: Mapping[str, int]
+    config: RunConfig,
+    *,
+    architecture: Architecture,
+    source_tokens: Mapping[str, int],
+    segments: Sequence[Segment] | None = None,
 ) -> Plan:
-    """Assumes that megacpt.plan.rules found nothing."""
+    """Assumes that megacpt.plan.rules found nothing. ``segments``: of a run that has begun."""
     data, parallel, schedule = config.data, config.parallel, config.schedule
-    segments = resolve(data)
+    segments = segments or resolve(data)
     stages = _stages(segments, architecture=architecture, steps=schedule.steps)
     return Plan(
         run_dir=config.run_dir,
@@ -121,9 +125,11 @@ def make_plan(
     )
 
 
-def shares(data: DataConfig, *, steps: int) -> dict[str, float]:
+def shares(
+    data: DataConfig, *, steps: int, segments: Sequence[Segment] | None = None
+) -> dict[str, float]:
     """Fraction of a run's samples that each source is asked to give; they sum to one."""
-    asked = samples_asked(resolve(data), steps=steps)
+    asked = samples_asked(segments or resolve(data), steps=steps)
     total = sum(asked.values())
     return {name: float(asked.get(name, 0) / total) for name in data.sources}
 
@@ -175,7 +181,7 @@ def _sources(
                 source_tokens[name], sequence_length=segment.sequence_length, chunk_length=chunk
             )
             epochs[name] += count / max(length_of_epoch, 1)
-    asked, total = shares(data, steps=steps), sum(samples.values())
+    asked, total = shares(data, steps=steps, segments=segments), sum(samples.values())
     return tuple(
         SourcePlan(
             name=name,

@@ -12,8 +12,9 @@ import torch
 
 from megacpt.checkpoint import sharded, store
 from megacpt.config.sections import ParallelConfig
+from megacpt.data.order import TrainingData
 from megacpt.device import runtime
-from megacpt.errors import CheckpointError, EnvironmentError_
+from megacpt.errors import EnvironmentError_
 from megacpt.plan.architecture import Architecture
 from megacpt.train.heldout import evaluating
 from megacpt.train.state import TrainState
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Position:
     """The whole of what a resumed run must know beyond weights, optimizer and generators.
 
-    The data position is the step alone: sample n of a run is a pure function of n.
+    The data position is the step: what was drawn up to it is in the data's own record.
     """
 
     step: int = 0
@@ -38,11 +39,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What must be the same for a checkpoint to belong to this run."""
+    """What a checkpoint says of the run that wrote it."""
 
     architecture: Architecture
     parallel: ParallelConfig
-    data_fingerprint: str
+    data: TrainingData
 
     @property
     def layout(self) -> dict[str, int]:
@@ -80,7 +81,7 @@ def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
     if folder is None:
         return Position()
     manifest = store.read_manifest(folder)
-    _require_same(manifest, identity=identity, folder=folder)
+    store.require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
     rng = sharded.load(
         folder,
         chunks=state.chunks,
@@ -105,22 +106,12 @@ def _manifest(partial: Path, position: Position, identity: Identity) -> store.Ch
         step=position.step,
         architecture=asdict(identity.architecture),
         layout=identity.layout,
-        data_fingerprint=identity.data_fingerprint,
+        data=identity.data.record(position.step),
         tokens_per_source=dict(position.tokens_per_source),
         elapsed_s=position.elapsed_s,
         base_heldout=position.base_heldout,
         files=files,
     )
-
-
-def _require_same(manifest: store.CheckpointManifest, *, identity: Identity, folder: Path) -> None:
-    store.require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
-    if manifest.data_fingerprint != identity.data_fingerprint:
-        raise CheckpointError(
-            f"{folder} counts its samples in other data (fingerprint "
-            f"{manifest.data_fingerprint[:12]}, now {identity.data_fingerprint[:12]}); "
-            "restore the token shards it was trained on, or use a new run_dir."
-        )
 
 
 def _require_space(folder: Path, *, architecture: Architecture) -> None:

@@ -50,7 +50,7 @@ class Run:
         return Identity(
             architecture=self.architecture,
             parallel=self.config.parallel,
-            data_fingerprint=self.data.fingerprint,
+            data=self.data,
         )
 
 
@@ -74,6 +74,7 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
             steps=config.schedule.steps,
+            record=store.newest_data(Path(config.run_dir) / "checkpoints"),
         ),
         heldout=open_heldout(config, architecture=architecture),
         state=wrap_for_training(chunks, config=config),

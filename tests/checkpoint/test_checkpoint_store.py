@@ -19,7 +19,7 @@ def write(root: Path, *, step: int) -> Path:
         step=step,
         architecture={"hidden_size": 64},
         layout={"tp": 1, "pp": 1, "vpp": 1, "dp": 1},
-        data_fingerprint="abc",
+        data={"step": step},
         tokens_per_source={"domain": 10},
         elapsed_s=1.5,
         base_heldout=None,
