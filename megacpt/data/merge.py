@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from megacpt.data.manifest import BackendRecord, InputFile, Manifest, render
-from megacpt.data.piece_files import PieceRecord, full_disk_told
+from megacpt.data.piece_log import PieceRecord, full_disk_told
 from megacpt.data.progress import Progress, ProgressCallback
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
 from megacpt.data.tree_hash import root
@@ -28,15 +28,21 @@ NAMED = 8
 QUARANTINE = "quarantine.jsonl"
 
 
-def merge(output_prefix: Path | str, *, progress: ProgressCallback | None = None) -> Manifest:
+def merge(
+    output_prefix: Path | str,
+    *,
+    own_log: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Manifest:
     """Publish the shard and remove PREFIX.pieces/; DataError names pieces that are missing.
 
-    ``progress`` counts the bytes of the inputs whose pieces are joined.
+    ``own_log`` is one that this process has written itself, and need not compare with its
+    checksums. ``progress`` counts the bytes of the inputs whose pieces are joined.
     """
     folder = WorkFolder(output_prefix)
-    pieces = _Pieces.open(folder)
+    pieces = _Pieces.open(folder, own_log=own_log)
     with ShardWriter(output_prefix, dtype=pieces.dtype) as writer:
-        pieces.copy(writer, progress=progress)
+        pieces.put(writer, progress=progress)
         aside = writer.aside(QUARANTINE)
         try:
             has_bad = pieces.write_quarantine(aside)
@@ -52,6 +58,28 @@ def merge(output_prefix: Path | str, *, progress: ProgressCallback | None = None
     return pieces.manifest(files)
 
 
+class _Digests:
+    """Of the files of all logs, as far as they were read."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[Any, int]] = {}
+
+    def position(self, record: PieceRecord, kind: str) -> int:
+        return self._of(record, kind)[1]
+
+    def update(self, record: PieceRecord, kind: str, content: bytes) -> None:
+        digest, position = self._of(record, kind)
+        digest.update(content)
+        self._found[record.log, kind] = digest, position + len(content)
+
+    def hexdigest(self, record: PieceRecord, kind: str) -> str:
+        found: str = self._of(record, kind)[0].hexdigest()
+        return found
+
+    def _of(self, record: PieceRecord, kind: str) -> tuple[Any, int]:
+        return self._found.get((record.log, kind)) or (hashlib.sha256(), 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pieces:
     """All pieces of a plan, finished."""
@@ -59,9 +87,10 @@ class _Pieces:
     folder: WorkFolder
     plan: Plan
     records: Sequence[PieceRecord]
+    own_log: str | None
 
     @classmethod
-    def open(cls, folder: WorkFolder) -> _Pieces:
+    def open(cls, folder: WorkFolder, *, own_log: str | None) -> _Pieces:
         plan = folder.plan()
         found = [folder.record(number) for number in range(len(plan.pieces))]
         missing = [number for number, record in enumerate(found) if record is None]
@@ -71,45 +100,91 @@ class _Pieces:
                 f"{folder.path} lacks {len(missing)} of {len(found)} pieces (numbers {named}); "
                 "start the tasks that make them again, or the same command without --task."
             )
-        return cls(folder=folder, plan=plan, records=[record for record in found if record])
+        records = [record for record in found if record]
+        return cls(folder=folder, plan=plan, records=records, own_log=own_log)
 
     @property
     def dtype(self) -> np.dtype[np.integer[Any]]:
         return np.dtype(self.plan.settings.dtype)
 
-    def copy(self, writer: ShardWriter, *, progress: ProgressCallback | None) -> None:
-        done = Counter(bytes=0, documents=0, tokens=0)
-        for number, record in enumerate(self.records):
-            for content in self._checked(number, "bin", expected=record.bin_sha256):
-                writer.add_tokens(np.frombuffer(content, self.dtype))
-            for content in self._checked(number, "lens", expected=record.lens_sha256):
-                writer.add_lengths(np.frombuffer(content, "<i4"))
-            done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
-            if progress:
-                now = Progress(
-                    bytes_done=done["bytes"],
-                    bytes_total=self.plan.num_bytes,
-                    documents=done["documents"],
-                    tokens=done["tokens"],
-                )
-                progress(now)
+    def put(self, writer: ShardWriter, *, progress: ProgressCallback | None) -> None:
+        """All tokens and lengths, in order."""
+        if not self._adopt(writer):
+            self._copy(
+                "bin", lambda b: writer.add_tokens(np.frombuffer(b, self.dtype)), progress=progress
+            )
+        self._copy("lens", lambda b: writer.add_lengths(np.frombuffer(b, "<i4")))
         if writer.documents == 0:
             raise self._nothing_found()
 
-    def _checked(self, number: int, kind: str, *, expected: str) -> Iterator[bytes]:
-        """The file in chunks; a file that is not what its record says is removed with it."""
-        digest = hashlib.sha256()
-        path = self.folder.file(number, kind)
-        with path.open("rb", buffering=0) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-                yield chunk
-        if digest.hexdigest() != expected:
-            self.folder.file(number, "json").unlink()
-            raise DataError(
-                f"{path} is damaged (a crash of the machine, or a full disk); the piece is put "
-                "back: start the same command, or the task that makes it, again."
-            )
+    def _adopt(self, writer: ShardWriter) -> bool:
+        """Where this process made all pieces, its file is the shard's."""
+        last = self.records[-1]
+        if {record.log for record in self.records} != {self.own_log}:
+            return False
+        if not last.stops["bin"]:
+            return False
+        path = self.folder.log_file(last, "bin")
+        return writer.adopt_tokens(path, sha256=last.digests["bin"])
+
+    def _copy(
+        self,
+        kind: str,
+        take: Callable[[bytes], None],
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        digests = _Digests()
+        done = Counter(bytes=0, documents=0, tokens=0)
+        for number, record in enumerate(self.records):
+            for content in self._contents(number, kind, digests):
+                take(content)
+            if digests.hexdigest(record, kind) != record.digests[kind]:
+                raise self._damaged(number, kind)
+            done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
+            if progress:
+                progress(
+                    Progress(
+                        bytes_done=done["bytes"],
+                        bytes_total=self.plan.num_bytes,
+                        documents=done["documents"],
+                        tokens=done["tokens"],
+                    )
+                )
+
+    def _contents(self, number: int, kind: str, digests: _Digests) -> Iterator[bytes]:
+        """What the piece has in a file of its log, in chunks.
+
+        Of that log, all from the end of the piece before goes into the digest: a piece between the
+        two may have been made once more elsewhere.
+        """
+        record = self.records[number]
+        start, stop = record.starts[kind], record.stops[kind]
+        if start == stop:
+            return
+        with self.folder.log_file(record, kind).open("rb", buffering=0) as stream:
+            at = digests.position(record, kind)
+            stream.seek(at)
+            while at < stop:
+                limit = start if at < start else stop
+                chunk = stream.read(min(CHUNK_BYTES, limit - at))
+                if not chunk:
+                    raise self._damaged(number, kind)
+                digests.update(record, kind, chunk)
+                if at >= start:
+                    yield chunk
+                at += len(chunk)
+
+    def _damaged(self, number: int, kind: str) -> DataError:
+        record = self.records[number]
+        for n, other in enumerate(self.records[number:], start=number):
+            if other.log == record.log:
+                self.folder.forget(n)
+        return DataError(
+            f"{self.folder.log_file(record, kind)} is damaged (most often by a crash of the "
+            "machine); its pieces are made anew by the same command, or by the tasks that made "
+            "them: start those again."
+        )
 
     def write_quarantine(self, path: Path) -> bool:
         """The lines set aside, numbered as in the files; whether there are any."""
@@ -126,13 +201,11 @@ class _Pieces:
         lines_before: Counter[int] = Counter()
         for number, record in enumerate(self.records):
             parts = self.plan.pieces[number]
-            if record.errors:
-                with self.folder.file(number, "bad").open(encoding="utf-8") as stream:
-                    for text in stream:
-                        found = json.loads(text)
-                        file = parts[found.pop("part")].file
-                        found["line"] += lines_before[file]
-                        yield {"file": self.plan.files[file].path} | found
+            for text in b"".join(self._contents(number, "bad", _Digests())).splitlines():
+                found = json.loads(text)
+                file = parts[found.pop("part")].file
+                found["line"] += lines_before[file]
+                yield {"file": self.plan.files[file].path} | found
             for part, lines in zip(parts, record.num_lines, strict=True):
                 lines_before[part.file] += lines
 

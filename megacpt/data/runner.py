@@ -1,32 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenize pieces in this process, several blocks at a time.
-
-One thread reads blocks and writes their tokens in order; others encode. Blocks of the next piece
-are under way before the last of a piece is written, so no thread waits at the borders.
-"""
+"""Tokenize pieces in this process, several blocks at a time."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.data.documents import BadLine, OnError, refusal
+from megacpt.data.documents import BadLine, Block, OnError, refusal
 from megacpt.data.encode import BackendDiffersError, DocumentEncoder, EncodedBlock
-from megacpt.data.piece_files import PieceRecord, PieceWriter
+from megacpt.data.in_order import map_in_order
+from megacpt.data.piece_log import PieceLog
 from megacpt.data.reader import PartReader, first_line
 from megacpt.data.work_folder import Plan, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
-
-BLOCKS_PER_THREAD = 2
-"""One to work on, one that waits."""
 
 Report = Callable[[int, int, int], None]
 """Is told bytes read, documents and tokens of each block that was written."""
@@ -48,6 +40,7 @@ class PieceRunner:
     def __init__(self, job: Job, *, plan: Plan, tokenizer: Tokenizer) -> None:
         self._job, self._plan = job, plan
         self._folder = WorkFolder(job.prefix)
+        self.log: str | None = None
         settings, reference = plan.settings, tokenizer.backend
         fast = None
         if job.use_fast and isinstance(reference, HuggingFaceBackend):
@@ -62,78 +55,70 @@ class PieceRunner:
             dtype=np.dtype(settings.dtype),
         )
 
-    def run(self, numbers: Iterable[int | None], *, report: Report) -> Iterator[PieceRecord]:
-        """The records of pieces as they are finished, in the order given.
+    def run(
+        self, numbers: Iterable[int], *, report: Report, finished: Callable[[int], None]
+    ) -> None:
+        """Make the pieces, in the order given. ``finished`` is told each that counts."""
+        backend = self._encoder.backend.name
+        log = PieceLog(self._folder.path, backend=backend, on_error=self._job.on_error)
+        self.log = log.name
 
-        At a None all that is under way is finished before the next number is asked for.
-        """
-        opened: list[_OpenPiece] = []
-        under_way: deque[_Step] = deque()
-        pool = ThreadPoolExecutor(self._job.threads, thread_name_prefix="encode")
-        limit = self._job.threads * BLOCKS_PER_THREAD
+        def settle(step: _Encoded) -> None:
+            if step.encoded is not None:
+                self._write(log, step, report=report)
+            else:
+                self._publish(log, step.piece)
+                finished(step.piece.number)
+
         try:
-            for step in self._submitted(numbers, pool, opened):
-                under_way.extend([] if step is None else [step])
-                while len(under_way) > (0 if step is None else limit):
-                    yield from self._settle(under_way.popleft(), report=report)
-            while under_way:
-                yield from self._settle(under_way.popleft(), report=report)
+            map_in_order(self._steps(numbers), self._encode, settle, threads=self._job.threads)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for piece in opened:
-                piece.writer.discard()
+            log.close()
 
-    def _submitted(
-        self, numbers: Iterable[int | None], pool: ThreadPoolExecutor, opened: list[_OpenPiece]
-    ) -> Iterator[_Step | None]:
+    def _steps(self, numbers: Iterable[int]) -> Iterator[_Step]:
         """The blocks of each piece, then its end."""
         for number in numbers:
-            if number is None:
-                yield None
-                continue
             piece = self._open(number)
-            opened[:] = [*(p for p in opened if not p.writer.is_finished), piece]
             count = 0
             for reader in piece.readers:
                 for block in reader:
-                    yield _Step(piece, pool.submit(self._encoder.encode, block, number=count))
+                    yield _Step(piece, block, count)
                     count += 1
-            yield _Step(piece, None)
+            yield _Step(piece, None, count)
+
+    def _encode(self, step: _Step) -> _Encoded:
+        if step.block is None:
+            return _Encoded(step.piece, None)
+        return _Encoded(step.piece, self._encoder.encode(step.block, number=step.number))
 
     def _open(self, number: int) -> _OpenPiece:
-        stem, settings = self._folder.stem(number), self._plan.settings
-        backend = self._encoder.backend.name
-        return _OpenPiece(
-            number=number,
-            writer=PieceWriter(stem, backend=backend, on_error=self._job.on_error),
-            readers=[
-                PartReader(
-                    self._plan.files[part.file],
-                    part,
-                    number=n,
-                    key=settings.key,
-                    max_bytes=settings.max_document_bytes,
-                )
-                for n, part in enumerate(self._plan.pieces[number])
-            ],
-        )
+        settings = self._plan.settings
+        readers = [
+            PartReader(
+                self._plan.files[part.file],
+                part,
+                number=n,
+                key=settings.key,
+                max_bytes=settings.max_document_bytes,
+            )
+            for n, part in enumerate(self._plan.pieces[number])
+        ]
+        return _OpenPiece(number, readers)
 
-    def _settle(self, step: _Step, *, report: Report) -> Iterator[PieceRecord]:
-        """Write the block, or publish the piece whose last one was written."""
-        if step.task is None:
-            yield self._publish(step.piece)
-            return
-        encoded = step.task.result()
+    def _write(self, log: PieceLog, step: _Encoded, *, report: Report) -> None:
+        encoded = step.encoded
+        assert encoded is not None
         if encoded.bad and self._job.on_error is OnError.stop:
             raise self._refusal(step.piece, encoded.bad[0], part=encoded.block.part)
-        step.piece.writer.add(encoded)
+        log.add(encoded)
         report(encoded.block.bytes_read, encoded.lengths.size, encoded.tokens.size)
 
-    def _publish(self, piece: _OpenPiece) -> PieceRecord:
+    def _publish(self, log: PieceLog, piece: _OpenPiece) -> None:
         if self._encoder.is_fast and self._folder.reference_required:
             # Found on another machine.
             raise BackendDiffersError("")
-        return piece.writer.finish(
+        log.finish(
+            self._folder.stem(piece.number),
             num_lines=[reader.num_lines for reader in piece.readers],
             leaves=[reader.leaves for reader in piece.readers],
         )
@@ -144,18 +129,22 @@ class PieceRunner:
         return refusal(bad, path=file.path, line=first_line(file, where) + bad.line - 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OpenPiece:
+class _OpenPiece(NamedTuple):
     number: int
-    writer: PieceWriter
     readers: list[PartReader]
 
 
 class _Step(NamedTuple):
-    """A block under way, or without a task the end of its piece."""
+    """A block of a piece, or without one its end."""
 
     piece: _OpenPiece
-    task: Future[EncodedBlock] | None
+    block: Block | None
+    number: int
+
+
+class _Encoded(NamedTuple):
+    piece: _OpenPiece
+    encoded: EncodedBlock | None
 
 
 def open_runner(job: Job) -> PieceRunner:

@@ -114,6 +114,20 @@ class ShardWriter:
             self._bin.write(tokens.astype(self.dtype, copy=False).tobytes())
         self.tokens += tokens.size
 
+    def adopt_tokens(self, path: Path, *, sha256: str) -> bool:
+        """Take a file as the whole stream, without copying: it stays where it is, too.
+
+        False where the file system has no links; then nothing has happened.
+        """
+        if self.tokens:
+            raise ValueError(f"{self.prefix} holds {self.tokens} tokens already")
+        try:
+            return self._bin.adopt(path, sha256=sha256)
+        except OSError:
+            return False
+        finally:
+            self.tokens = self._bin.size // self.dtype.itemsize
+
     def add_lengths(self, lengths: npt.NDArray[Any]) -> None:
         with self._reported():
             self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
@@ -166,8 +180,8 @@ class ShardWriter:
             tokens=self.tokens,
             bin_bytes=self._bin.size,
             idx_bytes=idx.size,
-            bin_sha256=self._bin.digest.hexdigest(),
-            idx_sha256=idx.digest.hexdigest(),
+            bin_sha256=self._bin.sha256,
+            idx_sha256=idx.sha256,
         )
 
     def _write_index(self, idx: _HashedFile, *, bounds: DocumentBounds | None) -> None:
@@ -221,14 +235,31 @@ class _HashedFile:
     """A file opened for writing that knows the sha256 of what went into it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.stream: BinaryIO = path.open("wb")
-        self.digest = hashlib.sha256()
+        self._digest = hashlib.sha256()
+        self._adopted: str | None = None
         self.size = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._adopted or self._digest.hexdigest()
 
     def write(self, content: bytes) -> None:
         self.stream.write(content)
-        self.digest.update(content)
+        self._digest.update(content)
         self.size += len(content)
+
+    def adopt(self, path: Path, *, sha256: str) -> bool:
+        """Be another name of a whole file."""
+        link = Path(f"{self._path}.link")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(self._path)
+        self.stream.close()
+        self.stream = self._path.open("ab")
+        self._adopted, self.size = sha256, path.stat().st_size
+        return True
 
     def sync(self) -> None:
         self.stream.flush()

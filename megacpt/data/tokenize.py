@@ -80,7 +80,7 @@ def tokenize(
     work = _Work(folder, plan, tokenizer, workers=workers or usable_cores(), on_error=on_error)
     work.start(task=task, notice=notice)
     work.run(task=task, progress=progress, notice=notice)
-    return None if task else merge(output_prefix)
+    return None if task else merge(output_prefix, own_log=work.own_log)
 
 
 class _Work:
@@ -97,6 +97,7 @@ class _Work:
     ) -> None:
         self._folder, self._plan, self._tokenizer = folder, plan, tokenizer
         self._workers, self._on_error = workers, on_error
+        self.own_log: str | None = None
 
     def start(self, *, task: tuple[int, int] | None, notice: Callable[[str], None]) -> None:
         self._folder.start(self._plan, is_task=task is not None, notice=notice)
@@ -155,6 +156,7 @@ class _Work:
         )
         runner = PieceRunner(job, plan=self._plan, tokenizer=self._tokenizer)
         run_pieces(left, runner=runner, job=job, processes=processes, report=tally.add)
+        self.own_log = runner.log
 
     def _bytes_of(self, numbers: Sequence[int]) -> int:
         return sum(part.bytes for number in numbers for part in self._plan.pieces[number])

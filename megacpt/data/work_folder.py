@@ -2,13 +2,13 @@
 """PREFIX.pieces/: the plan of a tokenization, and the pieces that are finished.
 
     plan.json      settings, input files, what each piece is made of
-    NNNNN.bin      tokens of a piece, as they go into the shard
-    NNNNN.lens     int32 length of each document
-    NNNNN.bad      lines set aside, a JSON object each (policy quarantine)
-    NNNNN.json     written last: a piece that has it is finished
+    NAME.bin       tokens of the pieces one process made, as they go into the shard
+    NAME.lens      int32 length of each of their documents
+    NAME.bad       lines set aside, a JSON object each (policy quarantine)
+    NNNNN.json     where piece NNNNN lies in these; a piece that has it is finished
 
-Files get these names when they are whole. So whatever ends a run, the next one of the same plan
-goes on from the finished pieces. Checksums tell a piece that a power cut left incomplete.
+So whatever ends a run, the next one of the same plan goes on from the finished pieces. Checksums
+tell what a power cut left incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from megacpt.data.documents import OnError
 from megacpt.data.inputs import FileFormat, SourceFile
-from megacpt.data.piece_files import PieceRecord, full_disk_told
+from megacpt.data.piece_log import KINDS, PieceRecord, full_disk_told
 from megacpt.data.pieces import Part, Piece
 from megacpt.errors import DataError
 
@@ -87,7 +87,7 @@ class WorkFolder:
                 (self.path / PLAN).unlink()
                 self._publish_plan(plan)
         elif not is_task:
-            self._clear_aside()
+            self._clear_unused(len(plan.pieces))
 
     def _publish_plan(self, plan: Plan) -> None:
         """By a link, which fails where another task was first."""
@@ -102,10 +102,14 @@ class WorkFolder:
             if path.name != PLAN and not path.name.startswith("stdin-"):
                 path.unlink()
 
-    def _clear_aside(self) -> None:
-        """What an interrupted run left. (Tasks do not: others may be writing just now.)"""
-        for path in self.path.glob("*.partial"):
-            path.unlink()
+    def _clear_unused(self, num_pieces: int) -> None:
+        """What no finished piece needs. (Tasks do not: others may be writing just now.)"""
+        records = [self.record(number) for number in range(num_pieces)]
+        used = {record.log for record in records if record is not None}
+        for path in self.path.iterdir():
+            is_log = path.suffix[1:] in KINDS and path.stem not in used
+            if is_log or path.suffix == ".partial":
+                path.unlink()
 
     def plan(self) -> Plan:
         content = self._read_plan_json()
@@ -149,22 +153,28 @@ class WorkFolder:
     def stem(self, number: int) -> Path:
         return self.path / f"{number:05}"
 
-    def file(self, number: int, kind: str) -> Path:
-        return Path(f"{self.stem(number)}.{kind}")
-
     def record(self, number: int, *, on_error: OnError | None = None) -> PieceRecord | None:
         """Of a finished piece that may be used: not made by fastokens where that is known to
         differ, and with its bad lines treated as ``on_error`` says."""
         try:
-            content = json.loads(self.file(number, "json").read_text(encoding="utf-8"))
+            content = json.loads(Path(f"{self.stem(number)}.json").read_text(encoding="utf-8"))
             found = PieceRecord(**content)
         except (OSError, ValueError, TypeError):
             return None
         if found.backend.startswith("fastokens") and self.reference_required:
             return None
+        if not self._is_there(found):
+            return None
         if found.errors and on_error is not None and found.on_error != on_error.value:
             return None
         return found
+
+    def _is_there(self, record: PieceRecord) -> bool:
+        paths = {kind: self.log_file(record, kind) for kind, stop in record.stops.items() if stop}
+        return all(p.is_file() and p.stat().st_size >= record.stops[k] for k, p in paths.items())
+
+    def log_file(self, record: PieceRecord, kind: str) -> Path:
+        return self.path / f"{record.log}.{kind}"
 
     @property
     def reference_required(self) -> bool:
@@ -175,6 +185,10 @@ class WorkFolder:
         with full_disk_told(self.path):
             content = json.dumps({"text": text}, indent=2) + "\n"
             (self.path / REFERENCE_REQUIRED).write_text(content, encoding="utf-8")
+
+    def forget(self, number: int) -> None:
+        """Count a piece as not finished."""
+        Path(f"{self.stem(number)}.json").unlink(missing_ok=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -39,8 +39,7 @@ def run_pieces(
     pieces = _Numbers(numbers)
     helpers = [_Helper(job, pieces, report=report) for _ in range(processes - 1)]
     try:
-        for _ in runner.run(pieces, report=report):
-            pass
+        runner.run(pieces, report=report, finished=lambda _: None)
         for helper in helpers:
             helper.join()
         if pieces.failure is not None:
@@ -131,22 +130,14 @@ def _serve(connection: Connection, job: Job) -> None:
     def report(*block: int) -> None:
         connection.send(("block", block))
 
+    def finished(number: int) -> None:
+        connection.send(("piece", number))
+
     try:
-        for _ in open_runner(job).run(_received(inbox), report=report):
-            connection.send(("piece", None))
+        runner = open_runner(job)
+        runner.run(iter(inbox.get, None), report=report, finished=finished)
     except Exception as error:  # noqa: BLE001
         connection.send(("error", error))
-
-
-def _received(inbox: queue.SimpleQueue[int | None]) -> Iterator[int | None]:
-    """Numbers; None where none is there yet, which may wait for a piece to be finished."""
-    while True:
-        if inbox.empty():
-            yield None
-        number = inbox.get()
-        if number is None:
-            return
-        yield number
 
 
 def _fill(inbox: queue.SimpleQueue[int | None], connection: Connection) -> None:
