@@ -19,6 +19,7 @@ from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig, SyntheticConfig
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import require_tokenizer
+from megacpt.data.order import segments_of
 from megacpt.data.record import DataRecord
 from megacpt.data.synthetic import documents, ensure_shard
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
@@ -26,7 +27,7 @@ from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
-from megacpt.plan.stages import Segment, resolve
+from megacpt.plan.stages import Segment
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -74,10 +75,7 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
 def _segments(config: RunConfig) -> tuple[Segment, ...]:
     """What the run draws; ConfigError where its checkpoint has drawn something else."""
     record = store.newest_data(Path(config.run_dir) / "checkpoints")
-    if record is None:
-        return resolve(config.data)
-    past = DataRecord.from_json(record)
-    return resolve(config.data, past=past.past, step=past.step)
+    return segments_of(config.data, past=DataRecord.from_json(record) if record else None)
 
 
 def _require_rules(broken: list[Violation]) -> None:

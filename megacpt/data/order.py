@@ -20,6 +20,7 @@ from megacpt.data.indexed import IndexedShard
 from megacpt.data.keyed_order import KeyedOrder, Source, epoch_key
 from megacpt.data.manifest import identity_of, require_one_tokenizer
 from megacpt.data.megatron_order import MegatronOrder, data_path_weights
+from megacpt.data.packing import Packing
 from megacpt.data.record import (
     DataRecord,
     DrawnSegment,
@@ -64,7 +65,7 @@ class TrainingData:
         ``record`` is that of the checkpoint the run goes on from, as ``record(step)`` made it.
         """
         past = DataRecord.from_json(record) if record is not None else None
-        segments = resolve(config, past=past.past, step=past.step) if past else resolve(config)
+        segments = segments_of(config, past=past)
         settings = _settings(config, seed=seed, past=past)
         opened = {n: IndexedShard(shards[n], vocab_size=vocab_size) for n in config.sources}
         contents = _contents(opened)
@@ -160,15 +161,28 @@ class TrainingData:
         return max(self.shards[name].num_tokens // sequence_length, 1)
 
 
-def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Settings:
+def segments_of(config: DataConfig, *, past: DataRecord | None) -> tuple[Segment, ...]:
+    """What a run has drawn and will draw; ConfigError where it cannot go on so from ``past``."""
+    if past is None:
+        return resolve(config)
+    if broken := length_violations(config, chunk=_chunk_length(config, past=past)):
+        raise ConfigError(broken)
+    return resolve(config, past=past.past, step=past.step)
+
+
+def _chunk_length(config: DataConfig, *, past: DataRecord | None) -> int:
     """A run keeps the chunks it began with, though a new stage may have other lengths."""
-    chunk = chunk_length(config)
     if past is not None and config.chunk_length is None:
-        chunk = past.settings.chunk_length
-        if broken := length_violations(config, chunk=chunk):
-            raise ConfigError(broken)
+        return past.settings.chunk_length
+    return chunk_length(config)
+
+
+def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Settings:
     return Settings(
-        seed=seed, order=config.order.name, packing=config.packing.name, chunk_length=chunk
+        seed=seed,
+        order=config.order.name,
+        packing=config.packing.name,
+        chunk_length=_chunk_length(config, past=past),
     )
 
 
@@ -212,8 +226,6 @@ def _cut(shard: IndexedShard, *, settings: Settings, key: Key) -> Stream | Packe
             "tokenize more text."
         )
     if settings.packing == PackingKind.best_fit.name:
-        from megacpt.data.packing import Packing
-
         return Packing.open(shard.prefix, sequence_length=settings.chunk_length)
     return Stream(shard.num_tokens, chunk_length=settings.chunk_length, key=key)
 

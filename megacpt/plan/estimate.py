@@ -101,7 +101,7 @@ def make_plan(
         family=architecture.family,
         parameters=architecture.num_parameters,
         steps=schedule.steps,
-        samples_per_step=data.global_batch_size,
+        samples_per_step=segments[0].global_batch_size,
         tokens_per_step=segments[0].tokens_per_step,
         tokens=sum(stage.tokens for stage in stages),
         ranks=parallel.tp * parallel.pp * parallel.dp,
@@ -226,11 +226,15 @@ def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
     yield f"{'Stage':<24}{'from step':>11}{'steps':>9}{'length':>10}{'batch':>11}{'tokens':>11}"
     for stage in stages:
         yield (
-            f"{_shortened(stage.name or '(start)', width=23):<24}{stage.from_step:>11,}"
+            f"{_shortened(_stage_name(stage), width=23):<24}{stage.from_step:>11,}"
             f"{stage.steps:>9,}{stage.sequence_length:>10,}{stage.global_batch_size:>11,}"
             f"{_count(stage.tokens):>11}"
         )
         yield from _wrapped("", [f"{name} {share:.2%}" for name, share in stage.shares.items()])
+
+
+def _stage_name(stage: StagePlan) -> str:
+    return stage.name or ("(start)" if stage.from_step == 0 else "(resumed)")
 
 
 def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
