@@ -254,12 +254,12 @@ def tokens_per_s(trained: Sequence[StepRecord]) -> float | None:
 
 def data_mix(files: RunFiles, *, trained: Sequence[StepRecord]) -> list[MixRow]:
     """The blend asked for beside what was fed, with the loss of each source at both ends."""
-    config, replay = files.config.data, files.config.data.replay
+    replay = files.config.data.replay
     last: StepRecord = trained[-1] if trained else {"step": 0}
     samples, tokens = last.get("samples_per_source", {}), last.get("tokens_per_source", {})
     total = sum(samples.values())
     available = _available_tokens(files.plan)
-    asked_of = shares(config, steps=last["step"] or files.config.schedule.steps)
+    asked_of = _asked(files, steps=last["step"] or files.config.schedule.steps)
     return [
         {
             "source": name,
@@ -274,6 +274,19 @@ def data_mix(files: RunFiles, *, trained: Sequence[StepRecord]) -> list[MixRow]:
         }
         for name, asked in sorted(asked_of.items(), key=lambda item: -item[1])
     ]
+
+
+def _asked(files: RunFiles, *, steps: int) -> dict[str, float]:
+    """Shares of the first ``steps``, by the plan: it knows the stages a resumed run has had."""
+    stages = (files.plan or {}).get("stages")
+    if not stages:
+        return shares(files.config.data, steps=steps)
+    asked = dict.fromkeys(files.config.data.sources, 0.0)
+    for stage in stages:
+        done = min(max(steps - stage["from_step"], 0), stage["steps"])
+        for name, share in stage["shares"].items():
+            asked[name] += share * stage["global_batch_size"] * done
+    return {name: samples / sum(asked.values()) for name, samples in asked.items()}
 
 
 def _part(trained: Sequence[StepRecord]) -> int:

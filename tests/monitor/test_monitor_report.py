@@ -134,6 +134,17 @@ def test_the_mix_shows_asked_beside_achieved(finished_run: Path) -> None:
     assert report(finished_run)["data_mix"][0]["epochs"] == 2.0
 
 
+def test_the_mix_asked_for_follows_the_stages_of_the_plan(finished_run: Path) -> None:
+    half = {"steps": STEPS // 2, "global_batch_size": 8}
+    stages = [
+        {"from_step": 0, "shares": {"psalms": 0.75, "speeches": 0.25}, **half},
+        {"from_step": STEPS // 2, "shares": {"psalms": 0.5, "speeches": 0.5}, **half},
+    ]
+    (finished_run / "plan.json").write_text(json.dumps({"sources": [], "stages": stages}))
+    mix = {row["source"]: row["asked"] for row in report(finished_run)["data_mix"]}
+    assert mix == pytest.approx({"psalms": 0.625, "speeches": 0.375})
+
+
 def test_generations_of_base_and_final_stand_side_by_side(finished_run: Path) -> None:
     first, _ = report(finished_run)["generations"]
     assert first["prompt"] == "The LORD is my shepherd; I shall not"
