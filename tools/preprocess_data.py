@@ -25,13 +25,13 @@ from megacpt.errors import MegacptError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_TYPES = {
-    "HuggingFaceTokenizer": False,
-    "Llama2Tokenizer": True,
+    "HuggingFaceTokenizer": True,
     "SentencePieceTokenizer": False,
     "GPTSentencePieceTokenizer": False,
+    "Llama2Tokenizer": False,
     "TikTokenizer": False,
 }
-"""Whether documents begin with BOS; for HuggingFaceTokenizer it is a flag, as in Megatron-LM."""
+"""Whether documents begin as the tokenizer's own rule says (BOS); as in Megatron-LM."""
 DOCUMENTS_A_SECOND = 1000
 """Turns --log-interval, in documents there, into a time here."""
 
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output-prefix", required=True, help="writes PREFIX_KEY_document.bin, .idx and .json")
     add("--tokenizer-type", choices=list(TOKENIZER_TYPES), default="HuggingFaceTokenizer")
     add("--tokenizer-model", required=True, help="Hugging Face folder, or the tokenizer's file")
-    add("--tokenizer-hf-include-special-tokens", action="store_true", help="begin with BOS")
+    add("--tokenizer-hf-no-include-special-tokens", action="store_true", help="never BOS")
     add("--tokenizer-settings", help="what a tiktoken file lacks: file or JSON")
     add("--append-eod", action="store_true", help="end each document with the end-of-text token")
     add("--workers", type=int, default=0, help="threads, in processes of four; 0: one a core")
@@ -77,7 +77,7 @@ def write(
     arguments: argparse.Namespace, tokenizer: Tokenizer, *, key: str, prefix: str
 ) -> Manifest:
     line = ProgressLine(sys.stderr, every_s=max(arguments.log_interval / DOCUMENTS_A_SECOND, 0.1))
-    begins = arguments.tokenizer_hf_include_special_tokens
+    plain = arguments.tokenizer_hf_no_include_special_tokens
     try:
         manifest = tokenize(
             [Path(name) if name != "-" else name for name in arguments.input],
@@ -85,7 +85,7 @@ def write(
             output_prefix=prefix,
             key=key,
             append_eos=arguments.append_eod,
-            special=begins or TOKENIZER_TYPES[arguments.tokenizer_type],
+            special=TOKENIZER_TYPES[arguments.tokenizer_type] and not plain,
             workers=arguments.workers,
             on_error=OnError(arguments.on_error),
             progress=line,

@@ -141,7 +141,7 @@ def _described(path: Path, file_format: FileFormat, *, modified: bool = True) ->
 
 
 def _kept(pipe: Path, folder: Path, file_format: FileFormat) -> Path:
-    """What comes through a pipe, in a file that bears its checksum: the same input, the same file."""
+    """What comes through a pipe, in a file named by its checksum: same input, same file."""
     aside = folder / "pipe.partial"
     digest = hashlib.sha256()
     try:
