@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help quickstart test test-mcore test-slurm check wheel clean
+.PHONY: help quickstart test test-mcore test-slurm test-sanitize check wheel clean
 
 help:
-	@echo "make quickstart   adapt a small real model to real text on this machine, in minutes"
-	@echo "make test         all tests"
-	@echo "make check        ruff, mypy, layer and packaging tests"
-	@echo "make wheel        build dist/megacpt-*.whl"
-	@echo "make clean        remove environments and build outputs; quickstart/ and runs/ stay"
+	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
+	@echo "make test           all tests"
+	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
+	@echo "make check          ruff, mypy, layer and packaging tests"
+	@echo "make wheel          build dist/megacpt-*.whl"
+	@echo "make clean          remove environments and build outputs; quickstart/ and runs/ stay"
 
 $(INSTALLED): pyproject.toml constraints.txt setup.py tools/install.py $(wildcard csrc/*)
 	@$(PYTHON) tools/install.py $(VENV)
@@ -31,6 +32,24 @@ test-mcore: $(INSTALLED)
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm
+
+# The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
+# reads files or computes with what they say. Leaks are not looked for: Python never frees its own.
+SANITIZED := build/sanitize
+SANITIZED_TESTS := tests/csrc $(wildcard $(foreach name,batch fuzz heldout indexed keyed_order \
+  megatron_order order packing,tests/data/test_data_$(name).py))
+
+test-sanitize: $(INSTALLED)
+	@mkdir -p $(SANITIZED)
+	@MEGACPT_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib $(SANITIZED)/lib \
+	  --build-temp $(SANITIZED)/temp > $(SANITIZED)/build.log 2>&1 \
+	  || { tail -20 $(SANITIZED)/build.log; exit 1; }
+	@export PYTHONPATH=$(SANITIZED)/lib PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
+	$(BIN)/python -c 'from megacpt import _C; assert "$(SANITIZED)" in _C.__file__, _C.__file__' \
+	  && $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not mcore and not slow" \
+	  -p no:cacheprovider $(SANITIZED_TESTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -196,14 +196,21 @@ class IndexedShard:
         """What can be known of index and tokens together without reading all of the index."""
         if self._bounds[0] != 0 or self._bounds[-1] != self._offsets.size:
             raise self._broken("holds document bounds that do not cover its sequences")
-        end = 0
-        if self._offsets.size:
-            end = int(self._offsets[-1]) + int(self._lengths[-1]) * self.dtype.itemsize
         first = int(self._offsets[0]) if self._offsets.size else 0
+        end = self._end_in_bytes()
         if first != 0 or end != bin_bytes or end % self.dtype.itemsize:
             raise self._broken(
                 f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
             )
+
+    def _end_in_bytes(self) -> int:
+        """Of the last sequence with ids: an empty one would fit ids of any size."""
+        last = self._lengths.size - 1
+        while last >= 0 and self._lengths[last] == 0:
+            last -= 1
+        if last < 0:
+            return 0
+        return int(self._offsets[last]) + int(self._lengths[last]) * self.dtype.itemsize
 
     def _broken(self, problem: str) -> DataError:
         return DataError(
