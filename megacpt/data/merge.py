@@ -160,10 +160,10 @@ class _Pieces:
         """
         record = self.records[number]
         start, stop = record.starts[kind], record.stops[kind]
-        if start == stop:
+        at = digests.position(record, kind)
+        if at == stop:
             return
         with self.folder.log_file(record, kind).open("rb", buffering=0) as stream:
-            at = digests.position(record, kind)
             stream.seek(at)
             while at < stop:
                 limit = start if at < start else stop
@@ -201,13 +201,21 @@ class _Pieces:
         lines_before: Counter[int] = Counter()
         for number, record in enumerate(self.records):
             parts = self.plan.pieces[number]
-            for text in b"".join(self._contents(number, "bad", _Digests())).splitlines():
+            for text in self._bad_lines(record):
                 found = json.loads(text)
                 file = parts[found.pop("part")].file
                 found["line"] += lines_before[file]
                 yield {"file": self.plan.files[file].path} | found
             for part, lines in zip(parts, record.num_lines, strict=True):
                 lines_before[part.file] += lines
+
+    def _bad_lines(self, record: PieceRecord) -> list[bytes]:
+        start, stop = record.starts["bad"], record.stops["bad"]
+        if start == stop:
+            return []
+        with self.folder.log_file(record, "bad").open("rb") as stream:
+            stream.seek(start)
+            return stream.read(stop - start).splitlines()
 
     @property
     def _on_error(self) -> str:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents get their EOS; fastokens is compared on the corpus, and left where it differs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpus_cases import TINY, make, shard_bytes, words, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megacpt.data import encode
+from megacpt.data.documents import Block
+from megacpt.data.encode import DocumentEncoder, excerpts
+from megacpt.data.manifest import BackendRecord, read_manifest
+from megacpt.data.merge import merge
+from megacpt.data.tokenize import tokenize
+from megacpt.errors import DataError
+from megacpt.tokenizer import load_tokenizer
+from megacpt.tokenizer.backend import Encoded, join
+from megacpt.tokenizer.fast import FastBackend
+
+TOKENIZER = load_tokenizer(TINY)
+
+
+def encoder(*, append_eos: bool = True) -> DocumentEncoder:
+    return DocumentEncoder(
+        TOKENIZER,
+        fast=None,
+        key="text",
+        append_eos=append_eos,
+        special=True,
+        max_bytes=1 << 20,
+        dtype=np.dtype("<u2"),
+    )
+
+
+def block(texts: Sequence[str]) -> Block:
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    return Block(part=0, first_line=1, num_lines=len(texts), content=content, bytes_read=7)
+
+
+TEXT = st.builds(str.__add__, st.text("ab é", max_size=5), st.sampled_from(["", "<eos>"]))
+
+
+@given(texts=st.lists(TEXT))
+@settings(max_examples=80, deadline=None)
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_rows_equal_the_plain_way(append_eos: bool, texts: list[str]) -> None:
+    found = encoder(append_eos=append_eos).encode(block(texts), number=0)
+    rows = [TOKENIZER.encode(text).tolist() for text in texts if text]
+    if append_eos:
+        rows = [row if row[-1] == TOKENIZER.eos_id else [*row, TOKENIZER.eos_id] for row in rows]
+    assert found.tokens.tolist() == list(itertools.chain.from_iterable(rows))
+    assert found.lengths.tolist() == [len(row) for row in rows]
+    assert found.empty_documents == texts.count("")
+    assert (found.tokens.dtype, found.lengths.dtype) == (np.uint16, np.int32)
+
+
+def test_an_id_outside_the_vocabulary_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TOKENIZER.backend, "encode", lambda *_, **__: join([[257]]))
+    with pytest.raises(DataError, match=r"made id 257, but its vocabulary has 257; its files"):
+        encoder().encode(block(["a"]), number=0)
+
+
+def test_excerpts_depend_on_the_input_alone_and_are_spread() -> None:
+    texts = [str(n) * 500 for n in range(50)]
+    found = [excerpts(texts, number=n) for n in range(30)]
+    assert found == [excerpts(texts, number=n) for n in range(30)]
+    assert [len(sample) for sample in found] == [8] + [2] * 29
+    assert len({excerpt[0:2] for sample in found for excerpt in sample}) > 20
+    assert all(0 < len(excerpt) <= 256 for sample in found for excerpt in sample)
+
+
+def test_the_manifest_records_the_backend_and_the_proof(tmp_path: Path) -> None:
+    manifest = make([write_jsonl(tmp_path / "a.jsonl", words(200))], tmp_path / "out")
+    (backend,) = manifest.backends
+    assert backend.name.startswith("fastokens ")
+    assert backend.documents == manifest.documents
+    assert backend.checked_documents >= 8
+    assert backend.checked_bytes > 200
+
+
+class WrongOnRareText(FastBackend):
+    """As an implementation that fails on one word would be."""
+
+    name = "fastokens 0.0"
+
+    def __init__(self) -> None:
+        pass
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
+        rows = TOKENIZER.backend.encode(texts, special=special).rows()
+        return join(
+            [row[::-1] if "rare" in text else row for row, text in zip(rows, texts, strict=True)]
+        )
+
+
+@pytest.fixture
+def wrong_fastokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megacpt.data.runner.load_fast", lambda _: WrongOnRareText())
+
+
+@pytest.mark.usefixtures("wrong_fastokens")
+def test_a_difference_makes_all_of_it_be_done_again(tmp_path: Path) -> None:
+    texts = [*["plain text " * 40] * 300, *["rare text " * 40] * 300]
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    told: list[str] = []
+    manifest = make([source], tmp_path / "out", notice=told.append, piece_size=1 << 15)
+    assert len(told) == 1
+    assert "fastokens and tokenizers differ on this corpus (as on " in told[0]
+    assert "rare" in told[0]
+    assert [b.name.split()[0] for b in manifest.backends] == ["tokenizers"]
+    assert manifest.backends[0].checked_documents == 0
+    assert TOKENIZER.decode(TOKENIZER.encode("rare")) == "rare"
+    make([source], tmp_path / "reference", tokenizer=TINY, piece_size=1 << 15)
+    found, expected = shard_bytes(tmp_path / "out"), shard_bytes(tmp_path / "reference")
+    assert found["bin"] == expected["bin"]
+
+
+@pytest.mark.usefixtures("wrong_fastokens")
+def test_a_difference_found_by_one_task_puts_back_the_pieces_of_others(tmp_path: Path) -> None:
+    texts = [*["plain text " * 40] * 300, *["rare text " * 40] * 300]
+    source = write_jsonl(tmp_path / "a.jsonl", texts)
+    options = {"tokenizer": TINY, "workers": 1, "output_prefix": tmp_path / "out"}
+    options |= {"piece_size": 1 << 15}
+    for k in (0, 5):
+        tokenize([source], task=(k, 8), **options)
+    with pytest.raises(DataError, match=r"lacks 7 of 8 pieces \(numbers 0, 1, 2, 3, 4, 6, 7\)"):
+        merge(tmp_path / "out")
+    manifest = make([source], tmp_path / "out", piece_size=1 << 15)
+    assert [b.name.split()[0] for b in manifest.backends] == ["tokenizers"]
+
+
+def test_without_fastokens_tokenizers_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", words(100))
+    make([source], tmp_path / "fast")
+    monkeypatch.setattr("megacpt.data.runner.load_fast", lambda _: None)
+    manifest = make([source], tmp_path / "plain")
+    assert manifest.backends == (
+        BackendRecord(name=TOKENIZER.backend.name, documents=manifest.documents),
+    )
+    assert read_manifest(tmp_path / "plain") == manifest
+    assert shard_bytes(tmp_path / "fast")["bin"] == shard_bytes(tmp_path / "plain")["bin"]
+
+
+def test_long_documents_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megacpt.data.piece_log.LONG_TOKENS", 50)
+    source = write_jsonl(tmp_path / "a.jsonl", ["a" * 49, "b" * 50, "c" * 500])
+    assert make([source], tmp_path / "out").long_documents == 2
+    assert encode.LONG_TOKENS == 100_000
