@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work on several processes: in order, errors raised here, deaths noticed, nobody left behind."""
+"""Several processes: errors raised here, deaths noticed, nobody left behind."""
 
 from __future__ import annotations
 
@@ -7,107 +7,103 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from corpus_cases import TINY, make, words, write_jsonl
 
-from megacpt.data.workers import ITEMS_PER_WORKER, map_in_order
+from megacpt.data import workers
+from megacpt.data.workers import num_processes
 from megacpt.errors import DataError, EnvironmentError_
 
-
-def slow_square(number: int) -> int:
-    time.sleep(0.02 * (number % 3))
-    return number * number
+ROOT = Path(__file__).parents[2]
 
 
-def fail_on_three(number: int) -> int:
-    if number == 3:
-        raise DataError("three")
-    return number
+@pytest.mark.parametrize(
+    ("threads", "num_pieces", "num_bytes", "expected"),
+    [
+        (1, 1000, 1 << 40, 1),
+        (4, 1000, 1 << 40, 1),
+        (5, 1000, 1 << 40, 2),
+        (64, 1000, 1 << 40, 16),
+        (64, 6, 1 << 40, 3),
+        (64, 1000, 1 << 29, 4),
+        (64, 0, 0, 1),
+    ],
+)
+def test_processes_are_as_many_as_they_are_worth(
+    threads: int, num_pieces: int, num_bytes: int, expected: int
+) -> None:
+    assert num_processes(threads, num_pieces=num_pieces, num_bytes=num_bytes) == expected
 
 
-def die_on_three(number: int) -> int:
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
+def helpers(process: psutil.Process) -> list[psutil.Process]:
+    """Without the one that multiprocessing starts for itself."""
+    found = process.children(recursive=True)
+    return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
 
 
-def echo(content: bytes) -> bytes:
-    return content
+@pytest.fixture
+def many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "BYTES_MIN", 1)
+    monkeypatch.setattr(workers, "THREADS_MAX", 1)
 
 
-def my_workers() -> list[psutil.Process]:
-    running = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in running if "spawn_main" in " ".join(p.cmdline())]
+@pytest.mark.usefixtures("many_processes")
+def test_an_error_of_another_process_is_raised_here(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", words(3000, seed=1))
+    with source.open("a") as stream:
+        stream.write("{\n")
+    with pytest.raises(DataError, match=r"a.jsonl:3001: is not JSON"):
+        make([source], tmp_path / "out", workers=2, piece_size=1 << 19)
+    assert helpers(psutil.Process()) == []
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("count", [0, 2, 20])
-def test_results_are_in_order(workers: int, count: int) -> None:
-    expected = [(n, n * n) for n in range(count)]
-    assert list(map_in_order(range(count), slow_square, workers=workers)) == expected
-    assert my_workers() == []
+@pytest.mark.usefixtures("many_processes")
+def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", words(20_000, seed=1))
+
+    def kill_one() -> None:
+        while not (children := helpers(psutil.Process())):
+            time.sleep(0.005)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(EnvironmentError_, match=r"a worker process died; most often memory ran"):
+        make([source], tmp_path / "out", workers=2, piece_size=1 << 16)
+    killer.join()
+    make([source], tmp_path / "out", workers=1, piece_size=1 << 16)
 
 
-def test_few_items_are_taken_ahead() -> None:
-    taken = []
-
-    def numbers() -> Iterator[int]:
-        for n in range(100):
-            taken.append(n)
-            yield n
-
-    results = map_in_order(numbers(), slow_square, workers=2)
-    next(results)
-    assert len(taken) <= 2 * ITEMS_PER_WORKER + 1
-    results.close()
-    assert my_workers() == []
+CODE = """
+import sys
+from pathlib import Path
+from megacpt.data import workers
+from megacpt.data.tokenize import tokenize
+if __name__ == "__main__":
+    workers.BYTES_MIN = workers.THREADS_MAX = 1
+    source, tokenizer, prefix = map(Path, sys.argv[1:])
+    tokenize([source], tokenizer=tokenizer, output_prefix=prefix, workers=3, piece_size=1 << 16)
+"""
 
 
-def test_items_larger_than_a_pipe_go_both_ways() -> None:
-    content = bytes(3 << 20)
-    assert sum(len(r) for _, r in map_in_order([content] * 12, echo, workers=2)) == 12 * (3 << 20)
-
-
-def test_an_error_is_raised_here() -> None:
-    with pytest.raises(DataError, match="three"):
-        list(map_in_order(range(9), fail_on_three, workers=2))
-    assert my_workers() == []
-
-
-@pytest.mark.parametrize("count", [4, 50])
-def test_a_death_is_reported(count: int) -> None:
-    """While results are awaited, and while items are still sent."""
-    with pytest.raises(EnvironmentError_, match=r"a worker process died; .*use fewer workers"):
-        list(map_in_order(range(count), die_on_three, workers=2))
-    assert my_workers() == []
-
-
-def test_workers_end_with_their_parent(tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_data_workers import map_in_order, my_workers, slow_square\n"
-        "if __name__ == '__main__':\n"
-        "    for _ in map_in_order(range(1000), slow_square, workers=2):\n"
-        "        if len(my_workers()) == 2:\n"
-        "            print(*(p.pid for p in my_workers()), flush=True)\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == -signal.SIGKILL
-    workers = [int(pid) for pid in done.stdout.split()]
-    deadline = time.monotonic() + 20
-    while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(workers) == 2
-    assert not any(psutil.pid_exists(pid) for pid in workers)
+@pytest.mark.slow
+def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", words(60_000, seed=1))
+    script = tmp_path / "run.py"
+    script.write_text(CODE)
+    command = [sys.executable, script, source, TINY, tmp_path / "out"]
+    first = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = psutil.Process(first.pid)
+    while len(children := helpers(process)) < 2:
+        assert first.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []

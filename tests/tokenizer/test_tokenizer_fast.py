@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fastokens gives the ids of tokenizers, special tokens in the text among them, or is not used."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+
+from megacpt.tokenizer import load_tokenizer
+from megacpt.tokenizer.fast import FastBackend, first_difference, load_fast, probes
+from megacpt.tokenizer.hugging_face import HuggingFaceBackend
+
+TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
+
+
+def backend(made: tokenizers.Tokenizer) -> HuggingFaceBackend:
+    return HuggingFaceBackend(made.to_str().encode(), path=Path("made"))
+
+
+def byte_level(**options: Any) -> tokenizers.Tokenizer:
+    """A small BPE of the kind of GPT-2, Llama 3, Qwen and SmolLM2."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(["the law of the land, don't 123 " * 50, *probes([])], trainer)
+    made.add_special_tokens(["<|end|>", AddedToken("<|pad|>", **options)])
+    made.add_tokens([AddedToken("<tool>", **options), "<a"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[FastBackend, HuggingFaceBackend]:
+    reference = backend(byte_level())
+    fast = load_fast(reference)
+    assert fast is not None
+    return fast, reference
+
+
+PIECES = [
+    "<|end|>",
+    "<|pad|>",
+    "<tool>",
+    "<a",
+    "<",
+    " ",
+    "  ",
+    "\n",
+    "law",
+    "don't",
+    "日",
+    "1",
+    "é",
+]
+
+
+@given(words=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_ids_are_equal_on_adversarial_texts(
+    pair: tuple[FastBackend, HuggingFaceBackend], words: list[str]
+) -> None:
+    fast, reference = pair
+    texts = ["".join(words), " ".join(words)]
+    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
+    for special in (True, False):
+        assert first_difference(fast, reference, texts, special=special) is None
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word", "normalized"])
+def test_flags_of_added_tokens_are_understood_or_it_is_not_used(flag: str) -> None:
+    reference = backend(byte_level(**{flag: True}))
+    fast = load_fast(reference)
+    texts = ["a <tool> b<tool>c  <|pad|>\n<|pad|>x", "<tool><tool> <|pad|>", "no<tool>w <tool>."]
+    assert fast is None or first_difference(fast, reference, texts, special=True) is None
+
+
+def test_a_kind_it_does_not_know_is_left_to_tokenizers() -> None:
+    made = tokenizers.Tokenizer(models.WordLevel({"law": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    assert load_fast(backend(made)) is None
+
+
+def test_it_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    reference = load_tokenizer(TINY).backend
+    assert isinstance(reference, HuggingFaceBackend)
+    assert load_fast(reference) is None
+
+
+def test_stored_truncation_and_padding_are_not_applied(tmp_path: Path) -> None:
+    made = byte_level()
+    made.enable_truncation(2)
+    made.enable_padding(length=8)
+    assert json.loads(made.to_str())["truncation"]
+    fast = load_fast(backend(made))
+    assert fast is not None
+    assert fast.encode(["the law of the land"], special=True).ids.size > 2
+
+
+def test_a_difference_is_found_where_it_is(pair: tuple[FastBackend, HuggingFaceBackend]) -> None:
+    fast, _ = pair
+    other = backend(byte_level())
+    other._tokenizer.add_tokens(["land"])  # the reference of another file
+    assert first_difference(fast, other, ["the law", "the land", "land"], special=True) == 1
+
+
+def test_the_probes_hold_every_added_token_in_several_surroundings() -> None:
+    texts = probes(["<|end|>"])
+    assert "<|end|>" in texts
+    assert any("a<|end|>b <|end|>  <|end|>\n" in text for text in texts)
