@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script with Megatron's flags writes a shard, and says in one line what is wrong."""
+"""The script with Megatron's flags writes the files Megatron-LM's own tool writes."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from megacpt.data.indexed import IndexedShard
+from megacpt.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "preprocess_data.py"
 TINY = ROOT / "configs" / "model" / "tiny"
+ROWS = [
+    {"text": "ab", "body": "the law"},
+    {"text": "ünï ✓\n", "body": "x"},
+    {"text": "c" * 900, "body": "y z"},
+]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,19 +34,53 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_writes_a_shard(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"body": "ab"}\n')
+def write(path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def test_it_writes_a_shard_for_each_key(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl")
     done = run(
-        *("--input", str(tmp_path / "a.jsonl"), "--json-keys", "body"),
-        *("--output-prefix", str(tmp_path / "a")),
+        *("--input", str(source), "--json-keys", "text", "body", "--output-prefix"),
+        *(str(tmp_path / "a"), "--tokenizer-type", "HuggingFaceTokenizer"),
+        *("--log-interval", "1000", "--partitions", "2", "--keep-sequential-samples"),
     )
     assert done.returncode == 0, done.stderr
-    assert "1 documents, 3 tokens" in done.stdout
-    assert IndexedShard(tmp_path / "a").document(0).tolist()[-1] == 256
+    assert done.stdout.count("Wrote 3 documents") == 2
+    tokenizer = load_tokenizer(TINY)
+    for key in ("text", "body"):
+        shard = IndexedShard(tmp_path / f"a_{key}_document")
+        found = [tokenizer.decode(shard.document(n)) for n in range(3)]
+        assert found == [f"{row[key]}<eos>" for row in ROWS]
+
+
+@pytest.mark.mcore
+def test_the_bytes_are_those_of_megatron_s_builder(tmp_path: Path) -> None:
+    """As that tool calls it: a document at a time, with the lengths of its one sentence."""
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    tokenizer = load_tokenizer(TINY)
+    builder = IndexedDatasetBuilder(
+        str(tmp_path / "peer.bin"), dtype=DType.optimal_dtype(tokenizer.vocab_size)
+    )
+    for row in ROWS:
+        ids = [*tokenizer.encode(row["text"]).tolist(), tokenizer.eos_id]
+        builder.add_document(ids, [len(ids)])
+    builder.finalize(str(tmp_path / "peer.idx"))
+    source = write(tmp_path / "a.jsonl")
+    done = run("--input", str(source), "--output-prefix", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    for kind in ("bin", "idx"):
+        ours = (tmp_path / f"a_text_document.{kind}").read_bytes()
+        assert ours == (tmp_path / f"peer.{kind}").read_bytes()
+    peer, mine = IndexedShard(tmp_path / "peer"), IndexedShard(tmp_path / "a_text_document")
+    assert np.array_equal(peer.lengths, mine.lengths)
 
 
 def test_a_missing_input_is_one_line(tmp_path: Path) -> None:
     done = run("--input", str(tmp_path / "gone"), "--output-prefix", str(tmp_path / "a"))
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("does not exist; give a JSONL file, plain or .gz.")
+    assert done.stderr.startswith("Error: input ")
+    assert "does not exist; give files" in done.stderr
     assert "Traceback" not in done.stderr
