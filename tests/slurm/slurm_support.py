@@ -30,11 +30,11 @@ class Cluster:
         """The number of the job."""
         return self.run("sbatch", "--parsable", *words)
 
-    def jobs(self, job: str) -> list[str]:
-        """The tasks of a job that have not ended."""
-        done = subprocess.run(
-            ["squeue", "-h", "-j", job], env=self.env, capture_output=True, text=True
-        )
+    def jobs(self, job: str, *, show: str = "%A") -> list[str]:
+        """A line, in squeue's format ``show``, for each task of a job that has not ended."""
+        words = ["squeue", "-h", "-j", job, "-o", show]
+        # squeue fails where the job is forgotten already.
+        done = subprocess.run(words, env=self.env, capture_output=True, text=True)
         return done.stdout.splitlines()
 
     def wait_for(self, job: str) -> None:
