@@ -2,6 +2,9 @@
 // The tokens of a shard, all documents laid end to end, and where its documents begin. Plain C++17.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
@@ -31,8 +34,20 @@ class TokenStream {
   // Whether start..stop is within the stream and all its ids are within the vocabulary.
   bool is_sound(std::int64_t start, std::int64_t stop) const {
     if (start < 0 || start > stop || stop > num_tokens_) return false;
-    return visit([&](const auto* ids) { return largest(ids + start, stop - start); }) <
-           static_cast<std::uint64_t>(id_limit_);
+    const std::uint64_t limit = std::min(static_cast<std::uint64_t>(id_limit_), signed_limit());
+    return visit([&](const auto* ids) { return largest(ids + start, stop - start); }) < limit;
+  }
+
+  // Let the system read the part of a span within the stream in the background, if it is mapped.
+  void will_need(std::int64_t start, std::int64_t stop) const {
+    start = std::max<std::int64_t>(start, 0);
+    stop = std::min(stop, num_tokens_);
+    if (start >= stop) return;
+    static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto first = reinterpret_cast<std::uintptr_t>(tokens_);
+    const auto begin = (first + static_cast<std::uintptr_t>(start * item_size())) / page * page;
+    const auto end = first + static_cast<std::uintptr_t>(stop * item_size());
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
   }
 
   // Write the ids of a sound span.
@@ -77,6 +92,11 @@ class TokenStream {
 
   std::int64_t item_size() const {
     return type_ == TokenType::kUint16 ? 2 : type_ == TokenType::kInt32 ? 4 : 8;
+  }
+
+  // What a negative id does not stay below when `largest` has made it positive.
+  std::uint64_t signed_limit() const {
+    return std::uint64_t{1} << (type_ == TokenType::kInt64 ? 63 : 31);
   }
 
   // Negative ids become the largest of all.

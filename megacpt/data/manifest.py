@@ -98,7 +98,7 @@ def read_manifest(prefix: Path | str) -> Manifest | None:
         return _parse(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); restore it, "
             "or tokenize the text again."
@@ -170,11 +170,14 @@ def verify_file(
 ) -> None:
     """Read one file and raise DataError unless it has the checksum of the manifest."""
     expected = manifest.bin_sha256 if kind == "bin" else manifest.idx_sha256
-    digest = hashlib.sha256()
-    with Path(f"{prefix}.{kind}").open("rb", buffering=0) as stream:
-        while piece := stream.read(PIECE_BYTES):
-            digest.update(piece)
-            count(len(piece))
+    digest, path = hashlib.sha256(), Path(f"{prefix}.{kind}")
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                digest.update(piece)
+                count(len(piece))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; restore the file.") from error
     require_checksum(prefix, kind, expected=expected, found=digest.hexdigest())
 
 
@@ -232,7 +235,7 @@ def identity_of(shard: IndexedShard, manifest: Manifest | None) -> str:
     return f"{manifest.bin_sha256} {manifest.idx_sha256}"
 
 
-def _sampled_digest(shard: IndexedShard, *, samples: int = 16, length: int = 256) -> str:
+def _sampled_digest(shard: IndexedShard, *, samples: int = 4, length: int = 512) -> str:
     digest = hashlib.sha256(shard.dtype.name.encode())
     last = max(shard.num_tokens - length, 0)
     for n in range(samples):
