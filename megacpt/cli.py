@@ -310,7 +310,9 @@ def _tokenize_inputs(arguments: argparse.Namespace, line: ProgressLine) -> Manif
     limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
-        tokenizer=load_tokenizer(arguments.tokenizer, settings=arguments.tokenizer_settings),
+        tokenizer=load_tokenizer(
+            arguments.tokenizer, settings=arguments.tokenizer_settings, fast=True
+        ),
         output_prefix=arguments.output,
         key=arguments.key,
         append_eos=not arguments.no_eos,

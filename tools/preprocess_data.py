@@ -60,7 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
-        tokenizer = load_tokenizer(arguments.tokenizer_model, settings=arguments.tokenizer_settings)
+        tokenizer = load_tokenizer(
+            arguments.tokenizer_model, settings=arguments.tokenizer_settings, fast=True
+        )
         for key in arguments.json_keys:
             started_at = time.monotonic()
             prefix = f"{arguments.output_prefix}_{key}_document"

@@ -150,5 +150,5 @@ class _Encoded(NamedTuple):
 def open_runner(job: Job) -> PieceRunner:
     """For a process that has nothing but the job."""
     plan = WorkFolder(job.prefix).plan()
-    tokenizer = load_tokenizer(job.tokenizer, settings=job.tokenizer_settings)
+    tokenizer = load_tokenizer(job.tokenizer, settings=job.tokenizer_settings, fast=job.use_fast)
     return PieceRunner(job, plan=plan, tokenizer=tokenizer)

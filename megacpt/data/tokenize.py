@@ -58,7 +58,9 @@ def tokenize(
     all tasks are done, data.merge joins the pieces. ``notice`` is told what is not as expected.
     """
     _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
-    tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+    tokenizer = (
+        tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer, fast=True)
+    )
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 
 import numpy as np
@@ -38,8 +39,8 @@ WORDS = (
 class FastBackend:
     """Encodes as ``reference`` does, or ought to."""
 
-    def __init__(self, library: ModuleType, reference: HuggingFaceBackend) -> None:
-        self._tokenizer = library.Tokenizer.from_json_str(reference.content.decode("utf-8"))
+    def __init__(self, library: ModuleType, content: bytes) -> None:
+        self._tokenizer = library.Tokenizer.from_json_str(content.decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.name = f"fastokens {importlib.metadata.version('fastokens')}"
@@ -49,17 +50,32 @@ class FastBackend:
         return Encoded(ids=np.frombuffer(ids, "<u4"), bounds=np.frombuffer(bounds, "<i8"))
 
 
-def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
-    """The faster backend, or None where it is missing or differs on the texts made here."""
+def read_fast(content: bytes) -> FastBackend | None:
+    """The faster backend, unproven; None where it is missing or cannot read the file."""
     try:
         import fastokens
     except ImportError:
         return None
     try:
-        fast = FastBackend(fastokens, reference)
+        return FastBackend(fastokens, content)
     # Whatever its parser does not know it refuses with an exception of its own.
     except Exception as error:  # noqa: BLE001
-        logger.info("fastokens cannot read this tokenizer (%s); using %s", error, reference.name)
+        logger.info("fastokens cannot read this tokenizer: %s", error)
+        return None
+
+
+def read_in_background(content: bytes) -> Future[FastBackend | None]:
+    """It takes some tenths of a second, without Python's lock."""
+    pool = ThreadPoolExecutor(1)
+    pending = pool.submit(read_fast, content)
+    pool.shutdown(wait=False)
+    return pending
+
+
+def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
+    """The faster backend, or None where it is missing or differs on the texts made here."""
+    fast = reference.fast.result() if reference.fast else read_fast(reference.content)
+    if fast is None:
         return None
     texts = probes(reference.added_tokens)
     return fast if first_difference(fast, reference, texts, special=True) is None else None

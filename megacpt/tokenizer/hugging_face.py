@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokenizers
 
 from megacpt.errors import ModelError
 from megacpt.tokenizer.backend import Encoded, join
+
+if TYPE_CHECKING:
+    from megacpt.tokenizer.fast import FastBackend
 
 
 class HuggingFaceBackend:
@@ -22,6 +27,8 @@ class HuggingFaceBackend:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.content = content
+        self.fast: Future[FastBackend | None] | None = None
+        """Set where fastokens reads the file meanwhile."""
         self.name = f"tokenizers {tokenizers.__version__}"
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:

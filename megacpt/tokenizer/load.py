@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ModelError
 from megacpt.tokenizer.backend import Backend
+from megacpt.tokenizer.fast import read_in_background
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 from megacpt.tokenizer.sentence_piece import SentencePieceBackend
 from megacpt.tokenizer.tiktoken_file import TiktokenBackend, read_settings
@@ -56,10 +57,13 @@ class Tokenizer:
         return self.backend.decode([int(n) for n in ids])
 
 
-def load_tokenizer(path: Path | str, *, settings: str | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: Path | str, *, settings: str | None = None, fast: bool = False
+) -> Tokenizer:
     """Read a Hugging Face folder, a tokenizer.json, a SentencePiece model or a tiktoken file.
 
-    ``settings`` says what a tiktoken file does not: JSON, or the name of a file of it.
+    ``settings`` says what a tiktoken file does not: JSON, or the name of a file of it. ``fast``:
+    much is to be encoded, so fastokens reads tokenizer.json as well, at the same time.
     """
     path = Path(path)
     if path.is_file() and path.suffix != ".json":
@@ -68,16 +72,19 @@ def load_tokenizer(path: Path | str, *, settings: str | None = None) -> Tokenize
             return _load_tiktoken(path, content, settings=settings)
         return _load_sentence_piece(path, content)
     folder = path.parent if path.is_file() else path
-    return _load_hugging_face(folder, path if path.is_file() else folder / "tokenizer.json")
+    file = path if path.is_file() else folder / "tokenizer.json"
+    return _load_hugging_face(folder, file, fast=fast)
 
 
-def _load_hugging_face(folder: Path, path: Path) -> Tokenizer:
+def _load_hugging_face(folder: Path, path: Path, *, fast: bool) -> Tokenizer:
     if not folder.is_dir():
         raise ModelError(
             f"tokenizer folder {folder} does not exist; give the Hugging Face folder of the model."
         )
     content = _read(path)
+    pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
+    backend.fast = pending
     special = {name: _special_id(folder, backend, name) for name in ("eos", "pad", "bos")}
     return Tokenizer(
         folder=folder if path == folder / "tokenizer.json" else path,

@@ -106,6 +106,13 @@ def test_stored_truncation_and_padding_are_not_applied(tmp_path: Path) -> None:
     assert fast.encode(["the law of the land"], special=True).ids.size > 2
 
 
+def test_it_can_be_read_meanwhile() -> None:
+    reference = load_tokenizer(TINY, fast=True).backend
+    assert isinstance(reference, HuggingFaceBackend)
+    assert reference.fast is not None
+    assert load_fast(reference) is reference.fast.result()
+
+
 def test_a_difference_is_found_where_it_is(pair: tuple[FastBackend, HuggingFaceBackend]) -> None:
     fast, _ = pair
     other = backend(byte_level())
