@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The picture of a token shard: how its documents, and its tokens, spread over lengths.
 
-The axis is logarithmic and the height of a bar is the share of a doubling of the length, so equal
-areas are equal shares whatever the width of the bar.
+The axis is logarithmic and the height of a bar is the share of a quarter of a doubling, which is
+about its width. So equal areas are equal shares, though the bars are not all of one width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from megacpt.data.inspect import Inspection
-from megacpt.data.lengths import LengthBin, LengthStatistics
+from megacpt.data.lengths import LengthBin
 from megacpt.errors import ConfigError
 from megacpt.monitor.figures import COLOURS, GRID, INK, MUTED
 from megacpt.monitor.terminal import count
@@ -50,7 +50,7 @@ def draw(found: Inspection, path: Path) -> None:
             title="Tokens, by length of their document",
             colour=COLOURS[1],
         )
-        _style_lengths(lower, found.lengths)
+        _style_lengths(lower, bins)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=kind, dpi=150)
 
@@ -84,10 +84,12 @@ def _draw(
     total = max(sum(amounts), 1)
     left = [math.log2(b.first) for b in bins]
     widths = [math.log2(b.last + 1) - start for b, start in zip(bins, left, strict=True)]
-    heights = [100 * n / total / width for n, width in zip(amounts, widths, strict=True)]
+    heights = [100 * n / total / width / 4 for n, width in zip(amounts, widths, strict=True)]
     axes.bar(left, heights, widths, align="edge", color=colour, edgecolor="white", linewidth=0.6)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.set_title("% in a doubling of the length", loc="right", fontsize=8.5, color=MUTED)
+    axes.set_title(
+        "% in a quarter of a doubling of the length", loc="right", fontsize=8.5, color=MUTED
+    )
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
@@ -98,8 +100,12 @@ def _draw(
     axes.margins(x=0.01)
 
 
-def _style_lengths(axes: Axes, lengths: LengthStatistics) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
+def _style_lengths(axes: Axes, bins: Sequence[LengthBin]) -> None:
+    """From a power of two to another, so that at least two of them are named."""
+    if bins:
+        low, high = bins[0].first.bit_length() - 1, bins[-1].last.bit_length()
+        axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(_power_of_two))
     axes.tick_params(axis="x", length=3, color=MUTED)
     axes.set_xlabel("tokens in the document", fontsize=9, color=MUTED)
