@@ -2,7 +2,8 @@
 """Make the virtual environment of this checkout: ``python3 tools/install.py .venv``.
 
 Runs before anything is installed, so it needs the standard library alone and says in one sentence
-what is missing. The file .installed is written last: an interrupted installation starts over.
+what is missing. The file .installed is written last: an interrupted installation starts over. A folder
+without .megacpt, which is written first, is somebody else's and never emptied.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ def main(arguments: list[str]) -> int:
     venv, started_at = Path(arguments[0]), time.monotonic()
     installed = venv / ".installed"
     fresh = not installed.exists()
+    if fresh and not ours(venv):
+        return fail(
+            f"{venv} exists and was not made by this command, which would empty it; give another "
+            f"folder, as in: make quickstart VENV={venv}-megacpt"
+        )
+    if fresh:
+        begin(venv)
     installed.unlink(missing_ok=True)
     for title, command in steps(venv, fresh=fresh):
         print(f"Setup: {title}", flush=True)
@@ -56,6 +64,18 @@ def main(arguments: list[str]) -> int:
 def fail(message: str) -> int:
     print(f"Error: {message}", file=sys.stderr)
     return 2
+
+
+def ours(venv: Path) -> bool:
+    """Whether nothing is lost by making the environment anew."""
+    return not venv.exists() or (venv / ".megacpt").exists() or not any(venv.iterdir())
+
+
+def begin(venv: Path) -> None:
+    """An empty folder that is marked as ours."""
+    shutil.rmtree(venv, ignore_errors=True)
+    venv.mkdir(parents=True)
+    (venv / ".megacpt").touch()
 
 
 def missing_on_this_machine() -> str:
@@ -87,7 +107,7 @@ def steps(venv: Path, *, fresh: bool) -> list[tuple[str, list[str]]]:
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries=2"]
     install += ["-c", "constraints.txt"]
     torch = pinned("torch")
-    make_venv = [sys.executable, "-m", "venv", "--clear", str(venv)]
+    make_venv = [sys.executable, "-m", "venv", str(venv)]
     version = ".".join(map(str, sys.version_info[:3]))
     return [
         *([(f"virtual environment {venv} with Python {version}", make_venv)] if fresh else []),

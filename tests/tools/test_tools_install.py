@@ -41,8 +41,28 @@ def test_a_network_that_fails_is_not_called_a_missing_package() -> None:
 def test_an_unfinished_environment_starts_over() -> None:
     fresh = INSTALLER["steps"](Path(".venv"), fresh=True)
     again = INSTALLER["steps"](Path(".venv"), fresh=False)
-    assert "--clear" in fresh[0][1]
+    assert fresh[0][1][1:3] == ["-m", "venv"]
     assert len(again) == len(fresh) - 1
+
+
+def test_a_half_made_environment_is_ours_to_empty(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    INSTALLER["begin"](venv)
+    (venv / "half").touch()
+    assert INSTALLER["ours"](venv)
+    INSTALLER["begin"](venv)
+    assert not (venv / "half").exists()
+
+
+def test_the_environment_of_another_is_never_cleared(tmp_path: Path) -> None:
+    other = tmp_path / "mine" / "precious.txt"
+    other.parent.mkdir()
+    other.write_text("kept")
+    command = [sys.executable, str(SCRIPT), str(other.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "was not made by this command" in done.stderr
+    assert other.read_text() == "kept"
 
 
 def test_torch_comes_first_by_an_exact_pin() -> None:
