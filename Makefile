@@ -36,8 +36,8 @@ test-slurm: $(INSTALLED)
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := tests/csrc $(wildcard $(foreach name,batch fuzz heldout indexed keyed_order \
-  megatron_order order packing,tests/data/test_data_$(name).py))
+SANITIZED_TESTS := tests/csrc $(patsubst %,tests/data/test_data_%.py,batch fuzz heldout indexed \
+  megatron_order packing tape)
 
 test-sanitize: $(INSTALLED)
 	@mkdir -p $(SANITIZED)
