@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <vector>
 
 #include "token_stream.h"
@@ -37,6 +36,12 @@ inline std::int64_t num_inputs(const RowPieces& pieces) {
   return std::max<std::int64_t>(tokens - 1, 0);
 }
 
+// Ask for all pieces before the first is read: a disk serves many at once.
+inline void will_need(const RowPieces& pieces) {
+  for (std::size_t i = 0; i < pieces.count; ++i)
+    pieces.stream->will_need(pieces.starts[i], pieces.stops[i]);
+}
+
 inline bool is_sound(const RowPieces& pieces, std::int64_t length) {
   for (std::size_t i = 0; i < pieces.count; ++i) {
     if (pieces.starts[i] >= pieces.stops[i]) return false;
@@ -61,7 +66,7 @@ inline void fill_row(const RowPieces& pieces, std::int64_t length, const BatchRo
   std::fill(row.labels + inputs, row.labels + length, 0);
   std::fill(row.loss_mask, row.loss_mask + inputs, 1.0f);
   std::fill(row.loss_mask + inputs, row.loss_mask + length, 0.0f);
-  std::iota(row.positions, row.positions + length, std::int64_t{0});
+  loops::count_up(row.positions, length);
 }
 
 // 0, the inputs at which a document or a piece begins, the start of the padding, S: rising
@@ -92,7 +97,7 @@ inline bool find_bounds(const RowPieces& pieces, std::int64_t length,
 // Positions that start again at each bound.
 inline void restart_positions(const std::vector<std::int32_t>& bounds, std::int64_t* positions) {
   for (std::size_t i = 0; i + 1 < bounds.size(); ++i)
-    std::iota(positions + bounds[i], positions + bounds[i + 1], std::int64_t{0});
+    loops::count_up(positions + bounds[i], bounds[i + 1] - bounds[i]);
 }
 
 }  // namespace megacpt

@@ -4,8 +4,10 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,9 +21,9 @@ namespace megacpt {
 
 namespace py = pybind11;
 
-inline std::unique_ptr<MappedFile> map_file(const std::string& path) {
+inline std::unique_ptr<MappedFile> map_file(const std::string& path, bool scattered) {
   try {
-    return std::make_unique<MappedFile>(path);
+    return std::make_unique<MappedFile>(path, scattered);
   } catch (const std::system_error& error) {
     errno = error.code().value();
     PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
@@ -55,26 +57,54 @@ struct BoundStream {
 
 using Int64Array = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 
-// Rows as Python hands them over: (stream, starts, stops, joined) each.
+// Starts or stops of a row's pieces: a list where they are few, which is read faster than an array
+// is made, or an int64 array.
+class Places {
+ public:
+  explicit Places(const py::handle& places) {
+    if (py::isinstance<py::list>(places)) {
+      list_ = places.cast<std::vector<std::int64_t>>();
+    } else {
+      array_ = Int64Array(py::reinterpret_borrow<py::object>(places));
+    }
+  }
+
+  const std::int64_t* data() const { return array_ ? array_->data() : list_.data(); }
+  std::size_t size() const {
+    return array_ ? static_cast<std::size_t>(array_->size()) : list_.size();
+  }
+
+ private:
+  std::vector<std::int64_t> list_;
+  std::optional<Int64Array> array_;
+};
+
+// Rows as Python hands them over: (shard, source id, starts, stops, joined) each, where
+// shard.stream is a BoundStream.
 class Rows {
  public:
-  explicit Rows(const py::list& rows) {
+  explicit Rows(const py::sequence& rows) : source_ids_(static_cast<py::ssize_t>(rows.size())) {
+    places_.reserve(2 * rows.size());
+    std::int64_t* source_id = source_ids_.mutable_data();
     for (const py::handle& item : rows) {
-      const auto row = py::cast<py::tuple>(item);
-      const auto starts = py::cast<Int64Array>(row[1]), stops = py::cast<Int64Array>(row[2]);
+      const auto row = py::reinterpret_borrow<py::tuple>(item);
+      const auto& starts = places_.emplace_back(row[2]);
+      const auto& stops = places_.emplace_back(row[3]);
       require(starts.size() == stops.size(), "starts and stops must be equally long");
-      pieces_.push_back({&py::cast<const BoundStream&>(row[0]).stream, starts.data(), stops.data(),
-                         static_cast<std::size_t>(starts.size()), py::cast<bool>(row[3])});
-      arrays_.push_back(starts);
-      arrays_.push_back(stops);
+      const auto& bound = py::cast<const BoundStream&>(row[0].attr("stream"));
+      pieces_.push_back(
+          {&bound.stream, starts.data(), stops.data(), starts.size(), py::cast<bool>(row[4])});
+      *source_id++ = py::cast<std::int64_t>(row[1]);
     }
   }
 
   const std::vector<RowPieces>& pieces() const { return pieces_; }
+  const py::array_t<std::int64_t>& source_ids() const { return source_ids_; }
 
  private:
-  std::vector<Int64Array> arrays_;
+  std::vector<Places> places_;
   std::vector<RowPieces> pieces_;
+  py::array_t<std::int64_t> source_ids_;
 };
 
 // The arrays of a batch side by side in one block, which lives as long as any of them.
@@ -103,9 +133,9 @@ struct BatchArrays {
   BatchRow row0;
 };
 
-// Returns (tokens, labels, loss mask, positions, bounds of each row), or the number of the first
+// Returns (tokens, labels, loss mask, positions, source ids, bounds of each row), or the number of the first
 // row that cannot be read: its pieces, their ids or the index are broken.
-inline py::object fill_batch(const py::list& items, std::int64_t length, bool document_mask) {
+inline py::object fill_batch(const py::sequence& items, std::int64_t length, bool document_mask) {
   require(length >= 1, "sequence_length must be above 0, got " + std::to_string(length));
   const Rows rows(items);
   const auto count = static_cast<std::int64_t>(rows.pieces().size());
@@ -114,6 +144,7 @@ inline py::object fill_batch(const py::list& items, std::int64_t length, bool do
   std::int64_t done = 0;
   {
     py::gil_scoped_release release;
+    for (const RowPieces& pieces : rows.pieces()) will_need(pieces);
     for (const RowPieces& pieces : rows.pieces()) {
       if (!is_sound(pieces, length)) break;
       const BatchRow row = out.row(done * length);
@@ -134,13 +165,14 @@ inline py::object fill_batch(const py::list& items, std::int64_t length, bool do
     ends[static_cast<std::size_t>(b)] =
         py::array_t<std::int32_t>(static_cast<py::ssize_t>(found.size()), found.data());
   }
-  return py::make_tuple(out.tokens, out.labels, out.loss_mask, out.positions, ends);
+  return py::make_tuple(out.tokens, out.labels, out.loss_mask, out.positions,
+                        rows.source_ids(), ends);
 }
 
 inline void bind_batch(py::module_& m) {
   py::class_<MappedFile>(m, "MappedFile", py::buffer_protocol(),
                          "A file as read-only memory; holds no descriptor.")
-      .def(py::init(&map_file), py::arg("path"))
+      .def(py::init(&map_file), py::arg("path"), py::kw_only(), py::arg("scattered") = false)
       .def_buffer([](const MappedFile& file) {
         return py::buffer_info(static_cast<const unsigned char*>(file.data()),
                                static_cast<py::ssize_t>(file.size()));
@@ -150,8 +182,9 @@ inline void bind_batch(py::module_& m) {
            py::kw_only(), py::arg("offsets"), py::arg("bounds"), py::arg("id_limit"));
   m.def("fill_batch", &fill_batch, py::arg("rows"), py::kw_only(), py::arg("sequence_length"),
         py::arg("document_mask"),
-        "Rows (stream, starts, stops, joined) as arrays (tokens, labels, loss mask, positions, "
-        "bounds of each row), or the number of the first row that cannot be read.");
+        "Rows (shard, source id, starts, stops, joined) as arrays (tokens, labels, loss mask, "
+        "positions, source ids, bounds of each row), or the number of the first row that cannot "
+        "be read.");
 }
 
 }  // namespace megacpt

@@ -18,10 +18,12 @@ namespace megacpt {
 // (Python's mmap keeps a duplicate of its own, and the usual limit is 1,024).
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path) {
+  // Scattered: whoever touches a page wants that page alone. Otherwise the system reads as much as
+  // it reads ahead, up to megabytes, around each.
+  MappedFile(const std::string& path, bool scattered) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) throw failure(errno);
-    const int error = map(descriptor);
+    const int error = map(descriptor, scattered);
     close(descriptor);
     if (error != 0) throw failure(error);
   }
@@ -40,7 +42,7 @@ class MappedFile {
   static std::system_error failure(int error) { return {error, std::generic_category()}; }
 
   // Returns errno, or 0.
-  int map(int descriptor) {
+  int map(int descriptor, bool scattered) {
     struct stat status;
     if (fstat(descriptor, &status) != 0) return errno;
     if (S_ISDIR(status.st_mode)) return EISDIR;
@@ -48,6 +50,7 @@ class MappedFile {
     if (size_ == 0) return 0;
     void* data = mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, 0);
     if (data == MAP_FAILED) return errno;
+    if (scattered) madvise(data, size_, MADV_RANDOM);
     data_ = data;
     return 0;
   }

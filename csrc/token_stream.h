@@ -12,7 +12,38 @@
 
 #include "file_array.h"
 
+// Widening ids is most of the work of a batch; 32-byte vectors do it in two thirds of the time.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define MEGACPT_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define MEGACPT_WIDE_VECTORS
+#endif
+
 namespace megacpt {
+
+namespace loops {
+
+#define MEGACPT_TOKEN_LOOPS(T)                                                                 \
+  MEGACPT_WIDE_VECTORS inline void widen(const T* ids, std::int64_t count, std::int64_t* out) { \
+    for (std::int64_t n = 0; n < count; ++n) out[n] = ids[n];                                  \
+  }                                                                                            \
+  MEGACPT_WIDE_VECTORS inline std::uint64_t largest(const T* ids, std::int64_t count) {        \
+    std::make_unsigned_t<T> most = 0; /* a negative id becomes the largest of all */           \
+    for (std::int64_t n = 0; n < count; ++n)                                                   \
+      most = std::max(most, static_cast<std::make_unsigned_t<T>>(ids[n]));                     \
+    return most;                                                                               \
+  }
+MEGACPT_TOKEN_LOOPS(std::uint16_t)
+MEGACPT_TOKEN_LOOPS(std::int32_t)
+MEGACPT_TOKEN_LOOPS(std::int64_t)
+#undef MEGACPT_TOKEN_LOOPS
+
+MEGACPT_WIDE_VECTORS inline void count_up(std::int64_t* out, std::int64_t count) {
+  for (std::int64_t n = 0; n < count; ++n) out[n] = n;
+}
+
+}  // namespace loops
 
 enum class TokenType { kUint16, kInt32, kInt64 };
 
@@ -35,7 +66,7 @@ class TokenStream {
   bool is_sound(std::int64_t start, std::int64_t stop) const {
     if (start < 0 || start > stop || stop > num_tokens_) return false;
     const std::uint64_t limit = std::min(static_cast<std::uint64_t>(id_limit_), signed_limit());
-    return visit([&](const auto* ids) { return largest(ids + start, stop - start); }) < limit;
+    return visit([&](const auto* ids) { return loops::largest(ids + start, stop - start); }) < limit;
   }
 
   // Let the system read the part of a span within the stream in the background, if it is mapped.
@@ -53,7 +84,7 @@ class TokenStream {
   // Write the ids of a sound span.
   void copy(std::int64_t start, std::int64_t stop, std::int64_t* out) const {
     visit([&](const auto* ids) {
-      std::copy(ids + start, ids + stop, out);
+      loops::widen(ids + start, stop - start, out);
       return std::uint64_t{0};
     });
   }
@@ -97,15 +128,6 @@ class TokenStream {
   // What a negative id does not stay below when `largest` has made it positive.
   std::uint64_t signed_limit() const {
     return std::uint64_t{1} << (type_ == TokenType::kInt64 ? 63 : 31);
-  }
-
-  // Negative ids become the largest of all.
-  template <typename T>
-  static std::uint64_t largest(const T* ids, std::int64_t count) {
-    using Unsigned = std::make_unsigned_t<T>;
-    Unsigned most = 0;
-    for (std::int64_t n = 0; n < count; ++n) most = std::max(most, static_cast<Unsigned>(ids[n]));
-    return most;
   }
 
   template <typename Function>

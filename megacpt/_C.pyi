@@ -10,7 +10,7 @@ class Permutation:
     def __call__(self, index: int) -> int: ...
 
 class MappedFile:
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: str, *, scattered: bool = False) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class TokenStream:
@@ -24,7 +24,7 @@ class TokenStream:
     ) -> None: ...
 
 def fill_batch(
-    rows: list[tuple[TokenStream, npt.ArrayLike, npt.ArrayLike, bool]],
+    rows: Sequence[tuple[Any, int, npt.ArrayLike, npt.ArrayLike, bool]],
     *,
     sequence_length: int,
     document_mask: bool,
@@ -34,6 +34,7 @@ def fill_batch(
         npt.NDArray[np.int64],
         npt.NDArray[np.int64],
         npt.NDArray[np.float32],
+        npt.NDArray[np.int64],
         npt.NDArray[np.int64],
         tuple[npt.NDArray[np.int32], ...],
     ]

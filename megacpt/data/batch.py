@@ -6,8 +6,8 @@ Shapes: B samples, S sequence length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """Samples with their targets; the caller may write into the arrays."""
 
@@ -34,8 +34,10 @@ class Batch:
     Padding is a document of its own. Without a document mask only 0 and S."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+Places = npt.NDArray[np.int64] | list[int]
+
+
+class Row(NamedTuple):
     """Which tokens of which shard fill a row.
 
     Piece i is tokens ``starts[i] .. stops[i]-1`` of all documents laid end to end. Unless
@@ -45,37 +47,33 @@ class Row:
 
     shard: IndexedShard
     source_id: int
-    starts: npt.NDArray[np.int64]
-    stops: npt.NDArray[np.int64]
+    starts: Places
+    stops: Places
     joined: bool = False
 
 
-def make_batch(rows: Sequence[Row], *, sequence_length: int, document_mask: bool = False) -> Batch:
+def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = False) -> Batch:
     """A row shorter than ``sequence_length`` is padded with token 0 and masked.
 
     Raises DataError where a row's ids are not within the vocabulary of its shard.
     """
-    filled = _C.fill_batch(
-        [(row.shard.stream, row.starts, row.stops, row.joined) for row in rows],
-        sequence_length=sequence_length,
-        document_mask=document_mask,
-    )
+    filled = _C.fill_batch(rows, sequence_length=sequence_length, document_mask=document_mask)
     if isinstance(filled, int):
         raise _fault(rows[filled], sequence_length)
-    tokens_BS, labels_BS, loss_mask_BS, positions_BS, cu_seqlens = filled
+    tokens_BS, labels_BS, loss_mask_BS, positions_BS, source_ids_B, cu_seqlens = filled
     return Batch(
         tokens_BS=tokens_BS,
         labels_BS=labels_BS,
         loss_mask_BS=loss_mask_BS,
         positions_BS=positions_BS,
-        source_ids_B=np.array([row.source_id for row in rows], dtype=np.int64),
+        source_ids_B=source_ids_B,
         cu_seqlens=cu_seqlens,
     )
 
 
 def _fault(row: Row, sequence_length: int) -> DataError:
     """What is wrong with a row that could not be filled; most often its shard says it itself."""
-    pieces = list(zip(row.starts.tolist(), row.stops.tolist(), strict=True))
+    pieces = [(int(i), int(j)) for i, j in zip(row.starts, row.stops, strict=True)]
     for start, stop in pieces:
         row.shard.ids(start, stop)
         row.shard.document_starts(start, stop)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from megacpt import _C
@@ -106,6 +106,11 @@ class BlendCursor:
         return self._state
 
     def _advanced(self, state: BlendState, num_steps: int) -> BlendState:
+        if not any(self._remainders):
+            drawn = (
+                n + whole * num_steps for n, whole in zip(state.drawn, self._whole, strict=True)
+            )
+            return replace(state, step=state.step + num_steps, drawn=tuple(drawn))
         extras, lags = _C.advance_blend(
             self._remainders,
             denominator=self._denominator,

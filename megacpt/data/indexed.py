@@ -42,10 +42,16 @@ PIECE = 1 << 20
 class IndexedShard:
     """A token shard, memory-mapped; opening it reads a few pages whatever its size."""
 
-    def __init__(self, prefix: Path | str, *, vocab_size: int | None = None) -> None:
+    def __init__(
+        self, prefix: Path | str, *, vocab_size: int | None = None, scattered: bool = False
+    ) -> None:
+        """``scattered``: read here and there rather than from front to back."""
         self.prefix = Path(prefix)
         self.vocab_size = vocab_size
-        idx, bin_ = (_map(Path(f"{self.prefix}.{kind}"), self.prefix) for kind in ("idx", "bin"))
+        idx, bin_ = (
+            _map(Path(f"{self.prefix}.{kind}"), self.prefix, scattered=scattered)
+            for kind in ("idx", "bin")
+        )
         code, num_sequences, num_bounds = self._read_header(idx)
         self.dtype = TYPE_CODES[code]
         at = HEADER.size
@@ -219,9 +225,11 @@ class IndexedShard:
         )
 
 
-def _map(path: Path, prefix: Path) -> npt.NDArray[np.uint8]:
+def _map(path: Path, prefix: Path, *, scattered: bool) -> npt.NDArray[np.uint8]:
     try:
-        return np.frombuffer(memoryview(_C.MappedFile(str(path))), dtype=np.uint8)
+        return np.frombuffer(
+            memoryview(_C.MappedFile(str(path), scattered=scattered)), dtype=np.uint8
+        )
     except FileNotFoundError as error:
         raise DataError(
             f"token shard {prefix} does not exist: there is no {path}; give the prefix without "

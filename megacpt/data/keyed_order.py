@@ -19,11 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-import numpy as np
-
 from megacpt import _C
 from megacpt.data.batch import Row
-from megacpt.data.blend import BlendCursor
+from megacpt.data.blend import RECENT_STEPS, BlendCursor
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.record import DrawnSegment
 from megacpt.data.tape import ConcatTape, Key, PackedRows, PackedTape, Rest, Stream, Tape
@@ -72,7 +70,6 @@ def order_key(*parts: object) -> int:
 class _Deal:
     """One global batch: slots ``ends[k-1] .. ends[k]-1`` are of the segment's source k."""
 
-    step: int
     before: tuple[int, ...]
     ends: list[int]
     shuffled: _C.Permutation
@@ -92,7 +89,8 @@ class _Leg:
     seed: int
     tapes: dict[str, Tape] = field(default_factory=dict)
     active: list[tuple[Source, Tape]] = field(default_factory=list)
-    latest: _Deal | None = None
+    deals: dict[int, _Deal] = field(default_factory=dict)
+    """Of recent steps."""
 
     def __post_init__(self) -> None:
         self.active = [(self.sources[name], self.tape(name)) for name in self.segment.shares]
@@ -103,18 +101,19 @@ class _Leg:
         return self.tapes[name]
 
     def deal(self, step: int) -> _Deal:
-        latest = self.latest
-        if latest is None or latest.step != step:
-            drawn = self.cursor.at(step)
-            latest = self.latest = _Deal(
-                step=step,
-                before=drawn.before,
-                ends=list(accumulate(drawn.counts)),
-                shuffled=_C.Permutation(
-                    self.segment.global_batch_size, key=order_key("batch", self.seed, step)
-                ),
-            )
-        return latest
+        return self.deals.get(step) or self._new_deal(step)
+
+    def _new_deal(self, step: int) -> _Deal:
+        drawn = self.cursor.at(step)
+        deal = _Deal(
+            before=drawn.before,
+            ends=list(accumulate(drawn.counts)),
+            shuffled=_C.Permutation(
+                self.segment.global_batch_size, key=order_key("batch", self.seed, step)
+            ),
+        )
+        self.deals = {**self.deals, step: deal} if len(self.deals) < RECENT_STEPS else {step: deal}
+        return deal
 
     def drawn(self, step: int) -> dict[str, int]:
         """Samples of the segment's sources in it, before ``step``."""
@@ -144,6 +143,7 @@ class KeyedOrder:
         counting again."""
         self.sources = sources
         self.segments = tuple(segments)
+        self._begins = [segment.from_step for segment in segments]
         self.seed = seed
         self._known = {drawn.segment.from_step: (step, drawn.drawn) for step, drawn in known}
         self._legs: list[_Leg] = []
@@ -181,7 +181,7 @@ class KeyedOrder:
 
     def _leg(self, step: int) -> _Leg:
         """Counts through earlier segments once: O(sources) a step of theirs that is not known."""
-        index = bisect_right(self.segments, step, key=lambda segment: segment.from_step) - 1
+        index = bisect_right(self._begins, step) - 1
         if index >= len(self._legs):
             with self._lock:
                 while index >= len(self._legs):
@@ -212,4 +212,4 @@ def _row(leg: _Leg, deal: _Deal, position: int) -> Row:
     source, tape = leg.active[k]
     begin = deal.ends[k - 1] if k else 0
     starts, stops = tape.pieces(deal.before[k] + slot - begin)
-    return Row(source.shard, source.number, np.asarray(starts), np.asarray(stops))
+    return Row(source.shard, source.number, starts, stops)

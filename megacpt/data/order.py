@@ -67,7 +67,11 @@ class TrainingData:
         past = DataRecord.from_json(record) if record is not None else None
         segments = segments_of(config, past=past)
         settings = _settings(config, seed=seed, past=past)
-        opened = {n: IndexedShard(shards[n], vocab_size=vocab_size) for n in config.sources}
+        scattered = config.order is SampleOrder.keyed
+        opened = {
+            name: IndexedShard(shards[name], vocab_size=vocab_size, scattered=scattered)
+            for name in config.sources
+        }
         contents = _contents(opened)
         if past:
             require_same_settings(past, settings)

@@ -16,22 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
+from megacpt.data.batch import Places
 
 Key = Callable[[int], int]
 """Epoch -> the 64 bits its order is shuffled with."""
 
 
-class Pieces(NamedTuple):
-    """Stretches of a stream: inputs ``starts[i] .. stops[i]-2`` and the targets one further."""
-
-    starts: npt.ArrayLike
-    stops: npt.ArrayLike
+Pieces = tuple[Places, Places]
+"""Starts and stops in a stream: piece i has inputs ``starts[i] .. stops[i]-2``, and the targets one
+further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +129,12 @@ class ConcatTape:
             return self._from_runs(epoch, layout, n)
         n -= layout.in_runs
         if n < layout.in_chunks:
-            block, size, n = self._dealt(layout.rest.first, n)
-            part, place = divmod(n, size)
-            start = self.stream.start(epoch, block + place) + part * self._length
-            return Pieces([start], [start + self._length + 1])
+            start = self._start(epoch, layout.rest.first, n)
+            return [start], [start + self._length + 1]
         n -= layout.in_chunks
         stream = self.stream
         start = stream.num_chunks * stream.chunk_length + n * self._length
-        return Pieces([start], [min(start + self._length, stream.num_targets) + 1])
+        return [start], [min(start + self._length, stream.num_targets) + 1]
 
     def rest(self, number: int) -> Rest:
         epoch, layout, n = self._find(number)
@@ -165,6 +162,13 @@ class ConcatTape:
             return now.rest.epoch, now, number
         epochs, n = divmod(number - now.samples, self._later.samples)
         return now.rest.epoch + 1 + epochs, self._later, n
+
+    def _start(self, epoch: int, first: int, n: int) -> int:
+        if self._parts == 1:
+            return self.stream.start(epoch, first + n)
+        block, size, n = self._dealt(first, n)
+        part, place = divmod(n, size)
+        return self.stream.start(epoch, block + place) + part * self._length
 
     def _dealt(self, first: int, n: int) -> tuple[int, int, int]:
         """Block of sample n of the chunks from ``first`` on: its first place, its number of
@@ -196,7 +200,7 @@ class ConcatTape:
                 stops.append(start + taken + 1)
                 at += taken
             at, end = at - run.count * left, end - run.count * left
-        return Pieces(starts, stops)
+        return starts, stops
 
     def _runs_after(self, runs: tuple[Run, ...], consumed: int) -> tuple[Run, ...]:
         """The runs without their first ``consumed`` targets."""
@@ -252,7 +256,7 @@ class PackedTape:
 
     def pieces(self, number: int) -> Pieces:
         epoch, place = divmod(self._done + number, self.samples_per_epoch)
-        return Pieces(*self._packing.row(self._order.at(epoch, place)))
+        return self._packing.row(self._order.at(epoch, place))
 
     def rest(self, number: int) -> Rest:
         epoch, place = divmod(self._done + number, self.samples_per_epoch)

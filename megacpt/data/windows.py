@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from megacpt.data.batch import Row
 from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
@@ -48,6 +46,6 @@ class Windows:
         return Row(
             shard=self.shard,
             source_id=self.source_id,
-            starts=np.array([start], dtype=np.int64),
-            stops=np.array([stop + 1], dtype=np.int64),
+            starts=[start],
+            stops=[stop + 1],
         )

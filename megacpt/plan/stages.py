@@ -186,7 +186,10 @@ def source_shares(data: DataConfig) -> dict[str, Fraction]:
 
 def at(segments: Sequence[Segment], step: int) -> Segment:
     """The segment of the step after ``step`` steps."""
-    return next(s for s in reversed(segments) if s.from_step <= step)
+    for segment in reversed(segments):
+        if segment.from_step <= step:
+            return segment
+    raise IndexError(f"step {step} is before the first")
 
 
 def durations(segments: Sequence[Segment], *, steps: int) -> Iterator[tuple[Segment, int]]:

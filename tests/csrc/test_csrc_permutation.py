@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt._C import permute
+from megacpt._C import Permutation, permute
 
 MASK = (1 << 64) - 1
 Integers = npt.NDArray[np.int64]
@@ -47,6 +47,21 @@ def test_it_is_a_bijection(size: int, key: int) -> None:
     images = permute(np.arange(size), size=size, key=key)
     assert images.min() == 0
     assert np.bincount(images, minlength=size).tolist() == [1] * size
+
+
+@pytest.mark.parametrize("size", [1 << 23, (1 << 23) + 1, 9_999_991, 10_000_000])
+def test_it_is_a_bijection_of_millions(size: int) -> None:
+    seen = np.zeros(size, dtype=bool)
+    seen[permute(np.arange(size), size=size, key=size)] = True
+    assert seen.all()
+
+
+@given(size=st.integers(1, 1 << 62), key=st.integers(0, MASK), data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_one_index_at_a_time_is_the_same(size: int, key: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    one = Permutation(size, key=key)(index)
+    assert one == permute(np.array([index]), size=size, key=key)[0]
 
 
 @given(data=st.data(), size=st.integers(1, 1 << 62), key=st.integers(0, MASK))

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacpt.config.sections import DataConfig, ReplayConfig, SourceConfig
-from megacpt.data.blend import LARGEST_DENOMINATOR, BlendCursor, numerators, source_shares
-from megacpt.errors import ConfigError
+from megacpt.data.blend import LARGEST_DENOMINATOR, BlendCursor, numerators
+from megacpt.plan.stages import Segment, resolve, source_shares
 
 
 def blend(
@@ -35,15 +36,6 @@ def blends(draw: st.DrawFn) -> DataConfig:
     return blend(sources, replay=replay, batch=draw(st.integers(1, 64)))
 
 
-def test_replay_takes_its_share_and_weights_split_the_rest() -> None:
-    replay = ReplayConfig(source="r", share=0.1)
-    assert source_shares(blend({"a": 2, "r": 99, "b": 1}, replay=replay)) == {
-        "a": Fraction(6, 10),
-        "r": Fraction(1, 10),
-        "b": Fraction(3, 10),
-    }
-
-
 @given(config=blends())
 @settings(max_examples=80, deadline=None)
 def test_shares_are_one_whole(config: DataConfig) -> None:
@@ -56,15 +48,19 @@ def test_shares_are_one_whole(config: DataConfig) -> None:
         assert abs(Fraction(part, denominator) - share) < Fraction(1, LARGEST_DENOMINATOR)
 
 
+def segment_of(config: DataConfig) -> Segment:
+    return resolve(config)[0]
+
+
 @given(config=blends(), steps=st.integers(1, 40))
 @settings(max_examples=80, deadline=None)
 def test_every_batch_is_floor_or_ceiling_and_every_prefix_within_one(
     config: DataConfig, steps: int
 ) -> None:
-    shares = source_shares(config)
-    parts, denominator = numerators(list(shares.values()))
-    cursor = BlendCursor(shares, global_batch_size=config.global_batch_size)
-    drawn = [0] * len(shares)
+    segment = segment_of(config)
+    parts, denominator = numerators(list(segment.shares.values()))
+    cursor = BlendCursor(segment)
+    drawn = [0] * len(parts)
     for step in range(steps):
         found = cursor.at(step)
         assert list(found.before) == drawn
@@ -76,50 +72,38 @@ def test_every_batch_is_floor_or_ceiling_and_every_prefix_within_one(
             assert abs(drawn[d] - quota * (step + 1)) < 1
 
 
-@given(config=blends(), steps=st.lists(st.integers(0, 60), min_size=1, max_size=6))
+@given(config=blends(), steps=st.lists(st.integers(0, 200), min_size=1, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_where_the_cursor_was_does_not_matter(config: DataConfig, steps: list[int]) -> None:
-    shares = source_shares(config)
-    moved = BlendCursor(shares, global_batch_size=config.global_batch_size)
+    """Nor does what it was told of an earlier or a later step."""
+    segment = segment_of(config)
+    moved = BlendCursor(segment)
     for step in steps:
-        fresh = BlendCursor(shares, global_batch_size=config.global_batch_size)
-        assert moved.at(step) == fresh.at(step)
+        fresh = BlendCursor(segment)
+        told = BlendCursor(segment, known=(step, moved.state(step).drawn))
+        assert moved.at(step) == fresh.at(step) == told.at(step)
+        assert moved.state(step) == told.state(step)
+        assert told.at(step // 2) == fresh.at(step // 2)
+
+
+def test_threads_may_share_a_cursor() -> None:
+    """A reader ahead and a loop behind, as with prefetching."""
+    config = blend({"a": 3, "b": 2, "c": 7.5}, batch=5)
+    shared, alone = BlendCursor(segment_of(config)), BlendCursor(segment_of(config))
+    expected = [alone.at(step) for step in range(600)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: [shared.at(step) for step in range(n, 600)], range(4)))
+    assert found == [expected[n:] for n in range(4)]
+
+
+def test_a_segment_counts_from_its_own_start() -> None:
+    config = blend({"a": 1, "b": 1}, batch=3)
+    first = segment_of(config)
+    later = replace(first, from_step=101)
+    assert BlendCursor(later).at(106) == BlendCursor(first).at(5)
 
 
 def test_a_tenth_of_ten_is_one_in_every_batch() -> None:
     config = blend({"a": 1, "r": 1}, replay=ReplayConfig(source="r", share=0.1), batch=10)
-    cursor = BlendCursor(source_shares(config), global_batch_size=10)
+    cursor = BlendCursor(segment_of(config))
     assert {cursor.at(step).counts for step in range(500)} == {(9, 1)}
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (blend({}), "data.sources=0 holds nothing to train on"),
-        (blend({"a": 0.0}), "data.sources.a.weight=0.0 must be above 0; give a number above 0"),
-        (blend({"a": -1.0}), "data.sources.a.weight=-1.0 must be above 0"),
-        (blend({"a": float("nan")}), "data.sources.a.weight=nan must be above 0"),
-        (
-            blend({"a": 1}, replay=ReplayConfig(source="r", share=0.1)),
-            "data.replay.source=r is no source; use one of a",
-        ),
-        (
-            blend({"a": 1}, replay=ReplayConfig(source="a", share=0.1)),
-            "data.sources=1 holds nothing to train on; name a token shard",
-        ),
-        (
-            blend({"a": 1, "r": 1}, replay=ReplayConfig(source="r", share=1.0)),
-            "data.replay.share=1.0 must be above 0 and below 1; use a fraction",
-        ),
-    ],
-)
-def test_an_impossible_blend_is_named(config: DataConfig, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        source_shares(config)
-
-
-def test_all_faults_are_named_at_once() -> None:
-    replay = ReplayConfig(source="r", share=2.0)
-    with pytest.raises(ConfigError) as caught:
-        source_shares(blend({"a": 0.0, "b": -1.0}, replay=replay))
-    assert len(caught.value.violations) == 4
