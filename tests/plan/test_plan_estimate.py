@@ -18,6 +18,8 @@ from megacpt.config.sections import (
     RunConfig,
     ScheduleConfig,
     SourceConfig,
+    StageConfig,
+    StageSourceConfig,
 )
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import make_plan, shares, shown_steps
@@ -85,6 +87,36 @@ def test_samples_sum_to_the_run_and_stay_within_one_of_the_share(share: float, s
 def test_shares_without_replay_are_the_normalised_weights() -> None:
     data = replace(config_of().data, replay=None)
     assert shares(data, steps=10) == {"law": 3 / 103, "tax": 1 / 103, "web": 99 / 103}
+
+
+def test_stages_have_their_own_tokens_and_flops() -> None:
+    config = config_of(steps=10)
+    config.data.stages = {
+        "long": StageConfig(from_step=4, sequence_length=32, global_batch_size=4),
+        "tax_only": StageConfig(from_tokens=640, sources={"tax": StageSourceConfig()}),
+        "never": StageConfig(from_step=10),
+    }
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert [(s.name, s.from_step, s.steps, s.tokens) for s in plan.stages] == [
+        ("", 0, 4, 512),
+        ("long", 4, 1, 128),
+        ("tax_only", 5, 5, 640),
+        ("never", 10, 0, 0),
+    ]
+    assert plan.tokens == 1280
+    long_flops = ARCHITECTURE.training_flops_per_token(sequence_length=32)
+    short_flops = ARCHITECTURE.training_flops_per_token(sequence_length=16)
+    assert plan.training_flops == pytest.approx(512 * short_flops + 768 * long_flops)
+    law, tax, web = plan.sources
+    assert (law.samples, tax.samples, web.samples) == (18 + 2, 6 + 1 + 15, 8 + 1 + 5)
+    assert tax.tokens == 6 * 16 + 16 * 32
+    assert law.epochs == pytest.approx(18 / 60 + 2 / 30)
+    assert sum(source.share_asked for source in plan.sources) == pytest.approx(1)
+    text = plan.render()
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "tax_only" in text
+    assert "(start)" in text
+    assert "tax 75.00%" in text
 
 
 def test_shown_steps_are_within_the_run() -> None:

@@ -284,3 +284,88 @@ def test_all_broken_rules_come_in_one_error() -> None:
     message = str(ConfigError(found))
     assert message.startswith("4 settings cannot be used as they are:\n  1. ")
     assert all(word in message for word in ("parallel.tp=4", "schedule.steps=0", "share=2.0"))
+
+
+STAGE = {"data.stages.late.from_step": 50}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"data.stages.late.global_batch_size": 9, "parallel.dp": 2},
+            "data.stages.late.global_batch_size=9 is no multiple of micro_batch_size=1 * dp=2; "
+            "use 8 or 10",
+        ),
+        (
+            {"data.stages.late.global_batch_size": 10, "parallel.pp": 3, "parallel.vpp": 2}
+            | {"data.global_batch_size": 9},
+            "data.stages.late.global_batch_size=10 gives 10 microbatches, which the interleaved "
+            "schedule cannot deal to parallel.pp=3; use 9 or 12",
+        ),
+        (
+            {"data.stages.late.sequence_length": 4096},
+            "data.stages.late.sequence_length=4096 is above max_position_embeddings=2048 of the "
+            "model; use 2048 or less",
+        ),
+        (
+            {"data.stages.late.sequence_length": 256, "data.chunk_length": 1536}
+            | {"parallel.tp": 3, "parallel.sequence_parallel": True, "data.sequence_length": 768},
+            "data.stages.late.sequence_length=256 is no multiple of parallel.tp=3, which "
+            "sequence_parallel needs; use 255 or 258",
+        ),
+        (
+            {"data.stages.late.replay_share": 0.1},
+            "data.stages.late.replay_share=0.1 leaves less than one sample of a global batch for "
+            "one side, with data.global_batch_size=8; use data.global_batch_size=10 or more",
+        ),
+        (
+            {"data.stages.late.global_batch_size": 2},
+            "data.replay.share=0.25 leaves less than one sample of a global batch for one side, "
+            "with data.stages.late.global_batch_size=2; use "
+            "data.stages.late.global_batch_size=4 or more",
+        ),
+        (
+            {"data.stages.late.sources": {"wiki": {}}},
+            "data.stages.late.sources.wiki={...} is not among data.sources (law, web); "
+            "set data.sources.wiki.prefix=SHARD, or leave it out of the stage",
+        ),
+        (
+            {"data.stages.other.from_tokens": 50 * 8 * 512},
+            "data.stages.other.from_tokens=204800 begins the stage at step 50, where stage late "
+            "does; give each stage a step of its own, or make them one stage",
+        ),
+        (
+            {"data.order": "megatron"},
+            "data.stages=late is not possible with data.order=megatron; use data.order=keyed, or "
+            "leave it out",
+        ),
+        (
+            {"data.sources.law.max_epochs": 0},
+            "data.sources.law.max_epochs=0.0 is not above 0; use a positive number, or "
+            "data.sources.law.max_epochs=null for no cap",
+        ),
+    ],
+)
+def test_a_broken_stage_is_named_once(changes: dict[str, Any], expected: str) -> None:
+    assert messages(STAGE | changes) == [expected]
+
+
+def test_a_run_beyond_the_epochs_of_a_source_is_refused() -> None:
+    """6 of 8 samples a step are law's; 200 samples are an epoch, 66 steps are within 2."""
+    changes = {"data.sources.law.max_epochs": 2, "schedule.steps": 66}
+    tokens = {"law": 200 * 512 + 1, "web": 10**6}
+    assert messages(changes, shard_tokens=tokens) == []
+    assert messages(changes | {"schedule.steps": 100}, shard_tokens=tokens) == [
+        "data.sources.law.max_epochs=2.0 is exceeded: 100 steps go through law 3.000 times; use "
+        "schedule.steps=66 or fewer, a smaller share of law, or more text"
+    ]
+
+
+def test_a_shard_must_hold_a_sample_of_every_stage() -> None:
+    changes = STAGE | {"data.stages.late.sequence_length": 1024}
+    found = messages(changes, shard_tokens={"law": 10_000, "web": 800})
+    assert found == [
+        "data.stages.late.sequence_length=1024 needs 1025 tokens a sample, but source web holds "
+        "800; add text to web or use 799 or less"
+    ]
