@@ -83,7 +83,8 @@ class SourceConfig:
     synthetic: SyntheticConfig | None = None
     """Generated text instead of a shard; written to RUN_DIR/data when the run starts."""
     weight: float = 1.0
-    """Share among the sources that are not replay; weights need not sum to one."""
+    """Share among the sources that are not replay; weights need not sum to one. 0: takes part only
+    in the stages that name it."""
     max_epochs: float | None = None
     """A run that would go through the source more often than this is refused; not set: no cap."""
 
