@@ -610,10 +610,10 @@ VERBS = (
         name="tokenize",
         summary="turn documents into a token shard",
         example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law\n"
-        "  megacpt tokenize corpus/ 'b/*.parquet' --tokenizer models/llama --output data/law \\\n"
-        "      --key body --on-error quarantine\n"
+        "  megacpt tokenize corpus/ 'b/*.parquet' --tokenizer models/llama \\\n"
+        "      --output data/law --key body --on-error quarantine\n"
         "  zcat dump.gz | megacpt tokenize - --tokenizer models/llama --output data/dump\n"
-        "The same command again goes on from the pieces that are finished. On several machines:\n"
+        "The same command again goes on from the finished pieces. On several machines:\n"
         "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 0/2\n"
         "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 1/2\n"
         "  megacpt tokenize --merge --output data/law",

@@ -58,31 +58,32 @@ def tokenize(
     all tasks are done, data.merge joins the pieces. ``notice`` is told what is not as expected.
     """
     _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
-    tokenizer = (
-        tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer, fast=True)
-    )
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = load_tokenizer(tokenizer, fast=True)
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)
     _require_free_name(output_prefix, files)
-    plan = Plan(
-        settings=Settings(
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            eos_id=tokenizer.eos_id,
-            append_eos=append_eos,
-            special=special,
-            key=key,
-            max_document_bytes=max_document_bytes,
-            dtype=choose_dtype(tokenizer.vocab_size).name,
-        ),
-        files=tuple(files),
-        pieces=tuple(cut(files, size=piece_size or piece_bytes(sum(f.bytes for f in files)))),
+    settings = Settings(
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        append_eos=append_eos,
+        special=special,
+        key=key,
+        max_document_bytes=max_document_bytes,
+        dtype=choose_dtype(tokenizer.vocab_size).name,
     )
+    plan = _plan(files, settings, size=piece_size)
     work = _Work(folder, plan, tokenizer, workers=workers or usable_cores(), on_error=on_error)
     work.start(task=task, notice=notice)
     work.run(task=task, progress=progress, notice=notice)
     return None if task else merge(output_prefix, own_log=work.own_log)
+
+
+def _plan(files: Sequence[SourceFile], settings: Settings, *, size: int | None) -> Plan:
+    size = size or piece_bytes(sum(file.bytes for file in files))
+    return Plan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
 
 
 class _Work:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megacpt tokenize: formats, standard input, tasks, packing, and what it says about them."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megacpt.cli import main
+from megacpt.data.manifest import verify
+
+TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some text of several kinds, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"document {n}"} for n in range(20)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "in" / "b.txt").write_text("a whole file")
+    return tmp_path
+
+
+def tokenize(*words: str) -> int:
+    return main(["tokenize", *words, "--tokenizer", str(TINY), "--workers", "1"])
+
+
+def test_a_folder_and_what_was_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "in" / "c.jsonl").write_text('{"text": ""}\n{\n{"text": 3}\n')
+    assert tokenize("in", "--output", "out/law", "--on-error", "quarantine") == 0
+    shown = capsys.readouterr().out
+    assert "Wrote 21 documents, " in shown
+    assert "2 bad lines left out (1 broken_json, 1 no_text); they are in " in shown
+    assert "out/law.quarantine.jsonl" in shown
+    assert "1 empty documents left out" in shown
+    assert "by fastokens " in shown
+    assert "equal to tokenizers on " in shown
+    assert verify("out/law").documents == 21
+
+
+def test_standard_input_is_a_file_like_any_other(here: Path) -> None:
+    command = [sys.executable, "-m", "megacpt", "tokenize", "-", "--tokenizer", str(TINY)]
+    text = (here / "in" / "a.jsonl").read_bytes()
+    subprocess.run([*command, "--output", "piped"], input=text, check=True, capture_output=True)
+    assert tokenize("in/a.jsonl", "--output", "law") == 0
+    assert Path("piped.bin").read_bytes() == Path("law.bin").read_bytes()
+    assert not Path("piped.pieces").exists()
+
+
+def test_tasks_and_merge_say_what_is_next(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for task in ("0/2", "1/2"):
+        assert tokenize("in/a.jsonl", "--output", "my law", "--task", task) == 0
+        shown = capsys.readouterr().out
+        assert f"Task {task} is done: its pieces are in my law.pieces" in shown
+        assert "megacpt tokenize --merge --output 'my law'" in shown
+    assert main(["tokenize", "--merge", "--output", "my law"]) == 0
+    assert "Wrote 20 documents, " in capsys.readouterr().out
+    assert main(["tokenize", "--merge", "--output", "my law"]) == 2
+    assert "plan.json does not exist" in capsys.readouterr().err
+
+
+def test_packing_may_be_written_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tokenize("in/a.jsonl", "--output", "law", "--pack", "32") == 0
+    assert "for data.packing=best_fit" in capsys.readouterr().out
+    assert list(here.glob("law.pack32*"))
+
+
+def test_without_eos_and_special(here: Path) -> None:
+    assert tokenize("in/b.txt", "--output", "law", "--no-eos", "--no-special") == 0
+    manifest = verify("law")
+    assert (manifest.tokens, manifest.append_eos, manifest.special) == (12, False, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "law"], "megacpt tokenize needs files and --tokenizer; only --merge does"),
+        (["in", "--output", "law", "--task", "one"], "task=one must be K/N, as in 0/4"),
+        (["in", "--output", "law", "--task", "4/4"], "task=4/4 must be K/N with K from 0 to N-1"),
+        (["in", "--output", "law", "--max-document-bytes", "0"], "max_document_bytes=0 must be"),
+        (["in", "--output", "law", "--on-error", "maybe"], "invalid choice: 'maybe'"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    try:
+        code = tokenize(*words)
+    except SystemExit as stopped:
+        code = int(str(stopped.code))
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in here.iterdir()) == ["in"]
+
+
+def test_the_line_of_a_terminal_is_removed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert tokenize("in", "--output", "law") == 0
+    assert "MB/s" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
