@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests_support import free_port
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--megatron-lm", help="checkout of Megatron-LM, to run its own tool")
+    parser.addoption("--megatron-python", default=sys.executable, help="a Python that imports it")
 
 
 @pytest.fixture(scope="module")

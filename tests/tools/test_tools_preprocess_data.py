@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,27 @@ def test_the_bytes_are_those_of_megatron_s_builder(tmp_path: Path) -> None:
         assert ours == (tmp_path / f"peer.{kind}").read_bytes()
     peer, mine = IndexedShard(tmp_path / "peer"), IndexedShard(tmp_path / "a_text_document")
     assert np.array_equal(peer.lengths, mine.lengths)
+
+
+@pytest.mark.slow
+def test_the_bytes_are_those_of_megatron_lm_s_own_tool(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """pytest tests/tools --megatron-lm FOLDER --megatron-python PYTHON"""
+    checkout = pytestconfig.getoption("--megatron-lm")
+    if checkout is None:
+        pytest.skip("--megatron-lm FOLDER was not given")
+    source = write(tmp_path / "a.jsonl")
+    words = ["--input", str(source), "--json-keys", "text", "body", "--append-eod", "--workers"]
+    words += ["2", "--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(TINY)]
+    tool = [pytestconfig.getoption("--megatron-python"), f"{checkout}/tools/preprocess_data.py"]
+    peer = [*tool, *words, "--output-prefix", str(tmp_path / "peer")]
+    subprocess.run(peer, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": checkout})
+    assert run(*words, "--output-prefix", str(tmp_path / "a")).returncode == 0
+    for key in ("text", "body"):
+        for kind in ("bin", "idx"):
+            ours = (tmp_path / f"a_{key}_document.{kind}").read_bytes()
+            assert ours == (tmp_path / f"peer_{key}_document.{kind}").read_bytes()
 
 
 def test_a_missing_input_is_one_line(tmp_path: Path) -> None:
