@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from test_docs import ROOT, assert_shown, examples
 
 PAGE = ROOT / "docs" / "tokenize.md"
@@ -19,6 +20,7 @@ def timeless(text: str) -> str:
     return TIMES.sub("in some time", text)
 
 
+@pytest.mark.slow
 def test_the_examples_print_what_is_shown(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     command = tmp_path / "bin" / "megacpt"
