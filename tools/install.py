@@ -2,8 +2,8 @@
 """Make the virtual environment of this checkout: ``python3 tools/install.py .venv``.
 
 Runs before anything is installed, so it needs the standard library alone and says in one sentence
-what is missing. The file .installed is written last: an interrupted installation starts over. A folder
-without .megacpt, which is written first, is somebody else's and never emptied.
+what is missing. The file .installed is written last: an interrupted installation starts over. A
+folder without .megacpt, which is written first, is somebody else's and never emptied.
 """
 
 from __future__ import annotations
