@@ -18,6 +18,11 @@ class Encoded:
     ids: npt.NDArray[np.integer]
     bounds: npt.NDArray[np.int64]
 
+    def part(self, start: int, stop: int) -> Encoded:
+        """Of the texts ``start .. stop-1``, without copying ids."""
+        bounds = self.bounds[start : stop + 1]
+        return Encoded(ids=self.ids[bounds[0] : bounds[-1]], bounds=bounds - bounds[0])
+
     def rows(self) -> list[npt.NDArray[np.int32]]:
         ids = self.ids.astype(np.int32, copy=False)
         return [ids[a:b] for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)]

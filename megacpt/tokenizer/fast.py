@@ -78,7 +78,8 @@ def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
     if fast is None:
         return None
     texts = probes(reference.added_tokens)
-    return fast if first_difference(fast, reference, texts, special=True) is None else None
+    found, expected = (encoder.encode(texts, special=True) for encoder in (fast, reference))
+    return fast if first_difference(found, expected) is None else None
 
 
 def probes(added_tokens: Sequence[str]) -> list[str]:
@@ -89,12 +90,8 @@ def probes(added_tokens: Sequence[str]) -> list[str]:
     return texts
 
 
-def first_difference(
-    fast: FastBackend, reference: HuggingFaceBackend, texts: Sequence[str], *, special: bool
-) -> int | None:
+def first_difference(found: Encoded, expected: Encoded) -> int | None:
     """Number of the first text whose ids differ."""
-    found = fast.encode(texts, special=special)
-    expected = reference.encode(texts, special=special)
     if np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.ids, expected.ids):
         return None
     rows = zip(found.rows(), expected.rows(), strict=True)

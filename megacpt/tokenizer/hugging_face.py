@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from megacpt.tokenizer.fast import FastBackend
 
 
+FEW = 8
+"""Texts that are not worth waking the library's threads for, which may all have other work."""
+
+
 class HuggingFaceBackend:
     """A document begins and ends as the file's own post-processor says (most often with BOS)."""
 
@@ -32,7 +36,10 @@ class HuggingFaceBackend:
         self.name = f"tokenizers {tokenizers.__version__}"
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+        if len(texts) <= FEW:
+            found = [self._tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        else:
+            found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
         return join([encoding.ids for encoding in found])
 
     def decode(self, ids: list[int]) -> str:

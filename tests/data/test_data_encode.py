@@ -72,8 +72,8 @@ def test_excerpts_depend_on_the_input_alone_and_are_spread() -> None:
     texts = [str(n) * 500 for n in range(50)]
     found = [excerpts(texts, number=n) for n in range(30)]
     assert found == [excerpts(texts, number=n) for n in range(30)]
-    assert [len(sample) for sample in found] == [8] + [2] * 29
-    assert len({excerpt[0:2] for sample in found for excerpt in sample}) > 20
+    assert [len(sample) for sample in found] == [4] + [1] * 29
+    assert len({excerpt[0:2] for sample in found for excerpt in sample}) > 12
     assert all(0 < len(excerpt) <= 256 for sample in found for excerpt in sample)
 
 
@@ -82,7 +82,7 @@ def test_the_manifest_records_the_backend_and_the_proof(tmp_path: Path) -> None:
     (backend,) = manifest.backends
     assert backend.name.startswith("fastokens ")
     assert backend.documents == manifest.documents
-    assert backend.checked_documents >= 8
+    assert backend.checked_documents >= 4
     assert backend.checked_bytes > 200
 
 
