@@ -9,6 +9,8 @@ mark, and says what is wrong.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -17,15 +19,27 @@ from megacpt.data.documents import BadLine, ErrorKind, Parsed, too_long
 
 def parse_lines(content: bytes, *, first_line: int, key: str, limit: int) -> Parsed:
     """The text under ``key`` of every line that is not blank."""
-    lines = content.split(b"\n")
     try:
-        loads = orjson.loads
-        texts = [loads(line)[key] for line in lines if line]
-        if all(type(text) is str for text in texts) and max(map(len, lines)) <= limit:
+        texts = list(_parse_all(content, key=key, limit=limit))
+        if all(type(text) is str for text in texts):
             return Parsed(texts=texts)
     except (ValueError, LookupError, TypeError):
         pass
-    return _parse_each(lines, first_line=first_line, key=key, limit=limit)
+    return _parse_each(content.split(b"\n"), first_line=first_line, key=key, limit=limit)
+
+
+def _parse_all(content: bytes, *, key: str, limit: int) -> Iterator[Any]:
+    """By views: cutting copies of the lines takes half as long as parsing them."""
+    view, find, loads = memoryview(content), content.find, orjson.loads
+    start, size = 0, len(content)
+    while start < size:
+        stop = find(b"\n", start)
+        stop = size if stop < 0 else stop
+        if stop - start > limit:
+            raise ValueError("a line is too long")
+        if stop > start:
+            yield loads(view[start:stop])[key]
+        start = stop + 1
 
 
 def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) -> Parsed:
