@@ -43,3 +43,14 @@ def test_an_id_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
     heldout = HeldoutSet.open(tmp_path / "a", sequence_length=4, max_tokens=0, vocab_size=8)
     with pytest.raises(DataError, match=r"holds id 8 at token 1"):
         heldout.load([0])
+
+
+def test_documents_are_bounded_where_the_run_masks_them(tmp_path: Path) -> None:
+    write_shard(tmp_path / "set", [np.array([5, 6, 0]), np.array([7, 8, 9, 0])], vocab_size=10)
+    sizes = {"sequence_length": 4, "max_tokens": 0}
+    masked = HeldoutSet.open(tmp_path / "set", **sizes, document_mask=True).load([0, 1])
+    plain = HeldoutSet.open(tmp_path / "set", **sizes).load([0, 1])
+    assert [bounds.tolist() for bounds in masked.cu_seqlens] == [[0, 3, 4], [0, 2, 4]]
+    assert [bounds.tolist() for bounds in plain.cu_seqlens] == [[0, 4], [0, 4]]
+    assert masked.positions_BS.tolist() == [[0, 1, 2, 0], [0, 1, 0, 1]]
+    assert (masked.labels_BS == plain.labels_BS).all()

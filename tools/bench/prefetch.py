@@ -40,7 +40,8 @@ def waits(steps: int, *, prefetch_steps: int, settings: list[str]) -> tuple[np.n
             sys.exit(done.stdout + done.stderr)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines[1:]][WARMUP_STEPS:]
-    return tuple(np.array([r[key] for r in records]) for key in ("data_wait_s", "step_s"))
+    wait_s, step_s = (np.array([r[key] for r in records]) for key in ("data_wait_s", "step_s"))
+    return wait_s, step_s
 
 
 def main() -> None:
