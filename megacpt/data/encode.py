@@ -2,7 +2,7 @@
 """Blocks of input to tokens, and the proof that the fast backend makes the reference's tokens.
 
 fastokens is another implementation of tokenizer.json than ``tokenizers``. So a part of the corpus
-is encoded by both while the work is done: an excerpt of a document in every block (of about 1 MiB)
+is encoded by both while the work is done: excerpts of two documents in every block (of about 2 MiB)
 and of four in the first block of a piece, which takes about 4 % of the time. Which ones depends on
 the input alone. A single id that differs ends the work, which is then done again with
 ``tokenizers``.
@@ -25,7 +25,7 @@ from megacpt.tokenizer.backend import Encoded, Encoder
 from megacpt.tokenizer.fast import FastBackend, first_difference
 
 EXCERPT_CHARACTERS = 256
-EXCERPTS, EXCERPTS_AT_FIRST = 1, 4
+EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
 """Of a block, and of the first block of a piece."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""

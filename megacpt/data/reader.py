@@ -18,7 +18,7 @@ from megacpt.data.pieces import Part
 from megacpt.data.tree_hash import Leaves
 from megacpt.errors import DataError
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 21
 """What a worker gets at once, unless a line is longer."""
 HEAD_BYTES = 1 << 16
 """Kept of a line that is too long for memory."""
