@@ -56,7 +56,8 @@ class DataRecord:
     def known(self) -> list[tuple[int, DrawnSegment]]:
         """Each segment with the step before which it drew that much."""
         ends = [drawn.segment.from_step for drawn in self.segments[1:]] + [self.step]
-        return list(zip(ends, self.segments, strict=True))
+        pairs = zip(ends, self.segments, strict=True)
+        return [(end, drawn) for end, drawn in pairs if drawn.segment.from_step < end]
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings

@@ -393,6 +393,14 @@ def test_a_new_source_may_join_a_run(tmp_path: Path) -> None:
     require_epochs(targets(joined, steps=40), BLEND | {"new": 70})
 
 
+def test_a_record_of_no_steps_binds_nothing_of_the_blend(tmp_path: Path) -> None:
+    data = open_data(tmp_path, tokens={"a": 90, "b": 41})
+    config = config_of(BLEND, batch=4)
+    shards = write_shards(tmp_path, BLEND)
+    resumed = TrainingData.open(config, seed=1, shards=shards, record=data.record(0))
+    assert slots(resumed, 3) == slots(TrainingData.open(config, seed=1, shards=shards), 3)
+
+
 def test_a_run_keeps_its_chunks_when_a_longer_stage_is_added(tmp_path: Path) -> None:
     data = open_data(tmp_path, tokens=BLEND)
     shards = {name: tmp_path / name for name in BLEND}
