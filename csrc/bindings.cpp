@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bind_batch.h"
+#include "bind_document_ends.h"
 #include "bind_megatron_order.h"
 #include "bind_packing.h"
 #include "blend.h"
@@ -57,6 +58,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<std::int64_t, std::uint64_t>(), py::arg("size"), py::kw_only(), py::arg("key"))
       .def("__call__", &megacpt::Permutation::operator(), py::arg("index"));
   megacpt::bind_batch(m);
+  megacpt::bind_document_ends(m);
   megacpt::bind_megatron_order(m);
   megacpt::bind_packing(m);
 }

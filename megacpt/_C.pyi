@@ -39,6 +39,14 @@ def fill_batch(
         tuple[npt.NDArray[np.int32], ...],
     ]
 ): ...
+def end_documents(
+    ids: npt.NDArray[np.uint32],
+    bounds: npt.NDArray[np.int64],
+    *,
+    eos_id: int | None,
+    vocab_size: int,
+    dtype: np.dtype[Any],
+) -> int | tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int32]]: ...
 def permute(indices: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]: ...
 def advance_blend(
     remainders: Sequence[int], *, denominator: int, lags: Sequence[int], num_steps: int

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from megacpt.data import parquet
 from megacpt.data.documents import BadLine, Block, too_long
@@ -98,7 +101,7 @@ class PartReader:
         inside = start > 0 and raw.read(1) != b"\n"
         last = b"\n"
         while start < stop:
-            chunk = raw.read(min(BLOCK_BYTES, stop - start))
+            chunk = raw.read(_bytes_of_lines(raw, start, min(BLOCK_BYTES, stop - start)))
             if not chunk:
                 raise _changed(self._file)
             self._seen(memoryview(chunk))
@@ -128,7 +131,8 @@ class PartReader:
             if end:
                 yield self._block(b"".join([*kept, chunk[:end]]))
                 kept = []
-            kept.append(chunk[end:])
+            if end < len(chunk):
+                kept.append(chunk[end:])
             if sum(map(len, kept)) > self._max_bytes + BLOCK_BYTES:
                 head, dropped = b"".join(kept)[:HEAD_BYTES], sum(map(len, kept))
                 kept = []
@@ -137,7 +141,9 @@ class PartReader:
         yield self._block(b"".join(kept))
 
     def _block(self, content: bytes) -> Block:
-        num_lines = content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+        # Python's count takes half as long as parsing.
+        num_breaks = int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord("\n")))
+        num_lines = num_breaks + (content[-1:] not in (b"", b"\n"))
         return self._made(content, num_lines=num_lines)
 
     def _dropped(self, head: bytes, num_bytes: int) -> Block:
@@ -178,6 +184,14 @@ class PartReader:
             bytes_read=self._taken(),
             bad=bad,
         )
+
+
+def _bytes_of_lines(raw: BinaryIO, start: int, limit: int) -> int:
+    """How many of the next bytes to read so that they end where a line does; ``limit`` where no
+    line ends near it. Then a block need not be copied to cut it."""
+    tail = min(HEAD_BYTES, limit)
+    end = os.pread(raw.fileno(), tail, start + limit - tail).rfind(b"\n") + 1
+    return limit - tail + end if end else limit
 
 
 class _Watched(io.RawIOBase):
