@@ -3,7 +3,7 @@
 
 fastokens is another implementation of tokenizer.json than ``tokenizers``. So a part of the corpus
 is encoded by both while the work is done: excerpts of two documents in every block (of about 2 MiB)
-and of four in the first block of a piece, which takes about 2 % of the time. Which ones depends on
+and of four in the first block of a piece, which takes about 5 % of the time. Which ones depends on
 the input alone. A single id that differs ends the work, which is then done again with
 ``tokenizers``.
 """
@@ -25,7 +25,7 @@ from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
 from megacpt.tokenizer.fast import FastBackend, first_difference
 
-EXCERPT_CHARACTERS = 128
+EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
 """Of a block, and of the first block of a piece."""
 STRIDE = 1_000_003

@@ -16,6 +16,7 @@ from megacpt.data.in_order import map_in_order
 from megacpt.data.piece_log import PieceLog
 from megacpt.data.reader import PartReader, first_line
 from megacpt.data.work_folder import Plan, WorkFolder
+from megacpt.device.environment import set_default
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
@@ -44,6 +45,8 @@ class PieceRunner:
         settings, reference = plan.settings, tokenizer.backend
         fast = None
         if job.use_fast and isinstance(reference, HuggingFaceBackend):
+            # The threads here do what fastokens' own would; each thread more has a cache to fill.
+            set_default("FASTOKENS_BPE_THREADS", "1")
             fast = load_fast(reference)
         self._encoder = DocumentEncoder(
             tokenizer,

@@ -77,6 +77,18 @@ def test_blocks_are_bounded_and_whole_lines(tmp_path: Path, suffix: str) -> None
     assert sum(b.bytes_read for b in blocks) == path.stat().st_size
 
 
+def test_blocks_of_short_lines_end_with_the_last_that_fits(tmp_path: Path) -> None:
+    content = b"".join(b"%d\n" % n for n in range(reader.BLOCK_BYTES // 3))
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    made, blocks = read(source(path))
+    assert contents(blocks) == content
+    sizes = [len(contents([block])) for block in blocks if block.content]
+    assert len(sizes) == len(content) // reader.BLOCK_BYTES + 1
+    assert all(reader.BLOCK_BYTES - 8 < size <= reader.BLOCK_BYTES for size in sizes[:-1])
+    assert made.leaves == [hashlib.sha256(content).hexdigest()]
+
+
 def packed(content: bytes, suffix: str) -> bytes:
     if suffix == ".zst":
         return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))

@@ -107,3 +107,23 @@ def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
     first.wait()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
+
+
+THREADS = """
+import sys
+from pathlib import Path
+from megacpt.data.tokenize import tokenize
+tokenize([sys.argv[1]], tokenizer=sys.argv[2], output_prefix=sys.argv[3], workers=2)
+print([path.read_text() for path in Path("/proc/self/task").glob("*/comm")])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of threads")
+def test_fastokens_starts_no_threads_beside_ours(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", words(100, seed=1))
+    command = [sys.executable, "-c", THREADS, str(source), str(TINY), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("FASTOKENS_BPE_THREADS", None)  # which tests before have set
+    names = subprocess.check_output(command, env=environment, text=True)
+    assert "python" in names
+    assert "fastokens" not in names
