@@ -22,11 +22,12 @@ class DocumentEnds {
       : ids_(ids), bounds_(bounds), eos_id_(eos_id) {
     require(bounds.size() >= 1 && bounds[0] == 0 && bounds[bounds.size() - 1] == ids.size(),
             "bounds must go from 0 to the number of ids");
+    // With both ends as they should be, bounds that never fall stay inside.
+    for (std::int64_t text = 0; text < num_texts(); ++text)
+      require(bounds[text] <= bounds[text + 1], "a text ends before it begins");
     lengths.reserve(static_cast<std::size_t>(num_texts()));
     for (std::int64_t text = 0; text < num_texts(); ++text) {
       const std::int64_t count = bounds[text + 1] - bounds[text];
-      // With both ends as they should be, bounds that never fall stay inside.
-      require(count >= 0, "a text ends before it begins");
       require(count < std::numeric_limits<std::int32_t>::max(), "a text has 2^31-1 ids or more");
       const std::int64_t length = count + (lacks_eos(text) ? 1 : 0);
       num_tokens += length;
