@@ -107,7 +107,6 @@ def test_the_wheel_holds_configs_launch_and_templates(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.mcore
 def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.mcore]
+pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "megacpt"]
 LONG = ["experiment=tiny", "monitor=quiet", "schedule.steps=100000", "evaluate.every_steps=100000"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from megacpt.data.indexed import IndexedShard
+from megacpt.device import hook
 from megacpt.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,7 @@ def test_it_writes_a_shard_for_each_key(tmp_path: Path) -> None:
 @pytest.mark.mcore
 def test_the_bytes_are_those_of_megatron_s_builder(tmp_path: Path) -> None:
     """As that tool calls it: a document at a time, with the lengths of its one sentence."""
+    hook.install()
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
     tokenizer = load_tokenizer(TINY)
