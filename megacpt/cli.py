@@ -443,6 +443,8 @@ def _slow_progress(what: str) -> Callable[[int, int], None] | None:
     """Shows how far work is that takes more than two seconds, on a terminal."""
     if not sys.stderr.isatty():
         return None
+    from megacpt.data.progress import shown_time
+
     started_at = time.monotonic()
     shown_at = started_at
 
@@ -453,7 +455,9 @@ def _slow_progress(what: str) -> Callable[[int, int], None] | None:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         elif now - started_at > SLOW_S and now - shown_at > REDRAW_S:
             shown_at = now
-            print(f"\r{what} {done / total:6.1%}", end="", file=sys.stderr, flush=True)
+            left = shown_time((now - started_at) * (total - done) / max(done, 1))
+            text = f"\r\x1b[K{what} {done / total:6.1%}  {left} left"
+            print(text, end="", file=sys.stderr, flush=True)
 
     return show
 

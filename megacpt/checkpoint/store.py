@@ -59,7 +59,7 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest) -> Path:
     """Make a fully written folder the newest checkpoint: fsync, manifest, rename, ``latest``."""
     for path in partial.rglob("*"):
         _fsync(path)
-    _write_durably(partial / MANIFEST, json.dumps(asdict(manifest), indent=2))
+    write_text(partial / MANIFEST, json.dumps(asdict(manifest), indent=2))
     _fsync(partial)
     final = root / folder_name(manifest.step)
     replaced = root / f".{final.name}.replaced"
@@ -68,7 +68,7 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest) -> Path:
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
-    _write_durably(root / LATEST, final.name)
+    write_text(root / LATEST, final.name)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
 
@@ -136,11 +136,6 @@ def remove_partials(root: Path) -> None:
     for pattern in (".step_*.partial", ".step_*.replaced"):
         for folder in root.glob(pattern):
             shutil.rmtree(folder)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    write_text(path, text)
-    _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from megacpt.errors import EnvironmentError_
@@ -12,14 +13,21 @@ from megacpt.errors import EnvironmentError_
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in one step."""
+    write_parts(path, [text.encode("utf-8")])
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Replace ``path`` by ``parts``, one after another, in one step that survives a power cut."""
     aside = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with aside.open("wb") as stream:
+            for part in parts:
+                stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -27,3 +35,12 @@ def write_text(path: Path, text: str) -> None:
             f"{path} cannot be written: {error.strerror}; "
             "choose a folder with write permission and free space."
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

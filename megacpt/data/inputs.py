@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from megacpt.data.shard_format import QUARANTINE
 from megacpt.errors import DataError, EnvironmentError_
 
 STANDARD_INPUT = "-"
@@ -119,7 +120,7 @@ def _tells_its_kind(path: Path) -> bool:
 def _is_aside(relative: Path) -> bool:
     """Hidden, or left by an earlier run of this tool."""
     hidden = any(part.startswith(".") or part.endswith(".pieces") for part in relative.parts)
-    return hidden or relative.name.endswith(".quarantine.jsonl")
+    return hidden or relative.name.endswith(f".{QUARANTINE}")
 
 
 def _matches(pattern: str, file_format: FileFormat | None) -> Iterator[SourceFile]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -74,6 +74,22 @@ class Manifest:
 
 
 Record = TypeVar("Record", Manifest, InputFile, BackendRecord)
+
+
+def total_backends(records: Iterable[BackendRecord]) -> tuple[BackendRecord, ...]:
+    """One of each name, with all that it did."""
+    named: dict[str, list[BackendRecord]] = {}
+    for record in records:
+        named.setdefault(record.name, []).append(record)
+    return tuple(
+        BackendRecord(
+            name=name,
+            documents=sum(record.documents for record in found),
+            checked_documents=sum(record.checked_documents for record in found),
+            checked_bytes=sum(record.checked_bytes for record in found),
+        )
+        for name, found in sorted(named.items())
+    )
 
 
 def manifest_path(prefix: Path | str) -> Path:

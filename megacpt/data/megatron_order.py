@@ -175,7 +175,8 @@ class MegatronOrder:
 
     def rows(self, step: int, *, positions: Sequence[int]) -> list[Row]:
         """Samples of global batch ``step`` (the first is 0) at ``positions`` of its B."""
-        return [self._row(step * self.global_batch_size + int(p)) for p in positions]
+        orders, first = tuple(self.sources.values()), step * self.global_batch_size
+        return [self._row(orders, first + int(position)) for position in positions]
 
     def consumed_samples(self, steps: int) -> dict[str, int]:
         """Samples of each source in the first ``steps`` global batches."""
@@ -187,10 +188,9 @@ class MegatronOrder:
         counts = _drawn(*self.blend, num_samples, num_sources=len(self.sources))
         return dict(zip(self.sources, counts.tolist(), strict=True))
 
-    def _row(self, number: int) -> Row:
+    def _row(self, orders: Sequence[SourceOrder], number: int) -> Row:
         if not 0 <= number < self.num_samples:
             raise IndexError(f"sample {number} of {self.num_samples}")
-        orders = tuple(self.sources.values())
         if self.blend is None:
             return orders[0].row(number)
         source, sample = self.blend

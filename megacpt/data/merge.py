@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.data.manifest import BackendRecord, InputFile, Manifest, render
-from megacpt.data.piece_log import PieceRecord, full_disk_told
+from megacpt.data.manifest import BackendRecord, InputFile, Manifest, render, total_backends
+from megacpt.data.piece_log import PieceRecord
 from megacpt.data.progress import Progress, ProgressCallback
+from megacpt.data.shard_format import QUARANTINE
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
 from megacpt.data.tree_hash import root
 from megacpt.data.work_folder import Plan, WorkFolder
@@ -25,7 +25,6 @@ from megacpt.errors import DataError
 CHUNK_BYTES = 1 << 22
 NAMED = 8
 """Missing pieces that an error names."""
-QUARANTINE = "quarantine.jsonl"
 
 
 def merge(
@@ -43,15 +42,11 @@ def merge(
     pieces = _Pieces.open(folder, own_log=own_log)
     with ShardWriter(output_prefix, dtype=pieces.dtype) as writer:
         pieces.put(writer, progress=progress)
-        aside = writer.aside(QUARANTINE)
-        try:
-            has_bad = pieces.write_quarantine(aside)
-            files = writer.publish(
-                describe=lambda files: render(pieces.manifest(files)),
-                beside=(QUARANTINE,) if has_bad else (),
-            )
-        finally:
-            aside.unlink(missing_ok=True)
+        has_bad = pieces.write_quarantine(writer)
+        files = writer.publish(
+            describe=lambda files: render(pieces.manifest(files)),
+            beside=(QUARANTINE,) if has_bad else (),
+        )
     if not has_bad:
         Path(f"{output_prefix}.{QUARANTINE}").unlink(missing_ok=True)
     folder.remove()
@@ -186,15 +181,12 @@ class _Pieces:
             "them: start those again."
         )
 
-    def write_quarantine(self, path: Path) -> bool:
+    def write_quarantine(self, writer: ShardWriter) -> bool:
         """The lines set aside, numbered as in the files; whether there are any."""
         if not any(record.errors for record in self.records) or self._on_error != "quarantine":
             return False
-        with full_disk_told(self.folder.path), path.open("w", encoding="utf-8") as stream:
-            for line in self._quarantined():
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._quarantined())
+        writer.write_beside(QUARANTINE, (line.encode("utf-8") for line in lines))
         return True
 
     def _quarantined(self) -> Iterator[dict[str, Any]]:
@@ -238,7 +230,7 @@ class _Pieces:
             long_documents=sum(record.long_documents for record in self.records),
             on_error=self._on_error,
             errors=dict(sum((Counter(record.errors) for record in self.records), Counter())),
-            backends=tuple(self._backends()),
+            backends=total_backends(self._backends()),
             **asdict(files),
         )
 
@@ -251,13 +243,12 @@ class _Pieces:
             yield InputFile(path=file.path, bytes=file.bytes, sha256=root(leaves[number]))
 
     def _backends(self) -> Iterator[BackendRecord]:
-        for name in sorted({record.backend for record in self.records}):
-            records = [record for record in self.records if record.backend == name]
+        for record in self.records:
             yield BackendRecord(
-                name=name,
-                documents=sum(record.documents for record in records),
-                checked_documents=sum(record.checked_documents for record in records),
-                checked_bytes=sum(record.checked_bytes for record in records),
+                name=record.backend,
+                documents=record.documents,
+                checked_documents=record.checked_documents,
+                checked_bytes=record.checked_bytes,
             )
 
     def _nothing_found(self) -> DataError:

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from megacpt.data.indexed import PIECE, IndexedShard, Tokens
 from megacpt.data.manifest import (
-    BackendRecord,
     Manifest,
     identity_of,
     manifest_path,
@@ -27,14 +26,15 @@ from megacpt.data.manifest import (
     render,
     require_checksum,
     require_one_tokenizer,
+    total_backends,
     verify_file,
 )
+from megacpt.data.shard_format import QUARANTINE
 from megacpt.data.shard_writer import DocumentBounds, ShardFiles, ShardWriter
 from megacpt.errors import DataError
 
 Progress = Callable[[int, int], None]
 """Is told the bytes copied and those to copy."""
-QUARANTINE = "quarantine.jsonl"
 EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos", "special")
 
 
@@ -218,19 +218,7 @@ def _merged(manifests: Sequence[Manifest], files: ShardFiles, *, name: str) -> M
         long_documents=sum(manifest.long_documents for manifest in manifests),
         on_error=", ".join(policies) or "stop",
         errors=dict(sum((Counter(manifest.errors) for manifest in manifests), Counter())),
-        backends=tuple(_backends(manifests)),
+        backends=total_backends(r for manifest in manifests for r in manifest.backends),
         inputs=tuple(file for manifest in manifests for file in manifest.inputs),
         **asdict(files),
     )
-
-
-def _backends(manifests: Sequence[Manifest]) -> Iterator[BackendRecord]:
-    all_records = [record for manifest in manifests for record in manifest.backends]
-    for name in sorted({record.name for record in all_records}):
-        records = [record for record in all_records if record.name == name]
-        yield BackendRecord(
-            name=name,
-            documents=sum(record.documents for record in records),
-            checked_documents=sum(record.checked_documents for record in records),
-            checked_bytes=sum(record.checked_bytes for record in records),
-        )

@@ -99,12 +99,6 @@ class TrainingData:
     def source_tokens(self) -> dict[str, int]:
         return {name: shard.num_tokens for name, shard in self.shards.items()}
 
-    @property
-    def fingerprint(self) -> str:
-        """Of what never changes in a run: settings, and the tokens it began with."""
-        first = {name: self.contents[name] for name in self.segments[0].shares}
-        return _digest(repr((self.settings, first)))
-
     def batch_size(self, step: int) -> int:
         """Samples of global batch ``step`` (the first is 0)."""
         return at(self.segments, step).global_batch_size

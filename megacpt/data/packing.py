@@ -21,10 +21,8 @@ The file is little-endian, R rows and P pieces:
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -32,9 +30,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
+from megacpt.config.atomic import write_parts
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import shard_identity
-from megacpt.errors import DataError, EnvironmentError_
+from megacpt.errors import DataError
 
 MAGIC = b"MCPTPACK"
 VERSION = 1
@@ -117,7 +116,7 @@ def build_packing(shard: IndexedShard, *, sequence_length: int) -> Path:
     path = pack_path(shard.prefix, sequence_length=sequence_length)
     head = HEADER.pack(MAGIC, VERSION, *astuple(summary), _identity(shard))
     arrays = [array.data for array in (row_ends, checksums, starts, inputs)]
-    _write(path, [head, hashlib.sha256(head).digest(), *arrays])
+    write_parts(path, [head, hashlib.sha256(head).digest(), *arrays])
     return path
 
 
@@ -206,40 +205,6 @@ def _unusable(prefix: Path | str, sequence_length: int, problem: str) -> DataErr
 
 def _command(prefix: Path | str, sequence_length: int) -> str:
     return f"megacpt pack {prefix} --sequence-length {sequence_length}"
-
-
-def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    aside = path.with_name(f"{path.name}.partial")
-    with _reported(path, aside):
-        with aside.open("wb") as stream:
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-        _sync_folder(path.parent)
-
-
-@contextmanager
-def _reported(path: Path, aside: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise EnvironmentError_(
-            f"{path} cannot be written: {error.strerror}; nothing was left behind. Free space or "
-            "get write permission, and pack again."
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 __all__ = ["PackSummary", "Packing", "build_packing", "pack", "pack_path"]

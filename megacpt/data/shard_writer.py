@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.data.shard_format import HEADER, MAGIC, VERSION, code_of
+from megacpt.config.atomic import sync_folder
+from megacpt.data.shard_format import HEADER, MAGIC, QUARANTINE, VERSION, code_of
 from megacpt.errors import DataError, EnvironmentError_
 
 PIECE = 1 << 20
@@ -85,7 +86,7 @@ class ShardWriter:
             # A full disk makes the flush inside close fail once more; the files go anyway.
             with suppress(OSError):
                 stream.close()
-        for kind in ("bin", "idx", "json", "lengths", "quarantine.jsonl"):
+        for kind in ("bin", "idx", "json", "lengths", QUARANTINE):
             with suppress(OSError):
                 self.aside(kind).unlink(missing_ok=True)
 
@@ -163,7 +164,7 @@ class ShardWriter:
             self._name("idx").unlink(missing_ok=True)
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
-            _sync_folder(self.prefix.parent)
+            sync_folder(self.prefix.parent)
         return files
 
     def _finish(self, bounds: DocumentBounds | None) -> ShardFiles:
@@ -271,12 +272,3 @@ def _write_synced(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,14 +22,14 @@ from megacpt.data.merge import merge
 from megacpt.data.pieces import cut, piece_bytes
 from megacpt.data.progress import Progress, ProgressCallback
 from megacpt.data.runner import Job, PieceRunner
-from megacpt.data.shard_format import choose_dtype
+from megacpt.data.shard_format import QUARANTINE, choose_dtype
 from megacpt.data.work_folder import Plan, Settings, WorkFolder
 from megacpt.data.workers import num_processes, run_pieces
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 DOCUMENT_BYTES_MAX = 1 << 26
-OUTPUTS = ("bin", "idx", "json", "quarantine.jsonl")
+OUTPUTS = ("bin", "idx", "json", QUARANTINE)
 
 
 def tokenize(

@@ -157,6 +157,8 @@ def _vocabulary(found: Inspection) -> Iterator[str]:
         )
     if use.outside:
         yield f"  WARNING: {use.outside:,} tokens are outside the vocabulary"
+    if not use.top:
+        return
     yield f"  99 % of the tokens are the {use.ids_for_99_percent:,} most frequent ids"
     yield ""
     yield f"  {'id':>8} {'tokens':>15} {'share':>7}  {'text' if use.top[0].text else ''}".rstrip()

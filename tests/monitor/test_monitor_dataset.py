@@ -57,6 +57,13 @@ def test_what_is_said(found: Inspection) -> None:
     assert "Checksums     both files are as" in render(replace(found, verified=True))
 
 
+def test_a_shard_wholly_outside_its_vocabulary_is_shown(found: Inspection) -> None:
+    use = found.vocabulary
+    none = replace(use, ids_used=0, largest_id=None, outside=use.tokens_counted, top=())
+    text = render(replace(found, vocabulary=none))
+    assert f"WARNING: {use.tokens_counted:,} tokens are outside the vocabulary" in text
+
+
 def test_a_sample_of_the_tokens_is_called_one(found: Inspection) -> None:
     use = replace(found.vocabulary, tokens_counted=found.lengths.tokens // 2, outside=3)
     text = render(replace(found, vocabulary=use))
