@@ -25,6 +25,56 @@ class Dtype(Enum):
     bf16 = "bf16"
 
 
+class Recipe(Enum):
+    """How the operands of the layers' matrix products are quantised; ``none``: not at all."""
+
+    none = "none"
+    delayed = "delayed"
+    tensorwise = "tensorwise"
+    blockwise = "blockwise"
+    mxfp8 = "mxfp8"
+    nvfp4 = "nvfp4"
+
+
+class Fp8Format(Enum):
+    """``hybrid``: e4m3 forward, e5m2 for gradients."""
+
+    hybrid = "hybrid"
+    e4m3 = "e4m3"
+
+
+class Recompute(Enum):
+    """What the backward pass computes again instead of keeping."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class Optimizer(Enum):
+    adamw = "adamw"
+    muon = "muon"
+
+
+class LrShape(Enum):
+    """The learning rate after warmup."""
+
+    cosine = "cosine"
+    linear = "linear"
+    wsd = "wsd"
+    constant = "constant"
+    inverse_sqrt = "inverse_sqrt"
+
+
+class FaultPolicy(Enum):
+    """What a step with a bad loss or gradient leads to."""
+
+    ignore = "ignore"
+    stop = "stop"
+    skip = "skip"
+    rollback = "rollback"
+
+
 class DeviceKind(Enum):
     """What the ranks run on; ``auto`` takes CUDA where a device is visible."""
 
@@ -154,7 +204,18 @@ class ParallelConfig:
     vpp: int = 1
     """Virtual stages a pipeline rank holds (interleaved schedule when above 1)."""
     dp: int = 1
-    """Data-parallel replicas; the run has tp * pp * dp ranks."""
+    """Data-parallel replicas; the run has tp * cp * pp * dp ranks."""
+    cp: int = 1
+    """Context-parallel ranks: each sample is cut over this many."""
+    ep: int = 1
+    """Expert-parallel ranks among the tp * cp * dp of a stage; each holds that part of the
+    experts."""
+    etp: int | None = None
+    """Tensor-parallel ranks an expert is cut over; not set: parallel.tp."""
+    first_stage_layers: int | None = None
+    """Layers on the first pipeline stage; not set: an even share."""
+    last_stage_layers: int | None = None
+    """Layers on the last pipeline stage; not set: an even share."""
     sequence_parallel: bool = False
     """Also cut norms and residuals over the tensor-parallel ranks, along the sequence."""
     distributed_optimizer: bool = False
@@ -163,16 +224,51 @@ class ParallelConfig:
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
     """Gather updated weights while the forward pass runs (needs distributed_optimizer)."""
+    sharded_weights: bool = False
+    """Cut weights and gradients over the data-parallel ranks too (ZeRO-3)."""
+    recompute: Recompute = Recompute.none
+    """``selective`` keeps all but what is cheap to compute again; ``full`` keeps layer inputs."""
+    recompute_layers: int | None = None
+    """Layers of a stage that ``full`` recomputes; not set: all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class PrecisionConfig:
     dtype: Dtype = Dtype.bf16
     """bf16 keeps fp32 master weights and fp32 gradients."""
+    recipe: Recipe = Recipe.none
+    """Transformer Engine's recipe on GPUs, its emulation on CPUs; needs bf16."""
+    fp8_format: Fp8Format = Fp8Format.hybrid
+    """Number format of the fp8 recipes."""
+    amax_history_steps: int = 1024
+    """Steps whose largest absolute value sets the scale (``delayed``)."""
+    bf16_first_layers: int = 0
+    """Layers at the start of the model that stay in bf16."""
+    bf16_last_layers: int = 0
+    """Layers at its end that stay in bf16."""
+    fp8_param_gather: bool = False
+    """Keep and gather the weights in fp8 (needs distributed_optimizer)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MuonConfig:
+    momentum: float = 0.95
+    """Decay of the running mean of the gradient."""
+    nesterov: bool = True
+    """Look one step ahead along the momentum."""
+    newton_schulz_steps: int = 5
+    """Iterations that make the update's singular values about one."""
+    scale: str = "spectral"
+    """How the update's size follows a matrix's shape: ``spectral`` or ``unit_rms_norm``."""
+    lr_multiplier: float = 1.0
+    """On the rate of the matrices Muon updates; all others are AdamW's."""
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
+    optimizer: Optimizer = Optimizer.adamw
+    """``muon`` updates the layers' matrices, AdamW all else."""
+    muon: MuonConfig = field(default_factory=MuonConfig)
     lr_peak: float = 2e-5
     """Learning rate after warmup; continued pretraining wants 5e-6 to 5e-5."""
     beta1: float = 0.9
@@ -185,6 +281,18 @@ class OptimConfig:
     """Decoupled; norms and biases are excluded."""
     clip_grad_norm: float = 1.0
     """Largest global L2 norm of the gradient; 0 turns clipping off."""
+    embedding_lr_multiplier: float = 1.0
+    """On the rate of the input embedding."""
+    head_lr_multiplier: float = 1.0
+    """On the rate of an output matrix of its own (an untied head)."""
+    decay_embeddings: bool = True
+    """Weight decay on the embedding and the head as well."""
+    decay_norms: bool = False
+    """Weight decay on norms and biases as well."""
+    offload: bool = False
+    """Keep the optimizer state in host memory and update there."""
+    base_lr_peak: float | None = None
+    """Peak rate of the base model's own pretraining, where known; the guard compares with it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -192,9 +300,40 @@ class ScheduleConfig:
     steps: int = 100
     """Optimizer steps of the whole run."""
     warmup_steps: int = 5
-    """Steps of linear warmup from zero to lr_peak."""
+    """Steps of linear warmup to lr_peak."""
+    shape: LrShape = LrShape.cosine
+    """How the rate falls after warmup."""
+    decay_steps: int = 0
+    """Last steps in which ``wsd`` falls; before them it stays at lr_peak."""
+    lr_start_fraction: float = 0.0
+    """Warmup starts at this fraction of lr_peak: where the run before has ended."""
     lr_final_fraction: float = 0.1
-    """The cosine ends at this fraction of lr_peak."""
+    """The last step has this fraction of lr_peak."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FaultsConfig:
+    nonfinite: FaultPolicy = FaultPolicy.rollback
+    """Where a loss or gradient norm is NaN or infinite; ``ignore`` is refused."""
+    spike: FaultPolicy = FaultPolicy.skip
+    """Where a loss or gradient norm is far above the last ones."""
+    spike_z: float = 12.0
+    """How far: robust standard deviations (1.4826 * MAD) above the median of the last steps."""
+    spike_window_steps: int = 64
+    """Steps the median is taken over."""
+    spike_min_steps: int = 16
+    """No step is called a spike before this many are known."""
+    rollback_lr_factor: float = 1.0
+    """Each rollback multiplies the rate by this from there on."""
+    max_events: int = 5
+    """Skips and rollbacks within ``spike_window_steps`` steps after which the run stops."""
+    excerpt_tokens: int = 48
+    """Decoded tokens of each offending sample in the record of the event."""
+    straggler_factor: float = 1.5
+    """Name the slowest rank where it takes this many times the median rank's time."""
+    hang_minutes: float = 0.0
+    """No step for this long: stacks of all ranks, then exit code 75; 0: twice
+    cluster.timeout_minutes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -266,6 +405,29 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class VariableConfig:
+    value: str
+    """What the variable is set to."""
+
+
+@dataclass(kw_only=True, slots=True)
+class KernelsConfig:
+    grad_accum_fusion: bool = True
+    """GPU: weight gradients are added to the fp32 buffer by the matrix product itself."""
+    rope_fusion: bool = True
+    """GPU: rotary positions in one kernel."""
+    cross_entropy_fusion: bool = True
+    """One pass from logits to loss and gradient, never all logits in fp32."""
+    tp_comm_overlap: bool = False
+    """GPU: tensor-parallel communication in pieces beside the products (needs
+    sequence_parallel and MPI-capable Transformer Engine user buffers)."""
+    manual_gc_steps: int = 100
+    """Collect Python's garbage every so many steps, on all ranks at once; 0 leaves it to Python."""
+    environment: dict[str, VariableConfig] = field(default_factory=dict)
+    """Environment variables every rank gets, unless its environment already has them."""
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     run_dir: str = "runs/default"
     """Everything a run writes goes here; the same folder resumes the run."""
@@ -277,6 +439,8 @@ class RunConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -18,7 +18,7 @@ from megacpt.config.completion import candidates
         ("precision.dtype=", ["precision.dtype=bf16", "precision.dtype=fp32"]),
         ("parallel.sequence_parallel=t", ["parallel.sequence_parallel=true"]),
         ("precision", ["precision.", "precision="]),
-        ("precision.", ["precision.dtype="]),
+        ("precision.dt", ["precision.dtype="]),
         ("data.repl", ["data.replay.share=", "data.replay.source="]),
         ("data.sour", ["data.sources.", "data.sources.NAME."]),
         ("data.sources.law.w", ["data.sources.law.weight="]),
