@@ -13,7 +13,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 
-from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.model.placement import placed_params
 from megacpt.model.rope import inverse_frequencies
 from megacpt.model.spec import block_spec
@@ -60,12 +60,19 @@ def build_model(
     precision: PrecisionConfig,
     kind: DeviceKind,
     sequence_length: int,
+    kernels: KernelsConfig | None = None,
 ) -> list[Any]:
     """This rank's chunks, their weights undefined until load_hf or initialise_randomly.
 
     megatron-core's parallel state must be initialised with the same layout.
     """
-    config = transformer_config(architecture, parallel=parallel, precision=precision, kind=kind)
+    config = transformer_config(
+        architecture,
+        parallel=parallel,
+        precision=precision,
+        kernels=kernels or KernelsConfig(),
+        kind=kind,
+    )
     stages = range(parallel.vpp) if parallel.vpp > 1 else (None,)
     chunks = [
         _build_chunk(

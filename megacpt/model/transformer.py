@@ -11,12 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.models.common.embeddings import rope_utils
-from megatron.core.tensor_parallel import layers
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import silu
 
-from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import (
+    DeviceKind,
+    Dtype,
+    KernelsConfig,
+    ParallelConfig,
+    PrecisionConfig,
+)
+from megacpt.model.kernels import kernel_settings
 from megacpt.plan.architecture import Architecture
 
 
@@ -25,6 +30,7 @@ def transformer_config(
     *,
     parallel: ParallelConfig,
     precision: PrecisionConfig,
+    kernels: KernelsConfig,
     kind: DeviceKind,
 ) -> TransformerConfig:
     """One config serves all chunks of a rank; the schedules read their callbacks from it."""
@@ -32,7 +38,7 @@ def transformer_config(
         **_sizes(architecture),
         **_layout(parallel),
         **_precision(precision),
-        **_kernels(kind),
+        **kernel_settings(kernels, kind=kind),
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -77,17 +83,4 @@ def _precision(precision: PrecisionConfig) -> dict[str, Any]:
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype is torch.bfloat16,
-    }
-
-
-def _kernels(kind: DeviceKind) -> dict[str, Any]:
-    on_gpu = kind is DeviceKind.gpu
-    return {
-        "use_cpu_initialization": not on_gpu,
-        "bias_activation_fusion": on_gpu,
-        "bias_dropout_fusion": on_gpu,
-        "masked_softmax_fusion": on_gpu,
-        # The plain rotary code waits for the device twice a layer where documents are packed.
-        "apply_rope_fusion": on_gpu and rope_utils.fused_apply_rotary_pos_emb_thd is not None,
-        "gradient_accumulation_fusion": on_gpu and layers._grad_accum_fusion_available,
     }

@@ -43,6 +43,7 @@ def build_chunks(
         precision=config.precision,
         kind=runtime.kind,
         sequence_length=longest(config.data),
+        kernels=config.kernels,
     )
     if config.model.init is Init.random:
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)
