@@ -56,10 +56,9 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
 
     ``RUN_DIR/run.yaml`` must exist: the ranks read nothing else.
     """
-    parallel = config.parallel
     return run_ranks(
         [sys.executable, "-m", "megacpt.train.worker", config.run_dir, "--mode", mode],
-        num_ranks=parallel.tp * parallel.pp * parallel.dp,
+        num_ranks=config.parallel.num_ranks,
         folder=RunFolder(Path(config.run_dir)),
     )
 

@@ -27,7 +27,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
 MAY_CHANGE = (
-    *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp"),
+    *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp", "parallel.cp"),
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
 )
 """Keys of run.yaml that a resumed run may set anew: what they change begins with the next step.

@@ -231,6 +231,11 @@ class ParallelConfig:
     recompute_layers: int | None = None
     """Layers of a stage that ``full`` recomputes; not set: all."""
 
+    @property
+    def num_ranks(self) -> int:
+        """Expert parallelism deals the same ranks once more and adds none."""
+        return self.tp * self.cp * self.pp * self.dp
+
 
 @dataclass(kw_only=True, slots=True)
 class PrecisionConfig:

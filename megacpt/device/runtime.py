@@ -99,7 +99,7 @@ def _own_gpu(ranks: RankInfo) -> torch.device:
     if num_gpus < ranks.local_world_size:
         raise EnvironmentError_(
             f"{ranks.local_world_size} ranks on this machine need a GPU each, but {num_gpus} are "
-            "visible; lower parallel.tp, parallel.pp or parallel.dp, or use cluster.device=cpu."
+            "visible; lower parallel.tp, cp, pp or dp, or use cluster.device=cpu."
         )
     return torch.device("cuda", ranks.local_rank)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deal the ranks to tensor, pipeline and data parallelism, before any model is built."""
+"""Deal the ranks to every kind of parallelism, before any model is built."""
 
 from __future__ import annotations
 
@@ -15,5 +15,8 @@ def initialise_parallel(parallel: ParallelConfig, *, seed: int) -> None:
         tensor_model_parallel_size=parallel.tp,
         pipeline_model_parallel_size=parallel.pp,
         virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
+        context_parallel_size=parallel.cp,
+        expert_model_parallel_size=parallel.ep,
+        expert_tensor_parallel_size=parallel.etp,
     )
     model_parallel_cuda_manual_seed(seed)

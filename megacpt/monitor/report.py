@@ -80,7 +80,7 @@ def html(summary: Summary, *, files: RunFiles) -> str:
 def settings(config: RunConfig) -> dict[str, str]:
     """The settings a reader asks for first."""
     data, parallel, optim = config.data, config.parallel, config.optim
-    layout = f"tp {parallel.tp} x pp {parallel.pp} x dp {parallel.dp}"
+    layout = f"tp {parallel.tp} x cp {parallel.cp} x pp {parallel.pp} x dp {parallel.dp}"
     batch = f"{data.global_batch_size} samples of {data.sequence_length} tokens"
     rate = f"{optim.lr_peak:g} peak, {config.schedule.warmup_steps} warmup steps, cosine to "
     return {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from megacpt.config.sections import DataConfig, RunConfig
+from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import longest
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
@@ -104,8 +104,8 @@ def make_plan(
         samples_per_step=segments[0].global_batch_size,
         tokens_per_step=segments[0].tokens_per_step,
         tokens=sum(stage.tokens for stage in stages),
-        ranks=parallel.tp * parallel.pp * parallel.dp,
-        layout=f"tp={parallel.tp} pp={parallel.pp} vpp={parallel.vpp} dp={parallel.dp}",
+        ranks=parallel.num_ranks,
+        layout=_layout(parallel),
         microbatches=data.global_batch_size // (data.micro_batch_size * parallel.dp),
         sources=_sources(data, segments, steps=schedule.steps, source_tokens=source_tokens),
         stages=stages,
@@ -123,6 +123,12 @@ def make_plan(
         checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
         checkpoints_kept=config.checkpoint.keep_last,
     )
+
+
+def _layout(parallel: ParallelConfig) -> str:
+    sizes = {name: getattr(parallel, name) for name in ("tp", "cp", "pp", "vpp", "dp")}
+    sizes |= {"ep": parallel.ep} if parallel.ep > 1 else {}
+    return " ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def shares(

@@ -73,6 +73,8 @@ def _positive(facts: _Facts) -> Iterator[Violation]:
         "parallel.pp": c.parallel.pp,
         "parallel.vpp": c.parallel.vpp,
         "parallel.dp": c.parallel.dp,
+        "parallel.cp": c.parallel.cp,
+        "parallel.ep": c.parallel.ep,
         "schedule.steps": c.schedule.steps,
         "checkpoint.every_steps": c.checkpoint.every_steps,
         "checkpoint.keep_last": c.checkpoint.keep_last,
@@ -279,15 +281,15 @@ def _overlap(facts: _Facts) -> Iterator[Violation]:
 
 def _ranks_started(facts: _Facts) -> Iterator[Violation]:
     parallel = facts.config.parallel
-    needed = parallel.tp * parallel.pp * parallel.dp
+    needed = parallel.num_ranks
     if facts.num_ranks is None or facts.num_ranks == needed:
         return
-    replicas, rest = divmod(facts.num_ranks, max(parallel.tp * parallel.pp, 1))
+    replicas, rest = divmod(facts.num_ranks, max(parallel.tp * parallel.cp * parallel.pp, 1))
     remedy = f"start {needed} ranks" + (f" or use parallel.dp={replicas}" if not rest else "")
     yield Violation(
         path="parallel.dp",
         value=parallel.dp,
-        rule=f"with tp={parallel.tp} and pp={parallel.pp} makes {needed} ranks, "
+        rule=f"with tp={parallel.tp}, cp={parallel.cp} and pp={parallel.pp} makes {needed} ranks, "
         f"but {facts.num_ranks} were started",
         remedy=remedy,
     )

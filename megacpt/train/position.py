@@ -48,7 +48,7 @@ class Identity:
     @property
     def layout(self) -> dict[str, int]:
         p = self.parallel
-        return {"tp": p.tp, "pp": p.pp, "vpp": p.vpp, "dp": p.dp}
+        return {"tp": p.tp, "cp": p.cp, "pp": p.pp, "vpp": p.vpp, "dp": p.dp, "ep": p.ep}
 
 
 def save(

@@ -259,7 +259,7 @@ def test_no_source_and_a_lone_replay_source_are_refused() -> None:
 
 def test_ranks_started_from_outside_must_fit_the_layout() -> None:
     assert messages({"parallel.tp": 3}, num_ranks=6) == [
-        "parallel.dp=1 with tp=3 and pp=1 makes 3 ranks, but 6 were started; "
+        "parallel.dp=1 with tp=3, cp=1 and pp=1 makes 3 ranks, but 6 were started; "
         "start 3 ranks or use parallel.dp=2"
     ]
     assert messages({"parallel.tp": 3}, num_ranks=4)[0].endswith("start 3 ranks")
