@@ -9,12 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron.core.transformer.module import Float16Module
-
 from megacpt.checkpoint import sharded, store
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import Dtype, RunConfig
+from megacpt.config.sections import RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
@@ -26,7 +24,7 @@ from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.run import assemble, open_heldout
-from megacpt.train.state import build_chunks
+from megacpt.train.state import build_chunks, wrap_for_forward
 
 
 def train(config: RunConfig, *, runtime: Runtime) -> None:
@@ -67,8 +65,7 @@ def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
     chunks = build_chunks(
         config, architecture=architecture, runtime=runtime, base_folder=base_folder
     )
-    if config.precision.dtype is Dtype.bf16:
-        chunks = [Float16Module(chunk.config, chunk) for chunk in chunks]
+    chunks = wrap_for_forward(chunks, config=config, device=runtime.device)
     base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     sharded.load_model(folder, chunks=chunks)
     final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)

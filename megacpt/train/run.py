@@ -77,7 +77,7 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
             record=store.newest_data(Path(config.run_dir) / "checkpoints"),
         ),
         heldout=open_heldout(config, architecture=architecture),
-        state=wrap_for_training(chunks, config=config),
+        state=wrap_for_training(chunks, config=config, device=runtime.device),
     )
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
-from megacpt.checkpoint.adam import use_fused_kernel
-from megacpt.config.sections import Dtype, Init, OptimConfig, ParallelConfig, RunConfig
+from megacpt.config.sections import Dtype, Init, ParallelConfig, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.model.build import build_model
+from megacpt.model.sharded_weights import ShardedWeights
 from megacpt.model.weights import initialise_randomly, load_hf
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import longest
+from megacpt.train.optimizer import build_optimizer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class TrainState:
     """What one rank holds. ``chunks`` has one entry a virtual pipeline stage."""
 
     chunks: list[Any]
-    """DistributedDataParallel around (Float16Module around) a GPTModel."""
+    """DistributedDataParallel around (Float16Module around) a GPTModel, or ShardedWeights."""
     optimizer: Any
     transformer: Any
     """The TransformerConfig all chunks share; the schedules read their callbacks from it."""
@@ -49,25 +49,36 @@ def build_chunks(
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)
     else:
         load_hf(chunks, base_folder, architecture=architecture)
-    for chunk in chunks:
-        chunk.to(runtime.device)
+    if not config.parallel.sharded_weights:
+        # Whole weights are more than the device should hold where they are about to be cut.
+        for chunk in chunks:
+            chunk.to(runtime.device)
     return chunks
 
 
-def wrap_for_training(chunks: list[Any], *, config: RunConfig) -> TrainState:
-    """Put DDP and the optimizer around bare chunks and register their callbacks."""
+def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.device) -> TrainState:
+    """Put data parallelism and the optimizer around bare chunks and register their callbacks."""
     transformer = chunks[0].config
-    if config.precision.dtype is Dtype.bf16:
-        chunks = [Float16Module(transformer, chunk) for chunk in chunks]
-    chunks = _data_parallel(chunks, transformer=transformer, parallel=config.parallel)
-    optimizer = get_megatron_optimizer(_optimizer_config(config), chunks)
-    use_fused_kernel(optimizer)
+    tied = bool(chunks[0].share_embeddings_and_output_weights)
+    wrapped = wrap_for_forward(chunks, config=config, device=device)
+    if not config.parallel.sharded_weights:
+        wrapped = _data_parallel(wrapped, transformer=transformer, parallel=config.parallel)
+    optimizer = build_optimizer(wrapped, config=config, tied=tied)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
     if config.parallel.overlap_grad_reduce:
-        no_sync = [chunk.no_sync for chunk in chunks]
+        no_sync = [chunk.no_sync for chunk in wrapped]
         transformer.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
-    return TrainState(chunks=chunks, optimizer=optimizer, transformer=transformer)
+    return TrainState(chunks=wrapped, optimizer=optimizer, transformer=transformer)
+
+
+def wrap_for_forward(chunks: list[Any], *, config: RunConfig, device: torch.device) -> list[Any]:
+    """Chunks in the run's dtype, their weights cut where the run cuts them."""
+    if config.parallel.sharded_weights:
+        return [ShardedWeights(chunk, device=device) for chunk in chunks]
+    if config.precision.dtype is Dtype.bf16:
+        return [Float16Module(chunk.config, chunk) for chunk in chunks]
+    return chunks
 
 
 def _data_parallel(chunks: list[Any], *, transformer: Any, parallel: ParallelConfig) -> list[Any]:
@@ -82,28 +93,3 @@ def _data_parallel(chunks: list[Any], *, transformer: Any, parallel: ParallelCon
         DistributedDataParallel(transformer, ddp, chunk, disable_bucketing=n > 0)
         for n, chunk in enumerate(chunks)
     ]
-
-
-def _optimizer_config(config: RunConfig) -> OptimizerConfig:
-    optim, bf16 = config.optim, config.precision.dtype is Dtype.bf16
-    return OptimizerConfig(
-        optimizer="adam",
-        lr=optim.lr_peak,
-        weight_decay=optim.weight_decay,
-        adam_beta1=optim.beta1,
-        adam_beta2=optim.beta2,
-        adam_eps=optim.eps,
-        bf16=bf16,
-        params_dtype=torch.bfloat16 if bf16 else torch.float32,
-        use_distributed_optimizer=config.parallel.distributed_optimizer,
-        overlap_param_gather=config.parallel.overlap_param_gather,
-        # Infinity reports the norm and scales nothing; 0 would skip measuring it.
-        clip_grad=optim.clip_grad_norm or float("inf"),
-    )
-
-
-def set_learning_rate(optimizer: Any, *, lr: float, optim: OptimConfig) -> None:
-    """Apply the step's rate; norms and biases (megatron-core's wd_mult 0) keep no weight decay."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_mult", 1.0)
-        group["weight_decay"] = optim.weight_decay * group.get("wd_mult", 1.0)

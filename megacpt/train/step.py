@@ -12,9 +12,10 @@ from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
 from megacpt.plan.schedule import learning_rate
 from megacpt.train.batches import Account, StepBatch
+from megacpt.train.optimizer import set_learning_rate
 from megacpt.train.prefetch import Prefetcher
 from megacpt.train.schedule import LossSums, run_microbatches
-from megacpt.train.state import TrainState, set_learning_rate
+from megacpt.train.state import TrainState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
