@@ -10,6 +10,7 @@ are changed in the syntax tree, where a pattern is exact and line numbers stay w
     "torch.cuda.FloatTensor"            -> "torch.FloatTensor"     (compared with tensor.type())
     torch.device("cuda", index)         -> torch.device("cpu")
     x.cuda(...)                         -> x.cpu()
+    f(..., pin_memory=True)             -> f(...)
     import transformer_engine, apex     -> raise ModuleNotFoundError: their kernels need CUDA
 
 plus a few functions by name, in ``_BODIES`` and ``_GLOBALS``, each with its reason.
@@ -32,6 +33,10 @@ _BODIES = {
     "_set_cuda_rng_state": f"{_STUB_NAME}.set_rng_state(new_state)",
     # torch.compile wants a C++ compiler at run time and minutes for what saves nothing here.
     "enable_jit_fuser": "disable_jit_fuser()",
+    # It makes the sizes of an all-to-all arrays only where they come from a GPU, then wants arrays.
+    "maybe_move_tensor_to_cpu": (
+        "return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor"
+    ),
 }
 # Module -> names its except-branch forgets to define when Transformer Engine is missing.
 _GLOBALS = {"megatron.core.transformer.moe.moe_utils": "te_general_gemm = None"}
@@ -86,6 +91,7 @@ class _CudaToCpu(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.Call:
         makes_device = _is_attribute(node.func, "torch", "device")
         self.generic_visit(node)
+        node.keywords = [k for k in node.keywords if not _pins_memory(k)]
         if makes_device and node.args and _is_constant(node.args[0], "cpu"):
             node.args, node.keywords = node.args[:1], []
         elif isinstance(node.func, ast.Attribute) and node.func.attr == "cuda":
@@ -164,6 +170,12 @@ def _is_string(node: ast.expr) -> bool:
 
 def _is_constant(node: ast.AST, value: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == value
+
+
+def _pins_memory(keyword: ast.keyword) -> bool:
+    """Page-locked memory serves copies to a GPU, and without one torch refuses it."""
+    value = keyword.value
+    return keyword.arg == "pin_memory" and isinstance(value, ast.Constant) and value.value is True
 
 
 def _warns_pointlessly(node: ast.stmt) -> bool:

@@ -6,18 +6,24 @@ that is cut at every document (megacpt.train.schedule). megacpt hands megatron-c
 PackedSeqParams, its form for packed sequences: it restarts the rotary positions at each document
 and passes the bounds through every stage to the core attention, on GPUs Transformer Engine's.
 
-Shapes: S sequence, B batch, T all tokens, L one document, H query heads and K key-value heads of
-this rank, D head size.
+With context parallelism each rank has the queries of two chunks of every sample. Transformer
+Engine sends keys and values around; here all ranks gather them, and each chunk sees its prefix.
+
+Shapes: S sequence, B batch, T all tokens, L one document, C one chunk, P a chunk's prefix and
+itself, H query heads and K key-value heads of this rank, D head size.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import scaled_dot_product_attention
+
+from megacpt.model import context_parallel
 
 
 def packed_documents(bounds: torch.Tensor, *, longest: int) -> PackedSeqParams:
@@ -42,8 +48,8 @@ class CausalAttention(torch.nn.Module):
         self, config: TransformerConfig, softmax_scale: float | None = None, **_: object
     ) -> None:
         super().__init__()
-        assert config.context_parallel_size == 1
         assert config.attention_dropout == 0.0
+        self.is_cut = config.context_parallel_size > 1
         self.softmax_scale = softmax_scale
 
     def forward(
@@ -62,7 +68,8 @@ class CausalAttention(torch.nn.Module):
         """
         assert attention_bias is None
         if packed_seq_params is None:
-            return self._causal(q, k, v)
+            return self._causal_in_chunks(q, k, v) if self.is_cut else self._causal(q, k, v)
+        assert not self.is_cut
         return self._causal_in_documents(q, k, v, bounds=packed_seq_params.cu_seqlens_q)
 
     def _causal_in_documents(
@@ -79,15 +86,35 @@ class CausalAttention(torch.nn.Module):
         outs = [self._causal(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)) for q, k, v in parts]
         return torch.cat(outs).squeeze(1)
 
+    def _causal_in_chunks(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The queries of this rank's chunks, in the order of megacpt.model.context_parallel."""
+        k_SBKD, v_SBKD = (context_parallel.gather_S(x) for x in (k, v))
+        outs = []
+        for number, q_CBHD in zip(context_parallel.own_chunks(), q.chunk(2), strict=True):
+            end = (number + 1) * len(q_CBHD)
+            outs.append(self._causal(q_CBHD, k_SBKD[:end], v_SBKD[:end]))
+        return torch.cat(outs)
+
     def _causal(
         self, q_SBHD: torch.Tensor, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
+        """Queries are the last of the keys' positions, most often all of them."""
+        queries, keys = len(q_SBHD), len(k_SBKD)
         out_BHSD = scaled_dot_product_attention(
             q_SBHD.permute(1, 2, 0, 3),
             k_SBKD.permute(1, 2, 0, 3),
             v_SBKD.permute(1, 2, 0, 3),
-            is_causal=True,
+            # torch's own causal mask lets the first query see the first key alone.
+            attn_mask=None if queries == keys else _causal_mask(queries, keys, q_SBHD.device),
+            is_causal=queries == keys,
             scale=self.softmax_scale,
             enable_gqa=k_SBKD.shape[2] != q_SBHD.shape[2],
         )
         return out_BHSD.permute(2, 0, 1, 3).flatten(2)
+
+
+@lru_cache(maxsize=16)
+def _causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """True where the query, one of the last of all positions, may see the key."""
+    mask_CP = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return mask_CP.tril(diagonal=keys - queries)

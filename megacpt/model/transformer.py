@@ -20,6 +20,7 @@ from megacpt.config.sections import (
     KernelsConfig,
     ParallelConfig,
     PrecisionConfig,
+    Recompute,
 )
 from megacpt.model.kernels import kernel_settings
 from megacpt.plan.architecture import Architecture
@@ -37,6 +38,7 @@ def transformer_config(
     return TransformerConfig(
         **_sizes(architecture),
         **_layout(parallel),
+        **_recompute(parallel),
         **_precision(precision),
         **kernel_settings(kernels, kind=kind),
         hidden_dropout=0.0,
@@ -69,11 +71,29 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         "tensor_model_parallel_size": parallel.tp,
         "pipeline_model_parallel_size": parallel.pp,
         "virtual_pipeline_model_parallel_size": parallel.vpp if interleaved else None,
+        "context_parallel_size": parallel.cp,
+        "num_layers_in_first_pipeline_stage": parallel.first_stage_layers,
+        "num_layers_in_last_pipeline_stage": parallel.last_stage_layers,
         "sequence_parallel": parallel.sequence_parallel and parallel.tp > 1,
         # With two stages the interleaved schedule sends and receives between the same pair at
         # once; batched calls then mix up tensors, unnoticed (gradient norm 2e6 instead of 0.9).
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
+    }
+
+
+def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
+    """What the backward pass computes a second time instead of keeping it."""
+    if parallel.recompute is Recompute.none:
+        return {}
+    if parallel.recompute is Recompute.selective:
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    layers = parallel.recompute_layers
+    return {
+        "recompute_granularity": "full",
+        # "uniform" counts the layers between two that are kept, "block" those recomputed.
+        "recompute_method": "uniform" if layers is None else "block",
+        "recompute_num_layers": layers or 1,
     }
 
 

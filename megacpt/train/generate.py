@@ -7,6 +7,7 @@ handful of short prompts can afford and which needs nothing that training does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +17,14 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
 from megacpt.data.batch import Batch
+from megacpt.model import context_parallel
 from megacpt.tokenizer import Tokenizer
 from megacpt.train.heldout import evaluating
 from megacpt.train.microbatch import host_microbatch
 from megacpt.train.schedule import run_logits
 
 LENGTH_MULTIPLE = 16
-"""Padded lengths are multiples of this, so that few shapes occur and any tp <= 16 divides them."""
+"""Padded lengths are multiples of this, so that few shapes occur."""
 
 
 def generate(
@@ -60,7 +62,7 @@ def _append_next(
         next_B += gather_from_tensor_model_parallel_region(last_BV).argmax(dim=-1)
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             next_B.zero_()
-    if parallel_state.get_data_parallel_rank() != 0:
+    if parallel_state.get_data_parallel_rank(with_context_parallel=True) != 0:
         next_B.zero_()
     torch.distributed.all_reduce(next_B)
     for row, token in zip(rows, next_B.tolist(), strict=True):
@@ -70,7 +72,8 @@ def _append_next(
 def _padded(windows: Sequence[Sequence[int]]) -> Batch:
     """Right-padded with token 0: with causal attention nothing before it can see it."""
     longest = max(len(w) for w in windows)
-    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    unit = math.lcm(LENGTH_MULTIPLE, 2 * context_parallel.size() * _tp_size())
+    length = -(-longest // unit) * unit
     bounds = np.array([0, length], dtype=np.int32)
     tokens_BS = np.zeros((len(windows), length), dtype=np.int64)
     for n, window in enumerate(windows):
@@ -83,6 +86,11 @@ def _padded(windows: Sequence[Sequence[int]]) -> Batch:
         source_ids_B=np.zeros(len(windows), dtype=np.int64),
         cu_seqlens=(bounds,) * len(windows),
     )
+
+
+def _tp_size() -> int:
+    """With sequence parallelism it has to divide a length, too."""
+    return int(parallel_state.get_tensor_model_parallel_world_size())
 
 
 def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:

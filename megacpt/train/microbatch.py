@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch as tensors: made on the host, ahead of time, then moved to the rank's device.
 
-Shapes: B microbatch size, S sequence length.
+Shapes: B microbatch size, S sequence length; with context parallelism the part of it that is this
+rank's (megacpt.model.context_parallel).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from megacpt.data.batch import Batch
 from megacpt.device import runtime
+from megacpt.model import context_parallel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +71,20 @@ def host_microbatch(batch: Batch, *, document_mask: bool, device: torch.device) 
     def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
         return runtime.page_locked(torch.from_numpy(array), device=device)
 
+    def own_part(array_BS: npt.NDArray[Any]) -> torch.Tensor:
+        part_BS = context_parallel.own_part(torch.from_numpy(array_BS), dim=1)
+        return runtime.page_locked(part_BS, device=device)
+
     documents = None
     if document_mask:
+        assert context_parallel.size() == 1
         bounds = _flat_bounds(batch)
         documents = Documents(bounds=tensor(bounds), longest=int(np.diff(bounds).max()))
     return Microbatch(
-        tokens_BS=tensor(batch.tokens_BS),
-        labels_BS=tensor(batch.labels_BS),
-        loss_mask_BS=tensor(batch.loss_mask_BS),
-        positions_BS=tensor(batch.positions_BS),
+        tokens_BS=own_part(batch.tokens_BS),
+        labels_BS=own_part(batch.labels_BS),
+        loss_mask_BS=own_part(batch.loss_mask_BS),
+        positions_BS=own_part(batch.positions_BS),
         source_ids_B=tensor(batch.source_ids_B),
         documents=documents,
     )

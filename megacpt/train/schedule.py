@@ -14,6 +14,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
+from megacpt.model import context_parallel
 from megacpt.model.attention import packed_documents
 from megacpt.train.microbatch import Microbatch
 
@@ -52,7 +53,7 @@ def run_microbatches(
         data_iterator=_iterators(chunks, microbatches),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=len(microbatches),
-        seq_length=length,
+        seq_length=length * context_parallel.size(),
         micro_batch_size=samples,
         forward_only=forward_only,
     )
@@ -62,7 +63,10 @@ def run_microbatches(
 
 
 def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
-    """Logits_BSV of one microbatch (V cut over tensor-parallel ranks); None off the last stage."""
+    """Logits_BSV of one microbatch, None off the last stage.
+
+    V is cut over tensor-parallel ranks; S is whole on every context-parallel one.
+    """
     samples, length = batch.model_shape
     # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
     repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
@@ -71,12 +75,16 @@ def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
         data_iterator=_iterators(chunks, [batch] * repeats),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=repeats,
-        seq_length=length,
+        seq_length=length * context_parallel.size(),
         micro_batch_size=samples,
         forward_only=True,
         collect_non_loss_data=True,
     )
-    return collected[0] if collected else None
+    return _whole_samples(collected[0]) if collected else None
+
+
+def _whole_samples(logits_BSV: torch.Tensor) -> torch.Tensor:
+    return context_parallel.gather_S(logits_BSV.transpose(0, 1)).transpose(0, 1)
 
 
 def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any:
@@ -111,6 +119,7 @@ def _run_model(model: Any, batch: Microbatch, *, labels_BS: torch.Tensor | None)
         batch.positions_BS.view(shape),
         None,
         labels=None if labels_BS is None else labels_BS.view(shape),
+        loss_mask=batch.loss_mask_BS.view(shape),
         packed_seq_params=packed,
     )
     return output

@@ -27,6 +27,7 @@ def rewritten(source: str, *, module: str = "megatron.core.some") -> str:
         ("torch.zeros(1, device='cuda')", "torch.zeros(1, device='cpu')"),
         ("Pool(device='cuda:0')", "Pool(device='cpu')"),
         ("x.cuda(non_blocking=True)", "x.cpu()"),
+        ("torch.tensor(x, pin_memory=True).cuda()", "torch.tensor(x).cpu()"),
         ("x[0].float().cuda().sum()", "x[0].float().cpu().sum()"),
         ("torch.device('cuda', index)", "torch.device('cpu')"),
         (

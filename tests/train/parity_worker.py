@@ -19,7 +19,7 @@ from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
 
-STEPS = 10
+STEPS = 20
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
 def train_case(
     work: Path, rank_runtime: runtime.Runtime, changes: dict[str, Any]
 ) -> list[list[float]]:
-    """Ten steps of the product's own train_step."""
+    """STEPS steps of the product's own train_step."""
     from megatron.core import parallel_state
 
     from megacpt.model.parallel import initialise_parallel

@@ -8,12 +8,21 @@ import pytest
 from parity import assert_same_curve, train_curves, write_run_inputs
 
 LAYOUTS: dict[int, dict[str, dict[str, object]]] = {
-    1: {"single": {}},
+    1: {
+        "single": {},
+        "recompute-selective": {"recompute": "selective"},
+        "recompute-full": {"recompute": "full"},
+        "recompute-block": {"recompute": "full", "recompute_layers": 1},
+    },
     2: {
         "tp2": {"tp": 2},
         "tp2-sp": {"tp": 2, "sequence_parallel": True},
         "pp2": {"pp": 2},
         "pp2-vpp2": {"pp": 2, "vpp": 2},
+        "pp2-uneven": {"pp": 2, "first_stage_layers": 1},
+        "cp2": {"cp": 2},
+        "cp2-recompute": {"cp": 2, "recompute": "selective"},
+        "cp2-zero1": {"cp": 2, "distributed_optimizer": True},
         "dp2": {"dp": 2},
         "dp2-zero1": {"dp": 2, "distributed_optimizer": True},
         "dp2-zero1-overlap": {
@@ -23,7 +32,14 @@ LAYOUTS: dict[int, dict[str, dict[str, object]]] = {
             "overlap_param_gather": True,
         },
     },
-    4: {"tp2-pp2": {"tp": 2, "pp": 2}, "tp2-dp2": {"tp": 2, "dp": 2}},
+    4: {
+        "tp2-pp2": {"tp": 2, "pp": 2},
+        "tp2-dp2": {"tp": 2, "dp": 2},
+        "tp2-cp2": {"tp": 2, "cp": 2},
+        "tp2-sp-cp2": {"tp": 2, "cp": 2, "sequence_parallel": True},
+        "cp2-pp2-vpp2": {"cp": 2, "pp": 2, "vpp": 2},
+        "cp4": {"cp": 4},
+    },
 }
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "single"]
 
