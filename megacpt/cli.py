@@ -496,13 +496,16 @@ def _train(arguments: argparse.Namespace) -> int:
 def _train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     """Started by torchrun or srun: this process is one rank. The first speaks for all."""
     from megacpt.cluster.prepare import prepare
+    from megacpt.device import variables
 
     try:
         config = _compose(arguments)
+        variables.apply(config)
     except MegacptError as error:
         if ranks.rank == 0:
             raise
         return error.exit_code
+    # It imports torch, so only now.
     from megacpt.train.worker import run_rank
 
     run_rank(
@@ -534,6 +537,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config = read_run_yaml(arguments.run_dir / "run.yaml")
     ranks = rank_from_environment()
     if ranks is not None:
+        from megacpt.device import variables
+
+        variables.apply(config)
+        # It imports torch, so only now.
         from megacpt.train.worker import run_rank
 
         run_rank(config, ranks=ranks, mode="evaluate")

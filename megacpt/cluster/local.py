@@ -15,14 +15,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
-from megacpt.device.environment import die_with_parent, set_default
+from megacpt.device.environment import die_with_parent
+from megacpt.device.variables import missing_variables
 from megacpt.errors import EnvironmentError_
 
 POLL_S = 0.02
@@ -60,15 +61,23 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
         [sys.executable, "-m", "megacpt.train.worker", config.run_dir, "--mode", mode],
         num_ranks=config.parallel.num_ranks,
         folder=RunFolder(Path(config.run_dir)),
+        variables=missing_variables(config),
     )
 
 
-def run_ranks(command: Sequence[str], *, num_ranks: int, folder: RunFolder) -> int:
-    """Run ``command`` once a rank, until all have ended well or one has died."""
+def run_ranks(
+    command: Sequence[str],
+    *,
+    num_ranks: int,
+    folder: RunFolder,
+    variables: Mapping[str, str] | None = None,
+) -> int:
+    """Run ``command`` once a rank, until all have ended well or one has died.
+
+    ``variables``: what all ranks have in their environment beside the launcher's own.
+    """
     _forget_old_errors(folder)
-    # A thread that spins at the end of each parallel loop takes the core the last one needs, as
-    # soon as anything else runs: 4 to 8 times slower beside one busy process, on two cores.
-    set_default("OMP_WAIT_POLICY", "passive")
+    command = ["env", *(f"{name}={value}" for name, value in (variables or {}).items()), *command]
     with _started(command, num_ranks=num_ranks, folder=folder) as ranks:
         _wait_for_end(ranks, folder=folder)
         _stop(ranks)

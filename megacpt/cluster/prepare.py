@@ -22,6 +22,7 @@ from megacpt.data.manifest import require_tokenizer
 from megacpt.data.order import segments_of
 from megacpt.data.record import DataRecord
 from megacpt.data.synthetic import documents, ensure_shard
+from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
@@ -64,7 +65,7 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     plan = check(config, num_ranks=num_ranks)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder.root)
-    write_run_yaml(config, folder.run_yaml)
+    write_run_yaml(config, folder.run_yaml, notes=notes(config))
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
         ensure_shard(prefix, synthetic, tokenizer=tokenizer)

@@ -28,6 +28,7 @@ from megacpt.errors import ConfigError
 
 MAY_CHANGE = (
     *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp", "parallel.cp"),
+    "kernels.",
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
 )
 """Keys of run.yaml that a resumed run may set anew: what they change begins with the next step.
@@ -79,11 +80,15 @@ def group_options(folders: Sequence[Path]) -> dict[str, list[str]]:
     return {name: options for name, options in groups.items() if options}
 
 
-def write_run_yaml(config: RunConfig, path: Path) -> None:
-    """Write ``run.yaml`` aside and rename; one of another run is never replaced."""
+def write_run_yaml(config: RunConfig, path: Path, *, notes: Sequence[str] = ()) -> None:
+    """Write ``run.yaml`` aside and rename; one of another run is never replaced.
+
+    ``notes``: lines that become comments at its end.
+    """
     if path.exists():
         _refuse_other_run(read_run_yaml(path), config, path)
-    write_text(path, render(with_contracted_paths(config)))
+    comments = "".join(f"# {note}\n" for note in notes)
+    write_text(path, render(with_contracted_paths(config)) + comments)
 
 
 def read_run_yaml(path: Path) -> RunConfig:

@@ -422,10 +422,12 @@ class KernelsConfig:
     rope_fusion: bool = True
     """GPU: rotary positions in one kernel."""
     cross_entropy_fusion: bool = True
-    """One pass from logits to loss and gradient, never all logits in fp32."""
+    """From logits to loss and gradient in few passes: fused kernels on GPUs, chunks on CPUs."""
     tp_comm_overlap: bool = False
     """GPU: tensor-parallel communication in pieces beside the products (needs
-    sequence_parallel and MPI-capable Transformer Engine user buffers)."""
+    sequence_parallel, and NVLink between the ranks)."""
+    deterministic: bool = False
+    """The same bits from the same run again; slower, and refused with tp_comm_overlap."""
     manual_gc_steps: int = 100
     """Collect Python's garbage every so many steps, on all ranks at once; 0 leaves it to Python."""
     environment: dict[str, VariableConfig] = field(default_factory=dict)

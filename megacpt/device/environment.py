@@ -14,7 +14,9 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_
 
 _PR_SET_PDEATHSIG = 1
@@ -135,6 +137,19 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def likely_kind(asked: DeviceKind) -> DeviceKind:
+    """What ``auto`` will most likely be, before torch is loaded to know it for certain."""
+    if asked is not DeviceKind.auto:
+        return asked
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in ("", "-1")
+    return DeviceKind.gpu if gpu_files(Path("/dev")) and not hidden else DeviceKind.cpu
+
+
+def gpu_files(devices: Path) -> list[Path]:
+    """The files through which a driver offers GPUs: nvidia0, nvidia1 ..., or dxg under WSL."""
+    return sorted([*devices.glob("nvidia[0-9]*"), *devices.glob("dxg")])
 
 
 def set_default(name: str, value: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype
+from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype, PrecisionConfig, Recipe
 from megacpt.device import environment
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
@@ -30,23 +30,35 @@ _TRACKER_MODULE = "megatron.core.tensor_parallel.random"
 _TRACKER_PREFIX = "tracker/"
 _MEASURE_S = 0.3
 
-# Dense bf16 tensor-core and plain fp32 peak FLOP/s (mcore leaves TF32 off). First match wins, so
-# the narrower name stands first. Sources: NVIDIA data sheets of H100 (PCIe and SXM columns, the
-# sparse figures halved), H200, B200, A100, L40S, L4, A10 and V100.
-_PEAK_FLOPS: tuple[tuple[str, dict[Dtype, float]], ...] = (
-    ("B200", {Dtype.bf16: 2250e12, Dtype.fp32: 75e12}),
-    ("GH200", {Dtype.bf16: 989e12, Dtype.fp32: 67e12}),
-    ("H200", {Dtype.bf16: 989e12, Dtype.fp32: 67e12}),
-    ("H100 NVL", {Dtype.bf16: 835e12, Dtype.fp32: 60e12}),
-    ("H100 PCIe", {Dtype.bf16: 756e12, Dtype.fp32: 51e12}),
-    ("H100", {Dtype.bf16: 989e12, Dtype.fp32: 67e12}),
-    ("H800", {Dtype.bf16: 989e12, Dtype.fp32: 67e12}),
-    ("A100", {Dtype.bf16: 312e12, Dtype.fp32: 19.5e12}),
-    ("A800", {Dtype.bf16: 312e12, Dtype.fp32: 19.5e12}),
-    ("L40S", {Dtype.bf16: 362e12, Dtype.fp32: 91.6e12}),
-    ("L4", {Dtype.bf16: 121e12, Dtype.fp32: 30.3e12}),
-    ("A10", {Dtype.bf16: 125e12, Dtype.fp32: 31.2e12}),
+# Dense tensor-core FLOP/s (fp32: of the plain units, as TF32 is off). First match wins, so the
+# narrower name stands first. Sources: NVIDIA's data sheets of H100 (PCIe, SXM and NVL columns, the
+# sparse figures halved), H200, GB200, B200, A100, L40S, L4 and A10.
+_PEAK_FLOPS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("GB200", {"fp4": 10000e12, "fp8": 5000e12, "bf16": 2500e12, "fp32": 80e12}),
+    ("B200", {"fp4": 9000e12, "fp8": 4500e12, "bf16": 2250e12, "fp32": 75e12}),
+    ("GH200", {"fp8": 1979e12, "bf16": 989e12, "fp32": 67e12}),
+    ("H200 NVL", {"fp8": 1671e12, "bf16": 835e12, "fp32": 60e12}),
+    ("H200", {"fp8": 1979e12, "bf16": 989e12, "fp32": 67e12}),
+    ("H100 NVL", {"fp8": 1671e12, "bf16": 835e12, "fp32": 60e12}),
+    ("H100 PCIe", {"fp8": 1513e12, "bf16": 756e12, "fp32": 51e12}),
+    ("H100", {"fp8": 1979e12, "bf16": 989e12, "fp32": 67e12}),
+    ("H800", {"fp8": 1979e12, "bf16": 989e12, "fp32": 67e12}),
+    ("A100", {"bf16": 312e12, "fp32": 19.5e12}),
+    ("A800", {"bf16": 312e12, "fp32": 19.5e12}),
+    ("L40S", {"fp8": 733e12, "bf16": 362e12, "fp32": 91.6e12}),
+    ("L4", {"fp8": 242e12, "bf16": 121e12, "fp32": 30.3e12}),
+    ("A10", {"bf16": 125e12, "fp32": 31.2e12}),
 )
+_FORMAT = {Recipe.none: None, Recipe.nvfp4: "fp4"}
+"""Number format of a recipe's products where it is not fp8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """What a rank's device can do at best, and in which products: mfu is a share of this."""
+
+    flops: float
+    of: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +70,10 @@ class Runtime:
     ranks: RankInfo
 
 
-def start(ranks: RankInfo, cluster: ClusterConfig) -> Runtime:
+def start(ranks: RankInfo, cluster: ClusterConfig, *, deterministic: bool = False) -> Runtime:
     """Take the device, make megatron-core fit it, and join the process group."""
     kind = _choose_kind(cluster.device)
+    _set_arithmetic(deterministic=deterministic)
     if kind is DeviceKind.gpu:
         device = _own_gpu(ranks)
         torch.cuda.set_device(device)
@@ -70,7 +83,7 @@ def start(ranks: RankInfo, cluster: ClusterConfig) -> Runtime:
 
         hook.install()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
-    _join_process_group(ranks, kind=kind, timeout=timedelta(minutes=cluster.timeout_minutes))
+    _join_process_group(ranks, device=device, timeout=timedelta(minutes=cluster.timeout_minutes))
     return Runtime(kind=kind, device=device, ranks=ranks)
 
 
@@ -112,14 +125,29 @@ def _num_threads(asked: int, *, ranks: RankInfo) -> int:
     return environment.threads_from_environment() or share
 
 
-def _join_process_group(ranks: RankInfo, *, kind: DeviceKind, timeout: timedelta) -> None:
-    backend = _BACKEND[kind]
+def _set_arithmetic(*, deterministic: bool) -> None:
+    """fp32 means fp32: NVIDIA's containers allow TF32 in products, torch in convolutions."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(deterministic)
+    # Filling every new tensor would find reads of memory that was never written, at a high price.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def _join_process_group(ranks: RankInfo, *, device: torch.device, timeout: timedelta) -> None:
+    on_gpu = device.type == "cuda"
+    backend = _BACKEND[DeviceKind.gpu if on_gpu else DeviceKind.cpu]
+    # With its device named, NCCL connects now, where a wrong setup is seen at once, and no
+    # collective has to guess a device from the rank.
+    device_id = device if on_gpu else None
     if ranks.world_size == 1:
         # Nobody to meet, so no port and no file: the store lives in this process.
         store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(
+            backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id
+        )
         return
-    if kind is DeviceKind.cpu and ranks.local_world_size == ranks.world_size:
+    if not on_gpu and ranks.local_world_size == ranks.world_size:
         # gloo otherwise binds to the address of the host name, which a laptop may lose mid-run.
         environment.set_default("GLOO_SOCKET_IFNAME", _loopback_interface())
     dist.init_process_group(
@@ -128,6 +156,7 @@ def _join_process_group(ranks: RankInfo, *, kind: DeviceKind, timeout: timedelta
         rank=ranks.rank,
         world_size=ranks.world_size,
         timeout=timeout,
+        device_id=device_id,
     )
 
 
@@ -199,22 +228,31 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_flops(dtype: Dtype) -> float:
-    """FLOP/s this rank's device can do at best: from the data sheet of a GPU, else measured."""
+def peak_flops(precision: PrecisionConfig) -> Peak:
+    """From the data sheet of a GPU, of the recipe's own products; else measured.
+
+    Emulated products run in the run's dtype, so a CPU's peak is that dtype's.
+    """
+    dtype = precision.dtype
     if not _uses_gpu():
-        return _measured_flops(_TORCH_DTYPE[dtype], device=torch.device("cpu"))
-    known = known_flops(torch.cuda.get_device_name(), dtype=dtype)
-    if known is not None:
-        return known
-    return _measured_flops(_TORCH_DTYPE[dtype], device=torch.device("cuda"))
+        return _measured_peak(dtype, device=torch.device("cpu"))
+    known = known_peak(torch.cuda.get_device_name(), precision=precision)
+    return known or _measured_peak(dtype, device=torch.device("cuda"))
 
 
-def known_flops(gpu: str, *, dtype: Dtype) -> float | None:
-    """Dense peak of the GPU of that name; None if it is not in the table."""
+def known_peak(gpu: str, *, precision: PrecisionConfig) -> Peak | None:
+    """Of the GPU of that name; None if it is not in the table."""
+    number_format = _FORMAT.get(precision.recipe, "fp8") or precision.dtype.name
     for name, flops in _PEAK_FLOPS:
         if name.lower() in gpu.lower():
-            return flops[dtype]
+            has = number_format if number_format in flops else precision.dtype.name
+            return Peak(flops=flops[has], of=f"dense {has} products, data sheet of {name}")
     return None
+
+
+def _measured_peak(dtype: Dtype, *, device: torch.device) -> Peak:
+    flops = _measured_flops(_TORCH_DTYPE[dtype], device=device)
+    return Peak(flops=flops, of=f"{dtype.name} products, measured at the start")
 
 
 def _measured_flops(dtype: torch.dtype, *, device: torch.device) -> float:

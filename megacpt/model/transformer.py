@@ -40,7 +40,7 @@ def transformer_config(
         **_layout(parallel),
         **_recompute(parallel),
         **_precision(precision),
-        **kernel_settings(kernels, kind=kind),
+        **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,

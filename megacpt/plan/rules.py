@@ -11,6 +11,8 @@ from megacpt.config.sections import DataConfig, HeldoutConfig, RunConfig, Source
 from megacpt.errors import ConfigError, Violation
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import blend_violations, one_of, sequence_lengths
+from megacpt.plan.expert_rules import expert_violations
+from megacpt.plan.kernel_rules import kernel_violations
 from megacpt.plan.stages import (
     Segment,
     chunk_length,
@@ -152,8 +154,10 @@ def _tp_divides(facts: _Facts) -> Iterator[Violation]:
     sizes = {
         "num_attention_heads": architecture.num_heads,
         "num_key_value_heads": architecture.num_kv_heads,
-        "intermediate_size": architecture.ffn_hidden_size,
     }
+    if architecture.experts is None:
+        # Experts are cut over parallel.etp instead.
+        sizes["intermediate_size"] = architecture.ffn_hidden_size
     common = math.gcd(*sizes.values())
     for name, size in sizes.items():
         if size % tp != 0:
@@ -506,6 +510,14 @@ def _names(facts: _Facts) -> Iterator[Violation]:
                 )
 
 
+def _kernels(facts: _Facts) -> Iterator[Violation]:
+    yield from kernel_violations(facts.config)
+
+
+def _experts(facts: _Facts) -> Iterator[Violation]:
+    yield from expert_violations(facts.config, architecture=facts.architecture)
+
+
 RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _positive,
     _not_negative,
@@ -530,4 +542,6 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _heldout_is_held_out,
     _gate_sets,
     _names,
+    _kernels,
+    _experts,
 )

@@ -29,7 +29,7 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
         heldout = measure_heldout(run)
         position.base_heldout = heldout
         _write(journal, {"step": 0, "heldout": heldout, **spot_check(run, step=0)})
-    peak_flops = device_runtime.peak_flops(run.config.precision.dtype)
+    peak_flops = device_runtime.peak_flops(run.config.precision).flops
     first_step = position.step + 1
     with read_batches(
         run.data, config=run.config, first_step=first_step, device=run.runtime.device

@@ -66,7 +66,7 @@ def run_rank(
     # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
     from megacpt.device import runtime
 
-    rank_runtime = runtime.start(ranks, config.cluster)
+    rank_runtime = runtime.start(ranks, config.cluster, deterministic=config.kernels.deterministic)
     if prepare is not None:
         _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
     from megacpt.train import modes

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from megacpt.config.sections import DeviceKind, Dtype
+from megacpt.config.sections import DeviceKind, Dtype, PrecisionConfig, Recipe
 from megacpt.device import environment, runtime
 from megacpt.device.environment import RankInfo
+from megacpt.device.runtime import Peak
 from megacpt.errors import EnvironmentError_
 
 
@@ -114,6 +115,21 @@ def test_auto_is_cuda_with_a_gpu_and_loads_no_hook() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_fp32_is_fp32_and_order_is_free_unless_asked() -> None:
+    code = (
+        "torch.set_float32_matmul_precision('high')\n"
+        "start(device=DeviceKind.cpu)\n"
+        "assert torch.get_float32_matmul_precision() == 'highest'\n"
+        "assert not torch.backends.cudnn.allow_tf32\n"
+        "assert not torch.are_deterministic_algorithms_enabled()\n"
+        "runtime.stop()\n"
+        "runtime.start(RankInfo(), ClusterConfig(device=DeviceKind.cpu), deterministic=True)\n"
+        "assert torch.are_deterministic_algorithms_enabled()\n"
+    )
+    done = run_python(START + code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_more_ranks_than_gpus_is_refused() -> None:
     num_gpus = torch.cuda.device_count()
     ranks = RankInfo(world_size=num_gpus + 2, local_world_size=num_gpus + 2)
@@ -166,28 +182,49 @@ def test_peak_memory_is_this_process() -> None:
 
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_peak_flops_is_a_rate_found_in_half_a_second(dtype: Dtype) -> None:
-    runtime.peak_flops(dtype)
+    precision = PrecisionConfig(dtype=dtype, recipe=Recipe.delayed)
+    runtime.peak_flops(precision)
     started_s = time.perf_counter()
-    flops = runtime.peak_flops(dtype)
+    peak = runtime.peak_flops(precision)
     assert time.perf_counter() - started_s < 1.0
-    assert 1e8 < flops < 1e16
+    assert 1e8 < peak.flops < 1e16
+    if not torch.cuda.is_available():
+        assert peak.of == f"{dtype.name} products, measured at the start"
 
 
 @pytest.mark.parametrize(
-    ("name", "bf16"),
+    ("name", "bf16", "fp8"),
     [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA GH200 480GB", 989e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA GeForce RTX 3060", None),
+        ("NVIDIA H100 80GB HBM3", 989e12, 1979e12),
+        ("NVIDIA H100 PCIe", 756e12, 1513e12),
+        ("NVIDIA H100 NVL", 835e12, 1671e12),
+        ("NVIDIA H200", 989e12, 1979e12),
+        ("NVIDIA H200 NVL", 835e12, 1671e12),
+        ("NVIDIA GH200 480GB", 989e12, 1979e12),
+        ("NVIDIA GB200", 2500e12, 5000e12),
+        ("NVIDIA B200", 2250e12, 4500e12),
+        ("NVIDIA L40S", 362e12, 733e12),
+        ("NVIDIA L4", 121e12, 242e12),
     ],
 )
-def test_known_gpus(name: str, bf16: float | None) -> None:
-    assert runtime.known_flops(name, dtype=Dtype.bf16) == bf16
+def test_known_gpus(name: str, bf16: float, fp8: float) -> None:
+    plain = runtime.known_peak(name, precision=PrecisionConfig())
+    quantised = runtime.known_peak(name, precision=PrecisionConfig(recipe=Recipe.tensorwise))
+    assert plain is not None
+    assert quantised is not None
+    assert (plain.flops, quantised.flops) == (bf16, fp8)
+    assert plain.of.startswith("dense bf16 products, data sheet of ")
+    assert quantised.of.startswith("dense fp8 products, ")
+
+
+def test_a_gpu_without_the_format_has_the_peak_of_the_dtype() -> None:
+    recipe = PrecisionConfig(recipe=Recipe.delayed)
+    assert runtime.known_peak("NVIDIA A100-SXM4-80GB", precision=recipe) == Peak(
+        flops=312e12, of="dense bf16 products, data sheet of A100"
+    )
+    fp4 = runtime.known_peak("NVIDIA B200", precision=PrecisionConfig(recipe=Recipe.nvfp4))
+    assert fp4 == Peak(flops=9000e12, of="dense fp4 products, data sheet of B200")
+    assert runtime.known_peak("NVIDIA GeForce RTX 3060", precision=recipe) is None
 
 
 def test_cpu_has_nothing_to_wait_for() -> None:

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the settings of kernels and of the ranks' environment exclude."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from megacpt.config.sections import DeviceKind, Dtype, Recipe, RunConfig
+from megacpt.errors import Violation
+from megacpt.plan.blend_rules import sequence_lengths
+
+OVERLAP_RECIPES = (Recipe.none, Recipe.delayed, Recipe.tensorwise)
+"""Whose operands Transformer Engine's communication buffers are known to carry on Hopper."""
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_OF_LAUNCHERS = re.compile(
+    "(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|SLURM_.*|MEGACPT_.*"
+)
+_SECRET = re.compile("(.*_)?(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_.*)?", re.IGNORECASE)
+
+
+def kernel_violations(config: RunConfig) -> Iterator[Violation]:
+    """Of the section ``kernels``."""
+    kernels = config.kernels
+    if kernels.manual_gc_steps < 0:
+        yield Violation(
+            path="kernels.manual_gc_steps",
+            value=kernels.manual_gc_steps,
+            rule="is below 0",
+            remedy="use 0 or more",
+        )
+    if kernels.tp_comm_overlap:
+        yield from _overlap_violations(config)
+    for name in kernels.environment:
+        yield from _variable_violations(name)
+
+
+def _overlap_violations(config: RunConfig) -> Iterator[Violation]:
+    parallel, precision = config.parallel, config.precision
+    lengths = set(sequence_lengths(config.data).values())
+    recipes = ", ".join(recipe.name for recipe in OVERLAP_RECIPES)
+    for allowed, rule, remedy in (
+        (
+            parallel.tp > 1 and parallel.sequence_parallel,
+            f"needs parallel.sequence_parallel and parallel.tp above 1, but tp={parallel.tp}",
+            "set parallel.sequence_parallel=true and parallel.tp=2 or more",
+        ),
+        (
+            config.cluster.device is not DeviceKind.cpu,
+            "needs GPUs, but cluster.device=cpu",
+            "use kernels.tp_comm_overlap=false",
+        ),
+        (
+            precision.dtype is Dtype.bf16,
+            f"has buffers of bf16, but precision.dtype={precision.dtype.name}",
+            "use precision.dtype=bf16",
+        ),
+        (
+            precision.recipe in OVERLAP_RECIPES,
+            f"cannot carry precision.recipe={precision.recipe.name}",
+            f"use precision.recipe={recipes}",
+        ),
+        (
+            len(lengths) == 1,
+            f"has buffers of one size, but stages have sequence lengths {sorted(lengths)}",
+            "use one length or kernels.tp_comm_overlap=false",
+        ),
+        (
+            not config.kernels.deterministic,
+            "adds in an order of its own, but kernels.deterministic=true",
+            "set one of them to false",
+        ),
+    ):
+        if not allowed:
+            yield Violation(path="kernels.tp_comm_overlap", value="true", rule=rule, remedy=remedy)
+
+
+def _variable_violations(name: str) -> Iterator[Violation]:
+    for forbidden, rule, remedy in (
+        (not _NAME.fullmatch(name), "is no name of an environment variable", "rename it"),
+        (
+            _OF_LAUNCHERS.fullmatch(name),
+            "belongs to the launcher of the ranks",
+            "leave it out",
+        ),
+        (
+            _SECRET.fullmatch(name),
+            "looks like a secret, which run.yaml would show",
+            "set it in the environment instead",
+        ),
+    ):
+        if forbidden:
+            yield Violation(
+                path=f"kernels.environment.{name}", value="{...}", rule=rule, remedy=remedy
+            )
