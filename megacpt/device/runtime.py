@@ -55,7 +55,7 @@ _FORMAT = {Recipe.none: None, Recipe.nvfp4: "fp4"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """What a rank's device can do at best, and in which products: mfu is a share of this."""
+    """What a device can do at best, and in which products."""
 
     flops: float
     of: str
@@ -131,7 +131,7 @@ def _set_arithmetic(*, deterministic: bool) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(deterministic)
     # Filling every new tensor would find reads of memory that was never written, at a high price.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _join_process_group(ranks: RankInfo, *, device: torch.device, timeout: timedelta) -> None:
@@ -228,16 +228,27 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_flops(precision: PrecisionConfig) -> Peak:
-    """From the data sheet of a GPU, of the recipe's own products; else measured.
+def peak_flops(precision: PrecisionConfig) -> float:
+    """FLOP/s this rank's device can do at best, in products of the recipe's own format.
 
-    Emulated products run in the run's dtype, so a CPU's peak is that dtype's.
+    From the data sheet of a GPU, else measured. Emulated products run in the run's dtype, so a
+    CPU's peak is that dtype's.
     """
-    dtype = precision.dtype
-    if not _uses_gpu():
-        return _measured_peak(dtype, device=torch.device("cpu"))
-    known = known_peak(torch.cuda.get_device_name(), precision=precision)
-    return known or _measured_peak(dtype, device=torch.device("cuda"))
+    known = _own_peak(precision)
+    if known is not None:
+        return known.flops
+    device = torch.device("cuda" if _uses_gpu() else "cpu")
+    return _measured_flops(_TORCH_DTYPE[precision.dtype], device=device)
+
+
+def peak_name(precision: PrecisionConfig) -> str:
+    """Which peak ``peak_flops`` is, and so what mfu is a share of."""
+    known = _own_peak(precision)
+    return known.of if known else f"{precision.dtype.name} products, measured at the start"
+
+
+def _own_peak(precision: PrecisionConfig) -> Peak | None:
+    return known_peak(torch.cuda.get_device_name(), precision=precision) if _uses_gpu() else None
 
 
 def known_peak(gpu: str, *, precision: PrecisionConfig) -> Peak | None:
@@ -248,11 +259,6 @@ def known_peak(gpu: str, *, precision: PrecisionConfig) -> Peak | None:
             has = number_format if number_format in flops else precision.dtype.name
             return Peak(flops=flops[has], of=f"dense {has} products, data sheet of {name}")
     return None
-
-
-def _measured_peak(dtype: Dtype, *, device: torch.device) -> Peak:
-    flops = _measured_flops(_TORCH_DTYPE[dtype], device=device)
-    return Peak(flops=flops, of=f"{dtype.name} products, measured at the start")
 
 
 def _measured_flops(dtype: torch.dtype, *, device: torch.device) -> float:

@@ -33,9 +33,27 @@ class Environment(TypedDict):
     ranks: int
     commit: str | None
     """Of the checkout megacpt runs from, with ``+changes`` where files differ from it."""
+    settings: Settings
 
 
-def environment(*, device: str, ranks: int) -> Environment:
+class VariableRecord(TypedDict):
+    value: str
+    set_by: str
+    """megacpt, kernels.environment (of the configuration) or environment (the user's own)."""
+
+
+class Settings(TypedDict, total=False):
+    """How the first rank runs, as it found it."""
+
+    kernels: dict[str, bool]
+    """Fused kernels and overlaps of megatron-core."""
+    variables: dict[str, VariableRecord]
+    """The environment of the libraries below."""
+    mfu_of: str
+    """The peak that ``mfu`` in metrics.jsonl is a share of."""
+
+
+def environment(*, device: str, ranks: int, settings: Settings | None = None) -> Environment:
     """``device``: what the ranks run on, in words."""
     return {
         "python": platform.python_version(),
@@ -48,11 +66,14 @@ def environment(*, device: str, ranks: int) -> Environment:
         "device": device,
         "ranks": ranks,
         "commit": commit_of(Path(megacpt.__file__)),
+        "settings": settings or {},
     }
 
 
-def write_environment(run_dir: Path, *, device: str, ranks: int) -> None:
-    facts = environment(device=device, ranks=ranks)
+def write_environment(
+    run_dir: Path, *, device: str, ranks: int, settings: Settings | None = None
+) -> None:
+    facts = environment(device=device, ranks=ranks, settings=settings)
     write_text(run_dir / "environment.json", json.dumps(facts, indent=2) + "\n")
 
 

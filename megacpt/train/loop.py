@@ -8,6 +8,7 @@ from typing import Any
 
 from megacpt.device import runtime as device_runtime
 from megacpt.train.batches import read_batches
+from megacpt.train.garbage import collecting_every
 from megacpt.train.generate import generate
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
@@ -29,11 +30,14 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
         heldout = measure_heldout(run)
         position.base_heldout = heldout
         _write(journal, {"step": 0, "heldout": heldout, **spot_check(run, step=0)})
-    peak_flops = device_runtime.peak_flops(run.config.precision).flops
+    peak_flops = device_runtime.peak_flops(run.config.precision)
     first_step = position.step + 1
-    with read_batches(
-        run.data, config=run.config, first_step=first_step, device=run.runtime.device
-    ) as batches:
+    with (
+        collecting_every(run.config.kernels.manual_gc_steps) as collect_garbage,
+        read_batches(
+            run.data, config=run.config, first_step=first_step, device=run.runtime.device
+        ) as batches,
+    ):
         for step in range(first_step, run.config.schedule.steps + 1):
             result = train_step(
                 run.state,
@@ -49,6 +53,7 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
                 step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps
             ):
                 save_checkpoint(run, position=position)
+            collect_garbage(step)
 
 
 def measurements(run: Run, *, step: int, position: Position) -> Record:

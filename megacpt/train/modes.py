@@ -12,31 +12,44 @@ from typing import Any
 from megacpt.checkpoint import sharded, store
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import RunConfig
-from megacpt.device.runtime import Runtime
-from megacpt.errors import CheckpointError
+from megacpt.config.sections import DeviceKind, RunConfig
+from megacpt.device import variables
+from megacpt.device.runtime import Runtime, peak_name
+from megacpt.errors import CheckpointError, TrainingFault
 from megacpt.evaluate.gate import verdict
+from megacpt.model import kernels
 from megacpt.model.families import read_architecture
 from megacpt.model.parallel import initialise_parallel
-from megacpt.monitor.environment import write_environment
+from megacpt.monitor.environment import Settings, write_environment
 from megacpt.plan.architecture import Architecture
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
-from megacpt.train.run import assemble, open_heldout
+from megacpt.train.position import Position
+from megacpt.train.run import Run, assemble, open_heldout
 from megacpt.train.state import build_chunks, wrap_for_forward
 
 
-def train(config: RunConfig, *, runtime: Runtime) -> None:
+def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
-    run = assemble(config, runtime=runtime)
+    run = assemble(config, runtime=runtime, beat=watchdog.beat)
     position = loop.start(run)
     journal = _open_journal(config, start_step=position.step) if runtime.ranks.rank == 0 else None
     if journal is not None:
         write_environment(
             Path(config.run_dir), device=str(runtime.device), ranks=runtime.ranks.world_size
         )
+    try:
+        with watchdog:
+            _fit(run, position=position, journal=journal)
+    except TrainingFault:
+        # All ranks raise it at once: none may end the run before the first has closed its journal.
+        sharded.barrier()
+        raise
+
+
+def _fit(run: Run, *, position: Position, journal: Journal | None) -> None:
     failed = True
     try:
         loop.fit(run, position=position, journal=journal)
@@ -50,7 +63,7 @@ def _open_journal(config: RunConfig, *, start_step: int) -> Journal:
     return Journal(config, resolved=to_tree(config), start_step=start_step)
 
 
-def evaluate(config: RunConfig, *, runtime: Runtime) -> None:
+def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Measure whole held-out sets, base beside newest checkpoint, into RUN_DIR/evaluation.json."""
     folder = store.newest(Path(config.run_dir) / "checkpoints")
     if folder is None:
