@@ -163,10 +163,9 @@ def kernel_settings(
     }
 
 
-def bucket_parameters(parallel: ParallelConfig, *, kind: DeviceKind) -> int | None:
+def bucket_parameters(parallel: ParallelConfig, *, on_gpu: bool) -> int | None:
     """Parameters of a gradient bucket; None leaves it to megatron-core."""
-    overlaps = parallel.overlap_grad_reduce and kind is DeviceKind.gpu
-    return BUCKET_PARAMETERS if overlaps else None
+    return BUCKET_PARAMETERS if on_gpu and parallel.overlap_grad_reduce else None
 
 
 def resolved(transformer: Any) -> dict[str, bool]:

@@ -22,6 +22,7 @@ from megacpt.model.families import read_architecture
 from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import Settings, write_environment
 from megacpt.plan.architecture import Architecture
+from megacpt.plan.blend_rules import longest
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
@@ -33,6 +34,7 @@ from megacpt.train.state import build_chunks, wrap_for_forward
 def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
+    _start_overlap(config, kind=runtime.kind)
     run = assemble(config, runtime=runtime, beat=watchdog.beat)
     position = loop.start(run)
     journal = _open_journal(config, start_step=position.step) if runtime.ranks.rank == 0 else None

@@ -12,9 +12,10 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.transformer.module import Float16Module
 
-from megacpt.config.sections import Dtype, Init, ParallelConfig, RunConfig
+from megacpt.config.sections import Dtype, Init, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.model.build import build_model
+from megacpt.model.kernels import bucket_parameters
 from megacpt.model.sharded_weights import ShardedWeights
 from megacpt.model.weights import initialise_randomly, load_hf
 from megacpt.plan.architecture import Architecture
@@ -62,7 +63,7 @@ def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.dev
     tied = bool(chunks[0].share_embeddings_and_output_weights)
     wrapped = wrap_for_forward(chunks, config=config, device=device)
     if not config.parallel.sharded_weights:
-        wrapped = _data_parallel(wrapped, transformer=transformer, parallel=config.parallel)
+        wrapped = _data_parallel(wrapped, config=config, device=device)
     optimizer = build_optimizer(wrapped, config=config, tied=tied)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
@@ -81,8 +82,10 @@ def wrap_for_forward(chunks: list[Any], *, config: RunConfig, device: torch.devi
     return chunks
 
 
-def _data_parallel(chunks: list[Any], *, transformer: Any, parallel: ParallelConfig) -> list[Any]:
+def _data_parallel(chunks: list[Any], *, config: RunConfig, device: torch.device) -> list[Any]:
+    parallel, transformer = config.parallel, chunks[0].config
     ddp = DistributedDataParallelConfig(
+        bucket_size=bucket_parameters(parallel, on_gpu=device.type != "cpu"),
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
