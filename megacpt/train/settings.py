@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rank does about its kernels before the model is built, and what it found of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import RunConfig
+from megacpt.device import variables
+from megacpt.device.runtime import Runtime, peak_name
+from megacpt.model.families import read_architecture
+from megacpt.model.kernels import resolved, start_communication_overlap
+from megacpt.monitor.environment import Settings
+from megacpt.plan.blend_rules import longest
+
+
+def start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
+    """Once a process, before the model: its layers look for the buffers."""
+    if runtime.device.type == "cpu" or not config.kernels.tp_comm_overlap:
+        return
+    tokens = longest(config.data) * config.data.micro_batch_size
+    start_communication_overlap(
+        tokens=tokens // config.parallel.cp,
+        hidden_size=read_architecture(Path(str(config.model.path))).hidden_size,
+        parallel=config.parallel,
+        precision=config.precision,
+    )
+
+
+def without_overlap(config: RunConfig) -> RunConfig:
+    """For forward passes alone, which Transformer Engine never overlaps."""
+    return replace(config, kernels=replace(config.kernels, tp_comm_overlap=False))
+
+
+def found_settings(config: RunConfig, *, transformer: Any, runtime: Runtime) -> Settings:
+    """For environment.json: how this rank runs."""
+    known = variables.record(config, kind=runtime.kind)
+    return {
+        "kernels": resolved(transformer),
+        "variables": {n: {"value": v.value, "set_by": v.set_by} for n, v in known.items()},
+        "mfu_of": peak_name(config.precision),
+    }
