@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from megacpt.errors import ModelError
+from megacpt.model.families import family_of
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.placement import hf_shapes
 from megacpt.plan.architecture import Architecture
@@ -94,7 +95,7 @@ def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterato
 def _check_weights(
     folder: Path, *, architecture: Architecture, num_tokens: int
 ) -> Iterator[Finding]:
-    tensors = HfTensors.of_folder(folder)
+    tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
     shapes = hf_shapes(architecture)
     present = {**shapes, **{n: shapes[EMBEDDINGS[0]] for n in EMBEDDINGS if n in tensors.files}}
     require_names(tensors, expected=present, folder=folder)

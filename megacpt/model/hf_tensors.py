@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megacpt.errors import ModelError
+from megacpt.model.params import Part
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -26,11 +27,25 @@ class HfTensors:
     pages of a tensor already copied do not count against the next one."""
 
     files: Mapping[str, Path]
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """Tensors that are parts of larger ones; ``files`` lists them and not the larger ones."""
 
     @classmethod
-    def of_folder(cls, folder: Path) -> HfTensors:
+    def of_folder(cls, folder: Path, *, parts: Mapping[str, Part] | None = None) -> HfTensors:
+        """``parts``: where a tensor is that the folder lacks under its own name."""
+        files = cls._files_of(folder)
+        used = {n: p for n, p in (parts or {}).items() if n not in files and p.name in files}
+        wholes = {part.name for part in used.values()}
+        named = {name: file for name, file in files.items() if name not in wholes}
+        return cls(files=named | {n: files[p.name] for n, p in used.items()}, parts=used)
+
+    def without(self, name: str) -> HfTensors:
+        return replace(self, files={n: file for n, file in self.files.items() if n != name})
+
+    @staticmethod
+    def _files_of(folder: Path) -> dict[str, Path]:
         if (folder / INDEX).exists():
-            return cls(files=_read_index(folder / INDEX))
+            return _read_index(folder / INDEX)
         single = folder / SINGLE
         if not single.exists():
             raise ModelError(
@@ -38,7 +53,7 @@ class HfTensors:
                 "save the model again with transformers' save_pretrained, which writes safetensors."
             )
         with _opened(single) as file:
-            return cls(files=dict.fromkeys(file.keys(), single))
+            return dict.fromkeys(file.keys(), single)
 
     def read(
         self,
@@ -49,31 +64,30 @@ class HfTensors:
         span: slice | None = None,
     ) -> torch.Tensor:
         """The tensor, or its ``span`` along ``dim``; ``shape`` is what the whole must be."""
+        part = self.parts.get(name, Part(name=name, shape=shape))
         with _opened(self.files[name]) as file:
             try:
-                found = file.get_slice(name)
+                found = file.get_slice(part.name)
             except SafetensorError as error:
                 raise ModelError(
-                    f"{self.files[name]} lacks {name}, which {INDEX} places there; "
+                    f"{self.files[name]} lacks {part.name}, which {INDEX} places there; "
                     "download the model again."
                 ) from error
-            self._check(name, found, shape=shape)
-            if dim is None:
-                tensor: torch.Tensor = file.get_tensor(name)
-                return tensor
-            assert span is not None
-            part: torch.Tensor = found[(slice(None),) * dim + (span,)]
-            return part
+            self._check(part.name, found, shape=part.shape, file=self.files[name])
+            where = part.where(shape, dim=dim, span=span)
+            tensor: torch.Tensor = found[where] if where else file.get_tensor(part.name)
+            return tensor if part.index is None else tensor.squeeze(0)
 
-    def _check(self, name: str, found: Any, *, shape: tuple[int, ...]) -> None:
+    @staticmethod
+    def _check(name: str, found: Any, *, shape: tuple[int, ...], file: Path) -> None:
         if tuple(found.get_shape()) != shape:
             raise ModelError(
-                f"{name} in {self.files[name]} must have shape {list(shape)}, which config.json "
+                f"{name} in {file} must have shape {list(shape)}, which config.json "
                 f"states, but has {found.get_shape()}; use the config.json of this model."
             )
         if found.get_dtype() not in READABLE_DTYPES:
             raise ModelError(
-                f"{name} in {self.files[name]} must be of type F32, BF16 or F16, but is "
+                f"{name} in {file} must be of type F32, BF16 or F16, but is "
                 f"{found.get_dtype()}; use the unquantised model."
             )
 

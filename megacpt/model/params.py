@@ -12,6 +12,10 @@ Packing. A native matrix may hold several Hugging Face matrices:
 
 Both are one rule. Seen as (groups, rows a group, ...), the parts lie side by side along dim 1;
 fc1 has one group a rank, qkv one for each key-value head.
+
+Experts. A row with ``{expert}`` in its names stands for that weight of every expert. Experts are
+dealt whole to the expert-parallel ranks and each is cut over the expert-tensor-parallel ones, so
+for such a row these are the ranks that ``tp`` and ``rank`` below count.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ def _always(_: Architecture) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A Hugging Face tensor: its name (``{layer}`` open) and the names of its sizes."""
+    """A Hugging Face tensor: its name (``{layer}``, ``{expert}`` open), the names of its sizes."""
 
     name: str
     dims: tuple[str, ...]
@@ -65,15 +69,21 @@ class Param:
     """A native weight and the Hugging Face tensors packed into it."""
 
     native: str
-    """megatron-core's name, ``{layer}`` open (counted over the whole model from 0)."""
+    """megatron-core's name, ``{layer}`` and ``{expert}`` open (both counted over the whole model
+    from 0)."""
     sources: tuple[Source, ...]
     tp_dim: int | None = None
     """Which dimension tensor parallelism cuts; ``None``: the same on every rank."""
     packing: Packing = Packing.once
     fill: Fill = Fill.normal
-    fused: str | None = None
-    """The name where Transformer Engine fuses this norm into the linear layer after it."""
+    engine: str | None = None
+    """The name within Transformer Engine's modules, where it is another: a norm fused into the
+    linear layer after it, an expert grouped with the others."""
     present: Callable[[Architecture], bool] = _always
+
+    @property
+    def per_expert(self) -> bool:
+        return "{expert}" in self.native
 
     def views(self, shard: Tensor, *, architecture: Architecture, tp: int) -> list[Tensor]:
         """For each source the part of a rank's native tensor it fills: (groups, rows, ...)."""
@@ -127,13 +137,13 @@ def linear(
     return weight, bias_row
 
 
-def norm(native: str, source: str, *, fused: str | None = None) -> Param:
+def norm(native: str, source: str, *, engine: str | None = None) -> Param:
     """The row of an RMSNorm's scale."""
     return Param(
         native=native,
         sources=(Source(name=source, dims=("hidden",)),),
         fill=Fill.ones,
-        fused=fused,
+        engine=engine,
     )
 
 
@@ -149,6 +159,35 @@ def vocabulary(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Where a folder holds a tensor, if not under its own name: as part of a larger one."""
+
+    name: str
+    """Of the larger tensor."""
+    shape: tuple[int, ...]
+    index: int | None = None
+    """Along its first dimension, which the part lacks; ``None``: it has as many dimensions."""
+    start: int = 0
+    """First row of the part."""
+
+    def where(
+        self, shape: tuple[int, ...], *, dim: int | None, span: slice | None
+    ) -> tuple[slice, ...]:
+        """The slices of the larger tensor that hold ``span`` along ``dim`` of the part, which has
+        ``shape``; empty where that is all of it."""
+        bounds = [slice(0, size) for size in shape]
+        if dim is not None:
+            assert span is not None
+            bounds[dim] = span
+        rows = bounds[0]
+        bounds[0] = slice(self.start + rows.start, self.start + rows.stop)
+        if self.index is not None:
+            bounds.insert(0, slice(self.index, self.index + 1))
+        whole = all(b == slice(0, size) for b, size in zip(bounds, self.shape, strict=True))
+        return () if whole else tuple(bounds)
+
+
 def _sizes(architecture: Architecture) -> dict[str, int]:
     return {
         "vocab": architecture.vocab_size,
@@ -156,4 +195,5 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "ffn": architecture.ffn_hidden_size,
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
+        "experts": architecture.experts.num if architecture.experts else 0,
     }

@@ -18,7 +18,9 @@ from megatron.core.transformer.transformer_block import (
 
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_
+from megacpt.model.activation import SwiGlu
 from megacpt.model.attention import CausalAttention
+from megacpt.model.experts import with_router
 from megacpt.model.norm import RMSNorm
 from megacpt.plan.architecture import Architecture
 
@@ -33,26 +35,35 @@ def block_spec(
 ) -> Any:
     """The specification of this stage's layers, as GPTModel takes it."""
     if kind is DeviceKind.gpu:
-        return _with_attention_bias(_transformer_engine_layer(), architecture)
-    layer = _with_attention_bias(_plain_layer(), architecture)
+        return _finished(_transformer_engine_layer(config), architecture)
+    layer = _finished(_plain_layer(config), architecture)
     num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
 
 
-def _transformer_engine_layer() -> Any:
+def _finished(layer: Any, architecture: Architecture) -> Any:
+    layer = _with_attention_bias(layer, architecture)
+    return with_router(layer) if architecture.experts else layer
+
+
+def _transformer_engine_layer(config: TransformerConfig) -> Any:
     if not HAVE_TE:
         raise EnvironmentError_(
             "Training on GPUs needs Transformer Engine, which this Python lacks; "
             "use NVIDIA's PyTorch container, or pip install 'megacpt[te]'."
         )
-    return get_gpt_layer_with_transformer_engine_spec()
+    return get_gpt_layer_with_transformer_engine_spec(
+        num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
+    )
 
 
-def _plain_layer() -> Any:
-    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+def _plain_layer(config: TransformerConfig) -> Any:
+    layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
     layer.submodules.self_attention.submodules.core_attention = CausalAttention
+    if config.use_te_activation_func:
+        layer.submodules.mlp.submodules.activation_func = SwiGlu
     return layer
 
 

@@ -16,6 +16,7 @@ import torch
 from megatron.core import parallel_state
 
 from megacpt.errors import ModelError
+from megacpt.model.families import family_of
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.params import Fill, Source
 from megacpt.model.placement import Placed, hf_shapes, placed_params
@@ -35,11 +36,11 @@ def load_hf(chunks: Sequence[Any], folder: Path | str, *, architecture: Architec
     never more than one slice in memory.
     """
     folder = Path(folder)
-    tensors = HfTensors.of_folder(folder)
+    tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
     expected = hf_shapes(architecture)
     if architecture.tied_embeddings and TIED_HEAD in tensors.files:
         _check_tied_head(tensors, shape=expected[TIED_EMBEDDING], folder=folder)
-        tensors = HfTensors(files={n: f for n, f in tensors.files.items() if n != TIED_HEAD})
+        tensors = tensors.without(TIED_HEAD)
     require_names(tensors, expected=expected, folder=folder)
 
     def read(placed: Placed, source: Source, span: slice) -> torch.Tensor:
@@ -93,14 +94,13 @@ def _draw(
 @torch.no_grad()
 def _fill(chunks: Sequence[Any], read: ReadSlice, *, architecture: Architecture) -> None:
     """Write every parameter, padding rows included (zeros)."""
-    tp = parallel_state.get_tensor_model_parallel_world_size()
-    rank = parallel_state.get_tensor_model_parallel_rank()
     for placed in placed_params(chunks, architecture=architecture):
-        views = placed.row.views(placed.tensor.data, architecture=architecture, tp=tp)
+        cut = placed.cut
+        views = placed.row.views(placed.tensor.data, architecture=architecture, tp=cut.size)
         for source, view in zip(placed.row.sources, views, strict=True):
             span = slice(0)
             if placed.row.tp_dim is not None:
-                span = placed.row.span(view, source, architecture=architecture, rank=rank)
+                span = placed.row.span(view, source, architecture=architecture, rank=cut.rank)
             _write(view, read(placed, source, span))
 
 
@@ -115,9 +115,10 @@ def _write(view: torch.Tensor, part: torch.Tensor) -> None:
 def iter_hf(
     chunks: Sequence[Any], *, architecture: Architecture
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every Hugging Face tensor in model order, copied out of chunks at tp = pp = 1."""
+    """Every Hugging Face tensor in model order, copied out of chunks at tp = pp = ep = 1."""
     assert parallel_state.get_tensor_model_parallel_world_size() == 1
     assert parallel_state.get_pipeline_model_parallel_world_size() == 1
+    assert parallel_state.get_expert_model_parallel_world_size() == 1
     for placed in placed_params(chunks, architecture=architecture):
         views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=1)
         for source, view in zip(placed.row.sources, views, strict=True):
@@ -126,5 +127,5 @@ def iter_hf(
 
 
 def to_hf(chunks: Sequence[Any], *, architecture: Architecture) -> dict[str, torch.Tensor]:
-    """The whole model as Hugging Face tensors, in the type of the parameters; tp = pp = 1."""
+    """The whole model as Hugging Face tensors, in the type of the parameters; tp = pp = ep = 1."""
     return dict(iter_hf(chunks, architecture=architecture))

@@ -34,16 +34,12 @@ def main() -> None:
     assert ranks is not None
     runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
     from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    from megacpt.model.parallel import initialise_parallel
 
     for layout, fields in layouts.items():
         parallel = ParallelConfig(**fields)
-        parallel_state.initialize_model_parallel(
-            parallel.tp,
-            parallel.pp,
-            virtual_pipeline_model_parallel_size=parallel.vpp if parallel.vpp > 1 else None,
-        )
-        model_parallel_cuda_manual_seed(1)
+        initialise_parallel(parallel, seed=1)
         for folder in sorted((work / "models").iterdir()):
             if divides(folder, parallel.tp):
                 run_case(work, layout, folder, parallel)
@@ -80,22 +76,17 @@ def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any
 
 
 def write_slices(work: Path, layout: str, case: str, chunks: list[Any], architecture: Any) -> None:
-    """What each Hugging Face tensor became on this rank: name -> (tp_dim, tensor)."""
-    from megatron.core import parallel_state
-
+    """What each Hugging Face tensor became on this rank: name -> (tp_dim, part, tensor)."""
     from megacpt.model.placement import placed_params
 
-    tp = parallel_state.get_tensor_model_parallel_world_size()
     slices: dict[str, Any] = {}
     for placed in placed_params(chunks, architecture=architecture):
-        views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=tp)
-        for source, view in zip(placed.row.sources, views, strict=True):
-            slices[placed.hf_name(source)] = (placed.row.tp_dim, view.flatten(0, 1).clone())
-    coordinates = (
-        parallel_state.get_tensor_model_parallel_rank(),
-        parallel_state.get_pipeline_model_parallel_rank(),
-    )
-    torch.save(slices, work / f"slices-{layout}-{case}-{coordinates[0]}-{coordinates[1]}.pt")
+        cut, row = placed.cut, placed.row
+        views = row.views(placed.tensor.detach(), architecture=architecture, tp=cut.size)
+        for source, view in zip(row.sources, views, strict=True):
+            part = (row.tp_dim, cut.rank, view.flatten(0, 1).clone())
+            slices[placed.hf_name(source)] = part
+    torch.save(slices, work / f"slices-{layout}-{case}-{torch.distributed.get_rank()}.pt")
 
 
 def write_logits(work: Path, layout: str, case: str, chunks: list[Any]) -> None:
@@ -130,7 +121,11 @@ def write_logits(work: Path, layout: str, case: str, chunks: list[Any]) -> None:
         logits_BSV, losses_BS = run(None), run(TOKENS_BS)
         if logits_BSV is not None:
             logits_BSV = gather_from_tensor_model_parallel_region(logits_BSV)
-            if parallel_state.get_tensor_model_parallel_rank() == 0:
+            ranks = (
+                parallel_state.get_tensor_model_parallel_rank,
+                parallel_state.get_data_parallel_rank,
+            )
+            if not any(rank() for rank in ranks):
                 torch.save((logits_BSV, losses_BS), work / f"logits-{layout}-{case}.pt")
 
 

@@ -4,23 +4,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from llama_cases import CASES, TOKENS_BS, VOCAB_SIZE, divides, write_llama
+from layout_runs import LOGITS_ATOL, assembled, reference, run_world
+from llama_cases import CASES, VOCAB_SIZE, divides, write_llama
 from safetensors.torch import load_file
-
-from tests_support import free_port
 
 pytestmark = pytest.mark.mcore
 
-WORKER = Path(__file__).with_name("model_layout_worker.py")
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"single": {}},
     2: {
@@ -32,25 +26,12 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     3: {"tp3": {"tp": 3}},
 }
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
-LOGITS_ATOL = 2e-5
 
 
 @pytest.fixture(scope="module")
 def references(work: Path) -> dict[str, Any]:
     """Logits and losses of transformers, float32."""
     return {case: reference(work / "models" / case) for case in CASES}
-
-
-def reference(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
-    with torch.no_grad():
-        logits_BSV = model(TOKENS_BS).logits
-    losses = torch.nn.functional.cross_entropy(
-        logits_BSV.flatten(0, 1), TOKENS_BS.flatten(), reduction="none"
-    )
-    return logits_BSV, losses.view_as(TOKENS_BS)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +44,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for world_size, layouts in LAYOUTS.items():
         run_world(work, world_size, layouts)
     return work
-
-
-def run_world(work: Path, world_size: int, layouts: dict[str, dict[str, Any]]) -> None:
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = []
-    for rank in range(world_size):
-        environment = os.environ | address | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        environment |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
-        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, str(WORKER), str(work), json.dumps(layouts)]
-        processes.append(subprocess.Popen(command, env=environment))
-    assert [process.wait(timeout=120) for process in processes] == [0] * world_size
 
 
 def cases_of(layout: str) -> list[str]:
@@ -109,20 +78,6 @@ def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work
     found = assembled(work, layout, case)
     assert found.keys() == single.keys()
     assert all(torch.equal(found[name], single[name]) for name in single)
-
-
-def assembled(work: Path, layout: str, case: str) -> dict[str, torch.Tensor]:
-    """The whole Hugging Face tensors, put together from what the ranks hold."""
-    parts: dict[str, list[Any]] = {}
-    for path in sorted(work.glob(f"slices-{layout}-{case}-?-?.pt")):
-        for name, (tp_dim, tensor) in torch.load(path).items():
-            parts.setdefault(f"{name}@{path.stem[-1]}", []).append((tp_dim, tensor))
-    whole: dict[str, torch.Tensor] = {}
-    for key, slices in parts.items():
-        name, dim = key.split("@")[0], slices[0][0]
-        tensor = slices[0][1] if dim is None else torch.cat([t for _, t in slices], dim=dim)
-        whole[name] = tensor[:VOCAB_SIZE] if "embed" in name or "lm_head" in name else tensor
-    return whole
 
 
 @pytest.mark.parametrize("case", CASES)

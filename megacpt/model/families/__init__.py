@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.model.families import llama
+from megacpt.model.families import llama, mixtral
 from megacpt.model.families.hf_config import HfConfig
-from megacpt.model.params import Param
+from megacpt.model.params import Param, Part
 from megacpt.plan.architecture import Architecture
 
 
@@ -20,9 +20,14 @@ class Family:
 
     read: Callable[[HfConfig], Architecture]
     params: tuple[Param, ...]
+    parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
+    """Tensors that some folders hold as parts of larger ones."""
 
 
-FAMILIES = {llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS)}
+FAMILIES = {
+    llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+}
 
 
 def read_architecture(folder: Path | str) -> Architecture:

@@ -93,6 +93,10 @@ class HfConfig:
         if value != wanted:
             raise self._fail(key, f"must be {wanted!r}", value)
 
+    def require_between(self, key: str, value: float, *, low: float, high: float) -> None:
+        if not low <= value <= high:
+            raise self._fail(key, f"must be from {low} to {high}", value)
+
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")

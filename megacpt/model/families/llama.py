@@ -58,19 +58,25 @@ def _mlp(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, P
     return linear(f"{_NATIVE}.mlp.{path}", sources, tp_dim=tp_dim, bias=lambda a: a.mlp_bias)
 
 
-def _norm(native: str, source: str, fused: str) -> Param:
-    return norm(f"{_NATIVE}.{native}.weight", f"{_HF}.{source}.weight", fused=f"{_NATIVE}.{fused}")
+def _norm(native: str, source: str, engine: str) -> Param:
+    names = f"{_NATIVE}.{native}.weight", f"{_HF}.{source}.weight"
+    return norm(*names, engine=f"{_NATIVE}.{engine}")
 
 
 _Q, _K, _V = ("q_proj", "q", "hidden"), ("k_proj", "kv", "hidden"), ("v_proj", "kv", "hidden")
-PARAMS: tuple[Param, ...] = (
+BEFORE_MLP: tuple[Param, ...] = (
     vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
     _norm("input_layernorm", "input_layernorm", "self_attention.linear_qkv.layer_norm_weight"),
     *_attention("linear_qkv", _Q, _K, _V, tp_dim=0),
     *_attention("linear_proj", ("o_proj", "hidden", "q"), tp_dim=1),
     _norm("pre_mlp_layernorm", "post_attention_layernorm", "mlp.linear_fc1.layer_norm_weight"),
+)
+MLP: tuple[Param, ...] = (
     *_mlp("linear_fc1", ("gate_proj", "ffn", "hidden"), ("up_proj", "ffn", "hidden"), tp_dim=0),
     *_mlp("linear_fc2", ("down_proj", "hidden", "ffn"), tp_dim=1),
+)
+AFTER_LAYERS: tuple[Param, ...] = (
     norm("decoder.final_layernorm.weight", "model.norm.weight"),
     vocabulary("output_layer.weight", "lm_head.weight", present=lambda a: not a.tied_embeddings),
 )
+PARAMS = BEFORE_MLP + MLP + AFTER_LAYERS

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What megatron-core is told of a mixture of experts: its settings, modules and gradient marks.
+
+No token is ever dropped: every expert takes all that were sent to it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.transformer.moe import moe_utils
+
+from megacpt.config.sections import DeviceKind, ParallelConfig
+from megacpt.model.router import Router
+from megacpt.plan.architecture import Architecture
+from megacpt.plan.expert_rules import expert_tensor_ranks
+
+
+def expert_settings(
+    architecture: Architecture, *, parallel: ParallelConfig, kind: DeviceKind
+) -> dict[str, Any]:
+    """Keyword arguments of megatron-core's TransformerConfig; none for a dense model."""
+    experts = architecture.experts
+    if experts is None:
+        return {}
+    on_gpu = kind is DeviceKind.gpu
+    etp = expert_tensor_ranks(parallel)
+    # Where experts are cut, "alltoall" gathers unequal numbers of tokens, which gloo cannot.
+    dispatcher = "alltoall" if on_gpu or etp == 1 else "allgather"
+    return {
+        "num_moe_experts": experts.num,
+        "moe_router_topk": experts.per_token,
+        "moe_ffn_hidden_size": architecture.ffn_hidden_size,
+        "expert_model_parallel_size": parallel.ep,
+        "expert_tensor_parallel_size": etp,
+        "moe_token_dispatcher_type": dispatcher,
+        # Two logits that bf16 cannot tell apart would be ordered by chance.
+        "moe_router_dtype": "fp32",
+        # megacpt.model.router takes the balancing loss, and reads its weight here.
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": experts.balance_coefficient,
+        "moe_grouped_gemm": on_gpu,
+        "moe_permute_fusion": on_gpu and getattr(moe_utils, "fused_permute", None) is not None,
+    }
+
+
+def with_router(layer: Any) -> Any:
+    """The specification of a layer with experts, megacpt's router in it."""
+    mlp = layer.submodules.mlp
+    # megatron-core 0.16 describes a module by a ModuleSpec, 0.19 by a partial call.
+    mixture = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
+    mixture.router = Router
+    return layer
+
+
+def mark_expert(weight: torch.nn.Parameter) -> None:
+    """Have its gradient reduced over the ranks that hold the same expert, and those alone.
+
+    megatron-core 0.16 says so only where experts are dealt to ranks, although a cut of the experts
+    that differs from the one of attention changes these ranks too. Said always, every layout has
+    the same two optimizers, and finds both in a checkpoint.
+    """
+    weight.allreduce = False  # type: ignore[attr-defined]

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtral on every layout: the logits of transformers, and the gradient of the balancing loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layout_runs import LOGITS_ATOL, assembled, reference, run_world
+from llama_cases import TOKENS_BS, VOCAB_SIZE
+from mixtral_cases import CASES, write_mixtral
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.mcore
+
+TP2: dict[str, Any] = {"tp": 2, "sequence_parallel": True}
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"single": {}},
+    2: {
+        "tp2": TP2,
+        "tp2-etp1": TP2 | {"etp": 1},
+        "tp2-ep2": TP2 | {"etp": 1, "ep": 2},
+        "ep2": {"dp": 2, "ep": 2},
+        "pp2": {"pp": 2},
+    },
+    4: {"tp2-etp2-ep2": TP2 | {"dp": 2, "ep": 2}, "pp2-ep2": {"pp": 2, "dp": 2, "ep": 2}},
+}
+NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
+PAIRS = [(layout, case) for layout in NAMES for case in CASES]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case in every layout, one set of processes a world size."""
+    work = tmp_path_factory.mktemp("mixtral")
+    for case, changes in CASES.items():
+        model = write_mixtral(work / "models" / case, **changes)
+        model.to(torch.bfloat16).save_pretrained(work / "bf16" / case)
+    for world_size, layouts in LAYOUTS.items():
+        run_world(work, world_size, layouts)
+    return work
+
+
+@pytest.fixture(scope="module")
+def references(work: Path) -> dict[str, Any]:
+    """Logits and losses of transformers, float32."""
+    return {case: reference(work / "models" / case) for case in CASES}
+
+
+@pytest.mark.parametrize(("layout", "case"), PAIRS)
+def test_logits_equal_transformers(
+    layout: str, case: str, work: Path, references: dict[str, Any]
+) -> None:
+    logits_BSV, losses_BS = torch.load(work / f"logits-{layout}-{case}.pt")
+    expected_BSV, expected_BS = references[case]
+    found_BSV = logits_BSV[..., :VOCAB_SIZE]
+    torch.testing.assert_close(found_BSV, expected_BSV, atol=LOGITS_ATOL, rtol=0.0)
+    torch.testing.assert_close(losses_BS, expected_BS, atol=LOGITS_ATOL, rtol=0.0)
+
+
+@pytest.mark.parametrize(("layout", "case"), PAIRS)
+def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work: Path) -> None:
+    single = assembled(work, "single", case)
+    found = assembled(work, layout, case)
+    assert found.keys() == single.keys()
+    assert all(torch.equal(found[name], single[name]) for name in single)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "folder"), [("fp32", "models"), ("bf16", "bf16")])
+def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, work: Path) -> None:
+    exported = torch.load(work / f"{dtype}-{case}.pt")
+    original = load_file(work / folder / case / "model.safetensors")
+    assert exported.keys() == original.keys()
+    for name, tensor in original.items():
+        assert exported[name].dtype == tensor.dtype
+        assert torch.equal(exported[name], tensor), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_saved_layouts_hold_the_same_model(
+    case: str, work: Path, tmp_path: Path, one_rank: None
+) -> None:
+    """transformers writes an expert's matrices apart, or, told to, all experts' in one tensor."""
+    from megacpt.model.weights import to_hf
+
+    write_mixtral(tmp_path, stacked=True, **CASES[case])
+    assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(tmp_path / "model.safetensors")
+    model, architecture = loaded(tmp_path)
+    found = to_hf([model], architecture=architecture)
+    expected = load_file(work / "models" / case / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def loaded(folder: Path) -> tuple[Any, Any]:
+    from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+    from megacpt.model.build import build_model
+    from megacpt.model.families import read_architecture
+    from megacpt.model.weights import load_hf
+
+    architecture = read_architecture(folder)
+    (model,) = build_model(
+        architecture,
+        parallel=ParallelConfig(),
+        precision=PrecisionConfig(dtype=Dtype.fp32),
+        kind=DeviceKind.cpu,
+        sequence_length=TOKENS_BS.shape[1],
+    )
+    load_hf([model], folder, architecture=architecture)
+    return model, architecture
+
+
+def twin_of_balancing_loss(logits_TE: torch.Tensor, *, per_token: int) -> torch.Tensor:
+    """Of one layer, summed over samples and weighted with their tokens: written from the paper."""
+    samples, tokens = TOKENS_BS.shape
+    total = torch.zeros(())
+    for logits_SE in logits_TE.view(samples, tokens, -1):
+        num_experts = logits_SE.shape[1]
+        chosen_SK = logits_SE.topk(per_token).indices
+        for expert in range(num_experts):
+            share = (chosen_SK == expert).sum() / (tokens * per_token)
+            probability = logits_SE.softmax(dim=1)[:, expert].mean()
+            total = total + tokens * num_experts * share * probability
+    return total
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_transformers_with_the_balancing_loss(
+    case: str, work: Path, one_rank: None
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from megacpt.model.placement import placed_params
+    from megacpt.model.router import take_figures
+
+    model, architecture = loaded(work / "models" / case)
+    experts = architecture.experts
+    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
+    model(TOKENS_BS, positions_BS, None, labels=TOKENS_BS).sum().backward()
+
+    reference = AutoModelForCausalLM.from_pretrained(work / "models" / case).float().eval()
+    output = reference(TOKENS_BS, output_router_logits=True)
+    flat = output.logits.flatten(0, 1), TOKENS_BS.flatten()
+    balance = sum(
+        twin_of_balancing_loss(logits_TE, per_token=experts.per_token)
+        for logits_TE in output.router_logits
+    )
+    losses = torch.nn.functional.cross_entropy(*flat, reduction="sum")
+    (losses + experts.balance_coefficient * balance).backward()
+    expected = gradients_by_saved_name(reference)
+    for placed in placed_params([model], architecture=architecture):
+        views = placed.row.views(placed.tensor.grad, architecture=architecture, tp=1)
+        for source, view in zip(placed.row.sources, views, strict=True):
+            name = placed.hf_name(source)
+            torch.testing.assert_close(
+                view.flatten(0, 1), expected[name], atol=2e-4, rtol=1e-4, msg=name
+            )
+    figures = take_figures([model])
+    assert figures is not None
+    mean = float(balance.detach()) / TOKENS_BS.numel() / architecture.num_layers
+    assert figures.balance_loss == pytest.approx(mean, rel=1e-5)
+
+
+def gradients_by_saved_name(model: Any) -> dict[str, torch.Tensor]:
+    """Under the names of a folder, the stacked experts taken apart."""
+    found: dict[str, torch.Tensor] = {}
+    for name, param in model.named_parameters():
+        saved = name.replace(".mlp.", ".block_sparse_moe.")
+        if name.endswith("experts.gate_up_proj"):
+            for n, (gate, up) in enumerate(g.chunk(2) for g in param.grad):
+                stem = f"{saved.removesuffix('gate_up_proj')}{n}"
+                found |= {f"{stem}.w1.weight": gate, f"{stem}.w3.weight": up}
+        elif name.endswith("experts.down_proj"):
+            stem = saved.removesuffix("down_proj")
+            found |= {f"{stem}{n}.w2.weight": grad for n, grad in enumerate(param.grad)}
+        else:
+            found[saved] = param.grad
+    return found

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Started once a rank by test_train_moe.py: resumes and exports a run of a model with experts.
+
+    python moe_worker.py WORK_DIR CASES_JSON
+
+Each case is a name and its settings (see parity_config). ``from`` names the case whose checkpoint
+it goes on from, after SAVED_AT steps; a case without trains STEPS steps and saves there. Rank 0
+writes WORK_DIR/NAME.json: the loss and gradient norm of each step. ``export``: the folder the model
+is then exported to, with a certificate.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from parity_worker import parity_config
+
+from megacpt.config.sections import ClusterConfig, DeviceKind
+from megacpt.device import runtime
+from megacpt.device.environment import RankInfo, rank_from_environment
+
+STEPS, SAVED_AT = 6, 3
+
+
+def main() -> None:
+    work = Path(sys.argv[1])
+    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
+    ranks = rank_from_environment()
+    assert isinstance(ranks, RankInfo)
+    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
+    rank_runtime = runtime.start(ranks, cluster)
+    for name, case in cases.items():
+        curve = run_case(work, rank_runtime, name, dict(case))
+        if ranks.rank == 0:
+            (work / f"{name}.json").write_text(json.dumps(curve))
+    runtime.stop()
+
+
+def run_case(
+    work: Path, rank_runtime: runtime.Runtime, name: str, case: dict[str, Any]
+) -> list[list[float]]:
+    from megatron.core import parallel_state
+
+    from megacpt.checkpoint import sharded
+    from megacpt.model.parallel import initialise_parallel
+    from megacpt.train.run import assemble
+
+    source, export = case.pop("from", None), case.pop("export", None)
+    run_dir = work / f"run-{name}"
+    if source is not None and rank_runtime.ranks.rank == 0:
+        shutil.copytree(work / f"run-{source}", run_dir)
+    sharded.barrier()
+    config = parity_config(work, case | {"run_dir": str(run_dir)})
+    initialise_parallel(config.parallel, seed=config.seed)
+    run = assemble(config, runtime=rank_runtime)
+    curve = train(run, is_first=source is None)
+    if export is not None:
+        export_folder(run, output=work / export)
+    del run
+    gc.collect()
+    parallel_state.destroy_model_parallel()
+    return curve
+
+
+def train(run: Any, *, is_first: bool) -> list[list[float]]:
+    """To the last step; the first run saves at SAVED_AT on the way."""
+    from megacpt.train.batches import read_batches
+    from megacpt.train.position import resume, save
+    from megacpt.train.step import train_step
+
+    position = resume(run.checkpoints, state=run.state, identity=run.identity)
+    assert position.step == (0 if is_first else SAVED_AT)
+    device, curve = run.runtime.device, []
+    first_step = position.step + 1
+    with read_batches(run.data, config=run.config, first_step=first_step, device=device) as batches:
+        for step in range(first_step, STEPS + 1):
+            result = train_step(
+                run.state, config=run.config, batches=batches, step=step, device=device
+            )
+            curve.append([result.sums.mean_loss, result.grad_norm])
+            position.step = step
+            if is_first and step == SAVED_AT:
+                save(
+                    run.checkpoints,
+                    state=run.state,
+                    position=position,
+                    identity=run.identity,
+                    keep_last=1,
+                )
+    return curve
+
+
+def export_folder(run: Any, *, output: Path) -> None:
+    from megatron.core.utils import unwrap_model
+
+    from megacpt.convert.certificate import write_certificate
+    from megacpt.convert.export import export_hf
+
+    chunks = unwrap_model(run.state.chunks)
+    export_hf(
+        chunks,
+        architecture=run.architecture,
+        source_folder=Path(run.config.model.path),
+        output=output,
+        dtype=run.config.precision.dtype,
+        certify=lambda folder: write_certificate(
+            chunks, architecture=run.architecture, folder=folder, tokenizer=run.tokenizer
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
