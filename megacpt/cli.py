@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from megacpt.data.manifest import Manifest
     from megacpt.data.progress import ProgressLine
     from megacpt.device.environment import RankInfo
+    from megacpt.plan.estimate import Plan
 
 INTERRUPTED = 130
 GATE_FAILED = 1
@@ -469,10 +470,29 @@ def _plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
     return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={_shown(prefix)}"])
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _settings_arguments(parser)
+    parser.add_argument(
+        "--lr-table", type=Path, metavar="FILE", help="write every step's learning rate there (TSV)"
+    )
+
+
+def _advise(plan: Plan) -> None:
+    """What the plan says of settings that often are mistakes, also where nobody asked for it."""
+    for sentence in plan.advice:
+        print(f"Advice: {sentence}", file=sys.stderr)
+
+
 def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.prepare import check
+    from megacpt.config.atomic import write_text
+    from megacpt.plan.schedule import rate_table
 
-    print(check(_compose(arguments)).render())
+    config = _compose(arguments)
+    print(check(config).render())
+    if arguments.lr_table is not None:
+        rows = rate_table(optim=config.optim, schedule=config.schedule)
+        write_text(arguments.lr_table, "".join(f"{row}\n" for row in rows))
     _say("", next_command=f"megacpt train {_same_settings(arguments)}".rstrip())
     return 0
 
@@ -486,7 +506,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if ranks is not None:
         return _train_as_rank(arguments, ranks=ranks)
     config = _compose(arguments)
-    prepare(config)
+    _advise(prepare(config))
     code = run_local(config)
     if code == 0:
         _say_trained(config)
@@ -512,7 +532,7 @@ def _train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
         config,
         ranks=ranks,
         mode="train",
-        prepare=lambda: prepare(config, num_ranks=ranks.world_size),
+        prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
     )
     if ranks.rank == 0:
         _say_trained(config)
@@ -657,7 +677,7 @@ VERBS = (
         name="plan",
         summary="show tokens, epochs, learning rates, memory and disk of a run; write nothing",
         example="  megacpt plan model.path=models/llama data.sources.law.prefix=data/law",
-        add_arguments=_settings_arguments,
+        add_arguments=_plan_arguments,
         run=_plan,
     ),
     Verb(

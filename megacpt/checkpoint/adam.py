@@ -39,6 +39,15 @@ def use_fused_kernel(optimizer: Any) -> None:
                 group["foreach"] = False
 
 
+def state_of(optimizer: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The moments of one parameter; empty where no part has it."""
+    for part in megatron_parts(optimizer):
+        if param in part.optimizer.state:
+            state: dict[str, torch.Tensor] = part.optimizer.state[param]
+            return state
+    return {}
+
+
 def allocate_state(optimizer: Any) -> None:
     """Give a fresh AdamW the zero state its first step would have made."""
     for adamw, param in _adamw_parameters(optimizer):
@@ -72,4 +81,9 @@ def own_step(optimizer: Any, *, step: int) -> None:
     for adamw, param in _adamw_parameters(optimizer):
         loaded = int(adamw.state[param]["step"])
         assert loaded == step, f"AdamW was restored at step {loaded}, the run is at {step}"
+    set_step(optimizer, step=step)
+
+
+def set_step(optimizer: Any, *, step: int) -> None:
+    for adamw, param in _adamw_parameters(optimizer):
         adamw.state[param]["step"] = torch.tensor(float(step), device=param.device)

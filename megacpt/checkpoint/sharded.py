@@ -19,7 +19,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import adam
+from megacpt.checkpoint import adam, cut
 from megacpt.device.environment import die_with_parent
 from megacpt.errors import CheckpointError
 
@@ -28,7 +28,7 @@ def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str
     """Write every rank's share into ``folder`` (which exists and is empty); a collective call."""
     _bind_result_queue()
     state = _model_state(chunks)
-    state["optimizer"] = optimizer.sharded_state_dict(state, metadata=_metadata())
+    state["optimizer"] = _optimizer_state(chunks, optimizer, model=state)
     state["rng"] = _rng_object(rng_state)
     dist_checkpointing.save(state, str(folder), validate_access_integrity=True)
 
@@ -40,13 +40,16 @@ def load(
     adam.allocate_state(optimizer)
     adam.pass_step_through(optimizer)
     state = _model_state(chunks)
-    state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=_metadata())
+    state["optimizer"] = _optimizer_state(chunks, optimizer, model=state, is_loading=True)
     if same_layout:
         state["rng"] = _rng_object({})
     loaded = _load_strictly(state, folder, ignore_rng=not same_layout)
-    _fill_model(chunks, loaded)
-    optimizer.load_state_dict(loaded["optimizer"])
-    adam.own_step(optimizer, step=step)
+    if cut.is_cut(chunks):
+        _fill_cut(chunks, optimizer, loaded, step=step)
+    else:
+        _fill_model(chunks, loaded)
+        optimizer.load_state_dict(loaded["optimizer"])
+        adam.own_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
 
@@ -82,6 +85,8 @@ def _load_strictly(state: dict[str, Any], folder: Path, *, ignore_rng: bool) -> 
 
 def _model_state(chunks: list[Any]) -> dict[str, Any]:
     """One entry a virtual stage; keys inside are global names, so any layout can read them."""
+    if cut.is_cut(chunks):
+        return {_chunk_key(n): cut.model_entries(chunk) for n, chunk in enumerate(chunks)}
     metadata = _metadata()
     models = unwrap_model(chunks)
     return {_chunk_key(n): m.sharded_state_dict(metadata=metadata) for n, m in enumerate(models)}
@@ -92,8 +97,29 @@ def _chunk_key(index: int) -> str:
 
 
 def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
+    if cut.is_cut(chunks):
+        for n, chunk in enumerate(chunks):
+            cut.fill_model(chunk, loaded[_chunk_key(n)])
+        return
     for n, model in enumerate(unwrap_model(chunks)):
         model.load_state_dict(loaded[_chunk_key(n)], strict=True)
+
+
+def _optimizer_state(
+    chunks: list[Any], optimizer: Any, *, model: dict[str, Any], is_loading: bool = False
+) -> Any:
+    if cut.is_cut(chunks):
+        return {
+            _chunk_key(n): cut.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
+        }
+    return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata())
+
+
+def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any], *, step: int) -> None:
+    for n, chunk in enumerate(chunks):
+        cut.fill_model(chunk, loaded[_chunk_key(n)], masters_follow=True)
+        cut.fill_optimizer(chunk, optimizer, loaded["optimizer"][_chunk_key(n)])
+    adam.set_step(optimizer, step=step)
 
 
 def _metadata() -> dict[str, Any]:

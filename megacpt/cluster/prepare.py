@@ -14,9 +14,15 @@ from pathlib import Path
 
 from megacpt.checkpoint import store
 from megacpt.config.atomic import write_text
-from megacpt.config.compose import write_run_yaml
+from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
-from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig, SyntheticConfig
+from megacpt.config.sections import (
+    HeldoutConfig,
+    RunConfig,
+    SampleOrder,
+    SourceConfig,
+    SyntheticConfig,
+)
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import require_tokenizer
 from megacpt.data.order import segments_of
@@ -28,6 +34,7 @@ from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
+from megacpt.plan.schedule import first_difference, learning_rate
 from megacpt.plan.stages import Segment
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
@@ -52,6 +59,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
+    _check_schedule(config)
     return make_plan(
         config,
         architecture=model.architecture,
@@ -135,6 +143,29 @@ def _check_prompts(path: str | None) -> None:
     if path is not None and not Path(path).is_file():
         raise DataError(
             f"evaluate.prompts={path} does not exist; give a text file, a prompt a line."
+        )
+
+
+def _check_schedule(config: RunConfig) -> None:
+    """Steps done keep the learning rate they had, and with it what the run has learnt."""
+    folder = RunFolder(Path(config.run_dir))
+    newest = store.newest(folder.root / "checkpoints")
+    if newest is None or not folder.run_yaml.exists():
+        return
+    old, done = read_run_yaml(folder.run_yaml), store.read_manifest(newest).step
+    step = first_difference((old.optim, old.schedule), (config.optim, config.schedule), steps=done)
+    if step is not None:
+        was, now = (learning_rate(step, optim=c.optim, schedule=c.schedule) for c in (old, config))
+        raise ConfigError(
+            f"schedule changes what was done: step {step} of the {done} in {newest} used the "
+            f"learning rate {was:.3g}, now it would be {now:.3g}. Set the schedule back; or start "
+            "a new run from this one's export, with schedule.lr_start_fraction where this one "
+            "ended. The constant shape, and wsd before its decay, can be extended."
+        )
+    if config.data.order is SampleOrder.megatron and config.schedule.steps != old.schedule.steps:
+        raise ConfigError(
+            f"schedule.steps={config.schedule.steps} was {old.schedule.steps}, and with "
+            "data.order=megatron the number of steps decides the order of samples; set it back."
         )
 
 

@@ -57,7 +57,7 @@ class Optimizer(Enum):
 
 
 class LrShape(Enum):
-    """The learning rate after warmup."""
+    """The learning rate after warmup; ``wsd``: stable, then decay in the last steps."""
 
     cosine = "cosine"
     linear = "linear"
@@ -114,6 +114,8 @@ class ModelConfig:
     """``random`` reads config.json and the tokenizer of ``path`` but no weights."""
     allow_unhealthy: bool = False
     """Go on although the import health check found near-zero embedding rows or the like."""
+    router_aux_loss_coef: float | None = None
+    """Weight of each layer's load-balancing loss (experts); not set: the base model's own."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -243,16 +245,17 @@ class PrecisionConfig:
     """bf16 keeps fp32 master weights and fp32 gradients."""
     recipe: Recipe = Recipe.none
     """Transformer Engine's recipe on GPUs, its emulation on CPUs; needs bf16."""
-    fp8_format: Fp8Format = Fp8Format.hybrid
-    """Number format of the fp8 recipes."""
-    amax_history_steps: int = 1024
-    """Steps whose largest absolute value sets the scale (``delayed``)."""
+    fp8_format: Fp8Format | None = None
+    """Number format of the fp8 recipes; not set: hybrid where a whole matrix has one scale
+    (``delayed``, ``tensorwise``), e4m3 where each block has."""
+    amax_history_length: int = 1024
+    """Forward passes (microbatches) whose largest absolute value sets the scale (``delayed``)."""
     bf16_first_layers: int = 0
-    """Layers at the start of the model that stay in bf16."""
+    """Layers at the start of the model that stay in bf16 (not with ``delayed``)."""
     bf16_last_layers: int = 0
-    """Layers at its end that stay in bf16."""
+    """Layers at its end that stay in bf16 (not with ``delayed``)."""
     fp8_param_gather: bool = False
-    """Keep and gather the weights in fp8 (needs distributed_optimizer)."""
+    """GPU: keep and gather the weights in fp8 (needs distributed_optimizer)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -309,11 +312,11 @@ class ScheduleConfig:
     shape: LrShape = LrShape.cosine
     """How the rate falls after warmup."""
     decay_steps: int = 0
-    """Last steps in which ``wsd`` falls; before them it stays at lr_peak."""
+    """Last steps, in which ``wsd`` falls as 1 - sqrt; before them it stays at lr_peak."""
     lr_start_fraction: float = 0.0
     """Warmup starts at this fraction of lr_peak: where the run before has ended."""
-    lr_final_fraction: float = 0.1
-    """The last step has this fraction of lr_peak."""
+    lr_final_fraction: float | None = None
+    """The last step of cosine, linear or wsd has this fraction of lr_peak; not set: 0.1."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -323,21 +326,23 @@ class FaultsConfig:
     spike: FaultPolicy = FaultPolicy.skip
     """Where a loss or gradient norm is far above the last ones."""
     spike_z: float = 12.0
-    """How far: robust standard deviations (1.4826 * MAD) above the median of the last steps."""
+    """How far: robust standard deviations (1.4826 * MAD) above the line of the last steps."""
     spike_window_steps: int = 64
-    """Steps the median is taken over."""
+    """Good steps of the present stage that the line and its spread are taken over."""
     spike_min_steps: int = 16
     """No step is called a spike before this many are known."""
+    rollback_skip_steps: int = 4
+    """After a rollback so many steps are passed over, the last of them the one at fault."""
     rollback_lr_factor: float = 1.0
-    """Each rollback multiplies the rate by this from there on."""
+    """Each rollback multiplies the rate by this from its checkpoint on."""
     max_events: int = 5
-    """Skips and rollbacks within ``spike_window_steps`` steps after which the run stops."""
+    """Skips and rollbacks allowed within ``spike_window_steps`` steps; one more ends the run."""
     excerpt_tokens: int = 48
     """Decoded tokens of each offending sample in the record of the event."""
     straggler_factor: float = 1.5
     """Name the slowest rank where it takes this many times the median rank's time."""
     hang_minutes: float = 0.0
-    """No step for this long: stacks of all ranks, then exit code 75; 0: twice
+    """No sign of life for this long: stacks of all ranks, then exit code 75; 0: nine tenths of
     cluster.timeout_minutes."""
 
 
@@ -407,6 +412,9 @@ class ClusterConfig:
     """CPU threads of a rank; 0 shares the machine's cores among its ranks."""
     timeout_minutes: float = 10.0
     """A collective that waits longer than this ends the run."""
+    retries: int = 0
+    """Starts after a hang or a killed rank, each only if a checkpoint was written since the last;
+    for ranks that ``megacpt train`` itself has started."""
 
 
 @dataclass(kw_only=True, slots=True)

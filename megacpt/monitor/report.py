@@ -25,6 +25,7 @@ from megacpt.monitor.figures import draw_all
 from megacpt.monitor.metrics import json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
 from megacpt.monitor.terminal import count, duration
+from megacpt.plan.schedule import describe
 
 
 def write_report(run_dir: Path) -> Summary:
@@ -82,12 +83,11 @@ def settings(config: RunConfig) -> dict[str, str]:
     data, parallel, optim = config.data, config.parallel, config.optim
     layout = f"tp {parallel.tp} x cp {parallel.cp} x pp {parallel.pp} x dp {parallel.dp}"
     batch = f"{data.global_batch_size} samples of {data.sequence_length} tokens"
-    rate = f"{optim.lr_peak:g} peak, {config.schedule.warmup_steps} warmup steps, cosine to "
     return {
         "Base model": str(config.model.path),
         "First weights": config.model.init.name,
         "Global batch": batch,
-        "Learning rate": rate + f"{config.schedule.lr_final_fraction:g} of peak",
+        "Learning rate": f"{optim.lr_peak:g} peak, {describe(config.schedule)}",
         "Weight decay": f"{optim.weight_decay:g}",
         "Gradient clipping": f"{optim.clip_grad_norm:g}" if optim.clip_grad_norm else "off",
         "Arithmetic": config.precision.dtype.name,

@@ -10,8 +10,9 @@ from typing import Any
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import longest
+from megacpt.plan.lr_rules import advice
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
-from megacpt.plan.schedule import learning_rate
+from megacpt.plan.schedule import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.stages import (
     Segment,
     apportion,
@@ -61,6 +62,8 @@ class Plan:
     run_dir: str
     family: str
     parameters: int
+    active_parameters: int
+    """Those one token passes: fewer than all where there are experts."""
     steps: int
     samples_per_step: int
     """At the start, as all that stages may change but the totals."""
@@ -72,6 +75,11 @@ class Plan:
     sources: tuple[SourcePlan, ...]
     stages: tuple[StagePlan, ...]
     learning_rates: Mapping[int, float]
+    """Step -> rate, where the schedule turns."""
+    lr_multipliers: Mapping[str, float]
+    """Of the groups whose rate differs."""
+    advice: tuple[str, ...]
+    """What may be meant but often is a mistake; nothing that stops the run."""
     training_flops: float
     memory: RankMemory
     checkpoint_bytes: int
@@ -100,6 +108,7 @@ def make_plan(
         run_dir=config.run_dir,
         family=architecture.family,
         parameters=architecture.num_parameters,
+        active_parameters=architecture.num_active_parameters,
         steps=schedule.steps,
         samples_per_step=segments[0].global_batch_size,
         tokens_per_step=segments[0].tokens_per_step,
@@ -111,8 +120,10 @@ def make_plan(
         stages=stages,
         learning_rates={
             step: learning_rate(step, optim=config.optim, schedule=schedule)
-            for step in shown_steps(schedule.warmup_steps, steps=schedule.steps)
+            for step in shown_steps(schedule)
         },
+        lr_multipliers=group_multipliers(config.optim),
+        advice=advice(config),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,
@@ -138,12 +149,6 @@ def shares(
     asked = samples_asked(segments or resolve(data), steps=steps)
     total = sum(asked.values())
     return {name: float(asked.get(name, 0) / total) for name in data.sources}
-
-
-def shown_steps(warmup_steps: int, *, steps: int) -> list[int]:
-    """First, end of warmup, quarters and last."""
-    wanted = {1, warmup_steps, steps // 4, steps // 2, 3 * steps // 4, steps}
-    return sorted(step for step in wanted if step >= 1)
 
 
 def _stages(
@@ -205,7 +210,11 @@ def _sources(
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"Run folder   {plan.run_dir}"
-    yield f"Model        {plan.family}, {_count(plan.parameters)} parameters"
+    active = f", {_count(plan.active_parameters)} active for a token"
+    yield (
+        f"Model        {plan.family}, {_count(plan.parameters)} parameters"
+        + active * (plan.active_parameters < plan.parameters)
+    )
     yield (
         f"Layout       {plan.ranks} rank{'s' * (plan.ranks > 1)}: {plan.layout}, "
         f"{plan.microbatches} microbatches a step"
@@ -222,10 +231,20 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield from _source_lines(plan.sources)
     yield ""
-    rates = "  ".join(f"{step}: {rate:.2e}" for step, rate in plan.learning_rates.items())
-    yield from _wrapped("LR at step", rates.split("  "))
+    yield from _rate_lines(plan)
     yield ""
     yield from _memory_lines(plan)
+    for sentence in plan.advice:
+        yield ""
+        yield from _wrapped("Advice", sentence.split(" "), gap=" ")
+
+
+def _rate_lines(plan: Plan) -> Iterator[str]:
+    rates = [f"{step}: {rate:.2e}" for step, rate in plan.learning_rates.items()]
+    yield from _wrapped("LR at step", rates)
+    groups = [f"{name} x {multiplier:g}" for name, multiplier in plan.lr_multipliers.items()]
+    if groups:
+        yield from _wrapped("LR of groups", groups)
 
 
 def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
@@ -269,14 +288,14 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def _wrapped(title: str, items: list[str], *, width: int = 80) -> Iterator[str]:
+def _wrapped(title: str, items: list[str], *, width: int = 80, gap: str = "  ") -> Iterator[str]:
     """Items side by side under a title of 13 columns, as many a line as fit."""
     line = f"{title:<13}"
     for item in items:
         if len(line) + len(item) > width:
             yield line.rstrip()
             line = " " * 13
-        line += f"{item}  "
+        line += f"{item}{gap}"
     yield line.rstrip()
 
 

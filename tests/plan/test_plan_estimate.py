@@ -22,7 +22,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.plan.architecture import Architecture
-from megacpt.plan.estimate import make_plan, shares, shown_steps
+from megacpt.plan.estimate import make_plan, shares
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
 
 ARCHITECTURE = Architecture(
@@ -119,9 +119,18 @@ def test_stages_have_their_own_tokens_and_flops() -> None:
     assert "tax 75.00%" in text
 
 
-def test_shown_steps_are_within_the_run() -> None:
-    assert shown_steps(0, steps=1) == [1]
-    assert shown_steps(5, steps=100) == [1, 5, 25, 50, 75, 100]
+def test_rates_groups_and_advice_are_shown() -> None:
+    config = config_of(steps=40)
+    config.optim.lr_peak, config.optim.embedding_lr_multiplier = 3e-4, 0.5
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    lines = plan.render().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "LR at step   1: 1.50e-04  2: 3.00e-04  20: 1.74e-04  40: 3.00e-05" in lines
+    assert "LR of groups embedding x 0.5" in lines
+    assert (
+        "Advice       optim.lr_peak=0.0003 is outside 5e-06 to 5e-05, which is usual for" in lines
+    )
+    assert plan.to_json()["advice"] == plan.advice
 
 
 def test_parameters_of_ranks_cover_the_model() -> None:

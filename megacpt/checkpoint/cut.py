@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint entries of weights and optimizer state that are cut over data-parallel ranks (ZeRO-3).
+
+Every rank writes the rows it holds, under the names and with the global shapes that the layouts
+with whole weights use, the model's weights in the run's dtype and fp32 masters beside them. So a
+base-model export, an evaluation or another number of ranks reads them like any other checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from megacpt.checkpoint import adam
+from megacpt.model.pieces import Piece, place_rows
+from megacpt.model.sharded_weights import ShardedWeights
+
+Entries = dict[str, Any]
+
+
+def is_cut(chunks: list[Any]) -> bool:
+    return isinstance(chunks[0], ShardedWeights)
+
+
+def model_entries(chunk: ShardedWeights) -> Entries:
+    """Weights in the run's dtype and the modules' extra state, by their names in the model."""
+    dtype = chunk.config.params_dtype
+    entries: Entries = {
+        name: place_rows(_rows(param).to(dtype), first_row=_first_row(param), pieces=pieces)
+        for name, param, pieces in _cut_params(chunk)
+    }
+    for name, place in chunk.pieces.objects.items():
+        module = chunk.module.get_submodule(name.rpartition(".")[0])
+        entries[name] = replace(place, data=module.get_extra_state())
+    return entries
+
+
+def fill_model(chunk: ShardedWeights, loaded: Entries, *, masters_follow: bool = False) -> None:
+    """Put loaded weights into the rows of this rank.
+
+    ``masters_follow``: ``fill_optimizer`` comes next, and brings the same weights in fp32 where
+    the run's dtype is narrower. They lie in the parameters already, since a load fills in place.
+    """
+    if not (masters_follow and _has_masters(chunk)):
+        for name, param, pieces in _cut_params(chunk):
+            _fill(param, loaded[name], pieces=pieces)
+    for name in chunk.pieces.objects:
+        chunk.module.get_submodule(name.rpartition(".")[0]).set_extra_state(loaded[name])
+
+
+def optimizer_entries(chunk: ShardedWeights, optimizer: Any) -> Entries:
+    """Both moments of every parameter, and its fp32 master where the weights are bf16."""
+    return {
+        name: {
+            key: place_rows(
+                _rows(tensor),
+                first_row=_first_row(param),
+                pieces=pieces,
+                prefix=f"optimizer.state.{key}.",
+            )
+            for key, tensor in _state(chunk, optimizer, param).items()
+        }
+        for name, param, pieces in _cut_params(chunk)
+    }
+
+
+def fill_optimizer(chunk: ShardedWeights, optimizer: Any, loaded: Entries) -> None:
+    for name, param, pieces in _cut_params(chunk):
+        for key, tensor in _state(chunk, optimizer, param).items():
+            _fill(tensor, loaded[name][key], pieces=pieces)
+
+
+def _cut_params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Piece, ...]]]:
+    for name, param in chunk.module.named_parameters():
+        assert isinstance(param, DTensor)
+        yield name, param, chunk.pieces.of_params[name]
+
+
+def _has_masters(chunk: ShardedWeights) -> bool:
+    return chunk.config.params_dtype is not torch.float32
+
+
+def _state(chunk: ShardedWeights, optimizer: Any, param: DTensor) -> dict[str, Any]:
+    state = adam.state_of(optimizer, param)
+    moments = {key: state[key] for key in ("exp_avg", "exp_avg_sq")}
+    return moments | {"fp32_param": param} if _has_masters(chunk) else moments
+
+
+def _rows(tensor: DTensor) -> torch.Tensor:
+    return tensor.to_local().detach()
+
+
+def _first_row(tensor: DTensor) -> int:
+    _, offset = compute_local_shape_and_global_offset(
+        tensor.shape, tensor.device_mesh, tensor.placements
+    )
+    return int(offset[0])
+
+
+def _fill(tensor: DTensor, blocks: list[torch.Tensor], *, pieces: tuple[Piece, ...]) -> None:
+    targets = place_rows(_rows(tensor), first_row=_first_row(tensor), pieces=pieces)
+    for target, block in zip(targets, blocks, strict=True):
+        assert isinstance(target, ShardedTensor)
+        target.data.copy_(block)
