@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from megacpt.config.sections import DataConfig, HeldoutConfig, RunConfig, SourceConfig
+from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.plan.architecture import Architecture
-from megacpt.plan.blend_rules import blend_violations, one_of, sequence_lengths
+from megacpt.plan.blend_rules import blend_violations, sequence_lengths
 from megacpt.plan.expert_rules import expert_violations
 from megacpt.plan.kernel_rules import kernel_violations
+from megacpt.plan.layout_rules import layout_violations
+from megacpt.plan.lr_rules import (
+    optimizer_violations,
+    schedule_violations,
+    sharding_violations,
+)
+from megacpt.plan.nearest import as_text, nearest_layout
+from megacpt.plan.schedule import final_fraction
 from megacpt.plan.stages import (
     Segment,
     chunk_length,
@@ -22,6 +31,7 @@ from megacpt.plan.stages import (
 )
 
 TOPICS = ("plant", "kitchen")
+LAYOUT_SETTINGS = ("parallel.", "optim.offload")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +62,62 @@ def violations(
     shard_tokens: Mapping[str, int] | None = None,
     num_ranks: int | None = None,
 ) -> list[Violation]:
-    """Every broken rule. ``shard_tokens``: tokens of each source; ``num_ranks``: those that
-    torchrun or srun has started, where one of them has."""
+    """Every broken rule, those of the layout with the nearest layout that keeps all.
+
+    ``shard_tokens``: tokens of each source; ``num_ranks``: those that torchrun or srun has started,
+    where one of them has.
+    """
     facts = _Facts(
         config=config, architecture=architecture, shard_tokens=shard_tokens, num_ranks=num_ranks
     )
+    of_layout, found = _layout_faults(facts), _broken(facts)
+    hint = _layout_hint(facts) if of_layout else ""
+    return [replace(v, remedy=v.remedy + hint) if v in of_layout else v for v in found]
+
+
+def nearest_valid_layout(
+    config: RunConfig, architecture: Architecture, *, num_ranks: int | None = None
+) -> dict[str, Any] | None:
+    """Setting -> value: the smallest change after which no rule of the layout is broken.
+
+    Empty where none is now, None where no change in reach mends all.
+    """
+    return _nearest(
+        _Facts(config=config, architecture=architecture, shard_tokens=None, num_ranks=num_ranks)
+    )
+
+
+def _broken(facts: _Facts) -> list[Violation]:
     return [violation for rule in RULES for violation in rule(facts)]
 
 
-def divisors(number: int, *, limit: int = 1024) -> list[int]:
-    return [d for d in range(1, min(number, limit) + 1) if number % d == 0]
+def _layout_faults(facts: _Facts) -> list[Violation]:
+    """Those that a change of the layout, the batch or both can mend."""
+    elsewhere = (v for rule in LAYOUT_RULES for v in rule(facts))
+    return [*_layout(facts), *(v for v in elsewhere if v.path.startswith(LAYOUT_SETTINGS))]
+
+
+def _layout_hint(facts: _Facts) -> str:
+    """What is appended to a remedy; nothing where the model, and so its rules, are unknown."""
+    settings = _nearest(facts)
+    return f"; nearest valid layout: {as_text(settings)}" if settings else ""
+
+
+def _nearest(facts: _Facts) -> dict[str, Any] | None:
+    if facts.architecture is None:
+        return None
+    known = {(v.path, v.rule) for v in _broken(facts)}
+
+    def accepts(config: RunConfig) -> bool:
+        return all((v.path, v.rule) in known for v in _broken(replace(facts, config=config)))
+
+    return nearest_layout(
+        facts.config,
+        architecture=facts.architecture,
+        num_ranks=facts.num_ranks,
+        faults=lambda config: _layout_faults(replace(facts, config=config)),
+        accepts=accepts,
+    )
 
 
 def _positive(facts: _Facts) -> Iterator[Violation]:
@@ -71,18 +127,13 @@ def _positive(facts: _Facts) -> Iterator[Violation]:
         "data.sequence_length": c.data.sequence_length,
         "data.global_batch_size": c.data.global_batch_size,
         "data.micro_batch_size": c.data.micro_batch_size,
-        "parallel.tp": c.parallel.tp,
-        "parallel.pp": c.parallel.pp,
-        "parallel.vpp": c.parallel.vpp,
-        "parallel.dp": c.parallel.dp,
-        "parallel.cp": c.parallel.cp,
-        "parallel.ep": c.parallel.ep,
         "schedule.steps": c.schedule.steps,
         "checkpoint.every_steps": c.checkpoint.every_steps,
         "checkpoint.keep_last": c.checkpoint.keep_last,
         "monitor.log_every_steps": c.monitor.log_every_steps,
         "evaluate.every_steps": c.evaluate.every_steps,
         "evaluate.max_new_tokens": c.evaluate.max_new_tokens,
+        "optim.muon.newton_schulz_steps": c.optim.muon.newton_schulz_steps,
     }.items():
         if value < 1:
             yield Violation(path=path, value=value, rule="is below 1", remedy="use 1 or more")
@@ -93,9 +144,13 @@ def _not_negative(facts: _Facts) -> Iterator[Violation]:
     values: dict[str, float] = {
         "seed": c.seed,
         "schedule.warmup_steps": c.schedule.warmup_steps,
+        "schedule.decay_steps": c.schedule.decay_steps,
         "data.prefetch_steps": c.data.prefetch_steps,
         "optim.weight_decay": c.optim.weight_decay,
         "optim.clip_grad_norm": c.optim.clip_grad_norm,
+        "optim.embedding_lr_multiplier": c.optim.embedding_lr_multiplier,
+        "optim.head_lr_multiplier": c.optim.head_lr_multiplier,
+        "optim.muon.lr_multiplier": c.optim.muon.lr_multiplier,
         "evaluate.generate_every_steps": c.evaluate.generate_every_steps,
         "cluster.threads_per_rank": c.cluster.threads_per_rank,
     }
@@ -111,6 +166,7 @@ def _above_zero(facts: _Facts) -> Iterator[Violation]:
     for path, value in {
         "optim.lr_peak": c.optim.lr_peak,
         "optim.eps": c.optim.eps,
+        "optim.base_lr_peak": c.optim.base_lr_peak,
         "cluster.timeout_minutes": c.cluster.timeout_minutes,
         "evaluate.gate.domain_perplexity_ratio_max": gate.domain_perplexity_ratio_max,
         "evaluate.gate.general_perplexity_ratio_max": gate.general_perplexity_ratio_max,
@@ -123,18 +179,23 @@ def _above_zero(facts: _Facts) -> Iterator[Violation]:
 
 def _fractions(facts: _Facts) -> Iterator[Violation]:
     optim, schedule = facts.config.optim, facts.config.schedule
-    for path, value in {"optim.beta1": optim.beta1, "optim.beta2": optim.beta2}.items():
+    for path, value in {
+        "optim.beta1": optim.beta1,
+        "optim.beta2": optim.beta2,
+        "optim.muon.momentum": optim.muon.momentum,
+    }.items():
         if not 0 <= value < 1:
             yield Violation(
                 path=path, value=value, rule="is outside [0, 1)", remedy="0.9 to 0.999 is usual"
             )
-    if not 0 <= schedule.lr_final_fraction <= 1:
-        yield Violation(
-            path="schedule.lr_final_fraction",
-            value=schedule.lr_final_fraction,
-            rule="is outside [0, 1]",
-            remedy="0.1 is usual",
-        )
+    for path, fraction, usual in (
+        ("schedule.lr_start_fraction", schedule.lr_start_fraction, "0"),
+        ("schedule.lr_final_fraction", final_fraction(schedule), "0.1"),
+    ):
+        if not 0 <= fraction <= 1:
+            yield Violation(
+                path=path, value=fraction, rule="is outside [0, 1]", remedy=f"{usual} is usual"
+            )
 
 
 def _model_named(facts: _Facts) -> Iterator[Violation]:
@@ -147,155 +208,9 @@ def _model_named(facts: _Facts) -> Iterator[Violation]:
         )
 
 
-def _tp_divides(facts: _Facts) -> Iterator[Violation]:
-    tp, architecture = facts.config.parallel.tp, facts.architecture
-    if architecture is None or tp < 1:
-        return
-    sizes = {
-        "num_attention_heads": architecture.num_heads,
-        "num_key_value_heads": architecture.num_kv_heads,
-    }
-    if architecture.experts is None:
-        # Experts are cut over parallel.etp instead.
-        sizes["intermediate_size"] = architecture.ffn_hidden_size
-    common = math.gcd(*sizes.values())
-    for name, size in sizes.items():
-        if size % tp != 0:
-            yield Violation(
-                path="parallel.tp",
-                value=tp,
-                rule=f"does not divide {name}={size}",
-                remedy=f"use {one_of(divisors(common))}",
-            )
-
-
-def _pp_divides(facts: _Facts) -> Iterator[Violation]:
-    parallel, architecture = facts.config.parallel, facts.architecture
-    stages = parallel.pp * parallel.vpp
-    if architecture is None or min(parallel.pp, parallel.vpp) < 1:
-        return
-    if architecture.num_layers % stages == 0:
-        return
-    layers = architecture.num_layers
-    if layers % parallel.pp != 0:
-        rule = f"does not divide num_hidden_layers={layers}"
-        remedy = f"use {one_of(divisors(layers))}"
-        yield Violation(path="parallel.pp", value=parallel.pp, rule=rule, remedy=remedy)
-    else:
-        rule = f"times pp={parallel.pp} does not divide num_hidden_layers={layers}"
-        remedy = f"use {one_of(divisors(layers // parallel.pp))}"
-        yield Violation(path="parallel.vpp", value=parallel.vpp, rule=rule, remedy=remedy)
-
-
-def _virtual_stages(facts: _Facts) -> Iterator[Violation]:
-    data, parallel = facts.config.data, facts.config.parallel
-    if parallel.vpp <= 1:
-        return
-    if parallel.pp <= 1:
-        yield Violation(
-            path="parallel.vpp",
-            value=parallel.vpp,
-            rule=f"needs more than one pipeline rank, but parallel.pp={parallel.pp}",
-            remedy="use parallel.vpp=1 or parallel.pp=2",
-        )
-        return
-    replica_batch = data.micro_batch_size * parallel.dp
-    for path, size in _batch_sizes(data).items():
-        if replica_batch < 1 or size < 1 or size % replica_batch != 0:
-            continue
-        microbatches = size // replica_batch
-        if microbatches % parallel.pp != 0:
-            yield Violation(
-                path=path,
-                value=size,
-                rule=f"gives {microbatches} microbatches, which the interleaved schedule cannot "
-                f"deal to parallel.pp={parallel.pp}",
-                remedy=f"use {_neighbours(size, unit=replica_batch * parallel.pp)}",
-            )
-
-
-def _batch_sizes(data: DataConfig) -> dict[str, int]:
-    """Setting -> size, the start's and those of the stages."""
-    stages = {
-        f"data.stages.{name}.global_batch_size": stage.global_batch_size
-        for name, stage in data.stages.items()
-        if stage.global_batch_size is not None
-    }
-    return {"data.global_batch_size": data.global_batch_size} | stages
-
-
-def _neighbours(value: int, *, unit: int) -> str:
-    """The multiples of ``unit`` on both sides of ``value``."""
-    below = value // unit * unit
-    return one_of([n for n in (below, below + unit) if n > 0])
-
-
-def _batch_divides(facts: _Facts) -> Iterator[Violation]:
-    data, parallel = facts.config.data, facts.config.parallel
-    unit = data.micro_batch_size * parallel.dp
-    for path, size in _batch_sizes(data).items():
-        if min(data.micro_batch_size, parallel.dp, size) >= 1 and size % unit != 0:
-            yield Violation(
-                path=path,
-                value=size,
-                rule=f"is no multiple of micro_batch_size={data.micro_batch_size} "
-                f"* dp={parallel.dp}",
-                remedy=f"use {_neighbours(size, unit=unit)}",
-            )
-
-
-def _sequence_parallel(facts: _Facts) -> Iterator[Violation]:
-    data, parallel = facts.config.data, facts.config.parallel
-    if not parallel.sequence_parallel:
-        return
-    if parallel.tp <= 1:
-        yield Violation(
-            path="parallel.sequence_parallel",
-            value="true",
-            rule=f"needs more than one tensor-parallel rank, but parallel.tp={parallel.tp}",
-            remedy="use parallel.sequence_parallel=false or parallel.tp=2",
-        )
-        return
-    for path, length in sequence_lengths(data).items():
-        if length % parallel.tp != 0:
-            yield Violation(
-                path=path,
-                value=length,
-                rule=f"is no multiple of parallel.tp={parallel.tp}, which sequence_parallel needs",
-                remedy=f"use {_neighbours(length, unit=parallel.tp)}",
-            )
-
-
-def _overlap(facts: _Facts) -> Iterator[Violation]:
-    parallel = facts.config.parallel
-    if not parallel.overlap_param_gather:
-        return
-    for name, is_set in {
-        "distributed_optimizer": parallel.distributed_optimizer,
-        "overlap_grad_reduce": parallel.overlap_grad_reduce,
-    }.items():
-        if not is_set:
-            yield Violation(
-                path="parallel.overlap_param_gather",
-                value="true",
-                rule=f"needs parallel.{name}",
-                remedy=f"set parallel.{name}=true",
-            )
-
-
-def _ranks_started(facts: _Facts) -> Iterator[Violation]:
-    parallel = facts.config.parallel
-    needed = parallel.num_ranks
-    if facts.num_ranks is None or facts.num_ranks == needed:
-        return
-    replicas, rest = divmod(facts.num_ranks, max(parallel.tp * parallel.cp * parallel.pp, 1))
-    remedy = f"start {needed} ranks" + (f" or use parallel.dp={replicas}" if not rest else "")
-    yield Violation(
-        path="parallel.dp",
-        value=parallel.dp,
-        rule=f"with tp={parallel.tp}, cp={parallel.cp} and pp={parallel.pp} makes {needed} ranks, "
-        f"but {facts.num_ranks} were started",
-        remedy=remedy,
+def _layout(facts: _Facts) -> Iterator[Violation]:
+    yield from layout_violations(
+        facts.config, architecture=facts.architecture, num_ranks=facts.num_ranks
     )
 
 
@@ -518,19 +433,19 @@ def _experts(facts: _Facts) -> Iterator[Violation]:
     yield from expert_violations(facts.config, architecture=facts.architecture)
 
 
+LAYOUT_RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
+    _experts,
+    optimizer_violations,
+    sharding_violations,
+)
+"""Rules beside ``_layout`` that ask something of the layout; they are among RULES, too."""
 RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _positive,
     _not_negative,
     _above_zero,
     _fractions,
     _model_named,
-    _tp_divides,
-    _pp_divides,
-    _virtual_stages,
-    _batch_divides,
-    _sequence_parallel,
-    _overlap,
-    _ranks_started,
+    _layout,
     _sources,
     _stages_begin_apart,
     _replay_has_samples,
@@ -538,6 +453,9 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _shards_hold_a_sample,
     _epoch_caps,
     _schedule,
+    schedule_violations,
+    optimizer_violations,
+    sharding_violations,
     _heldout_sets,
     _heldout_is_held_out,
     _gate_sets,
