@@ -6,7 +6,8 @@
     ├── DataError           a corpus, shard or manifest is missing, broken or of another tokenizer
     ├── ModelError          a Hugging Face folder cannot be imported, or is not healthy
     ├── CheckpointError     a checkpoint is missing, broken or of another run
-    └── EnvironmentError_   this machine lacks something: disk, permission, package, process
+    ├── EnvironmentError_   this machine lacks something: disk, permission, package, process
+    └── TrainingFault       exit code 65: loss or gradients went bad and the settings say stop
 
 A message names the thing, the rule, the value and the remedy. Anything else that is raised is a
 defect of megacpt itself and keeps its traceback.
@@ -65,3 +66,9 @@ class CheckpointError(MegacptError):
 
 class EnvironmentError_(MegacptError):
     """This machine cannot do what was asked: disk, permission, package or process."""
+
+
+class TrainingFault(MegacptError):
+    """Loss or gradients went bad, and the settings or the number of such events end the run."""
+
+    exit_code = 65  # EX_DATAERR: starting again without a change ends the same way

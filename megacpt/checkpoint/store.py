@@ -42,6 +42,8 @@ class CheckpointManifest:
     """Seconds of training so far, over all restarts."""
     base_heldout: dict[str, dict[str, float]] | None
     """Held-out losses of the untouched base model, measured before the first step."""
+    faults: dict[str, Any]
+    """Updates applied, recent losses and gradient norms, events (megacpt.train.faults)."""
     files: dict[str, int]
     """File name -> size in bytes."""
 

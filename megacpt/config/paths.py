@@ -97,6 +97,13 @@ class RunFolder:
     def error_of(self, rank: int) -> Path:
         return self.logs / f"rank_{rank}.error.json"
 
+    def stacks_of(self, rank: int) -> Path:
+        return self.logs / f"rank_{rank}.stacks.txt"
+
+    @property
+    def faults(self) -> Path:
+        return self.root / "faults.jsonl"
+
 
 def source_shards(config: RunConfig) -> dict[str, str]:
     """Token-shard prefix of each source; generated text lies in the run folder."""

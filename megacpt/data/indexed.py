@@ -20,7 +20,7 @@ when it splits sentences.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,11 @@ class IndexedShard:
                 break
             starts.append(token)
         return np.unique(np.array(starts, dtype=np.int64))
+
+    def document_at(self, token: int) -> tuple[int, int]:
+        """The document that token ``token`` of the stream is in, and its number there."""
+        after = bisect_right(range(self.num_documents), token, key=self._first_token)
+        return after - 1, token - self._first_token(after - 1)
 
     def _first_token(self, document: int) -> int:
         sequence = int(self._bounds[document])

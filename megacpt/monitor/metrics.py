@@ -33,6 +33,67 @@ class Generation(TypedDict):
     text: str
 
 
+class RankTimes(TypedDict):
+    """Each rank's own time a step, over the last few: see megacpt.train.straggler."""
+
+    median_s: float
+    slowest_s: float
+    slowest_rank: int
+    slowest_host: str
+    straggles: bool
+    """The slowest is beyond ``faults.straggler_factor`` times the median."""
+
+
+class DocumentPart(TypedDict):
+    """Tokens ``first_token`` up to ``first_token + tokens - 1`` of document ``document``."""
+
+    document: int
+    first_token: int
+    tokens: int
+
+
+class FaultSample(TypedDict):
+    """A sample of the global batch of a fault."""
+
+    source: str
+    position: int
+    """In the global batch."""
+    loss: float | str
+    """Mean over its tokens; ``nan`` or ``inf`` as text."""
+    documents: list[DocumentPart]
+    excerpt: str
+
+
+class FaultRecord(TypedDict):
+    """A step whose loss or gradient norm was not finite or a spike, and what was done about it."""
+
+    step: int
+    kind: str
+    """``nonfinite`` or ``spike``."""
+    what: str
+    """``loss`` or ``grad_norm``."""
+    value: float | str
+    """``nan`` or ``inf`` as text."""
+    threshold: float | None
+    """Of a spike."""
+    policy: str
+    """What was done: ``skip``, ``rollback`` or ``stop``."""
+    reason: str
+    """Of a stop; empty otherwise."""
+    restart_step: int | None
+    """Of a rollback: the checkpoint's step."""
+    passed_steps: list[int]
+    """Of a rollback: steps that are passed over from then on."""
+    lr_factor: float
+    """Of a rollback: on the rate of all steps after ``restart_step``."""
+    sources: dict[str, int]
+    """Samples of each source in the global batch."""
+    nonfinite_samples: int
+    """Of them, those whose own loss is not finite; all of them: the weights are bad."""
+    samples: list[FaultSample]
+    """The worst few, worst first."""
+
+
 class StepRecord(TypedDict, total=False):
     """What is known after a step; step 0 is the untouched base model and has no training part."""
 
@@ -42,7 +103,9 @@ class StepRecord(TypedDict, total=False):
     tokens_per_source: dict[str, int]
     """Cumulative."""
     samples_per_source: dict[str, int]
-    """Cumulative."""
+    """Cumulative, without those of steps that were skipped or passed over."""
+    skipped_samples_per_source: dict[str, int]
+    """Cumulative: of steps that were skipped or passed over; not set before the first one."""
     replay_share: float
     """Replay's part of all tokens so far."""
     stage: str
@@ -59,6 +122,14 @@ class StepRecord(TypedDict, total=False):
     """Part of ``step_s`` in which the step's samples were not there yet."""
     elapsed_s: float
     peak_memory_gib: float
+    arithmetic: str
+    """Set where products are quantised; an emulation is called one."""
+    rank_times: RankTimes
+    """Not set in a run of one rank."""
+    fault: FaultRecord
+    """Of this step; where the step was passed over, from the time before the rollback."""
+    passed_over: bool
+    """After a rollback: the step's samples were not trained on, so there is no loss."""
     heldout: dict[str, HeldoutLoss]
     forgetting: float
     """General held-out loss minus the base model's, in nats."""

@@ -18,7 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from megacpt.monitor.metrics import Generation, HeldoutLoss, StepRecord
+from megacpt.monitor.metrics import (
+    FaultRecord,
+    FaultSample,
+    Generation,
+    HeldoutLoss,
+    RankTimes,
+    StepRecord,
+)
 
 WIDTH = 80
 HEADER_EVERY_LINES = 20
@@ -39,15 +46,19 @@ class Progress:
         log_every_steps: int,
         start_step: int,
         base: StepRecord | None = None,
+        title: str | None = None,
         file: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``start_step``: steps already done. ``base``: the record of step 0, of a resumed run."""
+        """``start_step``: steps already done. ``base``: the record of step 0, of a resumed run.
+        ``title``: stands above the names of the columns, each time."""
         self._total_steps, self._log_every_steps = total_steps, log_every_steps
         self._base_heldout = base.get("heldout", {}) if base else {}
+        self._title = [] if title is None else [title]
         self._clock = clock
         self._times = deque([(start_step, clock())], maxlen=ETA_OVER_STEPS + 1)
         self._lines_to_header = 0
+        self._straggler: int | None = None
         file = sys.stdout if file is None else file
         self._encoding = file.encoding or "utf-8"
         self._console = Console(
@@ -62,12 +73,23 @@ class Progress:
             self._base_heldout = record.get("heldout", {})
         if "loss" in record and (step % self._log_every_steps == 0 or step == self._total_steps):
             self._show_step(record)
+        if "fault" in record:
+            self._show(fault_lines(record["fault"], again=record.get("passed_over", False)))
+        self._show_straggler(record)
         if "heldout" in record:
             self._show(heldout_lines(record["heldout"], step=step, base=self._base_heldout))
         if "generations" in record:
             self._show(generation_lines(record["generations"], step=step))
         if self._bar is not None:
             self._advance_bar(record)
+
+    def rewind(self, step: int, *, event: FaultRecord) -> None:
+        """Say why the run goes on from an earlier ``step``."""
+        self._show(fault_lines(event, again=False))
+        self._times.clear()
+        self._times.append((step, self._clock()))
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -103,8 +125,17 @@ class Progress:
     def _show_step(self, record: StepRecord) -> None:
         cells = step_cells(record, total_steps=self._total_steps, eta=self._eta())
         header, line = table_rows(cells)
-        self._show([header, line] if self._lines_to_header == 0 else [line])
+        head = [*self._title, header] if self._lines_to_header == 0 else []
+        self._show([*head, line])
         self._lines_to_header = (self._lines_to_header or HEADER_EVERY_LINES) - 1
+
+    def _show_straggler(self, record: StepRecord) -> None:
+        """Once for each rank that begins to straggle."""
+        times = record.get("rank_times")
+        straggler = times["slowest_rank"] if times and times["straggles"] else None
+        if times and straggler is not None and straggler != self._straggler:
+            self._show(straggler_lines(times, step=record["step"]))
+        self._straggler = straggler
 
     def _show(self, lines: list[str]) -> None:
         """Characters that the output cannot encode are shown as ``?`` and end no run."""
@@ -182,6 +213,73 @@ def generation_lines(generations: list[Generation], *, step: int) -> list[str]:
             placeholder=" ...",
         )
     return lines
+
+
+def fault_lines(event: FaultRecord, *, again: bool) -> list[str]:
+    """What happened and what is done, then the worst sample; ``again``: after the rollback."""
+    if again:
+        return [f"  step {event['step']} passed over ({fault_value(event)} before the rollback)"]
+    lines = textwrap.wrap(
+        f"step {event['step']}: {fault_value(event)}; {fault_consequence(event)}",
+        width=WIDTH,
+        initial_indent="  ! ",
+        subsequent_indent="    ",
+    )
+    for sample in event["samples"][:1]:
+        total, bad = sum(event["sources"].values()), event["nonfinite_samples"]
+        of = f"{bad} of {total} samples not finite, worst" if bad else f"worst of {total} samples"
+        loss = sample["loss"] if isinstance(sample["loss"], str) else f"{sample['loss']:.3f}"
+        lines += textwrap.wrap(
+            f"{of}: {sample_origin(sample)}, loss {loss}",
+            width=WIDTH,
+            initial_indent="    ",
+            subsequent_indent="    ",
+        )
+        lines += textwrap.wrap(
+            printable(sample["excerpt"]),
+            width=WIDTH,
+            initial_indent="    > ",
+            subsequent_indent="      ",
+            max_lines=GENERATION_LINES,
+            placeholder=" ...",
+        )
+    return lines
+
+
+def fault_value(event: FaultRecord) -> str:
+    """``loss nan``, ``gradient norm 81.3 (threshold 4.2)``"""
+    subject = "loss" if event["what"] == "loss" else "gradient norm"
+    value, threshold = event["value"], event["threshold"]
+    text = value if isinstance(value, str) else f"{value:.4g}"
+    return f"{subject} {text}" + ("" if threshold is None else f" (threshold {threshold:.4g})")
+
+
+def fault_consequence(event: FaultRecord) -> str:
+    if event["policy"] == "skip":
+        return "its update is skipped"
+    if event["policy"] == "stop":
+        return "the run ends"
+    steps = event["passed_steps"]
+    passed = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    rate = f", learning rate x {event['lr_factor']:g}" if event["lr_factor"] != 1 else ""
+    return f"back to step {event['restart_step']}, passing over {passed}{rate}"
+
+
+def sample_origin(sample: FaultSample) -> str:
+    """``sample 3, of law, document 812 from token 40 on``"""
+    text = f"sample {sample['position']}, of {sample['source']}"
+    for part in sample["documents"][:1]:
+        text += f", document {part['document']} from token {part['first_token']} on"
+    return text
+
+
+def straggler_lines(times: RankTimes, *, step: int) -> list[str]:
+    ratio = times["slowest_s"] / max(times["median_s"], 1e-9)
+    return [
+        f"  rank {times['slowest_rank']} on {times['slowest_host']} is slow at step {step}: "
+        f"{times['slowest_s']:.3g} s a step,",
+        f"    {ratio:.1f} times the median rank's {times['median_s']:.3g} s (waits not counted)",
+    ]
 
 
 def printable(text: str) -> str:

@@ -9,29 +9,34 @@ from typing import Any, cast
 
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import has_secret
-from megacpt.monitor.metrics import MetricsLog, StepRecord
+from megacpt.monitor.metrics import FaultRecord, MetricsLog, StepRecord
 from megacpt.monitor.terminal import Progress
 from megacpt.monitor.wandb_run import WandbRun
+from megacpt.plan.precision import quantises
 
 
 class Journal:
     """Opened on the first rank only, at the step the run goes on from."""
 
-    def __init__(self, config: RunConfig, *, resolved: Mapping[str, Any], start_step: int) -> None:
+    def __init__(
+        self, config: RunConfig, *, resolved: Mapping[str, Any], start_step: int, arithmetic: str
+    ) -> None:
+        """``arithmetic``: the precision in words (megacpt.plan.precision)."""
         run_dir = Path(config.run_dir)
-        self._log = MetricsLog(
-            run_dir / "metrics.jsonl", resume_after_step=start_step if start_step > 0 else None
-        )
+        self._path = run_dir / "metrics.jsonl"
+        self._log = _open_log(self._path, step=start_step)
         base = self._log.kept[0] if self._log.kept else None
+        self._label = {"arithmetic": arithmetic} if quantises(config.precision) else {}
         self._progress = Progress(
             config.schedule.steps,
             log_every_steps=config.monitor.log_every_steps,
             start_step=start_step,
             base=base,
+            title=self._label.get("arithmetic"),
         )
         self._wandb = WandbRun.start(
             run_dir,
-            config=resolved,
+            config={**resolved, "arithmetic": arithmetic},
             monitor=config.monitor,
             has_api_key=has_secret("WANDB_API_KEY"),
             records=self._log.kept,
@@ -39,12 +44,23 @@ class Journal:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """The file first: it is what a report and a resume are made from."""
-        step_record = cast(StepRecord, record)
+        step_record = cast(StepRecord, {**record, **self._label})
         self._log.log(step_record)
         self._progress.update(step_record)
         self._wandb.log(step_record)
+
+    def rewind(self, step: int, *, event: FaultRecord) -> None:
+        """Go on from an earlier ``step`` because of ``event``; wandb keeps what it has."""
+        self._log.close()
+        self._log = _open_log(self._path, step=step)
+        self._progress.rewind(step, event=event)
 
     def close(self, *, failed: bool) -> None:
         self._progress.close()
         self._log.close()
         self._wandb.finish(exit_code=1 if failed else 0)
+
+
+def _open_log(path: Path, *, step: int) -> MetricsLog:
+    """A run at step 0 measures its base model again, so nothing is kept."""
+    return MetricsLog(path, resume_after_step=step if step > 0 else None)

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: resume, measure the base, then step, measure, save until the last step."""
+"""The training loop: resume, measure the base, then step, measure, save until the last step.
+
+What a step at fault leads to is megacpt.train.faults's; the loop obeys it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
-from megacpt.train.batches import read_batches
+from megacpt.monitor.metrics import FaultRecord
+from megacpt.train import faults
+from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
 from megacpt.train.generate import generate
+from megacpt.train.guard import Guard, samples_of
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume, save
-from megacpt.train.run import Run
+from megacpt.train.prefetch import Prefetcher
+from megacpt.train.run import Run, rebuild
 from megacpt.train.step import StepResult, train_step
 
 Record = dict[str, Any]
@@ -25,35 +33,79 @@ def start(run: Run) -> Position:
 
 
 def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
-    """Train from ``position`` to the last step."""
-    if position.base_heldout is None:
-        heldout = measure_heldout(run)
-        position.base_heldout = heldout
-        _write(journal, {"step": 0, "heldout": heldout, **spot_check(run, step=0)})
+    """Train from ``position`` to the last step, through rollbacks if need be."""
     peak_flops = device_runtime.peak_flops(run.config.precision)
-    first_step = position.step + 1
+    while rollback := train_to_rollback(
+        run, position=position, journal=journal, peak_flops=peak_flops
+    ):
+        run.beat(f"rollback to step {rollback['restart_step']}")
+        rebuild(run)
+        position = start(run)
+        if journal is not None:
+            journal.rewind(position.step, event=rollback)
+
+
+def train_to_rollback(
+    run: Run, *, position: Position, journal: Journal | None, peak_flops: float
+) -> FaultRecord | None:
+    """The fault that wants a rollback; None once the last step is done."""
+    config, guard = run.config, Guard(run, position)
+    if position.base_heldout is None:
+        position.base_heldout = measure_heldout(run)
+        base = {"step": 0, "heldout": position.base_heldout, **spot_check(run, step=0)}
+        _write(journal, base)
+    first_step, last_step = position.step + 1, config.schedule.steps
     with (
-        collecting_every(run.config.kernels.manual_gc_steps) as collect_garbage,
+        collecting_every(config.kernels.manual_gc_steps) as collect_garbage,
         read_batches(
-            run.data, config=run.config, first_step=first_step, device=run.runtime.device
+            run.data, config=config, first_step=first_step, device=run.runtime.device
         ) as batches,
     ):
-        for step in range(first_step, run.config.schedule.steps + 1):
-            result = train_step(
-                run.state,
-                config=run.config,
-                batches=batches,
-                step=step,
-                device=run.runtime.device,
-            )
-            advance(position, result=result, names=run.data.source_names)
-            record = step_record(run, result=result, position=position, peak_flops=peak_flops)
+        for step in range(first_step, last_step + 1):
+            run.beat(f"step {step}")
+            record = take_step(run, guard=guard, batches=batches, peak_flops=peak_flops)
+            event = None if "passed_over" in record else record.get("fault")
+            if event is not None and event["policy"] == FaultPolicy.rollback.name:
+                return cast(FaultRecord, event)
+            if event is not None and event["policy"] == FaultPolicy.stop.name:
+                _write(journal, record)
+                raise faults.stop(event, run_dir=config.run_dir)
+            run.beat(f"measurements after step {step}")
             _write(journal, record | measurements(run, step=step, position=position))
-            if is_due(
-                step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps
-            ):
+            if is_due(step, every=config.checkpoint.every_steps, last=last_step):
+                run.beat(f"checkpoint of step {step}")
                 save_checkpoint(run, position=position)
             collect_garbage(step)
+    return None
+
+
+def take_step(
+    run: Run, *, guard: Guard, batches: Prefetcher[StepBatch], peak_flops: float
+) -> Record:
+    """The next step, or nothing where a rollback wants it passed over; its record."""
+    position = guard.position
+    step = position.step + 1
+    if event := position.faults.passing(step):
+        position.step = step
+        position.faults.count_skipped(samples_of(run, step=step))
+        account = batches.take(step).account
+        record = {"step": step, "passed_over": True, **progress_record(run, account, position)}
+        return record | ({"fault": event} if event["step"] == step else {})
+    result = train_step(
+        run.state,
+        config=run.config,
+        batches=batches,
+        step=step,
+        device=run.runtime.device,
+        lr_factor=position.faults.lr_factor(step),
+        accept=guard.accept,
+    )
+    event = guard.act(guard.fault, step=step) if guard.fault else None
+    advance(run, position, result=result, is_good=event is None)
+    record = step_record(run, result=result, position=position, peak_flops=peak_flops)
+    if guard.rank_times is not None:
+        record["rank_times"] = guard.rank_times
+    return record | ({"fault": event} if event else {})
 
 
 def measurements(run: Run, *, step: int, position: Position) -> Record:
@@ -85,11 +137,14 @@ def is_due(step: int, *, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def advance(position: Position, *, result: StepResult, names: tuple[str, ...]) -> None:
-    """Count the step and its tokens."""
+def advance(run: Run, position: Position, *, result: StepResult, is_good: bool) -> None:
+    """Count the step and its tokens, or those it has skipped."""
     position.step += 1
     position.elapsed_s += result.step_s
-    for name, tokens in zip(names, result.sums.tokens_N, strict=True):
+    if not is_good:
+        position.faults.count_skipped(samples_of(run, step=position.step))
+        return
+    for name, tokens in zip(run.data.source_names, result.sums.tokens_N, strict=True):
         position.tokens_per_source[name] = position.tokens_per_source.get(name, 0) + tokens
 
 
@@ -141,26 +196,45 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "step": position.step,
         "loss": sums.mean_loss,
         "loss_per_source": {name: loss / n for name, loss, n in per_source if n},
-        "tokens_per_source": dict(position.tokens_per_source),
-        "samples_per_source": result.account.samples_per_source,
         "grad_norm": result.grad_norm,
         "lr": result.lr,
-        "tokens": sum(position.tokens_per_source.values()),
         "tokens_per_s": tokens_per_s,
         "mfu": tokens_per_s * flops_per_token / (peak_flops * run.runtime.ranks.world_size),
         "step_s": result.step_s,
         "data_wait_s": result.data_wait_s,
-        "elapsed_s": position.elapsed_s,
         "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
-        **stage_record(run, result=result, position=position),
+        **routing_record(result),
+        **progress_record(run, result.account, position),
     }
 
 
-def stage_record(run: Run, *, result: StepResult, position: Position) -> Record:
-    """The stage, once one has begun, and replay's part of all tokens so far, where there is any."""
-    record: Record = {"sequence_length": result.account.sequence_length}
-    if result.account.stage:
-        record["stage"] = result.account.stage
+def routing_record(result: StepResult) -> Record:
+    """How evenly the router of a model with experts has dealt the step's tokens."""
+    routing = result.routing
+    if routing is None:
+        return {}
+    return {
+        "router_balance_loss": routing.balance_loss,
+        "router_busiest_expert": routing.busiest_expert,
+        "router_idle_experts": routing.idle_experts,
+    }
+
+
+def progress_record(run: Run, account: Account, position: Position) -> Record:
+    """How far the run is; stage, replay and skipped samples where there are any."""
+    skipped = position.faults.skipped_samples
+    drawn = account.samples_per_source
+    record: Record = {
+        "tokens_per_source": dict(position.tokens_per_source),
+        "samples_per_source": {name: n - skipped.get(name, 0) for name, n in drawn.items()},
+        "tokens": sum(position.tokens_per_source.values()),
+        "elapsed_s": position.elapsed_s,
+        "sequence_length": account.sequence_length,
+    }
+    if skipped:
+        record["skipped_samples_per_source"] = dict(skipped)
+    if account.stage:
+        record["stage"] = account.stage
     if run.config.data.replay is not None:
         tokens = position.tokens_per_source
         replayed = tokens.get(run.config.data.replay.source, 0)

@@ -12,35 +12,41 @@ from typing import Any
 from megacpt.checkpoint import sharded, store
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import DeviceKind, RunConfig
-from megacpt.device import variables
-from megacpt.device.runtime import Runtime, peak_name
+from megacpt.config.sections import RunConfig
+from megacpt.device.runtime import Runtime
+from megacpt.device.stopwatch import Stopwatch
 from megacpt.errors import CheckpointError, TrainingFault
 from megacpt.evaluate.gate import verdict
-from megacpt.model import kernels
 from megacpt.model.families import read_architecture
 from megacpt.model.parallel import initialise_parallel
-from megacpt.monitor.environment import Settings, write_environment
+from megacpt.monitor.environment import write_environment
 from megacpt.plan.architecture import Architecture
-from megacpt.plan.blend_rules import longest
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
+from megacpt.train.settings import arithmetic, found_settings, start_overlap, without_overlap
 from megacpt.train.state import build_chunks, wrap_for_forward
+from megacpt.train.straggler import Timers
+from megacpt.train.watchdog import Watchdog
 
 
 def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
-    _start_overlap(config, kind=runtime.kind)
+    start_overlap(config, runtime=runtime)
     run = assemble(config, runtime=runtime, beat=watchdog.beat)
     position = loop.start(run)
-    journal = _open_journal(config, start_step=position.step) if runtime.ranks.rank == 0 else None
+    words = arithmetic(config, runtime=runtime)
+    first = runtime.ranks.rank == 0
+    journal = _open_journal(config, start_step=position.step, words=words) if first else None
     if journal is not None:
         write_environment(
-            Path(config.run_dir), device=str(runtime.device), ranks=runtime.ranks.world_size
+            Path(config.run_dir),
+            device=str(runtime.device),
+            ranks=runtime.ranks.world_size,
+            settings=found_settings(config, transformer=run.state.transformer, runtime=runtime),
         )
     try:
         with watchdog:
@@ -61,8 +67,8 @@ def _fit(run: Run, *, position: Position, journal: Journal | None) -> None:
             journal.close(failed=failed)
 
 
-def _open_journal(config: RunConfig, *, start_step: int) -> Journal:
-    return Journal(config, resolved=to_tree(config), start_step=start_step)
+def _open_journal(config: RunConfig, *, start_step: int, words: str) -> Journal:
+    return Journal(config, resolved=to_tree(config), start_step=start_step, arithmetic=words)
 
 
 def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
@@ -78,14 +84,20 @@ def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None
     store.require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
     chunks = build_chunks(
-        config, architecture=architecture, runtime=runtime, base_folder=base_folder
+        without_overlap(config),
+        architecture=architecture,
+        runtime=runtime,
+        base_folder=base_folder,
     )
+    chunks[0].config.timers = Timers(Stopwatch(runtime.device), beat=watchdog.beat)
     chunks = wrap_for_forward(chunks, config=config, device=runtime.device)
-    base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
-    sharded.load_model(folder, chunks=chunks)
-    final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
+    with watchdog:
+        base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
+        sharded.load_model(folder, chunks=chunks)
+        final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
-        result = _result(config, manifest.step, base, final)
+        words = arithmetic(config, runtime=runtime)
+        result = _result(config, manifest.step, base, final, words=words)
         write_text(Path(config.run_dir) / "evaluation.json", json.dumps(result, indent=2))
 
 
@@ -102,7 +114,7 @@ def _measure(
 
 
 def _result(
-    config: RunConfig, step: int, base: Mapping[str, Any], final: Mapping[str, Any]
+    config: RunConfig, step: int, base: Mapping[str, Any], final: Mapping[str, Any], *, words: str
 ) -> dict[str, Any]:
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
     checks = verdict(
@@ -111,7 +123,12 @@ def _result(
         domain=config.evaluate.domain,
         general=config.evaluate.general,
     )
-    return {"step": step, "heldout": heldout, "gate": [asdict(check) for check in checks]}
+    return {
+        "step": step,
+        "arithmetic": words,
+        "heldout": heldout,
+        "gate": [asdict(check) for check in checks],
+    }
 
 
 MODES: dict[str, Callable[..., None]] = {"train": train, "evaluate": evaluate}

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from megacpt.checkpoint import sharded, store
+from megacpt.checkpoint import adam, sharded, store
+from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.data.order import TrainingData
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_
+from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.architecture import Architecture
+from megacpt.train import faults
+from megacpt.train.faults import FaultState
 from megacpt.train.heldout import evaluating
 from megacpt.train.state import TrainState
 
@@ -35,6 +40,9 @@ class Position:
     elapsed_s: float = 0.0
     base_heldout: dict[str, dict[str, float]] | None = None
     """Held-out losses of the untouched base model; None until they are measured."""
+    faults: FaultState = field(default_factory=FaultState)
+    checkpoint_step: int = 0
+    """Of the newest checkpoint; 0 is the start of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,8 @@ def save(
         partial.mkdir(parents=True)
         _require_space(partial, architecture=identity.architecture)
     sharded.barrier()
+    # Of an optimizer whose every update was skipped there would be nothing to write.
+    adam.allocate_state(state.optimizer)
     with evaluating(state.chunks):
         rng = runtime.rng_state()
         sharded.save(partial, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
@@ -70,6 +80,7 @@ def save(
         store.publish(root, partial=partial, manifest=_manifest(partial, position, identity))
         store.prune(root, keep_last=keep_last)
     sharded.barrier()
+    position.checkpoint_step = position.step
 
 
 def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
@@ -77,27 +88,46 @@ def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
     if torch.distributed.get_rank() == 0:
         store.remove_partials(root)
     sharded.barrier()
+    written = _events_since(RunFolder(root.parent).faults)
     folder = store.newest(root)
     if folder is None:
-        return Position()
+        return _with_events(Position(), written=written, path=RunFolder(root.parent).faults)
     manifest = store.read_manifest(folder)
     store.require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
     rng = sharded.load(
         folder,
         chunks=state.chunks,
         optimizer=state.optimizer,
-        step=manifest.step,
+        step=manifest.faults["updates"],
         same_layout=manifest.layout == identity.layout,
     )
     if rng is not None:
         runtime.set_rng_state(rng)
     logger.info("resumed from %s", folder)
-    return Position(
+    position = Position(
         step=manifest.step,
         tokens_per_source=dict(manifest.tokens_per_source),
         elapsed_s=manifest.elapsed_s,
         base_heldout=manifest.base_heldout,
+        faults=FaultState.from_json(manifest.faults),
+        checkpoint_step=manifest.step,
     )
+    return _with_events(position, written=written, path=RunFolder(root.parent).faults)
+
+
+def _events_since(path: Path) -> list[FaultRecord]:
+    """What the first rank finds in the file, on every rank: a shared file system may lag."""
+    found = [faults.read_events(path) if torch.distributed.get_rank() == 0 else []]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Path) -> Position:
+    """Add the rollbacks that came after the checkpoint, and make the file say the same."""
+    position.faults.events = faults.merged(position.faults.events, written=written)
+    if torch.distributed.get_rank() == 0:
+        faults.write_events(path, position.faults.events)
+    return position
 
 
 def _manifest(partial: Path, position: Position, identity: Identity) -> store.CheckpointManifest:
@@ -110,6 +140,7 @@ def _manifest(partial: Path, position: Position, identity: Identity) -> store.Ch
         tokens_per_source=dict(position.tokens_per_source),
         elapsed_s=position.elapsed_s,
         base_heldout=position.base_heldout,
+        faults=position.faults.to_json(),
         files=files,
     )
 

@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from megacpt.checkpoint import store
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
 from megacpt.data.heldout import HeldoutSet
 from megacpt.data.order import TrainingData
-from megacpt.device.runtime import Runtime
+from megacpt.device.runtime import Runtime, rng_state, set_rng_state
+from megacpt.device.stopwatch import Stopwatch
 from megacpt.model import health
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
+from megacpt.train.straggler import Stragglers, Timers
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,12 @@ class Run:
     data: TrainingData
     heldout: Mapping[str, HeldoutSet]
     state: TrainState
+    first_rng: dict[str, torch.Tensor]
+    """The generators' state of a run that begins."""
+    timers: Timers
+    stragglers: Stragglers
+    beat: Callable[[str], None]
+    """Told what the rank is about to do: signs of life."""
 
     @property
     def run_dir(self) -> Path:
@@ -54,14 +66,17 @@ class Run:
         )
 
 
-def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
+def assemble(
+    config: RunConfig, *, runtime: Runtime, beat: Callable[[str], None] = lambda activity: None
+) -> Run:
     """Build all parts; megacpt.model.parallel.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     if runtime.ranks.rank == 0:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
-    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
+    timers = Timers(Stopwatch(runtime.device), beat=beat)
+    state = _build_state(config, architecture=architecture, runtime=runtime, timers=timers)
     return Run(
         config=config,
         runtime=runtime,
@@ -77,8 +92,39 @@ def assemble(config: RunConfig, *, runtime: Runtime) -> Run:
             record=store.newest_data(Path(config.run_dir) / "checkpoints"),
         ),
         heldout=open_heldout(config, architecture=architecture),
-        state=wrap_for_training(chunks, config=config, device=runtime.device),
+        state=state,
+        first_rng=rng_state(),
+        timers=timers,
+        stragglers=Stragglers(_hosts(), factor=config.faults.straggler_factor),
+        beat=beat,
     )
+
+
+def rebuild(run: Run) -> None:
+    """Model and optimizer as a run begins with them: nothing that went bad is left of them."""
+    del run.state
+    gc.collect()
+    run.state = _build_state(
+        run.config, architecture=run.architecture, runtime=run.runtime, timers=run.timers
+    )
+    set_rng_state(run.first_rng)
+
+
+def _build_state(
+    config: RunConfig, *, architecture: Architecture, runtime: Runtime, timers: Timers
+) -> TrainState:
+    base = Path(str(config.model.path))
+    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
+    state = wrap_for_training(chunks, config=config, device=runtime.device)
+    state.transformer.timers = timers
+    return state
+
+
+def _hosts() -> list[str]:
+    """Of every rank."""
+    hosts = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(hosts, socket.gethostname())
+    return hosts
 
 
 def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: Tokenizer) -> None:

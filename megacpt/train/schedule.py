@@ -16,6 +16,7 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
 from megacpt.model import context_parallel
 from megacpt.model.attention import packed_documents
+from megacpt.model.quantise.linear import unchanging_weights
 from megacpt.train.microbatch import Microbatch
 
 
@@ -48,15 +49,16 @@ def run_microbatches(
     batch, so a masked token or a short sample weighs nothing wherever it lies.
     """
     samples, length = microbatches[0].model_shape
-    reported = get_forward_backward_func()(
-        forward_step_func=_forward_step(num_sources),
-        data_iterator=_iterators(chunks, microbatches),
-        model=list(chunks) if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(microbatches),
-        seq_length=length * context_parallel.size(),
-        micro_batch_size=samples,
-        forward_only=forward_only,
-    )
+    with unchanging_weights(chunks):
+        reported = get_forward_backward_func()(
+            forward_step_func=_forward_step(num_sources),
+            data_iterator=_iterators(chunks, microbatches),
+            model=list(chunks) if len(chunks) > 1 else chunks[0],
+            num_microbatches=len(microbatches),
+            seq_length=length * context_parallel.size(),
+            micro_batch_size=samples,
+            forward_only=forward_only,
+        )
     return _sum_over_ranks(
         reported, num_sources=num_sources, device=microbatches[0].tokens_BS.device
     )
@@ -67,11 +69,27 @@ def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
 
     V is cut over tensor-parallel ranks; S is whole on every context-parallel one.
     """
+    return _collect(chunks, batch, _logits_step)
+
+
+def run_losses(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
+    """Loss_BS of every token of one microbatch, masked ones too; None off the last stage.
+
+    S is whole on every context-parallel rank.
+    """
+    losses_BS1 = _collect(chunks, batch, _token_losses_step)
+    return None if losses_BS1 is None else losses_BS1.squeeze(-1)
+
+
+def _collect(
+    chunks: Sequence[Any], batch: Microbatch, step: Callable[..., Any]
+) -> torch.Tensor | None:
+    """What ``step`` gives on the last stage, a value or more a token, whole along S."""
     samples, length = batch.model_shape
     # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
     repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     collected = get_forward_backward_func()(
-        forward_step_func=_logits_step,
+        forward_step_func=step,
         data_iterator=_iterators(chunks, [batch] * repeats),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=repeats,
@@ -108,6 +126,14 @@ def _logits_step(
     batch = next(iterator)
     output = _run_model(model, batch, labels_BS=None)
     return output, lambda logits, non_loss_data: logits.view(*batch.tokens_BS.shape, -1)
+
+
+def _token_losses_step(
+    iterator: Iterator[Microbatch], model: Any
+) -> tuple[torch.Tensor, Callable[..., Any]]:
+    batch = next(iterator)
+    output = _run_model(model, batch, labels_BS=batch.labels_BS)
+    return output, lambda losses, non_loss_data: losses.float().view(*batch.tokens_BS.shape, 1)
 
 
 def _run_model(model: Any, batch: Microbatch, *, labels_BS: torch.Tensor | None) -> torch.Tensor:

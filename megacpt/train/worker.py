@@ -4,7 +4,8 @@
     python -m megacpt.train.worker RUN_DIR --mode train
 
 A rank that fails leaves ``RUN_DIR/logs/rank_N.error.json``, from which the launcher shows the one
-cause of a run that ended on many ranks.
+cause of a run that ended on many ranks. One that hangs, or is asked by SIGQUIT, or crashes in
+native code, leaves ``rank_N.stacks.txt`` beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from megacpt.config.sections import RunConfig
 from megacpt.device.environment import RankInfo, die_with_parent, rank_from_environment
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EnvironmentError_, MegacptError
+from megacpt.plan.fault_rules import hang_minutes
+from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
 
 LOST_PEER = (
     "Connection closed by peer",
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_rank(read_run_yaml(arguments.run_dir / "run.yaml"), ranks=ranks, mode=arguments.mode)
     except BaseException as error:  # noqa: BLE001 - the last resort: reported, then the rank ends
         _leave_error(error_file, error, rank=ranks.rank)
-        return error.exit_code if isinstance(error, MegacptError) else 1
+        return _exit_code(error)
     return 0
 
 
@@ -71,7 +74,16 @@ def run_rank(
         _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
     from megacpt.train import modes
 
-    modes.MODES[mode](config, runtime=rank_runtime)
+    folder = RunFolder(Path(config.run_dir))
+    stacks = Stacks(folder.stacks_of(ranks.rank))
+    stacks.dump_when_asked()
+    watchdog = Watchdog(
+        hang_s=60 * hang_minutes(config),
+        stacks=stacks,
+        leave=lambda sign: _leave_hang(folder.error_of(ranks.rank), sign, rank=ranks.rank),
+    )
+    modes.MODES[mode](config, runtime=rank_runtime, watchdog=watchdog)
+    stacks.close()
     # Only after success: leaving the group can block for ever once a peer has died.
     runtime.stop()
 
@@ -97,10 +109,30 @@ def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
         "rank": rank,
         "time": time.time(),
         "kind": _kind(error),
+        "exit_code": _exit_code(error),
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
     write_text(path, json.dumps(report))
+
+
+def _leave_hang(path: Path, sign: SignOfLife, *, rank: int) -> None:
+    """``time`` is that of the last sign of life: the oldest one points to the rank to blame."""
+    report = {
+        "rank": rank,
+        "time": sign.at,
+        "kind": "hang",
+        "exit_code": os.EX_TEMPFAIL,
+        "message": f"rank {rank} hangs; its last sign of life was {sign}",
+    }
+    write_text(path, json.dumps(report))
+
+
+def _exit_code(error: BaseException) -> int:
+    """Lost connections may be the network's fault, so that another start may go well."""
+    if isinstance(error, MegacptError):
+        return error.exit_code
+    return os.EX_TEMPFAIL if _kind(error) == "peer" else 1
 
 
 def _kind(error: BaseException) -> str:

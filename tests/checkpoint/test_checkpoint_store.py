@@ -23,6 +23,7 @@ def write(root: Path, *, step: int) -> Path:
         tokens_per_source={"domain": 10},
         elapsed_s=1.5,
         base_heldout=None,
+        faults={},
         files={"weights.distcp": 100},
     )
     return store.publish(root, partial=partial, manifest=manifest)

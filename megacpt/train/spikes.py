@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large a loss or gradient norm may be, judged by the steps before it. Pure functions.
+
+The values before it are described by a line and the spread around it, both by medians, so that a
+few wild ones among them change nothing: the slope is the median of the slopes of all pairs (Theil
+1950, Sen 1968), the spread is the median absolute deviation, which times 1.4826 estimates a normal
+distribution's standard deviation. The line is what lets a loss fall and a gradient norm rise
+through warmup without the one hiding spikes and the other being taken for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SIGMA_PER_MAD = 1.4826
+SMALLEST_SPREAD = 0.01
+"""Of the values' median, at the least one standard deviation: a curve that hardly moves would make
+a spike of every tremor."""
+FEWEST_VALUES = 2
+
+
+def spike_threshold(values: Sequence[float], *, z: float) -> float:
+    """What the value after ``values`` must not exceed: z standard deviations above their line."""
+    assert len(values) >= FEWEST_VALUES, "a line needs two points"
+    x = np.asarray(values, dtype=np.float64)
+    at = np.arange(x.size, dtype=np.float64)
+    earlier, later = np.triu_indices(x.size, k=1)
+    slope = np.median((x[later] - x[earlier]) / (at[later] - at[earlier]))
+    residuals = x - slope * at
+    level = np.median(residuals)
+    sigma = SIGMA_PER_MAD * np.median(np.abs(residuals - level))
+    sigma = max(float(sigma), SMALLEST_SPREAD * abs(float(np.median(x))))
+    return float(level + slope * x.size + z * sigma)
