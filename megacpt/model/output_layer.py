@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output layer: logits where they are asked for, else losses without ever holding all logits.
+
+Shapes: S sequence (S/tp with sequence parallelism, as it comes in), B batch, D hidden size, V the
+vocabulary columns of this rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+
+from megacpt.model.cross_entropy import linear_cross_entropy
+
+
+class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
+    """megatron-core's output layer, which knows that some of its columns are padding.
+
+    Tensor parallelism needs equal shares, so the vocabulary is filled up to a multiple of tp. The
+    filler's logits are set to the lowest number, so they add nothing to the softmax, get no
+    gradient and never win an argmax.
+    """
+
+    vocab_size: int
+
+    @classmethod
+    def take_over(cls, layer: ColumnParallelLinear, *, vocab_size: int) -> None:
+        """Make an OutputLayer of the layer that GPTModel has built and wired up itself."""
+        layer.__class__ = cls
+        layer.vocab_size = vocab_size
+
+    def forward(
+        self,
+        hidden_SBD: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        *,
+        labels_BS: torch.Tensor | None = None,
+        loss_weights_BS: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """``labels_BS`` and ``loss_weights_BS`` given: losses_BS. Else logits and no bias.
+
+        Both go through the module's call, whose hooks gather weights in time for it.
+        """
+        if labels_BS is not None:
+            assert loss_weights_BS is not None
+            weight_VD = self.weight if weight is None else weight
+            return self._losses(hidden_SBD, weight_VD, labels_BS, loss_weights_BS)
+        logits_SBV, bias = super().forward(hidden_SBD, weight, **kwargs)
+        real = self._real_columns(logits_SBV.shape[-1])
+        if real < logits_SBV.shape[-1]:
+            logits_SBV[..., real:] = torch.finfo(logits_SBV.dtype).min
+        return logits_SBV, bias
+
+    def _losses(
+        self,
+        hidden_SBD: torch.Tensor,
+        weight_VD: torch.Tensor,
+        labels_BS: torch.Tensor,
+        loss_weights_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        if self.sequence_parallel:
+            hidden_SBD = gather_from_sequence_parallel_region(hidden_SBD)
+        else:
+            hidden_SBD = copy_to_tensor_model_parallel_region(hidden_SBD)
+        losses_T = linear_cross_entropy(
+            hidden_SBD.flatten(0, 1),
+            weight_VD,
+            labels_T=labels_BS.t().flatten(),
+            loss_weights_T=loss_weights_BS.t().flatten(),
+            vocab_size=self.vocab_size,
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+        return losses_T.view(labels_BS.t().shape).t()
+
+    def _real_columns(self, width: int) -> int:
+        """How many of ``width`` columns, gathered or of this rank, are no padding."""
+        gathered = width == self.output_size
+        rank = 0 if gathered else parallel_state.get_tensor_model_parallel_rank()
+        return max(min(self.vocab_size - rank * width, width), 0)

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed and memory of a training step on a CPU, beside transformers and beside the floor.
+
+    python tools/bench/train.py
+    python tools/bench/train.py --rounds 9 --only floor peer ours
+
+One workload for all: Llama shape, 8 layers, hidden 512, MLP 1408, 8 heads, 4 key-value heads,
+vocabulary 32000, 4 sequences of 1024 tokens a step, AdamW, clipping, all cores of this machine.
+
+    floor   the matrix products of every linear layer and scaled_dot_product_attention, forward and
+            backward, in bf16, and nothing else
+    peer    transformers' LlamaForCausalLM under bf16 autocast with torch's fused AdamW
+    ours    megacpt's train_step: bf16, fp32 master weights and gradients
+    dp2     the same on two data-parallel ranks, half of the cores each, communication overlapped
+
+Each is a process of its own (dp2: two), all alive at once; they take turns, a step at a time, so a
+machine whose speed drifts is slow for all alike. Ratios are medians of the rounds' own ratios.
+``startup`` times ``megacpt train`` on a tiny model, from the command to the first step's end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LAYERS, HIDDEN, MLP, HEADS, KV_HEADS, VOCABULARY = 8, 512, 1408, 8, 4, 32000
+SAMPLES, LENGTH = 4, 1024
+HEAD_DIM = HIDDEN // HEADS
+TOKENS = SAMPLES * LENGTH
+LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": MLP,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "max_position_embeddings": LENGTH,
+    "tie_word_embeddings": False,
+}
+OURS_SETTINGS: dict[str, dict[str, Any]] = {
+    "ours": {"data": {"micro_batch_size": SAMPLES}},
+    "dp2": {
+        "data": {"micro_batch_size": SAMPLES // 2},
+        "parallel": {"dp": 2, "distributed_optimizer": True, "overlap_grad_reduce": True}
+        | {"overlap_param_gather": True},
+    },
+}
+
+Step = Callable[[], object]
+
+
+def floor() -> Step:
+    """What no trainer that uses torch's products and attention can go below."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention as attention
+
+    qkv = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+    of_layer = [(HIDDEN, qkv), (HIDDEN, HIDDEN), (HIDDEN, 2 * MLP), (MLP, HIDDEN)]
+    shapes = of_layer * LAYERS + [(HIDDEN, VOCABULARY)]
+
+    def make(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes).to(torch.bfloat16)
+
+    products = [(make(TOKENS, i), make(o, i), make(TOKENS, o)) for i, o in shapes]
+    q, k, v = (
+        make(SAMPLES, heads, LENGTH, HEAD_DIM).requires_grad_()
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    d_out_BHSD = make(SAMPLES, HEADS, LENGTH, HEAD_DIM)
+
+    def step() -> None:
+        for x, weight, d_y in products:
+            torch.mm(x, weight.t())
+            torch.mm(d_y, weight)
+            torch.mm(d_y.t(), x)
+        for _ in range(LAYERS):
+            out_BHSD = attention(q, k, v, is_causal=True, enable_gqa=True)
+            torch.autograd.grad(out_BHSD, (q, k, v), d_out_BHSD)
+
+    return step
+
+
+def peer() -> Step:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA))
+    adamw = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    tokens_BS = torch.randint(0, VOCABULARY, (SAMPLES, LENGTH))
+
+    def step() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=tokens_BS, labels=tokens_BS).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+def ours(name: str, work: Path) -> Step:
+    """megacpt's own step of a run with that layout; this process is one of its ranks."""
+    from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
+    from megacpt.device import runtime
+    from megacpt.device.environment import rank_from_environment
+    from megacpt.device.quiet import quiet_libraries
+
+    quiet_libraries()
+    ranks = rank_from_environment()
+    assert ranks is not None
+    started = runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu))
+    from omegaconf import OmegaConf
+
+    from megacpt.model.parallel import initialise_parallel
+    from megacpt.train.batches import read_batches
+    from megacpt.train.run import assemble
+    from megacpt.train.step import train_step
+
+    config = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(RunConfig), run_settings(work), OURS_SETTINGS[name])
+    )
+    assert isinstance(config, RunConfig)
+    initialise_parallel(config.parallel, seed=config.seed)
+    run = assemble(config, runtime=started)
+    batches = read_batches(run.data, config=config, first_step=1, device=started.device)
+    numbers = iter(range(1, config.schedule.steps + 1))
+
+    def step() -> float:
+        result = train_step(
+            run.state,
+            config=config,
+            batches=batches,
+            step=next(numbers),
+            device=started.device,
+        )
+        return result.sums.mean_loss
+
+    return step
+
+
+def run_settings(work: Path) -> dict[str, Any]:
+    return {
+        "run_dir": str(work / "run"),
+        "model": {"path": str(work / "model"), "init": "random"},
+        "data": {
+            "sources": {"random": {"prefix": str(work / "random")}},
+            "sequence_length": LENGTH,
+            "global_batch_size": SAMPLES,
+        },
+        "optim": {"lr_peak": 1e-4},
+        "schedule": {"steps": 1000},
+    }
+
+
+def write_inputs(work: Path) -> None:
+    """A model folder without weights and a shard of random tokens."""
+    import numpy as np
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    from megacpt.data.indexed import write_shard
+
+    model = work / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", **LLAMA}))
+    words = {f"t{n}": n for n in range(VOCABULARY)}
+    Tokenizer(WordLevel(words, unk_token="t0")).save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t1"}))
+    rng = np.random.default_rng(0)
+    documents = (rng.integers(0, VOCABULARY, LENGTH + 1) for _ in range(400))
+    write_shard(work / "random", documents, vocab_size=VOCABULARY)
+
+
+def work_as(name: str, work: Path, cores: int) -> None:
+    """Take a step for each line on stdin and answer with its seconds."""
+    import torch
+
+    torch.set_num_threads(cores)
+    step = {"floor": floor, "peer": peer}[name]() if name in ("floor", "peer") else ours(name, work)
+    for _ in range(2):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started_s = time.perf_counter()
+        step()
+        elapsed_s = time.perf_counter() - started_s
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps([elapsed_s, peak_bytes]), flush=True)
+    os._exit(0)
+
+
+class Entrant:
+    """The processes of one of the things that are compared."""
+
+    def __init__(self, name: str, work: Path) -> None:
+        world = 2 if name == "dp2" else 1
+        cores = max(1, (os.cpu_count() or 1) // world)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+        common |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": cores}
+        command = [sys.executable, __file__, "--work-as", name, "--work", str(work)]
+        self._ranks = [
+            subprocess.Popen(
+                [*command, "--cores", str(cores)],
+                env=os.environ
+                | {k: str(v) for k, v in common.items()}
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL if rank else None,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        self.steps_s: list[float] = []
+        self.peak_bytes = 0
+        self._answers("ready")
+
+    def step(self) -> None:
+        for rank in self._ranks:
+            assert rank.stdin is not None
+            rank.stdin.write("\n")
+            rank.stdin.flush()
+        answers = [json.loads(line) for line in self._answers("")]
+        self.steps_s.append(max(seconds for seconds, _ in answers))
+        self.peak_bytes = max(peak for _, peak in answers)
+
+    def _answers(self, expected: str) -> list[str]:
+        lines = []
+        for rank in self._ranks:
+            assert rank.stdout is not None
+            line = rank.stdout.readline()
+            while line and expected and line.strip() != expected:
+                line = rank.stdout.readline()
+            if not line:
+                sys.exit("a process has ended; its error is above")
+            lines.append(line)
+        return lines
+
+    def close(self) -> None:
+        for rank in self._ranks:
+            assert rank.stdin is not None
+            rank.stdin.close()
+            rank.wait()
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.steps_s)
+
+
+def compare(names: list[str], rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(Path(folder))
+        entrants = {name: Entrant(name, Path(folder)) for name in names}
+        for n in range(rounds):
+            for entrant in entrants.values():
+                entrant.step()
+            seconds = "  ".join(f"{k} {e.steps_s[-1]:.2f} s" for k, e in entrants.items())
+            print(f"round {n + 1}/{rounds}  {seconds}", file=sys.stderr, flush=True)
+        for entrant in entrants.values():
+            entrant.close()
+    print(f"{'':8}{'step, s':>9}{'tokens/s':>10}{'peak GiB':>10}")
+    for name, entrant in entrants.items():
+        median_s = entrant.median_s
+        print(f"{name:8}{median_s:9.2f}{TOKENS / median_s:10.0f}{entrant.peak_bytes / 2**30:10.2f}")
+    for over, under, what in RATIOS:
+        if over in entrants and under in entrants:
+            pairs = zip(entrants[over].steps_s, entrants[under].steps_s, strict=True)
+            print(f"{what:52}{statistics.median(a / b for a, b in pairs):6.2f}")
+    if {"peer", "ours"} <= entrants.keys():
+        memory = entrants["ours"].peak_bytes / entrants["peer"].peak_bytes
+        print(f"{'peak memory of ours over the peer':52}{memory:6.2f}")
+
+
+RATIOS = (
+    ("peer", "ours", "speed of ours over the peer"),
+    ("floor", "ours", "speed of ours over the floor"),
+    ("floor", "peer", "speed of the peer over the floor"),
+    ("ours", "dp2", "speed of two ranks over one with all cores"),
+)
+
+
+def startup(rounds: int) -> None:
+    """``megacpt train`` until its first step is written, and megacpt's own part of the imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = [time_to_first_step(Path(folder) / str(n)) for n in range(rounds + 1)][1:]
+    print(f"{'megacpt train to the end of its first step, s':52}{statistics.median(seconds):6.2f}")
+    print(f"{'of which megacpt-owned imports, s':52}{own_imports_s():6.2f}")
+
+
+def time_to_first_step(run_dir: Path) -> float:
+    command = [sys.executable, "-m", "megacpt", "train", "experiment=tiny", f"run_dir={run_dir}"]
+    command += ["schedule.steps=2", "schedule.warmup_steps=1", "monitor.wandb=disabled"]
+    command += ["cluster.device=cpu"]
+    started_s = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as train:
+        metrics = run_dir / "metrics.jsonl"
+        while train.poll() is None:
+            if metrics.exists() and '"step": 1,' in metrics.read_text():
+                elapsed_s = time.perf_counter() - started_s
+                train.wait()
+                return elapsed_s
+            time.sleep(0.02)
+    sys.exit("megacpt train ended before its first step")
+
+
+def own_imports_s() -> float:
+    """Seconds in modules of megacpt, without those that they import from elsewhere."""
+    code = "import megacpt.device.hook as h; h.install(); import megacpt.cli, megacpt.train.modes"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    total_us = 0
+    for line in done.stderr.splitlines():
+        own_us, _, module = line.removeprefix("import time:").split("|")
+        if module.strip().split(".")[0] == "megacpt":
+            total_us += int(own_us)
+    return total_us / 1e6
+
+
+def main() -> None:
+    names = ["floor", "peer", "ours", "dp2"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=[*names, "startup"])
+    parser.add_argument("--work-as", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work_as:
+        work_as(arguments.work_as, arguments.work, arguments.cores)
+    chosen = arguments.only or [*names, "startup"]
+    if set(chosen) & set(names):
+        compare([name for name in names if name in chosen], arguments.rounds)
+    if "startup" in chosen:
+        startup(min(arguments.rounds, 3))
+
+
+if __name__ == "__main__":
+    main()
