@@ -284,3 +284,20 @@ def test_rendered_configuration_is_a_usable_file(tmp_path: Path) -> None:
     config = compose(["experiment=tiny"])
     (tmp_path / "again.yaml").write_text(render(config))
     assert compose([], config_file=tmp_path / "again.yaml") == config
+
+
+def test_a_cluster_of_h100_overlaps_its_replicas() -> None:
+    config = compose(["model.path=m", "parallel=single", "cluster=h100"])
+    assert config.cluster.device.name == "gpu"
+    parallel = config.parallel
+    assert parallel.distributed_optimizer
+    assert parallel.overlap_grad_reduce
+    assert parallel.overlap_param_gather
+    assert compose(["kernels=deterministic"]).kernels.deterministic
+
+
+def test_notes_are_comments_of_run_yaml(tmp_path: Path) -> None:
+    config = compose(["experiment=tiny", f"run_dir={tmp_path}"])
+    write_run_yaml(config, tmp_path / "run.yaml", notes=["first", "  second"])
+    assert (tmp_path / "run.yaml").read_text().endswith("\n# first\n#   second\n")
+    assert read_run_yaml(tmp_path / "run.yaml") == config
