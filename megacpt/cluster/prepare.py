@@ -28,6 +28,7 @@ from megacpt.data.manifest import require_tokenizer
 from megacpt.data.order import segments_of
 from megacpt.data.record import DataRecord
 from megacpt.data.synthetic import documents, ensure_shard
+from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.model.families import read_architecture
@@ -60,6 +61,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
     _check_schedule(config)
+    require_packages(config.optim)
     return make_plan(
         config,
         architecture=model.architecture,

@@ -173,6 +173,24 @@ def set_rng_state(new_state: torch.Tensor, device: object = None) -> None:
     torch.set_rng_state(new_state)
 
 
+def host_parameter_groups(optimizer: Any) -> tuple[Any, ...]:
+    """What megatron-core's HybridDeviceOptimizer offloads: all of it, each parameter an fp32 copy.
+
+    On a GPU it tells a parameter from its copy in host memory by the device. Returns groups of
+    copies, groups that stay on the device (none), parameter -> copy, copy -> parameter, and
+    parameter -> fp32 copy of those that are narrower.
+    """
+    copies = {p: p.detach().clone().float() for g in optimizer.param_groups for p in g["params"]}
+    groups = [g | {"params": [copies[p] for p in g["params"]]} for g in optimizer.param_groups]
+    return (
+        [group for group in groups if group["params"]],
+        [],
+        copies,
+        {copy: param for param, copy in copies.items()},
+        {param: copy for param, copy in copies.items() if param.dtype is not torch.float32},
+    )
+
+
 def _lazy_init() -> None:
     pass
 

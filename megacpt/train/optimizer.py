@@ -12,7 +12,11 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
 from megacpt.checkpoint.adam import use_fused_kernel
-from megacpt.config.sections import Dtype, OptimConfig, RunConfig
+from megacpt.config.sections import Dtype, OptimConfig, Optimizer, RunConfig
+
+MUON_RMS = 0.2
+"""Root mean square of a ``spectral`` update before the rate: about AdamW's, so that one rate suits
+both (Liu et al., equation 4, https://arxiv.org/abs/2502.16982)."""
 
 
 class Role(Enum):
@@ -25,21 +29,27 @@ class Role(Enum):
     matrix = "matrix"
 
 
-def build_optimizer(chunks: list[Any], *, config: RunConfig, tied: bool) -> Any:
+def build_optimizer(
+    chunks: list[Any], *, config: RunConfig, tied: bool, device: torch.device
+) -> Any:
     """For wrapped chunks; ``tied``: embedding and head are one tensor."""
-    optimizer = get_megatron_optimizer(
-        optimizer_config(config), chunks, config_overrides=overrides(config.optim, tied=tied)
-    )
+    # An offloading optimizer takes views of fp32 parameters, which must not carry a graph.
+    with torch.no_grad():
+        optimizer = get_megatron_optimizer(
+            optimizer_config(config, on_gpu=device.type != "cpu"),
+            chunks,
+            config_overrides=overrides(config.optim, tied=tied),
+        )
     use_fused_kernel(optimizer)
     return optimizer
 
 
-def optimizer_config(config: RunConfig) -> OptimizerConfig:
+def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
     optim, parallel = config.optim, config.parallel
     # With cut weights the parameters that the optimizer sees are fp32 masters already.
     bf16 = config.precision.dtype is Dtype.bf16 and not parallel.sharded_weights
     return OptimizerConfig(
-        optimizer="adam",
+        optimizer="muon" if optim.optimizer is Optimizer.muon else "adam",
         lr=optim.lr_peak,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.beta1,
@@ -48,10 +58,40 @@ def optimizer_config(config: RunConfig) -> OptimizerConfig:
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=parallel.distributed_optimizer,
+        **_offload(on_gpu=on_gpu) if optim.offload else {},
+        **_muon(config) if optim.optimizer is Optimizer.muon else {},
         overlap_param_gather=parallel.overlap_param_gather,
         # Infinity reports the norm and scales nothing; 0 would skip measuring it.
         clip_grad=optim.clip_grad_norm or float("inf"),
     )
+
+
+def _offload(*, on_gpu: bool) -> dict[str, Any]:
+    """All of the state in host memory, and AdamW there, while the device sends and receives."""
+    return {
+        "optimizer_cpu_offload": True,
+        "optimizer_offload_fraction": 1.0,
+        "overlap_cpu_optimizer_d2h_h2d": True,
+        # Without it the device would keep fp32 masters beside those of the host.
+        "use_precision_aware_optimizer": True,
+        "pin_cpu_grads": on_gpu,
+        "pin_cpu_params": on_gpu,
+    }
+
+
+def _muon(config: RunConfig) -> dict[str, Any]:
+    muon = config.optim.muon
+    return {
+        "muon_momentum": muon.momentum,
+        "muon_nesterov": muon.nesterov,
+        "muon_num_ns_steps": muon.newton_schulz_steps,
+        "muon_scale_mode": muon.scale,
+        "muon_extra_scale_factor": MUON_RMS if muon.scale == "spectral" else 1.0,
+        # bf16 products suffice for an update whose singular values need only be about one.
+        "muon_fp32_matmul_prec": "highest" if config.precision.dtype is Dtype.fp32 else "medium",
+        # Every rank orthogonalises the gathered matrix: the same update for any tp.
+        "muon_tp_mode": "duplicated",
+    }
 
 
 def role_of(name: str, param: Any, *, tied: bool) -> Role:
@@ -65,12 +105,14 @@ def role_of(name: str, param: Any, *, tied: bool) -> Role:
 
 
 def overrides(optim: OptimConfig, *, tied: bool) -> dict[ParamKey, dict[str, float]]:
-    """What differs from the matrices' rate and decay, role by role; roles do not overlap."""
+    """What differs from the run's rate and decay, role by role; roles do not overlap."""
     tables = 1.0 if optim.decay_embeddings else 0.0
+    matrices = optim.muon.lr_multiplier if optim.optimizer is Optimizer.muon else 1.0
     wanted = {
         Role.embedding: {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
         Role.head: {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
         Role.vector: {"lr_mult": 1.0, "wd_mult": 1.0 if optim.decay_norms else 0.0},
+        Role.matrix: {"lr_mult": matrices},
     }
     return {
         ParamKey(

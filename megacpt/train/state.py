@@ -39,7 +39,7 @@ def build_chunks(
 ) -> list[Any]:
     """This rank's stages with the base model's weights (or random ones, where asked for)."""
     chunks = build_model(
-        architecture,
+        architecture.balanced_by(config.model.router_aux_loss_coef),
         parallel=config.parallel,
         precision=config.precision,
         kind=runtime.kind,
@@ -64,7 +64,7 @@ def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.dev
     wrapped = wrap_for_forward(chunks, config=config, device=device)
     if not config.parallel.sharded_weights:
         wrapped = _data_parallel(wrapped, config=config, device=device)
-    optimizer = build_optimizer(wrapped, config=config, tied=tied)
+    optimizer = build_optimizer(wrapped, config=config, tied=tied, device=device)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
     if config.parallel.overlap_grad_reduce:
