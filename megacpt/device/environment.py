@@ -21,6 +21,8 @@ from megacpt.errors import EnvironmentError_
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_PORT, _NUM_PORTS = 20_000, 10_000
+AT_START = frozenset(os.environ)
+"""Names of the variables that this process had before any library could set more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from megacpt.config.sections import DeviceKind, Dtype, RunConfig, VariableConfig
-from megacpt.device.environment import likely_kind
+from megacpt.device.environment import AT_START, likely_kind
 from megacpt.errors import EnvironmentError_
 
 MARK = "MEGACPT_VARIABLES"
 """Names of the variables that megacpt has set, so that they are not taken for the user's."""
 MEGACPT, CONFIG, ENVIRONMENT = "megacpt", "kernels.environment", "environment"
+LIBRARY = "library"
 _BRIDGE = "https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/main/"
 _RECIPES = f"{_BRIDGE}src/megatron/bridge/perf_recipes/llama/h100/llama3.py"
 _GUIDE = f"{_BRIDGE}docs/performance-guide.md"
@@ -50,7 +51,8 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A variable as the ranks have it. ``set_by``: megacpt, kernels.environment, environment."""
+    """A variable as the ranks have it. ``set_by``: megacpt, kernels.environment, environment (the
+    user), or library (such as megatron-core, as it chose its attention)."""
 
     value: str
     set_by: str
@@ -250,7 +252,7 @@ def record(config: RunConfig, *, kind: DeviceKind) -> dict[str, Setting]:
     """What this process runs with: the settings, and what else its libraries look at."""
     settings = resolve(config, kind=kind, environment=os.environ)
     others = {
-        name: Setting(value=value, set_by=ENVIRONMENT)
+        name: Setting(value=value, set_by=ENVIRONMENT if name in AT_START else LIBRARY)
         for name, value in sorted(os.environ.items())
         if _OF_LIBRARIES.match(name) and name not in settings
     }
