@@ -130,6 +130,7 @@ def make_plan(
             data=replace(data, sequence_length=longest(data)),
             parallel=parallel,
             dtype=config.precision.dtype,
+            offload=config.optim.offload,
         ),
         checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
         checkpoints_kept=config.checkpoint.keep_last,
@@ -281,6 +282,8 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
         f"optimizer {_size(memory.optimizer)},"
     )
     yield f"             activations {_size(memory.activations)}, logits {_size(memory.logits)}"
+    if memory.host_optimizer:
+        yield f"             and in host memory optimizer {_size(memory.host_optimizer)}"
     yield (
         f"Disk         {_size(plan.checkpoint_bytes)} a checkpoint, "
         f"{_size(plan.checkpoint_bytes * plan.checkpoints_kept)} for the "

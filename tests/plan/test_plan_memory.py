@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each layout saves on the fullest rank, by the formulas of the papers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_plan_rules import ARCHITECTURE
+
+from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
+from megacpt.plan.memory import RankMemory, rank_memory, rank_parameters
+
+DATA = DataConfig(sequence_length=1024, global_batch_size=32)
+TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size
+
+
+def memory_of(offload: bool = False, **layout: Any) -> RankMemory:
+    return rank_memory(
+        ARCHITECTURE,
+        data=DATA,
+        parallel=ParallelConfig(**layout),
+        dtype=Dtype.bf16,
+        offload=offload,
+    )
+
+
+def test_stages_of_any_split_cover_the_model_with_a_tied_table_twice() -> None:
+    table = ARCHITECTURE.vocab_size * ARCHITECTURE.hidden_size
+    for layout in (
+        {"pp": 3},
+        {"pp": 3, "first_stage_layers": 4},
+        {"pp": 4, "last_stage_layers": 3},
+    ):
+        parallel = ParallelConfig(**layout)
+        parts = [
+            rank_parameters(ARCHITECTURE, parallel=parallel, rank=n) for n in range(parallel.pp)
+        ]
+        assert sum(parts) == ARCHITECTURE.num_parameters + table
+
+
+def test_context_parallelism_cuts_what_grows_with_the_sample() -> None:
+    single, cut = memory_of(), memory_of(cp=4)
+    assert cut.activations == single.activations // 4
+    assert cut.logits == single.logits // 4
+    assert cut.weights == single.weights
+    assert memory_of(cp=4, distributed_optimizer=True).optimizer == single.optimizer // 4
+
+
+def test_full_recomputation_keeps_one_vector_a_layer() -> None:
+    kept, again = ARCHITECTURE.num_layers * 2 * ARCHITECTURE.hidden_size, TOKEN_LAYER_BYTES
+    assert memory_of().activations == 1024 * ARCHITECTURE.num_layers * TOKEN_LAYER_BYTES
+    assert memory_of(recompute=Recompute.full).activations == 1024 * (kept + again)
+    some = memory_of(recompute=Recompute.full, recompute_layers=10).activations
+    assert memory_of(recompute=Recompute.full).activations < some < memory_of().activations
+
+
+@pytest.mark.parametrize(
+    ("layout", "layers_in_flight"),
+    [
+        ({"pp": 2}, 2 * 15),
+        # With vpp=v the first rank has run p(v-1) + 2(p-1) + 1 chunks of 30/(pv) layers.
+        ({"pp": 2, "vpp": 3}, 7 * 5),
+        ({"pp": 5, "vpp": 2}, 14 * 3),
+    ],
+)
+def test_microbatches_in_flight(layout: dict[str, int], layers_in_flight: int) -> None:
+    # A narrow vocabulary, or the last stage with its logits would be the fullest.
+    architecture = replace(ARCHITECTURE, vocab_size=16)
+    memory = rank_memory(
+        architecture, data=DATA, parallel=ParallelConfig(**layout), dtype=Dtype.bf16
+    )
+    assert memory.activations == 1024 * layers_in_flight * TOKEN_LAYER_BYTES
+
+
+def test_a_short_last_stage_makes_room_for_the_logits() -> None:
+    assert memory_of(pp=2, last_stage_layers=14).total < memory_of(pp=2).total
+
+
+def test_sharded_weights_cut_all_states() -> None:
+    whole, cut = memory_of(dp=8), memory_of(dp=8, sharded_weights=True)
+    assert cut.gradients == whole.gradients // 8
+    assert cut.optimizer == ARCHITECTURE.num_parameters * 8 // 8
+    assert cut.weights < whole.weights
+
+
+def test_offloaded_state_is_in_host_memory() -> None:
+    here, there = memory_of(), memory_of(offload=True)
+    assert (there.optimizer, there.host_optimizer) == (0, here.optimizer)
+    assert there.total == here.total - here.optimizer
