@@ -79,9 +79,10 @@ def start(ranks: RankInfo, cluster: ClusterConfig, *, deterministic: bool = Fals
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        from megacpt.device import hook
+        from megacpt.device import hook, host_memory
 
         hook.install()
+        host_memory.keep_freed()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
     _join_process_group(ranks, device=device, timeout=timedelta(minutes=cluster.timeout_minutes))
     return Runtime(kind=kind, device=device, ranks=ranks)
