@@ -15,7 +15,7 @@ import torch
 
 from megacpt.config.sections import DeviceKind, Dtype, Fp8Format, PrecisionConfig, Recipe
 from megacpt.model.quantise.delayed import DelayedScaling
-from megacpt.model.quantise.linear import quantise_linears
+from megacpt.model.quantise.linear import quantise_linears, watch_histories
 from megacpt.model.quantise.numbers import E4M3, E5M2
 from megacpt.model.quantise.recipes import (
     Blockwise,
@@ -65,6 +65,7 @@ def emulate(model: Any, *, precision: PrecisionConfig) -> None:
         index = layer.layer_number - 1
         if not keeps_bf16(precision, layer=index, num_layers=model.config.num_layers):
             quantise_linears(layer, quantiser_maker(precision))
+    watch_histories(model)
 
 
 def quantiser_maker(precision: PrecisionConfig) -> Callable[[], Quantiser]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from megacpt.config.sections import Fp8Format, PrecisionConfig, Recipe
 
-TOKENS_MULTIPLE = {
-    Recipe.none: 1,
+SIZE_MULTIPLE = {
     Recipe.delayed: 16,
     Recipe.tensorwise: 16,
-    Recipe.blockwise: 128,
+    Recipe.blockwise: 16,
     Recipe.mxfp8: 32,
-    Recipe.nvfp4: 16,
+    Recipe.nvfp4: 32,
 }
-"""Of the recipe: what the sizes of a product must be multiples of."""
+"""What every size of a product must be a multiple of, as Transformer Engine has it. Blocks of 128
+may be partial, those of 32 may not; 32 four-bit values are the 16 bytes that memory moves at once.
+"""
 
 
 def quantises(precision: PrecisionConfig) -> bool:

@@ -6,13 +6,19 @@ values of its last passes; the largest of these over the ranks that share the sc
 of the next pass (Transformer Engine's DelayedScaling with the algorithm ``max``). The histories are
 state: a run that resumes without them is another run.
 
+As in Transformer Engine, the largest values of a forward pass are reduced and entered together when
+it ends, in one collective call. Those of a backward pass are entered when the next one begins or
+the batch is done, which comes to the same.
+
 L is the length of the history, Q = 3 the quantised matrices of a layer.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -39,6 +45,8 @@ class DelayedScaling:
         self.amax_history_LQ = torch.zeros(history_length, len(Matrix))
         """Row 0 is the newest pass."""
         self.scale_Q = torch.ones(len(Matrix))
+        self.pending_Q = torch.zeros(len(Matrix))
+        """Of this rank's passes that are not entered yet."""
         self._rehearsed: deque[torch.Tensor] = deque()
         self._repeated: torch.Tensor | None = None
 
@@ -86,11 +94,7 @@ class DelayedScaling:
         return both_ways(blocks.per_tensor(x_RC, scale=scale, dtype=self._dtypes[matrix]))
 
     def _record(self, matrix: Matrix, x_RC: torch.Tensor) -> None:
-        amax = blocks.amax_of(x_RC)
-        group = parallel_state.get_amax_reduction_group(with_context_parallel=True)
-        if torch.distributed.get_world_size(group) > 1:
-            torch.distributed.all_reduce(amax, op=torch.distributed.ReduceOp.MAX, group=group)
-        self.update(matrix, amax)
+        self.pending_Q[matrix] = torch.maximum(self.pending_Q[matrix], blocks.amax_of(x_RC))
 
     def update(self, matrix: Matrix, amax: torch.Tensor) -> None:
         """Enter a pass's largest absolute value and set the scale of the next.
@@ -106,3 +110,41 @@ class DelayedScaling:
         if torch.isfinite(largest) and largest > 0.0:
             scale = blocks.quotient(numbers.largest(self._dtypes[matrix]), largest)
             self.scale_Q[matrix] = scale.clamp(max=torch.finfo(torch.float32).max)
+
+
+class AmaxLedger:
+    """Enters what the layers of one chunk have seen, at the end of its passes."""
+
+    def __init__(self, layers: Sequence[DelayedScaling]) -> None:
+        self.layers = layers
+        self._backward_is_open = False
+
+    def watch(self, block: torch.nn.Module) -> None:
+        """``block``: the chunk's layers, from input to output."""
+        block.register_forward_hook(self._after_forward)
+
+    def close(self) -> None:
+        """All passes over a batch are done."""
+        if self._backward_is_open:
+            self._backward_is_open = False
+            self._enter([Matrix.gradient])
+
+    def _after_forward(self, block: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        if block.training:
+            self._enter([Matrix.activation, Matrix.weight])
+        if output.requires_grad:
+            output.register_hook(self._before_backward)
+
+    def _before_backward(self, _gradient: torch.Tensor) -> None:
+        self.close()
+        self._backward_is_open = True
+
+    def _enter(self, matrices: list[Matrix]) -> None:
+        amax_NM = torch.stack([layer.pending_Q[matrices] for layer in self.layers])
+        group = parallel_state.get_amax_reduction_group(with_context_parallel=True)
+        if torch.distributed.get_world_size(group) > 1:
+            torch.distributed.all_reduce(amax_NM, op=torch.distributed.ReduceOp.MAX, group=group)
+        for layer, amax_M in zip(self.layers, amax_NM, strict=True):
+            layer.pending_Q[matrices] = 0.0
+            for matrix, amax in zip(matrices, amax_M, strict=True):
+                layer.update(matrix, amax)

@@ -20,7 +20,7 @@ from megatron.core.tensor_parallel import (
     gather_from_sequence_parallel_region,
 )
 
-from megacpt.model.quantise.delayed import DelayedScaling
+from megacpt.model.quantise.delayed import AmaxLedger, DelayedScaling
 from megacpt.model.quantise.product import quantised_linear
 from megacpt.model.quantise.recipes import Operands, Pass, Quantiser
 
@@ -118,6 +118,30 @@ def unchanging_weights(chunks: Sequence[Any]) -> Iterator[None]:
         product.keeps_weight = True
     try:
         yield
+        for ledger in _ledgers(chunks):
+            ledger.close()
     finally:
         for product in products:
             product.end()
+
+
+def watch_histories(model: Any) -> None:
+    """Bring the histories of delayed scaling up to date with each pass through ``model``."""
+    layers = [
+        module.product.quantiser
+        for module in model.decoder.modules()
+        if isinstance(module, QuantisedLayer)
+        and isinstance(module.product.quantiser, DelayedScaling)
+    ]
+    if layers:
+        model.decoder.amax_ledger = AmaxLedger(layers)
+        model.decoder.amax_ledger.watch(model.decoder)
+
+
+def _ledgers(chunks: Sequence[Any]) -> list[AmaxLedger]:
+    return [
+        module.amax_ledger
+        for chunk in chunks
+        for module in chunk.modules()
+        if hasattr(module, "amax_ledger")
+    ]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the settings of precision exclude, on GPUs and, so that a trial there says something about
+them, in the emulation on CPUs too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, Recipe, RunConfig
+from megacpt.errors import Violation
+from megacpt.plan.architecture import Architecture
+from megacpt.plan.blend_rules import sequence_lengths
+from megacpt.plan.expert_rules import expert_tensor_ranks
+from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
+
+GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
+"""Whose weights megatron-core's distributed optimizer can gather as they are in both versions."""
+
+
+def precision_violations(
+    config: RunConfig, *, architecture: Architecture | None
+) -> Iterator[Violation]:
+    """``architecture``: ``None`` while it is not known; then only what does not depend on it."""
+    precision = config.precision
+    if precision.amax_history_length < 1:
+        yield Violation(
+            path="precision.amax_history_length",
+            value=precision.amax_history_length,
+            rule="is below 1",
+            remedy="use 1 or more",
+        )
+    yield from _recipe_needed(config)
+    yield from _bf16_layer_violations(config, architecture)
+    if precision.fp8_param_gather:
+        yield from _gather_violations(config)
+    if not quantises(precision):
+        return
+    if precision.dtype is not Dtype.bf16:
+        yield Violation(
+            path="precision.recipe",
+            value=precision.recipe.name,
+            rule=f"needs bf16 for all that it does not quantise, but precision.dtype="
+            f"{precision.dtype.name}",
+            remedy="set precision.dtype=bf16 or precision.recipe=none",
+        )
+    parallel = config.parallel
+    if min(parallel.tp, parallel.cp, expert_tensor_ranks(parallel)) < 1:
+        return
+    yield from _token_violations(config)
+    if architecture is not None:
+        yield from _size_violations(config, architecture)
+
+
+def _recipe_needed(config: RunConfig) -> Iterator[Violation]:
+    precision = config.precision
+    if precision.fp8_format is not None and not is_fp8(precision.recipe):
+        yield Violation(
+            path="precision.fp8_format",
+            value=precision.fp8_format.name,
+            rule=f"is of the fp8 recipes, but precision.recipe={precision.recipe.name}",
+            remedy="set precision.fp8_format=null or an fp8 recipe",
+        )
+
+
+def _bf16_layer_violations(
+    config: RunConfig, architecture: Architecture | None
+) -> Iterator[Violation]:
+    precision = config.precision
+    counts = {
+        "precision.bf16_first_layers": precision.bf16_first_layers,
+        "precision.bf16_last_layers": precision.bf16_last_layers,
+    }
+    for path, count in counts.items():
+        if count < 0:
+            yield Violation(path=path, value=count, rule="is below 0", remedy="use 0 or more")
+        elif count > 0:
+            yield from _bf16_count_violations(path, count, config, architecture)
+    total = sum(counts.values())
+    if architecture is not None and min(counts.values()) > 0 and total >= architecture.num_layers:
+        yield Violation(
+            path="precision.bf16_last_layers",
+            value=precision.bf16_last_layers,
+            rule=f"with precision.bf16_first_layers={precision.bf16_first_layers} leaves none of "
+            f"the {architecture.num_layers} layers to the recipe",
+            remedy="use fewer, or precision.recipe=none",
+        )
+
+
+def _bf16_count_violations(
+    path: str, count: int, config: RunConfig, architecture: Architecture | None
+) -> Iterator[Violation]:
+    """Of a count above zero."""
+    recipe, pp = config.precision.recipe, max(config.parallel.pp, 1)
+    if recipe in (Recipe.none, Recipe.delayed):
+        why = (
+            "has no meaning without a recipe: all layers are in bf16"
+            if recipe is Recipe.none
+            # Its scales are brought up to date once a pass, on leaving the last quantised layer.
+            else "is not possible with precision.recipe=delayed, which spans all layers"
+        )
+        remedy = f"set {path}=0 or another recipe, such as precision.recipe=tensorwise"
+        yield Violation(path=path, value=count, rule=why, remedy=remedy)
+    if architecture is not None and count > architecture.num_layers // pp:
+        most = architecture.num_layers // pp
+        yield Violation(
+            path=path,
+            value=count,
+            rule=f"is more than the layers of a pipeline stage ({most})",
+            remedy=f"use {most} or less",
+        )
+
+
+def _gather_violations(config: RunConfig) -> Iterator[Violation]:
+    parallel, recipe = config.parallel, config.precision.recipe
+    names = [gathered.name for gathered in GATHERED_RECIPES]
+    possible = f"{', '.join(names[:-1])} or {names[-1]}"
+    for allowed, rule, remedy in (
+        (
+            recipe in GATHERED_RECIPES,
+            f"is possible with {possible}, but precision.recipe={recipe.name}",
+            "set precision.fp8_param_gather=false",
+        ),
+        (
+            parallel.distributed_optimizer,
+            "needs parallel.distributed_optimizer, which gathers the weights",
+            "set parallel.distributed_optimizer=true",
+        ),
+        (
+            not parallel.sharded_weights,
+            "is not possible with parallel.sharded_weights, which gathers bf16",
+            "set one of the two to false",
+        ),
+        (
+            config.cluster.device is not DeviceKind.cpu,
+            "needs a GPU with FP8; the emulation keeps weights in bf16",
+            "set precision.fp8_param_gather=false on CPUs",
+        ),
+    ):
+        if not allowed:
+            yield Violation(
+                path="precision.fp8_param_gather", value="true", rule=rule, remedy=remedy
+            )
+
+
+def _token_violations(config: RunConfig) -> Iterator[Violation]:
+    """A rank's tokens are a size of the weight gradient's product."""
+    parallel, multiple = config.parallel, SIZE_MULTIPLE[config.precision.recipe]
+    cut = parallel.cp * (parallel.tp if parallel.sequence_parallel else 1)
+    for path, length in sequence_lengths(config.data).items():
+        tokens = length * config.data.micro_batch_size
+        if tokens < 1 or tokens % (cut * multiple) == 0:
+            continue
+        per_rank = f"{tokens}" if cut == 1 else f"{tokens} / {cut}"
+        yield Violation(
+            path=path,
+            value=length,
+            rule=f"gives a rank {per_rank} tokens a microbatch, and precision.recipe="
+            f"{config.precision.recipe.name} needs a multiple of {multiple}",
+            remedy=f"make sequence_length * micro_batch_size a multiple of {cut * multiple}",
+        )
+
+
+def _size_violations(config: RunConfig, architecture: Architecture) -> Iterator[Violation]:
+    recipe, multiple = config.precision.recipe, SIZE_MULTIPLE[config.precision.recipe]
+    for name, size in product_sizes(architecture, parallel=config.parallel).items():
+        if size % multiple != 0:
+            yield Violation(
+                path="precision.recipe",
+                value=recipe.name,
+                rule=f"needs sizes that are multiples of {multiple}, but {name} is {size:g}",
+                remedy="use another layout or precision.recipe=none"
+                if config.parallel.tp > 1
+                else "use another recipe, or precision.recipe=none",
+            )
+
+
+def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> dict[str, float]:
+    """In words -> a size of the layers' products on one rank."""
+    queries = architecture.num_heads * architecture.head_dim
+    keys = architecture.num_kv_heads * architecture.head_dim
+    tp = parallel.tp
+    mlp_cut = tp if architecture.experts is None else expert_tensor_ranks(parallel)
+    of_tp = "" if tp == 1 else f" of tp={tp}"
+    of_mlp = "" if mlp_cut == 1 else f" of {mlp_cut} ranks"
+    return {
+        "hidden_size": architecture.hidden_size,
+        f"the queries' size{of_tp}": queries / tp,
+        f"the size of queries, keys and values{of_tp}": (queries + 2 * keys) / tp,
+        f"intermediate_size{of_mlp}": architecture.ffn_hidden_size / mlp_cut,
+    }
