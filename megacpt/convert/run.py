@@ -7,7 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megacpt.config.compose import read_run_yaml
-from megacpt.config.sections import ClusterConfig, DeviceKind, ParallelConfig, RunConfig
+from megacpt.config.sections import (
+    ClusterConfig,
+    DeviceKind,
+    ParallelConfig,
+    PrecisionConfig,
+    RunConfig,
+)
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo
 from megacpt.device.quiet import quiet_libraries
@@ -49,7 +55,8 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
     chunks = build_model(
         architecture,
         parallel=ParallelConfig(),
-        precision=config.precision,
+        # The weights as they are: a recipe belongs to the run, not to what it has made.
+        precision=PrecisionConfig(dtype=config.precision.dtype),
         kind=rank_runtime.kind,
         sequence_length=config.data.sequence_length,
     )

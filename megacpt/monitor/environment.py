@@ -39,7 +39,8 @@ class Environment(TypedDict):
 class VariableRecord(TypedDict):
     value: str
     set_by: str
-    """megacpt, kernels.environment (of the configuration) or environment (the user's own)."""
+    """megacpt, kernels.environment (of the configuration), environment (the user's own) or
+    library (by itself, after the start)."""
 
 
 class Settings(TypedDict, total=False):
@@ -51,6 +52,8 @@ class Settings(TypedDict, total=False):
     """The environment of the libraries below."""
     mfu_of: str
     """The peak that ``mfu`` in metrics.jsonl is a share of."""
+    arithmetic: str
+    """The precision in words; an emulation is called one."""
 
 
 def environment(*, device: str, ranks: int, settings: Settings | None = None) -> Environment:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device import variables
 from megacpt.device.runtime import Runtime, peak_name
 from megacpt.model.families import read_architecture
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import Settings
 from megacpt.plan.blend_rules import longest
+from megacpt.plan.precision import precision_name
 
 
 def start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
@@ -41,4 +42,10 @@ def found_settings(config: RunConfig, *, transformer: Any, runtime: Runtime) -> 
         "kernels": resolved(transformer),
         "variables": {n: {"value": v.value, "set_by": v.set_by} for n, v in known.items()},
         "mfu_of": peak_name(config.precision),
+        "arithmetic": arithmetic(config, runtime=runtime),
     }
+
+
+def arithmetic(config: RunConfig, *, runtime: Runtime) -> str:
+    """The precision in words; without a GPU its recipe is an emulation, and is called one."""
+    return precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu)
