@@ -24,7 +24,14 @@ from megacpt.errors import DataError
 from megacpt.monitor.figures import draw_all
 from megacpt.monitor.metrics import json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
-from megacpt.monitor.terminal import count, duration
+from megacpt.monitor.terminal import (
+    count,
+    duration,
+    fault_consequence,
+    fault_value,
+    printable,
+    sample_origin,
+)
 from megacpt.plan.schedule import describe
 
 
@@ -68,7 +75,7 @@ def html(summary: Summary, *, files: RunFiles) -> str:
     css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
     return template.render(
         s=summary,
-        settings=settings(files.config),
+        settings=settings(files.config) | found_arithmetic(summary["environment"] or {}),
         environment=environment_facts(summary["environment"] or {}),
         certificate=certificate_facts(certificate) if certificate else {},
         heldout_figures=[Markup(figure) for figure in figures.heldout],
@@ -94,6 +101,12 @@ def settings(config: RunConfig) -> dict[str, str]:
         "Layout": layout + (f", {parallel.vpp} virtual stages" if parallel.vpp > 1 else ""),
         "Seed": str(config.seed),
     }
+
+
+def found_arithmetic(environment: Mapping[str, Any]) -> dict[str, str]:
+    """As the run's first rank stated it: whether a recipe was emulated shows in no setting."""
+    words = environment.get("settings", {}).get("arithmetic")
+    return {} if words is None else {"Arithmetic": words}
 
 
 def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -151,6 +164,10 @@ def _templates() -> Environment:
     templates.filters |= {
         "count": count,
         "duration": duration,
+        "fault_consequence": fault_consequence,
+        "fault_value": fault_value,
+        "printable": printable,
+        "sample_origin": sample_origin,
         "share": lambda value: _shown(value, "{:.1%}"),
         "fixed": lambda value, digits: _shown(value, f"{{:.{digits}f}}"),
         "signed": lambda value, digits: _shown(value, f"{{:+.{digits}f}}"),

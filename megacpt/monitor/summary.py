@@ -10,7 +10,13 @@ from typing import Any, TypedDict
 
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
-from megacpt.monitor.metrics import Generation, HeldoutLoss, StepRecord
+from megacpt.monitor.metrics import (
+    FaultRecord,
+    Generation,
+    HeldoutLoss,
+    RankTimes,
+    StepRecord,
+)
 from megacpt.plan.estimate import shares
 
 LAST_PART = 0.1
@@ -86,6 +92,10 @@ class Summary(TypedDict):
     tokens: int
     tokens_per_source: dict[str, int]
     samples_per_source: dict[str, int]
+    skipped_samples_per_source: dict[str, int]
+    faults: list[FaultRecord]
+    rank_times: RankTimes | None
+    """Over the last steps; None for one rank."""
     tokens_per_s: float | None
     mfu: float | None
     elapsed_s: float | None
@@ -100,7 +110,7 @@ class Summary(TypedDict):
 
 
 def summarise(files: RunFiles) -> Summary:
-    trained = [record for record in files.records if "loss" in record]
+    trained = [r for r in files.records if "loss" in r or r.get("passed_over", False)]
     last: StepRecord = trained[-1] if trained else {"step": 0}
     evaluation = current_evaluation(files.evaluation, records=files.records)
     heldout = heldout_changes(files, evaluation=evaluation)
@@ -119,6 +129,9 @@ def summarise(files: RunFiles) -> Summary:
         "tokens": last.get("tokens", sum(tokens_per_source.values())),
         "tokens_per_source": tokens_per_source,
         "samples_per_source": last.get("samples_per_source", {}),
+        "skipped_samples_per_source": last.get("skipped_samples_per_source", {}),
+        "faults": [record["fault"] for record in files.records if "fault" in record],
+        "rank_times": last.get("rank_times"),
         "tokens_per_s": tokens_per_s(trained),
         "mfu": _median(trained, "mfu"),
         "elapsed_s": last.get("elapsed_s"),

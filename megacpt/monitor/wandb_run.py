@@ -19,12 +19,14 @@ from typing import Any
 from megacpt.config.atomic import write_text
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError, EnvironmentError_, Violation
-from megacpt.monitor.metrics import StepRecord
+from megacpt.monitor.metrics import FaultRecord, StepRecord
+from megacpt.monitor.terminal import fault_consequence, fault_value, sample_origin
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 60
 BLOCK_BYTES = 32 * 1024
+FAULT_COLUMNS = ["step", "fault", "done", "sample", "loss", "excerpt"]
 CHUNK_HEADER = struct.Struct("<IHB")
 
 
@@ -35,6 +37,7 @@ class WandbRun:
         self._run = run
         self._last_step = last_step
         self._base_texts: dict[str, str] = {}
+        self._fault_rows: list[list[Any]] = []
 
     @classmethod
     def start(
@@ -69,7 +72,8 @@ class WandbRun:
         if step == 0:
             self._base_texts = {g["prompt"]: g["text"] for g in record.get("generations", [])}
         if step > self._last_step:
-            self._run.log(flat(record) | self._generations(record), step=step, commit=True)
+            tables = self._generations(record) | self._fault(record)
+            self._run.log(flat(record) | tables, step=step, commit=True)
             self._last_step = step
 
     def finish(self, *, exit_code: int = 0) -> None:
@@ -91,6 +95,24 @@ class WandbRun:
             for g in record["generations"]
         ]
         return {"generations": wandb.Table(columns=["step", "prompt", "base", "now"], data=rows)}
+
+    def _fault(self, record: StepRecord) -> dict[str, Any]:
+        """A table of all faults so far, a line a sample, the worst of each fault first."""
+        if "fault" not in record:
+            return {}
+        import wandb
+
+        self._fault_rows += fault_rows(record["fault"])
+        return {"faults/samples": wandb.Table(columns=FAULT_COLUMNS, data=self._fault_rows)}
+
+
+def fault_rows(event: FaultRecord) -> list[list[Any]]:
+    """In the order of FAULT_COLUMNS; text throughout where NaN may stand."""
+    shared = [event["step"], fault_value(event), fault_consequence(event)]
+    return [
+        [*shared, sample_origin(sample), str(sample["loss"]), sample["excerpt"]]
+        for sample in event["samples"]
+    ]
 
 
 def choose_mode(wanted: WandbMode, *, has_api_key: bool) -> WandbMode:
@@ -134,6 +156,16 @@ def flat(record: StepRecord) -> dict[str, float]:
         named[f"data/tokens_{source}"] = tokens
     for source, samples in record.get("samples_per_source", {}).items():
         named[f"data/samples_{source}"] = samples
+    for source, samples in record.get("skipped_samples_per_source", {}).items():
+        named[f"faults/skipped_samples_{source}"] = samples
+    if "rank_times" in record:
+        times = record["rank_times"]
+        named["speed/median_rank_s"] = times["median_s"]
+        named["speed/slowest_rank_s"] = times["slowest_s"]
+        named["speed/slowest_rank"] = times["slowest_rank"]
+    if "fault" in record:
+        named["faults/event"] = 1
+        named["faults/threshold"] = record["fault"]["threshold"]
     for name, heldout in record.get("heldout", {}).items():
         named[f"heldout/{name}_loss"] = heldout["loss"]
         named[f"heldout/{name}_perplexity"] = heldout["perplexity"]

@@ -4,8 +4,9 @@
 The values before it are described by a line and the spread around it, both by medians, so that a
 few wild ones among them change nothing: the slope is the median of the slopes of all pairs (Theil
 1950, Sen 1968), the spread is the median absolute deviation, which times 1.4826 estimates a normal
-distribution's standard deviation. The line is what lets a loss fall and a gradient norm rise
-through warmup without the one hiding spikes and the other being taken for one.
+distribution's standard deviation. The line lets a loss fall and a gradient norm rise through warmup
+without the one hiding spikes and the other being taken for one. A curve that falls ever more slowly
+soon leaves its line above, so the line is not followed below where the curve has been last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ SMALLEST_SPREAD = 0.01
 """Of the values' median, at the least one standard deviation: a curve that hardly moves would make
 a spike of every tremor."""
 FEWEST_VALUES = 2
+LAST_PART = 4
+"""Where a curve has been last: the median of the last fourth of its values, of at least four."""
 
 
 def spike_threshold(values: Sequence[float], *, z: float) -> float:
@@ -32,4 +35,5 @@ def spike_threshold(values: Sequence[float], *, z: float) -> float:
     level = np.median(residuals)
     sigma = SIGMA_PER_MAD * np.median(np.abs(residuals - level))
     sigma = max(float(sigma), SMALLEST_SPREAD * abs(float(np.median(x))))
-    return float(level + slope * x.size + z * sigma)
+    last = np.median(x[-max(LAST_PART, x.size // LAST_PART) :])
+    return float(max(level + slope * x.size, last) + z * sigma)

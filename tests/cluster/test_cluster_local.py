@@ -25,10 +25,11 @@ folder = pathlib.Path(sys.argv[1])
 (folder / f"pid_{rank}").write_text(str(os.getpid()))
 
 def fail(kind, message, at=None):
-    report = dict(rank=rank, time=at or time.time(), kind=kind, message=message,
+    code = dict(user=2, defect=1, peer=75, hang=75)[kind]
+    report = dict(rank=rank, time=at or time.time(), kind=kind, message=message, exit_code=code,
                   traceback=f"Traceback (most recent call last):\\nRuntimeError: {message}\\n")
     (folder / "logs" / f"rank_{rank}.error.json").write_text(json.dumps(report))
-    os._exit(2 if kind == "user" else 1)
+    os._exit(code)
 """
 
 
@@ -105,7 +106,7 @@ def test_lost_connections_alone_are_shown_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     script = "fail('peer', 'Timed out waiting', at=100.0 + rank)"
-    assert run(script, folder=tmp_path, num_ranks=2) == 1
+    assert run(script, folder=tmp_path, num_ranks=2) == os.EX_TEMPFAIL
     assert capfd.readouterr().err.count("Timed out waiting") == 1
 
 
@@ -118,7 +119,7 @@ def test_a_rank_killed_by_a_signal_is_named(
     time.sleep(0.3)
     fail("peer", "Connection closed by peer")
     """
-    assert run(script, folder=tmp_path, num_ranks=2) == 1
+    assert run(script, folder=tmp_path, num_ranks=2) == os.EX_TEMPFAIL
     error = capfd.readouterr().err
     assert error.startswith("Error: rank 1 was killed by SIGKILL (")
     assert error.count("\n") == 1
@@ -131,6 +132,65 @@ def test_a_rank_that_ends_without_a_word_points_to_its_log(
     error = capfd.readouterr().err
     assert "rank 1 ended with exit code 7" in error
     assert str(tmp_path / "logs" / "rank_1.log") in error
+
+
+HANG = """
+import faulthandler, signal
+stacks = (folder / "logs" / f"rank_{rank}.stacks.txt").open("w")
+faulthandler.register(signal.SIGQUIT, file=stacks)
+
+def hang(last_sign):
+    faulthandler.dump_traceback(stacks)
+    fail("hang", f"last sign at {last_sign}", at=last_sign)
+"""
+
+
+def test_a_stopped_rank_is_blamed_for_the_hang_and_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+    hang(100.0 + rank)
+    """
+    code = run(HANG + textwrap.dedent(script), folder=tmp_path, num_ranks=3)
+    assert code == os.EX_TEMPFAIL
+    error = capfd.readouterr().err
+    assert "Likely to blame: rank 1 (process" in error
+    assert "is stopped" in error
+    assert str(tmp_path / "logs" / "rank_*.stacks.txt") in error
+    assert not any(is_alive(pid) for pid in pids(tmp_path))
+
+
+def test_of_ranks_that_all_hang_the_one_silent_longest_is_blamed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = run(HANG + "hang(100.0 - rank)", folder=tmp_path, num_ranks=3)
+    assert code == os.EX_TEMPFAIL
+    assert "Likely to blame: rank 2, which has the oldest last sign" in capfd.readouterr().err
+
+
+def test_a_rank_that_outlives_the_lost_connections_of_all_others_is_asked_and_blamed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The collectives gave up before any watchdog."""
+    script = """
+    if rank == 0:
+        time.sleep(60)
+    time.sleep(0.5)
+    fail("peer", "Timed out waiting")
+    """
+    code = run(HANG + textwrap.dedent(script), folder=tmp_path, num_ranks=2)
+    assert code == os.EX_TEMPFAIL
+    assert "Likely to blame: rank 0 (process" in capfd.readouterr().err
+    assert "most recent call first" in (tmp_path / "logs" / "rank_0.stacks.txt").read_text()
+
+
+def test_stacks_without_a_report_are_a_hang(tmp_path: Path) -> None:
+    """faulthandler's own timer ends a rank whose interpreter is stuck."""
+    script = HANG + "faulthandler.dump_traceback(stacks)\nos._exit(1)\n"
+    assert run(script, folder=tmp_path, num_ranks=1) == os.EX_TEMPFAIL
 
 
 def test_a_rank_that_ignores_term_is_killed(tmp_path: Path) -> None:
