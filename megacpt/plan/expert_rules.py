@@ -23,8 +23,6 @@ def expert_violations(
     """``architecture``: ``None`` while it is not known; then only what does not depend on it."""
     parallel = config.parallel
     etp = expert_tensor_ranks(parallel)
-    if etp < 1:
-        yield Violation(path="parallel.etp", value=etp, rule="is below 1", remedy="use 1 or more")
     yield from _coefficient_violations(config.model.router_aux_loss_coef)
     if architecture is None or min(etp, parallel.tp, parallel.cp, parallel.dp, parallel.ep) < 1:
         return
@@ -122,14 +120,14 @@ def _cut_violations(parallel: ParallelConfig, *, architecture: Architecture) -> 
 
 
 def _sharding_violations(parallel: ParallelConfig) -> Iterator[Violation]:
-    """ZeRO-3 cuts every weight over the same ranks, which hold different experts here."""
-    apart = parallel.ep > 1 or expert_tensor_ranks(parallel) != parallel.tp
-    if parallel.sharded_weights and apart:
+    """Experts are reduced over other ranks than all else, and ZeRO-3 knows of one set of ranks."""
+    if parallel.sharded_weights:
         yield Violation(
             path="parallel.sharded_weights",
             value="true",
-            rule="cuts experts like all weights, so it excludes parallel.ep and parallel.etp",
-            remedy="use parallel.ep=1 and parallel.etp=null, or parallel.sharded_weights=false",
+            rule="is not there for models with experts",
+            remedy="set parallel.distributed_optimizer=true in its place, and deal the experts "
+            "with parallel.ep",
         )
 
 

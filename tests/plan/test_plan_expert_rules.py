@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What experts ask of the layout, and how they are counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_plan_rules import ARCHITECTURE, config_of, messages
+
+from megacpt.config.sections import Dtype, ParallelConfig
+from megacpt.errors import Violation
+from megacpt.plan.architecture import Experts
+from megacpt.plan.expert_rules import expert_violations
+from megacpt.plan.memory import rank_memory
+
+MIXTURE = replace(
+    ARCHITECTURE,
+    family="mixtral",
+    experts=Experts(num=8, per_token=2, balance_coefficient=0.02),
+)
+TP3 = {"parallel.tp": 3, "parallel.sequence_parallel": True}
+
+
+def found(changes: dict[str, Any], architecture: Any = MIXTURE) -> list[str]:
+    violations: list[Violation] = list(
+        expert_violations(config_of(changes), architecture=architecture)
+    )
+    return [str(violation) for violation in violations]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"parallel.dp": 4, "parallel.ep": 4},
+        {"parallel.dp": 4, "parallel.ep": 2},
+        TP3 | {"parallel.dp": 4, "parallel.ep": 4},
+        TP3 | {"parallel.dp": 8, "parallel.ep": 8, "parallel.etp": 1},
+        {"parallel.cp": 2, "parallel.ep": 2},
+        {"model.router_aux_loss_coef": 0.0},
+        # It would exceed pp's ranks only: experts are dealt within a stage.
+        {"parallel.pp": 2, "parallel.dp": 2, "parallel.ep": 2},
+    ],
+)
+def test_what_is_sound(changes: dict[str, Any]) -> None:
+    assert found(changes) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"parallel.dp": 6, "parallel.ep": 3},
+            "parallel.ep=3 does not divide num_local_experts=8; use 1 or 2",
+        ),
+        (
+            {"parallel.dp": 2, "parallel.ep": 4},
+            "parallel.ep=4 times etp=1 does not divide the 2 ranks of a stage (tp * cp * dp); "
+            "use 1 or 2",
+        ),
+        (
+            {"parallel.dp": 2, "parallel.etp": 4},
+            "parallel.etp=4 does not divide the 2 ranks of a pipeline stage (tp * cp * dp); "
+            "use 1 or 2",
+        ),
+        (
+            {"parallel.dp": 5, "parallel.etp": 5},
+            "parallel.etp=5 does not divide intermediate_size=1536; use 1",
+        ),
+        (
+            {"parallel.tp": 3},
+            "parallel.sequence_parallel=false leaves every token on all 3 tensor-parallel ranks, "
+            "each of which would send it to its experts; set parallel.sequence_parallel=true or "
+            "parallel.tp=1",
+        ),
+        (
+            {"parallel.dp": 2, "parallel.sharded_weights": True},
+            "parallel.sharded_weights=true is not there for models with experts; set "
+            "parallel.distributed_optimizer=true in its place, and deal the experts with "
+            "parallel.ep",
+        ),
+        (
+            {"model.router_aux_loss_coef": -0.1},
+            "model.router_aux_loss_coef=-0.1 is not a number from 0 up; 0.001 to 0.02 is usual, "
+            "null takes the base model's",
+        ),
+    ],
+)
+def test_each_rule(changes: dict[str, Any], expected: str) -> None:
+    assert found(changes) == [expected]
+
+
+def test_a_window_below_the_samples_length() -> None:
+    windowed = replace(MIXTURE, sliding_window=256)
+    assert found({"data.sequence_length": 256}, windowed) == []
+    assert found({"data.sequence_length": 512}, windowed) == [
+        "data.sequence_length=512 is above the model's sliding_window=256, which is not applied; "
+        "use 256 or less"
+    ]
+
+
+def test_a_dense_model_has_no_experts_to_deal() -> None:
+    changes = {"parallel.dp": 2, "parallel.ep": 2, "parallel.etp": 1}
+    changes["model.router_aux_loss_coef"] = 0.01
+    assert found(changes, ARCHITECTURE) == [
+        "parallel.ep=2 needs a model with experts, but this llama has none; use parallel.ep=1",
+        "parallel.etp=1 needs a model with experts, but this llama has none; use parallel.etp=null",
+        "model.router_aux_loss_coef=0.01 needs a model with experts, but this llama has none; "
+        "use model.router_aux_loss_coef=null",
+    ]
+
+
+def test_the_rules_are_among_all_rules() -> None:
+    (only,) = messages({"parallel.dp": 8, "parallel.ep": 2}, architecture=ARCHITECTURE)
+    assert only.startswith("parallel.ep=2 needs a model with experts")
+
+
+def test_nothing_is_said_of_a_model_not_read_yet() -> None:
+    assert found({"parallel.ep": 3}, None) == []
+
+
+def test_parameters_all_and_of_one_token() -> None:
+    """Mixtral 8x7B, whose authors state 46.7 and 12.9 billion (https://arxiv.org/abs/2401.04088)."""
+    mixtral = replace(
+        MIXTURE,
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        vocab_size=32000,
+        tied_embeddings=False,
+    )
+    assert mixtral.num_parameters == 46_702_792_704
+    assert round(mixtral.num_active_parameters / 1e9, 1) == 12.9
+    # Two operations a weight forward, four backward; the embedding table is looked up.
+    active = mixtral.num_active_parameters - 32000 * 4096 - (2 * 32 + 1) * 4096
+    assert mixtral.training_flops_per_token(sequence_length=0) == 6.0 * active
+
+
+def test_a_rank_holds_its_share_of_the_experts() -> None:
+    def weights(**layout: Any) -> int:
+        parallel = ParallelConfig(**layout)
+        data = config_of({}).data
+        return rank_memory(MIXTURE, data=data, parallel=parallel, dtype=Dtype.fp32).weights
+
+    whole, experts = 4 * MIXTURE.num_parameters, 4 * MIXTURE.num_expert_parameters
+    assert weights() == whole
+    assert weights(dp=4, ep=4) == whole - experts * 3 // 4
+    # Cut over tensor parallelism or dealt whole, it is the same share.
+    sound = {"tp": 3, "sequence_parallel": True}
+    assert weights(**sound, etp=3) < weights(**sound, etp=1)
+
+
+def test_optimizer_state_is_cut_over_the_ranks_with_the_same_experts() -> None:
+    def state(**layout: Any) -> int:
+        parallel = ParallelConfig(distributed_optimizer=True, **layout)
+        data = config_of({}).data
+        return rank_memory(MIXTURE, data=data, parallel=parallel, dtype=Dtype.fp32).optimizer
+
+    # Four ranks share all of it, whether each holds all experts or a fourth of them.
+    assert state(dp=4) == state(dp=4, ep=4)
