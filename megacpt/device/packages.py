@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from megacpt.config.sections import OptimConfig, Optimizer
 from megacpt.errors import EnvironmentError_
 
-MUON_PACKAGES = {"megatron-core": (0, 17), "emerging-optimizers": (0, 2)}
+MUON_PACKAGES = {"megatron-core": (0, 18), "emerging-optimizers": (0, 2)}
 
 
 def require_packages(optim: OptimConfig) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank: a run with cut weights (ZeRO-3) is saved, resumed, measured and reread.
+"""Started once a rank: runs are saved, resumed, measured and reread.
 
     python sharded_weights_worker.py WORK_DIR CASES_JSON
 
-Rank 0 writes WORK_DIR/sharded.json, whose entries test_train_sharded_weights.py looks at.
+A case is a name and settings. With parallel.sharded_weights (ZeRO-3) it is run beside one with
+whole weights, and each continues from the other's file. Rank 0 writes WORK_DIR/sharded-WORLD.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from parity_worker import parity_config
 
-from megacpt.config.sections import ClusterConfig, DeviceKind
+from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
 
@@ -29,55 +30,73 @@ def main() -> None:
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
     rank_runtime = runtime.start(ranks, cluster)
-    found = {name: run_case(work, rank_runtime, name, changes) for name, changes in cases.items()}
+    found = {name: run_case(work / name, rank_runtime, changes) for name, changes in cases.items()}
     if ranks.rank == 0:
-        (work / "sharded.json").write_text(json.dumps(found))
+        (work / f"sharded-{ranks.world_size}.json").write_text(json.dumps(found))
     runtime.stop()
 
 
 def run_case(
-    work: Path, rank_runtime: runtime.Runtime, name: str, changes: dict[str, Any]
+    folder: Path, rank_runtime: runtime.Runtime, changes: dict[str, Any]
 ) -> dict[str, Any]:
-    """Losses of an undisturbed run and of its resumed copies; checks that need tensors."""
+    """Curves of undisturbed and of resumed runs, and what a look at the tensors says."""
     from megatron.core import parallel_state
 
-    from megacpt.checkpoint import sharded
     from megacpt.model.parallel import initialise_parallel
-    from megacpt.train.run import assemble
 
-    cut = parity_config(work, changes)
-    whole = parity_config(work, changes)
-    whole.parallel.sharded_weights = False
-    folders = {kind: work / f"{name}-{kind}" for kind in ("cut", "whole")}
-    initialise_parallel(cut.parallel, seed=cut.seed)
-    found: dict[str, Any] = {}
-    for kind, config in (("cut", cut), ("whole", whole)):
-        run = assemble(config, runtime=rank_runtime)
-        steps(run, first=1, last=STEPS_BEFORE)
-        if rank_runtime.ranks.rank == 0:
-            folders[kind].mkdir()
-        sharded.barrier()
-        sharded.save(
-            folders[kind],
-            chunks=run.state.chunks,
-            optimizer=run.state.optimizer,
-            rng_state=runtime.rng_state(),
-        )
-        found[f"{kind}-undisturbed"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
-    for kind in ("cut", "whole"):
-        run = assemble(cut, runtime=rank_runtime)
-        sharded.load(
-            folders[kind],
-            chunks=run.state.chunks,
-            optimizer=run.state.optimizer,
-            step=STEPS_BEFORE,
-            same_layout=kind == "cut",
-        )
-        if kind == "cut":
-            found |= look(run, rank_runtime, whole, folder=folders[kind])
-        found[f"from-{kind}"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
+    config = parity_config(folder.parent, changes)
+    initialise_parallel(config.parallel, seed=config.seed)
+    found: dict[str, Any] = {"undisturbed": save_halfway(folder, rank_runtime, config)}
+    if config.parallel.sharded_weights:
+        whole = parity_config(folder.parent, changes)
+        whole.parallel.sharded_weights = False
+        whole_folder = folder.with_name(f"{folder.name}-whole")
+        found["whole"] = save_halfway(whole_folder, rank_runtime, whole)
+        run = resumed(whole_folder, rank_runtime, config, same_layout=False)
+        found["from-whole"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
+        run = resumed(folder, rank_runtime, config)
+        found |= look(run, whole, folder=folder)
+    else:
+        run = resumed(folder, rank_runtime, config)
+    found["resumed"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
     parallel_state.destroy_model_parallel()
     return found
+
+
+def save_halfway(
+    folder: Path, rank_runtime: runtime.Runtime, config: RunConfig
+) -> list[list[float]]:
+    """The curve after the step that is saved."""
+    from megacpt.checkpoint import sharded
+    from megacpt.train.run import assemble
+
+    run = assemble(config, runtime=rank_runtime)
+    steps(run, first=1, last=STEPS_BEFORE)
+    if rank_runtime.ranks.rank == 0:
+        folder.mkdir()
+    sharded.barrier()
+    state = run.state
+    sharded.save(
+        folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=runtime.rng_state()
+    )
+    return steps(run, first=STEPS_BEFORE + 1, last=last_step())
+
+
+def resumed(
+    folder: Path, rank_runtime: runtime.Runtime, config: RunConfig, *, same_layout: bool = True
+) -> Any:
+    from megacpt.checkpoint import sharded
+    from megacpt.train.run import assemble
+
+    run = assemble(config, runtime=rank_runtime)
+    sharded.load(
+        folder,
+        chunks=run.state.chunks,
+        optimizer=run.state.optimizer,
+        step=STEPS_BEFORE,
+        same_layout=same_layout,
+    )
+    return run
 
 
 def last_step() -> int:
@@ -99,50 +118,54 @@ def steps(run: Any, *, first: int, last: int) -> list[list[float]]:
     return curve
 
 
-def look(run: Any, rank_runtime: runtime.Runtime, whole: Any, *, folder: Path) -> dict[str, Any]:
+def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
     """Held-out loss, generations and weights, beside those of whole weights from the same file."""
     import torch
+    from megatron.core.utils import unwrap_model
 
     from megacpt.checkpoint import sharded
-    from megacpt.data.heldout import HeldoutSet
-    from megacpt.train.generate import generate
-    from megacpt.train.heldout import measure_all
     from megacpt.train.state import build_chunks, wrap_for_forward
 
     chunks = build_chunks(
         whole,
         architecture=run.architecture,
-        runtime=rank_runtime,
+        runtime=run.runtime,
         base_folder=Path(str(whole.model.path)),
     )
-    chunks = wrap_for_forward(chunks, config=whole, device=rank_runtime.device)
+    chunks = wrap_for_forward(chunks, config=whole, device=run.runtime.device)
     sharded.load_model(folder, chunks=chunks)
-    heldout = HeldoutSet.open(
-        str(folder.parent / "late"), sequence_length=32, max_tokens=0, vocab_size=257
+    expected = dict(unwrap_model(chunks)[0].named_parameters())
+    cut = dict(run.state.chunks[0].module.named_parameters())
+    return {
+        "measured": measured(run, run.state.chunks),
+        "measured-whole": measured(run, chunks),
+        "equal-weights": cut.keys() == expected.keys()
+        and all(
+            torch.equal(param.full_tensor().to(expected[name].dtype), expected[name])
+            for name, param in cut.items()
+        ),
+        "part-held": sum(p.to_local().numel() for p in cut.values())
+        / sum(p.numel() for p in cut.values()),
+    }
+
+
+def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
+    from megacpt.data.heldout import HeldoutSet
+    from megacpt.train.generate import generate
+    from megacpt.train.heldout import measure_all
+
+    device, prefix = run.runtime.device, Path(run.config.run_dir).with_name("late")
+    late = HeldoutSet.open(str(prefix), sequence_length=32, max_tokens=0, vocab_size=257)
+    losses = measure_all(chunks, {"late": late}, micro_batch_size=1, device=device)
+    texts = generate(
+        chunks,
+        ["ab", "c"],
+        tokenizer=run.tokenizer,
+        max_new_tokens=3,
+        sequence_length=32,
+        device=device,
     )
-    found: dict[str, Any] = {}
-    for kind, models in (("cut", run.state.chunks), ("whole", chunks)):
-        losses = measure_all(
-            models, {"late": heldout}, micro_batch_size=1, device=rank_runtime.device
-        )
-        found[f"heldout-{kind}"] = losses["late"].loss
-        texts = generate(
-            models,
-            ["ab", "c"],
-            tokenizer=run.tokenizer,
-            max_new_tokens=3,
-            sequence_length=32,
-            device=rank_runtime.device,
-        )
-        found[f"texts-{kind}"] = [text["text"] for text in texts]
-    cut_model, whole_model = run.state.chunks[0].module, sharded.unwrap_model(chunks)[0]
-    expected = dict(whole_model.named_parameters())
-    found["equal-weights"] = all(
-        torch.equal(param.full_tensor().to(expected[name].dtype), expected[name])
-        for name, param in cut_model.named_parameters()
-    )
-    found["rows"] = [p.to_local().shape[0] for p in cut_model.parameters()][:1]
-    return found
+    return {"loss": losses["late"].loss, "texts": [text["text"] for text in texts]}
 
 
 if __name__ == "__main__":
