@@ -28,6 +28,10 @@ class SwiGlu(torch.nn.Module):
         out: torch.Tensor = _SwiGlu.apply(x)  # type: ignore[no-untyped-call]
         return out
 
+    def sharded_state_dict(self, *_: object, **__: object) -> dict[str, object]:
+        """Nothing to save, but megatron-core asks every module of an MLP."""
+        return {}
+
 
 class _SwiGlu(torch.autograd.Function):
     @staticmethod
@@ -37,7 +41,7 @@ class _SwiGlu(torch.autograd.Function):
         return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, d_out: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, d_out: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         x_RF, d_out_RF = x.flatten(0, -2), d_out.flatten(0, -2)
         d_x_RF = torch.empty_like(x_RF)

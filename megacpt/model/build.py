@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
+from megacpt.device.fp8 import require_recipe
+from megacpt.model.experts import mark_expert
+from megacpt.model.output_layer import OutputLayer
 from megacpt.model.placement import placed_params
+from megacpt.model.precision import emulate
 from megacpt.model.rope import inverse_frequencies
 from megacpt.model.spec import block_spec
 from megacpt.model.transformer import transformer_config
@@ -22,35 +25,27 @@ from megacpt.plan.architecture import Architecture
 
 
 class Model(GPTModel):  # type: ignore[misc]
-    """GPTModel whose padded vocabulary columns can never be predicted.
+    """GPTModel with an output layer that masks padding and, on request, takes the loss itself."""
 
-    Tensor parallelism needs equal shares, so the vocabulary is filled up to a multiple of tp. The
-    filler's logits are set to the lowest number as they leave the output layer, so they add
-    nothing to the softmax, get no gradient and never win an argmax.
-    """
+    def __init__(self, *, real_vocab_size: int, fuse_loss: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._fuse_loss = fuse_loss
+        if self.post_process:
+            OutputLayer.take_over(self.output_layer, vocab_size=real_vocab_size)
 
-    def mask_padding(self, vocab_size: int) -> None:
-        """Columns from ``vocab_size`` on are padding."""
-        if self.post_process and self.vocab_size > vocab_size:
-            self.output_layer.register_forward_hook(_PaddingMask(vocab_size, self.vocab_size))
-
-
-class _PaddingMask:
-    """A forward hook: a module-level class, so that a model can still be pickled and copied."""
-
-    def __init__(self, vocab_size: int, padded_size: int) -> None:
-        self.vocab_size = vocab_size
-        self.padded_size = padded_size
-
-    def __call__(self, _module: Any, _inputs: Any, output: Any) -> Any:
-        logits_SBV, bias = output
-        width = logits_SBV.shape[-1]
-        gathered = width == self.padded_size
-        rank = 0 if gathered else parallel_state.get_tensor_model_parallel_rank()
-        real = max(self.vocab_size - rank * width, 0)
-        if real < width:
-            logits_SBV[..., real:] = torch.finfo(logits_SBV.dtype).min
-        return logits_SBV, bias
+    def _postprocess(self, **kwargs: Any) -> Any:
+        """Losses from the hidden states, where megatron-core would make all logits first."""
+        labels_BS, loss_weights_BS = kwargs["labels"], kwargs["loss_mask"]
+        fused = self._fuse_loss and labels_BS is not None and loss_weights_BS is not None
+        if not (fused and self.post_process):
+            return super()._postprocess(**kwargs)
+        tied = self.share_embeddings_and_output_weights
+        return self.output_layer(
+            kwargs["hidden_states"],
+            self.shared_embedding_or_output_weight() if tied else None,
+            labels_BS=labels_BS,
+            loss_weights_BS=loss_weights_BS,
+        )
 
 
 def build_model(
@@ -66,11 +61,14 @@ def build_model(
 
     megatron-core's parallel state must be initialised with the same layout.
     """
+    kernels = kernels or KernelsConfig()
+    if kind is DeviceKind.gpu:
+        require_recipe(precision)
     config = transformer_config(
         architecture,
         parallel=parallel,
         precision=precision,
-        kernels=kernels or KernelsConfig(),
+        kernels=kernels,
         kind=kind,
     )
     stages = range(parallel.vpp) if parallel.vpp > 1 else (None,)
@@ -80,10 +78,15 @@ def build_model(
             config=config,
             kind=kind,
             sequence_length=sequence_length,
+            # On GPUs the loss is megatron-core's own fused kernel (megacpt.model.kernels).
+            fuse_loss=kernels.cross_entropy_fusion and kind is not DeviceKind.gpu,
             vp_stage=stage,
         )
         for stage in stages
     ]
+    if kind is not DeviceKind.gpu:
+        for chunk in chunks:
+            emulate(chunk, precision=precision)
     _mark_tensor_parallel(chunks, architecture=architecture)
     return chunks
 
@@ -99,6 +102,7 @@ def _build_chunk(
     config: TransformerConfig,
     kind: DeviceKind,
     sequence_length: int,
+    fuse_loss: bool,
     vp_stage: int | None,
 ) -> Model:
     stage = {"ignore_virtual": False, "vp_stage": vp_stage}
@@ -118,15 +122,17 @@ def _build_chunk(
         share_embeddings_and_output_weights=architecture.tied_embeddings,
         position_embedding_type="rope",
         vp_stage=vp_stage,
+        real_vocab_size=architecture.vocab_size,
+        fuse_loss=fuse_loss,
     )
-    model.mask_padding(architecture.vocab_size)
     rotary = model.rotary_pos_emb
     rotary.inv_freq = inverse_frequencies(architecture).to(rotary.inv_freq.device)
     return model
 
 
 def _mark_tensor_parallel(chunks: list[Any], *, architecture: Architecture) -> None:
-    """Say which parameters are cut, or the gradient norm counts them on the first rank only.
+    """Say which parameters are cut, or the gradient norm counts them on the first rank only, and
+    which are experts'.
 
     megatron-core's plain layers say so as part of their initialisation, which is turned off.
     """
@@ -136,3 +142,5 @@ def _mark_tensor_parallel(chunks: list[Any], *, architecture: Architecture) -> N
             placed.tensor.partition_dim = placed.row.tp_dim  # type: ignore[attr-defined]
             if not hasattr(placed.tensor, "partition_stride"):
                 placed.tensor.partition_stride = 1  # type: ignore[attr-defined]
+        if placed.row.per_expert:
+            mark_expert(placed.tensor)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from megatron.core.extensions.transformer_engine import HAVE_TE
@@ -63,7 +64,10 @@ def _plain_layer(config: TransformerConfig) -> Any:
     layer.submodules.pre_mlp_layernorm = RMSNorm
     layer.submodules.self_attention.submodules.core_attention = CausalAttention
     if config.use_te_activation_func:
-        layer.submodules.mlp.submodules.activation_func = SwiGlu
+        mlp = layer.submodules.mlp
+        # megatron-core 0.16 describes a module by a ModuleSpec, 0.19 by a partial call.
+        submodules = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
+        submodules.activation_func = SwiGlu
     return layer
 
 

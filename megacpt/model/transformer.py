@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn.functional import silu
 
 from megacpt.config.sections import (
     DeviceKind,
-    Dtype,
     KernelsConfig,
     ParallelConfig,
     PrecisionConfig,
     Recompute,
 )
+from megacpt.model.experts import expert_settings
 from megacpt.model.kernels import kernel_settings
+from megacpt.model.precision import precision_settings
 from megacpt.plan.architecture import Architecture
 
 
@@ -39,8 +39,11 @@ def transformer_config(
         **_sizes(architecture),
         **_layout(parallel),
         **_recompute(parallel),
-        **_precision(precision),
+        **expert_settings(architecture, parallel=parallel, kind=kind),
+        **precision_settings(precision, kind=kind),
         **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
+        # megacpt.model.activation takes the place of Transformer Engine's on a CPU.
+        use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -94,13 +97,4 @@ def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
         # "uniform" counts the layers between two that are kept, "block" those recomputed.
         "recompute_method": "uniform" if layers is None else "block",
         "recompute_num_layers": layers or 1,
-    }
-
-
-def _precision(precision: PrecisionConfig) -> dict[str, Any]:
-    dtype = torch.bfloat16 if precision.dtype is Dtype.bf16 else torch.float32
-    return {
-        "params_dtype": dtype,
-        "pipeline_dtype": dtype,
-        "bf16": dtype is torch.bfloat16,
     }
