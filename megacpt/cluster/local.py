@@ -57,7 +57,14 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
             sys.stderr.write("No retry: no checkpoint was written since the start before.\n")
             return code
         sys.stderr.write(f"Retry {retry} of {config.cluster.retries}, from {newest}.\n")
+        _keep_stacks(RunFolder(Path(config.run_dir)), retry=retry)
     return code
+
+
+def _keep_stacks(folder: RunFolder, *, retry: int) -> None:
+    """Of the ranks that hung; the next ones write files of their own."""
+    for path in folder.logs.glob("rank_*.stacks.txt"):
+        path.rename(path.with_name(f"{path.stem}.before_retry_{retry}.txt"))
 
 
 def run_ranks(

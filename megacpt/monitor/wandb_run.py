@@ -37,7 +37,7 @@ class WandbRun:
         self._run = run
         self._last_step = last_step
         self._base_texts: dict[str, str] = {}
-        self._fault_rows: list[list[Any]] = []
+        self._fault_rows: dict[int, list[list[Any]]] = {}
 
     @classmethod
     def start(
@@ -71,6 +71,8 @@ class WandbRun:
         step = record["step"]
         if step == 0:
             self._base_texts = {g["prompt"]: g["text"] for g in record.get("generations", [])}
+        if "fault" in record:
+            self._fault_rows[step] = fault_rows(record["fault"])
         if step > self._last_step:
             tables = self._generations(record) | self._fault(record)
             self._run.log(flat(record) | tables, step=step, commit=True)
@@ -102,8 +104,8 @@ class WandbRun:
             return {}
         import wandb
 
-        self._fault_rows += fault_rows(record["fault"])
-        return {"faults/samples": wandb.Table(columns=FAULT_COLUMNS, data=self._fault_rows)}
+        rows = [row for rows in self._fault_rows.values() for row in rows]
+        return {"faults/samples": wandb.Table(columns=FAULT_COLUMNS, data=rows)}
 
 
 def fault_rows(event: FaultRecord) -> list[list[Any]]:

@@ -23,7 +23,7 @@ from megacpt.config.sections import (
 )
 from megacpt.evaluate.gate import verdict
 from megacpt.monitor.environment import write_environment
-from megacpt.monitor.metrics import HeldoutLoss, MetricsLog, StepRecord
+from megacpt.monitor.metrics import FaultRecord, HeldoutLoss, MetricsLog, StepRecord
 
 STEPS = 120
 PROMPTS = {
@@ -103,6 +103,65 @@ def training_record(step: int, *, noise: random.Random) -> StepRecord:
     if step == STEPS:
         record["generations"] = [{"prompt": p, "text": texts[1]} for p, texts in PROMPTS.items()]
     return record
+
+
+def fault_event(*, step: int, policy: str) -> FaultRecord:
+    """A NaN in one of eight samples."""
+    rolls_back = policy == "rollback"
+    return {
+        "step": step,
+        "kind": "nonfinite",
+        "what": "loss",
+        "value": "nan",
+        "threshold": None,
+        "policy": policy,
+        "reason": "",
+        "restart_step": 40 if rolls_back else None,
+        "passed_steps": list(range(step - 3, step + 1)) if rolls_back else [],
+        "lr_factor": 0.5 if rolls_back else 1.0,
+        "sources": {"psalms": 6, "speeches": 2},
+        "nonfinite_samples": 1,
+        "samples": [
+            {
+                "source": "psalms",
+                "position": 5,
+                "loss": "nan",
+                "documents": [{"document": 812, "first_token": 40, "tokens": 513}],
+                "excerpt": "Selah \x1b[2J <b>\ufffd\ufffd\ufffd</b> he that dwelleth " * 4,
+            },
+            {
+                "source": "speeches",
+                "position": 1,
+                "loss": 3.4,
+                "documents": [],
+                "excerpt": "My fellow citizens",
+            },
+        ],
+    }
+
+
+def records_with_faults() -> list[StepRecord]:
+    """A gradient spike skipped at step 30, steps 55 to 58 passed over after a rollback."""
+    found = records()
+    spike = fault_event(step=30, policy="skip")
+    spike |= {"kind": "spike", "what": "grad_norm", "value": 81.25, "threshold": 4.2}
+    found[30]["fault"] = spike
+    for record in found[30:]:
+        record["skipped_samples_per_source"] = {"psalms": 6, "speeches": 2}
+    for record in found[55:59]:
+        for key in ("loss", "loss_per_source", "grad_norm", "lr"):
+            del record[key]  # type: ignore[misc]
+        record["passed_over"] = True
+    found[58]["fault"] = fault_event(step=58, policy="rollback")
+    for record in found[1:]:
+        record["rank_times"] = {
+            "median_s": 2.4,
+            "slowest_s": 4.1 if record["step"] > 90 else 2.5,
+            "slowest_rank": 13,
+            "slowest_host": "node07",
+            "straggles": record["step"] > 90,
+        }
+    return found
 
 
 def write_run(run_dir: Path, *, run: list[StepRecord]) -> RunConfig:

@@ -15,6 +15,7 @@ from sample_run import (
     STEPS,
     heldout_at,
     records,
+    records_with_faults,
     run_config,
     write_certificate,
     write_evaluation,
@@ -248,3 +249,37 @@ def test_the_certificate_is_told_in_words(finished_run: Path) -> None:
     text = text_of(finished_run)
     assert "Verdict certified Largest logit difference 3.1e-05 (largest logit 21.4," in text
     assert "Same next token 100.00% of all positions Compared on 2 prompts, 35 tokens" in text
+
+
+def test_faults_and_the_slow_rank_are_told_and_no_markup_comes_from_the_samples(
+    tmp_path: Path,
+) -> None:
+    run_dir = tmp_path / "faulty"
+    write_run(run_dir, run=records_with_faults())
+    content = report(run_dir)
+    assert [event["step"] for event in content["faults"]] == [30, 58]
+    assert content["skipped_samples_per_source"] == {"psalms": 6, "speeches": 2}
+    assert content["rank_times"]["slowest_host"] == "node07"
+    text = text_of(run_dir)
+    assert "30 gradient norm 81.25 (threshold 4.2) its update is skipped" in text
+    assert (
+        "58 loss nan back to step 40, passing over steps 55 to 58, learning rate x 0.5 "
+        "sample 5, of psalms, document 812 from token 40 on" in text
+    )
+    assert "6 samples of psalms, 2 samples of speeches" in text
+    assert "rank 13 on node07, 4.1 s" in text
+    page = (run_dir / "report.html").read_text()
+    assert "&lt;b&gt;" in page
+    assert "\x1b" not in page
+
+
+def test_a_run_without_faults_has_no_such_section(finished_run: Path) -> None:
+    assert report(finished_run)["faults"] == []
+    assert "Faults in training" not in text_of(finished_run)
+
+
+def test_a_run_whose_last_step_was_passed_over_is_complete(tmp_path: Path) -> None:
+    run = records_with_faults()
+    run[STEPS] = {**run[58], "step": STEPS}
+    write_run(tmp_path / "run", run=run)
+    assert report(tmp_path / "run")["complete"] is True

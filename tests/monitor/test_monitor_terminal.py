@@ -9,6 +9,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_run import fault_event, records_with_faults
 
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.terminal import (
@@ -162,3 +163,47 @@ def test_long_set_names_stay_within_80_columns() -> None:
     loss = {"loss": 9.9, "perplexity": 99999.0, "tokens": 1}
     lines = heldout_lines({"x" * 60: loss}, step=5, base={"x" * 60: loss})
     assert max(map(len, lines)) <= 80
+
+
+SELAH = "Selah [2J <b>\ufffd\ufffd\ufffd</b> he that dwelleth"
+
+
+def test_a_fault_is_told_in_few_short_lines_and_cannot_drive_the_terminal() -> None:
+    lines = shown({**record(58), "fault": fault_event(step=58, policy="rollback")})
+    assert lines[2:7] == [
+        "  ! step 58: loss nan; back to step 40, passing over steps 55 to 58, learning",
+        "    rate x 0.5",
+        "    1 of 8 samples not finite, worst: sample 5, of psalms, document 812 from",
+        "    token 40 on, loss nan",
+        f"    > {SELAH} {SELAH[:-9]}",
+    ]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_step_passed_over_is_one_line() -> None:
+    event = fault_event(step=58, policy="rollback")
+    lines = shown(
+        {"step": 57, "passed_over": True}, {"step": 58, "passed_over": True, "fault": event}
+    )
+    assert lines == ["  step 58 passed over (loss nan before the rollback)"]
+
+
+def test_after_a_rollback_the_bar_and_the_rate_begin_again() -> None:
+    out, clock = io.StringIO(), Seconds()
+    progress = Progress(60, log_every_steps=1, start_step=0, file=out, clock=clock)
+    for step in range(1, 59):
+        clock.now += 2.0
+        progress.update(record(step))
+    progress.rewind(40, event=fault_event(step=59, policy="rollback"))
+    clock.now += 10.0
+    progress.update(record(41))
+    assert out.getvalue().splitlines()[-1].split()[-1] == "3:10"
+
+
+def test_a_straggler_is_named_once() -> None:
+    run = [r for r in records_with_faults()[80:] if "fault" not in r]
+    lines = [line for line in shown(*run, total_steps=120) if "slow" in line or "median" in line]
+    assert lines == [
+        "  rank 13 on node07 is slow at step 91: 4.1 s a step,",
+        "    1.7 times the median rank's 2.4 s (waits not counted)",
+    ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_run import records_with_faults
 
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError
@@ -223,3 +224,21 @@ def test_numbers_that_were_not_measured_are_left_out() -> None:
         "heldout/a_loss": 3.0,
         "heldout/a_perplexity": 20.1,
     }
+
+
+def test_faults_stand_in_a_table_and_as_numbers(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    for item in records_with_faults()[29:60]:
+        run.log(item)
+    run.finish()
+    by_step = {entry["_step"]: entry for entry in history(tmp_path)}
+    assert by_step[30]["faults/event"] == by_step[58]["faults/event"] == 1
+    assert by_step[30]["faults/threshold"] == 4.2
+    assert by_step[58]["faults/skipped_samples_psalms"] == 6
+    assert by_step[58]["speed/slowest_rank"] == 13
+    assert "train/loss" not in by_step[57]
+    (tables,) = (tmp_path / "wandb").glob("offline-run-*/files/media/table/faults")
+    newest = max(tables.glob("*.json"), key=lambda path: path.stat().st_size)
+    rows = json.loads(newest.read_text())["data"]
+    assert [row[0] for row in rows] == [30, 30, 58, 58]
+    assert rows[2][3] == "sample 5, of psalms, document 812 from token 40 on"
