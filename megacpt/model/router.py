@@ -53,8 +53,10 @@ class Router(TopKRouter):  # type: ignore[misc]
         """This rank's part of the sum over samples; a sample's tokens may lie on several ranks."""
         length, ranks = logits_SBE.shape[0], self.tp_cp_group.size()
         local_BE = chosen_SBE.sum(dim=0).float()
-        choices_BE = local_BE.clone()
-        torch.distributed.all_reduce(choices_BE, group=self.tp_cp_group)
+        choices_BE = local_BE
+        if ranks > 1:
+            choices_BE = local_BE.clone()
+            torch.distributed.all_reduce(choices_BE, group=self.tp_cp_group)
         share_BE = choices_BE / (length * ranks * self.topk)
         probability_BE = logits_SBE.softmax(dim=-1, dtype=torch.float32).sum(dim=0)
         # A mean over length * ranks tokens, weighted with as many.

@@ -7,8 +7,11 @@ import ast
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from megacpt.device.rewrite import compile_for_cpu, rewrite
 
@@ -80,6 +83,17 @@ def test_a_module_of_nothing_but_a_docstring_stays() -> None:
 def test_generator_functions_use_the_cpu_generator() -> None:
     source = "def _set_cuda_rng_state(new_state, device=-1, graph_safe=False):\n    _C._cuda(1)"
     assert rewritten(source).splitlines()[-1].strip() == "_cpu_cuda.set_rng_state(new_state)"
+
+
+def test_sizes_of_an_all_to_all_become_an_array_without_a_copy_from_a_gpu() -> None:
+    source = "def maybe_move_tensor_to_cpu(tensor, as_numpy=False, record_stream=False):\n    pass"
+    scope: dict[str, Any] = {"torch": torch}
+    exec(compile_for_cpu(source.encode(), path="p.py", module="megatron.core.some"), scope)
+    move, sizes = scope["maybe_move_tensor_to_cpu"], torch.tensor([3, 4])
+    assert move(sizes, as_numpy=True).tolist() == [3, 4]
+    assert isinstance(move(sizes, as_numpy=True), np.ndarray)
+    assert move(sizes) is sizes
+    assert move(None, as_numpy=True) is None
 
 
 def test_fork_does_not_warn_that_its_own_generator_moved() -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from llama_cases import CASES, LLAMA3_ROPE, write_llama
+from mixtral_cases import CASES as MIXTRAL_CASES
+from mixtral_cases import write_mixtral
 
 from megacpt.errors import ModelError
 from megacpt.model.families import read_architecture
-from megacpt.plan.architecture import Llama3RopeScaling
+from megacpt.plan.architecture import Experts, Llama3RopeScaling
 from tests_support import LLAMA
 
 SCALING = Llama3RopeScaling(
@@ -81,8 +83,8 @@ def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt_neox"}, "model_type must be one of llama, but is 'gpt_neox'"),
-        ({"model_type": None}, "model_type must be one of llama, but is None"),
+        ({"model_type": "gpt_neox"}, "model_type must be one of llama, mixtral, but is 'gpt_neox'"),
+        ({"model_type": None}, "model_type must be one of llama, mixtral, but is None"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', but is 'gelu'"),
         ({"hidden_size": None}, "has no hidden_size"),
         ({"hidden_size": "64"}, "hidden_size must be a positive integer, but is '64'"),
@@ -103,6 +105,62 @@ def test_what_is_not_supported_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         read_architecture(folder_with(tmp_path, LLAMA | changes))
+
+
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+def test_experts_and_window_of_mixtral(tmp_path: Path) -> None:
+    stated = {"router_aux_loss_coef": 0.02, "sliding_window": 128, "attention_bias": True}
+    a = read_architecture(folder_with(tmp_path, MIXTRAL | stated))
+    assert a.experts == Experts(num=4, per_token=2, balance_coefficient=0.02)
+    assert (a.family, a.ffn_hidden_size, a.sliding_window) == ("mixtral", 96, 128)
+    # Mixtral has no biases, whatever a config says that other families know.
+    assert (a.attention_bias, a.mlp_bias) == (False, False)
+    a = read_architecture(folder_with(tmp_path, MIXTRAL | {"sliding_window": None}))
+    assert a.sliding_window is None
+
+
+def test_defaults_of_mixtral_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import MixtralConfig
+
+    sizes = ("intermediate_size", "num_hidden_layers", "vocab_size")
+    small = {k: LLAMA[k] for k in sizes} | {"hidden_size": 64, "num_attention_heads": 8}
+    a = read_architecture(folder_with(tmp_path, small | {"model_type": "mixtral"}))
+    b = MixtralConfig(**small)
+    assert a.experts == Experts(
+        num=b.num_local_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+    )
+    assert a.num_kv_heads == b.num_key_value_heads
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+    assert a.sliding_window == b.sliding_window
+
+
+@pytest.mark.parametrize("case", MIXTRAL_CASES)
+def test_parameter_count_of_mixtral_equals_transformers(case: str, tmp_path: Path) -> None:
+    model = write_mixtral(tmp_path, **MIXTRAL_CASES[case])
+    assert read_architecture(tmp_path).num_parameters == model.num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"router_jitter_noise": 0.1}, "router_jitter_noise must be 0.0, but is 0.1"),
+        ({"num_experts_per_tok": 1}, "num_experts_per_tok must be from 2 to 4, but is 1"),
+        ({"num_experts_per_tok": 5}, "num_experts_per_tok must be from 2 to 4, but is 5"),
+        ({"router_aux_loss_coef": -1}, "router_aux_loss_coef must be from 0 to 1, but is -1"),
+        ({"num_local_experts": "8"}, "num_local_experts must be a positive integer, but is '8'"),
+        ({"sliding_window": 0}, "sliding_window must be a positive integer, but is 0"),
+    ],
+)
+def test_what_of_mixtral_is_not_supported_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_architecture(folder_with(tmp_path, MIXTRAL | changes))
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

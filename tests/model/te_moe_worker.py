@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Started by test_model_te_moe.py: a model with experts, of Transformer Engine's layers and plain.
+
+    python te_moe_worker.py MODEL_FOLDER OUTPUT
+
+Both get the same random weights. OUTPUT gets, for each: the names of a layer's parameters, whether
+each expert's are marked as such, and what its checkpoint would hold (key -> shape and checksum).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from te_worker import build, pretend_a_gpu
+
+from megacpt.config.sections import DeviceKind
+
+
+def main() -> None:
+    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+    pretend_a_gpu()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel()
+    kinds = {"engine": DeviceKind.gpu, "plain": DeviceKind.cpu}
+    torch.save({name: facts(build(folder, kind)) for name, kind in kinds.items()}, output)
+
+
+def facts(model: Any) -> dict[str, Any]:
+    layer = model.decoder.layers[0]
+    named = dict(layer.mlp.named_parameters())
+    return {
+        "layer": type(layer.mlp.experts).__name__,
+        "router": type(layer.mlp.router).__name__,
+        "names": list(named),
+        "experts": [n for n, p in named.items() if not getattr(p, "allreduce", True)],
+        "dispatcher": model.config.moe_token_dispatcher_type,
+        "permutes_in_one_kernel": model.config.moe_permute_fusion,
+        "saved": saved(model),
+    }
+
+
+def saved(model: Any) -> dict[str, list[Any]]:
+    """Key -> offset, shape and sum of each part this rank would write."""
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+
+    state = model.sharded_state_dict(metadata={"dp_cp_group": dist.group.WORLD})
+    apply_factories(state)
+    found: dict[str, list[Any]] = {}
+    for value in nested_values(state):
+        if isinstance(value, ShardedTensor):
+            part = (value.global_offset, value.global_shape, float(value.data.double().sum()))
+            found.setdefault(value.key, []).append(part)
+    return {key: sorted(parts) for key, parts in found.items()}
+
+
+if __name__ == "__main__":
+    main()
