@@ -249,14 +249,21 @@ def apply(config: RunConfig) -> None:
 
 
 def record(config: RunConfig, *, kind: DeviceKind) -> dict[str, Setting]:
-    """What this process runs with: the settings, and what else its libraries look at."""
+    """What this process really has: the settings, and what else its libraries look at."""
     settings = resolve(config, kind=kind, environment=os.environ)
+    there = {n: setting for n, setting in settings.items() if os.environ.get(n) == setting.value}
     others = {
-        name: Setting(value=value, set_by=ENVIRONMENT if name in AT_START else LIBRARY)
+        name: Setting(value=value, set_by=_setter(name))
         for name, value in sorted(os.environ.items())
-        if _OF_LIBRARIES.match(name) and name not in settings
+        if _OF_LIBRARIES.match(name) and name not in there
     }
-    return settings | others
+    return there | others
+
+
+def _setter(name: str) -> str:
+    if name in os.environ.get(MARK, "").split():
+        return MEGACPT
+    return ENVIRONMENT if name in AT_START else LIBRARY
 
 
 def notes(config: RunConfig) -> list[str]:

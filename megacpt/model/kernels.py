@@ -19,6 +19,7 @@ from megacpt.config.sections import (
     PrecisionConfig,
     Recipe,
 )
+from megacpt.errors import EnvironmentError_
 
 BUCKET_PARAMETERS = 128 * 2**20
 """Gradients reduced in one piece. NVIDIA's recipes; megatron-core's own 40 M are too few to fill
@@ -182,6 +183,11 @@ def start_communication_overlap(
     """
     from transformer_engine.pytorch.module import base
 
+    if not hasattr(base, "UserBufferQuantizationMode"):
+        raise EnvironmentError_(
+            "kernels.tp_comm_overlap needs Transformer Engine 2.7 or newer; install it, or use "
+            "kernels.tp_comm_overlap=false."
+        )
     modes = base.UserBufferQuantizationMode
     recipe = [] if precision.recipe is Recipe.none else [modes.FP8]
     plain = not recipe or precision.bf16_first_layers + precision.bf16_last_layers > 0
