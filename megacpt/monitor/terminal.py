@@ -83,9 +83,12 @@ class Progress:
         if self._bar is not None:
             self._advance_bar(record)
 
-    def rewind(self, step: int, *, event: FaultRecord) -> None:
-        """Say why the run goes on from an earlier ``step``."""
+    def announce(self, event: FaultRecord) -> None:
+        """Say why a rollback begins."""
         self._show(fault_lines(event, again=False))
+
+    def rewind(self, step: int) -> None:
+        """After a rollback the run goes on from an earlier ``step``."""
         self._times.clear()
         self._times.append((step, self._clock()))
         if self._bar is not None:

@@ -49,11 +49,15 @@ class Journal:
         self._progress.update(step_record)
         self._wandb.log(step_record)
 
-    def rewind(self, step: int, *, event: FaultRecord) -> None:
-        """Go on from an earlier ``step`` because of ``event``; wandb keeps what it has."""
+    def announce(self, event: FaultRecord) -> None:
+        """A rollback begins; its record comes when the run is there again."""
+        self._progress.announce(event)
+
+    def rewind(self, step: int) -> None:
+        """Go on from an earlier ``step``; wandb keeps what it has."""
         self._log.close()
         self._log = _open_log(self._path, step=step)
-        self._progress.rewind(step, event=event)
+        self._progress.rewind(step)
 
     def close(self, *, failed: bool) -> None:
         self._progress.close()

@@ -39,10 +39,12 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
         run, position=position, journal=journal, peak_flops=peak_flops
     ):
         run.beat(f"rollback to step {rollback['restart_step']}")
+        if journal is not None:
+            journal.announce(rollback)
         rebuild(run)
         position = start(run)
         if journal is not None:
-            journal.rewind(position.step, event=rollback)
+            journal.rewind(position.step)
 
 
 def train_to_rollback(

@@ -194,7 +194,8 @@ def test_after_a_rollback_the_bar_and_the_rate_begin_again() -> None:
     for step in range(1, 59):
         clock.now += 2.0
         progress.update(record(step))
-    progress.rewind(40, event=fault_event(step=59, policy="rollback"))
+    progress.announce(fault_event(step=59, policy="rollback"))
+    progress.rewind(40)
     clock.now += 10.0
     progress.update(record(41))
     assert out.getvalue().splitlines()[-1].split()[-1] == "3:10"
