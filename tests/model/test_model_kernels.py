@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -126,3 +128,20 @@ def test_megatron_core_knows_every_switch_and_lacks_what_this_machine_lacks(
     assert found["cross_entropy_fusion_impl"] == "native"
     config = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1)
     assert resolved(config) == {kernel.name: False for kernel in KERNELS}
+
+
+@pytest.mark.te
+def test_transformer_engine_takes_the_buffers_as_they_are_asked_for() -> None:
+    """What ``start_communication_overlap`` calls; the call itself needs GPUs that share NVLink."""
+    code = (
+        "import inspect\n"
+        "from transformer_engine.pytorch.module import base\n"
+        "print(*inspect.signature(base.initialize_ub).parameters)\n"
+        "print(*base.UserBufferQuantizationMode.__members__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("Transformer Engine cannot be imported")
+    arguments, modes = (set(line.split()) for line in done.stdout.splitlines()[-2:])
+    assert {"shape", "tp_size", "quantization_modes", "bootstrap_backend"} <= arguments
+    assert {"FP8", "NONE"} <= modes
