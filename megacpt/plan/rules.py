@@ -13,6 +13,7 @@ from megacpt.errors import ConfigError, Violation
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import blend_violations, sequence_lengths
 from megacpt.plan.expert_rules import expert_violations
+from megacpt.plan.fault_rules import fault_violations
 from megacpt.plan.kernel_rules import kernel_violations
 from megacpt.plan.layout_rules import layout_violations
 from megacpt.plan.lr_rules import (
@@ -21,6 +22,7 @@ from megacpt.plan.lr_rules import (
     sharding_violations,
 )
 from megacpt.plan.nearest import as_text, nearest_layout
+from megacpt.plan.precision_rules import precision_violations
 from megacpt.plan.schedule import final_fraction
 from megacpt.plan.stages import (
     Segment,
@@ -429,8 +431,16 @@ def _kernels(facts: _Facts) -> Iterator[Violation]:
     yield from kernel_violations(facts.config)
 
 
+def _precision(facts: _Facts) -> Iterator[Violation]:
+    yield from precision_violations(facts.config, architecture=facts.architecture)
+
+
 def _experts(facts: _Facts) -> Iterator[Violation]:
     yield from expert_violations(facts.config, architecture=facts.architecture)
+
+
+def _faults(facts: _Facts) -> Iterator[Violation]:
+    yield from fault_violations(facts.config)
 
 
 LAYOUT_RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
@@ -460,6 +470,8 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _heldout_is_held_out,
     _gate_sets,
     _names,
+    _faults,
     _kernels,
+    _precision,
     _experts,
 )
