@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help quickstart test test-mcore test-slurm test-sanitize check wheel clean
+.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te check wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
 	@echo "make test           all tests"
+	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
 	@echo "make check          ruff, mypy, layer and packaging tests"
 	@echo "make wheel          build dist/megacpt-*.whl"
@@ -32,6 +33,19 @@ test-mcore: $(INSTALLED)
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm
+
+# Transformer Engine's layers, constructed for real and without a GPU, in an environment of their own.
+PYTHON_TE ?= python3.12
+VENV_TE ?= .venv-te
+
+$(VENV_TE)/.te: tools/install_te.py
+	@$(PYTHON_TE) tools/install.py $(VENV_TE)
+	@$(VENV_TE)/bin/python tools/install_te.py
+	@touch $@
+
+test-te: $(VENV_TE)/.te
+	LD_LIBRARY_PATH=$$($(VENV_TE)/bin/python tools/install_te.py --library-path) OMP_NUM_THREADS=1 \
+	  $(VENV_TE)/bin/python -m pytest -q -m te
 
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.
@@ -65,6 +79,6 @@ wheel: $(INSTALLED)
 	@ls dist/*.whl
 
 clean:
-	rm -rf .venv .venv-newest build dist megacpt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-te build dist megacpt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f megacpt/_C.*.so
 	find megacpt tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Save and load model, optimizer and generators through megatron-core distributed checkpointing.
 
-The optimizer is written ``fully_reshardable``, so that any other layout can load it. Strictness is
-``raise_all``: a key too many or too few is an error, never a silent random weight.
+The optimizer is written ``fully_reshardable``, so that any other layout can load it. A key too many
+or too few is an error, never a silent random weight (but for megacpt.checkpoint.layer_states).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import adam, cut
+from megacpt.checkpoint import adam, cut, layer_states
 from megacpt.device.environment import die_with_parent
 from megacpt.errors import CheckpointError
 
@@ -43,7 +43,7 @@ def load(
     state["optimizer"] = _optimizer_state(chunks, optimizer, model=state, is_loading=True)
     if same_layout:
         state["rng"] = _rng_object({})
-    loaded = _load_strictly(state, folder, ignore_rng=not same_layout)
+    loaded = _load_strictly(state, folder, weights_only=not same_layout)
     if cut.is_cut(chunks):
         _fill_cut(chunks, optimizer, loaded, step=step)
     else:
@@ -67,20 +67,22 @@ def _bind_result_queue() -> None:
 
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
     """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
-    loaded = dist_checkpointing.load(_model_state(chunks), str(folder), strict="raise_unexpected")
-    _fill_model(chunks, loaded)
+    _fill_model(chunks, _load_strictly(_model_state(chunks), folder, weights_only=True))
 
 
-def _load_strictly(state: dict[str, Any], folder: Path, *, ignore_rng: bool) -> dict[str, Any]:
-    strict = "raise_unexpected" if ignore_rng else "raise_all"
+def _load_strictly(state: dict[str, Any], folder: Path, *, weights_only: bool) -> dict[str, Any]:
+    """All that ``state`` asks for; with ``weights_only`` the checkpoint may hold more."""
+    strict = "return_unexpected" if weights_only else "return_all"
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder), strict=strict)
+        loaded, missing, unexpected = dist_checkpointing.load(state, str(folder), strict=strict)
+        if wrong := layer_states.others(missing | unexpected):
+            raise CheckpointingException(f"of these, one side has none: {', '.join(wrong)}")
     except CheckpointingException as error:
         raise CheckpointError(
             f"{folder} does not hold what this run needs: {error}; "
             "use the model and configuration that wrote it, or a new run_dir."
         ) from error
-    return loaded
+    return dict(loaded)
 
 
 def _model_state(chunks: list[Any]) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
             cut.fill_model(chunk, loaded[_chunk_key(n)])
         return
     for n, model in enumerate(unwrap_model(chunks)):
-        model.load_state_dict(loaded[_chunk_key(n)], strict=True)
+        layer_states.fill(model, loaded[_chunk_key(n)])
 
 
 def _optimizer_state(

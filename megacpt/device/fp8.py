@@ -77,7 +77,7 @@ def require_recipe(precision: PrecisionConfig) -> None:
     )
     if available is not None:
         possible, reason = available(return_reason=True)
-        refuse(recipe, [] if possible else [f"Transformer Engine says: {reason}"])
+        refuse(recipe, [] if possible else [f"what Transformer Engine names: {reason}"])
     if recipe is Recipe.delayed:
         # The amax histories of a checkpoint are a pickle, which it refuses without this word. They
         # are read from the run's own folder, written by the run itself.
@@ -141,7 +141,7 @@ def obstacles(recipe: Recipe, found: Equipment) -> list[str]:
 def refuse(recipe: Recipe, needed: list[str]) -> None:
     if needed:
         raise EnvironmentError_(
-            f"precision.recipe={recipe.name} needs {'; and '.join(needed)}. Use such a GPU with "
+            f"precision.recipe={recipe.name} needs {'; and '.join(needed).rstrip('.')}. Use such a GPU with "
             "NVIDIA's PyTorch container, precision=bf16, or cluster.device=cpu for the emulation."
         )
 

@@ -17,6 +17,7 @@ from megatron.core import parallel_state
 
 from megacpt.errors import ModelError
 from megacpt.model.families import family_of
+from megacpt.model.fp8_weights import writable
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.params import Fill, Source
 from megacpt.model.placement import Placed, hf_shapes, placed_params
@@ -96,12 +97,13 @@ def _fill(chunks: Sequence[Any], read: ReadSlice, *, architecture: Architecture)
     """Write every parameter, padding rows included (zeros)."""
     for placed in placed_params(chunks, architecture=architecture):
         cut = placed.cut
-        views = placed.row.views(placed.tensor.data, architecture=architecture, tp=cut.size)
-        for source, view in zip(placed.row.sources, views, strict=True):
-            span = slice(0)
-            if placed.row.tp_dim is not None:
-                span = placed.row.span(view, source, architecture=architecture, rank=cut.rank)
-            _write(view, read(placed, source, span))
+        with writable(placed.tensor) as native:
+            views = placed.row.views(native, architecture=architecture, tp=cut.size)
+            for source, view in zip(placed.row.sources, views, strict=True):
+                span = slice(0)
+                if placed.row.tp_dim is not None:
+                    span = placed.row.span(view, source, architecture=architecture, rank=cut.rank)
+                _write(view, read(placed, source, span))
 
 
 def _write(view: torch.Tensor, part: torch.Tensor) -> None:

@@ -54,7 +54,9 @@ def _append_next(
 ) -> None:
     """Append the most likely next token to every row, seen through a window of the run's length."""
     windows = [row[-sequence_length:] for row in rows]
-    batch = host_microbatch(_padded(windows), document_mask=False, device=device)
+    batch = host_microbatch(
+        _padded(windows, on_gpu=device.type != "cpu"), document_mask=False, device=device
+    )
     logits_BSV = run_logits(chunks, batch.to(device))
     next_B = torch.zeros(len(rows), dtype=torch.int64, device=device)
     if logits_BSV is not None:
@@ -69,10 +71,13 @@ def _append_next(
         row.append(int(token))
 
 
-def _padded(windows: Sequence[Sequence[int]]) -> Batch:
+def _padded(windows: Sequence[Sequence[int]], *, on_gpu: bool) -> Batch:
     """Right-padded with token 0: with causal attention nothing before it can see it."""
     longest = max(len(w) for w in windows)
     unit = math.lcm(LENGTH_MULTIPLE, 2 * context_parallel.size() * _tp_size())
+    if on_gpu:
+        # Quantised products want multiples of up to 32 tokens on every rank.
+        unit = 32 * context_parallel.size() * _tp_size()
     length = -(-longest // unit) * unit
     bounds = np.array([0, length], dtype=np.int32)
     tokens_BS = np.zeros((len(windows), length), dtype=np.int64)

@@ -61,6 +61,7 @@ def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
         **_offload(on_gpu=on_gpu) if optim.offload else {},
         **_muon(config) if optim.optimizer is Optimizer.muon else {},
         overlap_param_gather=parallel.overlap_param_gather,
+        fp8_recipe=config.precision.recipe.value if config.precision.fp8_param_gather else None,
         # Infinity reports the norm and scales nothing; 0 would skip measuring it.
         clip_grad=optim.clip_grad_norm or float("inf"),
     )

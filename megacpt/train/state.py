@@ -90,6 +90,7 @@ def _data_parallel(chunks: list[Any], *, config: RunConfig, device: torch.device
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
+        fp8_param_gather=config.precision.fp8_param_gather,
     )
     # Buckets exist to overlap; only the first virtual stage profits (as in Megatron-LM).
     return [

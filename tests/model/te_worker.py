@@ -35,12 +35,15 @@ class Hopper:
     name, major, minor, multi_processor_count, total_memory = "H100", 9, 0, 132, 80 << 30
 
 
-def pretend_a_gpu() -> None:
+def pretend_a_gpu(capability: tuple[int, int] = (9, 0)) -> None:
+    Hopper.major, Hopper.minor = capability
     torch._dynamo.config.disable = True  # compiling would look for the GPU
     torch.cuda.is_available = lambda: True
     torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    torch.cuda.get_device_capability = lambda *_: (9, 0)
+    torch.cuda.get_device_capability = lambda *_: capability
+    torch.cuda.get_device_name = lambda *_: Hopper.name
     torch.cuda.get_device_properties = lambda *_: Hopper()  # type: ignore[assignment,return-value]
+    torch.cuda.synchronize = lambda *_: None
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
 
 

@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 WORKER = Path(__file__).with_name("te_worker.py")
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | variables
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")

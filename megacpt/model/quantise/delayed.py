@@ -133,7 +133,7 @@ class AmaxLedger:
         if block.training:
             self._enter([Matrix.activation, Matrix.weight])
         if output.requires_grad:
-            output.register_hook(self._before_backward)
+            output.register_hook(self._before_backward)  # type: ignore[no-untyped-call]
 
     def _before_backward(self, _gradient: torch.Tensor) -> None:
         self.close()

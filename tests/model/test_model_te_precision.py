@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformer Engine's layers of every family in every recipe, constructed for real.
+
+`make test-te` builds Transformer Engine and runs these; elsewhere they are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_model_te import run_python
+
+from megacpt.model.families import FAMILIES
+from tests_support import LLAMA, write_model_folder
+
+pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
+
+HERE = Path(__file__).parent
+NUM_LAYERS = LLAMA["num_hidden_layers"]
+MIXTRAL = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+}
+FOLDERS: dict[str, dict[str, Any]] = {"llama": {}, "mixtral": MIXTRAL}
+# megatron-core lays a class of its own over delayed scaling, to keep wgrad in bf16 if asked.
+EXPECTED: dict[str, dict[str, Any]] = {
+    "delayed": {"kinds": "DelayedScaling", "format": "HYBRID"},
+    "tensorwise": {"kinds": "Float8CurrentScaling", "format": "HYBRID"},
+    "blockwise": {"kinds": "Float8BlockScaling", "format": "E4M3"},
+    "mxfp8": {"kinds": "MXFP8BlockScaling", "format": "E4M3"},
+    "nvfp4": {"kinds": "NVFP4BlockScaling", "format": "E2M1"},
+}
+PAIRS = [(family, recipe) for family in FOLDERS for recipe in EXPECTED]
+
+
+def require_engine() -> None:
+    done = run_python("-c", "import transformer_engine.pytorch")
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["it ends without a word"])[-1]
+        pytest.skip(f"Transformer Engine cannot be imported: {reason}")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """In a process of its own, which is made to believe that it has a GPU."""
+    require_engine()
+    work = tmp_path_factory.mktemp("te_precision")
+    for name, changes in FOLDERS.items():
+        write_model_folder(work / "models" / name, **changes)
+    worker = run_python(str(HERE / "te_precision_worker.py"), str(work))
+    assert worker.returncode == 0, worker.stderr
+    built: dict[str, Any] = json.loads((work / "found.json").read_text())
+    return built
+
+
+def test_every_family_is_here() -> None:
+    assert FOLDERS.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize(("family", "recipe"), PAIRS)
+def test_the_engine_is_given_the_recipe(found: dict[str, Any], family: str, recipe: str) -> None:
+    given, expected = found[f"{family} {recipe}"]["recipe"], EXPECTED[recipe]
+    assert expected["kinds"] in given["kinds"]
+    assert given["format"] == expected["format"]
+    if recipe == "delayed":
+        assert (given["amax_history_len"], given["amax_compute_algo"]) == (1024, "max")
+        assert (given["margin"], given["reduce_amax"]) == (0, True)
+
+
+@pytest.mark.parametrize(("family", "recipe"), PAIRS)
+def test_first_and_last_layers_stay_in_bf16(
+    found: dict[str, Any], family: str, recipe: str
+) -> None:
+    """One of each, but with delayed scaling, which cannot leave any out."""
+    inner = [True] * (NUM_LAYERS - 2)
+    expected = [True, *inner, True] if recipe == "delayed" else [False, *inner, False]
+    assert found[f"{family} {recipe}"]["quantised"] == expected
+
+
+@pytest.mark.parametrize(("family", "recipe"), PAIRS)
+def test_layers_are_the_engines_own(found: dict[str, Any], family: str, recipe: str) -> None:
+    layers = set(found[f"{family} {recipe}"]["layers"])
+    assert {"TELayerNormColumnParallelLinear", "TERowParallelLinear"} <= layers
+    assert ("TEGroupedMLP" in layers) == (family == "mixtral")
+
+
+@pytest.mark.parametrize(("family", "recipe"), PAIRS)
+def test_checkpoints_have_the_keys_and_shapes_of_the_cpus(
+    found: dict[str, Any], family: str, recipe: str
+) -> None:
+    """Tensors are the same; the engine's layers have a state of their own besides."""
+
+    def tensors(keys: dict[str, Any]) -> dict[str, Any]:
+        return {key: shape for key, shape in keys.items() if shape is not None}
+
+    built = found[f"{family} {recipe}"]
+    assert tensors(built["keys"]) == tensors(built["plain_keys"])
+    states = {key for key in built["keys"] if "_extra_state" in key}
+    assert any("linear_qkv._extra_state" in key for key in states)
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_weights_pass_to_the_engine_and_back(found: dict[str, Any], family: str) -> None:
+    """Through checkpoints in files, bit for bit."""
+    assert found[f"{family} delayed"]["round_trip"] is True
+
+
+def test_an_engine_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    """Without its CUDA libraries it is installed, and of no use."""
+    require_engine()
+    code = (
+        "from megacpt.device import fp8\n"
+        "version, fault = fp8.engine_version()\n"
+        "assert version and fault and 'Error' in fault, (version, fault)\n"
+    )
+    done = run_python("-c", code, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_reference_quantisers_give_the_same_bits(tmp_path: Path) -> None:
+    """Current scaling, scales of blocks and NVFP4, of 40 matrices."""
+    require_engine()
+    output = tmp_path / "oracle.json"
+    done = run_python(str(HERE / "quantise_oracle_worker.py"), str(output))
+    assert done.returncode == 0, done.stderr
+    results: dict[str, dict[str, bool]] = json.loads(output.read_text())
+    wrong = [f"{case}: {name}" for case in results for name, ok in results[case].items() if not ok]
+    assert len(results) == 40
+    assert wrong == []
