@@ -16,8 +16,13 @@ from tests_support import write_model_folder
 WORKER = Path(__file__).with_name("parity_worker.py")
 LOSS_RTOL = 1e-5
 GRAD_NORM_RTOL = 1e-4
-# fp32 sums in another order differ by a few units of 6e-8 a term; ten steps of AdamW amplify that
-# to about 1e-6 in the loss. The bounds are ten times that, far below any real mistake.
+# fp32 sums in another order differ by a few units of 6e-8 a term; twenty steps of AdamW amplify
+# that to some 1e-8 in the loss (a mean of many tokens) and 1e-5 in the gradient norm at most.
+BF16_LOSS_RTOL = 5e-3
+BF16_GRAD_NORM_RTOL = 5e-2
+# bf16 keeps 8 bits, so an activation that is summed in another order changes by up to 2**-8 = 4e-3.
+# Such changes are random, and a loss is a mean over 256 tokens, so one step's loss differs by a
+# tenth of that; AdamW's first steps divide by the gradient's own size, which lets curves drift.
 
 
 def write_run_inputs(work: Path, *, tied: bool) -> None:
@@ -27,7 +32,7 @@ def write_run_inputs(work: Path, *, tied: bool) -> None:
     for name in ("domain", "replay", "late"):
         write_shard(
             work / name,
-            # Skewed, so that there is something to learn within ten steps.
+            # Skewed, so that there is something to learn within twenty steps.
             ((257 * rng.random(rng.integers(20, 90)) ** 3).astype(np.int64) for _ in range(60)),
             vocab_size=257,
         )
@@ -43,8 +48,14 @@ def train_curves(work: Path, cases: dict[int, dict[str, Any]]) -> dict[str, np.n
     return found
 
 
-def assert_same_curve(found: np.ndarray, expected: np.ndarray) -> None:
+def assert_same_curve(
+    found: np.ndarray,
+    expected: np.ndarray,
+    *,
+    loss_rtol: float = LOSS_RTOL,
+    grad_norm_rtol: float = GRAD_NORM_RTOL,
+) -> None:
     """Loss, loss of each source, and gradient norm, at every step."""
     losses = [0, *range(2, expected.shape[1])]
-    np.testing.assert_allclose(found[:, losses], expected[:, losses], rtol=LOSS_RTOL)
-    np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=GRAD_NORM_RTOL)
+    np.testing.assert_allclose(found[:, losses], expected[:, losses], rtol=loss_rtol)
+    np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=grad_norm_rtol)

@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from parity import assert_same_curve, train_curves, write_run_inputs
+from parity import (
+    BF16_GRAD_NORM_RTOL,
+    BF16_LOSS_RTOL,
+    assert_same_curve,
+    train_curves,
+    write_run_inputs,
+)
+
+from tests_support import write_model_folder
 
 LAYOUTS: dict[int, dict[str, dict[str, object]]] = {
     1: {
@@ -42,18 +52,29 @@ LAYOUTS: dict[int, dict[str, dict[str, object]]] = {
     },
 }
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "single"]
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "untied": ("single", "tp2", "pp2", "pp2-vpp2", "pp2-uneven", "dp2-zero1", "tp2-pp2"),
+    "bf16": ("single", "recompute-full", "tp2-sp", "pp2", "cp2", "dp2-zero1"),
+}
+"""What is trained once more: with an output matrix of its own, and in bf16."""
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def curves(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     work = tmp_path_factory.mktemp("parity")
-    write_run_inputs(work, tied=request.param)
-    cases = {
-        world: {name: {"parallel": parallel} for name, parallel in layouts.items()}
-        for world, layouts in LAYOUTS.items()
+    write_run_inputs(work, tied=True)
+    write_model_folder(work / "untied", tie_word_embeddings=False)
+    changes: dict[str, dict[str, Any]] = {
+        "untied": {"model": {"path": str(work / "untied")}},
+        "bf16": {"precision": {"dtype": "bf16"}},
     }
+    cases: dict[int, dict[str, dict[str, Any]]] = {}
+    for world, layouts in LAYOUTS.items():
+        cases[world] = {name: {"parallel": layout} for name, layout in layouts.items()}
+        for variant, names in VARIANTS.items():
+            for name in set(names) & set(layouts):
+                case = {"parallel": layouts[name]} | changes[variant]
+                cases[world][f"{variant}-{name}"] = case
     return train_curves(work, cases)
 
 
@@ -61,8 +82,33 @@ def curves(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_layout_equals_single_rank(curves: dict[str, np.ndarray], name: str) -> None:
-    expected, found = curves["single"], curves[name]
-    assert_same_curve(found, expected)
+    assert_same_curve(curves[name], curves["single"])
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS["untied"][1:])
+def test_with_an_output_matrix_of_its_own(curves: dict[str, np.ndarray], name: str) -> None:
+    assert_same_curve(curves[f"untied-{name}"], curves["untied-single"])
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS["bf16"][1:])
+def test_layout_equals_single_rank_in_bf16(curves: dict[str, np.ndarray], name: str) -> None:
+    assert_same_curve(
+        curves[f"bf16-{name}"],
+        curves["bf16-single"],
+        loss_rtol=BF16_LOSS_RTOL,
+        grad_norm_rtol=BF16_GRAD_NORM_RTOL,
+    )
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in LAYOUTS[1] if n.startswith("recompute")])
+def test_recomputation_changes_no_bit(curves: dict[str, np.ndarray], name: str) -> None:
+    np.testing.assert_array_equal(curves[name], curves["single"])
 
 
 @pytest.mark.mcore
