@@ -140,8 +140,9 @@ def obstacles(recipe: Recipe, found: Equipment) -> list[str]:
 
 def refuse(recipe: Recipe, needed: list[str]) -> None:
     if needed:
+        all_ = "; and ".join(needed).rstrip(".")
         raise EnvironmentError_(
-            f"precision.recipe={recipe.name} needs {'; and '.join(needed).rstrip('.')}. Use such a GPU with "
+            f"precision.recipe={recipe.name} needs {all_}. Use such a GPU with "
             "NVIDIA's PyTorch container, precision=bf16, or cluster.device=cpu for the emulation."
         )
 

@@ -70,6 +70,8 @@ def build(folder: Path, kind: DeviceKind, precision: PrecisionConfig) -> Any:
     def on_this_machine(*args: Any, **kwargs: Any) -> Any:
         config = made(*args, **kwargs)
         config.use_cpu_initialization = True
+        # Fused, the dispatcher of tokens makes its indices on the GPU at once.
+        config.moe_permute_fusion = False
         return config
 
     architecture = read_architecture(folder)

@@ -89,9 +89,11 @@ def test_layers_left_out_are_plain_bf16(curves: dict[str, np.ndarray]) -> None:
 
 
 def test_stages_keep_histories_of_their_own(curves: dict[str, np.ndarray]) -> None:
-    """Each microbatch meets the same scales; only the norm is summed in another order."""
-    np.testing.assert_allclose(curves["delayed pp2"][:, 0], curves["delayed"][:, 0], rtol=1e-5)
-    np.testing.assert_allclose(curves["delayed pp2"][:, 1], curves["delayed"][:, 1], rtol=1e-3)
+    """Each microbatch meets the same scales. Gradients are summed in another order, which bf16
+    weights carry on from the second step."""
+    np.testing.assert_array_equal(curves["delayed pp2"][0, 0], curves["delayed"][0, 0])
+    np.testing.assert_allclose(curves["delayed pp2"][0, 1], curves["delayed"][0, 1], rtol=1e-3)
+    assert distance(curves["delayed pp2"], curves["delayed"]) < 0.002
 
 
 @pytest.mark.parametrize("name", CASES[2])
