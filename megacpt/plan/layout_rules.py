@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunConfig
 from megacpt.errors import Violation
@@ -145,7 +146,8 @@ def _uneven(parallel: ParallelConfig, *, num_layers: int) -> Iterator[Violation]
 
 
 def _deals(parallel: ParallelConfig, name: str, layers: int, num_layers: int) -> bool:
-    return bool(stage_layers(num_layers, replace(parallel, **{name: layers})))
+    changes: dict[str, Any] = {name: layers}
+    return bool(stage_layers(num_layers, replace(parallel, **changes)))
 
 
 def _recompute(parallel: ParallelConfig, *, num_layers: int) -> Iterator[Violation]:
