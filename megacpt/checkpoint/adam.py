@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from torch.optim import AdamW
 
 
@@ -22,12 +23,20 @@ def megatron_parts(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
+def _adamws(part: Any) -> list[AdamW]:
+    """torch's optimizers of a part: one, or those of the host where its state is offloaded."""
+    inner = [part.optimizer]
+    if isinstance(part.optimizer, HybridDeviceOptimizer):
+        inner = part.optimizer.sub_optimizers
+    return [optimizer for optimizer in inner if isinstance(optimizer, AdamW)]
+
+
 def _adamw_parameters(optimizer: Any) -> Iterator[tuple[AdamW, torch.Tensor]]:
     for part in megatron_parts(optimizer):
-        if isinstance(part.optimizer, AdamW):
-            for group in part.optimizer.param_groups:
+        for adamw in _adamws(part):
+            for group in adamw.param_groups:
                 for param in group["params"]:
-                    yield part.optimizer, param
+                    yield adamw, param
 
 
 def use_fused_kernel(optimizer: Any) -> None:
@@ -37,6 +46,18 @@ def use_fused_kernel(optimizer: Any) -> None:
             for group in part.optimizer.param_groups:
                 group["fused"] = True
                 group["foreach"] = False
+
+
+def drop_classes(optimizer: Any) -> None:
+    """Keep the classes of an offloading optimizer's two sides out of its groups.
+
+    The groups go into the checkpoint, and torch refuses to read a class from a file.
+    """
+    for part in megatron_parts(optimizer):
+        if isinstance(part.optimizer, HybridDeviceOptimizer):
+            for group in part.optimizer.param_groups:
+                group.pop("cpu_optimizer_cls", None)
+                group.pop("gpu_optimizer_cls", None)
 
 
 def state_of(optimizer: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -57,6 +78,35 @@ def allocate_state(optimizer: Any) -> None:
                 "exp_avg": torch.zeros_like(param.data),
                 "exp_avg_sq": torch.zeros_like(param.data),
             }
+    for part in megatron_parts(optimizer):
+        if isinstance(part.optimizer, HybridDeviceOptimizer):
+            _prepare_offloaded(part)
+
+
+def _prepare_offloaded(part: Any) -> None:
+    """Let a part with offloaded state load in place.
+
+    megatron-core's own way makes the host's optimizers anew and knows no fp32 model: it looks for
+    the fp32 copy of every parameter, and an fp32 parameter has only its copy on the host.
+    """
+    hybrid = part.optimizer
+    for param, copy in hybrid.param_to_inner_param.items():
+        hybrid.param_to_fp32_param.setdefault(param, copy)
+    hybrid._sync_sub_optimizers_state_to_hdo()
+
+    def copy_in_place(model_param: Any, tensors: Any) -> None:
+        group, order = part.model_param_group_index_map[model_param]
+        state = hybrid.state[hybrid.param_groups[group]["params"][order]]
+        for name, tensor in tensors.items():
+            state["master_param" if name == "param" else name].data.copy_(tensor)
+
+    def load(state: dict[str, Any]) -> None:
+        # Asked for its places, the part loads its own empty state to have some.
+        if "param_state" in state:
+            part.load_parameter_state_from_fully_reshardable(state["param_state"])
+
+    part._set_main_param_and_optimizer_states = copy_in_place
+    part.load_state_dict = load
 
 
 def pass_step_through(optimizer: Any) -> None:
@@ -79,6 +129,8 @@ def pass_step_through(optimizer: Any) -> None:
 def own_step(optimizer: Any, *, step: int) -> None:
     """Give every parameter a ``step`` of its own after a load, and check that it is ``step``."""
     for adamw, param in _adamw_parameters(optimizer):
+        if "master_param" in adamw.state[param]:
+            continue  # Offloaded: moments and masters were loaded, the step was not.
         loaded = int(adamw.state[param]["step"])
         assert loaded == step, f"AdamW was restored at step {loaded}, the run is at {step}"
     set_step(optimizer, step=step)

@@ -11,7 +11,7 @@ import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
-from megacpt.checkpoint.adam import use_fused_kernel
+from megacpt.checkpoint.adam import drop_classes, use_fused_kernel
 from megacpt.config.sections import Dtype, OptimConfig, Optimizer, RunConfig
 
 MUON_RMS = 0.2
@@ -41,6 +41,7 @@ def build_optimizer(
             config_overrides=overrides(config.optim, tied=tied),
         )
     use_fused_kernel(optimizer)
+    drop_classes(optimizer)
     return optimizer
 
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which schedules a run may go on with, and packages that a setting needs, before any rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megacpt.checkpoint import store
+from megacpt.cluster.prepare import check
+from megacpt.config.compose import compose, write_run_yaml
+from megacpt.config.sections import RunConfig
+from megacpt.device.packages import found_version
+from megacpt.errors import ConfigError, EnvironmentError_
+
+
+def config_of(run_dir: Path, *settings: str) -> RunConfig:
+    return compose(["experiment=tiny", f"run_dir={run_dir}", "schedule.steps=20", *settings])
+
+
+def trained(run_dir: Path, *settings: str, steps: int) -> None:
+    """What a run leaves that was stopped after ``steps``."""
+    run_dir.mkdir(parents=True)
+    write_run_yaml(config_of(run_dir, *settings), run_dir / "run.yaml")
+    root = run_dir / "checkpoints"
+    partial = store.partial_folder(root, step=steps)
+    partial.mkdir(parents=True)
+    manifest = store.CheckpointManifest(
+        step=steps,
+        architecture={},
+        layout={},
+        data={},
+        tokens_per_source={},
+        elapsed_s=0.0,
+        base_heldout=None,
+        faults={},
+        files={},
+    )
+    store.publish(root, partial=partial, manifest=manifest)
+
+
+WSD = ("schedule=wsd", "schedule.steps=20", "schedule.warmup_steps=2", "schedule.decay_steps=5")
+
+
+@pytest.mark.parametrize(
+    ("before", "done", "after"),
+    [
+        (WSD, 15, (*WSD, "schedule.steps=40")),
+        (("schedule=constant", "schedule.steps=20"), 20, ("schedule=constant",)),
+        (("schedule=constant", "schedule.steps=20"), 15, (*WSD[:2], "schedule.decay_steps=5")),
+    ],
+    ids=["wsd-extended", "constant-extended", "constant-cooled-down"],
+)
+def test_steps_done_keep_their_rate(
+    tmp_path: Path, before: tuple[str, ...], done: int, after: tuple[str, ...]
+) -> None:
+    run_dir = tmp_path / "run"
+    trained(run_dir, *before, steps=done)
+    config = config_of(run_dir, *after)
+    assert check(config).steps == config.schedule.steps
+    write_run_yaml(config, run_dir / "run.yaml")
+
+
+@pytest.mark.parametrize("settings", [(), WSD], ids=["cosine", "wsd-decaying"])
+def test_another_past_is_refused(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    run_dir = tmp_path / "run"
+    trained(run_dir, *settings, steps=18)
+    with pytest.raises(ConfigError, match=r"schedule changes what was done: step \d+ of the 18"):
+        check(config_of(run_dir, *settings, "schedule.steps=40"))
+
+
+@pytest.mark.skipif(found_version("emerging-optimizers") is not None, reason="Muon is there")
+def test_muon_without_its_packages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        EnvironmentError_, match=r"optim.optimizer=muon needs .*emerging-optimizers"
+    ):
+        check(config_of(tmp_path / "run", "optim.optimizer=muon"))
