@@ -12,6 +12,7 @@ from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import longest
 from megacpt.plan.lr_rules import advice
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
+from megacpt.plan.precision import weight_copy_bytes
 from megacpt.plan.schedule import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.stages import (
     Segment,
@@ -131,6 +132,7 @@ def make_plan(
             parallel=parallel,
             dtype=config.precision.dtype,
             offload=config.optim.offload,
+            weight_copy_bytes=weight_copy_bytes(config.precision),
         ),
         checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
         checkpoints_kept=config.checkpoint.keep_last,

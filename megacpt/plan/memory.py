@@ -44,10 +44,18 @@ def rank_memory(
     parallel: ParallelConfig,
     dtype: Dtype,
     offload: bool = False,
+    weight_copy_bytes: int = 0,
 ) -> RankMemory:
     """Of the fullest pipeline rank. Assumes that megacpt.plan.layout_rules found nothing."""
     stages = (
-        _Stage(architecture=architecture, data=data, parallel=parallel, dtype=dtype, rank=rank)
+        _Stage(
+            architecture=architecture,
+            data=data,
+            parallel=parallel,
+            dtype=dtype,
+            rank=rank,
+            weight_copy_bytes=weight_copy_bytes,
+        )
         for rank in range(parallel.pp)
     )
     return max((stage.memory(offload=offload) for stage in stages), key=lambda m: m.total)
@@ -119,19 +127,26 @@ class _Stage:
     parallel: ParallelConfig
     dtype: Dtype
     rank: int
+    weight_copy_bytes: int
+    """Of a weight of a layer, quantised (megacpt.plan.precision)."""
 
     def memory(self, *, offload: bool) -> RankMemory:
         weights, gradients, optimizer = (
             self._whole_states() if not self.parallel.sharded_weights else self._cut_states()
         )
         return RankMemory(
-            weights=weights,
+            weights=weights + self._layer_parameters() * self.weight_copy_bytes,
             gradients=gradients,
             optimizer=0 if offload else optimizer,
             activations=int(self.tokens * self._activations() * value_bytes(self.dtype) / 2),
             logits=self._logits() if self.rank == self.parallel.pp - 1 else 0,
             host_optimizer=optimizer if offload else 0,
         )
+
+    def _layer_parameters(self) -> int:
+        """Of the layers, without embedding and head."""
+        experts = rank_expert_parameters(self.architecture, parallel=self.parallel, rank=self.rank)
+        return self._layers * _layer(self.architecture) // self.parallel.tp + experts
 
     @property
     def tokens(self) -> int:

@@ -40,6 +40,12 @@ def keeps_bf16(precision: PrecisionConfig, *, layer: int, num_layers: int) -> bo
     return layer < first or layer >= num_layers - last
 
 
+def weight_copy_bytes(precision: PrecisionConfig) -> int:
+    """Of each weight of a layer, beside the weight itself: its numbers for the products that read
+    rows and for those that read columns. Where weights are kept in fp8 these two replace bf16's."""
+    return 2 if quantises(precision) and not precision.fp8_param_gather else 0
+
+
 def precision_name(precision: PrecisionConfig, *, emulated: bool) -> str:
     """In words, for logs and reports; an emulation is never shown without being called one."""
     if not quantises(precision):

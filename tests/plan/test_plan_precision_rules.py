@@ -21,7 +21,8 @@ from megacpt.config.sections import (
     SourceConfig,
 )
 from megacpt.plan.architecture import Architecture, Experts
-from megacpt.plan.precision import format_of, keeps_bf16, precision_name
+from megacpt.plan.memory import rank_memory
+from megacpt.plan.precision import format_of, keeps_bf16, precision_name, weight_copy_bytes
 from megacpt.plan.precision_rules import precision_violations
 
 LLAMA = Architecture(
@@ -173,3 +174,21 @@ def test_names_say_what_is_emulated_and_what_is_left_out() -> None:
     )
     kept = [keeps_bf16(ends, layer=layer, num_layers=5) for layer in range(5)]
     assert kept == [True, False, False, True, True]
+
+
+def test_quantised_weights_are_planned_for() -> None:
+    """Two bytes for each weight of the layers, none where they take the place of bf16."""
+    run = config(parallel={"tp": 2})
+
+    def weights(**precision: Any) -> int:
+        return rank_memory(
+            LLAMA,
+            data=run.data,
+            parallel=run.parallel,
+            dtype=Dtype.bf16,
+            weight_copy_bytes=weight_copy_bytes(PrecisionConfig(**precision)),
+        ).weights
+
+    of_layers = LLAMA.num_parameters - 2 * 1000 * 256 - 256
+    assert weights(**FP8) - weights() == 2 * of_layers // 2
+    assert weights(**FP8, fp8_param_gather=True) == weights()
