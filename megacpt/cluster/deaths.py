@@ -132,7 +132,7 @@ def _hang_text(cause: Death, *, silent: Sequence[Silent], folder: RunFolder) -> 
         blamed, why = f"rank {cause.rank}", f"has the oldest last sign of life: {cause.text}"
     return (
         f"Error: the run hung and was ended. Likely to blame: {blamed}, which {why}.\n"
-        f"Where each thread of the others stood: {folder.logs}/rank_*.stacks.txt\n"
+        f"Where each thread of the others stood: {folder.logs}/rank_*.stacks*.txt\n"
         "Start the same command again: it goes on from the last checkpoint (cluster.retries=N "
         "does so by itself)."
     )

@@ -64,7 +64,8 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
 def _keep_stacks(folder: RunFolder, *, retry: int) -> None:
     """Of the ranks that hung; the next ones write files of their own."""
     for path in folder.logs.glob("rank_*.stacks.txt"):
-        path.rename(path.with_name(f"{path.stem}.before_retry_{retry}.txt"))
+        if path.stat().st_size > 0:
+            path.rename(path.with_name(f"{path.stem}.before_retry_{retry}.txt"))
 
 
 def run_ranks(

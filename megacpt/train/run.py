@@ -28,6 +28,8 @@ from megacpt.train.state import TrainState, build_chunks, wrap_for_training
 from megacpt.train.straggler import Stragglers, Timers
 
 logger = logging.getLogger(__name__)
+Beat = Callable[[str | None], None]
+"""Told what the rank is about to do, or None: it still does it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,8 +48,7 @@ class Run:
     """The generators' state of a run that begins."""
     timers: Timers
     stragglers: Stragglers
-    beat: Callable[[str], None]
-    """Told what the rank is about to do: signs of life."""
+    beat: Beat
 
     @property
     def run_dir(self) -> Path:
@@ -66,16 +67,14 @@ class Run:
         )
 
 
-def assemble(
-    config: RunConfig, *, runtime: Runtime, beat: Callable[[str], None] = lambda activity: None
-) -> Run:
+def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activity: None) -> Run:
     """Build all parts; megacpt.model.parallel.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     if runtime.ranks.rank == 0:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
-    timers = Timers(Stopwatch(runtime.device), beat=beat)
+    timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
     state = _build_state(config, architecture=architecture, runtime=runtime, timers=timers)
     return Run(
         config=config,

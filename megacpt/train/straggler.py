@@ -28,12 +28,10 @@ WINDOW_STEPS = 8
 class Timers:
     """What megatron-core calls as ``config.timers(name).start()``; adds up a rank's own work."""
 
-    def __init__(self, stopwatch: Stopwatch, *, beat: Callable[[str], None]) -> None:
-        """``beat`` is told the name of each span of work that begins."""
+    def __init__(self, stopwatch: Stopwatch, *, beat: Callable[[], None]) -> None:
+        """``beat`` is called when a span of work begins: a sign of life."""
         self.stopwatch = stopwatch
-        self._spans: dict[str, _Span] = {
-            name: _Compute(name, stopwatch=stopwatch, beat=beat) for name in COMPUTE
-        }
+        self._spans: dict[str, _Span] = {name: _Compute(stopwatch, beat=beat) for name in COMPUTE}
         self._ignored = _Span()
 
     def __call__(self, name: str, log_level: int | None = None) -> _Span:
@@ -51,11 +49,11 @@ class _Span:
 
 
 class _Compute(_Span):
-    def __init__(self, name: str, *, stopwatch: Stopwatch, beat: Callable[[str], None]) -> None:
-        self._name, self._stopwatch, self._beat = name, stopwatch, beat
+    def __init__(self, stopwatch: Stopwatch, *, beat: Callable[[], None]) -> None:
+        self._stopwatch, self._beat = stopwatch, beat
 
     def start(self, barrier: bool = False) -> None:
-        self._beat(self._name)
+        self._beat()
         self._stopwatch.start()
 
     def stop(self, barrier: bool = False) -> None:

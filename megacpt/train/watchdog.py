@@ -80,9 +80,12 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def beat(self, activity: str) -> None:
-        """Cheap enough for every microbatch: one assignment, atomic between threads."""
-        self._last = (time.monotonic(), activity)
+    def beat(self, activity: str | None = None) -> None:
+        """What begins now, or that the last one still goes on.
+
+        Cheap enough for every microbatch: one assignment, atomic between threads.
+        """
+        self._last = (time.monotonic(), self._last[1] if activity is None else activity)
 
     def __enter__(self) -> Watchdog:
         self.beat("start of training")

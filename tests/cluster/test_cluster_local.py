@@ -159,7 +159,7 @@ def test_a_stopped_rank_is_blamed_for_the_hang_and_killed(
     error = capfd.readouterr().err
     assert "Likely to blame: rank 1 (process" in error
     assert "is stopped" in error
-    assert str(tmp_path / "logs" / "rank_*.stacks.txt") in error
+    assert str(tmp_path / "logs" / "rank_*.stacks*.txt") in error
     assert not any(is_alive(pid) for pid in pids(tmp_path))
 
 

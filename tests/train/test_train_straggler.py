@@ -51,7 +51,7 @@ def test_of_two_ranks_one_can_be_twice_as_slow() -> None:
 def test_only_forward_and_backward_passes_count_and_each_is_a_sign_of_life() -> None:
     signs: list[str] = []
     stopwatch = Stopwatch(torch.device("cpu"))
-    timers = Timers(stopwatch, beat=signs.append)
+    timers = Timers(stopwatch, beat=lambda: signs.append("alive"))
     for name, wait_s in {
         "forward-compute": 0.02,
         "forward-recv": 0.2,
@@ -60,7 +60,7 @@ def test_only_forward_and_backward_passes_count_and_each_is_a_sign_of_life() -> 
         timers(name, log_level=2).start(barrier=True)
         time.sleep(wait_s)
         timers(name).stop()
-    assert signs == ["forward-compute", "backward-compute"]
+    assert signs == ["alive"] * 2
     assert 0.02 <= stopwatch.total_s() < 0.2
     stopwatch.reset()
     assert stopwatch.total_s() == 0.0

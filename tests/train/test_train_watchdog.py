@@ -47,6 +47,7 @@ def test_silence_ends_in_stacks_of_all_threads_and_a_code_to_retry(tmp_path: Pat
         time.sleep(60)
     with watching(1.0) as watchdog:
         watchdog.beat("step 7")
+        watchdog.beat()
         wait_for_a_peer()
     """
     started_at = time.monotonic()
