@@ -18,7 +18,7 @@ LOSS_RTOL = 1e-5
 GRAD_NORM_RTOL = 1e-4
 # fp32 sums in another order differ by a few units of 6e-8 a term; twenty steps of AdamW amplify
 # that to some 1e-8 in the loss (a mean of many tokens) and 1e-5 in the gradient norm at most.
-BF16_LOSS_RTOL = 5e-3
+BF16_LOSS_RTOL = 2e-3
 BF16_GRAD_NORM_RTOL = 5e-2
 # bf16 keeps 8 bits, so an activation that is summed in another order changes by up to 2**-8 = 4e-3.
 # Such changes are random, and a loss is a mean over 256 tokens, so one step's loss differs by a
