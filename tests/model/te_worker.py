@@ -44,6 +44,7 @@ def pretend_a_gpu(capability: tuple[int, int] = (9, 0)) -> None:
     torch.cuda.get_device_name = lambda *_: Hopper.name
     torch.cuda.get_device_properties = lambda *_: Hopper()  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda *_: None
+    torch.cuda.Stream = lambda *_, **__: None  # type: ignore[assignment,misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from parity import train_curves, write_run_inputs
 
+from tests_support import write_model_folder
+
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 EIGHT_BITS = ("delayed", "tensorwise", "blockwise", "mxfp8")
@@ -120,8 +122,9 @@ def resumed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """A run, and the same with its second half done again from the checkpoint between."""
-    run_dir = tmp_path_factory.mktemp("resumed") / "run"
-    settings = [f"precision={request.param}", "precision.bf16_last_layers=0"]
+    work = tmp_path_factory.mktemp("resumed")
+    run_dir, model = work / "run", write_model_folder(work / "model")
+    settings = [f"precision={request.param}", f"model.path={model}"]
     whole = run_tiny(run_dir, *settings)
     shutil.rmtree(run_dir / "checkpoints" / "step_00000006")
     again = run_tiny(run_dir, *settings)
