@@ -23,12 +23,23 @@ from megacpt.config.sections import DeviceKind
 def main() -> None:
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     pretend_a_gpu()
+    stay_on_the_host()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel()
     kinds = {"engine": DeviceKind.gpu, "plain": DeviceKind.cpu}
     torch.save({name: facts(build(folder, kind)) for name, kind in kinds.items()}, output)
+
+
+def stay_on_the_host() -> None:
+    """The dispatcher makes an index of its experts on the GPU as it is built."""
+    arange = torch.arange
+
+    def on_the_host(*args: Any, device: object = None, **kwargs: Any) -> torch.Tensor:
+        return arange(*args, **kwargs)
+
+    torch.arange = on_the_host  # type: ignore[assignment]
 
 
 def facts(model: Any) -> dict[str, Any]:
