@@ -84,6 +84,7 @@ def train(run: Any, *, is_first: bool) -> list[list[float]]:
             )
             curve.append([result.sums.mean_loss, result.grad_norm])
             position.step = step
+            position.faults.updates += 1
             if is_first and step == SAVED_AT:
                 save(
                     run.checkpoints,
