@@ -62,6 +62,9 @@ def _plain_layer(config: TransformerConfig) -> Any:
     layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
+    if config.num_moe_experts:
+        # Transformer Engine fuses this norm into the MLP's first layer, but not into a router.
+        layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
     layer.submodules.self_attention.submodules.core_attention = CausalAttention
     if config.use_te_activation_func:
         mlp = layer.submodules.mlp
