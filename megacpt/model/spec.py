@@ -44,7 +44,13 @@ def block_spec(
 
 def _finished(layer: Any, architecture: Architecture) -> Any:
     layer = _with_attention_bias(layer, architecture)
-    return with_router(layer) if architecture.experts else layer
+    if architecture.experts is None:
+        return layer
+    # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
+    names = layer.submodules.sharded_state_dict_keys_map
+    kept = {name: saved for name, saved in names.items() if name != "pre_mlp_layernorm."}
+    layer.submodules.sharded_state_dict_keys_map = kept
+    return with_router(layer)
 
 
 def _transformer_engine_layer(config: TransformerConfig) -> Any:
