@@ -110,7 +110,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker = Path(__file__).with_name("moe_worker.py")
     two = {"whole": EP2, "again": EP2 | {"from": "whole"}}
     start_ranks(worker, work, world=2, cases=two)
-    start_ranks(worker, work, world=1, cases={"alone": {"from": "whole", "export": "hf"}})
+    # The state of a distributed optimizer is read by another one, on however many ranks.
+    alone = {"parallel": {"distributed_optimizer": True}, "from": "whole", "export": "hf"}
+    start_ranks(worker, work, world=1, cases={"alone": alone})
     return work
 
 
