@@ -26,9 +26,14 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not slurm"
 
-# What depends on megatron-core: run again on each version that is supported.
+# What depends on megatron-core: run again on each version that is supported. Of the slow tests
+# those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
+SLOW_ON_EACH := tests/model $(patsubst %,tests/train/test_train_%.py,parity moe sharded_weights \
+  precision optimizer)
+
 test-mcore: $(INSTALLED)
-	$(PYTEST) -m "mcore and not slurm"
+	$(PYTEST) -m "mcore and not slow and not slurm"
+	$(PYTEST) -m "mcore and slow" $(SLOW_ON_EACH)
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)

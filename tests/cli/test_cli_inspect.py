@@ -85,9 +85,8 @@ def test_slow_work_shows_how_far_it_is_on_a_terminal(monkeypatch: pytest.MonkeyP
     )
     assert cli.SLOW_S == 2
     assert run_on_terminal(code.format(slow=60)) == ""
-    assert run_on_terminal(code.format(slow=-1)) == (
-        "\rtokens  25.0%\rtokens  50.0%\rtokens  75.0%\r\x1b[K"
-    )
+    shown = [f"\r\x1b[Ktokens  {share}%  0:00 left" for share in ("25.0", "50.0", "75.0")]
+    assert run_on_terminal(code.format(slow=-1)) == "".join(shown) + "\r\x1b[K"
 
 
 def run_on_terminal(code: str) -> str:

@@ -84,17 +84,19 @@ def test_gradients_equal_transformers(case: str, tmp_path: Path, one_rank: None)
             )
 
 
-def test_padded_columns_get_no_gradient(tmp_path: Path, one_rank: None) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_padded_columns_get_no_gradient(tmp_path: Path, one_rank: None, fused: bool) -> None:
     write_llama(tmp_path)
     model, _ = build(tmp_path)
-    model.mask_padding(100)  # as if 31 of the 131 columns were padding
+    model.output_layer.vocab_size = 100  # as if 31 of the 131 columns were padding
     torch.nn.init.normal_(model.embedding.word_embeddings.weight)
     torch.nn.init.normal_(model.output_layer.weight)
     for name, param in model.decoder.named_parameters():
         torch.nn.init.constant_(param, 1.0 if "norm" in name else 0.01)
     tokens_BS = TOKENS_BS % 100
     positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
-    losses_BS = model(tokens_BS, positions_BS, None, labels=tokens_BS)
+    weights_BS = torch.ones(tokens_BS.shape) if fused else None
+    losses_BS = model(tokens_BS, positions_BS, None, labels=tokens_BS, loss_mask=weights_BS)
     losses_BS.sum().backward()
     assert bool(losses_BS.isfinite().all())
     assert bool((model.output_layer.weight.grad[100:] == 0).all())

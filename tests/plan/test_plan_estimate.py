@@ -125,7 +125,7 @@ def test_rates_groups_and_advice_are_shown() -> None:
     plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
     lines = plan.render().splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert "LR at step   1: 1.50e-04  2: 3.00e-04  20: 1.74e-04  40: 3.00e-05" in lines
+    assert "LR at step   1: 1.50e-04  2: 3.00e-04  20: 1.76e-04  40: 3.00e-05" in lines
     assert "LR of groups embedding x 0.5" in lines
     assert (
         "Advice       optim.lr_peak=0.0003 is outside 5e-06 to 5e-05, which is usual for" in lines

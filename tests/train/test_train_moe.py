@@ -57,12 +57,12 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 OTHERS: dict[int, dict[str, dict[str, Any]]] = {
     1: {
-        "two-samples-a-microbatch": {"data": {"micro_batch_size": 2}},
+        "one-sample-a-microbatch": {"data": {"micro_batch_size": 1}},
         "not-balanced": {"model": {"router_aux_loss_coef": 0.0}},
     }
 }
 SAME = [n for layouts in LAYOUTS.values() for n in layouts if n != "single"]
-SAME.append("two-samples-a-microbatch")
+SAME.append("one-sample-a-microbatch")
 
 
 def write_inputs(work: Path) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import GRAD_NORM_RTOL, LOSS_RTOL, assert_same_curve, train_curves, write_run_inputs
+from parity import (
+    GRAD_NORM_RTOL,
+    LOSS_RTOL,
+    assert_same_curve,
+    assert_same_curve_in_bf16,
+    train_curves,
+    write_run_inputs,
+)
 from ranks import start_ranks
 
 WORKER = Path(__file__).with_name("sharded_weights_worker.py")
@@ -35,18 +42,14 @@ RESUMED: dict[int, dict[str, dict[str, Any]]] = {
         "offload-bf16": {**OFFLOAD_DP2, **BF16},
     },
 }
-BF16_RTOL = {"loss": 2e-4, "grad_norm": 5e-3}
-"""bf16 keeps 8 bits: sums of its gradients in another order differ by 4e-3 a term."""
-
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def curves(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """With tied embeddings; the resumed runs below have an output matrix of their own."""
     work = tmp_path_factory.mktemp("curves")
-    write_run_inputs(work, tied=request.param)
+    write_run_inputs(work, tied=True)
     return train_curves(work, CURVES)
 
 
@@ -58,9 +61,7 @@ def test_trains_the_curve_of_one_rank(curves: dict[str, np.ndarray], name: str) 
 
 
 def test_bf16_with_fp32_shards_stays_within_its_rounding(curves: dict[str, np.ndarray]) -> None:
-    found, expected = curves["zero3-bf16"], curves["single-bf16"]
-    np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=BF16_RTOL["loss"])
-    np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=BF16_RTOL["grad_norm"])
+    assert_same_curve_in_bf16(curves["zero3-bf16"], curves["single-bf16"])
 
 
 @pytest.fixture(scope="module")
