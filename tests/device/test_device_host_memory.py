@@ -36,5 +36,7 @@ def faulted_bytes(how: str) -> int:
 
 
 def test_freed_blocks_are_not_faulted_in_again() -> None:
-    assert faulted_bytes("keep") < BLOCK_BYTES
-    assert faulted_bytes("as_ever") > BLOCKS * BLOCK_BYTES
+    kept = faulted_bytes("keep")
+    assert kept < BLOCK_BYTES / 4
+    # How much glibc gives back by itself depends on what lies at the end of its heap.
+    assert kept <= faulted_bytes("as_ever")
