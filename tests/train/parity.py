@@ -22,9 +22,9 @@ BF16_LOSS_RTOL = 2e-3
 BF16_GRAD_NORM_MEDIAN_RTOL = 4e-3
 # bf16 keeps 8 bits, so an activation that is summed in another order changes by up to 2**-8 = 4e-3.
 # Such changes are random, and a loss is a mean over 256 tokens, so one step's loss differs by a
-# tenth of that. Gradient norms of most steps differ by less than one rounding, that of step 15 by up
-# to 8 % (why is not known; in fp32 it agrees), so the median is bounded and no single step. A missing
-# or doubled reduction is wrong at every step.
+# tenth of that. Gradient norms of most steps differ by less than one rounding, that of step 15 by
+# up to 8 % (why is not known; in fp32 it agrees), so the median is bounded and no single step. A
+# missing or doubled reduction is wrong at every step.
 
 
 def write_run_inputs(work: Path, *, tied: bool) -> None:
