@@ -44,6 +44,10 @@ def linear_cross_entropy(
     refused in the backward pass.
     """
     first_row = dist.get_rank(group) * weight_VD.shape[0]
+    # Asked here: inside, gradients are off, and what a weight needs is said without regard to that.
+    wants_gradients = torch.is_grad_enabled() and (
+        hidden_TD.requires_grad or weight_VD.requires_grad
+    )
     losses_T: torch.Tensor = _LinearCrossEntropy.apply(
         hidden_TD,
         weight_VD,
@@ -51,6 +55,7 @@ def linear_cross_entropy(
         loss_weights_T,
         max(vocab_size - first_row, 0),
         group,
+        wants_gradients,
     )  # type: ignore[no-untyped-call]
     return losses_T
 
@@ -65,9 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss_weights_T: torch.Tensor,
         num_real: int,
         group: dist.ProcessGroup,
+        wants_gradients: bool,
     ) -> torch.Tensor:
         """``own_labels_T`` counts from this rank's first row, ``num_real`` of which are real."""
-        wants_gradients = any(ctx.needs_input_grad)
         chunks = _Chunks(hidden_TD, weight_VD, wants_gradients=wants_gradients)
         losses = []
         for rows in chunks.rows:
@@ -83,14 +88,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(
-        ctx: Any, d_losses_T: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, d_losses_T: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         d_hidden_TD, d_weight_VD, loss_weights_T = ctx.saved_tensors
         scale = _common_factor(d_losses_T, loss_weights_T)
         if scale != 1.0:
             d_hidden_TD, d_weight_VD = d_hidden_TD * scale, d_weight_VD * scale
-        return d_hidden_TD, d_weight_VD, None, None, None, None
+        return d_hidden_TD, d_weight_VD, None, None, None, None, None
 
 
 class _Chunks:

@@ -48,11 +48,14 @@ def expert_settings(
 
 def with_router(layer: Any) -> Any:
     """The specification of a layer with experts, megacpt's router in it."""
-    mlp = layer.submodules.mlp
-    # megatron-core 0.16 describes a module by a ModuleSpec, 0.19 by a partial call.
-    mixture = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
-    mixture.router = Router
+    mlp_submodules(layer).router = Router
     return layer
+
+
+def mlp_submodules(layer: Any) -> Any:
+    """megatron-core 0.16 describes a module by a ModuleSpec, 0.19 by a partial call."""
+    mlp = layer.submodules.mlp
+    return mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
 
 
 def mark_expert(weight: torch.nn.Parameter) -> None:

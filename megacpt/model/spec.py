@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from megatron.core.extensions.transformer_engine import HAVE_TE
@@ -21,7 +20,7 @@ from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_
 from megacpt.model.activation import SwiGlu
 from megacpt.model.attention import CausalAttention
-from megacpt.model.experts import with_router
+from megacpt.model.experts import mlp_submodules, with_router
 from megacpt.model.norm import RMSNorm
 from megacpt.plan.architecture import Architecture
 
@@ -68,15 +67,9 @@ def _plain_layer(config: TransformerConfig) -> Any:
     layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
-    if config.num_moe_experts:
-        # Transformer Engine fuses this norm into the MLP's first layer, but not into a router.
-        layer.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.", None)
     layer.submodules.self_attention.submodules.core_attention = CausalAttention
     if config.use_te_activation_func:
-        mlp = layer.submodules.mlp
-        # megatron-core 0.16 describes a module by a ModuleSpec, 0.19 by a partial call.
-        submodules = mlp.keywords["submodules"] if isinstance(mlp, partial) else mlp.submodules
-        submodules.activation_func = SwiGlu
+        mlp_submodules(layer).activation_func = SwiGlu
     return layer
 
 

@@ -149,6 +149,32 @@ def test_other_weights_are_refused(group: dist.ProcessGroup) -> None:
         losses_T.sum().backward()
 
 
+def test_measuring_makes_no_gradients(
+    group: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out losses cost one product of the output layer, not three."""
+    hidden_TD, weight_VD, labels_T, loss_weights_T = inputs(torch.float32)
+    products = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: (products.append(1), multiply(*a, **k))[1])
+
+    def losses() -> torch.Tensor:
+        return linear_cross_entropy(
+            hidden_TD,
+            torch.nn.Parameter(weight_VD),
+            labels_T=labels_T,
+            loss_weights_T=loss_weights_T,
+            vocab_size=VOCABULARY,
+            group=group,
+        )
+
+    with torch.no_grad():
+        measured_T = losses()
+    assert len(products) == 1
+    assert torch.equal(measured_T, losses().detach())
+    assert len(products) == 4
+
+
 def test_all_masked(group: dist.ProcessGroup) -> None:
     hidden_TD, weight_VD, labels_T, _ = inputs(torch.float32)
     tensors = (hidden_TD, weight_VD, labels_T, torch.zeros(TOKENS))
