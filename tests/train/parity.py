@@ -19,12 +19,16 @@ GRAD_NORM_RTOL = 1e-4
 # fp32 sums in another order differ by a few units of 6e-8 a term; twenty steps of AdamW amplify
 # that to some 1e-8 in the loss (a mean of many tokens) and 1e-5 in the gradient norm at most.
 BF16_LOSS_RTOL = 2e-3
-BF16_GRAD_NORM_MEDIAN_RTOL = 4e-3
 # bf16 keeps 8 bits, so an activation that is summed in another order changes by up to 2**-8 = 4e-3.
 # Such changes are random, and a loss is a mean over 256 tokens, so one step's loss differs by a
-# tenth of that. Gradient norms of most steps differ by less than one rounding, that of step 15 by
-# up to 8 % (why is not known; in fp32 it agrees), so the median is bounded and no single step. A
-# missing or doubled reduction is wrong at every step.
+# tenth of that.
+BF16_GRAD_NORM_RTOL = 4e-3
+# A rounding of a norm itself. How far roundings of weights and activations move it depends on the
+# step: initial weights that are off by 2**-9, half a rounding of bf16, move most norms of one rank
+# in fp32 by 1e-3, that of step 15 by 0.05 to 0.16. So each step is held to what they do there.
+BF16_NOISE_FACTOR = 2.0
+NUDGED = {f"nudged-{seed}": {"nudge_seed": seed} for seed in range(4)}
+"""Cases of one rank in fp32 whose initial weights are off by a rounding of bf16."""
 
 
 def write_run_inputs(work: Path, *, tied: bool) -> None:
@@ -43,15 +47,12 @@ def write_run_inputs(work: Path, *, tied: bool) -> None:
 def train_curves(work: Path, cases: dict[int, dict[str, Any]]) -> dict[str, np.ndarray]:
     """World size -> name -> settings, to name -> one row a step (see parity_worker.py).
 
-    Two samples a microbatch unless a case says otherwise: still several microbatches everywhere,
-    and half of the collectives, which are most of the time.
+    Four samples a microbatch, shared by the replicas, unless a case says otherwise: still several
+    microbatches everywhere, and few collectives, which are most of the time.
     """
     found: dict[str, np.ndarray] = {}
     for world, changes in cases.items():
-        paired = {
-            name: case | {"data": {"micro_batch_size": 2} | case.get("data", {})}
-            for name, case in changes.items()
-        }
+        paired = {name: _with_few_microbatches(case) for name, case in changes.items()}
         start_ranks(WORKER, work, world=world, cases=paired)
         text = (work / f"curves-{world}.json").read_text()
         found |= {name: np.array(curve) for name, curve in json.loads(text).items()}
@@ -65,12 +66,26 @@ def assert_same_curve(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found[:, 1], expected[:, 1], rtol=GRAD_NORM_RTOL)
 
 
-def assert_same_curve_in_bf16(found: np.ndarray, expected: np.ndarray) -> None:
-    """Losses at every step, gradient norms at most of them."""
-    losses = _losses(expected)
-    np.testing.assert_allclose(found[:, losses], expected[:, losses], rtol=BF16_LOSS_RTOL)
-    differences = np.abs(found[:, 1] / expected[:, 1] - 1)
-    assert np.median(differences) <= BF16_GRAD_NORM_MEDIAN_RTOL, differences
+def assert_same_curve_in_bf16(found: np.ndarray, curves: dict[str, np.ndarray]) -> None:
+    """At every step as near to one rank in fp32 as bf16's roundings allow.
+
+    ``curves`` holds ``single`` and NUDGED.
+    """
+    exact = curves["single"]
+    losses = _losses(exact)
+    np.testing.assert_allclose(found[:, losses], exact[:, losses], rtol=BF16_LOSS_RTOL)
+    noise_S = np.max([_grad_norm_error(curves[name], exact) for name in NUDGED], axis=0)
+    excess_S = _grad_norm_error(found, exact) - BF16_NOISE_FACTOR * noise_S
+    assert (excess_S <= BF16_GRAD_NORM_RTOL).all(), excess_S
+
+
+def _grad_norm_error(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    return np.abs(found[:, 1] / exact[:, 1] - 1)
+
+
+def _with_few_microbatches(case: dict[str, Any]) -> dict[str, Any]:
+    size = 4 // case.get("parallel", {}).get("dp", 1)
+    return case | {"data": {"micro_batch_size": size} | case.get("data", {})}
 
 
 def _losses(curve: np.ndarray) -> list[int]:

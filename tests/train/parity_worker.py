@@ -3,7 +3,8 @@
 
     python parity_worker.py WORK_DIR CASES_JSON
 
-A case is a name and the settings in which it departs from ``parity_config``. Rank 0 writes
+A case is a name and the settings in which it departs from ``parity_config``; with ``nudge_seed``
+the initial weights, too, are each off by a random rounding of bf16. Rank 0 writes
 WORK_DIR/curves-WORLD.json: name -> [[loss, gradient norm, loss of each source ...], ...].
 """
 
@@ -46,9 +47,12 @@ def train_case(
     from megacpt.train.run import assemble
     from megacpt.train.step import train_step
 
-    config, device = parity_config(work, changes), rank_runtime.device
+    settings = {name: value for name, value in changes.items() if name != "nudge_seed"}
+    config, device = parity_config(work, settings), rank_runtime.device
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=rank_runtime)
+    if "nudge_seed" in changes:
+        nudge(run.state.chunks, seed=changes["nudge_seed"])
     curve = []
     with read_batches(run.data, config=config, first_step=1, device=device) as batches:
         for step in range(1, STEPS + 1):
@@ -66,6 +70,16 @@ def train_case(
     gc.collect()
     parallel_state.destroy_model_parallel()
     return curve
+
+
+def nudge(chunks: list[Any], *, seed: int) -> None:
+    """Multiply every weight by 1 + 2**-9 times a normal variate."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for param in (param for chunk in chunks for param in chunk.parameters()):
+            param.mul_(1 + 2**-9 * torch.randn(param.shape, generator=generator))
 
 
 def parity_config(work: Path, changes: dict[str, Any]) -> RunConfig:
