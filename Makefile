@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+# Files in the order of tests/conftest.py, the slow ones first: no worker is left with one at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
+  --no-loadscope-reorder
 
 .PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te check wheel clean
 

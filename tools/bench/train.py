@@ -336,6 +336,8 @@ def own_imports_s() -> float:
     )
     total_us = 0
     for line in done.stderr.splitlines():
+        if not line.startswith("import time:") or "imported package" in line:
+            continue
         own_us, _, module = line.removeprefix("import time:").split("|")
         if module.strip().split(".")[0] == "megacpt":
             total_us += int(own_us)
