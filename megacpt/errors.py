@@ -7,7 +7,9 @@
     ├── ModelError          a Hugging Face folder cannot be imported, or is not healthy
     ├── CheckpointError     a checkpoint is missing, broken or of another run
     ├── EnvironmentError_   this machine lacks something: disk, permission, package, process
-    └── TrainingFault       exit code 65: loss or gradients went bad and the settings say stop
+    ├── TrainingFault       exit code 65: loss or gradients went bad and the settings say stop
+    ├── BadNode             exit code 69: a machine of the job cannot take part; another could
+    └── Superseded          exit code 76: a newer start of the run owns its folder
 
 A message names the thing, the rule, the value and the remedy. Anything else that is raised is a
 defect of megacpt itself and keeps its traceback.
@@ -72,3 +74,15 @@ class TrainingFault(MegacptError):
     """Loss or gradients went bad, and the settings or the number of such events end the run."""
 
     exit_code = 65  # EX_DATAERR: starting again without a change ends the same way
+
+
+class Superseded(MegacptError):
+    """A newer start of the same run has taken over its folder; this one must write nothing more."""
+
+    exit_code = 76  # EX_PROTOCOL: never started again, the newer one is at work
+
+
+class BadNode(MegacptError):
+    """The preflight has found machines that cannot take part; RUN_DIR/bad_nodes.json has them."""
+
+    exit_code = 69  # EX_UNAVAILABLE: of use again as soon as those machines are left out

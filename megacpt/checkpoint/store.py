@@ -1,109 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of checkpoints of one run: which are complete, which is newest, what may go.
+"""The folder of checkpoints of one run: which can be used, which is newest, what may go.
 
     checkpoints/
-        step_00000050/          complete: it holds manifest.json, written last, then renamed
-        .step_00000100.partial/ being written, or left by a process that died; never read
-        latest                  text file with the name of the newest complete one
+        step_00000050/                    complete: manifest.json was written last, then the rename
+        .step_00000100.000003.partial/    being written by start 3, or left by it; never read
+        .step_00000050.000003.aside/      taken out of the way by start 3, to be deleted
+        latest                            name of the newest one, for people; never believed
 
-Plain files and renames only, so that any node can look without torch.
+Plain files and renames only, so that any node can look without torch. No lock is needed: a rename
+never replaces a folder that holds something, and whatever is deleted is first renamed to a name
+that belongs to the start that deletes it. So an older start that wakes up between two of its own
+steps can neither overwrite nor delete what a newer one has published: see ``_take_aside``.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.atomic import write_text
-from megacpt.errors import CheckpointError
+from megacpt.checkpoint import starts, verify
+from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest, write_manifest
+from megacpt.checkpoint.retention import Retention
+from megacpt.checkpoint.starts import Lineage, Start
+from megacpt.config.atomic import sync_folder, write_text
+from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
 
-MANIFEST = "manifest.json"
 LATEST = "latest"
+_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
+_TRIES = 8
+"""Of a rename whose target is taken: each time one more older start must have come in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointManifest:
-    """What a checkpoint holds, so that a mismatch is found before any tensor is read."""
+class Candidate:
+    """A complete-looking checkpoint and whether it can be used."""
 
-    step: int
-    architecture: dict[str, object]
-    layout: dict[str, int]
-    """tp, pp, vpp, dp of the run that wrote it."""
-    data: dict[str, Any]
-    """What was drawn of each source, stage by stage (megacpt.data.record)."""
-    tokens_per_source: dict[str, int]
-    """Valid target tokens trained on so far."""
-    elapsed_s: float
-    """Seconds of training so far, over all restarts."""
-    base_heldout: dict[str, dict[str, float]] | None
-    """Held-out losses of the untouched base model, measured before the first step."""
-    faults: dict[str, Any]
-    """Updates applied, recent losses and gradient norms, events (megacpt.train.faults)."""
-    files: dict[str, int]
-    """File name -> size in bytes."""
+    folder: Path
+    manifest: CheckpointManifest | None
+    """None where it cannot be read."""
+    problem: str | None = None
+    """Why it is passed over; None: it can be used."""
+    is_left: bool = False
+    """Sound, but a later start went on from before it: not of the run's history."""
+
+    @property
+    def step(self) -> int:
+        return int(self.folder.name.removeprefix("step_"))
 
 
 def folder_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def partial_folder(root: Path, *, step: int) -> Path:
-    """Where the checkpoint of ``step`` is written before it is complete."""
-    return root / f".{folder_name(step)}.partial"
+def partial_folder(root: Path, *, step: int, start: Start) -> Path:
+    """Where ``start`` writes the checkpoint of ``step`` before it is complete."""
+    return root / f".{folder_name(step)}.{start.number:06d}.partial"
 
 
-def publish(root: Path, *, partial: Path, manifest: CheckpointManifest) -> Path:
-    """Make a fully written folder the newest checkpoint: fsync, manifest, rename, ``latest``."""
-    for path in partial.rglob("*"):
-        _fsync(path)
-    write_text(partial / MANIFEST, json.dumps(asdict(manifest), indent=2))
-    _fsync(partial)
-    final = root / folder_name(manifest.step)
-    replaced = root / f".{final.name}.replaced"
-    if final.exists():
-        # A run that died between the rename and ``latest`` comes here again with the same step.
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    write_text(root / LATEST, final.name)
-    shutil.rmtree(replaced, ignore_errors=True)
-    return final
+def candidates(root: Path, *, full: bool = False) -> list[Candidate]:
+    """Every folder that was published, newest first. ``full`` reads all bytes of each."""
+    lineage = starts.lineage(root.parent)
+    folders = (p for p in root.glob("step_*") if p.name.removeprefix("step_").isdigit())
+    found = [_candidate(folder, lineage=lineage, full=full) for folder in folders]
+    return sorted(found, key=lambda candidate: -candidate.step)
 
 
-def newest(root: Path) -> Path | None:
-    """The newest complete checkpoint, or ``None``; ``latest`` is verified, not believed."""
-    pointer = root / LATEST
-    if pointer.exists():
-        named = root / pointer.read_text().strip()
-        if (named / MANIFEST).exists():
-            return named
-    complete = sorted(p.parent for p in root.glob(f"step_*/{MANIFEST}"))
-    return complete[-1] if complete else None
+def newest(root: Path, *, full: bool = False) -> Path | None:
+    """The newest one that can be used; None where the run has written none.
+
+    CheckpointError where there are some and all are damaged: going on from the beginning would
+    throw the run away without a word.
+    """
+    passed: list[Candidate] = []
+    for candidate in candidates(root):
+        problems = verify.full(candidate.folder) if full and candidate.problem is None else []
+        if candidate.problem is None and not problems:
+            return candidate.folder
+        passed.append(replace(candidate, problem=candidate.problem or "; ".join(problems)))
+    require_some_sound(root, passed)
+    return None
 
 
-def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest, after every file was found with the size it was written with."""
-    path = folder / MANIFEST
-    try:
-        manifest = CheckpointManifest(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+def require_some_sound(root: Path, passed: list[Candidate]) -> None:
+    """None of ``passed`` can be used: CheckpointError unless all are of a history left behind."""
+    damaged = [candidate for candidate in passed if not candidate.is_left]
+    if damaged:
+        lines = "".join(f"\n  {c.folder.name}: {c.problem}" for c in damaged)
         raise CheckpointError(
-            f"{path} is not a checkpoint manifest ({error}); "
-            f"remove {folder} to go on from the checkpoint before it."
-        ) from error
-    for name, size_bytes in manifest.files.items():
-        found = (folder / name).stat().st_size if (folder / name).exists() else None
-        if found != size_bytes:
-            raise CheckpointError(
-                f"{folder / name} has {found} bytes but was written with {size_bytes}; "
-                f"remove {folder} to go on from the checkpoint before it."
-            )
-    return manifest
+            f"{root} holds no checkpoint that can be used:{lines}\n"
+            "Bring one back from a copy; or move them away, to begin at the base model."
+        )
 
 
 def newest_data(root: Path) -> dict[str, Any] | None:
@@ -112,32 +102,171 @@ def newest_data(root: Path) -> dict[str, Any] | None:
     return read_manifest(folder).data if folder is not None else None
 
 
-def require_architecture(
-    manifest: CheckpointManifest, *, architecture: Mapping[str, object], folder: Path
-) -> None:
-    """The checkpoint must be of the base model that the run names, whatever lies there now."""
-    for name, value in manifest.architecture.items():
-        if architecture.get(name) != value:
-            raise CheckpointError(
-                f"{folder} is of another model: its {name} is {value}, the base model's is "
-                f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
-            )
+def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: Start) -> Path:
+    """Make a fully written folder a checkpoint: flush, manifest, rename, ``latest``.
+
+    Superseded where a newer start has claimed the run; what that has published stays as it is.
+    """
+    start.require_held()
+    final = root / folder_name(manifest.step)
+    try:
+        _seal(partial, manifest)
+        _move_in(partial, final, start=start)
+        sync_folder(root)
+        start.require_held()
+        write_text(root / LATEST, final.name)
+    except (OSError, CheckpointError, EnvironmentError_) as error:
+        # A newer start deletes what this one was writing.
+        start.require_held()
+        if not isinstance(error, OSError):
+            raise
+        raise EnvironmentError_(
+            f"{error.filename or partial} cannot be written: {error.strerror}; free space or "
+            "mend the file system. The checkpoints before are untouched."
+        ) from error
+    return final
 
 
-def prune(root: Path, *, keep_last: int) -> list[Path]:
-    """Delete all but the newest ``keep_last`` complete checkpoints, and what dead writers left."""
-    complete = sorted(p.parent for p in root.glob(f"step_*/{MANIFEST}"))
-    doomed = complete[:-keep_last] if keep_last > 0 else []
-    for folder in doomed:
-        shutil.rmtree(folder)
-    return doomed
+def prune(root: Path, *, policy: Retention, start: Start) -> list[Path]:
+    """Delete what the policy does not keep, and what older starts left; the folders deleted.
+
+    The newest that can be used always stays. Damaged ones stay too: nobody can tell here whether
+    the fault is theirs or the file system's (``megacpt checkpoints --prune`` deletes them).
+    """
+    start.require_held()
+    found = candidates(root)
+    usable = [c.manifest for c in found if c.problem is None and c.manifest is not None]
+    kept = policy.kept(usable)
+    doomed = [c for c in found if _may_go(c, kept=set(kept), start=start)]
+    for candidate in doomed:
+        delete(candidate.folder, start=start)
+    remove_leftovers(root, start=start)
+    return [candidate.folder for candidate in doomed]
 
 
-def remove_partials(root: Path) -> None:
-    """Delete folders that a dead process left half-written."""
-    for pattern in (".step_*.partial", ".step_*.replaced"):
-        for folder in root.glob(pattern):
-            shutil.rmtree(folder)
+def delete(folder: Path, *, start: Start) -> None:
+    """One published checkpoint, unless a newer start has published it."""
+    start.require_held()
+    _remove(_take_aside(folder, start=start))
+
+
+def remove_leftovers(root: Path, *, start: Start) -> None:
+    """Of older starts: folders half-written or half-deleted. Only for one that holds the fence.
+
+    One that an older start took aside although it is newer than that start comes back.
+    """
+    for aside in root.glob(".step_*.aside"):
+        taken_by = int(aside.name.split(".")[2])
+        if _start_of(aside) > taken_by:
+            _put_back(aside)
+        elif taken_by <= start.number:
+            _remove(aside)
+    for partial in root.glob(".step_*.partial"):
+        if int(partial.name.split(".")[2]) < start.number:
+            # Its writer may be about to publish it: that must find all of it or nothing.
+            _remove(_take_aside(partial, start=start))
+
+
+def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate:
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError as error:
+        return Candidate(folder=folder, manifest=None, problem=str(error))
+    later = lineage.left_by(start=manifest.start, step=manifest.step)
+    if later is not None:
+        problem = (
+            f"written by start {manifest.start}, but start {later} has gone on from step "
+            f"{lineage.from_steps[later]}"
+        )
+        return Candidate(folder=folder, manifest=manifest, problem=problem, is_left=True)
+    problems = verify.full(folder) if full else verify.quick(folder)
+    if folder.name != folder_name(manifest.step):
+        problems.append(f"its manifest is of step {manifest.step}")
+    return Candidate(folder=folder, manifest=manifest, problem="; ".join(problems) or None)
+
+
+def _may_go(candidate: Candidate, *, kept: set[int], start: Start) -> bool:
+    if candidate.manifest is None:
+        return False
+    if candidate.is_left:
+        return candidate.manifest.start < start.number
+    return candidate.problem is None and candidate.step not in kept
+
+
+def _seal(partial: Path, manifest: CheckpointManifest) -> None:
+    for path in (partial, *partial.rglob("*")):
+        _fsync(path)
+    write_manifest(partial, manifest)
+    if problems := verify.quick(partial):
+        raise CheckpointError(
+            f"{partial} was not written as its manifest says: {'; '.join(problems)}; "
+            "mend the file system."
+        )
+
+
+def _move_in(partial: Path, final: Path, *, start: Start) -> None:
+    for _ in range(_TRIES):
+        start.require_held()
+        try:
+            partial.rename(final)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        else:
+            return
+        if _candidate(final, lineage=starts.lineage(start.run_dir), full=False).problem is None:
+            # Of the same history, so of the same state; while it was replaced there would be none.
+            _remove(partial)
+            return
+        # A damaged one, or one that an older start published late.
+        _remove(_take_aside(final, start=start))
+    raise CheckpointError(f"{final} comes back each time it is taken away; stop other starts.")
+
+
+def _take_aside(folder: Path, *, start: Start) -> Path | None:
+    """Rename a checkpoint to a name of this start's own; None where it is gone.
+
+    What was renamed is looked at afterwards, because it may be another than was meant: an older
+    start may sleep for hours between its decision and its rename. What a newer start wrote is put
+    back; should this process die before it can, the next start does it (``remove_leftovers``).
+    """
+    name = folder.name.strip(".").split(".")[0]
+    aside = folder.with_name(f".{name}.{start.number:06d}.aside")
+    _remove(aside)
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return None
+    written_by = _start_of(aside)
+    if written_by > start.number:
+        _put_back(aside)
+        start.require_held()
+        raise Superseded(f"{folder} was written by start {written_by}, this is {start.number}.")
+    return aside
+
+
+def _put_back(aside: Path) -> None:
+    name = aside.name.split(".")[1]
+    try:
+        aside.rename(aside.with_name(name))
+    except OSError as error:
+        # Somebody else has done it.
+        if error.errno not in {*_TAKEN, errno.ENOENT}:
+            raise
+
+
+def _remove(folder: Path | None) -> None:
+    """What cannot be deleted now, as a file that a dying process holds open, goes the next time."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_of(folder: Path) -> int:
+    """0 where the manifest cannot be read: anyone may take that away."""
+    try:
+        return read_manifest(folder).start
+    except CheckpointError:
+        return 0
 
 
 def _fsync(path: Path) -> None:

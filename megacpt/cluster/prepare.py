@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.checkpoint import store
+from megacpt.checkpoint.manifest import read_manifest
 from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -46,14 +47,18 @@ class _Model:
     tokenizer: Tokenizer
 
 
-def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
+def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
     """Everything that can be known without starting a rank; writes nothing.
 
-    ``num_ranks``: how many torchrun or srun has started, where one of them has.
+    ``num_ranks``: how many torchrun or srun has started, where one of them has; ``launched``: a job
+    of ``cluster.nodes`` will be asked for.
     """
     model, problem = _read_model(config.model.path)
     architecture = model.architecture if model else None
-    _require_rules(violations(config, architecture=architecture, num_ranks=num_ranks))
+    found = violations(
+        config, architecture=architecture, num_ranks=num_ranks, launched=launched
+    )
+    _require_rules(found)
     if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")
     tokens = _source_tokens(config, tokenizer=model.tokenizer)
@@ -70,9 +75,9 @@ def check(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
     )
 
 
-def prepare(config: RunConfig, *, num_ranks: int | None = None) -> Plan:
+def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
     """Check, then write what the ranks read."""
-    plan = check(config, num_ranks=num_ranks)
+    plan = check(config, num_ranks=num_ranks, launched=launched)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder.root)
     write_run_yaml(config, folder.run_yaml, notes=notes(config))
@@ -154,7 +159,7 @@ def _check_schedule(config: RunConfig) -> None:
     newest = store.newest(folder.root / "checkpoints")
     if newest is None or not folder.run_yaml.exists():
         return
-    old, done = read_run_yaml(folder.run_yaml), store.read_manifest(newest).step
+    old, done = read_run_yaml(folder.run_yaml), read_manifest(newest).step
     step = first_difference((old.optim, old.schedule), (config.optim, config.schedule), steps=done)
     if step is not None:
         was, now = (learning_rate(step, optim=c.optim, schedule=c.schedule) for c in (old, config))

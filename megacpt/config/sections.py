@@ -75,12 +75,34 @@ class FaultPolicy(Enum):
     rollback = "rollback"
 
 
+class PreflightWhen(Enum):
+    """``nodes``: where a run has several; ``always``: on one, too."""
+
+    never = "never"
+    nodes = "nodes"
+    always = "always"
+
+
+class BadNodePolicy(Enum):
+    """What a bad node leads to: the run ends and names it, or goes on with a warning."""
+
+    stop = "stop"
+    warn = "warn"
+
+
 class DeviceKind(Enum):
     """What the ranks run on; ``auto`` takes CUDA where a device is visible."""
 
     auto = "auto"
     cpu = "cpu"
     gpu = "gpu"
+
+
+class ContainerRuntime(Enum):
+    """``pyxis``: srun's own --container-image, with enroot; ``apptainer``: apptainer exec."""
+
+    pyxis = "pyxis"
+    apptainer = "apptainer"
 
 
 class Packing(Enum):
@@ -351,7 +373,12 @@ class CheckpointConfig:
     every_steps: int = 50
     """Save each time this many steps are done, and at the end."""
     keep_last: int = 2
-    """How many checkpoints stay on disk."""
+    """How many of the newest checkpoints stay on disk."""
+    keep_every_steps: int = 0
+    """Those of each step that this divides stay for ever; 0: none for this reason."""
+    keep_best: bool = False
+    """The one with the lowest loss on evaluate.domain (evaluate.general, where none is named) stays;
+    of those saved at a step whose held-out losses were measured."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -406,8 +433,86 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SlurmConfig:
+    """Options of sbatch by their own names; ``null`` leaves one to the cluster's default."""
+
+    partition: str | None = None
+    """Or several, separated by commas."""
+    account: str | None = None
+    """Whom the hours are charged to."""
+    qos: str | None = None
+    """Quality of service."""
+    reservation: str | None = None
+    """A reservation to run in."""
+    constraint: str | None = None
+    """Features of nodes, as ``h100&ib``."""
+    time: str = "24:00:00"
+    """Limit of one job: minutes, H:M:S or D-H:M:S. The run goes on in the next one."""
+    cpus_per_task: int = 8
+    """Cores of each rank."""
+    mem: str = "0"
+    """Memory of each node, as ``400G``; 0 is all of it."""
+    exclusive: bool = True
+    """Share no node with other jobs."""
+    dependency: str | None = None
+    """Start after other jobs, as ``afterok:1234``."""
+    array: str | None = None
+    """As ``1-5%1``: so many jobs of this run, one after the other."""
+    chain: bool = False
+    """Each job, once it runs, queues the next one, until the run is finished."""
+    requeue: bool = True
+    """Put the job back into the queue after a saved stop, a hang or a lost node."""
+    signal_seconds: int = 300
+    """So long before its limit the job is told to save and stop; more than a step and a save."""
+    max_restarts_without_progress: int = 3
+    """Restarts in a row without a newer checkpoint; the next one is refused."""
+    spare_nodes: int = 0
+    """Nodes beyond ``cluster.nodes`` that may take the place of bad ones."""
+    container_runtime: ContainerRuntime = ContainerRuntime.pyxis
+    container_image: str | None = None
+    """Image the ranks run in: a file, or what the runtime can pull."""
+    container_mounts: str | None = None
+    """HOST:CONTAINER, separated by commas; the run folder, model and shards must be among them."""
+    modules: str | None = None
+    """What ``module load`` gets, separated by spaces."""
+    setup: str | None = None
+    """Shell lines of your own on the first node before the ranks start."""
+    extra: str | None = None
+    """More options of sbatch, as ``--mail-type=END --switches=1``."""
+    python: str | None = None
+    """Interpreter of the ranks; not set: that of ``megacpt launch``, or python3 in a container."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PreflightConfig:
+    when: PreflightWhen = PreflightWhen.nodes
+    on_bad: BadNodePolicy = BadNodePolicy.stop
+    appear_s: float = 300.0
+    """Seconds that all ranks may take to appear: Python loads slowly from a cold file system."""
+    limit_s: float = 60.0
+    """Seconds for each of the two parts after that: looking at the nodes, and at their links."""
+    disk_gib: float = 1.0
+    """Free space of the run folder below which a node is bad."""
+    disk_mib_s: float = 1.0
+    """Speed of lasting writes to the run folder below which a node is bad."""
+    shm_mib: float | None = None
+    """Free /dev/shm below which a node is bad; not set: 32 MiB a rank on GPUs, none on CPUs."""
+    clock_s: float = 10.0
+    """Seconds a node's clock may be away from the others'."""
+    link_fraction: float = 0.5
+    """A pair of nodes slower than this part of the usual pair is slow; 0 compares none."""
+    link_mib_s: float = 0.0
+    """A pair of nodes slower than this is slow, whatever the others are."""
+
+
+@dataclass(kw_only=True, slots=True)
 class ClusterConfig:
     device: DeviceKind = DeviceKind.auto
+    nodes: int = 1
+    """Machines that ``megacpt launch`` asks Slurm for."""
+    gpus_per_node: int | None = None
+    """GPUs, and so ranks, of each; not set: the run's ranks over ``nodes``."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
     threads_per_rank: int = 0
     """CPU threads of a rank; 0 shares the machine's cores among its ranks."""
     timeout_minutes: float = 10.0
@@ -415,6 +520,7 @@ class ClusterConfig:
     retries: int = 0
     """Starts after a hang or a killed rank, each only if a checkpoint was written since the last;
     for ranks that ``megacpt train`` itself has started."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 
 @dataclass(kw_only=True, slots=True)

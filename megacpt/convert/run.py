@@ -36,20 +36,21 @@ def export_run(run_dir: Path, output: Path) -> Path:
 def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -> Path:
     # Only now does the import hook let megatron.core load on this device.
     from megacpt.checkpoint import sharded, store
+    from megacpt.checkpoint.manifest import read_manifest, require_architecture
     from megacpt.convert.certificate import write_certificate
     from megacpt.convert.export import export_hf
     from megacpt.model.build import build_model
     from megacpt.model.parallel import initialise_parallel
 
-    checkpoint = store.newest(Path(config.run_dir) / "checkpoints")
+    checkpoint = store.newest(Path(config.run_dir) / "checkpoints", full=True)
     if checkpoint is None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
-    store.require_architecture(
-        store.read_manifest(checkpoint), architecture=asdict(architecture), folder=checkpoint
+    require_architecture(
+        read_manifest(checkpoint), architecture=asdict(architecture), folder=checkpoint
     )
     initialise_parallel(ParallelConfig(), seed=config.seed)
     chunks = build_model(

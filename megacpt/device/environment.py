@@ -123,9 +123,33 @@ def _tasks_per_node(text: str) -> list[int]:
     return tasks
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmJob:
+    """The job this process is in; both None outside Slurm."""
+
+    id: str | None
+    restarts: int | None
+    """How often it was requeued."""
+
+
+def slurm_job(environment: Mapping[str, str] | None = None) -> SlurmJob:
+    variables = os.environ if environment is None else environment
+    restarts = variables.get("SLURM_RESTART_COUNT", "")
+    return SlurmJob(
+        id=variables.get("SLURM_JOB_ID"), restarts=int(restarts) if restarts.isdigit() else None
+    )
+
+
 def is_srun_task() -> bool:
     """srun can give each task GPUs and cores of its own; other launchers share the machine's."""
     return "SLURM_STEP_NUM_TASKS" in os.environ
+
+
+def slurm_start() -> str | None:
+    """``JOB.RESTART`` of the Slurm job that this process belongs to; a requeued job keeps its
+    number."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else None
 
 
 def threads_from_environment() -> int | None:

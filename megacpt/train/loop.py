@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from megacpt.checkpoint.retention import retention_of
 from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
 from megacpt.monitor.metrics import FaultRecord
@@ -29,7 +30,7 @@ Record = dict[str, Any]
 
 def start(run: Run) -> Position:
     """Where the run goes on from; called before the journal is opened at that step."""
-    return resume(run.checkpoints, state=run.state, identity=run.identity)
+    return resume(run.run_dir, state=run.state, identity=run.identity, origin=run.origin)
 
 
 def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
@@ -113,9 +114,11 @@ def take_step(
 def measurements(run: Run, *, step: int, position: Position) -> Record:
     """What is due after ``step`` beside its loss: held-out losses, generations."""
     evaluate, record = run.config.evaluate, spot_check(run, step=step)
+    position.heldout = None
     if is_due(step, every=evaluate.every_steps, last=run.config.schedule.steps):
         record["heldout"] = measure_heldout(run)
         record |= forgetting(record, position=position, general=evaluate.general)
+        position.heldout = {name: found["loss"] for name, found in record["heldout"].items()}
     return record
 
 
@@ -130,7 +133,8 @@ def save_checkpoint(run: Run, *, position: Position) -> None:
         state=run.state,
         position=position,
         identity=run.identity,
-        keep_last=run.config.checkpoint.keep_last,
+        start=run.origin.start,
+        retention=retention_of(run.config),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint import sharded, store
+from megacpt.checkpoint.manifest import read_manifest, require_architecture
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
@@ -80,8 +81,8 @@ def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None
         )
     base_folder = Path(str(config.model.path))
     architecture = read_architecture(base_folder)
-    manifest = store.read_manifest(folder)
-    store.require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    manifest = read_manifest(folder)
+    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
     chunks = build_chunks(
         without_overlap(config),

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import torch
 
-from megacpt.checkpoint import adam, sharded, store
+from megacpt.checkpoint import adam, sharded, starts, store, verify
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.retention import Retention
+from megacpt.checkpoint.starts import Start
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.data.order import TrainingData
@@ -22,6 +25,7 @@ from megacpt.plan.architecture import Architecture
 from megacpt.train import faults
 from megacpt.train.faults import FaultState
 from megacpt.train.heldout import evaluating
+from megacpt.train.origin import Origin, from_first_rank
 from megacpt.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,8 @@ class Position:
     elapsed_s: float = 0.0
     base_heldout: dict[str, dict[str, float]] | None = None
     """Held-out losses of the untouched base model; None until they are measured."""
+    heldout: dict[str, float] | None = None
+    """Held-out losses of this very step; None where none are due."""
     faults: FaultState = field(default_factory=FaultState)
     checkpoint_step: int = 0
     """Of the newest checkpoint; 0 is the start of the run."""
@@ -60,12 +66,19 @@ class Identity:
 
 
 def save(
-    root: Path, *, state: TrainState, position: Position, identity: Identity, keep_last: int
+    root: Path,
+    *,
+    state: TrainState,
+    position: Position,
+    identity: Identity,
+    start: Start,
+    retention: Retention,
 ) -> None:
     """Write, publish and prune; a collective call. The run can die anywhere and lose nothing."""
-    partial = store.partial_folder(root, step=position.step)
+    partial = store.partial_folder(root, step=position.step, start=start)
     writer = torch.distributed.get_rank() == 0
     if writer:
+        start.require_held()
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         _require_space(partial, architecture=identity.architecture)
@@ -77,23 +90,30 @@ def save(
         sharded.save(partial, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
     sharded.barrier()
     if writer:
-        store.publish(root, partial=partial, manifest=_manifest(partial, position, identity))
-        store.prune(root, keep_last=keep_last)
+        manifest = _manifest(partial, position, identity, start=start)
+        store.publish(root, partial=partial, manifest=manifest, start=start)
+        store.prune(root, policy=retention, start=start)
     sharded.barrier()
     position.checkpoint_step = position.step
 
 
-def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
-    """Continue from the newest complete checkpoint; the start of the run if there is none."""
-    if torch.distributed.get_rank() == 0:
-        store.remove_partials(root)
+def resume(run_dir: Path, *, state: TrainState, identity: Identity, origin: Origin) -> Position:
+    """Load what ``origin`` names and say so in the record of its start; a collective call."""
+    position = _load(state, identity=identity, origin=origin)
     sharded.barrier()
-    written = _events_since(RunFolder(root.parent).faults)
-    folder = store.newest(root)
-    if folder is None:
-        return _with_events(Position(), written=written, path=RunFolder(root.parent).faults)
-    manifest = store.read_manifest(folder)
-    store.require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
+    if torch.distributed.get_rank() == 0:
+        starts.record_from(origin.start, step=position.step)
+    path = RunFolder(run_dir).faults
+    return _with_events(
+        position, written=from_first_rank(lambda: faults.read_events(path)), path=path
+    )
+
+
+def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position:
+    if origin.folder is None or origin.manifest is None:
+        return Position()
+    folder, manifest = origin.folder, origin.manifest
+    require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
     rng = sharded.load(
         folder,
         chunks=state.chunks,
@@ -104,7 +124,7 @@ def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
     if rng is not None:
         runtime.set_rng_state(rng)
     logger.info("resumed from %s", folder)
-    position = Position(
+    return Position(
         step=manifest.step,
         tokens_per_source=dict(manifest.tokens_per_source),
         elapsed_s=manifest.elapsed_s,
@@ -112,14 +132,6 @@ def resume(root: Path, *, state: TrainState, identity: Identity) -> Position:
         faults=FaultState.from_json(manifest.faults),
         checkpoint_step=manifest.step,
     )
-    return _with_events(position, written=written, path=RunFolder(root.parent).faults)
-
-
-def _events_since(path: Path) -> list[FaultRecord]:
-    """What the first rank finds in the file, on every rank: a shared file system may lag."""
-    found = [faults.read_events(path) if torch.distributed.get_rank() == 0 else []]
-    torch.distributed.broadcast_object_list(found, src=0)
-    return found[0]
 
 
 def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Path) -> Position:
@@ -130,18 +142,21 @@ def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Pa
     return position
 
 
-def _manifest(partial: Path, position: Position, identity: Identity) -> store.CheckpointManifest:
-    files = {p.name: p.stat().st_size for p in sorted(partial.iterdir()) if p.is_file()}
-    return store.CheckpointManifest(
+def _manifest(
+    partial: Path, position: Position, identity: Identity, *, start: Start
+) -> CheckpointManifest:
+    return CheckpointManifest(
         step=position.step,
+        start=start.number,
         architecture=asdict(identity.architecture),
         layout=identity.layout,
         data=identity.data.record(position.step),
         tokens_per_source=dict(position.tokens_per_source),
         elapsed_s=position.elapsed_s,
         base_heldout=position.base_heldout,
+        heldout=position.heldout,
         faults=position.faults.to_json(),
-        files=files,
+        files=verify.sums_of(partial),
     )
 
 

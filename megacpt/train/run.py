@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from megacpt.checkpoint import store
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
 from megacpt.data.heldout import HeldoutSet
@@ -23,6 +22,7 @@ from megacpt.model import health
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
+from megacpt.train.origin import Origin, claim_origin
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
 from megacpt.train.straggler import Stragglers, Timers
@@ -42,6 +42,8 @@ class Run:
     tokenizer: Tokenizer
     prompts: list[str]
     data: TrainingData
+    origin: Origin
+    """This start of the run and the checkpoint it begins with; a rollback makes another."""
     heldout: Mapping[str, HeldoutSet]
     state: TrainState
     first_rng: dict[str, torch.Tensor]
@@ -72,7 +74,8 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
-    if runtime.ranks.rank == 0:
+    origin = claim_origin(Path(config.run_dir))
+    if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
     state = _build_state(config, architecture=architecture, runtime=runtime, timers=timers)
@@ -88,8 +91,9 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
             steps=config.schedule.steps,
-            record=store.newest_data(Path(config.run_dir) / "checkpoints"),
+            record=origin.data,
         ),
+        origin=origin,
         heldout=open_heldout(config, architecture=architecture),
         state=state,
         first_rng=rng_state(),
@@ -100,7 +104,11 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
 
 
 def rebuild(run: Run) -> None:
-    """Model and optimizer as a run begins with them: nothing that went bad is left of them."""
+    """Model and optimizer as a run begins with them: nothing that went bad is left of them.
+
+    A start of its own: what was saved after the step it goes back to is not of the run any more.
+    """
+    run.origin = claim_origin(run.run_dir)
     del run.state
     gc.collect()
     run.state = _build_state(
@@ -128,7 +136,7 @@ def _hosts() -> list[str]:
 
 def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: Tokenizer) -> None:
     """Look at the base model before its weights are used, once in a run's life."""
-    if config.model.init is Init.random or store.newest(Path(config.run_dir) / "checkpoints"):
+    if config.model.init is Init.random:
         return
     base = Path(str(config.model.path))
     findings = health.check(base, architecture=architecture, tokenizer=tokenizer)

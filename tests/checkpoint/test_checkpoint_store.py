@@ -3,94 +3,216 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from checkpoints import claim, manifest_of, names, write, write_partial
 
-from megacpt.checkpoint import store
-from megacpt.errors import CheckpointError
-
-
-def write(root: Path, *, step: int) -> Path:
-    partial = store.partial_folder(root, step=step)
-    partial.mkdir(parents=True)
-    (partial / "weights.distcp").write_bytes(bytes(100))
-    manifest = store.CheckpointManifest(
-        step=step,
-        architecture={"hidden_size": 64},
-        layout={"tp": 1, "pp": 1, "vpp": 1, "dp": 1},
-        data={"step": step},
-        tokens_per_source={"domain": 10},
-        elapsed_s=1.5,
-        base_heldout=None,
-        faults={},
-        files={"weights.distcp": 100},
-    )
-    return store.publish(root, partial=partial, manifest=manifest)
+from megacpt.checkpoint import starts, store
+from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.retention import Retention
+from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
 
 
-def test_newest_is_the_last_published(tmp_path: Path) -> None:
-    assert store.newest(tmp_path) is None
-    write(tmp_path, step=3)
-    last = write(tmp_path, step=12)
-    assert store.newest(tmp_path) == last
-    assert store.read_manifest(last).step == 12
-    assert not list(tmp_path.glob(".*.partial"))
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "checkpoints"
 
 
-def test_half_written_folder_is_never_chosen(tmp_path: Path) -> None:
-    first = write(tmp_path, step=3)
-    store.partial_folder(tmp_path, step=6).mkdir()
-    assert store.newest(tmp_path) == first
-    store.remove_partials(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_00000003"]
+def damage(folder: Path, *, name: str = "__0_0.distcp") -> None:
+    (folder / name).write_bytes(b"short")
 
 
-def test_death_between_rename_and_latest_is_survived(tmp_path: Path) -> None:
-    write(tmp_path, step=3)
-    pointer = (tmp_path / "latest").read_text()
-    write(tmp_path, step=6)
-    (tmp_path / "latest").write_text(pointer)
-    assert store.newest(tmp_path) == tmp_path / "step_00000003"
-    again = write(tmp_path, step=6)
-    assert store.newest(tmp_path) == again
-    assert not list(tmp_path.glob(".*"))
+def test_newest_is_the_last_published(root: Path) -> None:
+    start = claim(root, from_step=0)
+    assert store.newest(root) is None
+    write(root, step=3, start=start)
+    last = write(root, step=12, start=start)
+    assert store.newest(root) == last
+    assert read_manifest(last).step == 12
+    assert store.newest_data(root) == {"step": 12}
+    assert (root / "latest").read_text() == last.name
+    assert names(root) == ["latest", "step_00000003", "step_00000012"]
 
 
-def test_what_a_second_death_there_leaves_is_removed(tmp_path: Path) -> None:
-    first = write(tmp_path, step=3)
-    write(tmp_path, step=6).rename(tmp_path / ".step_00000006.replaced")
-    store.partial_folder(tmp_path, step=6).mkdir()
-    assert store.newest(tmp_path) == first
-    store.remove_partials(tmp_path)
-    assert not list(tmp_path.glob(".*"))
+def test_half_written_folder_is_never_chosen(root: Path) -> None:
+    old = claim(root, from_step=0)
+    first = write(root, step=3, start=old)
+    write_partial(root, step=6, start=old)
+    assert store.newest(root) == first
+    start = claim(root)
+    write_partial(root, step=9, start=start)
+    store.remove_leftovers(root, start=start)
+    own = store.partial_folder(root, step=9, start=start).name
+    assert names(root) == [own, "latest", "step_00000003"]
 
 
-def test_lost_pointer_falls_back_to_the_newest_complete(tmp_path: Path) -> None:
-    write(tmp_path, step=3)
-    last = write(tmp_path, step=6)
-    (tmp_path / "latest").unlink()
-    assert store.newest(tmp_path) == last
+def test_latest_is_never_believed(root: Path) -> None:
+    start = claim(root, from_step=0)
+    write(root, step=3, start=start)
+    last = write(root, step=6, start=start)
+    (root / "latest").write_text("step_00000003")
+    assert store.newest(root) == last
+    (root / "latest").unlink()
+    assert store.newest(root) == last
 
 
-def test_prune_keeps_the_last(tmp_path: Path) -> None:
+def test_damaged_ones_are_passed_over_and_named(root: Path) -> None:
+    start = claim(root, from_step=0)
+    first = write(root, step=3, start=start)
+    damage(write(root, step=6, start=start))
+    (write(root, step=9, start=start) / "manifest.json").unlink()
+    (write(root, step=12, start=start) / "manifest.json").write_text("{")
+    shutil.copytree(write(root, step=15, start=start), root / "step_00000018")
+    shutil.rmtree(root / "step_00000015")
+    assert store.newest(root) == first
+    problems = [candidate.problem or "" for candidate in store.candidates(root)]
+    assert "its manifest is of step 15" in problems[0]
+    assert "is not a checkpoint manifest" in problems[1]
+    assert "No such file" in problems[2]
+    assert problems[3:] == ["__0_0.distcp has 5 bytes but was written with 300", ""]
+
+
+def test_flipped_bit_is_found_by_reading_all(root: Path) -> None:
+    start = claim(root, from_step=0)
+    first, last = (write(root, step=step, start=start) for step in (3, 6))
+    content = bytearray((last / "common.pt").read_bytes())
+    content[7] ^= 1
+    (last / "common.pt").write_bytes(content)
+    assert store.newest(root) == last
+    assert store.newest(root, full=True) == first
+    (newest, older) = store.candidates(root, full=True)
+    assert newest.problem == "common.pt has other contents than were written (its checksum differs)"
+    assert older.problem is None
+
+
+def test_all_damaged_is_no_beginning(root: Path) -> None:
+    damage(write(root, step=3, start=claim(root, from_step=0)))
+    with pytest.raises(CheckpointError, match=r"no checkpoint that can be used:\n  step_00000003"):
+        store.newest(root)
+
+
+def test_checkpoint_of_a_history_left_behind_is_not_chosen(root: Path) -> None:
+    old = claim(root, from_step=0)
+    first = write(root, step=3, start=old)
+    late = write(root, step=6, start=old)
+    start = claim(root, from_step=3)
+    assert store.newest(root) == first
+    found = store.candidates(root)[0]
+    assert found.folder == late
+    assert found.problem == "written by start 1, but start 2 has gone on from step 3"
+    own = write(root, step=6, start=start)
+    assert store.newest(root) == own
+    assert read_manifest(own).start == 2
+
+
+def test_nothing_but_a_history_left_behind_is_a_beginning(root: Path) -> None:
+    write(root, step=3, start=claim(root, from_step=0))
+    claim(root, from_step=0)
+    assert store.newest(root) is None
+
+
+def test_superseded_start_publishes_nothing(root: Path) -> None:
+    old = claim(root, from_step=0)
+    partial = write_partial(root, step=3, start=old)
+    manifest = manifest_of(partial, step=3, start=old)
+    claim(root)
+    with pytest.raises(Superseded, match="is superseded by start 2"):
+        store.publish(root, partial=partial, manifest=manifest, start=old)
+    assert names(root) == [partial.name]
+
+
+def test_same_step_of_the_same_history_stays_as_it_is(root: Path) -> None:
+    folder = write(root, step=3, start=claim(root, from_step=0))
+    assert write(root, step=3, start=claim(root, from_step=3)) == folder
+    assert read_manifest(folder).start == 1
+    assert names(root) == ["latest", "step_00000003"]
+
+
+def test_damaged_one_of_the_same_step_is_replaced(root: Path) -> None:
+    damage(write(root, step=3, start=claim(root, from_step=0)))
+    again = write(root, step=3, start=claim(root, from_step=0))
+    assert read_manifest(again).start == 2
+    assert names(root) == ["latest", "step_00000003"]
+
+
+def test_files_that_changed_since_they_were_summed_are_not_published(root: Path) -> None:
+    start = claim(root, from_step=0)
+    partial = write_partial(root, step=3, start=start)
+    manifest = manifest_of(partial, step=3, start=start)
+    damage(partial)
+    with pytest.raises(CheckpointError, match="was not written as its manifest says"):
+        store.publish(root, partial=partial, manifest=manifest, start=start)
+
+
+def test_what_cannot_be_written_is_said_with_the_systems_reason(root: Path) -> None:
+    start = claim(root, from_step=0)
+    partial = write_partial(root, step=3, start=start)
+    manifest = manifest_of(partial, step=3, start=start)
+    shutil.rmtree(partial)
+    with pytest.raises(EnvironmentError_, match="No such file or directory; free space"):
+        store.publish(root, partial=partial, manifest=manifest, start=start)
+
+
+def test_prune_keeps_what_the_policy_keeps(root: Path) -> None:
+    start = claim(root, from_step=0)
+    losses = {3: 2.0, 6: 1.0, 9: 1.5, 10: 1.25, 12: 1.2, 15: 3.0}
+    for step, loss in losses.items():
+        write(root, step=step, start=start, heldout={"law": loss})
+    policy = Retention(keep_last=2, keep_every_steps=10, best_of="law")
+    gone = store.prune(root, policy=policy, start=start)
+    assert [p.name for p in gone] == ["step_00000009", "step_00000003"]
+    kept = ["step_00000006", "step_00000010", "step_00000012", "step_00000015"]
+    assert names(root) == ["latest", *kept]
+
+
+def test_prune_counts_no_damaged_one_and_leaves_it(root: Path) -> None:
+    start = claim(root, from_step=0)
     for step in (3, 6, 9):
-        write(tmp_path, step=step)
-    store.prune(tmp_path, keep_last=2)
-    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00000006", "step_00000009"]
+        write(root, step=step, start=start)
+    damage(root / "step_00000009")
+    store.prune(root, policy=Retention(keep_last=1), start=start)
+    assert names(root) == ["latest", "step_00000006", "step_00000009"]
 
 
-def test_truncated_file_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path, step=3)
-    (folder / "weights.distcp").write_bytes(bytes(60))
-    with pytest.raises(
-        CheckpointError, match=r"weights\.distcp has 60 bytes but was written with 100"
-    ):
-        store.read_manifest(folder)
+def test_prune_removes_what_older_starts_left(root: Path) -> None:
+    old = claim(root, from_step=0)
+    for step in (3, 6):
+        write(root, step=step, start=old)
+    write_partial(root, step=9, start=old)
+    start = claim(root, from_step=3)
+    store.prune(root, policy=Retention(keep_last=5), start=start)
+    assert names(root) == ["latest", "step_00000003"]
 
 
-def test_broken_manifest_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path, step=3)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(CheckpointError, match="is not a checkpoint manifest"):
-        store.read_manifest(folder)
+def test_superseded_start_prunes_nothing(root: Path) -> None:
+    old = claim(root, from_step=0)
+    for step in (3, 6):
+        write(root, step=step, start=old)
+    claim(root, from_step=6)
+    with pytest.raises(Superseded):
+        store.prune(root, policy=Retention(keep_last=1), start=old)
+    with pytest.raises(Superseded):
+        store.delete(root / "step_00000003", start=old)
+    assert names(root) == ["latest", "step_00000003", "step_00000006"]
+
+
+def test_what_an_older_start_took_aside_comes_back(root: Path) -> None:
+    """It slept between its last look at the fence and its rename, and died after it."""
+    old = claim(root, from_step=0)
+    newer = claim(root, from_step=0)
+    folder = write(root, step=3, start=newer)
+    folder.rename(root / f".{folder.name}.{old.number:06d}.aside")
+    assert store.newest(root) is None
+    store.remove_leftovers(root, start=claim(root))
+    assert store.newest(root) == folder
+    assert starts.lineage(root.parent).from_steps == {1: 0, 2: 0}
+
+
+def test_what_a_start_took_aside_and_did_not_delete_goes(root: Path) -> None:
+    start = claim(root, from_step=0)
+    folder = write(root, step=3, start=start)
+    folder.rename(root / f".{folder.name}.{start.number:06d}.aside")
+    store.remove_leftovers(root, start=claim(root))
+    assert names(root) == ["latest"]

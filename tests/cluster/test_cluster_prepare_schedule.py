@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import starts, store
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
@@ -24,20 +25,23 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     run_dir.mkdir(parents=True)
     write_run_yaml(config_of(run_dir, *settings), run_dir / "run.yaml")
     root = run_dir / "checkpoints"
-    partial = store.partial_folder(root, step=steps)
+    start = starts.claim(run_dir, host="node", pid=1)
+    partial = store.partial_folder(root, step=steps, start=start)
     partial.mkdir(parents=True)
-    manifest = store.CheckpointManifest(
+    manifest = CheckpointManifest(
         step=steps,
+        start=start.number,
         architecture={},
         layout={},
         data={},
         tokens_per_source={},
         elapsed_s=0.0,
         base_heldout=None,
+        heldout=None,
         faults={},
         files={},
     )
-    store.publish(root, partial=partial, manifest=manifest)
+    store.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 WSD = ("schedule=wsd", "schedule.steps=20", "schedule.warmup_steps=2", "schedule.decay_steps=5")

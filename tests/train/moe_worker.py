@@ -69,11 +69,12 @@ def run_case(
 
 def train(run: Any, *, is_first: bool) -> list[list[float]]:
     """To the last step; the first run saves at SAVED_AT on the way."""
+    from megacpt.checkpoint.retention import Retention
     from megacpt.train.batches import read_batches
     from megacpt.train.position import resume, save
     from megacpt.train.step import train_step
 
-    position = resume(run.checkpoints, state=run.state, identity=run.identity)
+    position = resume(run.run_dir, state=run.state, identity=run.identity, origin=run.origin)
     assert position.step == (0 if is_first else SAVED_AT)
     device, curve = run.runtime.device, []
     first_step = position.step + 1
@@ -91,7 +92,8 @@ def train(run: Any, *, is_first: bool) -> list[list[float]]:
                     state=run.state,
                     position=position,
                     identity=run.identity,
-                    keep_last=1,
+                    start=run.origin.start,
+                    retention=Retention(keep_last=1),
                 )
     return curve
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``manifest.json``: what a checkpoint holds, written last, so that without it there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.atomic import write_text
+from megacpt.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+_OWN_SUM = "manifest_sha256"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSum:
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
+    """Hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointManifest:
+    """What a checkpoint holds, so that a mismatch is found before any tensor is read."""
+
+    step: int
+    start: int
+    """Number of the start that wrote it (megacpt.checkpoint.starts)."""
+    architecture: dict[str, object]
+    layout: dict[str, int]
+    """tp, pp, vpp, dp of the run that wrote it."""
+    data: dict[str, Any]
+    """What was drawn of each source, stage by stage (megacpt.data.record)."""
+    tokens_per_source: dict[str, int]
+    """Valid target tokens trained on so far."""
+    elapsed_s: float
+    """Seconds of training so far, over all restarts."""
+    base_heldout: dict[str, dict[str, float]] | None
+    """Held-out losses of the untouched base model, measured before the first step."""
+    heldout: dict[str, float] | None
+    """Held-out set -> loss of this very step; None where none was measured."""
+    faults: dict[str, Any]
+    """Updates applied, recent losses and gradient norms, events (megacpt.train.faults)."""
+    files: dict[str, FileSum]
+    """Name inside the folder -> size and checksum."""
+
+
+def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
+    """With a checksum of its own: a flipped digit of a step is no other step."""
+    tree = json.loads(json.dumps(asdict(manifest)))
+    tree[_OWN_SUM] = _sum_of(tree)
+    write_text(folder / MANIFEST, json.dumps(tree, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> CheckpointManifest:
+    """The manifest as it was written; of the other files nothing is known (see verify)."""
+    path = folder / MANIFEST
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint manifest ({_reason(error)}).") from error
+
+
+def _parsed(text: str) -> CheckpointManifest:
+    tree = json.loads(text)
+    if tree.pop(_OWN_SUM) != _sum_of(tree):
+        raise ValueError("its checksum is wrong")
+    tree["files"] = {name: FileSum(**found) for name, found in tree["files"].items()}
+    return CheckpointManifest(**tree)
+
+
+def require_architecture(
+    manifest: CheckpointManifest, *, architecture: Mapping[str, object], folder: Path
+) -> None:
+    """The checkpoint must be of the base model that the run names, whatever lies there now."""
+    for name, value in manifest.architecture.items():
+        if architecture.get(name) != value:
+            raise CheckpointError(
+                f"{folder} is of another model: its {name} is {value}, the base model's is "
+                f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
+            )
+
+
+def _sum_of(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return f"no {error}" if isinstance(error, KeyError) else str(error)

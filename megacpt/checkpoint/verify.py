@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the files of a checkpoint are what its manifest says, by size or by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum, read_manifest
+from megacpt.errors import CheckpointError
+
+
+def quick(folder: Path, *, names: Sequence[str] | None = None) -> list[str]:
+    """What is wrong with the manifest or with sizes; empty: nothing. ``names``: only these files.
+
+    Reads the manifest and no other file.
+    """
+    return _problems(folder, names=names, contents=False)
+
+
+def full(folder: Path, *, names: Sequence[str] | None = None) -> list[str]:
+    """As ``quick``, and every byte is read and compared with its checksum."""
+    return _problems(folder, names=names, contents=True)
+
+
+def share_of(manifest: CheckpointManifest, *, part: int, parts: int) -> list[str]:
+    """The names that reader ``part`` of ``parts`` checks; all together get each once."""
+    largest_first = sorted(manifest.files, key=lambda name: (-manifest.files[name].bytes, name))
+    return largest_first[part::parts]
+
+
+def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, FileSum]:
+    """Size and checksum of the files as they are now; all but the manifest, if no names are given.
+
+    An ``OSError`` where one of ``names`` is not there.
+    """
+    if names is None:
+        paths = (p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+        names = sorted(str(p.relative_to(folder)) for p in paths)
+    return {
+        name: FileSum(bytes=(folder / name).stat().st_size, sha256=_sha256(folder / name))
+        for name in names
+    }
+
+
+def _problems(folder: Path, *, names: Sequence[str] | None, contents: bool) -> list[str]:
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError as error:
+        return [str(error)]
+    wanted = manifest.files if names is None else names
+    found = (_problem(folder / name, manifest.files[name], contents=contents) for name in wanted)
+    return [problem for problem in found if problem is not None]
+
+
+def _problem(path: Path, written: FileSum, *, contents: bool) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != written.bytes:
+            return f"{path.name} has {size} bytes but was written with {written.bytes}"
+        if contents and _sha256(path) != written.sha256:
+            return f"{path.name} has other contents than were written (its checksum differs)"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

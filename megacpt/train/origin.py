@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which start of the run this is and the checkpoint it goes on from, the same on all ranks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from megacpt.checkpoint import starts, store, verify
+from megacpt.checkpoint.manifest import CheckpointManifest
+from megacpt.checkpoint.starts import Start
+from megacpt.checkpoint.store import Candidate
+from megacpt.device.environment import slurm_job
+from megacpt.errors import MegacptError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A claimed start, and where it begins."""
+
+    start: Start
+    folder: Path | None
+    """The newest checkpoint that can be used; None: the beginning of the run."""
+    manifest: CheckpointManifest | None
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What the steps done have drawn."""
+        return self.manifest.data if self.manifest is not None else None
+
+
+def claim_origin(run_dir: Path) -> Origin:
+    """Become the newest start, then choose a checkpoint, every byte of it read; collective."""
+    root = run_dir / "checkpoints"
+    start = from_first_rank(lambda: _claim(run_dir))
+    chosen = _choose(root)
+    folder, manifest = (chosen.folder, chosen.manifest) if chosen is not None else (None, None)
+    return Origin(start=start, folder=folder, manifest=manifest)
+
+
+def from_first_rank(make: Callable[[], T]) -> T:
+    """What ``make`` gives on the first rank, on every rank: a shared file system may lag.
+
+    Where it refuses, all ranks do.
+    """
+    found: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            found[0] = make()
+        except MegacptError as error:
+            found[1] = error
+    torch.distributed.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise found[1]
+    made: T = found[0]
+    return made
+
+
+def _claim(run_dir: Path) -> Start:
+    job = slurm_job()
+    start = starts.claim(
+        run_dir, host=socket.gethostname(), pid=os.getpid(), job=job.id, restart=job.restarts
+    )
+    store.remove_leftovers(run_dir / "checkpoints", start=start)
+    return start
+
+
+def _choose(root: Path) -> Candidate | None:
+    passed: list[Candidate] = []
+    for candidate in from_first_rank(lambda: store.candidates(root)):
+        problem = candidate.problem or _damage(candidate)
+        if problem is None:
+            return candidate
+        if torch.distributed.get_rank() == 0:
+            logger.warning("passed over checkpoint %s: %s", candidate.folder, problem)
+        passed.append(replace(candidate, problem=problem))
+    store.require_some_sound(root, passed)
+    return None
+
+
+def _damage(candidate: Candidate) -> str | None:
+    """What the ranks find when each reads its part of the files."""
+    assert candidate.manifest is not None
+    ranks = torch.distributed.get_world_size()
+    names = verify.share_of(candidate.manifest, part=torch.distributed.get_rank(), parts=ranks)
+    found: list[list[str]] = [[] for _ in range(ranks)]
+    torch.distributed.all_gather_object(found, verify.full(candidate.folder, names=names))
+    return "; ".join(dict.fromkeys(problem for part in found for problem in part)) or None
