@@ -9,6 +9,7 @@
     ├── EnvironmentError_   this machine lacks something: disk, permission, package, process
     ├── TrainingFault       exit code 65: loss or gradients went bad and the settings say stop
     ├── BadNode             exit code 69: a machine of the job cannot take part; another could
+    ├── EndedOnRequest      exit code 85: the run was asked to end before its last step
     └── Superseded          exit code 76: a newer start of the run owns its folder
 
 A message names the thing, the rule, the value and the remedy. Anything else that is raised is a
@@ -74,6 +75,12 @@ class TrainingFault(MegacptError):
     """Loss or gradients went bad, and the settings or the number of such events end the run."""
 
     exit_code = 65  # EX_DATAERR: starting again without a change ends the same way
+
+
+class EndedOnRequest(MegacptError):
+    """A signal, the time limit or the file RUN_DIR/request asked the run to end; no fault."""
+
+    exit_code = 85  # Start it again, and it goes on.
 
 
 class Superseded(MegacptError):

@@ -90,6 +90,13 @@ class BadNodePolicy(Enum):
     warn = "warn"
 
 
+class SaveErrorPolicy(Enum):
+    """What a checkpoint that cannot be written leads to."""
+
+    go_on = "go_on"
+    stop = "stop"
+
+
 class DeviceKind(Enum):
     """What the ranks run on; ``auto`` takes CUDA where a device is visible."""
 
@@ -379,6 +386,15 @@ class CheckpointConfig:
     keep_best: bool = False
     """The one with the lowest loss on evaluate.domain (evaluate.general, where none is named) stays;
     of those saved at a step whose held-out losses were measured."""
+    asynchronous: bool = True
+    """Training goes on while a checkpoint is written; false: it waits, and needs no memory for
+    what changes meanwhile."""
+    on_error: SaveErrorPolicy = SaveErrorPolicy.go_on
+    """``go_on`` warns and saves again when it is due; the third failure in a row, and one at the
+    end, stop the run all the same."""
+    save_before_end_s: float = 0.0
+    """So long before the time limit the run saves and ends; 0: three times the longest of a step
+    and the last save, and 30 s."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -517,6 +533,8 @@ class ClusterConfig:
     """CPU threads of a rank; 0 shares the machine's cores among its ranks."""
     timeout_minutes: float = 10.0
     """A collective that waits longer than this ends the run."""
+    time_limit_minutes: float = 0.0
+    """The run saves and ends before it has run for so long; 0: before the end of its Slurm job."""
     retries: int = 0
     """Starts after a hang or a killed rank, each only if a checkpoint was written since the last;
     for ranks that ``megacpt train`` itself has started."""

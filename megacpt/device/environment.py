@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 _FIRST_PORT, _NUM_PORTS = 20_000, 10_000
 AT_START = frozenset(os.environ)
 """Names of the variables that this process had before any library could set more."""
+STARTED_AT = time.time()
+"""Of this process, nearly: seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,13 @@ def slurm_job(environment: Mapping[str, str] | None = None) -> SlurmJob:
     return SlurmJob(
         id=variables.get("SLURM_JOB_ID"), restarts=int(restarts) if restarts.isdigit() else None
     )
+
+
+def job_ends_at(environment: Mapping[str, str] | None = None) -> float | None:
+    """When Slurm will end this job, in seconds since 1970; None where it does not say."""
+    variables = os.environ if environment is None else environment
+    text = variables.get("SLURM_JOB_END_TIME", "")
+    return float(text) if text.isdigit() and int(text) > 0 else None
 
 
 def is_srun_task() -> bool:
