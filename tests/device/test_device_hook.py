@@ -183,3 +183,11 @@ def test_installed_cuda_packages_are_not_touched_on_a_cpu(tmp_path: Path) -> Non
         "assert optimizer.Adam is torch.optim.AdamW\n",
         PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
     )
+
+
+def test_what_training_does_not_need_is_not_imported_with_it() -> None:
+    code = (
+        "import sys; import megacpt.device.hook as hook; hook.install(); "
+        "import megatron.core; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
+    )
+    assert run_python(code).split() == ["False", "wandb"]
