@@ -22,7 +22,7 @@ from megacpt.errors import EnvironmentError_
 
 _PACKAGE = "megatron.core"
 _NOT_NEEDED = "wandb"
-"""megatron-core's inference takes it where it finds it: a fifth of the time a rank takes to import."""
+"""megatron-core's inference takes it where it finds it; a fifth of a rank's import time."""
 
 
 def install() -> None:

@@ -185,6 +185,7 @@ def test_installed_cuda_packages_are_not_touched_on_a_cpu(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.mcore
 def test_what_training_does_not_need_is_not_imported_with_it() -> None:
     code = (
         "import sys; import megacpt.device.hook as hook; hook.install(); "
