@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make torch's AdamW state loadable through megatron-core's optimizers.
+"""Make the state of megatron-core's optimizers complete before a load, and right after it.
 
 megatron-core was written for FusedAdam of Apex or Transformer Engine, which keeps one ``step`` in
 the parameter group. torch's AdamW keeps a ``step`` tensor for each parameter, and that breaks a
-resume in three places (0.16.1 and 0.19.2): a fresh optimizer has no state to load into, the
-distributed optimizer raises KeyError on ``step``, and a loaded ``step`` is one tensor shared by all
-parameters, so that every update would count once for each of them.
+resume in two places (0.16.1 and 0.19.2): a fresh optimizer has no state to load into, and the
+distributed optimizer raises KeyError on ``step``. No step is loaded here; it is set, for each
+parameter a tensor of its own: one that all shared would count every update once for each of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch.optim import AdamW
 
 
@@ -70,7 +71,7 @@ def state_of(optimizer: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def allocate_state(optimizer: Any) -> None:
-    """Give a fresh AdamW the zero state its first step would have made."""
+    """Give a fresh optimizer the zero state its first step would have made."""
     for adamw, param in _adamw_parameters(optimizer):
         if not adamw.state[param]:
             adamw.state[param] = {
@@ -81,6 +82,16 @@ def allocate_state(optimizer: Any) -> None:
     for part in megatron_parts(optimizer):
         if isinstance(part.optimizer, HybridDeviceOptimizer):
             _prepare_offloaded(part)
+        elif part.optimizer is not None and not _adamws(part) and not part.optimizer.state:
+            _allocate_others(part)
+
+
+def _allocate_others(part: Any) -> None:
+    """FusedAdam's or Muon's, as megatron-core itself does it."""
+    if isinstance(part, DistributedOptimizer):
+        part.load_state_dict(part.state_dict())
+    else:
+        part.init_state_fn(part.optimizer, part.config)
 
 
 def _prepare_offloaded(part: Any) -> None:
@@ -96,46 +107,36 @@ def _prepare_offloaded(part: Any) -> None:
 
     def copy_in_place(model_param: Any, tensors: Any) -> None:
         group, order = part.model_param_group_index_map[model_param]
-        state = hybrid.state[hybrid.param_groups[group]["params"][order]]
-        for name, tensor in tensors.items():
-            state["master_param" if name == "param" else name].data.copy_(tensor)
-
-    def load(state: dict[str, Any]) -> None:
-        # Asked for its places, the part loads its own empty state to have some.
-        if "param_state" in state:
-            part.load_parameter_state_from_fully_reshardable(state["param_state"])
+        shard = hybrid.param_groups[group]["params"][order]
+        # An fp32 weight has no master in the checkpoint: it is the weight, loaded before.
+        for name, tensor in {"param": shard, **tensors}.items():
+            place = hybrid.state[shard]["master_param" if name == "param" else name]
+            place.data.copy_(tensor)
 
     part._set_main_param_and_optimizer_states = copy_in_place
-    part.load_state_dict = load
 
 
-def pass_step_through(optimizer: Any) -> None:
-    """Let the distributed optimizer copy its parameter state although it has no ``step``."""
+def complete_states(optimizer: Any) -> None:
+    """Let the distributed optimizer copy what was loaded although it has no ``step``, and no master
+    of an fp32 weight: that is a part of the weight itself, loaded before."""
     for part in megatron_parts(optimizer):
         copy_states = getattr(part, "_set_main_param_and_optimizer_states", None)
-        if copy_states is None or not isinstance(part.optimizer, AdamW):
+        if copy_states is None or isinstance(part.optimizer, HybridDeviceOptimizer):
             continue
 
-        def copy_with_step(
+        def copy_all(
             model_param: Any, tensors: Any, *, part: Any = part, copy: Any = copy_states
         ) -> None:
-            group, order = part.model_param_group_index_map[model_param]
-            main_param = part.optimizer.param_groups[group]["params"][order]
-            copy(model_param, {"step": part.optimizer.state[main_param]["step"], **tensors})
+            copy(model_param, {**part._get_main_param_and_optimizer_states(model_param), **tensors})
 
-        part._set_main_param_and_optimizer_states = copy_with_step
-
-
-def own_step(optimizer: Any, *, step: int) -> None:
-    """Give every parameter a ``step`` of its own after a load, and check that it is ``step``."""
-    for adamw, param in _adamw_parameters(optimizer):
-        if "master_param" in adamw.state[param]:
-            continue  # Offloaded: moments and masters were loaded, the step was not.
-        loaded = int(adamw.state[param]["step"])
-        assert loaded == step, f"AdamW was restored at step {loaded}, the run is at {step}"
-    set_step(optimizer, step=step)
+        part._set_main_param_and_optimizer_states = copy_all
 
 
 def set_step(optimizer: Any, *, step: int) -> None:
+    """The number of updates made, after a load."""
     for adamw, param in _adamw_parameters(optimizer):
         adamw.state[param]["step"] = torch.tensor(float(step), device=param.device)
+    for part in megatron_parts(optimizer):
+        if part.optimizer is not None and not _adamws(part):
+            for group in part.optimizer.param_groups:
+                group["step"] = step

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Save and load model, optimizer and generators through megatron-core distributed checkpointing.
 
-The optimizer is written ``fully_reshardable``, so that any other layout can load it. A key too many
-or too few is an error, never a silent random weight (but for megacpt.checkpoint.layer_states).
+Every layout writes the same names and shapes and reads what any other has written (see
+megacpt.checkpoint.optimizer_state and cut). A key too many or too few is an error, never a silent
+random weight (but for megacpt.checkpoint.layer_states).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import adam, cut, layer_states
+from megacpt.checkpoint import adam, cut, layer_states, optimizer_state
 from megacpt.device.environment import die_with_parent
 from megacpt.errors import CheckpointError
 
@@ -36,20 +37,26 @@ def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str
 def load(
     folder: Path, *, chunks: list[Any], optimizer: Any, step: int, same_layout: bool
 ) -> dict[str, Any] | None:
-    """Fill model and optimizer in place; the generators' state, if the layout is the same."""
+    """Fill model and optimizer in place; the generators' state, if the layout is the same.
+
+    ``step``: updates that the optimizer has made.
+    """
     adam.allocate_state(optimizer)
-    adam.pass_step_through(optimizer)
+    adam.complete_states(optimizer)
     state = _model_state(chunks)
-    state["optimizer"] = _optimizer_state(chunks, optimizer, model=state, is_loading=True)
+    is_cut = cut.is_cut(chunks)
+    places = {} if is_cut else _places(optimizer, model=state, is_loading=True)
+    state["optimizer"] = _cut_state(chunks, optimizer) if is_cut else _entries(places)
     if same_layout:
         state["rng"] = _rng_object({})
-    loaded = _load_strictly(state, folder, weights_only=not same_layout)
-    if cut.is_cut(chunks):
-        _fill_cut(chunks, optimizer, loaded, step=step)
+    loaded = _load_strictly(state, folder, may_have_more=() if same_layout else ("rng",))
+    if is_cut:
+        _fill_cut(chunks, optimizer, loaded)
     else:
         _fill_model(chunks, loaded)
-        optimizer.load_state_dict(loaded["optimizer"])
-        adam.own_step(optimizer, step=step)
+        for name, place in places.items():
+            place.fill(loaded["optimizer"].get(name, {}))
+    adam.set_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
 
@@ -67,15 +74,21 @@ def _bind_result_queue() -> None:
 
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
     """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
-    _fill_model(chunks, _load_strictly(_model_state(chunks), folder, weights_only=True))
+    state = _model_state(chunks)
+    loaded = _load_strictly(state, folder, may_have_more=(optimizer_state.PREFIX, "rng"))
+    _fill_model(chunks, loaded)
 
 
-def _load_strictly(state: dict[str, Any], folder: Path, *, weights_only: bool) -> dict[str, Any]:
-    """All that ``state`` asks for; with ``weights_only`` the checkpoint may hold more."""
-    strict = "return_unexpected" if weights_only else "return_all"
+def _load_strictly(
+    state: dict[str, Any], folder: Path, *, may_have_more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """All that ``state`` asks for; what else the checkpoint holds must begin so."""
     try:
-        loaded, missing, unexpected = dist_checkpointing.load(state, str(folder), strict=strict)
-        if wrong := layer_states.others(missing | unexpected):
+        loaded, missing, unexpected = dist_checkpointing.load(
+            state, str(folder), strict="return_all"
+        )
+        left = {key for key in missing if not key.startswith(may_have_more)}
+        if wrong := layer_states.others(left | unexpected):
             raise CheckpointingException(f"of these, one side has none: {', '.join(wrong)}")
     except CheckpointingException as error:
         raise CheckpointError(
@@ -107,21 +120,35 @@ def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
         layer_states.fill(model, loaded[_chunk_key(n)])
 
 
-def _optimizer_state(
-    chunks: list[Any], optimizer: Any, *, model: dict[str, Any], is_loading: bool = False
-) -> Any:
+def _optimizer_state(chunks: list[Any], optimizer: Any, *, model: dict[str, Any]) -> dict[str, Any]:
+    """What a save writes."""
     if cut.is_cut(chunks):
-        return {
-            _chunk_key(n): cut.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
-        }
-    return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata())
+        return _cut_state(chunks, optimizer)
+    return _entries(_places(optimizer, model=model))
 
 
-def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any], *, step: int) -> None:
+def _cut_state(chunks: list[Any], optimizer: Any) -> dict[str, Any]:
+    return {
+        _chunk_key(n): cut.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
+    }
+
+
+def _places(
+    optimizer: Any, *, model: dict[str, Any], is_loading: bool = False
+) -> dict[str, optimizer_state.Places]:
+    return optimizer_state.places(
+        optimizer, model=model, metadata=_metadata(), is_loading=is_loading
+    )
+
+
+def _entries(places: dict[str, optimizer_state.Places]) -> dict[str, Any]:
+    return {name: place.entries for name, place in places.items()}
+
+
+def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any]) -> None:
     for n, chunk in enumerate(chunks):
         cut.fill_model(chunk, loaded[_chunk_key(n)], masters_follow=True)
         cut.fill_optimizer(chunk, optimizer, loaded["optimizer"][_chunk_key(n)])
-    adam.set_step(optimizer, step=step)
 
 
 def _metadata() -> dict[str, Any]:

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Started once a rank by test_train_reshard.py: saves in each layout, then loads all in each.
+
+    python reshard_worker.py WORK_DIR WORLDS_JSON
+
+The JSON maps each world size to its layouts: name -> settings (see parity_config). All worlds run
+at once; each saves, waits until the others have, and loads what all have saved for the same model
+and precision. Rank 0 writes WORK_DIR/reshard-WORLD.json.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from parity_worker import parity_config
+
+from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype
+from megacpt.device import runtime
+from megacpt.device.environment import RankInfo, rank_from_environment
+
+SAVED_AT, STEPS_AFTER = 3, 5
+PATIENCE_S = 240.0
+
+
+def main() -> None:
+    work = Path(sys.argv[1])
+    worlds: dict[str, dict[str, dict[str, Any]]] = json.loads(sys.argv[2])
+    ranks = rank_from_environment()
+    assert isinstance(ranks, RankInfo)
+    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=5)
+    rank_runtime = runtime.start(ranks, cluster)
+    mine = worlds[str(ranks.world_size)]
+    everything = {name: case for cases in worlds.values() for name, case in cases.items()}
+    found = {name: save(work, rank_runtime, name, case) for name, case in mine.items()}
+    wait_for(work, everything)
+    for name, case in mine.items():
+        sources = [n for n, other in everything.items() if family(other) == family(case)]
+        found[name] |= load_all(work, rank_runtime, name, case, sources=sources)
+    if ranks.rank == 0:
+        (work / f"reshard-{ranks.world_size}.json").write_text(json.dumps(found))
+    runtime.stop()
+
+
+def family(case: dict[str, Any]) -> str:
+    """What a checkpoint and the run that loads it must share."""
+    return json.dumps([case.get("model"), case.get("precision")])
+
+
+def wait_for(work: Path, names: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not all((work / name / "saved").exists() for name in names):
+        assert time.monotonic() < deadline, "another world has not saved"
+        time.sleep(0.05)
+
+
+def assembled(work: Path, rank_runtime: runtime.Runtime, case: dict[str, Any]) -> Any:
+    from megacpt.model.parallel import initialise_parallel
+    from megacpt.train.run import assemble
+
+    config = parity_config(work, case)
+    initialise_parallel(config.parallel, seed=config.seed)
+    return assemble(config, runtime=rank_runtime)
+
+
+def save(
+    work: Path, rank_runtime: runtime.Runtime, name: str, case: dict[str, Any]
+) -> dict[str, Any]:
+    """The layout's own curve after the step that is saved."""
+    from megatron.core import parallel_state
+
+    run = assembled(work, rank_runtime, case)
+    train(run, first=1, last=SAVED_AT)
+    write(run, work / name)
+    curve = train(run, first=SAVED_AT + 1, last=SAVED_AT + STEPS_AFTER)
+    del run
+    gc.collect()
+    parallel_state.destroy_model_parallel()
+    return {"own": curve}
+
+
+def write(run: Any, folder: Path) -> None:
+    from megacpt.checkpoint import sharded
+
+    first = run.runtime.ranks.rank == 0
+    if first:
+        folder.mkdir()
+    sharded.barrier()
+    state, rng = run.state, runtime.rng_state()
+    sharded.save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
+    sharded.barrier()
+    if first:
+        (folder / "saved").touch()
+
+
+def load_all(
+    work: Path,
+    rank_runtime: runtime.Runtime,
+    name: str,
+    case: dict[str, Any],
+    *,
+    sources: list[str],
+) -> dict[str, Any]:
+    """Name of the source -> the curve after it; in bf16: whether nothing was lost on the way."""
+    from megatron.core import parallel_state
+
+    from megacpt.checkpoint import sharded
+
+    run = assembled(work, rank_runtime, case)
+    found: dict[str, Any] = {}
+    for source in sources:
+        if found:
+            spoil(run)
+        sharded.load(
+            work / source,
+            chunks=run.state.chunks,
+            optimizer=run.state.optimizer,
+            step=SAVED_AT,
+            same_layout=False,
+        )
+        if run.config.precision.dtype is Dtype.bf16:
+            copy = work / f"{source}-as-{name}"
+            write(run, copy)
+            found[source] = differences(work / source, copy) if rank_runtime.ranks.rank == 0 else []
+        else:
+            found[source] = train(run, first=SAVED_AT + 1, last=SAVED_AT + STEPS_AFTER)
+    del run
+    gc.collect()
+    parallel_state.destroy_model_parallel()
+    return found
+
+
+def spoil(run: Any) -> None:
+    """Weights and state that no load would leave behind; the first load is into fresh ones."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    from megacpt.checkpoint import adam
+
+    tensors = [param for chunk in run.state.chunks for param in chunk.parameters()]
+    for part in adam.megatron_parts(run.state.optimizer):
+        for group in part.optimizer.param_groups:
+            tensors += group["params"]
+        for state in part.optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    with torch.no_grad():
+        for tensor in tensors:
+            (tensor.to_local() if isinstance(tensor, DTensor) else tensor).fill_(0.3)
+
+
+def differences(folder: Path, other: Path) -> list[str]:
+    """Keys of tensors that one of both has alone, or with other bits.
+
+    Rows that fill up the vocabulary for tensor parallelism are left out.
+    """
+    import torch
+
+    ours, theirs = tensors_of(folder), tensors_of(other)
+    shared = ours.keys() & theirs.keys()
+    return sorted(
+        {key for key in shared if not torch.equal(*both(ours[key], theirs[key]))}
+        | (ours.keys() ^ theirs.keys())
+    )
+
+
+def both(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    rows = min(len(ours), len(theirs))
+    return ours[:rows], theirs[:rows]
+
+
+def tensors_of(folder: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint, whole; read without a process group."""
+    import torch
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    reader = FileSystemReader(folder)
+    metadata = reader.read_metadata().state_dict_metadata
+    tensors = {
+        key: torch.empty(found.size, dtype=found.properties.dtype)
+        for key, found in metadata.items()
+        if isinstance(found, TensorStorageMetadata)
+    }
+    load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def train(run: Any, *, first: int, last: int) -> list[list[float]]:
+    """[loss, gradient norm] of each step."""
+    from megacpt.train.batches import read_batches
+    from megacpt.train.step import train_step
+
+    device, curve = run.runtime.device, []
+    with read_batches(run.data, config=run.config, first_step=first, device=device) as batches:
+        for step in range(first, last + 1):
+            result = train_step(
+                run.state, config=run.config, batches=batches, step=step, device=device
+            )
+            curve.append([result.sums.mean_loss, result.grad_norm])
+    return curve
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of any layout goes on in any other: weights, masters, moments, number of updates.
+
+Losses after a load are compared in fp32, where layouts differ by the order of sums alone: a few
+units of 6e-8 a term, which eight steps of AdamW amplify to 1e-8 or so in the loss (see parity.py).
+The bound of 1e-5 is far above that, and far below what lost moments or a wrong count of updates do:
+they change the next losses by 1e-3 and more. In bf16 an order of sums shows at 1e-3 already, so
+there what was loaded is saved once more, and both checkpoints hold the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
+from ranks import start_ranks
+from reshard_worker import STEPS_AFTER
+
+WORKER = Path(__file__).with_name("reshard_worker.py")
+EXPERTS = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_hidden_layers": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.1,
+}
+ZERO1, ZERO3 = {"dp": 2, "distributed_optimizer": True}, {"dp": 2, "sharded_weights": True}
+TP2_SP = {"tp": 2, "sequence_parallel": True}
+DENSE: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"single": {}},
+    2: {
+        "tp2": {"tp": 2},
+        "pp2": {"pp": 2},
+        "pp2-vpp2": {"pp": 2, "vpp": 2},
+        "pp2-uneven": {"pp": 2, "first_stage_layers": 1},
+        "dp2-zero1": ZERO1,
+        "dp2-zero3": ZERO3,
+    },
+    4: {"tp2-pp2": {"tp": 2, "pp": 2}},
+}
+MIXTURE: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"moe-single": {}},
+    2: {
+        "moe-ep2": {"dp": 2, "ep": 2},
+        "moe-tp2": TP2_SP,
+        "moe-tp2-etp1": TP2_SP | {"etp": 1},
+        "moe-dp2-zero1": ZERO1,
+        "moe-ep2-zero1": ZERO1 | {"ep": 2},
+    },
+}
+BF16: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"bf16-single": {}},
+    2: {"bf16-tp2": {"tp": 2}, "bf16-dp2-zero1": ZERO1, "bf16-dp2-zero3": ZERO3},
+}
+pytestmark = [pytest.mark.mcore, pytest.mark.slow]
+
+
+def names(layouts: dict[int, dict[str, Any]]) -> list[str]:
+    return [name for world in layouts.values() for name in world]
+
+
+def cases(layouts: dict[int, dict[str, Any]], **settings: Any) -> dict[int, dict[str, Any]]:
+    shared = {"data": {"micro_batch_size": 2}} | settings
+    return {
+        world: {name: {"parallel": parallel} | shared for name, parallel in found.items()}
+        for world, found in layouts.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Layout -> what it has loaded -> what came of it. All worlds run beside one another."""
+    work = tmp_path_factory.mktemp("reshard")
+    write_run_inputs(work, tied=True)
+    shutil.copytree(work / "model", work / "experts")
+    path = work / "experts" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | EXPERTS))
+    experts = {"path": str(work / "experts"), "init": "random"}
+    worlds: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    for group in (
+        cases(DENSE),
+        cases(MIXTURE, model=experts),
+        cases(BF16, precision={"dtype": "bf16"}),
+    ):
+        for world, layouts in group.items():
+            worlds[world] |= layouts
+    with ThreadPoolExecutor() as pool:
+        started = [
+            pool.submit(start_ranks, WORKER, work, world=world, cases=worlds) for world in worlds
+        ]
+    for future in started:
+        future.result()
+    results: dict[str, dict[str, Any]] = {}
+    for world in worlds:
+        results |= json.loads((work / f"reshard-{world}.json").read_text())
+    return results
+
+
+@pytest.mark.parametrize("target", names(DENSE))
+@pytest.mark.parametrize("source", names(DENSE))
+def test_a_dense_model_goes_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single="single")
+
+
+@pytest.mark.parametrize("target", names(MIXTURE))
+@pytest.mark.parametrize("source", names(MIXTURE))
+def test_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single="moe-single")
+
+
+@pytest.mark.parametrize("target", names(BF16))
+@pytest.mark.parametrize("source", names(BF16))
+def test_no_bit_of_a_bf16_run_is_lost(found: dict[str, Any], source: str, target: str) -> None:
+    assert found[target][source] == []
+
+
+def assert_goes_on(found: dict[str, Any], source: str, target: str, *, single: str) -> None:
+    """As the run that wrote it would have, and as one rank that was never interrupted."""
+    curve = np.array(found[target][source])
+    assert len(curve) == STEPS_AFTER
+    for expected in (np.array(found[source]["own"]), np.array(found[single]["own"])):
+        np.testing.assert_allclose(curve[:, 0], expected[:, 0], rtol=LOSS_RTOL)
+        np.testing.assert_allclose(curve[:, 1], expected[:, 1], rtol=GRAD_NORM_RTOL)
