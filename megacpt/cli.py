@@ -549,6 +549,71 @@ def _say_trained(config: RunConfig) -> None:
     )
 
 
+def _launch_arguments(parser: argparse.ArgumentParser) -> None:
+    _settings_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check, print the batch script, write nothing"
+    )
+    parser.add_argument(
+        "--prepare-only",
+        type=int,
+        metavar="RANKS",
+        help="write the run folder for so many ranks and print its path (launch/train.sbatch)",
+    )
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.launch import dry_run, launch
+    from megacpt.config.paths import RunFolder
+
+    config = _compose(arguments)
+    if arguments.prepare_only is not None:
+        return _prepare_only(config, ranks=arguments.prepare_only)
+    if arguments.dry_run:
+        print(dry_run(config, python=sys.executable), end="")
+        return 0
+    launched = launch(config, python=sys.executable)
+    _advise(launched.plan)
+    folder, run_dir = RunFolder(Path(config.run_dir)), _shown(config.run_dir)
+    _say(
+        f"Job {launched.job} is queued: {_shown(launched.script)}",
+        f"  watch   squeue --job={launched.job}; megacpt logs {run_dir}",
+        f"  stop    echo save_and_exit > {run_dir}/request   (it saves first)",
+        f"          scancel --name={launched.name}   (all jobs of the run)",
+        "  extend  the same command again, with more schedule.steps where that is wanted",
+        next_command=f"tail -F {_shown(folder.train_log)}",
+    )
+    return 0
+
+
+def _prepare_only(config: RunConfig, *, ranks: int) -> int:
+    from megacpt.cluster.prepare import prepare
+    from megacpt.config.paths import RunFolder
+
+    _advise(prepare(config, num_ranks=ranks))
+    RunFolder(Path(config.run_dir)).logs.mkdir(exist_ok=True)
+    print(config.run_dir)
+    return 0
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.logs import look, timeline
+
+    found = look(arguments.run_dir)
+    for line in timeline(found.history):
+        print(line)
+    if found.cause is not None:
+        print(f"The first error of the last start:\n{found.cause.text.rstrip()}")
+    elif not found.history.starts:
+        print("No rank has left an error.")
+    files = sorted(path.name for path in found.logs.glob("*.log"))
+    _say(
+        f"Logs, in {_shown(found.logs)}: {', '.join(files) or 'none'}",
+        next_command=f"tail -F {_shown(found.logs / files[-1])}" if files else "megacpt train",
+    )
+    return 0
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.local import run_local
     from megacpt.config.compose import read_run_yaml
@@ -688,6 +753,23 @@ VERBS = (
         "The same command again resumes the run.",
         add_arguments=_settings_arguments,
         run=_train,
+    ),
+    Verb(
+        name="launch",
+        summary="check a run, write its batch script and submit it to Slurm",
+        example="  megacpt launch experiment=tiny cluster=slurm cluster.device=cpu\n"
+        "  megacpt launch --config law.yaml cluster=slurm cluster.nodes=4 \\\n"
+        "      cluster.gpus_per_node=8 cluster.slurm.partition=gpu --dry-run\n"
+        "The same command again goes on from the newest checkpoint.",
+        add_arguments=_launch_arguments,
+        run=_launch,
+    ),
+    Verb(
+        name="logs",
+        summary="show the starts of a run, its first error and where its logs are",
+        example="  megacpt logs runs/law",
+        add_arguments=_run_dir_argument,
+        run=_logs,
     ),
     Verb(
         name="evaluate",

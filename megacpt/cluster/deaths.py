@@ -149,7 +149,7 @@ def _death_of(rank: Rank, *, folder: RunFolder) -> Death | None:
         return None
     report = folder.error_of(rank.rank)
     if report.exists():
-        return _reported(json.loads(report.read_text(encoding="utf-8")), rank=rank.rank)
+        return reported(json.loads(report.read_text(encoding="utf-8")), rank=rank.rank)
     if -code in rank.stopped_by:
         return None
     return Death(
@@ -168,7 +168,8 @@ def _kind_without_report(rank: Rank, *, folder: RunFolder) -> str:
     return "hang" if _has_stacks(rank.rank, folder=folder) else "defect"
 
 
-def _reported(report: dict[str, Any], *, rank: int) -> Death:
+def reported(report: dict[str, Any], *, rank: int) -> Death:
+    """What ``RUN_DIR/logs/rank_N.error.json`` says, as the rank itself has written it."""
     texts = {"user": f"Error: {report['message']}", "hang": report["message"]}
     return Death(
         rank=rank,

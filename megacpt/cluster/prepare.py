@@ -55,9 +55,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     """
     model, problem = _read_model(config.model.path)
     architecture = model.architecture if model else None
-    found = violations(
-        config, architecture=architecture, num_ranks=num_ranks, launched=launched
-    )
+    found = violations(config, architecture=architecture, num_ranks=num_ranks, launched=launched)
     _require_rules(found)
     if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")

@@ -16,13 +16,22 @@ BUILTIN = "builtin:"
 
 def configs_root() -> Path:
     """``megacpt/configs`` of an installed wheel, ``configs`` of a checkout."""
-    packaged = Path(str(importlib.resources.files(megacpt))) / "configs"
-    checkout = Path(megacpt.__file__).parents[1] / "configs"
+    return _packaged("configs", holds="config.yaml")
+
+
+def launch_root() -> Path:
+    """The batch scripts: ``megacpt/launch`` of an installed wheel, ``launch`` of a checkout."""
+    return _packaged("launch", holds="train.sbatch")
+
+
+def _packaged(name: str, *, holds: str) -> Path:
+    packaged = Path(str(importlib.resources.files(megacpt))) / name
+    checkout = Path(megacpt.__file__).parents[1] / name
     for folder in (packaged, checkout):
-        if (folder / "config.yaml").is_file():
+        if (folder / holds).is_file():
             return folder
     raise ConfigError(
-        f"configs/config.yaml is neither in {packaged.parent} nor in {checkout.parent}; "
+        f"{name}/{holds} is neither in {packaged.parent} nor in {checkout.parent}; "
         "install megacpt again."
     )
 
@@ -93,6 +102,20 @@ class RunFolder:
 
     def log_of(self, rank: int) -> Path:
         return self.logs / f"rank_{rank}.log"
+
+    @property
+    def train_log(self) -> Path:
+        """What all Slurm jobs of the run and their rank 0 have said, one after the other."""
+        return self.logs / "train.log"
+
+    @property
+    def jobs(self) -> Path:
+        """Starts and ends of the run's Slurm jobs (megacpt.cluster.restarts)."""
+        return self.logs / "jobs.jsonl"
+
+    @property
+    def train_sbatch(self) -> Path:
+        return self.root / "train.sbatch"
 
     def error_of(self, rank: int) -> Path:
         return self.logs / f"rank_{rank}.error.json"

@@ -162,6 +162,11 @@ def slurm_start() -> str | None:
     return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else None
 
 
+def has_agent_store() -> bool:
+    """torchrun keeps the store its ranks meet at in a process of its own."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+
+
 def threads_from_environment() -> int | None:
     """OMP_NUM_THREADS, the number of CPU threads the user wants of each process."""
     text = os.environ.get("OMP_NUM_THREADS", "")

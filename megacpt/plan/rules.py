@@ -24,6 +24,7 @@ from megacpt.plan.lr_rules import (
 from megacpt.plan.nearest import as_text, nearest_layout
 from megacpt.plan.precision_rules import precision_violations
 from megacpt.plan.schedule import final_fraction
+from megacpt.plan.slurm_rules import launch_violations, slurm_violations
 from megacpt.plan.stages import (
     Segment,
     chunk_length,
@@ -44,6 +45,7 @@ class _Facts:
     architecture: Architecture | None
     shard_tokens: Mapping[str, int] | None
     num_ranks: int | None
+    launched: bool = False
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -63,14 +65,19 @@ def violations(
     architecture: Architecture | None = None,
     shard_tokens: Mapping[str, int] | None = None,
     num_ranks: int | None = None,
+    launched: bool = False,
 ) -> list[Violation]:
     """Every broken rule, those of the layout with the nearest layout that keeps all.
 
     ``shard_tokens``: tokens of each source; ``num_ranks``: those that torchrun or srun has started,
-    where one of them has.
+    where one of them has; ``launched``: Slurm will be asked for ``cluster.nodes``.
     """
     facts = _Facts(
-        config=config, architecture=architecture, shard_tokens=shard_tokens, num_ranks=num_ranks
+        config=config,
+        architecture=architecture,
+        shard_tokens=shard_tokens,
+        num_ranks=num_ranks,
+        launched=launched,
     )
     of_layout, found = _layout_faults(facts), _broken(facts)
     hint = _layout_hint(facts) if of_layout else ""
@@ -155,6 +162,10 @@ def _not_negative(facts: _Facts) -> Iterator[Violation]:
         "optim.muon.lr_multiplier": c.optim.muon.lr_multiplier,
         "evaluate.generate_every_steps": c.evaluate.generate_every_steps,
         "cluster.threads_per_rank": c.cluster.threads_per_rank,
+        "cluster.preflight.disk_gib": c.cluster.preflight.disk_gib,
+        "cluster.preflight.disk_mib_s": c.cluster.preflight.disk_mib_s,
+        "cluster.preflight.shm_mib": c.cluster.preflight.shm_mib or 0.0,
+        "cluster.preflight.link_mib_s": c.cluster.preflight.link_mib_s,
     }
     values |= {f"evaluate.heldout.{n}.max_tokens": h.max_tokens for n, h in _heldout(facts)}
     for path, value in values.items():
@@ -170,6 +181,9 @@ def _above_zero(facts: _Facts) -> Iterator[Violation]:
         "optim.eps": c.optim.eps,
         "optim.base_lr_peak": c.optim.base_lr_peak,
         "cluster.timeout_minutes": c.cluster.timeout_minutes,
+        "cluster.preflight.appear_s": c.cluster.preflight.appear_s,
+        "cluster.preflight.limit_s": c.cluster.preflight.limit_s,
+        "cluster.preflight.clock_s": c.cluster.preflight.clock_s,
         "evaluate.gate.domain_perplexity_ratio_max": gate.domain_perplexity_ratio_max,
         "evaluate.gate.general_perplexity_ratio_max": gate.general_perplexity_ratio_max,
     }.items():
@@ -193,6 +207,11 @@ def _fractions(facts: _Facts) -> Iterator[Violation]:
     for path, fraction, usual in (
         ("schedule.lr_start_fraction", schedule.lr_start_fraction, "0"),
         ("schedule.lr_final_fraction", final_fraction(schedule), "0.1"),
+        (
+            "cluster.preflight.link_fraction",
+            facts.config.cluster.preflight.link_fraction,
+            "0.5",
+        ),
     ):
         if not 0 <= fraction <= 1:
             yield Violation(
@@ -435,6 +454,12 @@ def _precision(facts: _Facts) -> Iterator[Violation]:
     yield from precision_violations(facts.config, architecture=facts.architecture)
 
 
+def _slurm(facts: _Facts) -> Iterator[Violation]:
+    yield from slurm_violations(facts.config)
+    if facts.launched:
+        yield from launch_violations(facts.config)
+
+
 def _experts(facts: _Facts) -> Iterator[Violation]:
     yield from expert_violations(facts.config, architecture=facts.architecture)
 
@@ -474,4 +499,5 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _kernels,
     _precision,
     _experts,
+    _slurm,
 )

@@ -25,7 +25,12 @@ from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
-from megacpt.device.environment import RankInfo, die_with_parent, rank_from_environment
+from megacpt.device.environment import (
+    RankInfo,
+    die_with_parent,
+    rank_from_environment,
+    slurm_start,
+)
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EnvironmentError_, MegacptError
 from megacpt.plan.fault_rules import hang_minutes
@@ -48,11 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ranks is None:
         raise EnvironmentError_("RANK and WORLD_SIZE are not set; start ranks with megacpt train.")
     die_with_parent()
-    error_file = RunFolder(arguments.run_dir).error_of(ranks.rank)
+    return run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
+
+
+def run_reported(run_dir: Path, *, ranks: RankInfo, mode: str) -> int:
+    """Take this rank's part of the run in ``run_dir``; the exit code, after the report of an end
+    that is not the run's."""
     try:
-        run_rank(read_run_yaml(arguments.run_dir / "run.yaml"), ranks=ranks, mode=arguments.mode)
+        run_rank(read_run_yaml(run_dir / "run.yaml"), ranks=ranks, mode=mode)
     except BaseException as error:  # noqa: BLE001 - the last resort: reported, then the rank ends
-        _leave_error(error_file, error, rank=ranks.rank)
+        _leave_error(RunFolder(run_dir).error_of(ranks.rank), error, rank=ranks.rank)
         return _exit_code(error)
     return 0
 
@@ -107,6 +117,7 @@ def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.de
 def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
     report = {
         "rank": rank,
+        "slurm": slurm_start(),
         "time": time.time(),
         "kind": _kind(error),
         "exit_code": _exit_code(error),
@@ -120,6 +131,7 @@ def _leave_hang(path: Path, sign: SignOfLife, *, rank: int) -> None:
     """``time`` is that of the last sign of life: the oldest one points to the rank to blame."""
     report = {
         "rank": rank,
+        "slurm": slurm_start(),
         "time": sign.at,
         "kind": "hang",
         "exit_code": os.EX_TEMPFAIL,

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first error of a run, from what its ranks and Slurm have left in RUN_DIR/logs.
+
+Ranks that can still speak leave a report each; of one that was killed srun says so in the log of
+the job. Of all of them one is the cause: see megacpt.cluster.deaths for the order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megacpt.cluster.deaths import ORDER, Death, Verdict, reported
+from megacpt.cluster.restarts import History, JobEnd, JobStart, history
+from megacpt.config.paths import RunFolder
+from megacpt.errors import ConfigError
+
+SAVED = 85
+"""Exit code of a run that was asked to save and stop before its end."""
+_KILLED = re.compile(
+    r"srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,\-\[\]]+): (?P<how>(?!Exited with).+)"
+)
+_TERMINATING = "Terminating StepId="
+_EARLIER = "earlier"
+_REPORTS = ("rank_*.error.json", "rank_*.stacks*.txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What ``megacpt logs`` shows."""
+
+    history: History
+    cause: Verdict | None
+    """Of the last start; None where it has not failed, or runs."""
+    logs: Path
+
+
+def mark_of(*, job: str, restart: int) -> str:
+    """Begins each start's part of the job's log."""
+    return f"== job {job}, start {restart + 1}"
+
+
+def look(run_dir: Path) -> Found:
+    folder = RunFolder(run_dir)
+    if not folder.logs.is_dir():
+        raise ConfigError(
+            f"{run_dir} has no logs: it is no folder of a run that was started; give RUN_DIR."
+        )
+    found = history(folder.jobs)
+    last = found.starts[-1] if found.starts else None
+    return Found(history=found, cause=first_error(folder, start=last), logs=folder.logs)
+
+
+def first_error(folder: RunFolder, *, start: JobStart | None) -> Verdict | None:
+    """The cause of death of a Slurm job's start, or of the last local one if it is None.
+
+    None where no rank has left a report and srun has told of none that was killed.
+    """
+    deaths = list(_reports(folder, start=start))
+    if start is not None:
+        deaths += _killed(folder, start=start)
+    if not deaths:
+        return None
+    cause = min(deaths, key=lambda death: (ORDER.index(death.kind), death.time))
+    return Verdict(text=cause.text, exit_code=cause.exit_code)
+
+
+def timeline(found: History) -> list[str]:
+    """A line for each start of a Slurm job: where, from which step, how it ended."""
+    return [_line(start, end=found.end_of(start)) for start in found.starts]
+
+
+def _line(start: JobStart, *, end: JobEnd | None) -> str:
+    at = time.strftime("%m-%d %H:%M", time.localtime(start.time))
+    how = f"[{end.exit_code}] {end.why}" if end is not None else "runs, or was lost with its node"
+    again = f" restart {start.restart}" if start.restart else ""
+    return f"{at}  job {start.job}{again} on {start.nodes} from step {start.step}: {how}"
+
+
+def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
+    """Reports of an earlier start go into a folder of their own, so that none is taken for new."""
+    name = f"{start.job}.{start.restart}" if start is not None else "local"
+    old = [path for pattern in _REPORTS for path in folder.logs.glob(pattern)]
+    if old:
+        (folder.logs / _EARLIER / name).mkdir(parents=True, exist_ok=True)
+    for path in old:
+        if path.stat().st_size == 0:
+            path.unlink()
+        else:
+            path.replace(folder.logs / _EARLIER / name / path.name)
+
+
+def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[Death]:
+    for path in sorted(folder.logs.glob("rank_*.error.json")):
+        report = _read(path)
+        if report is None or report["exit_code"] == SAVED:
+            continue
+        if start is None or report.get("slurm") == f"{start.job}.{start.restart}":
+            yield reported(report, rank=report["rank"])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None where its writer died, or the disk is full."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def _killed(folder: RunFolder, *, start: JobStart) -> list[Death]:
+    """The first ranks that srun has found killed, before it has ended any itself."""
+    for line in log_of_start(folder, start=start):
+        if _TERMINATING in line:
+            break
+        if match := _KILLED.match(line):
+            return [
+                Death(
+                    rank=0,
+                    time=start.time,
+                    kind="killed",
+                    exit_code=os.EX_TEMPFAIL,
+                    text=_killed_text(folder, **match.groupdict()),
+                )
+            ]
+    return []
+
+
+def _killed_text(folder: RunFolder, *, node: str, ranks: str, how: str) -> str:
+    memory = " (the system does that when memory runs out)" if how.startswith("Killed") else ""
+    many = "s" if re.search(r"[,\-]", ranks) else ""
+    return (
+        f"Error: rank{many} {ranks.strip('[]')} on {node}: {how}{memory}; the run has ended. "
+        f"What it has said last is in {folder.logs}."
+    )
+
+
+def log_of_start(folder: RunFolder, *, start: JobStart) -> list[str]:
+    """The lines of one start in the log that all jobs of the run share."""
+    if not folder.train_log.exists():
+        return []
+    text = folder.train_log.read_text(encoding="utf-8", errors="replace")
+    _, found, after = text.rpartition(mark_of(job=start.job, restart=start.restart))
+    return after.partition("\n== job ")[0].splitlines() if found else []

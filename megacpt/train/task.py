@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One task of srun: a rank of the run whose folder is given.
+
+    srun --ntasks=16 python -m megacpt.train.task RUN_DIR
+
+Its place comes from Slurm's variables, everything else from RUN_DIR/run.yaml. Rank 0 writes to the
+log of the job, every other rank to RUN_DIR/logs/rank_N.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megacpt.config.atomic import write_text
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.paths import RunFolder
+from megacpt.device import variables
+from megacpt.device.environment import RankInfo, rank_from_environment, slurm_start
+from megacpt.errors import EnvironmentError_, MegacptError
+
+SAVED = 85
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--mode", choices=["train", "evaluate"], default="train")
+    arguments = parser.parse_args(argv)
+    # Until the run itself listens, a request to stop must not kill a rank that still imports.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    ranks = rank_from_environment() or RankInfo()
+    if ranks.rank > 0:
+        _write_to(RunFolder(arguments.run_dir).log_of(ranks.rank))
+    try:
+        _prepare(arguments.run_dir, ranks=ranks)
+    except MegacptError as error:
+        _leave_error(error, run_dir=arguments.run_dir, rank=ranks.rank)
+        return error.exit_code
+    # It imports torch, so only now.
+    from megacpt.train.worker import run_reported
+
+    code = run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
+    # srun would kill the ranks that are not through yet. The batch script sees that steps are left.
+    return 0 if code == SAVED else code
+
+
+def _prepare(run_dir: Path, *, ranks: RankInfo) -> None:
+    config = read_run_yaml(run_dir / "run.yaml")
+    if ranks.world_size != config.parallel.num_ranks:
+        raise EnvironmentError_(
+            f"srun has started {ranks.world_size} ranks, but the layout in {run_dir}/run.yaml has "
+            f"{config.parallel.num_ranks} (tp * cp * pp * dp); launch the run again with another "
+            "parallel.dp, or ask sbatch for other machines."
+        )
+    variables.apply(config)
+
+
+def _leave_error(error: MegacptError, *, run_dir: Path, rank: int) -> None:
+    report = {
+        "rank": rank,
+        "slurm": slurm_start(),
+        "time": time.time(),
+        "kind": "user",
+        "exit_code": error.exit_code,
+        "message": str(error),
+        "traceback": "",
+    }
+    write_text(RunFolder(run_dir).error_of(rank), json.dumps(report))
+
+
+def _write_to(log: Path) -> None:
+    """Standard output and errors from here on, also those of native code."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+    sys.stderr.write(f"== job.restart {slurm_start()} on {socket.gethostname()}\n")
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A failed rank may have threads blocked in a collective; they must not keep it alive.
+    os._exit(code)
