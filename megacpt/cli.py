@@ -26,6 +26,7 @@ from megacpt import __version__
 from megacpt.errors import ConfigError, EnvironmentError_, MegacptError
 
 if TYPE_CHECKING:
+    from megacpt.checkpoint.listing import Listing
     from megacpt.config.sections import RunConfig
     from megacpt.data.manifest import Manifest
     from megacpt.data.progress import ProgressLine
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 GATE_FAILED = 1
+DAMAGED = 1
 SAMPLES = 2
 SLOW_S = 2.0
 REDRAW_S = 0.2
@@ -670,6 +672,71 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_dir_argument(parser)
+    parser.add_argument(
+        "--verify", action="store_true", help="read every byte and compare it with its checksum"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="delete what need not be kept, and what is damaged"
+    )
+    parser.add_argument("--keep-last", type=int, metavar="N", help="instead of the run's own")
+    parser.add_argument(
+        "--keep-every-steps", type=int, metavar="N", help="instead of the run's own"
+    )
+    parser.add_argument(
+        "--diff", type=int, nargs=2, metavar="STEP", help="show what lies between two of them"
+    )
+
+
+def _checkpoints(arguments: argparse.Namespace) -> int:
+    from megacpt.checkpoint.difference import compare
+    from megacpt.checkpoint.listing import list_checkpoints, prune_listed
+    from megacpt.checkpoint.retention import loss_of, retention_of
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.monitor.checkpoints_text import render, render_difference
+
+    run_dir = arguments.run_dir
+    if arguments.diff is not None:
+        first, second = arguments.diff
+        rows = compare(run_dir, first=first, second=second)
+        print(render_difference(rows, first=first, second=second))
+        _say(next_command=f"megacpt checkpoints {_shown(run_dir)} --verify")
+        return 0
+    config = read_run_yaml(run_dir / "run.yaml")
+    policy = retention_of(config)
+    if arguments.keep_last is not None:
+        policy = replace(policy, keep_last=_at_least(arguments.keep_last, 1, name="--keep-last"))
+    if arguments.keep_every_steps is not None:
+        every = _at_least(arguments.keep_every_steps, 0, name="--keep-every-steps")
+        policy = replace(policy, keep_every_steps=every)
+    progress = _slow_progress("checksums") if arguments.verify else None
+    listing = list_checkpoints(
+        run_dir, policy=policy, loss_of=loss_of(config), full=arguments.verify, progress=progress
+    )
+    if arguments.prune:
+        listing = prune_listed(listing, policy=policy)
+    print(render(listing))
+    _say(next_command=_after_checkpoints(listing, run_dir=_shown(run_dir)))
+    return DAMAGED if listing.damaged else 0
+
+
+def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:
+    if not listing.found:
+        return f"megacpt train --config {run_dir}/run.yaml"
+    if listing.damaged and listing.newest is not None:
+        return f"megacpt checkpoints {run_dir} --prune"
+    if not listing.verified:
+        return f"megacpt checkpoints {run_dir} --verify"
+    return f"megacpt evaluate {run_dir}"
+
+
+def _at_least(value: int, least: int, *, name: str) -> int:
+    if value < least:
+        raise ConfigError(f"{name}={value} is below {least}; use {least} or more.")
+    return value
+
+
 def _report(arguments: argparse.Namespace) -> int:
     from megacpt.monitor.report import write_report
 
@@ -770,6 +837,17 @@ VERBS = (
         example="  megacpt logs runs/law",
         add_arguments=_run_dir_argument,
         run=_logs,
+    ),
+    Verb(
+        name="checkpoints",
+        summary="list, verify, compare and prune the checkpoints of a run",
+        example="  megacpt checkpoints runs/tiny --verify\n"
+        "  megacpt checkpoints runs/tiny --diff 16 24\n"
+        "  megacpt checkpoints runs/tiny --keep-last 1            # what would stay\n"
+        "  megacpt checkpoints runs/tiny --keep-last 1 --prune\n"
+        "Exit code 1: one of them is damaged.",
+        add_arguments=_checkpoints_arguments,
+        run=_checkpoints,
     ),
     Verb(
         name="evaluate",

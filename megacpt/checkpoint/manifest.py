@@ -61,11 +61,10 @@ def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
 
 def read_manifest(folder: Path) -> CheckpointManifest:
     """The manifest as it was written; of the other files nothing is known (see verify)."""
-    path = folder / MANIFEST
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        return _parsed((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint manifest ({_reason(error)}).") from error
+        raise CheckpointError(f"{folder}: {MANIFEST} {_reason(error)}.") from error
 
 
 def _parsed(text: str) -> CheckpointManifest:
@@ -93,6 +92,10 @@ def _sum_of(tree: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
     if isinstance(error, OSError):
-        return str(error.strerror)
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, KeyError):
+        return f"is not that of a checkpoint: it has no {error}"
+    return f"is not that of a checkpoint: {error}"

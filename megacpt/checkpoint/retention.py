@@ -25,7 +25,7 @@ class Retention:
         """Step -> why it stays; ``manifests`` are of checkpoints that can be used, newest first."""
         reasons: dict[int, str] = {}
         if (best := self._best(manifests)) is not None:
-            reasons[best.step] = f"best {self.best_of}"
+            reasons[best.step] = "best"
         for manifest in manifests:
             if self.keep_every_steps > 0 and manifest.step % self.keep_every_steps == 0:
                 reasons.setdefault(manifest.step, f"every {self.keep_every_steps}")
@@ -42,12 +42,17 @@ class Retention:
 
 
 def retention_of(config: RunConfig) -> Retention:
-    checkpoint, evaluate = config.checkpoint, config.evaluate
+    checkpoint = config.checkpoint
     return Retention(
         keep_last=checkpoint.keep_last,
         keep_every_steps=checkpoint.keep_every_steps,
-        best_of=(evaluate.domain or evaluate.general) if checkpoint.keep_best else None,
+        best_of=loss_of(config) if checkpoint.keep_best else None,
     )
+
+
+def loss_of(config: RunConfig) -> str | None:
+    """The held-out set that tells which checkpoint is best: what the run is for."""
+    return config.evaluate.domain or config.evaluate.general
 
 
 def _loss(manifest: CheckpointManifest, name: str | None) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,10 @@ def require_some_sound(root: Path, passed: list[Candidate]) -> None:
         )
 
 
+def usable(found: Sequence[Candidate]) -> list[CheckpointManifest]:
+    return [c.manifest for c in found if c.problem is None and c.manifest is not None]
+
+
 def newest_data(root: Path) -> dict[str, Any] | None:
     """The data record of the newest checkpoint; None where there is none."""
     folder = newest(root)
@@ -127,17 +132,24 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: S
     return final
 
 
-def prune(root: Path, *, policy: Retention, start: Start) -> list[Path]:
+def prune(
+    root: Path,
+    *,
+    policy: Retention,
+    start: Start,
+    found: Sequence[Candidate] | None = None,
+    damaged: bool = False,
+) -> list[Path]:
     """Delete what the policy does not keep, and what older starts left; the folders deleted.
 
-    The newest that can be used always stays. Damaged ones stay too: nobody can tell here whether
-    the fault is theirs or the file system's (``megacpt checkpoints --prune`` deletes them).
+    The newest that can be used always stays. So do damaged ones, unless they are asked for: nobody
+    can tell here whether the fault is theirs or the file system's. ``found``: candidates that were
+    looked at before.
     """
     start.require_held()
-    found = candidates(root)
-    usable = [c.manifest for c in found if c.problem is None and c.manifest is not None]
-    kept = policy.kept(usable)
-    doomed = [c for c in found if _may_go(c, kept=set(kept), start=start)]
+    found = candidates(root) if found is None else found
+    kept = set(policy.kept(usable(found)))
+    doomed = [c for c in found if _may_go(c, kept=kept, start=start, damaged=damaged)]
     for candidate in doomed:
         delete(candidate.folder, start=start)
     remove_leftovers(root, start=start)
@@ -171,7 +183,7 @@ def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate:
     try:
         manifest = read_manifest(folder)
     except CheckpointError as error:
-        return Candidate(folder=folder, manifest=None, problem=str(error))
+        return Candidate(folder=folder, manifest=None, problem=verify.said_of(folder, error))
     later = lineage.left_by(start=manifest.start, step=manifest.step)
     if later is not None:
         problem = (
@@ -185,12 +197,13 @@ def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate:
     return Candidate(folder=folder, manifest=manifest, problem="; ".join(problems) or None)
 
 
-def _may_go(candidate: Candidate, *, kept: set[int], start: Start) -> bool:
-    if candidate.manifest is None:
-        return False
+def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool) -> bool:
+    """Where nothing is kept, nothing can be used, and what is damaged may be all there is."""
     if candidate.is_left:
-        return candidate.manifest.start < start.number
-    return candidate.problem is None and candidate.step not in kept
+        return candidate.manifest is not None and candidate.manifest.start < start.number
+    if candidate.problem is not None:
+        return damaged and bool(kept)
+    return candidate.step not in kept
 
 
 def _seal(partial: Path, manifest: CheckpointManifest) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum, read_manifest
 from megacpt.errors import CheckpointError
+
+_READERS = 4
+"""Files read at once: a parallel file system gives more to several, and hashing takes a core."""
 
 
 def quick(folder: Path, *, names: Sequence[str] | None = None) -> list[str]:
@@ -44,27 +48,36 @@ def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, Fi
     }
 
 
+def said_of(folder: Path, error: CheckpointError) -> str:
+    """What ``read_manifest`` says, for where the folder was named before."""
+    return str(error).removeprefix(f"{folder}: ").removesuffix(".")
+
+
 def _problems(folder: Path, *, names: Sequence[str] | None, contents: bool) -> list[str]:
     try:
         manifest = read_manifest(folder)
     except CheckpointError as error:
-        return [str(error)]
-    wanted = manifest.files if names is None else names
-    found = (_problem(folder / name, manifest.files[name], contents=contents) for name in wanted)
-    return [problem for problem in found if problem is not None]
+        return [said_of(folder, error)]
+    wanted = list(manifest.files) if names is None else names
+    with ThreadPoolExecutor(_READERS if contents else 1) as readers:
+        found = readers.map(
+            lambda name: _problem(folder, name, manifest.files[name], contents=contents), wanted
+        )
+        return [problem for problem in found if problem is not None]
 
 
-def _problem(path: Path, written: FileSum, *, contents: bool) -> str | None:
+def _problem(folder: Path, name: str, written: FileSum, *, contents: bool) -> str | None:
+    path = folder / name
     try:
         size = path.stat().st_size
         if size != written.bytes:
-            return f"{path.name} has {size} bytes but was written with {written.bytes}"
+            return f"{name} has {size} bytes but was written with {written.bytes}"
         if contents and _sha256(path) != written.sha256:
-            return f"{path.name} has other contents than were written (its checksum differs)"
+            return f"{name} has other contents than were written (its checksum differs)"
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return f"{name} is missing"
     except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror}"
+        return f"{name} cannot be read: {error.strerror}"
     return None
 
 

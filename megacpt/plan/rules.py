@@ -161,6 +161,7 @@ def _not_negative(facts: _Facts) -> Iterator[Violation]:
         "optim.head_lr_multiplier": c.optim.head_lr_multiplier,
         "optim.muon.lr_multiplier": c.optim.muon.lr_multiplier,
         "evaluate.generate_every_steps": c.evaluate.generate_every_steps,
+        "checkpoint.keep_every_steps": c.checkpoint.keep_every_steps,
         "cluster.threads_per_rank": c.cluster.threads_per_rank,
         "cluster.preflight.disk_gib": c.cluster.preflight.disk_gib,
         "cluster.preflight.disk_mib_s": c.cluster.preflight.disk_mib_s,
@@ -460,6 +461,29 @@ def _slurm(facts: _Facts) -> Iterator[Violation]:
         yield from launch_violations(facts.config)
 
 
+def _kept_best(facts: _Facts) -> Iterator[Violation]:
+    """The best of what was measured: without a held-out set, or a save where one is due, none."""
+    config = facts.config
+    evaluate, every = config.evaluate, config.checkpoint.every_steps
+    if not config.checkpoint.keep_best or every < 1 or evaluate.every_steps < 1:
+        return
+    if evaluate.domain is None and evaluate.general is None:
+        yield Violation(
+            path="checkpoint.keep_best",
+            value=True,
+            rule="needs a held-out set to compare by",
+            remedy="name one of evaluate.heldout as evaluate.domain",
+        )
+    elif math.lcm(every, evaluate.every_steps) > config.schedule.steps:
+        yield Violation(
+            path="checkpoint.keep_best",
+            value=True,
+            rule=f"never meets a step that is both saved (every {every}) and measured "
+            f"(evaluate.every_steps={evaluate.every_steps})",
+            remedy="let evaluate.every_steps divide checkpoint.every_steps",
+        )
+
+
 def _experts(facts: _Facts) -> Iterator[Violation]:
     yield from expert_violations(facts.config, architecture=facts.architecture)
 
@@ -500,4 +524,5 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _precision,
     _experts,
     _slurm,
+    _kept_best,
 )
