@@ -27,8 +27,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
 MAY_CHANGE = (
-    *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.dp", "parallel.cp"),
-    "kernels.",
+    *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.", "kernels."),
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
     *("schedule.", "optim.base_lr_peak"),
 )

@@ -4,27 +4,24 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from megacpt.checkpoint import adam, sharded, starts, store, verify
+from megacpt.checkpoint import sharded, starts
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
-from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Start
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.data.order import TrainingData
 from megacpt.device import runtime
-from megacpt.errors import EnvironmentError_
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.architecture import Architecture
+from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.train import faults
 from megacpt.train.faults import FaultState
-from megacpt.train.heldout import evaluating
 from megacpt.train.origin import Origin, from_first_rank
 from megacpt.train.state import TrainState
 
@@ -62,39 +59,8 @@ class Identity:
     @property
     def layout(self) -> dict[str, int]:
         p = self.parallel
-        return {"tp": p.tp, "cp": p.cp, "pp": p.pp, "vpp": p.vpp, "dp": p.dp, "ep": p.ep}
-
-
-def save(
-    root: Path,
-    *,
-    state: TrainState,
-    position: Position,
-    identity: Identity,
-    start: Start,
-    retention: Retention,
-) -> None:
-    """Write, publish and prune; a collective call. The run can die anywhere and lose nothing."""
-    partial = store.partial_folder(root, step=position.step, start=start)
-    writer = torch.distributed.get_rank() == 0
-    if writer:
-        start.require_held()
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _require_space(partial, architecture=identity.architecture)
-    sharded.barrier()
-    # Of an optimizer whose every update was skipped there would be nothing to write.
-    adam.allocate_state(state.optimizer)
-    with evaluating(state.chunks):
-        rng = runtime.rng_state()
-        sharded.save(partial, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
-    sharded.barrier()
-    if writer:
-        manifest = _manifest(partial, position, identity, start=start)
-        store.publish(root, partial=partial, manifest=manifest, start=start)
-        store.prune(root, policy=retention, start=start)
-    sharded.barrier()
-    position.checkpoint_step = position.step
+        sizes = {"tp": p.tp, "cp": p.cp, "pp": p.pp, "vpp": p.vpp, "dp": p.dp, "ep": p.ep}
+        return sizes | {"etp": expert_tensor_ranks(p)}
 
 
 def resume(run_dir: Path, *, state: TrainState, identity: Identity, origin: Origin) -> Position:
@@ -124,6 +90,13 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position:
     if rng is not None:
         runtime.set_rng_state(rng)
     logger.info("resumed from %s", folder)
+    if rng is None:
+        logger.info(
+            "written by another layout (%s), now %s: weights and optimizer state are the same, "
+            "random generators are seeded as in a new run",
+            _described(manifest.layout),
+            _described(identity.layout),
+        )
     return Position(
         step=manifest.step,
         tokens_per_source=dict(manifest.tokens_per_source),
@@ -134,6 +107,11 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position:
     )
 
 
+def _described(layout: Mapping[str, int]) -> str:
+    own = {n: size for n, size in layout.items() if size != (layout["tp"] if n == "etp" else 1)}
+    return " ".join(f"{name}={size}" for name, size in own.items()) or "one rank"
+
+
 def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Path) -> Position:
     """Add the rollbacks that came after the checkpoint, and make the file say the same."""
     position.faults.events = faults.merged(position.faults.events, written=written)
@@ -142,9 +120,8 @@ def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Pa
     return position
 
 
-def _manifest(
-    partial: Path, position: Position, identity: Identity, *, start: Start
-) -> CheckpointManifest:
+def manifest_of(position: Position, *, identity: Identity, start: Start) -> CheckpointManifest:
+    """What a checkpoint says of itself; which files it has is known once they are written."""
     return CheckpointManifest(
         step=position.step,
         start=start.number,
@@ -156,17 +133,5 @@ def _manifest(
         base_heldout=position.base_heldout,
         heldout=position.heldout,
         faults=position.faults.to_json(),
-        files=verify.sums_of(partial),
+        files={},
     )
-
-
-def _require_space(folder: Path, *, architecture: Architecture) -> None:
-    """Weights and two Adam moments in fp32, and a bf16 copy: 14 bytes a parameter at most."""
-    needed_bytes = 14 * architecture.num_parameters
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
-        raise EnvironmentError_(
-            f"a checkpoint needs about {needed_bytes / 2**30:.1f} GiB but {folder.parent} has "
-            f"{free_bytes / 2**30:.1f} GiB free; free space there and run the same command again, "
-            "it goes on from the last checkpoint."
-        )

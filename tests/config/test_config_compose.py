@@ -228,6 +228,8 @@ def test_monitor_cluster_and_checkpoint_may_change_on_resume(tmp_path: Path) -> 
         "data.sources.garden.max_epochs=4",
         "data.sources.new.prefix=shard",
         "parallel.dp=2",
+        "parallel.tp=2",
+        "parallel.distributed_optimizer=true",
     ],
 )
 def test_what_begins_with_the_next_step_may_change_on_resume(tmp_path: Path, change: str) -> None:
