@@ -509,8 +509,8 @@ class PreflightConfig:
     """Seconds for each of the two parts after that: looking at the nodes, and at their links."""
     disk_gib: float = 1.0
     """Free space of the run folder below which a node is bad."""
-    disk_mib_s: float = 1.0
-    """Speed of lasting writes to the run folder below which a node is bad."""
+    disk_mib_s: float = 0.0
+    """Speed of lasting writes to the run folder below which a node is bad; 0 only warns."""
     shm_mib: float | None = None
     """Free /dev/shm below which a node is bad; not set: 32 MiB a rank on GPUs, none on CPUs."""
     clock_s: float = 10.0

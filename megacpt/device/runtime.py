@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype, PrecisionC
 from megacpt.device import environment
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 _BACKEND = {DeviceKind.cpu: "gloo", DeviceKind.gpu: "nccl"}
 _TORCH_DTYPE = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
@@ -70,8 +74,34 @@ class Runtime:
     ranks: RankInfo
 
 
-def start(ranks: RankInfo, cluster: ClusterConfig, *, deterministic: bool = False) -> Runtime:
-    """Take the device, make megatron-core fit it, and join the process group."""
+def meet(ranks: RankInfo, *, timeout: timedelta) -> Store:
+    """The ranks' common store, without waiting for those that have not come yet."""
+    if ranks.world_size == 1:
+        # Nobody to meet, so no port and no file: the store lives in this process.
+        return dist.HashStore()  # type: ignore[attr-defined]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        ranks.master_addr,
+        ranks.master_port,
+        ranks.world_size,
+        # torchrun has started the server itself, and says so to its ranks.
+        ranks.rank == 0 and not environment.has_agent_store(),
+        timeout=timeout,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def start(
+    ranks: RankInfo,
+    cluster: ClusterConfig,
+    *,
+    deterministic: bool = False,
+    store: Store | None = None,
+) -> Runtime:
+    """Take the device, make megatron-core fit it, and join the process group.
+
+    ``store``: of ``meet``, where the ranks have met already.
+    """
     kind = _choose_kind(cluster.device)
     _set_arithmetic(deterministic=deterministic)
     if kind is DeviceKind.gpu:
@@ -84,7 +114,8 @@ def start(ranks: RankInfo, cluster: ClusterConfig, *, deterministic: bool = Fals
         hook.install()
         host_memory.keep_freed()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
-    _join_process_group(ranks, device=device, timeout=timedelta(minutes=cluster.timeout_minutes))
+    timeout = timedelta(minutes=cluster.timeout_minutes)
+    _join_process_group(ranks, device=device, timeout=timeout, store=store)
     return Runtime(kind=kind, device=device, ranks=ranks)
 
 
@@ -135,25 +166,27 @@ def _set_arithmetic(*, deterministic: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _join_process_group(ranks: RankInfo, *, device: torch.device, timeout: timedelta) -> None:
+def _join_process_group(
+    ranks: RankInfo, *, device: torch.device, timeout: timedelta, store: Store | None
+) -> None:
     on_gpu = device.type == "cuda"
     backend = _BACKEND[DeviceKind.gpu if on_gpu else DeviceKind.cpu]
     # With its device named, NCCL connects now, where a wrong setup is seen at once, and no
     # collective has to guess a device from the rank.
     device_id = device if on_gpu else None
-    if ranks.world_size == 1:
-        # Nobody to meet, so no port and no file: the store lives in this process.
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(
-            backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id
-        )
-        return
-    if not on_gpu and ranks.local_world_size == ranks.world_size:
+    local = ranks.local_world_size == ranks.world_size
+    if not on_gpu and local and ranks.world_size > 1:
         # gloo otherwise binds to the address of the host name, which a laptop may lose mid-run.
         environment.set_default("GLOO_SOCKET_IFNAME", _loopback_interface())
+    if store is None and ranks.world_size == 1:
+        store = meet(ranks, timeout=timeout)
+    place = None if store else f"tcp://{ranks.master_addr}:{ranks.master_port}"
+    if store is not None:
+        store.set_timeout(timeout)
     dist.init_process_group(
         backend,
-        init_method=f"tcp://{ranks.master_addr}:{ranks.master_port}",
+        init_method=place,
+        store=store,
         rank=ranks.rank,
         world_size=ranks.world_size,
         timeout=timeout,

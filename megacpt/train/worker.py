@@ -78,8 +78,19 @@ def run_rank(
     quiet_libraries()
     # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
     from megacpt.device import runtime
+    from megacpt.train import preflight
 
-    rank_runtime = runtime.start(ranks, config.cluster, deterministic=config.kernels.deterministic)
+    checked = (
+        preflight.look(config, ranks=ranks) if preflight.is_wanted(config, ranks=ranks) else None
+    )
+    rank_runtime = runtime.start(
+        ranks,
+        config.cluster,
+        deterministic=config.kernels.deterministic,
+        store=checked.store if checked else None,
+    )
+    if checked is not None:
+        checked.check_links(rank_runtime.device)
     if prepare is not None:
         _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
     from megacpt.train import modes

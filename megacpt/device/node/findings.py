@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of one machine: each check with its value, its limit and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from megacpt.config.sections import PreflightConfig
+from megacpt.device.node.disk import Disk
+from megacpt.device.node.facts import NodeFacts
+from megacpt.device.node.gpus import Gpu, Gpus
+from megacpt.device.node.network import is_loopback
+
+SLOW_DISK_MIB_S = 50.0
+"""A checkpoint of 10 GiB would take more than three minutes."""
+SHM_MIB_A_GPU_RANK = 32.0
+"""NCCL's segments to its peers in the node; containers often have 64 MiB for all ranks."""
+SHM_MIB_USUAL = 1024.0
+SERVER_CLOCK_S = 5.0
+USED_GPU_MIB = 2048
+"""More than the driver's own share of a card: somebody else computes there."""
+
+
+class Mark(Enum):
+    ok = "ok"
+    warn = "warn"
+    fail = "FAIL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check of one machine. ``own``: a fault that no other machine can be the cause of."""
+
+    check: str
+    mark: Mark
+    value: str
+    remedy: str = ""
+    limit: str = ""
+    own: bool = False
+
+
+def disk_finding(disk: Disk, limits: PreflightConfig) -> Finding:
+    """Space and speed of the folder a run writes to."""
+    if disk.problem:
+        return Finding(
+            check="disk",
+            mark=Mark.fail,
+            value=f"{disk.folder} cannot be written: {disk.problem}",
+            remedy="choose a folder with write permission and free space",
+        )
+    value = f"{disk.folder}: {shown_gib(disk.free_gib)} free, {disk.written_mib_s:,.0f} MiB/s"
+    if disk.free_gib < limits.disk_gib:
+        return Finding(
+            check="disk",
+            mark=Mark.fail,
+            value=value,
+            limit=f"at least {limits.disk_gib:g} GiB free",
+            remedy="free space, or choose another folder (run_dir=FOLDER)",
+        )
+    if disk.written_mib_s < limits.disk_mib_s:
+        return Finding(
+            check="disk",
+            mark=Mark.fail,
+            value=value,
+            limit=f"at least {limits.disk_mib_s:g} MiB/s",
+            remedy="look for a full or failing disk or network mount, or choose another folder",
+        )
+    slow = disk.written_mib_s < SLOW_DISK_MIB_S
+    return Finding(
+        check="disk",
+        mark=Mark.warn if slow else Mark.ok,
+        value=value,
+        limit=f"at least {SLOW_DISK_MIB_S:g} MiB/s",
+        remedy="checkpoints will be slow: save less often, or choose a faster folder" * slow,
+    )
+
+
+def server_clock_findings(disk: Disk) -> Iterator[Finding]:
+    """Only where it is wrong: of a local disk the clock is the machine's own."""
+    if not disk.problem and abs(disk.clock_ahead_s) > SERVER_CLOCK_S:
+        yield Finding(
+            check="file server",
+            mark=Mark.warn,
+            value=f"its clock is {disk.clock_ahead_s:+.0f} s off this machine's",
+            limit=f"within {SERVER_CLOCK_S:g} s",
+            remedy="synchronise the clocks of both (chrony, NTP); times of files are wrong",
+        )
+
+
+def shm_finding(free_mib: float | None, *, least_mib: float, on_gpu: bool) -> Finding:
+    remedy = "in a container: --shm-size=1g or --ipc=host; else mount /dev/shm larger"
+    if free_mib is None:
+        return Finding(check="/dev/shm", mark=Mark.ok, value="none on this system")
+    value = f"{shown_mib(free_mib)} free"
+    if free_mib < least_mib:
+        limit = f"at least {least_mib:g} MiB"
+        return Finding(check="/dev/shm", mark=Mark.fail, value=value, limit=limit, remedy=remedy)
+    if on_gpu and free_mib < SHM_MIB_USUAL:
+        limit = f"{SHM_MIB_USUAL:g} MiB is usual"
+        return Finding(check="/dev/shm", mark=Mark.warn, value=value, limit=limit, remedy=remedy)
+    return Finding(check="/dev/shm", mark=Mark.ok, value=value)
+
+
+def gpu_findings(found: Gpus | None, *, num_needed: int) -> Iterator[Finding]:
+    """``num_needed``: ranks of this machine that want a GPU each; 0 where none does."""
+    if found is None and num_needed == 0:
+        yield Finding(check="GPUs", mark=Mark.ok, value="none: ranks run on the CPU")
+        return
+    if found is None:
+        # The driver can be there without its tools, as in a slim container: torch will tell.
+        yield Finding(
+            check="GPUs",
+            mark=Mark.warn,
+            value="nvidia-smi is not there",
+            remedy="put NVIDIA's tools on PATH, so that the health of the GPUs can be seen",
+        )
+        return
+    if found.problem or len(found.gpus) < num_needed:
+        yield Finding(
+            check="GPUs",
+            mark=Mark.fail,
+            value=found.problem or f"{len(found.gpus)} GPUs",
+            limit=f"{num_needed} ranks with one each",
+            remedy="see dmesg for NVRM and Xid lines; reboot the node or take it out of service",
+            own=True,
+        )
+        return
+    yield _count(found)
+    for gpu in found.gpus:
+        yield from _health(gpu)
+
+
+def _count(found: Gpus) -> Finding:
+    names = sorted({f"{gpu.name}, {gpu.memory_mib / 1024:.0f} GiB" for gpu in found.gpus})
+    value = f"{len(found.gpus)} ({'; '.join(names)}), driver {found.driver}"
+    return Finding(check="GPUs", mark=Mark.ok, value=value)
+
+
+def _health(gpu: Gpu) -> Iterator[Finding]:
+    name = f"GPU {gpu.index}"
+    if gpu.faults:
+        yield Finding(
+            check=name,
+            mark=Mark.fail,
+            value="; ".join(gpu.faults),
+            limit="no fault",
+            remedy="reset the GPU (nvidia-smi -r) or reboot; have it replaced if it comes back",
+            own=True,
+        )
+    if gpu.notes:
+        yield Finding(
+            check=name,
+            mark=Mark.warn,
+            value="; ".join(gpu.notes),
+            remedy="look after cooling and power: all others wait for the slowest GPU",
+        )
+    if gpu.used_mib > USED_GPU_MIB:
+        yield Finding(
+            check=name,
+            mark=Mark.warn,
+            value=f"{shown_mib(gpu.used_mib)} of {shown_mib(gpu.memory_mib)} are in use",
+            remedy="end what runs there (nvidia-smi shows it), or ask for other GPUs",
+        )
+
+
+def port_findings(ports: dict[str, str]) -> Iterator[Finding]:
+    """InfiniBand that is down is often not cabled: odd is only what other nodes have."""
+    if ports:
+        value = ", ".join(f"{name} {state}" for name, state in ports.items())
+        yield Finding(check="InfiniBand", mark=Mark.ok, value=value)
+
+
+def address_finding(address: str | None, *, interface: str | None, several: bool) -> Finding:
+    """``interface``: the one the user has chosen. gloo binds to what the host's name stands for."""
+    if interface is not None:
+        return Finding(check="network", mark=Mark.ok, value=f"interface {interface}")
+    remedy = (
+        "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface nodes meet on "
+        "(kernels.environment), or mend /etc/hosts"
+    )
+    wrong = Mark.fail if several else Mark.warn
+    if address is None:
+        value = "this machine's name has no address"
+        return Finding(check="network", mark=wrong, value=value, remedy=remedy)
+    if is_loopback(address):
+        value = f"this machine's name stands for {address}, which no other node can reach"
+        return Finding(check="network", mark=wrong, value=value, remedy=remedy)
+    return Finding(check="network", mark=Mark.ok, value=address)
+
+
+def node_findings(
+    facts: NodeFacts, *, limits: PreflightConfig, num_ranks: int, on_gpu: bool
+) -> list[Finding]:
+    """Of a machine that takes part in a run with ``num_ranks`` of its ranks."""
+    least_mib = SHM_MIB_A_GPU_RANK * num_ranks if on_gpu else 0.0
+    return [
+        disk_finding(facts.disk, limits),
+        *server_clock_findings(facts.disk),
+        shm_finding(
+            facts.shm_free_mib,
+            least_mib=least_mib if limits.shm_mib is None else limits.shm_mib,
+            on_gpu=on_gpu,
+        ),
+        *gpu_findings(facts.gpus, num_needed=num_ranks if on_gpu else 0),
+        *port_findings(facts.ports),
+    ]
+
+
+def shown_gib(gib: float) -> str:
+    return f"{gib / 1024:,.1f} TiB" if gib >= 1024 else f"{gib:,.1f} GiB"
+
+
+def shown_mib(mib: float) -> str:
+    return shown_gib(mib / 1024) if mib >= 1024 else f"{mib:,.0f} MiB"
