@@ -8,8 +8,6 @@ random weight (but for megacpt.checkpoint.layer_states).
 
 from __future__ import annotations
 
-from multiprocessing import get_context
-from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,23 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import adam, cut, layer_states, optimizer_state
-from megacpt.device.environment import die_with_parent
+from megacpt.checkpoint import adam, cut, layer_states, optimizer_state, saver
 from megacpt.errors import CheckpointError
 
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
-    """Write every rank's share into ``folder`` (which exists and is empty); a collective call."""
-    _bind_result_queue()
+    """Write every rank's share into ``folder`` (which exists and is empty), and wait for it."""
+    saver.save(folder, state=entries(chunks, optimizer, rng_state=rng_state))
+
+
+def entries(chunks: list[Any], optimizer: Any, *, rng_state: dict[str, Any]) -> dict[str, Any]:
+    """All that a checkpoint holds, as it lies on this rank; a collective call."""
     state = _model_state(chunks)
     state["optimizer"] = _optimizer_state(chunks, optimizer, model=state)
     state["rng"] = _rng_object(rng_state)
-    dist_checkpointing.save(state, str(folder), validate_access_integrity=True)
+    return state
 
 
 def load(
@@ -59,17 +59,6 @@ def load(
     adam.set_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
-
-
-def _bind_result_queue() -> None:
-    """End megatron-core's queue process with this rank, however the rank ends.
-
-    Its writers report through a manager process that a killed rank would leave behind for ever.
-    """
-    if filesystem_async._results_queue is None:
-        manager = SyncManager(ctx=get_context("spawn"))
-        manager.start(initializer=die_with_parent)
-        filesystem_async._results_queue = manager.Queue()
 
 
 def load_model(folder: Path, *, chunks: list[Any]) -> None:

@@ -124,6 +124,11 @@ class RunFolder:
         return self.logs / f"rank_{rank}.stacks.txt"
 
     @property
+    def request(self) -> Path:
+        """What a person asks of a running run, in one word (megacpt.train.requests)."""
+        return self.root / "request"
+
+    @property
     def faults(self) -> Path:
         return self.root / "faults.jsonl"
 

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: resume, measure the base, then step, measure, save until the last step.
 
-What a step at fault leads to is megacpt.train.faults's; the loop obeys it.
+What a step at fault leads to is megacpt.train.faults's, what the run is asked from outside
+megacpt.train.requests's; the loop obeys them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
-from megacpt.checkpoint.retention import retention_of
 from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
+from megacpt.errors import EndedOnRequest, Superseded
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.train import faults
 from megacpt.train.batches import Account, StepBatch, read_batches
@@ -20,12 +23,29 @@ from megacpt.train.generate import generate
 from megacpt.train.guard import Guard, samples_of
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
-from megacpt.train.position import Position, resume, save
+from megacpt.train.origin import from_first_rank
+from megacpt.train.position import Position, resume
 from megacpt.train.prefetch import Prefetcher
+from megacpt.train.requests import Decision, Request, Requests, open_requests
 from megacpt.train.run import Run, rebuild
+from megacpt.train.saves import Saves
 from megacpt.train.step import StepResult, train_step
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlets:
+    """Where the results of a step go, and who may ask for an end."""
+
+    journal: Journal | None
+    """On the first rank only."""
+    saves: Saves
+    requests: Requests
+
+    def write(self, record: Record) -> None:
+        if self.journal is not None:
+            self.journal.write(record | self.saves.figures())
 
 
 def start(run: Run) -> Position:
@@ -36,27 +56,29 @@ def start(run: Run) -> Position:
 def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
     """Train from ``position`` to the last step, through rollbacks if need be."""
     peak_flops = device_runtime.peak_flops(run.config.precision)
-    while rollback := train_to_rollback(
-        run, position=position, journal=journal, peak_flops=peak_flops
-    ):
-        run.beat(f"rollback to step {rollback['restart_step']}")
-        if journal is not None:
-            journal.announce(rollback)
-        rebuild(run)
-        position = start(run)
-        if journal is not None:
-            journal.rewind(position.step)
+    with open_requests(run.config, device=run.runtime.device) as requests:
+        saves = Saves(run, count_seconds=requests.time_limit.count_save)
+        outlets = Outlets(journal=journal, saves=saves, requests=requests)
+        while rollback := train_to_rollback(
+            run, position=position, outlets=outlets, peak_flops=peak_flops
+        ):
+            run.beat(f"rollback to step {rollback['restart_step']}")
+            if journal is not None:
+                journal.announce(rollback)
+            rebuild(run)
+            position = start(run)
+            if journal is not None:
+                journal.rewind(position.step)
 
 
 def train_to_rollback(
-    run: Run, *, position: Position, journal: Journal | None, peak_flops: float
+    run: Run, *, position: Position, outlets: Outlets, peak_flops: float
 ) -> FaultRecord | None:
     """The fault that wants a rollback; None once the last step is done."""
     config, guard = run.config, Guard(run, position)
     if position.base_heldout is None:
         position.base_heldout = measure_heldout(run)
-        base = {"step": 0, "heldout": position.base_heldout, **spot_check(run, step=0)}
-        _write(journal, base)
+        outlets.write({"step": 0, "heldout": position.base_heldout, **spot_check(run, step=0)})
     first_step, last_step = position.step + 1, config.schedule.steps
     with (
         collecting_every(config.kernels.manual_gc_steps) as collect_garbage,
@@ -65,25 +87,78 @@ def train_to_rollback(
         ) as batches,
     ):
         for step in range(first_step, last_step + 1):
+            began_at = time.monotonic()
             run.beat(f"step {step}")
-            record = take_step(run, guard=guard, batches=batches, peak_flops=peak_flops)
+            record = take_step(
+                run, guard=guard, batches=batches, peak_flops=peak_flops, saves=outlets.saves
+            )
             event = None if "passed_over" in record else record.get("fault")
             if event is not None and event["policy"] == FaultPolicy.rollback.name:
                 return cast(FaultRecord, event)
             if event is not None and event["policy"] == FaultPolicy.stop.name:
-                _write(journal, record)
+                outlets.write(record)
                 raise faults.stop(event, run_dir=config.run_dir)
             run.beat(f"measurements after step {step}")
-            _write(journal, record | measurements(run, step=step, position=position))
-            if is_due(step, every=config.checkpoint.every_steps, last=last_step):
-                run.beat(f"checkpoint of step {step}")
-                save_checkpoint(run, position=position)
+            record |= measurements(run, step=step, position=position)
+            end_step(run, record, position=position, outlets=outlets)
+            outlets.requests.time_limit.count_step(time.monotonic() - began_at)
             collect_garbage(step)
     return None
 
 
+def end_step(run: Run, record: Record, *, position: Position, outlets: Outlets) -> None:
+    """Hear what is asked of the run, write the record, save where it is due, end where it must."""
+    saves = outlets.saves
+    decision = outlets.requests.agree(
+        is_held=run.origin.start.is_held, is_writing=saves.is_writing()
+    )
+    if decision.request is Request.superseded:
+        raise superseded(run)
+    if not decision.is_writing:
+        saves.finish(position)
+    outlets.write(record)
+    is_last = position.step == run.config.schedule.steps
+    ends = is_last or decision.request.exits
+    due = is_due(
+        position.step, every=run.config.checkpoint.every_steps, last=run.config.schedule.steps
+    )
+    if due or decision.request.saves:
+        saves.begin(position, must=ends)
+    if ends or not run.config.checkpoint.asynchronous:
+        saves.finish(position, must=ends)
+    if decision.request.exits and not is_last:
+        raise ended(run, decision, position=position)
+
+
+def superseded(run: Run) -> Superseded:
+    """With the words of the first rank, which has seen the newer start."""
+
+    def words() -> str:
+        try:
+            run.origin.start.require_held()
+        except Superseded as error:
+            return str(error)
+        return "another start of the run was seen; this one stops and writes nothing more."
+
+    return Superseded(from_first_rank(words))
+
+
+def ended(run: Run, decision: Decision, *, position: Position) -> EndedOnRequest:
+    steps = f"step {position.step} of {run.config.schedule.steps}"
+    done = "without saving" if not decision.request.saves else "saved"
+    return EndedOnRequest(
+        f"Ended after {steps}, {done}, because {decision.request.reason}. The newest checkpoint is "
+        f"of step {position.checkpoint_step}: start the same command again to go on from it."
+    )
+
+
 def take_step(
-    run: Run, *, guard: Guard, batches: Prefetcher[StepBatch], peak_flops: float
+    run: Run,
+    *,
+    guard: Guard,
+    batches: Prefetcher[StepBatch],
+    peak_flops: float,
+    saves: Saves,
 ) -> Record:
     """The next step, or nothing where a rollback wants it passed over; its record."""
     position = guard.position
@@ -103,7 +178,11 @@ def take_step(
         lr_factor=position.faults.lr_factor(step),
         accept=guard.accept,
     )
-    event = guard.act(guard.fault, step=step) if guard.fault else None
+    event = None
+    if guard.fault:
+        # Which checkpoint a rollback goes back to must not depend on how fast it is written.
+        saves.finish(position)
+        event = guard.act(guard.fault, step=step)
     advance(run, position, result=result, is_good=event is None)
     record = step_record(run, result=result, position=position, peak_flops=peak_flops)
     if guard.rank_times is not None:
@@ -120,22 +199,6 @@ def measurements(run: Run, *, step: int, position: Position) -> Record:
         record |= forgetting(record, position=position, general=evaluate.general)
         position.heldout = {name: found["loss"] for name, found in record["heldout"].items()}
     return record
-
-
-def _write(journal: Journal | None, record: Record) -> None:
-    if journal is not None:
-        journal.write(record)
-
-
-def save_checkpoint(run: Run, *, position: Position) -> None:
-    save(
-        run.checkpoints,
-        state=run.state,
-        position=position,
-        identity=run.identity,
-        start=run.origin.start,
-        retention=retention_of(run.config),
-    )
 
 
 def is_due(step: int, *, every: int, last: int) -> bool:

@@ -16,7 +16,7 @@ from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
-from megacpt.errors import CheckpointError, TrainingFault
+from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
 from megacpt.evaluate.gate import verdict
 from megacpt.model.families import read_architecture
 from megacpt.model.parallel import initialise_parallel
@@ -52,7 +52,7 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     try:
         with watchdog:
             _fit(run, position=position, journal=journal)
-    except TrainingFault:
+    except (TrainingFault, EndedOnRequest, Superseded):
         # All ranks raise it at once: none may end the run before the first has closed its journal.
         sharded.barrier()
         raise

@@ -148,13 +148,10 @@ def round_trip(folder: Path, *, model: Any, plain: Any) -> bool:
 
 
 def pass_on(folder: Path, *, source: Any, target: Any) -> None:
-    from megatron.core import dist_checkpointing
-
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint import saver, sharded
 
     folder.mkdir(parents=True)
-    sharded._bind_result_queue()
-    dist_checkpointing.save(sharded._model_state([source]), str(folder))
+    saver.save(folder, state=sharded._model_state([source]))
     sharded.load_model(folder, chunks=[target])
 
 

@@ -69,9 +69,9 @@ def run_case(
 
 def train(run: Any, *, is_first: bool) -> list[list[float]]:
     """To the last step; the first run saves at SAVED_AT on the way."""
-    from megacpt.checkpoint.retention import Retention
     from megacpt.train.batches import read_batches
-    from megacpt.train.position import resume, save
+    from megacpt.train.position import resume
+    from megacpt.train.saves import Saves
     from megacpt.train.step import train_step
 
     position = resume(run.run_dir, state=run.state, identity=run.identity, origin=run.origin)
@@ -87,14 +87,9 @@ def train(run: Any, *, is_first: bool) -> list[list[float]]:
             position.step = step
             position.faults.updates += 1
             if is_first and step == SAVED_AT:
-                save(
-                    run.checkpoints,
-                    state=run.state,
-                    position=position,
-                    identity=run.identity,
-                    start=run.origin.start,
-                    retention=Retention(keep_last=1),
-                )
+                saves = Saves(run)
+                saves.begin(position, must=True)
+                saves.finish(position, must=True)
     return curve
 
 

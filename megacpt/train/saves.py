@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoints of a run in training: begun when they are due, published when they are written.
+
+Training stands still while a snapshot is taken and while a finished checkpoint is published; the
+seconds of both are in the record of the next step. A save that fails leaves the last good
+checkpoint as it is, and the run goes on or stops as ``checkpoint.on_error`` says.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from megacpt.checkpoint import adam, sharded, store
+from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
+from megacpt.checkpoint.retention import retention_of
+from megacpt.checkpoint.saver import Failure, Saver, on_first_rank
+from megacpt.checkpoint.starts import Start
+from megacpt.config.sections import SaveErrorPolicy
+from megacpt.device import runtime
+from megacpt.errors import EnvironmentError_
+from megacpt.plan.architecture import Architecture
+from megacpt.train.heldout import evaluating
+from megacpt.train.position import Position, manifest_of
+from megacpt.train.run import Run
+
+logger = logging.getLogger(__name__)
+MOST_FAILURES = 3
+"""In a row; the next one would be no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A save that has begun: all that its manifest says but the files."""
+
+    manifest: CheckpointManifest
+    partial: Path
+    start: Start
+    began_at: float
+
+
+class Saves:
+    """All methods but ``is_writing`` and ``figures`` are collective calls."""
+
+    def __init__(
+        self, run: Run, *, count_seconds: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """``count_seconds`` is told how long each save took."""
+        self._run = run
+        self._saver = Saver(asynchronous=run.config.checkpoint.asynchronous)
+        self._retention = retention_of(run.config)
+        self._count_seconds = count_seconds
+        self._pending: Pending | None = None
+        self._failures = 0
+        self._stall_s = 0.0
+        self._write_s: float | None = None
+
+    def is_writing(self) -> bool:
+        """Whether this rank's share is still being written."""
+        return self._saver.is_writing()
+
+    def figures(self) -> dict[str, Any]:
+        """Of the time since they were last asked for; empty where nothing was saved."""
+        found: dict[str, Any] = {"checkpoint_stall_s": self._stall_s} if self._stall_s else {}
+        if self._write_s is not None:
+            found["checkpoint_write_s"] = self._write_s
+        self._stall_s, self._write_s = 0.0, None
+        return found
+
+    def begin(self, position: Position, *, must: bool = False) -> None:
+        """Take the snapshot; the save before it, if it still runs, is waited for.
+
+        ``must``: the run ends with it, so that its failure is the run's.
+        """
+        self.finish(position)
+        run, start = self._run, self._run.origin.start
+        run.beat(f"checkpoint of step {position.step}")
+        partial = store.partial_folder(run.checkpoints, step=position.step, start=start)
+        with self._stalled():
+            began_at = time.monotonic()
+            failure = on_first_rank(
+                lambda: _make_folder(partial, start=start, architecture=run.architecture)
+            )
+            if failure is not None:
+                self._fail(failure, partial=partial, position=position, must=must)
+                return
+            manifest = manifest_of(position, identity=run.identity, start=start)
+            # Of an optimizer whose every update was skipped there would be nothing to write.
+            adam.allocate_state(run.state.optimizer)
+            with evaluating(run.state.chunks):
+                state = sharded.entries(
+                    run.state.chunks, run.state.optimizer, rng_state=runtime.rng_state()
+                )
+                self._saver.begin(partial, state=state)
+        self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
+
+    def finish(self, position: Position, *, must: bool = False) -> None:
+        """Wait for the save in flight, if there is one, and publish it. ``must`` as above."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        step = pending.manifest.step
+        self._run.beat(f"waiting for the checkpoint of step {step}")
+        with self._stalled():
+            failure = self._saver.finish(lambda files: self._publish(pending, files))
+        if failure is not None:
+            self._fail(failure, partial=pending.partial, position=position, must=must)
+            return
+        self._failures = 0
+        self._write_s = time.monotonic() - pending.began_at
+        self._count_seconds(self._write_s)
+        position.checkpoint_step = step
+
+    def _publish(self, pending: Pending, files: Mapping[str, FileSum]) -> None:
+        root, start = self._run.checkpoints, pending.start
+        manifest = replace(pending.manifest, files=dict(files))
+        store.publish(root, partial=pending.partial, manifest=manifest, start=start)
+        store.prune(root, policy=self._retention, start=start)
+
+    def _fail(self, failure: Failure, *, partial: Path, position: Position, must: bool) -> None:
+        """The same on all ranks: they were told the same reason."""
+        self._failures += 1
+        on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
+        last = position.checkpoint_step
+        kept = f"the checkpoint of step {last} is whole" if last else "there is none before it"
+        message = (
+            f"{partial} could not be written: {failure.reason}; {kept}. "
+            f"Free space or mend what is wrong there"
+        )
+        stops = self._run.config.checkpoint.on_error is SaveErrorPolicy.stop
+        if must or stops or self._failures >= MOST_FAILURES:
+            raise EnvironmentError_(f"{message}, then start the same command again.")
+        if self._run.runtime.ranks.rank == 0:
+            logger.warning("%s; the run goes on and saves again when it is due.", message)
+
+    @contextmanager
+    def _stalled(self) -> Iterator[None]:
+        began_at = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stall_s += time.perf_counter() - began_at
+
+
+def _make_folder(partial: Path, *, start: Start, architecture: Architecture) -> None:
+    start.require_held()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _require_space(partial, architecture=architecture)
+
+
+def _require_space(folder: Path, *, architecture: Architecture) -> None:
+    """Weights and two Adam moments in fp32, and a bf16 copy: 14 bytes a parameter at most."""
+    needed_bytes = 14 * architecture.num_parameters
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise EnvironmentError_(
+            f"it needs about {needed_bytes / 2**30:.1f} GiB, and {folder.parent} has "
+            f"{free_bytes / 2**30:.1f} GiB free"
+        )
