@@ -21,7 +21,7 @@ from typing import Any
 from megacpt.config.paths import RunFolder
 
 STACKS_WAIT_S = 1.0
-ORDER = ("user", "defect", "killed", "hang", "peer")
+ORDER = ("user", "defect", "killed", "hang", "request", "peer")
 """Which of several deaths is the cause, whichever came first."""
 
 
@@ -41,14 +41,15 @@ class Death:
     rank: int
     time: float
     kind: str
-    """``user``, ``defect``, ``peer`` (another rank went first), ``hang`` or ``killed``."""
+    """``user``, ``defect``, ``peer`` (another rank went first), ``hang``, ``killed``, or
+    ``request``: the run was asked to end."""
     exit_code: int
     text: str
 
     @property
     def is_lasting(self) -> bool:
         """No consequence of another death, and no time to be given to others."""
-        return self.kind not in ("peer", "hang")
+        return self.kind not in ("peer", "hang", "request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,7 @@ def _kind_without_report(rank: Rank, *, folder: RunFolder) -> str:
 def reported(report: dict[str, Any], *, rank: int) -> Death:
     """What ``RUN_DIR/logs/rank_N.error.json`` says, as the rank itself has written it."""
     texts = {"user": f"Error: {report['message']}", "hang": report["message"]}
+    texts["request"] = report["message"]
     return Death(
         rank=rank,
         time=float(report["time"]),

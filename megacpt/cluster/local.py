@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 from megacpt.checkpoint import store
 from megacpt.cluster.deaths import Rank, ask_for_stacks, deaths_of, verdict
@@ -25,12 +27,14 @@ from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import die_with_parent
 from megacpt.device.variables import missing_variables
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EndedOnRequest, EnvironmentError_
 
 POLL_S = 0.02
 CULPRIT_WAIT_S = 1.0
 """After a lost connection: how long the rank that caused it may take to end by itself."""
-TERM_WAIT_S = 2.0
+KILL_WAIT_S = 2.0
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
+"""To the ranks, which save and end (megacpt.train.requests)."""
 HANG_WAIT_S = 8.0
 """After a rank has found that the run hangs: how long the others may take to find it too."""
 
@@ -81,7 +85,10 @@ def run_ranks(
     """
     _forget_old_errors(folder)
     command = ["env", *(f"{name}={value}" for name, value in (variables or {}).items()), *command]
-    with _started(command, num_ranks=num_ranks, folder=folder) as ranks:
+    with (
+        _started(command, num_ranks=num_ranks, folder=folder) as ranks,
+        _passing_on_signals(ranks) as passed_on,
+    ):
         _wait_for_end(ranks, folder=folder)
         silent = ask_for_stacks(ranks, folder=folder)
         _stop(ranks)
@@ -90,7 +97,32 @@ def run_ranks(
         return 0
     found = verdict(deaths, silent=silent, folder=folder)
     sys.stderr.write(found.text.rstrip("\n") + "\n")
+    if passed_on and found.exit_code == os.EX_TEMPFAIL:
+        # It came before the ranks listened: a stop that was asked for, and no retry.
+        return EndedOnRequest.exit_code
     return found.exit_code
+
+
+@contextmanager
+def _passing_on_signals(ranks: Sequence[Rank]) -> Iterator[list[int]]:
+    """The signals that came; in a thread, where there can be no handlers, none."""
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        for rank in ranks:
+            if rank.ended_at is None:
+                rank.process.send_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -183,14 +215,13 @@ def _has_ended(pid: int) -> bool:
 
 
 def _stop(ranks: Sequence[Rank]) -> None:
-    """TERM to those that still run, KILL to those that stay."""
-    for number, wait_s in ((signal.SIGTERM, TERM_WAIT_S), (signal.SIGKILL, TERM_WAIT_S)):
+    """Those that still run wait for one that has died, in a collective: nothing softer ends it."""
+    _note_ends(ranks)
+    for rank in ranks:
+        if rank.ended_at is None:
+            rank.stopped_by += (signal.SIGKILL,)
+            rank.process.kill()
+    stop_at = time.time() + KILL_WAIT_S
+    while any(rank.ended_at is None for rank in ranks) and time.time() < stop_at:
+        time.sleep(POLL_S)
         _note_ends(ranks)
-        for rank in ranks:
-            if rank.ended_at is None:
-                rank.stopped_by += (number,)
-                rank.process.send_signal(number)
-        stop_at = time.time() + wait_s
-        while any(rank.ended_at is None for rank in ranks) and time.time() < stop_at:
-            time.sleep(POLL_S)
-            _note_ends(ranks)

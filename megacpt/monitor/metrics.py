@@ -121,6 +121,10 @@ class StepRecord(TypedDict, total=False):
     data_wait_s: float
     """Part of ``step_s`` in which the step's samples were not there yet."""
     elapsed_s: float
+    checkpoint_stall_s: float
+    """For which training stood still for checkpoints, since the record before."""
+    checkpoint_write_s: float
+    """Set where a checkpoint was published since the record before: how long that took in all."""
     peak_memory_gib: float
     arithmetic: str
     """Set where products are quantised; an emulation is called one."""

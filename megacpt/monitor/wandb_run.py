@@ -149,6 +149,8 @@ def flat(record: StepRecord) -> dict[str, float]:
         "speed/mfu": record.get("mfu"),
         "speed/step_s": record.get("step_s"),
         "speed/data_wait_s": record.get("data_wait_s"),
+        "speed/checkpoint_stall_s": record.get("checkpoint_stall_s"),
+        "speed/checkpoint_write_s": record.get("checkpoint_write_s"),
         "speed/elapsed_s": record.get("elapsed_s"),
         "speed/peak_memory_gib": record.get("peak_memory_gib"),
     }

@@ -32,7 +32,7 @@ from megacpt.device.environment import (
     slurm_start,
 )
 from megacpt.device.quiet import quiet_libraries
-from megacpt.errors import EnvironmentError_, MegacptError
+from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.plan.fault_rules import hang_minutes
 from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
 
@@ -160,6 +160,8 @@ def _exit_code(error: BaseException) -> int:
 
 def _kind(error: BaseException) -> str:
     """``peer`` errors are consequences: another rank went away first."""
+    if isinstance(error, EndedOnRequest):
+        return "request"
     if isinstance(error, MegacptError):
         return "user"
     return "peer" if any(words in str(error) for words in LOST_PEER) else "defect"

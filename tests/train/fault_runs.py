@@ -124,6 +124,7 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
 def curve(run_dir: Path) -> list[tuple[Any, ...]]:
     """What must not depend on kills: everything of a step but its times."""
     times = ("step_s", "elapsed_s", "tokens_per_s", "mfu", "data_wait_s", "peak_memory_gib")
+    times += ("checkpoint_stall_s", "checkpoint_write_s")
     return [
         tuple((k, v) for k, v in sorted(record.items()) if k not in (*times, "rank_times"))
         for record in records(run_dir)
