@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rank that goes through the preflight and joins, as a training rank does, and ends.
+"""One node that goes through preflights as a training rank does, and notes how each ends.
 
-    python preflight_worker.py RUN_DIR SETTINGS_JSON
+    python preflight_worker.py WORK_DIR CASES_JSON
 
-Each process is a node of its own (LOCAL_WORLD_SIZE=1). The exit code is that of a rank; the last
-line on stdout is the error, or ``passed``.
+Each process is a node of its own (LOCAL_WORLD_SIZE=1). A case: ``settings`` of cluster.preflight,
+``before``: rank -> shell command run there, ``path``: rank -> folder put first on sys.path,
+``run_dir``, ``absent``: ranks that do not take part.
 """
 
 from __future__ import annotations
@@ -12,42 +13,83 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
-from datetime import timedelta
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, PreflightConfig, RunConfig
+from megacpt.config.sections import (
+    BadNodePolicy,
+    ClusterConfig,
+    DeviceKind,
+    PreflightConfig,
+    PreflightWhen,
+    RunConfig,
+)
 from megacpt.device import runtime
-from megacpt.device.environment import rank_from_environment
+from megacpt.device.environment import RankInfo, rank_from_environment
 from megacpt.errors import MegacptError
 from megacpt.train import preflight
 
 
-def main(run_dir: str, settings: dict[str, float]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    limits = PreflightConfig(**{"appear_s": 60.0, "limit_s": 30.0} | settings)  # type: ignore[arg-type]
-    cluster = ClusterConfig(device=DeviceKind.cpu, preflight=limits)
-    config = RunConfig(run_dir=run_dir, cluster=cluster)
-    ranks = rank_from_environment()
-    assert ranks is not None
-    assert preflight.is_wanted(config, ranks=ranks)
+def main(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+    first = rank_from_environment()
+    assert first is not None
+    for number, (name, case) in enumerate(cases.items()):
+        ranks = replace(first, master_port=first.master_port + number)
+        if ranks.rank in case.get("absent", ()):
+            continue
+        said: list[str] = []
+        handler = Lines(said)
+        logging.getLogger("megacpt").addHandler(handler)
+        try:
+            end = {"code": 0, "message": run(case, work=work, ranks=ranks)}
+        except MegacptError as error:
+            end = {"code": error.exit_code, "message": str(error)}
+        logging.getLogger("megacpt").removeHandler(handler)
+        (work / f"{name}.{ranks.rank}.json").write_text(json.dumps(end | {"said": said}))
+
+
+class Lines(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+
+def run(case: dict[str, Any], *, work: Path, ranks: RankInfo) -> str:
+    rank = str(ranks.rank)
+    if rank in case.get("before", {}):
+        subprocess.run(case["before"][rank], shell=True, check=True)
+    if rank in case.get("path", {}):
+        sys.path.insert(0, case["path"][rank])
+    settings = {"appear_s": 60.0, "limit_s": 30.0} | case.get("settings", {})
+    settings["when"] = PreflightWhen[settings.get("when", "nodes")]
+    settings["on_bad"] = BadNodePolicy[settings.get("on_bad", "stop")]
+    cluster = ClusterConfig(device=DeviceKind.cpu, preflight=PreflightConfig(**settings))
+    config = RunConfig(run_dir=case.get("run_dir", str(work / "run")), cluster=cluster)
     try:
+        assert preflight.is_wanted(config, ranks=ranks)
         checked = preflight.look(config, ranks=ranks)
         device = runtime.start(ranks, cluster, store=checked.store).device
         checked.check_links(device)
-    except MegacptError as error:
-        print(error)
-        return error.exit_code
-    total = torch.ones(1)
-    torch.distributed.all_reduce(total)
-    assert total.item() == ranks.world_size
-    torch.distributed.monitored_barrier(timeout=timedelta(seconds=20))
-    print("passed")
-    return 0
+        total = torch.ones(1)
+        torch.distributed.all_reduce(total)
+        torch.distributed.barrier()
+        return f"{total.item():.0f} ranks"
+    finally:
+        runtime.stop()
+        if rank in case.get("path", {}):
+            sys.path.remove(case["path"][rank])
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], json.loads(sys.argv[2]))
+    logging.getLogger("megacpt").setLevel(logging.INFO)
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(0)

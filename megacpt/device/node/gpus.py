@@ -33,6 +33,8 @@ class Gpus:
     """``problem``: why the driver could not be asked, although it is there."""
 
     driver: str = ""
+    cuda: str = ""
+    """The newest CUDA the driver runs."""
     gpus: list[Gpu] = field(default_factory=list)
     problem: str = ""
 
@@ -63,7 +65,11 @@ def read(xml: str) -> Gpus:
     """What ``nvidia-smi -q -x`` says."""
     log = ElementTree.fromstring(xml)
     cards = [_gpu(card, index=index) for index, card in enumerate(log.findall("gpu"))]
-    return Gpus(driver=log.findtext("driver_version", ""), gpus=cards)
+    return Gpus(
+        driver=log.findtext("driver_version", ""),
+        cuda=log.findtext("cuda_version", ""),
+        gpus=cards,
+    )
 
 
 def _gpu(card: ElementTree.Element, *, index: int) -> Gpu:

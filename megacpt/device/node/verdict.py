@@ -182,11 +182,10 @@ def _silent(
 
 
 def _unreached(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
-    why = {
-        (min(a, b), max(a, b)): (a, b, reason)
-        for a, report in reports.items()
-        for b, reason in report.unreached.items()
-    }
+    why: dict[Pair, tuple[int, int, str]] = {}
+    for a, report in sorted(reports.items()):
+        for b, reason in report.unreached.items():
+            why.setdefault((min(a, b), max(a, b)), (a, b, reason))
     there = sorted(reports)
     guilty = blamed(why, measured=[(a, b) for a in there for b in there if a < b])
     for (low, high), (a, b, reason) in why.items():
