@@ -2,10 +2,10 @@
 """The folder of checkpoints of one run: which can be used, which is newest, what may go.
 
     checkpoints/
-        step_00000050/                    complete: manifest.json was written last, then the rename
-        .step_00000100.000003.partial/    being written by start 3, or left by it; never read
-        .step_00000050.000003.aside/      taken out of the way by start 3, to be deleted
-        latest                            name of the newest one, for people; never believed
+        step_00000050/                        complete: the manifest came last, then the rename
+        .step_00000100.000003.partial/        being written by start 3, or left by it; never read
+        .step_00000050.000003.9f3a1c.aside/   taken out of the way by start 3, to be deleted
+        latest                                name of the newest one, for people; never believed
 
 Plain files and renames only, so that any node can look without torch. No lock is needed: a rename
 never replaces a folder that holds something, and whatever is deleted is first renamed to a name
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -244,8 +245,8 @@ def _take_aside(folder: Path, *, start: Start) -> Path | None:
     back; should this process die before it can, the next start does it (``remove_leftovers``).
     """
     name = folder.name.strip(".").split(".")[0]
-    aside = folder.with_name(f".{name}.{start.number:06d}.aside")
-    _remove(aside)
+    # A name used once: who has decided to delete it can delete nothing else.
+    aside = folder.with_name(f".{name}.{start.number:06d}.{secrets.token_hex(3)}.aside")
     try:
         folder.rename(aside)
     except FileNotFoundError:

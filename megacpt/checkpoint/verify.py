@@ -59,26 +59,36 @@ def _problems(folder: Path, *, names: Sequence[str] | None, contents: bool) -> l
     except CheckpointError as error:
         return [said_of(folder, error)]
     wanted = list(manifest.files) if names is None else names
-    with ThreadPoolExecutor(_READERS if contents else 1) as readers:
-        found = readers.map(
-            lambda name: _problem(folder, name, manifest.files[name], contents=contents), wanted
-        )
-        return [problem for problem in found if problem is not None]
+    if contents:
+        with ThreadPoolExecutor(_READERS) as readers:
+            found = list(readers.map(lambda n: _damage(folder / n, manifest.files[n]), wanted))
+    else:
+        found = [_misfit(folder / n, manifest.files[n]) for n in wanted]
+    return [f"{n} {what}" for n, what in zip(wanted, found, strict=True) if what is not None]
 
 
-def _problem(folder: Path, name: str, written: FileSum, *, contents: bool) -> str | None:
-    path = folder / name
+def _misfit(path: Path, written: FileSum) -> str | None:
+    """By size."""
     try:
         size = path.stat().st_size
-        if size != written.bytes:
-            return f"{name} has {size} bytes but was written with {written.bytes}"
-        if contents and _sha256(path) != written.sha256:
-            return f"{name} has other contents than were written (its checksum differs)"
     except FileNotFoundError:
-        return f"{name} is missing"
+        return "is missing"
     except OSError as error:
-        return f"{name} cannot be read: {error.strerror}"
-    return None
+        return f"cannot be read: {error.strerror}"
+    return (
+        None if size == written.bytes else f"has {size} bytes but was written with {written.bytes}"
+    )
+
+
+def _damage(path: Path, written: FileSum) -> str | None:
+    """By size and contents."""
+    if misfit := _misfit(path, written):
+        return misfit
+    try:
+        is_same = _sha256(path) == written.sha256
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if is_same else "has other contents than were written (its checksum differs)"
 
 
 def _sha256(path: Path) -> str:

@@ -85,8 +85,8 @@ def _about(listing: Listing) -> Iterator[str]:
     if listing.starts:
         yield from _wrapped("newest start", _newest_start(listing))
     if listing.found:
-        words = "every byte was read" if listing.verified else "of sizes only; --verify reads all"
-        yield from _wrapped("compared", words)
+        words = "every byte" if listing.verified else "sizes only; --verify reads every byte"
+        yield from _wrapped("verified", words)
 
 
 def _newest_start(listing: Listing) -> str:

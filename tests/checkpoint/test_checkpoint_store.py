@@ -206,7 +206,7 @@ def test_what_an_older_start_took_aside_comes_back(root: Path) -> None:
     old = claim(root, from_step=0)
     newer = claim(root, from_step=0)
     folder = write(root, step=3, start=newer)
-    folder.rename(root / f".{folder.name}.{old.number:06d}.aside")
+    folder.rename(root / f".{folder.name}.{old.number:06d}.c0ffee.aside")
     assert store.newest(root) is None
     store.remove_leftovers(root, start=claim(root))
     assert store.newest(root) == folder
@@ -216,6 +216,6 @@ def test_what_an_older_start_took_aside_comes_back(root: Path) -> None:
 def test_what_a_start_took_aside_and_did_not_delete_goes(root: Path) -> None:
     start = claim(root, from_step=0)
     folder = write(root, step=3, start=start)
-    folder.rename(root / f".{folder.name}.{start.number:06d}.aside")
+    folder.rename(root / f".{folder.name}.{start.number:06d}.c0ffee.aside")
     store.remove_leftovers(root, start=claim(root))
     assert names(root) == ["latest"]

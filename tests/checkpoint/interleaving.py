@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that share a folder, run in turns: each stops before every call to the file system.
+
+Python tells an audit hook of each file it opens, renames, lists or deletes. Here that hook waits
+until the actor in whose thread it happens has its turn; or it ends the actor there for good.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+FILE_EVENTS = ("open", "os.", "shutil.")
+
+
+class CutOff(BaseException):
+    """The actor is no more: whatever it was about to do does not happen."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Actor:
+    """One process. ``cut_at``: the call that it does not live to make."""
+
+    act: Callable[[], None]
+    cut_at: int | None = None
+    calls: int = 0
+    is_cut: bool = False
+    error: Exception | None = None
+    done: bool = False
+    _go: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _paused: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        _install_hook()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def take_turn(self) -> None:
+        """Up to its next call to the file system, or its end."""
+        if not self.done:
+            self._go.release()
+            self._paused.acquire()
+
+    def before_call(self) -> None:
+        if self.is_cut:
+            raise CutOff
+        self.calls += 1
+        if self.calls == self.cut_at:
+            self.is_cut = True
+            raise CutOff
+        self._paused.release()
+        self._go.acquire()
+
+    def _live(self) -> None:
+        self._go.acquire()
+        _here.actor = self
+        try:
+            self.act()
+        except CutOff:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised again by the test
+            self.error = error
+        finally:
+            _here.actor = None
+            self.done = True
+            self._paused.release()
+
+
+class _Here(threading.local):
+    actor: Actor | None = None
+
+
+_here = _Here()
+_installed: list[bool] = []
+
+
+def _install_hook() -> None:
+    """Once: Python cannot take one away. In threads that are no actor it does nothing."""
+    if not _installed:
+        _installed.append(True)
+        sys.addaudithook(_on_event)
+
+
+def _on_event(event: str, _: tuple[object, ...]) -> None:
+    actor = _here.actor
+    if actor is not None and event.startswith(FILE_EVENTS):
+        actor.before_call()
+
+
+def play(actors: list[Actor], turns: list[tuple[int, int]]) -> None:
+    """``turns``: which actor, and how many calls it may make; then all to their ends."""
+    for actor in actors:
+        actor.start()
+    for index, calls in [*turns, *((n, 10_000) for n in range(len(actors)))]:
+        actor = actors[index % len(actors)]
+        for _ in range(calls):
+            if actor.done:
+                break
+            actor.take_turn()
+    assert all(actor.done for actor in actors)
