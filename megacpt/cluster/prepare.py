@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import store, warm_source
 from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -37,7 +38,7 @@ from megacpt.plan.architecture import Architecture
 from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
 from megacpt.plan.schedule import first_difference, learning_rate
-from megacpt.plan.stages import Segment
+from megacpt.plan.stages import Segment, own
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -64,13 +65,18 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
     _check_schedule(config)
+    source = warm_source.find(config)
+    if source is not None:
+        warm_source.require_same_model(source, architecture=model.architecture)
     require_packages(config.optim)
-    return make_plan(
+    plan = make_plan(
         config,
         architecture=model.architecture,
         source_tokens=tokens,
-        segments=_segments(config),
+        segments=own(_segments(config, source=source)),
     )
+    begins = tuple(warm_source.sentences(source, config=config)) if source else ()
+    return replace(plan, begins=begins)
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
@@ -78,6 +84,9 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     plan = check(config, num_ranks=num_ranks, launched=launched)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder.root)
+    source = warm_source.find(config)
+    if source is not None:
+        warm_source.remember(source, config=config)
     write_run_yaml(config, folder.run_yaml, notes=notes(config))
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
@@ -86,9 +95,12 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     return plan
 
 
-def _segments(config: RunConfig) -> tuple[Segment, ...]:
+def _segments(config: RunConfig, *, source: WarmSource | None) -> tuple[Segment, ...]:
     """What the run draws; ConfigError where its checkpoint has drawn something else."""
-    record = store.newest_data(Path(config.run_dir) / "checkpoints")
+    if source is not None:
+        record = source.data_record(config)
+    else:
+        record = store.newest_data(Path(config.run_dir) / "checkpoints")
     return segments_of(config.data, past=DataRecord.from_json(record) if record else None)
 
 

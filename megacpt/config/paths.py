@@ -63,6 +63,7 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
                 n: replace(s, prefix=expand(s.prefix)) for n, s in config.data.sources.items()
             },
         ),
+        checkpoint=replace(config.checkpoint, load_from=expand(config.checkpoint.load_from)),
         evaluate=replace(
             config.evaluate,
             prompts=expand(config.evaluate.prompts),
@@ -127,6 +128,11 @@ class RunFolder:
     def request(self) -> Path:
         """What a person asks of a running run, in one word (megacpt.train.requests)."""
         return self.root / "request"
+
+    @property
+    def warm_start(self) -> Path:
+        """Which checkpoint of another run this one begins with."""
+        return self.root / "warm_start.json"
 
     @property
     def faults(self) -> Path:

@@ -376,6 +376,18 @@ class FaultsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LoadConfig:
+    weights: bool = True
+    """The weights in place of the base model's."""
+    optimizer: bool = False
+    """Both moments, fp32 masters and the number of updates; needs the weights."""
+    schedule: bool = False
+    """Go on with the step after it, of this run's own schedule; false: begin with step 1."""
+    data: bool = False
+    """Draw the samples that come next; false: draw from the first one on."""
+
+
+@dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
     every_steps: int = 50
     """Save each time this many steps are done, and at the end."""
@@ -395,6 +407,11 @@ class CheckpointConfig:
     save_before_end_s: float = 0.0
     """So long before the time limit the run saves and ends; 0: three times the longest of a step
     and the last save, and 30 s."""
+    load_from: str | None = None
+    """Warm start: another run's folder (its newest checkpoint) or one of its checkpoints; read
+    once, when the run begins."""
+    load: LoadConfig = field(default_factory=LoadConfig)
+    """What is taken from it; all else is this run's own."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -168,6 +168,12 @@ def segments_of(config: DataConfig, *, past: DataRecord | None) -> tuple[Segment
     return resolve(config, past=past.past, step=past.step)
 
 
+def fresh_record(config: DataConfig, *, seed: int, step: int) -> DataRecord:
+    """Of a run that counts its steps from ``step`` on and has drawn nothing."""
+    settings = _settings(config, seed=seed, past=None)
+    return DataRecord(step=step, settings=settings, contents={}, segments=())
+
+
 def _chunk_length(config: DataConfig, *, past: DataRecord | None) -> int:
     """A run keeps the chunks it began with, though a new stage may have other lengths."""
     if past is not None and config.chunk_length is None:

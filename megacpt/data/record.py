@@ -8,7 +8,7 @@ were done; settings of the steps to come may be new.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -58,6 +58,17 @@ class DataRecord:
         ends = [drawn.segment.from_step for drawn in self.segments[1:]] + [self.step]
         pairs = zip(ends, self.segments, strict=True)
         return [(end, drawn) for end, drawn in pairs if drawn.segment.from_step < end]
+
+    def at_step(self, step: int) -> DataRecord:
+        """The same samples drawn, counted so that ``step`` of a new run comes next."""
+        moved = step - self.step
+        segments = tuple(
+            replace(
+                drawn, segment=replace(drawn.segment, from_step=drawn.segment.from_step + moved)
+            )
+            for drawn in self.segments
+        )
+        return replace(self, step=step, segments=segments)
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings

@@ -85,6 +85,8 @@ class Plan:
     memory: RankMemory
     checkpoint_bytes: int
     checkpoints_kept: int
+    begins: tuple[str, ...] = ()
+    """Of a run that begins with another run's checkpoint: what is taken, and both rates."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"memory_total_bytes": self.memory.total}
@@ -237,6 +239,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _rate_lines(plan)
     yield ""
     yield from _memory_lines(plan)
+    for sentence in plan.begins:
+        yield ""
+        yield from _wrapped("Warm start", sentence.split(" "), gap=" ")
     for sentence in plan.advice:
         yield ""
         yield from _wrapped("Advice", sentence.split(" "), gap=" ")

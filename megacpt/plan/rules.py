@@ -16,6 +16,7 @@ from megacpt.plan.expert_rules import expert_violations
 from megacpt.plan.fault_rules import fault_violations
 from megacpt.plan.kernel_rules import kernel_violations
 from megacpt.plan.layout_rules import layout_violations
+from megacpt.plan.load_rules import load_violations
 from megacpt.plan.lr_rules import (
     optimizer_violations,
     schedule_violations,
@@ -484,6 +485,10 @@ def _kept_best(facts: _Facts) -> Iterator[Violation]:
         )
 
 
+def _load(facts: _Facts) -> Iterator[Violation]:
+    yield from load_violations(facts.config)
+
+
 def _experts(facts: _Facts) -> Iterator[Violation]:
     yield from expert_violations(facts.config, architecture=facts.architecture)
 
@@ -523,6 +528,7 @@ RULES: tuple[Callable[[_Facts], Iterator[Violation]], ...] = (
     _kernels,
     _precision,
     _experts,
+    _load,
     _slurm,
     _kept_best,
 )

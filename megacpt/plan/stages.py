@@ -87,7 +87,9 @@ def resolve(
     """The segments of a run of which ``step`` steps were done as ``past`` says.
 
     Raises ConfigError with all that is wrong, and where ``data`` would have drawn other samples
-    than ``past`` in those steps; a different number of samples a step is no matter.
+    than ``past`` in those steps; a different number of samples a step is no matter. A run that goes
+    on with another's samples has a past before its step 0, one that goes on with another's schedule
+    alone has none before a later step; neither of those steps is compared.
     """
     if problems := blend_violations(data):
         raise ConfigError(problems)
@@ -96,7 +98,7 @@ def resolve(
     waiting = dict(data.stages)
     while waiting:
         lived = _spliced(past, found, step=step)
-        begins = {name: _begin(stage, lived) for name, stage in waiting.items()}
+        begins = {name: _begin(stage, own(lived)) for name, stage in waiting.items()}
         name = min(begins, key=begins.__getitem__)
         if begins[name] <= found[-1].from_step:
             raise ConfigError([_same_begin(name, data.stages[name], before=found[-1])])
@@ -119,6 +121,16 @@ def _start(data: DataConfig) -> _Settings:
         sequence_length=data.sequence_length,
         global_batch_size=data.global_batch_size,
     )
+
+
+def own(segments: Sequence[Segment]) -> list[Segment]:
+    """Without what another run drew before step 0."""
+    ends = [segment.from_step for segment in segments[1:]] + [None]
+    return [
+        replace(segment, from_step=max(segment.from_step, 0))
+        for segment, end in zip(segments, ends, strict=True)
+        if end is None or end > 0
+    ]
 
 
 def _begin(stage: StageConfig, segments: Sequence[Segment]) -> int:
@@ -158,8 +170,9 @@ def _spliced(
 
 def _edited(past: Sequence[Segment], found: Sequence[Segment], *, step: int) -> Violation | None:
     """The first stage that would have drawn other samples than were drawn."""
-    borders = sorted({s.from_step for s in (*past, *found) if s.from_step < step})
-    for border in borders if past else ():
+    first = max(past[0].from_step, found[0].from_step) if past else step
+    borders = sorted({s.from_step for s in (*past, *found) if first <= s.from_step < step})
+    for border in borders:
         was, would_be = at(past, border), at(found, border)
         if not was.same_samples(would_be):
             name = would_be.name or was.name

@@ -19,12 +19,21 @@ class Journal:
     """Opened on the first rank only, at the step the run goes on from."""
 
     def __init__(
-        self, config: RunConfig, *, resolved: Mapping[str, Any], start_step: int, arithmetic: str
+        self,
+        config: RunConfig,
+        *,
+        resolved: Mapping[str, Any],
+        start_step: int,
+        is_new: bool,
+        arithmetic: str,
     ) -> None:
-        """``arithmetic``: the precision in words (megacpt.plan.precision)."""
+        """``is_new``: the first model is measured (again), so no record is kept.
+
+        ``arithmetic``: the precision in words (megacpt.plan.precision).
+        """
         run_dir = Path(config.run_dir)
         self._path = run_dir / "metrics.jsonl"
-        self._log = _open_log(self._path, step=start_step)
+        self._log = _open_log(self._path, step=start_step, is_new=is_new)
         base = self._log.kept[0] if self._log.kept else None
         self._label = {"arithmetic": arithmetic} if quantises(config.precision) else {}
         self._progress = Progress(
@@ -53,10 +62,10 @@ class Journal:
         """A rollback begins; its record comes when the run is there again."""
         self._progress.announce(event)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, *, is_new: bool) -> None:
         """Go on from an earlier ``step``; wandb keeps what it has."""
         self._log.close()
-        self._log = _open_log(self._path, step=step)
+        self._log = _open_log(self._path, step=step, is_new=is_new)
         self._progress.rewind(step)
 
     def close(self, *, failed: bool) -> None:
@@ -65,6 +74,5 @@ class Journal:
         self._wandb.finish(exit_code=1 if failed else 0)
 
 
-def _open_log(path: Path, *, step: int) -> MetricsLog:
-    """A run at step 0 measures its base model again, so nothing is kept."""
-    return MetricsLog(path, resume_after_step=step if step > 0 else None)
+def _open_log(path: Path, *, step: int, is_new: bool) -> MetricsLog:
+    return MetricsLog(path, resume_after_step=None if is_new else step)

@@ -16,7 +16,7 @@ from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
 from megacpt.errors import EndedOnRequest, Superseded
 from megacpt.monitor.metrics import FaultRecord
-from megacpt.train import faults
+from megacpt.train import faults, warm_start
 from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
 from megacpt.train.generate import generate
@@ -50,7 +50,13 @@ class Outlets:
 
 def start(run: Run) -> Position:
     """Where the run goes on from; called before the journal is opened at that step."""
-    return resume(run.run_dir, state=run.state, identity=run.identity, origin=run.origin)
+    return resume(
+        run.run_dir,
+        state=run.state,
+        identity=run.identity,
+        origin=run.origin,
+        begin=lambda: warm_start.begin(run.source, state=run.state) if run.source else Position(),
+    )
 
 
 def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
@@ -68,7 +74,7 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
             rebuild(run)
             position = start(run)
             if journal is not None:
-                journal.rewind(position.step)
+                journal.rewind(position.step, is_new=position.base_heldout is None)
 
 
 def train_to_rollback(

@@ -41,7 +41,7 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     position = loop.start(run)
     words = arithmetic(config, runtime=runtime)
     first = runtime.ranks.rank == 0
-    journal = _open_journal(config, start_step=position.step, words=words) if first else None
+    journal = _open_journal(config, position=position, words=words) if first else None
     if journal is not None:
         write_environment(
             Path(config.run_dir),
@@ -68,8 +68,14 @@ def _fit(run: Run, *, position: Position, journal: Journal | None) -> None:
             journal.close(failed=failed)
 
 
-def _open_journal(config: RunConfig, *, start_step: int, words: str) -> Journal:
-    return Journal(config, resolved=to_tree(config), start_step=start_step, arithmetic=words)
+def _open_journal(config: RunConfig, *, position: Position, words: str) -> Journal:
+    return Journal(
+        config,
+        resolved=to_tree(config),
+        start_step=position.step,
+        is_new=position.base_heldout is None,
+        arithmetic=words,
+    )
 
 
 def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:

@@ -78,7 +78,7 @@ def _claim(run_dir: Path) -> Start:
 def _choose(root: Path) -> Candidate | None:
     passed: list[Candidate] = []
     for candidate in from_first_rank(lambda: store.candidates(root)):
-        problem = candidate.problem or _damage(candidate)
+        problem = candidate.problem or damage(candidate.folder, candidate.manifest)
         if problem is None:
             return candidate
         if torch.distributed.get_rank() == 0:
@@ -88,11 +88,11 @@ def _choose(root: Path) -> Candidate | None:
     return None
 
 
-def _damage(candidate: Candidate) -> str | None:
-    """What the ranks find when each reads its part of the files."""
-    assert candidate.manifest is not None
+def damage(folder: Path, manifest: CheckpointManifest | None) -> str | None:
+    """What the ranks find when each reads its part of the files; a collective call."""
+    assert manifest is not None
     ranks = torch.distributed.get_world_size()
-    names = verify.share_of(candidate.manifest, part=torch.distributed.get_rank(), parts=ranks)
+    names = verify.share_of(manifest, part=torch.distributed.get_rank(), parts=ranks)
     found: list[list[str]] = [[] for _ in range(ranks)]
-    torch.distributed.all_gather_object(found, verify.full(candidate.folder, names=names))
+    torch.distributed.all_gather_object(found, verify.full(folder, names=names))
     return "; ".join(dict.fromkeys(problem for part in found for problem in part)) or None

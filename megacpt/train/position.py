@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -63,9 +63,20 @@ class Identity:
         return sizes | {"etp": expert_tensor_ranks(p)}
 
 
-def resume(run_dir: Path, *, state: TrainState, identity: Identity, origin: Origin) -> Position:
-    """Load what ``origin`` names and say so in the record of its start; a collective call."""
-    position = _load(state, identity=identity, origin=origin)
+def resume(
+    run_dir: Path,
+    *,
+    state: TrainState,
+    identity: Identity,
+    origin: Origin,
+    begin: Callable[[], Position] = Position,
+) -> Position:
+    """Load what ``origin`` names and say so in the record of its start; a collective call.
+
+    ``begin``: where a run stands that has no checkpoint yet.
+    """
+    loaded = _load(state, identity=identity, origin=origin)
+    position = begin() if loaded is None else loaded
     sharded.barrier()
     if torch.distributed.get_rank() == 0:
         starts.record_from(origin.start, step=position.step)
@@ -75,9 +86,9 @@ def resume(run_dir: Path, *, state: TrainState, identity: Identity, origin: Orig
     )
 
 
-def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position:
+def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position | None:
     if origin.folder is None or origin.manifest is None:
-        return Position()
+        return None
     folder, manifest = origin.folder, origin.manifest
     require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
     rng = sharded.load(

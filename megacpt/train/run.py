@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
 from megacpt.data.heldout import HeldoutSet
@@ -22,6 +23,7 @@ from megacpt.model import health
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
+from megacpt.train import warm_start
 from megacpt.train.origin import Origin, claim_origin
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
@@ -44,6 +46,8 @@ class Run:
     data: TrainingData
     origin: Origin
     """This start of the run and the checkpoint it begins with; a rollback makes another."""
+    source: WarmSource | None
+    """The other run's checkpoint that it begins with while it has none of its own."""
     heldout: Mapping[str, HeldoutSet]
     state: TrainState
     first_rng: dict[str, torch.Tensor]
@@ -75,10 +79,13 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir))
+    source = warm_start.choose(config, architecture=architecture) if not origin.folder else None
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
-    state = _build_state(config, architecture=architecture, runtime=runtime, timers=timers)
+    state = _build_state(
+        config, architecture=architecture, runtime=runtime, timers=timers, source=source
+    )
     return Run(
         config=config,
         runtime=runtime,
@@ -91,9 +98,10 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
             steps=config.schedule.steps,
-            record=origin.data,
+            record=source.data_record(config) if source else origin.data,
         ),
         origin=origin,
+        source=source,
         heldout=open_heldout(config, architecture=architecture),
         state=state,
         first_rng=rng_state(),
@@ -112,16 +120,26 @@ def rebuild(run: Run) -> None:
     del run.state
     gc.collect()
     run.state = _build_state(
-        run.config, architecture=run.architecture, runtime=run.runtime, timers=run.timers
+        run.config,
+        architecture=run.architecture,
+        runtime=run.runtime,
+        timers=run.timers,
+        source=run.source if run.origin.folder is None else None,
     )
     set_rng_state(run.first_rng)
 
 
 def _build_state(
-    config: RunConfig, *, architecture: Architecture, runtime: Runtime, timers: Timers
+    config: RunConfig,
+    *,
+    architecture: Architecture,
+    runtime: Runtime,
+    timers: Timers,
+    source: WarmSource | None,
 ) -> TrainState:
     base = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
+    warm_start.load_weights(source, chunks=chunks)
     state = wrap_for_training(chunks, config=config, device=runtime.device)
     state.transformer.timers = timers
     return state
