@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megacpt import __version__
-from megacpt.errors import ConfigError, EnvironmentError_, MegacptError
+from megacpt.errors import ConfigError, EndedOnRequest, EnvironmentError_, MegacptError
 
 if TYPE_CHECKING:
     from megacpt.checkpoint.listing import Listing
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 GATE_FAILED = 1
+NOT_WELL = 1
 DAMAGED = 1
 SAMPLES = 2
 SLOW_S = 2.0
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complete(parser)
     try:
         return _run(parser, words)
+    except EndedOnRequest as end:
+        return _fail(str(end), code=end.exit_code, label="")
     except MegacptError as error:
         return _fail(str(error), code=error.exit_code)
     except KeyboardInterrupt:
@@ -530,12 +533,17 @@ def _train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     # It imports torch, so only now.
     from megacpt.train.worker import run_rank
 
-    run_rank(
-        config,
-        ranks=ranks,
-        mode="train",
-        prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
-    )
+    try:
+        run_rank(
+            config,
+            ranks=ranks,
+            mode="train",
+            prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
+        )
+    except EndedOnRequest as end:
+        if ranks.rank == 0:
+            raise
+        return end.exit_code
     if ranks.rank == 0:
         _say_trained(config)
     return 0
@@ -724,7 +732,9 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:
     if not listing.found:
         return f"megacpt train --config {run_dir}/run.yaml"
-    if listing.damaged and listing.newest is not None:
+    if listing.newest is None:
+        return "bring one back from a copy; or move them away, to begin at the base model"
+    if listing.damaged:
         return f"megacpt checkpoints {run_dir} --prune"
     if not listing.verified:
         return f"megacpt checkpoints {run_dir} --verify"
@@ -746,6 +756,28 @@ def _report(arguments: argparse.Namespace) -> int:
         f"Wrote {folder}/report.html and {folder}/report.json",
         next_command=f"open {folder}/report.html in a browser",
     )
+    return 0
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where runs will be written; its space and speed are measured (default: here)",
+    )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.doctor import diagnose, passes, render
+
+    findings = diagnose(arguments.folder.absolute())
+    print(render(findings))
+    if not passes(findings):
+        return NOT_WELL
+    _say(next_command="megacpt train experiment=tiny")
     return 0
 
 
@@ -870,6 +902,13 @@ VERBS = (
         example="  megacpt report runs/tiny",
         add_arguments=_run_dir_argument,
         run=_report,
+    ),
+    Verb(
+        name="doctor",
+        summary="check this machine: packages, memory, disk, GPUs, Slurm, clock, network",
+        example="  megacpt doctor /shared/runs\nExit code 1: something is marked FAIL.",
+        add_arguments=_doctor_arguments,
+        run=_doctor,
     ),
     Verb(
         name="completion",
