@@ -2,6 +2,7 @@
 """What the batch script of a Slurm job asks before and after its ranks run.
 
     python -m megacpt.cluster.job begin RUN_DIR --job 7          0: go on; 3: nothing is left
+    python -m megacpt.cluster.job without RUN_DIR --job 7 ...    bad nodes, as --exclude takes them
     python -m megacpt.cluster.job end RUN_DIR --job 7 --code 1   why, and the code to obey
 
 The script itself only starts things; every decision is here, without torch.
@@ -29,32 +30,42 @@ from megacpt.cluster.restarts import (
 )
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
-from megacpt.errors import MegacptError
+from megacpt.device.node import bad_nodes
+from megacpt.errors import MegacptError, Superseded
 
 FINISHED = 3
-"""Of ``begin``: all steps of the run are done, or this job is not to run."""
+"""Of ``begin``: all steps of the run are done."""
+FIRST_SIGNAL = 128
+"""Added to its number: the exit code of what a signal has ended."""
+BY_FILE = "`request`"
+"""In the words of a run that RUN_DIR/request has ended (megacpt.train.requests)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    verbs = parser.add_subparsers(required=True)
-    for name, run in (("begin", _begin), ("end", _end)):
-        verb = verbs.add_parser(name)
-        verb.add_argument("run_dir", type=Path)
-        verb.add_argument("--job", required=True)
-        verb.add_argument("--restart", type=int, default=0)
-        verb.set_defaults(run=run)
-        if name == "begin":
-            verb.add_argument("--nodes", default="")
-            verb.add_argument("--continues", action="store_true")
-        else:
-            verb.add_argument("--code", type=int, required=True)
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except MegacptError as error:
         sys.stderr.write(f"Error: {error}\n")
         return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(required=True)
+    own = {name: verbs.add_parser(name) for name in ("begin", "without", "end")}
+    for verb in own.values():
+        verb.add_argument("run_dir", type=Path)
+        verb.add_argument("--job", required=True)
+        verb.add_argument("--restart", type=int, default=0)
+    own["begin"].add_argument("--nodes", default="")
+    own["begin"].add_argument("--continues", action="store_true")
+    own["without"].add_argument("--nodes", required=True, help="node1,node2")
+    own["without"].add_argument("--spares", type=int, required=True)
+    own["end"].add_argument("--code", type=int, required=True)
+    for name, run in (("begin", _begin), ("without", _without), ("end", _end)):
+        own[name].set_defaults(run=run)
+    return parser
 
 
 def _begin(arguments: argparse.Namespace) -> int:
@@ -80,36 +91,72 @@ def _begin(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _without(arguments: argparse.Namespace) -> int:
+    """Before the ranks start, again where a preflight has ended them."""
+    folder = RunFolder(arguments.run_dir)
+    logs.set_aside(folder, start=_own_start(folder, arguments))
+    here = arguments.nodes.split(",")
+    bad = [host for host in bad_nodes.hosts_to_exclude(folder.root) if host in here]
+    _say(",".join(bad[: arguments.spares]))
+    return 0
+
+
 def _end(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run_dir)
-    starts = history(folder.jobs).starts
-    own = [s for s in starts if (s.job, s.restart) == (arguments.job, arguments.restart)]
-    code, why = _verdict(folder, start=own[-1] if own else None, code=arguments.code)
-    _say(f"\n{why}")
+    own, last = _own_start(folder, arguments), history(folder.jobs).starts[-1:]
+    if own is not None and last != (own,):
+        # This node was cut off: Slurm has long started the run elsewhere, maybe as the same job.
+        raise Superseded(
+            f"job {own.job} has been superseded by a start on {last[0].nodes}; it ends here."
+        )
+    code, why = _verdict(folder, start=own, code=arguments.code)
+    _say(f"\n{why.rstrip()}")
     note_end(
         folder.jobs,
         job=arguments.job,
         restart=arguments.restart,
         exit_code=code,
-        why=why.strip().splitlines()[-1],
+        why=_last_words(why),
     )
     return code
+
+
+def _own_start(folder: RunFolder, arguments: argparse.Namespace) -> JobStart | None:
+    starts = history(folder.jobs).starts
+    own = [s for s in starts if (s.job, s.restart) == (arguments.job, arguments.restart)]
+    return own[-1] if own else None
 
 
 def _verdict(folder: RunFolder, *, start: JobStart | None, code: int) -> tuple[int, str]:
     """The exit code that the script obeys, and the words: srun's own code is that of the rank it
     has killed, if it has killed any."""
-    cause = logs.first_error(folder, start=start) if code != 0 else None
+    if code == 0:
+        return _without_error(folder, start=start)
+    cause = logs.first_error(folder, start=start)
     if cause is not None:
         return cause.exit_code, cause.text
-    step, steps = newest_step(folder.root), read_run_yaml(folder.run_yaml).schedule.steps
-    if code == 0 and step >= steps:
-        return 0, f"Trained {steps} steps."
-    if code in (0, logs.SAVED):
-        return logs.SAVED, f"Saved and stopped at step {step} of {steps}, as was asked."
-    if code >= 128 or code == os.EX_TEMPFAIL:
+    if code >= FIRST_SIGNAL or code == os.EX_TEMPFAIL:
         return os.EX_TEMPFAIL, f"Error: the ranks were ended from outside ({_name_of(code)})."
     return code, f"Error: the ranks ended with exit code {code} and left no message."
+
+
+def _without_error(folder: RunFolder, *, start: JobStart | None) -> tuple[int, str]:
+    """All ranks have ended well: after the last step, or because they were asked to."""
+    asked = logs.asked_to_end(folder, start=start)
+    step, steps = newest_step(folder.root), read_run_yaml(folder.run_yaml).schedule.steps
+    if step >= steps:
+        return 0, f"Trained {steps} steps."
+    if asked is None:
+        return 1, f"Error: the ranks ended at step {step} of {steps} and left no message."
+    if BY_FILE in asked:
+        return 0, f"{asked}\nThat is a person's wish: no job is put into the queue."
+    return logs.SAVED, asked
+
+
+def _last_words(text: str) -> str:
+    """Of a traceback the error and its rank, of a message its first line."""
+    lines = text.strip().splitlines()
+    return " ".join(lines[-2:]) if lines[-1].startswith("(rank ") else lines[0]
 
 
 def newest_step(run_dir: Path) -> int:
@@ -120,7 +167,7 @@ def newest_step(run_dir: Path) -> int:
 
 def _name_of(code: int) -> str:
     try:
-        return signal.Signals(code - 128).name
+        return signal.Signals(code - FIRST_SIGNAL).name
     except ValueError:
         return f"exit code {code}"
 

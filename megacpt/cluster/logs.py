@@ -83,6 +83,15 @@ def _line(start: JobStart, *, end: JobEnd | None) -> str:
     return f"{at}  job {start.job}{again} on {start.nodes} from step {start.step}: {how}"
 
 
+def asked_to_end(folder: RunFolder, *, start: JobStart | None) -> str | None:
+    """The words of a run that was asked to end before its last step; None: it was not."""
+    for path in sorted(folder.logs.glob("rank_*.error.json")):
+        report = _read(path)
+        if report is not None and report["exit_code"] == SAVED and _is_of(report, start=start):
+            return str(report["message"])
+    return None
+
+
 def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
     """Reports of an earlier start go into a folder of their own, so that none is taken for new."""
     name = f"{start.job}.{start.restart}" if start is not None else "local"
@@ -99,10 +108,13 @@ def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
 def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[Death]:
     for path in sorted(folder.logs.glob("rank_*.error.json")):
         report = _read(path)
-        if report is None or report["exit_code"] == SAVED:
-            continue
-        if start is None or report.get("slurm") == f"{start.job}.{start.restart}":
+        if report is not None and report["exit_code"] != SAVED and _is_of(report, start=start):
             yield reported(report, rank=report["rank"])
+
+
+def _is_of(report: dict[str, Any], *, start: JobStart | None) -> bool:
+    """Not of an earlier start that lives on in a node that was cut off."""
+    return start is None or report.get("slurm") == f"{start.job}.{start.restart}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

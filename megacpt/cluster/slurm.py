@@ -130,9 +130,8 @@ def _settings(config: RunConfig, *, python: str) -> Iterator[str]:
     rank, in_srun = _rank(slurm, python=python)
     yield _note(f"rank=({shlex.join(rank)})", "runs each rank")
     yield f"in_srun=({shlex.join(in_srun)})"
-    spares = f"of {config.cluster.nodes + slurm.spare_nodes}" if slurm.spare_nodes else ""
-    nodes = f"nodes={config.cluster.nodes}"
-    yield _note(nodes, f"{spares}, the others are spares") if spares else nodes
+    yield f"nodes={config.cluster.nodes}"
+    yield _note(f"spares={slurm.spare_nodes}", "nodes beyond these, for bad ones")
     yield _note(f"requeue={_yes(slurm.requeue)}", "after a saved stop, a hang or a lost rank")
     yield _note(f"chain={_yes(slurm.chain)}", "each job queues the next")
     yield f"run_dir={shlex.quote(config.run_dir)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real Slurm of two nodes on this machine, for all tests of this folder."""
+"""A real Slurm of three nodes on this machine, for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="slurm."))
     try:
         subprocess.run(
-            [SANDBOX, "up", folder, "--nodes", "2", "--gpus", "8"], check=True, timeout=60
+            [SANDBOX, "up", folder, "--nodes", "3", "--gpus", "8"], check=True, timeout=60
         )
         yield Cluster(
             folder=folder,

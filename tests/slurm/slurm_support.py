@@ -37,6 +37,14 @@ class Cluster:
         done = subprocess.run(words, env=self.env, capture_output=True, text=True)
         return done.stdout.splitlines()
 
+    def batch_host(self, job: str) -> str:
+        """The node that runs the script, and rank 0."""
+        return self.jobs(job, show="%B")[0]
+
+    def cancel(self, job: str) -> None:
+        """Also where it has ended already."""
+        subprocess.run(["scancel", "--quiet", job], env=self.env, check=False)
+
     def wait_for(self, job: str) -> None:
         wait_until(lambda: not self.jobs(job), what=f"end of job {job}")
 

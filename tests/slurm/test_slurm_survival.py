@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launched runs on a real Slurm of three nodes: what a run survives, and what ends it.
+
+One run is disturbed in every way, one test after another, and its curve must be that of a run
+nobody has touched, bit for bit. The tests of this file share the two and keep their order.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launched import STEPS, Run, launch, megacpt
+from slurm_support import Cluster, wait_until
+
+from megacpt.checkpoint import store
+from megacpt.checkpoint.manifest import read_manifest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def failing(cluster: Cluster, folder: Path) -> Run:
+    """A rank that dies as it starts, each time; it fails while the run beside it trains."""
+    (folder / "failing" / "hooks").mkdir(parents=True)
+    (folder / "failing" / "hooks" / "die").touch()
+    limit = "cluster.slurm.max_restarts_without_progress=1"
+    return launch(cluster, folder / "failing", limit, nodes=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, folder: Path, failing: Run) -> Run:
+    run = launch(cluster, folder / "undisturbed", "parallel.dp=2")
+    run.wait_for_end()
+    return run
+
+
+@pytest.fixture(scope="module")
+def disturbed(cluster: Cluster, folder: Path, undisturbed: Run) -> Iterator[Run]:
+    run = launch(cluster, folder / "disturbed", "parallel.dp=2")
+    run.pause_at(6)
+    run.wait_for_step(6)
+    yield run
+    cluster.cancel(run.job)
+
+
+def goes_on_alike(run: Run, undisturbed: Run, *, start: int, to_step: int) -> None:
+    """After the disturbance the run is started once more and gets to a step, where it waits."""
+    run.pause_at(to_step)
+    run.wait_for_start(start)
+    run.wait_for_step(to_step)
+    assert run.losses()[:to_step] == undisturbed.losses()[:to_step]
+    assert run.starts() == start, run.log()
+
+
+def test_a_launched_run_finishes(undisturbed: Run) -> None:
+    assert "Trained 48 steps." in undisturbed.log()
+    assert len(undisturbed.losses()) == STEPS
+    assert [end["exit_code"] for end in undisturbed.jobs("end")] == [0]
+    shown = megacpt(undisturbed.cluster, "logs", str(undisturbed.run_dir))
+    assert "from step 0: [0] Trained 48 steps." in shown
+
+
+def test_usr1_saves_requeues_and_goes_on(disturbed: Run, undisturbed: Run) -> None:
+    """What --signal=B:USR1@N sends before the limit."""
+    disturbed.cluster.run("scancel", "--batch", "--signal=USR1", disturbed.job)
+    goes_on_alike(disturbed, undisturbed, start=2, to_step=10)
+    assert "saved, because SIGUSR1 came" in disturbed.jobs("end")[0]["why"]
+
+
+def test_requeued_by_hand(disturbed: Run, undisturbed: Run) -> None:
+    disturbed.cluster.run("scontrol", "requeue", disturbed.job)
+    goes_on_alike(disturbed, undisturbed, start=3, to_step=14)
+
+
+def test_a_node_crashes_and_boots(disturbed: Run, undisturbed: Run) -> None:
+    disturbed.cluster.sandbox("crash", "node2")
+    disturbed.cluster.sandbox("boot", "node2")
+    goes_on_alike(disturbed, undisturbed, start=4, to_step=18)
+    assert "resumed from" in disturbed.log()
+
+
+def test_a_node_crashes_during_a_save(disturbed: Run, undisturbed: Run) -> None:
+    """That of the writer, which never comes to publish step 20."""
+    disturbed.hook("hold_any")
+    disturbed.pause_at(22)
+    wait_until(lambda: disturbed.partials, what="a save that has begun")
+    disturbed.cluster.sandbox("crash", "node1")
+    disturbed.unhook("hold_any")
+    disturbed.cluster.sandbox("boot", "node1")
+    goes_on_alike(disturbed, undisturbed, start=5, to_step=22)
+    assert "step_00000016" in disturbed.log().rpartition("resumed from")[2]
+
+
+def test_slurms_controller_dies_and_comes_back(disturbed: Run, undisturbed: Run) -> None:
+    disturbed.cluster.sandbox("ctld-kill")
+    goes_on_alike(disturbed, undisturbed, start=5, to_step=26)
+    disturbed.cluster.sandbox("ctld-start")
+    wait_until(lambda: disturbed.cluster.jobs(disturbed.job, show="%T") == ["RUNNING"], what="job")
+
+
+def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) -> None:
+    """The old first rank lives on, about to publish step 28, while the new one trains."""
+    run = disturbed
+    old = run.cluster.batch_host(run.job)
+    run.hook(f"hold_{old}")
+    run.pause_at(30)
+    wait_until(lambda: run.partials, what="a save that has begun")
+    wait_until(lambda: (run.partials[0] / "manifest.json.partial").exists(), what="its manifest")
+    run.cluster.sandbox("cut", old)
+    goes_on_alike(run, undisturbed, start=6, to_step=38)
+    wait_until(lambda: newest_step(run) == 36, what="the new start's checkpoint of step 36")
+    published = {p.name: p.stat().st_ctime_ns for p in checkpoints(run)}
+    run.unhook(f"hold_{old}")
+    report = run.run_dir / "logs" / "rank_0.error.json"
+    wait_until(lambda: report.exists() and "superseded" in report.read_text(), what=run.log())
+    run.cluster.sandbox("heal", old)
+    assert {p.name: p.stat().st_ctime_ns for p in checkpoints(run)} == published
+    run.unhook("pause_at")
+    run.wait_for_end()
+    assert run.losses() == undisturbed.losses()
+    assert run.starts() == 6, run.log()
+    assert newest_step(run) == STEPS
+    assert [read_manifest(p).start for p in checkpoints(run)] == [6] * len(checkpoints(run))
+    assert run.jobs("end")[-1]["exit_code"] == 0
+
+
+def checkpoints(run: Run) -> list[Path]:
+    return sorted((run.run_dir / "checkpoints").glob("step_*"))
+
+
+def newest_step(run: Run) -> int:
+    newest = store.newest(run.run_dir / "checkpoints")
+    return read_manifest(newest).step if newest is not None else 0
+
+
+def test_a_rank_that_raises_ends_the_job_with_its_traceback(cluster: Cluster, folder: Path) -> None:
+    run = launch(cluster, folder / "raising", "parallel.dp=2")
+    run.pause_at(3)
+    run.wait_for_step(3)
+    run.hook("raise_1")
+    run.unhook("pause_at")
+    raised_at = time.monotonic()
+    run.wait_for_end()
+    assert time.monotonic() - raised_at < 10
+    log = run.log()
+    assert re.findall(r"^(\w+Error: .*)\n\(rank (\d)\)", log, re.MULTILINE) == [
+        ("ArithmeticError: the hook of this rank was pulled", "1")
+    ]
+    assert log.count("Traceback") == 1
+    assert run.starts() == 1
+    shown = megacpt(cluster, "logs", str(run.run_dir))
+    assert "ArithmeticError: the hook of this rank was pulled\n(rank 1)" in shown
+
+
+def test_a_run_that_fails_at_once_is_not_requeued_for_ever(failing: Run) -> None:
+    failing.wait_for_end()
+    assert [end["exit_code"] for end in failing.jobs("end")] == [75, 75]
+    assert "2 starts in a row have left no checkpoint newer than step 0" in failing.log()
+    assert "Killed" in failing.jobs("end")[0]["why"]
+
+
+def test_a_chain_hands_over(cluster: Cluster, folder: Path, undisturbed: Run) -> None:
+    """One job runs and one is queued; the run's end takes the queued one away."""
+    run = launch(cluster, folder / "chain", "parallel.dp=2", "cluster.slurm.chain=true")
+    run.pause_at(6)
+    run.wait_for_step(6)
+    name = cluster.jobs(run.job, show="%j")[0]
+    assert states(cluster, name) == ["PENDING", "RUNNING"]
+    cluster.run("scancel", "--batch", "--signal=USR1", run.job)
+    run.unhook("pause_at")
+    wait_until(lambda: not states(cluster, name), what=f"the end of all jobs; {run.log()}")
+    first, second = run.jobs("start")
+    assert first["job"] != second["job"]
+    assert second["continues"]
+    assert run.losses() == undisturbed.losses()
+
+
+def states(cluster: Cluster, name: str) -> list[str]:
+    return sorted(cluster.run("squeue", "-h", f"--name={name}", "-o", "%T").split())
