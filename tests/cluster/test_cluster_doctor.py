@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megacpt.cli import main
+from megacpt.cluster.doctor import diagnose, passes, render
+from megacpt.device.node.findings import Finding, Mark
+
+
+def test_one_screen_and_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 32
+    checks = {line[6:18].strip() for line in lines if line[:4].strip() in ("ok", "warn")}
+    assert checks >= {"Python", "megacpt", "packages", "CPU", "memory", "/dev/shm", "disk"}
+    assert checks >= {"GPUs", "Slurm", "clock", "network", "open files"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_has_a_remedy_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(tmp_path / "no")]) == 1
+    shown = capsys.readouterr().out
+    assert "FAIL  disk        " in shown
+    assert "-> choose a folder with write permission and free space" in shown
+    assert "1 FAIL" in shown
+    assert "Next:" not in shown
+
+
+def test_every_finding_that_is_not_ok_has_a_remedy(tmp_path: Path) -> None:
+    findings = diagnose(tmp_path)
+    assert all(finding.remedy for finding in findings if finding.mark is not Mark.ok)
+    assert passes(findings)
+
+
+def test_render_wraps_and_counts() -> None:
+    long = "a value that is much too long for a single line of eighty columns, so it is wrapped"
+    shown = render(
+        [
+            Finding(check="one", mark=Mark.ok, value="fine", limit="not shown", remedy="neither"),
+            Finding(check="two", mark=Mark.warn, value=long, limit="less", remedy="mend it"),
+        ]
+    ).splitlines()
+    assert shown[2] == "ok    one         fine"
+    assert shown[3].startswith("warn  two         a value")
+    assert shown[4].startswith(" " * 18)
+    assert shown[-3:] == ["               -> mend it", "", "1 warn"]
+    assert render([]).splitlines()[-1] == "All is well."
+
+
+def test_it_loads_no_torch_and_is_quick(tmp_path: Path) -> None:
+    code = (
+        "import sys; from megacpt.cli import main\n"
+        f"main(['doctor', {str(tmp_path)!r}])\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    started_s = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert time.monotonic() - started_s < 20
+
+
+def test_part_of_slurm_is_a_warning(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sbatch", "srun"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    shown = subprocess.run(
+        [sys.executable, "-m", "megacpt", "doctor", str(tmp_path)],
+        env={**os.environ, "PATH": str(tools), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert "warn  Slurm       sbatch, srun, but not squeue, scancel, scontrol" in shown
