@@ -121,7 +121,7 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: S
         sync_folder(root)
         start.require_held()
         write_text(root / LATEST, final.name)
-    except (OSError, CheckpointError, EnvironmentError_) as error:
+    except (OSError, EnvironmentError_) as error:
         # A newer start deletes what this one was writing.
         start.require_held()
         if not isinstance(error, OSError):
@@ -212,7 +212,7 @@ def _seal(partial: Path, manifest: CheckpointManifest) -> None:
         _fsync(path)
     write_manifest(partial, manifest)
     if problems := verify.quick(partial):
-        raise CheckpointError(
+        raise EnvironmentError_(
             f"{partial} was not written as its manifest says: {'; '.join(problems)}; "
             "mend the file system."
         )
@@ -234,7 +234,7 @@ def _move_in(partial: Path, final: Path, *, start: Start) -> None:
             return
         # A damaged one, or one that an older start published late.
         _remove(_take_aside(final, start=start))
-    raise CheckpointError(f"{final} comes back each time it is taken away; stop other starts.")
+    raise EnvironmentError_(f"{final} comes back each time it is taken away; stop other starts.")
 
 
 def _take_aside(folder: Path, *, start: Start) -> Path | None:

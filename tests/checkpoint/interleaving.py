@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 FILE_EVENTS = ("open", "os.", "shutil.")
 
@@ -26,6 +27,8 @@ class Actor:
     act: Callable[[], None]
     cut_at: int | None = None
     calls: int = 0
+    next_call: str = ""
+    """Event and first argument of the call that the next turn makes."""
     is_cut: bool = False
     error: Exception | None = None
     done: bool = False
@@ -33,24 +36,34 @@ class Actor:
     _paused: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        _install_hook()
-        self._thread = threading.Thread(target=self._live, daemon=True)
-        self._thread.start()
-
     def take_turn(self) -> None:
         """Up to its next call to the file system, or its end."""
+        if self._thread is None:
+            _install_hook()
+            self._thread = threading.Thread(target=self._live, daemon=True)
+            self._thread.start()
         if not self.done:
             self._go.release()
             self._paused.acquire()
 
-    def before_call(self) -> None:
+    def go_to(self, call: str) -> None:
+        """As far as just before a call of which the pattern ``call`` is true."""
+        while not fnmatchcase(self.next_call, call):
+            assert not self.done, f"there was no {call}"
+            self.take_turn()
+
+    def finish(self) -> None:
+        while not self.done:
+            self.take_turn()
+
+    def before_call(self, words: str) -> None:
         if self.is_cut:
             raise CutOff
         self.calls += 1
         if self.calls == self.cut_at:
             self.is_cut = True
             raise CutOff
+        self.next_call = words
         self._paused.release()
         self._go.acquire()
 
@@ -84,20 +97,16 @@ def _install_hook() -> None:
         sys.addaudithook(_on_event)
 
 
-def _on_event(event: str, _: tuple[object, ...]) -> None:
+def _on_event(event: str, arguments: tuple[object, ...]) -> None:
     actor = _here.actor
     if actor is not None and event.startswith(FILE_EVENTS):
-        actor.before_call()
+        actor.before_call(f"{event} {arguments[0] if arguments else ''}")
 
 
-def play(actors: list[Actor], turns: list[tuple[int, int]]) -> None:
-    """``turns``: which actor, and how many calls it may make; then all to their ends."""
-    for actor in actors:
-        actor.start()
-    for index, calls in [*turns, *((n, 10_000) for n in range(len(actors)))]:
-        actor = actors[index % len(actors)]
+def play(actors: list[Actor], turns: list[tuple[int, int]], *, order: list[int]) -> None:
+    """``turns``: which actor, and how many calls it makes; then all to their ends in ``order``."""
+    for index, calls in turns:
         for _ in range(calls):
-            if actor.done:
-                break
-            actor.take_turn()
-    assert all(actor.done for actor in actors)
+            actors[index].take_turn()
+    for index in order:
+        actors[index].finish()

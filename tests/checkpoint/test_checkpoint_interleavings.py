@@ -114,8 +114,8 @@ def allowed(lives: list[Life]) -> set[History]:
     return found | {()}
 
 
-TURNS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 80)), max_size=25)
-CUTS = st.none() | st.integers(1, 160)
+TURNS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 120)), max_size=20)
+CUTS = st.none() | st.integers(1, 300)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -124,16 +124,21 @@ CUTS = st.none() | st.integers(1, 160)
     cuts=st.lists(CUTS, min_size=3, max_size=3),
     saves=st.lists(st.integers(0, 4), min_size=3, max_size=3),
     damages=st.integers(0, 3),
+    order=st.permutations([0, 1, 2]),
 )
 def test_newest_start_loses_nothing_and_no_other_is_followed(
-    turns: list[tuple[int, int]], cuts: list[int | None], saves: list[int], damages: int
+    turns: list[tuple[int, int]],
+    cuts: list[int | None],
+    saves: list[int],
+    damages: int,
+    order: list[int],
 ) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         root = Path(folder) / "run" / "checkpoints"
         root.mkdir(parents=True)
         lives = [Life(root=root, saves=n, damages=i == damages) for i, n in enumerate(saves)]
         actors = [Actor(act=life.act, cut_at=cut) for life, cut in zip(lives, cuts, strict=True)]
-        play(actors, turns)
+        play(actors, turns, order=order)
         for actor in actors:
             if actor.error is not None:
                 raise actor.error
@@ -154,3 +159,101 @@ def check_what_a_next_start_finds(root: Path, lives: list[Life]) -> None:
         assert manifest.start == history[-1]
         assert manifest.step == STEPS_A_SAVE * len(history)
     assert not [p for p in root.glob(".*") if not p.name.endswith(".aside")]
+
+
+class Asleep:
+    """One start stops just before a call, others run, it wakes up."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path / "run" / "checkpoints"
+        self.root.mkdir(parents=True)
+
+    def life(self, *, saves: int, back_to: int | None = None) -> Actor:
+        """``back_to``: the run goes on from this step, as when what came after it was damaged."""
+
+        def act() -> None:
+            start = starts.claim(self.root.parent, host="node", pid=1)
+            history: History = ()
+            if back_to != 0:
+                found = {c.step: c.folder for c in store.candidates(self.root) if not c.problem}
+                history = history_of(found[back_to if back_to is not None else max(found)])
+            starts.record_from(start, step=STEPS_A_SAVE * len(history))
+            for _ in range(saves):
+                history = (*history, start.number)
+                save(self.root, history, start=start)
+            store.prune(self.root, policy=POLICY, start=start)
+
+        return Actor(act=act)
+
+    def published(self) -> dict[int, History]:
+        return {c.step: history_of(c.folder) for c in store.candidates(self.root)}
+
+
+def test_publisher_that_wakes_up_replaces_nothing_newer(tmp_path: Path) -> None:
+    """It has seen an old checkpoint of its step in the way; what it takes away is a new one."""
+    run = Asleep(tmp_path)
+    run.life(saves=2, back_to=0).finish()
+    sleeper = run.life(saves=1, back_to=10)
+    sleeper.go_to("os.rename " + str(run.root / "step_00000020"))
+    run.life(saves=1, back_to=10).finish()
+    assert run.published() == {10: (1,), 20: (1, 3)}
+    sleeper.finish()
+    assert isinstance(sleeper.error, Superseded)
+    assert run.published() == {10: (1,), 20: (1, 3)}
+
+
+def test_pruner_that_wakes_up_deletes_nothing_newer(tmp_path: Path) -> None:
+    run = Asleep(tmp_path)
+    run.life(saves=2, back_to=0).finish()
+    sleeper = run.life(saves=0, back_to=10)
+    sleeper.go_to("os.rename " + str(run.root / "step_00000020"))
+    run.life(saves=1, back_to=10).finish()
+    sleeper.finish()
+    assert isinstance(sleeper.error, Superseded)
+    assert run.published() == {10: (1,), 20: (1, 3)}
+
+
+def test_one_that_dies_with_a_newer_one_taken_away_loses_nothing(tmp_path: Path) -> None:
+    run = Asleep(tmp_path)
+    run.life(saves=2, back_to=0).finish()
+    sleeper = run.life(saves=0, back_to=10)
+    sleeper.go_to("os.rename " + str(run.root / "step_00000020"))
+    run.life(saves=1, back_to=10).finish()
+    sleeper.take_turn()
+    sleeper.is_cut = True
+    sleeper.finish()
+    assert run.published() == {10: (1,)}
+    store.remove_leftovers(run.root, start=starts.claim(run.root.parent, host="node", pid=1))
+    assert run.published() == {10: (1,), 20: (1, 3)}
+
+
+def test_late_publisher_is_not_followed_and_not_in_the_way(tmp_path: Path) -> None:
+    run = Asleep(tmp_path)
+    run.life(saves=1, back_to=0).finish()
+    sleeper = run.life(saves=2)
+    sleeper.go_to("os.rename " + str(run.root / ".step_00000030.000002.partial"))
+    newer = run.life(saves=1, back_to=10)
+    newer.go_to("os.rename " + str(run.root / ".step_00000020.000003.partial"))
+    sleeper.finish()
+    assert isinstance(sleeper.error, Superseded)
+    assert run.published() == {10: (1,), 20: (1, 2), 30: (1, 2, 2)}
+    assert store.newest(run.root) == run.root / "step_00000010"
+    newer.finish()
+    assert newer.error is None
+    assert run.published() == {10: (1,), 20: (1, 3)}
+
+
+def test_unfinished_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A newer start deletes it while its writer is about to publish it."""
+    run = Asleep(tmp_path)
+    run.life(saves=1, back_to=0).finish()
+    sleeper = run.life(saves=1)
+    partial = str(run.root / ".step_00000020.000002.partial")
+    sleeper.go_to("os.rename " + partial)
+    newer = run.life(saves=0, back_to=10)
+    newer.go_to("shutil.rmtree " + str(run.root / ".step_00000020*"))
+    sleeper.finish()
+    newer.finish()
+    assert isinstance(sleeper.error, Superseded)
+    assert newer.error is None
+    assert run.published() == {10: (1,)}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any changed, cut or missing byte of a checkpoint is found, the manifest's own too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from checkpoints import FILES, claim, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megacpt.checkpoint import verify
+from megacpt.checkpoint.manifest import read_manifest, require_architecture, write_manifest
+from megacpt.errors import CheckpointError
+
+NAMES = [*FILES, "manifest.json"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "run" / "checkpoints"
+    return write(root, step=3, start=claim(root, from_step=0), heldout={"law": 1.5})
+
+
+def test_sound_checkpoint_has_no_problem(folder: Path) -> None:
+    assert verify.quick(folder) == []
+    assert verify.full(folder) == []
+    assert verify.sums_of(folder) == read_manifest(folder).files
+
+
+def test_each_kind_of_damage_is_named_with_its_file(folder: Path) -> None:
+    (folder / "__0_0.distcp").write_bytes(bytes(60))
+    (folder / "__1_0.distcp").write_bytes(bytes(100))
+    (folder / "common.pt").unlink()
+    by_size = ["__0_0.distcp has 60 bytes but was written with 300", "common.pt is missing"]
+    by_content = "__1_0.distcp has other contents than were written (its checksum differs)"
+    assert verify.quick(folder) == by_size
+    assert verify.full(folder) == [by_size[0], by_content, by_size[1]]
+    assert verify.full(folder, names=["__1_0.distcp"]) == [by_content]
+
+
+def test_file_that_cannot_be_read_is_a_problem(folder: Path) -> None:
+    (folder / "common.pt").unlink()
+    (folder / "common.pt").symlink_to("common.pt")
+    assert verify.quick(folder) == ["common.pt cannot be read: Too many levels of symbolic links"]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.sampled_from(NAMES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(folder: Path, name: str, place: float, bit: int) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[int(place * len(whole))] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        # Blanks between the words of the manifest carry nothing.
+        assert verify.full(folder) or read_manifest(folder).step == 3
+        assert verify.full(folder) or name == "manifest.json"
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not that of a checkpoint: Expecting property name"),
+        ("[]", "is not that of a checkpoint: "),
+        ("{}", "is not that of a checkpoint: it has no 'manifest_sha256'"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(folder: Path, text: str, reason: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError) as raised:
+        read_manifest(folder)
+    assert str(raised.value).startswith(f"{folder}: manifest.json {reason}")
+    assert verify.quick(folder)[0].startswith(f"manifest.json {reason}")
+
+
+def test_changed_number_in_the_manifest_is_found(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"step": 3', '"step": 8', 1))
+    assert verify.quick(folder) == [
+        "manifest.json is not that of a checkpoint: its checksum is wrong"
+    ]
+
+
+def test_manifest_comes_back_as_it_was_written(folder: Path) -> None:
+    manifest = replace(read_manifest(folder), faults={"losses": [0.1, 1e-30, float("inf")]})
+    write_manifest(folder, manifest)
+    assert asdict(read_manifest(folder)) == asdict(manifest)
+
+
+def test_readers_share_the_files_without_rest(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    for parts in (1, 2, 5):
+        shares = [verify.share_of(manifest, part=n, parts=parts) for n in range(parts)]
+        assert sorted(name for share in shares for name in share) == sorted(FILES)
+
+
+def test_other_model_is_refused(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    require_architecture(manifest, architecture={"hidden_size": 64}, folder=folder)
+    with pytest.raises(CheckpointError, match="its hidden_size is 64, the base model's is 32"):
+        require_architecture(manifest, architecture={"hidden_size": 32}, folder=folder)
