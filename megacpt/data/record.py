@@ -55,6 +55,8 @@ class DataRecord:
     @property
     def known(self) -> list[tuple[int, DrawnSegment]]:
         """Each segment with the step before which it drew that much."""
+        if not self.segments:
+            return []
         ends = [drawn.segment.from_step for drawn in self.segments[1:]] + [self.step]
         pairs = zip(ends, self.segments, strict=True)
         return [(end, drawn) for end, drawn in pairs if drawn.segment.from_step < end]

@@ -161,7 +161,7 @@ def _spliced(
         bool(kept)
         and kept[-1].same_samples(current)
         and kept[-1].global_batch_size == current.global_batch_size
-        and (current.from_step < step)
+        and (current.from_step < step or current is found[0])
     )
     if not goes_on:
         kept.append(replace(current, from_step=step))

@@ -28,7 +28,8 @@ from megacpt.config.sections import (
 )
 from megacpt.data.batch import Batch
 from megacpt.data.indexed import write_shard
-from megacpt.data.order import TrainingData
+from megacpt.data.order import TrainingData, fresh_record
+from megacpt.data.record import DataRecord
 from megacpt.data.packing import build_packing
 from megacpt.errors import ConfigError, DataError
 from megacpt.plan.stages import apportion, source_shares
@@ -205,6 +206,41 @@ def test_a_run_can_be_resumed_anywhere(
         assert resumed.epochs(step) == undisturbed.epochs(step)
         assert resumed.record(step) == undisturbed.record(step)
     assert slots(resumed, at // 2) == slots(undisturbed, at // 2)
+
+
+@given(blend=blends(), at=st.integers(1, 40), further=st.integers(0, 20))
+@in_one_folder
+def test_a_new_run_draws_what_another_would_have_drawn_next(
+    tmp_path: Path, blend: tuple[dict[str, int], DataConfig], at: int, further: int
+) -> None:
+    """Counting its own steps from 0; it resumes from its own records."""
+    tokens, config = blend
+    config = replace(config, stages={})
+    shards = write_shards(tmp_path, tokens)
+    other = TrainingData.open(config, seed=3, shards=shards)
+    record = DataRecord.from_json(other.record(at)).at_step(0).to_json()
+    run = TrainingData.open(config, seed=3, shards=shards, record=record)
+    resumed = TrainingData.open(config, seed=3, shards=shards, record=run.record(further))
+    for data in (run, resumed):
+        assert sorted(slots(data, further)) == sorted(slots(other, at + further))
+        assert data.consumed_samples(further) == other.consumed_samples(at + further)
+
+
+@given(blend=blends(), at=st.integers(1, 40), further=st.integers(0, 20))
+@in_one_folder
+def test_a_new_run_draws_anew_although_its_steps_go_on(
+    tmp_path: Path, blend: tuple[dict[str, int], DataConfig], at: int, further: int
+) -> None:
+    tokens, config = blend
+    config = replace(config, stages={})
+    shards = write_shards(tmp_path, tokens)
+    other = TrainingData.open(config, seed=3, shards=shards)
+    record = fresh_record(config, seed=3, step=at).to_json()
+    run = TrainingData.open(config, seed=3, shards=shards, record=record)
+    resumed = TrainingData.open(config, seed=3, shards=shards, record=run.record(at + further))
+    for data in (run, resumed):
+        assert sorted(slots(data, at + further)) == sorted(slots(other, further))
+        assert data.consumed_samples(at + further) == other.consumed_samples(further)
 
 
 @given(blend=blends(), cuts=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=4))

@@ -27,6 +27,7 @@ from megacpt.plan.stages import (
     at,
     durations,
     epoch_cap_violations,
+    own,
     resolve,
     samples_asked,
     samples_per_epoch,
@@ -110,6 +111,26 @@ def test_the_past_is_kept_and_what_is_new_begins_now() -> None:
     again = resolve(new, past=resolve(new, past=old, step=7), step=12)
     assert [(s.from_step, s.global_batch_size) for s in again] == [(0, 10), (7, 20)]
     assert resolve(data_of(), past=old, step=7) == old
+
+
+def test_what_another_run_drew_lies_before_step_0() -> None:
+    """Stages count the steps and tokens of the run itself."""
+    other = [replace(segment, from_step=segment.from_step - 7) for segment in resolve(data_of())]
+    later = {"x": StageConfig(from_tokens=160, replay_share=0.5)}
+    found = resolve(data_of(later), past=other, step=0)
+    assert [s.from_step for s in found] == [-7, 2]
+    assert [s.from_step for s in own(found)] == [0, 2]
+    assert resolve(data_of(later), past=found, step=5) == found
+    anew = resolve(data_of(later, sequence_length=4), past=other, step=0)
+    assert [s.from_step for s in anew] == [-7, 0, 4]
+    assert [s.from_step for s in own(anew)] == [0, 4]
+
+
+def test_steps_before_a_run_that_begins_late_are_not_compared() -> None:
+    begun = resolve(data_of(), step=5)
+    assert [s.from_step for s in begun] == [5]
+    assert resolve(data_of(), past=begun, step=9) == begun
+    assert len(list(durations(begun, steps=9))) == 1
 
 
 def test_a_stage_that_begins_now_is_not_yet_past() -> None:
