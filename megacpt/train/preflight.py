@@ -31,7 +31,7 @@ import torch.distributed as dist
 
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import BadNodePolicy, DeviceKind, PreflightWhen, RunConfig
+from megacpt.config.sections import BadNodePolicy, DeviceKind, RunConfig
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, likely_kind
 from megacpt.device.node import bad_nodes, clock, facts, network
@@ -62,12 +62,6 @@ SEEN_WITHIN_S = 5.0
 """Network file systems may show a new file some seconds late."""
 HEARD_WITHIN_S = 10.0
 T = TypeVar("T")
-
-
-def is_wanted(config: RunConfig, *, ranks: RankInfo) -> bool:
-    when = config.cluster.preflight.when
-    several = ranks.local_world_size < ranks.world_size
-    return when is PreflightWhen.always or (when is PreflightWhen.nodes and several)
 
 
 @dataclass(slots=True, kw_only=True)

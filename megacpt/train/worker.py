@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,10 +32,14 @@ from megacpt.device.environment import (
     rank_from_environment,
     slurm_start,
 )
+from megacpt.device.node.when import is_wanted
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.plan.fault_rules import hang_minutes
 from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
+
+if TYPE_CHECKING:
+    from megacpt.train.preflight import Preflight
 
 LOST_PEER = (
     "Connection closed by peer",
@@ -78,11 +83,8 @@ def run_rank(
     quiet_libraries()
     # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
     from megacpt.device import runtime
-    from megacpt.train import preflight
 
-    checked = (
-        preflight.look(config, ranks=ranks) if preflight.is_wanted(config, ranks=ranks) else None
-    )
+    checked = _look(config, ranks=ranks)
     rank_runtime = runtime.start(
         ranks,
         config.cluster,
@@ -107,6 +109,15 @@ def run_rank(
     stacks.close()
     # Only after success: leaving the group can block for ever once a peer has died.
     runtime.stop()
+
+
+def _look(config: RunConfig, *, ranks: RankInfo) -> Preflight | None:
+    """At all nodes, where there are several, before the ranks join."""
+    if not is_wanted(config.cluster.preflight, ranks=ranks):
+        return None
+    from megacpt.train import preflight
+
+    return preflight.look(config, ranks=ranks)
 
 
 def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.device) -> None:

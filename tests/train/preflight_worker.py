@@ -31,6 +31,7 @@ from megacpt.config.sections import (
 )
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
+from megacpt.device.node.when import is_wanted
 from megacpt.errors import MegacptError
 from megacpt.train import preflight
 
@@ -74,7 +75,7 @@ def run(case: dict[str, Any], *, work: Path, ranks: RankInfo) -> str:
     cluster = ClusterConfig(device=DeviceKind.cpu, preflight=PreflightConfig(**settings))
     config = RunConfig(run_dir=case.get("run_dir", str(work / "run")), cluster=cluster)
     try:
-        assert preflight.is_wanted(config, ranks=ranks)
+        assert is_wanted(cluster.preflight, ranks=ranks)
         checked = preflight.look(config, ranks=ranks)
         device = runtime.start(ranks, cluster, store=checked.store).device
         checked.check_links(device)

@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-from megacpt.config.sections import ClusterConfig, PreflightConfig, PreflightWhen, RunConfig
-from megacpt.device.environment import RankInfo
 from megacpt.device.node import bad_nodes
-from megacpt.train import preflight
 from tests_support import free_port
 
 WORKER = Path(__file__).with_name("preflight_worker.py")
@@ -223,15 +220,10 @@ def test_three_machines(tmp_path: Path, network: list[list[str]], full_folder: P
     assert bad_nodes.hosts_to_exclude(tmp_path / "wall") == ["node2"]
 
 
-def test_one_machine_is_not_looked_at_unless_asked() -> None:
-    def wanted(when: PreflightWhen, **places: int) -> bool:
-        cluster = ClusterConfig(preflight=PreflightConfig(when=when))
-        return preflight.is_wanted(RunConfig(cluster=cluster), ranks=RankInfo(**places))
-
-    one = {"world_size": 4, "local_world_size": 4}
-    several = {"world_size": 4, "local_world_size": 2}
-    assert not wanted(PreflightWhen.nodes)
-    assert not wanted(PreflightWhen.nodes, **one)
-    assert wanted(PreflightWhen.nodes, **several)
-    assert wanted(PreflightWhen.always, **one)
-    assert not wanted(PreflightWhen.never, **several)
+def test_one_node_where_asked(tmp_path: Path) -> None:
+    """It meets nobody, so no port is used."""
+    (end,) = run_nodes(tmp_path, {"alone": {"settings": {"when": "always"}}}, num_nodes=1)[
+        "alone"
+    ].values()
+    assert end["message"] == "1 ranks"
+    assert end["said"][-1].startswith("preflight: 1 node ok in ")

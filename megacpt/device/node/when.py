@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a start goes through the preflight; apart, so that one that does not loads none of it."""
+
+from __future__ import annotations
+
+from megacpt.config.sections import PreflightConfig, PreflightWhen
+from megacpt.device.environment import RankInfo
+
+
+def is_wanted(preflight: PreflightConfig, *, ranks: RankInfo) -> bool:
+    several = ranks.local_world_size < ranks.world_size
+    return preflight.when is PreflightWhen.always or (
+        preflight.when is PreflightWhen.nodes and several
+    )
