@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at 30 random moments, half of them inside saves, then the same run again: the same bits."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from fault_runs import curve, settings, write_inputs
+from ranks import start_ranks
+
+from megacpt.checkpoint.manifest import read_manifest
+
+KILLS = 30
+STEPS = 200
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    run = settings(tmp_path, run="", bad="garbage", spike="ignore")
+    run["schedule"] = {"steps": STEPS, "warmup_steps": 2}
+    run["checkpoint"] = {"every_steps": 3, "keep_last": 2}
+    run["model"] = {"path": str(tmp_path / "model"), "init": "random"}
+    run["data"]["micro_batch_size"] = 4
+    run["data"]["sources"] = {"letters": {"prefix": str(tmp_path / "letters")}}
+    worker, seed = Path(__file__).with_name("kill_worker.py"), time.time_ns() % 2**32
+    cases = {"settings": run, "kills": KILLS, "seed": seed}
+    start_ranks(worker, tmp_path, world=1, cases=cases)
+    kills = json.loads((tmp_path / "kills.json").read_text())
+    assert len(kills) == KILLS
+    in_saves = sum(any(name.endswith(".partial") for name in kill["found"]) for kill in kills)
+    assert in_saves >= 3, f"seed {seed}: {kills}"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert curve(broken) == curve(whole), f"seed {seed}"
+    name = f"checkpoints/step_{STEPS:08d}"
+    found, expected = (read_manifest(run / name).files for run in (broken, whole))
+    assert found["__0_0.distcp"] == expected["__0_0.distcp"], f"seed {seed}"
