@@ -11,7 +11,6 @@ import contextlib
 import json
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 POLL_S = 0.02
-SLACK_S = 15.0
+SLACK_S = 10.0
 """The first rank gives up so much earlier than those that wait for its word."""
+LOST = "Connection closed by peer: the first rank, which keeps the store, has gone"
 _ARRIVED = "preflight/arrived"
 
 
@@ -96,25 +96,17 @@ def say(store: Store, topic: str, tree: Any) -> None:
     store.set(f"preflight/{topic}", json.dumps(tree))
 
 
-def hear(store: Store, topic: str, *, limit_s: float) -> Any:
-    """None where nobody has said it in time."""
-    key = f"preflight/{topic}"
-    try:
-        store.wait([key], timedelta(seconds=limit_s))
-    except dist.DistError:
-        return None
-    return json.loads(store.get(key))
-
-
 def hear_all(store: Store, topics: list[str], *, limit_s: float) -> dict[str, Any]:
-    """What was said in time, by topic."""
+    """What was said in time, by topic. ConnectionResetError where the store has gone."""
     deadline_s = time.monotonic() + limit_s
     keys = {topic: f"preflight/{topic}" for topic in topics}
     found: dict[str, Any] = {}
     while True:
-        for topic, key in keys.items():
-            if topic not in found and store.check([key]):
-                found[topic] = json.loads(store.get(key))
+        try:
+            here = [t for t, key in keys.items() if t not in found and store.check([key])]
+            found |= {topic: json.loads(store.get(keys[topic])) for topic in here}
+        except dist.DistError as error:
+            raise ConnectionResetError(f"{LOST}: {error}") from error
         if len(found) == len(keys) or time.monotonic() >= deadline_s:
             return found
         time.sleep(POLL_S)

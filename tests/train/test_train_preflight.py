@@ -76,7 +76,7 @@ def plant_version(folder: Path, package: str, version: str) -> str:
 
 
 def test_two_nodes(tmp_path: Path) -> None:
-    """Both well; one with another package; one that never comes; one alone, when asked."""
+    """Both well; one with another package; one that never comes, or whose first never does."""
     run = tmp_path / "run"
     cases: dict[str, Case] = {
         "well": {},
@@ -87,6 +87,7 @@ def test_two_nodes(tmp_path: Path) -> None:
             "run_dir": str(tmp_path / "warned"),
         },
         "lost": {"absent": [1], "settings": {"appear_s": 1.0}, "run_dir": str(tmp_path / "lost")},
+        "headless": {"absent": [0], "settings": {"appear_s": 0.1}},
     }
     ends = run_nodes(tmp_path, cases, num_nodes=2)
 
@@ -115,6 +116,10 @@ def test_two_nodes(tmp_path: Path) -> None:
     assert list(ends["lost"]) == [0]
     assert ends["lost"][0]["code"] == 69
     assert "the node of rank 1: start: no rank has appeared" in ends["lost"][0]["message"]
+
+    assert list(ends["headless"]) == [1]
+    assert ends["headless"][1]["code"] == 69
+    assert ends["headless"][1]["message"].startswith("node1 (rank 1) cannot reach the first rank")
 
 
 @pytest.fixture
