@@ -176,7 +176,7 @@ def _check_schedule(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule changes what was done: step {step} of the {done} in {newest} used the "
             f"learning rate {was:.3g}, now it would be {now:.3g}. Set the schedule back; or start "
-            "a new run from this one's export, with schedule.lr_start_fraction where this one "
+            "a new run with checkpoint.load_from, and schedule.lr_start_fraction where this one "
             "ended. The constant shape, and wsd before its decay, can be extended."
         )
     if config.data.order is SampleOrder.megatron and config.schedule.steps != old.schedule.steps:

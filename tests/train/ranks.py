@@ -13,7 +13,9 @@ from typing import Any
 from tests_support import free_port
 
 
-def start_ranks(worker: Path, work: Path, *, world: int, cases: dict[str, Any]) -> None:
+def start_ranks(
+    worker: Path, work: Path, *, world: int, cases: dict[str, Any], timeout_s: float = 300.0
+) -> None:
     """Each rank gets ``WORK_DIR CASES_JSON`` and the environment torchrun would give it."""
     common = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -25,5 +27,5 @@ def start_ranks(worker: Path, work: Path, *, world: int, cases: dict[str, Any]) 
         )
         for rank in range(world)
     ]
-    codes = [rank.wait(timeout=300) for rank in ranks]
+    codes = [rank.wait(timeout=timeout_s) for rank in ranks]
     assert codes == [0] * world

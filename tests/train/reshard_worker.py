@@ -4,8 +4,8 @@
     python reshard_worker.py WORK_DIR WORLDS_JSON
 
 The JSON maps each world size to its layouts: name -> settings (see parity_config). All worlds run
-at once; each saves, waits until the others have, and loads what all have saved for the same model
-and precision. Rank 0 writes WORK_DIR/reshard-WORLD.json.
+at once; each saves, waits until the others have, and loads what they have saved: of each layout,
+the ones that its ``from`` names. Rank 0 writes WORK_DIR/reshard-WORLD.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
 
 SAVED_AT, STEPS_AFTER = 3, 5
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 
 
 def main() -> None:
@@ -32,26 +32,20 @@ def main() -> None:
     worlds: dict[str, dict[str, dict[str, Any]]] = json.loads(sys.argv[2])
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=5)
+    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=10)
     rank_runtime = runtime.start(ranks, cluster)
     mine = worlds[str(ranks.world_size)]
-    everything = {name: case for cases in worlds.values() for name, case in cases.items()}
+    everything = [name for cases in worlds.values() for name in cases]
     found = {name: save(work, rank_runtime, name, case) for name, case in mine.items()}
     wait_for(work, everything)
     for name, case in mine.items():
-        sources = [n for n, other in everything.items() if family(other) == family(case)]
-        found[name] |= load_all(work, rank_runtime, name, case, sources=sources)
+        found[name] |= load_all(work, rank_runtime, name, case)
     if ranks.rank == 0:
         (work / f"reshard-{ranks.world_size}.json").write_text(json.dumps(found))
     runtime.stop()
 
 
-def family(case: dict[str, Any]) -> str:
-    """What a checkpoint and the run that loads it must share."""
-    return json.dumps([case.get("model"), case.get("precision")])
-
-
-def wait_for(work: Path, names: Any) -> None:
+def wait_for(work: Path, names: list[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not all((work / name / "saved").exists() for name in names):
         assert time.monotonic() < deadline, "another world has not saved"
@@ -62,7 +56,7 @@ def assembled(work: Path, rank_runtime: runtime.Runtime, case: dict[str, Any]) -
     from megacpt.model.parallel import initialise_parallel
     from megacpt.train.run import assemble
 
-    config = parity_config(work, case)
+    config = parity_config(work, {key: value for key, value in case.items() if key != "from"})
     initialise_parallel(config.parallel, seed=config.seed)
     return assemble(config, runtime=rank_runtime)
 
@@ -98,12 +92,7 @@ def write(run: Any, folder: Path) -> None:
 
 
 def load_all(
-    work: Path,
-    rank_runtime: runtime.Runtime,
-    name: str,
-    case: dict[str, Any],
-    *,
-    sources: list[str],
+    work: Path, rank_runtime: runtime.Runtime, name: str, case: dict[str, Any]
 ) -> dict[str, Any]:
     """Name of the source -> the curve after it; in bf16: whether nothing was lost on the way."""
     from megatron.core import parallel_state
@@ -112,7 +101,7 @@ def load_all(
 
     run = assembled(work, rank_runtime, case)
     found: dict[str, Any] = {}
-    for source in sources:
+    for source in case["from"]:
         if found:
             spoil(run)
         sharded.load(

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,45 +35,70 @@ EXPERTS = {
 }
 ZERO1, ZERO3 = {"dp": 2, "distributed_optimizer": True}, {"dp": 2, "sharded_weights": True}
 TP2_SP = {"tp": 2, "sequence_parallel": True}
-DENSE: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"single": {}},
-    2: {
-        "tp2": {"tp": 2},
-        "pp2": {"pp": 2},
-        "pp2-vpp2": {"pp": 2, "vpp": 2},
-        "pp2-uneven": {"pp": 2, "first_stage_layers": 1},
-        "dp2-zero1": ZERO1,
-        "dp2-zero3": ZERO3,
-    },
-    4: {"tp2-pp2": {"tp": 2, "pp": 2}},
+DENSE: dict[str, dict[str, Any]] = {
+    "single": {},
+    "tp2": {"tp": 2},
+    "pp2": {"pp": 2},
+    "dp2-zero1": ZERO1,
+    "dp2-zero3": ZERO3,
+    "tp2-pp2": {"tp": 2, "pp": 2},
 }
-MIXTURE: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"moe-single": {}},
-    2: {
-        "moe-ep2": {"dp": 2, "ep": 2},
-        "moe-tp2": TP2_SP,
-        "moe-tp2-etp1": TP2_SP | {"etp": 1},
-        "moe-dp2-zero1": ZERO1,
-        "moe-ep2-zero1": ZERO1 | {"ep": 2},
-    },
+STAGES: dict[str, dict[str, Any]] = {
+    "pp2-vpp2": {"pp": 2, "vpp": 2},
+    "pp2-uneven": {"pp": 2, "first_stage_layers": 1},
 }
-BF16: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"bf16-single": {}},
-    2: {"bf16-tp2": {"tp": 2}, "bf16-dp2-zero1": ZERO1, "bf16-dp2-zero3": ZERO3},
+MIXTURE: dict[str, dict[str, Any]] = {
+    "moe-single": {},
+    "moe-ep2": {"dp": 2, "ep": 2},
+    "moe-tp2": TP2_SP,
+    "moe-dp2-zero1": ZERO1,
 }
+EXPERTS_CUT: dict[str, dict[str, Any]] = {
+    "moe-tp2-etp1": TP2_SP | {"etp": 1},
+    "moe-ep2-zero1": ZERO1 | {"ep": 2},
+}
+BF16: dict[str, dict[str, Any]] = {
+    "bf16-single": {},
+    "bf16-dp2-zero1": ZERO1,
+    "bf16-dp2-zero3": ZERO3,
+}
+
+
+def all_pairs(layouts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a source and a target."""
+    return list(product(layouts, layouts))
+
+
+def pairs_with(layouts: dict[str, Any], *, partners: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Each layout with itself, and from and to its partners."""
+    there = [(name, name) for name in layouts] + list(product(layouts, partners))
+    return there + list(product(partners, layouts))
+
+
+DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partners=("single", "dp2-zero3"))
+MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partners=("moe-single", "moe-tp2"))
+BF16_PAIRS = all_pairs(BF16)
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 
-def names(layouts: dict[int, dict[str, Any]]) -> list[str]:
-    return [name for world in layouts.values() for name in world]
-
-
-def cases(layouts: dict[int, dict[str, Any]], **settings: Any) -> dict[int, dict[str, Any]]:
-    shared = {"data": {"micro_batch_size": 2}} | settings
-    return {
-        world: {name: {"parallel": parallel} | shared for name, parallel in found.items()}
-        for world, found in layouts.items()
-    }
+def worlds(work: Path) -> dict[int, dict[str, Any]]:
+    """World size -> name -> settings, and what the layout loads."""
+    experts = {"model": {"path": str(work / "experts"), "init": "random"}}
+    found: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
+    for layouts, pairs, settings in (
+        (DENSE | STAGES, DENSE_PAIRS, {}),
+        (MIXTURE | EXPERTS_CUT, MIXTURE_PAIRS, experts),
+        (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
+    ):
+        for name, parallel in layouts.items():
+            ranks = prod(parallel.get(size, 1) for size in ("tp", "pp", "dp"))
+            found[ranks][name] = {
+                "parallel": parallel,
+                "data": {"micro_batch_size": 4},
+                "from": [source for source, target in pairs if target == name],
+                **settings,
+            }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -82,41 +109,31 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     shutil.copytree(work / "model", work / "experts")
     path = work / "experts" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | EXPERTS))
-    experts = {"path": str(work / "experts"), "init": "random"}
-    worlds: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
-    for group in (
-        cases(DENSE),
-        cases(MIXTURE, model=experts),
-        cases(BF16, precision={"dtype": "bf16"}),
-    ):
-        for world, layouts in group.items():
-            worlds[world] |= layouts
+    cases: dict[Any, Any] = worlds(work)
     with ThreadPoolExecutor() as pool:
         started = [
-            pool.submit(start_ranks, WORKER, work, world=world, cases=worlds) for world in worlds
+            pool.submit(start_ranks, WORKER, work, world=n, cases=cases, timeout_s=900.0)
+            for n in cases
         ]
     for future in started:
         future.result()
     results: dict[str, dict[str, Any]] = {}
-    for world in worlds:
+    for world in cases:
         results |= json.loads((work / f"reshard-{world}.json").read_text())
     return results
 
 
-@pytest.mark.parametrize("target", names(DENSE))
-@pytest.mark.parametrize("source", names(DENSE))
+@pytest.mark.parametrize(("source", "target"), DENSE_PAIRS)
 def test_a_dense_model_goes_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single="single")
 
 
-@pytest.mark.parametrize("target", names(MIXTURE))
-@pytest.mark.parametrize("source", names(MIXTURE))
+@pytest.mark.parametrize(("source", "target"), MIXTURE_PAIRS)
 def test_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single="moe-single")
 
 
-@pytest.mark.parametrize("target", names(BF16))
-@pytest.mark.parametrize("source", names(BF16))
+@pytest.mark.parametrize(("source", "target"), BF16_PAIRS)
 def test_no_bit_of_a_bf16_run_is_lost(found: dict[str, Any], source: str, target: str) -> None:
     assert found[target][source] == []
 
