@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""launch/preprocess.sbatch without a Slurm: which command it makes of Slurm's variables."""
+"""The scripts of launch/ without a Slurm: which command they make of Slurm's variables."""
 
 from __future__ import annotations
 
@@ -52,3 +52,19 @@ def test_a_list_with_gaps_is_refused() -> None:
 def test_a_job_that_is_no_array_is_one_command() -> None:
     done = run("--merge", "--output", "x")
     assert done.stdout == "-m megacpt tokenize --workers 4 --merge --output x\n"
+
+
+def test_evaluate_and_convert_are_one_command(tmp_path: Path) -> None:
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho srun "$@"\n')
+    srun.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "echo", "SLURM_CPUS_PER_TASK": "4"}
+    for name, command in {
+        "evaluate": "srun --kill-on-bad-exit=1 --cpus-per-task=4 --cpu-bind=cores --export=ALL "
+        "echo -m megacpt evaluate runs/a b\n",
+        "convert": "-m megacpt export runs/a b\n",
+    }.items():
+        script = SBATCH.with_name(f"{name}.sbatch")
+        words = ["bash", str(script), "runs/a b"]
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == command

@@ -49,6 +49,14 @@ def _require_plain(run_dir: str) -> None:
 def _about(config: RunConfig) -> list[str]:
     p, folder = config.parallel, RunFolder(Path(config.run_dir))
     experts = f" ep={p.ep}" if p.ep > 1 else ""
+    commands = {
+        f"sbatch {folder.train_sbatch}": "start, or go on from the newest checkpoint",
+        f"tail -F {folder.train_log}": "watch",
+        f"megacpt logs {config.run_dir}": "every start, and the first error of the last",
+        f"echo save_and_exit > {config.run_dir}/request": "save, stop and stay stopped",
+        f"scancel --name={job_name(config.run_dir)}": "end it, and what is queued of it",
+    }
+    width = max(map(len, commands))
     return [
         "#!/bin/bash",
         "# SPDX-License-Identifier: Apache-2.0",
@@ -56,15 +64,7 @@ def _about(config: RunConfig) -> list[str]:
         f"tp={p.tp} cp={p.cp} pp={p.pp} dp={p.dp}{experts}.",
         "# Written by `megacpt launch`, anew each time; edit it and submit it as you like.",
         "#",
-        f"#   sbatch {folder.train_sbatch}",
-        "#                                   start, or go on from the newest checkpoint",
-        f"#   tail -F {folder.train_log}",
-        f"#   megacpt logs {config.run_dir}",
-        "#                                   every start and the first error",
-        f"#   echo save_and_exit > {config.run_dir}/request",
-        "#                                   save, stop and stay stopped",
-        f"#   scancel --name={job_name(config.run_dir)}",
-        "#                                   end it and what is queued",
+        *(f"#   {command:<{width}}  {words}" for command, words in commands.items()),
     ]
 
 

@@ -152,6 +152,13 @@ def _successors(slurm: SlurmConfig) -> Iterator[Violation]:
             rule="may run several jobs of one run at once",
             remedy="use a range of which one runs at a time, as 1-5%1",
         )
+    if slurm.dependency is not None and "?" in slurm.dependency:
+        yield Violation(
+            path="cluster.slurm.dependency",
+            value=slurm.dependency,
+            rule="means either, and a job of a run must also wait for the one before",
+            remedy="separate them by commas, which mean both",
+        )
     if slurm.array is not None and slurm.chain:
         yield Violation(
             path="cluster.slurm.chain",

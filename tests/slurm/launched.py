@@ -42,7 +42,7 @@ class Run:
         self.hook("pause_at", str(step + 1))
 
     def wait_for_step(self, step: int) -> None:
-        wait_until(lambda: len(self.records()) > step, what=f"step {step}; {self.log()}")
+        wait_until(lambda: len(self.records()) > step, what=f"step {step}", log=self.log)
 
     def wait_for_end(self) -> None:
         self.cluster.wait_for(self.job)
@@ -60,17 +60,19 @@ class Run:
         return [record["loss"] for record in self.records()[1:]]
 
     def log(self) -> str:
-        return (self.run_dir / "logs" / "train.log").read_text()
+        path = self.run_dir / "logs" / "train.log"
+        return path.read_text() if path.exists() else ""
 
     def jobs(self, event: str) -> list[dict[str, Any]]:
-        lines = (self.run_dir / "logs" / "jobs.jsonl").read_text().splitlines()
+        path = self.run_dir / "logs" / "jobs.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
         return [record for line in lines if (record := json.loads(line))["event"] == event]
 
     def starts(self) -> int:
         return len(self.jobs("start"))
 
     def wait_for_start(self, number: int) -> None:
-        wait_until(lambda: self.starts() >= number, what=f"start {number}; {self.log()}")
+        wait_until(lambda: self.starts() >= number, what=f"start {number}", log=self.log)
 
 
 def launch(cluster: Cluster, run_dir: Path, *settings: str, nodes: int = 2) -> Run:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 SANDBOX = Path(__file__).with_name("slurm-sandbox.sh")
 
 
@@ -49,8 +51,16 @@ class Cluster:
         wait_until(lambda: not self.jobs(job), what=f"end of job {job}")
 
 
-def wait_until(condition: Callable[[], object], *, what: str, timeout_s: float = 180) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    *,
+    what: str,
+    timeout_s: float = 180,
+    log: Callable[[], str] = str,
+) -> None:
+    """``log``: what to show where it was waited for in vain."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for: {what}"
-        time.sleep(0.1)
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s} s in vain for: {what}\n{log()}")
+        time.sleep(0.05)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is there before sbatch is called, and what its answers lead to; sbatch is a small script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megacpt.cluster.launch import dry_run, launch
+from megacpt.cluster.slurm import job_name
+from megacpt.config.compose import compose, read_run_yaml
+from megacpt.config.sections import RunConfig
+from megacpt.errors import ConfigError, EnvironmentError_
+
+PYTHON = "/shared/python"
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The only folder on PATH."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def add_sbatch(commands: Path, *lines: str) -> None:
+    script = commands / "sbatch"
+    script.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    script.chmod(0o755)
+
+
+def run(tmp_path: Path, *settings: str) -> RunConfig:
+    machines = ("cluster=slurm", "cluster.nodes=2", "cluster.device=cpu", "parallel.dp=2")
+    return compose(["experiment=tiny", f"run_dir={tmp_path / 'law'}", *machines, *settings])
+
+
+def test_the_folder_is_written_before_the_job_is_queued(tmp_path: Path, commands: Path) -> None:
+    add_sbatch(commands, 'echo "$@" > "$2".submitted', "echo '4711;other'")
+    config = run(tmp_path)
+    launched = launch(config, python=PYTHON)
+    script = tmp_path / "law" / "train.sbatch"
+    assert (launched.job, launched.script) == ("4711", script)
+    assert launched.name == job_name(config.run_dir)
+    assert Path(f"{script}.submitted").read_text() == f"--parsable {script}\n"
+    assert script.read_text() == dry_run(config, python=PYTHON)
+    assert (tmp_path / "law" / "logs").is_dir()
+    assert read_run_yaml(tmp_path / "law" / "run.yaml").cluster.nodes == 2
+
+
+def test_nothing_is_written_where_a_rule_is_broken(tmp_path: Path, commands: Path) -> None:
+    add_sbatch(commands, "echo 1")
+    with pytest.raises(ConfigError, match="3 settings cannot be used") as caught:
+        launch(
+            run(tmp_path, "cluster.nodes=3", "cluster.slurm.time=soon", "optim.beta1=2"),
+            python=PYTHON,
+        )
+    assert {v.path for v in caught.value.violations} == {
+        *("cluster.nodes", "cluster.slurm.time", "optim.beta1")
+    }
+    assert not (tmp_path / "law").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    assert "#SBATCH --nodes=2\n" in dry_run(run(tmp_path), python=PYTHON)
+    assert not (tmp_path / "law").exists()
+
+
+def test_sbatchs_refusal_is_shown(tmp_path: Path, commands: Path) -> None:
+    add_sbatch(commands, "echo 'sbatch: error: invalid partition: gpu' >&2", "exit 1")
+    with pytest.raises(EnvironmentError_, match=r"^sbatch refused \S+: invalid partition: gpu; me"):
+        launch(run(tmp_path), python=PYTHON)
+
+
+@pytest.mark.usefixtures("commands")
+def test_a_machine_without_slurm(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentError_, match="sbatch is not on this machine; run megacpt launc"):
+        launch(run(tmp_path), python=PYTHON)
+    assert (tmp_path / "law" / "train.sbatch").exists()
+
+
+def test_an_answer_that_does_not_come(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_sbatch(commands, "exec /bin/sleep 60")
+    monkeypatch.setattr("megacpt.cluster.launch.SUBMIT_S", 0.2)
+    with pytest.raises(EnvironmentError_, match=r"sbatch has not answered for 0\.2 s"):
+        launch(run(tmp_path), python=PYTHON)
