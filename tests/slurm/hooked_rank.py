@@ -49,7 +49,8 @@ def _held(fsync: Callable[[int], None], *, hooks: Path) -> Callable[[int], None]
 
     def wait_and_flush(descriptor: int) -> None:
         # Not in the process that writes a checkpoint beside the run: the rank waits for it.
-        if os.getpid() == own:
+        if os.getpid() == own and any(hold.exists() for hold in holds):
+            (hooks / "held").touch()
             _wait_while(lambda: any(hold.exists() for hold in holds))
         fsync(descriptor)
 

@@ -44,6 +44,11 @@ class Run:
     def wait_for_step(self, step: int) -> None:
         wait_until(lambda: len(self.records()) > step, what=f"step {step}", log=self.log)
 
+    def wait_until_held(self) -> None:
+        """A checkpoint is written and not yet published."""
+        held = self.run_dir / "hooks" / "held"
+        wait_until(lambda: held.exists() and self.partials, what="a save", log=self.log)
+
     def wait_for_end(self) -> None:
         self.cluster.wait_for(self.job)
 

@@ -92,7 +92,7 @@ def test_a_node_crashes_during_a_save(disturbed: Run, undisturbed: Run) -> None:
     """That of the writer, which never comes to publish what is written."""
     disturbed.hook("hold_any")
     disturbed.pause_at(22)
-    wait_until(lambda: disturbed.partials, what="a save that has begun")
+    disturbed.wait_until_held()
     unfinished = disturbed.partials[0].name.split(".")[1]
     writer = disturbed.cluster.batch_host(disturbed.job)
     disturbed.cluster.sandbox("crash", writer)
@@ -114,10 +114,10 @@ def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) ->
     """The old first rank lives on, about to publish step 28, while the new one trains."""
     run = disturbed
     old = run.cluster.batch_host(run.job)
+    run.unhook("held")
     run.hook(f"hold_{old}")
     run.pause_at(30)
-    wait_until(lambda: run.partials, what="a save that has begun")
-    wait_until(lambda: (run.partials[0] / "manifest.json.partial").exists(), what="its manifest")
+    run.wait_until_held()
     run.cluster.sandbox("cut", old)
     goes_on_alike(run, undisturbed, start=6, to_step=38)
     wait_until(lambda: newest_step(run) == 36, what="the new start's checkpoint of step 36")
