@@ -67,8 +67,8 @@ def candidates(root: Path, *, full: bool = False) -> list[Candidate]:
     """Every folder that was published, newest first. ``full`` reads all bytes of each."""
     lineage = starts.lineage(root.parent)
     folders = (p for p in root.glob("step_*") if p.name.removeprefix("step_").isdigit())
-    found = [_candidate(folder, lineage=lineage, full=full) for folder in folders]
-    return sorted(found, key=lambda candidate: -candidate.step)
+    found = (_candidate(folder, lineage=lineage, full=full) for folder in folders)
+    return sorted((c for c in found if c is not None), key=lambda candidate: -candidate.step)
 
 
 def newest(root: Path, *, full: bool = False) -> Path | None:
@@ -180,10 +180,13 @@ def remove_leftovers(root: Path, *, start: Start) -> None:
             _remove(_take_aside(partial, start=start))
 
 
-def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate:
+def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate | None:
+    """None where it was deleted since it was seen."""
     try:
-        manifest = read_manifest(folder)
+        manifest = _read_twice(folder)
     except CheckpointError as error:
+        if not folder.exists():
+            return None
         return Candidate(folder=folder, manifest=None, problem=verify.said_of(folder, error))
     later = lineage.left_by(start=manifest.start, step=manifest.step)
     if later is not None:
@@ -196,6 +199,14 @@ def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate:
     if folder.name != folder_name(manifest.step):
         problems.append(f"its manifest is of step {manifest.step}")
     return Candidate(folder=folder, manifest=manifest, problem="; ".join(problems) or None)
+
+
+def _read_twice(folder: Path) -> CheckpointManifest:
+    """Another start may replace a checkpoint just now: for a moment there is none of its name."""
+    try:
+        return read_manifest(folder)
+    except CheckpointError:
+        return read_manifest(folder)
 
 
 def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool) -> bool:
@@ -228,7 +239,8 @@ def _move_in(partial: Path, final: Path, *, start: Start) -> None:
                 raise
         else:
             return
-        if _candidate(final, lineage=starts.lineage(start.run_dir), full=False).problem is None:
+        there = _candidate(final, lineage=starts.lineage(start.run_dir), full=False)
+        if there is not None and there.problem is None:
             # Of the same history, so of the same state; while it was replaced there would be none.
             _remove(partial)
             return

@@ -257,3 +257,15 @@ def test_unfinished_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> N
     assert isinstance(sleeper.error, Superseded)
     assert newer.error is None
     assert run.published() == {10: (1,)}
+
+
+def test_reader_is_not_stopped_by_what_is_deleted_before_its_eyes(tmp_path: Path) -> None:
+    run = Asleep(tmp_path)
+    run.life(saves=1, back_to=0).finish()
+    found: list[Path | None] = []
+    reader = Actor(act=lambda: found.append(store.newest(run.root)))
+    reader.go_to("open " + str(run.root / "step_00000010" / "manifest.json"))
+    run.life(saves=0, back_to=0).finish()
+    reader.finish()
+    assert reader.error is None
+    assert found == [None]

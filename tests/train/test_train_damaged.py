@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the newest checkpoints are damaged, a run says so, goes on from the one before, ends as ever.
+"""A run says which checkpoints are damaged, goes on from the one before them, and ends as ever.
 
 Real runs: every kind of damage at once, so that one start meets them all; then two ranks, of which
 one alone reads the damaged file.
