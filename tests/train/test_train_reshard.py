@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import permutations
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,16 @@ BF16: dict[str, dict[str, Any]] = {
 
 
 def all_pairs(layouts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Of a source and a target."""
-    return list(product(layouts, layouts))
+    """Of a source and a target; that a layout resumes itself is tested elsewhere, bit for bit."""
+    return list(permutations(layouts, 2))
 
 
-def pairs_with(layouts: dict[str, Any], *, partners: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each layout with itself, and from and to its partners."""
-    there = [(name, name) for name in layouts] + list(product(layouts, partners))
-    return there + list(product(partners, layouts))
+def pairs_with(layouts: dict[str, Any], *, partner: str) -> list[tuple[str, str]]:
+    return [pair for name in layouts for pair in ((name, partner), (partner, name))]
 
 
-DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partners=("single", "dp2-zero3"))
-MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partners=("moe-single", "moe-tp2"))
+DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
+MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
 BF16_PAIRS = all_pairs(BF16)
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
