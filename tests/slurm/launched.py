@@ -42,7 +42,7 @@ class Run:
         self.hook("pause_at", str(step + 1))
 
     def wait_for_step(self, step: int) -> None:
-        wait_until(lambda: len(self.records()) > step, what=f"step {step}", log=self.log)
+        wait_until(lambda: self.step >= step, what=f"step {step}", log=self.log)
 
     def wait_until_held(self) -> None:
         """A checkpoint is written and not yet published."""
@@ -51,6 +51,10 @@ class Run:
 
     def wait_for_end(self) -> None:
         self.cluster.wait_for(self.job)
+
+    @property
+    def step(self) -> int:
+        return max(len(self.records()) - 1, 0)
 
     @property
     def partials(self) -> list[Path]:

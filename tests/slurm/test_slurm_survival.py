@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launched import STEPS, Run, launch, megacpt
+from launched import EVERY_STEPS, STEPS, Run, launch, megacpt
 from slurm_support import Cluster, wait_until
 
 from megacpt.checkpoint import store
@@ -52,13 +52,14 @@ def disturbed(cluster: Cluster, folder: Path, undisturbed: Run) -> Iterator[Run]
     cluster.cancel(run.job)
 
 
-def goes_on_alike(run: Run, undisturbed: Run, *, start: int, to_step: int) -> None:
-    """After the disturbance the run is started once more and gets to a step, where it waits."""
-    run.pause_at(to_step)
-    run.wait_for_start(start)
-    run.wait_for_step(to_step)
-    assert run.losses()[:to_step] == undisturbed.losses()[:to_step]
-    assert run.starts() == start, run.log()
+def goes_on_alike(run: Run, undisturbed: Run, *, starts: int) -> None:
+    """The run gets further, by so many starts in all, on the same curve; there it waits."""
+    step = run.step + EVERY_STEPS
+    run.pause_at(step)
+    run.wait_for_start(starts)
+    run.wait_for_step(step)
+    assert run.losses()[:step] == undisturbed.losses()[:step]
+    assert run.starts() == starts, run.log()
 
 
 def test_a_launched_run_finishes(undisturbed: Run) -> None:
@@ -71,82 +72,84 @@ def test_a_launched_run_finishes(undisturbed: Run) -> None:
 
 def test_usr1_saves_requeues_and_goes_on(disturbed: Run, undisturbed: Run) -> None:
     """What --signal=B:USR1@N sends before the limit."""
+    starts = disturbed.starts()
     disturbed.cluster.run("scancel", "--batch", "--signal=USR1", disturbed.job)
-    goes_on_alike(disturbed, undisturbed, start=2, to_step=10)
-    assert "saved, because SIGUSR1 came" in disturbed.jobs("end")[0]["why"]
+    goes_on_alike(disturbed, undisturbed, starts=starts + 1)
+    assert "saved, because SIGUSR1 came" in disturbed.jobs("end")[-1]["why"]
 
 
 def test_requeued_by_hand(disturbed: Run, undisturbed: Run) -> None:
+    starts = disturbed.starts()
     disturbed.cluster.run("scontrol", "requeue", disturbed.job)
-    goes_on_alike(disturbed, undisturbed, start=3, to_step=14)
+    goes_on_alike(disturbed, undisturbed, starts=starts + 1)
 
 
 def test_a_node_crashes_and_boots(disturbed: Run, undisturbed: Run) -> None:
+    starts = disturbed.starts()
     disturbed.cluster.sandbox("crash", "node2")
     disturbed.cluster.sandbox("boot", "node2")
-    goes_on_alike(disturbed, undisturbed, start=4, to_step=18)
-    assert "resumed from" in disturbed.log()
+    goes_on_alike(disturbed, undisturbed, starts=starts + 1)
 
 
 def test_a_node_crashes_during_a_save(disturbed: Run, undisturbed: Run) -> None:
     """That of the writer, which never comes to publish what is written."""
+    starts, writer = disturbed.starts(), disturbed.cluster.batch_host(disturbed.job)
     disturbed.hook("hold_any")
-    disturbed.pause_at(22)
+    disturbed.pause_at(disturbed.step + EVERY_STEPS)
     disturbed.wait_until_held()
     unfinished = disturbed.partials[0].name.split(".")[1]
-    writer = disturbed.cluster.batch_host(disturbed.job)
     disturbed.cluster.sandbox("crash", writer)
     disturbed.unhook("hold_any")
+    disturbed.unhook("held")
     disturbed.cluster.sandbox("boot", writer)
-    goes_on_alike(disturbed, undisturbed, start=5, to_step=22)
+    goes_on_alike(disturbed, undisturbed, starts=starts + 1)
     went_on_from = re.findall(r"resumed from \S+/(step_\d+)", disturbed.log())[-1]
     assert went_on_from < unfinished
 
 
 def test_slurms_controller_dies_and_comes_back(disturbed: Run, undisturbed: Run) -> None:
+    starts = disturbed.starts()
     disturbed.cluster.sandbox("ctld-kill")
-    goes_on_alike(disturbed, undisturbed, start=5, to_step=26)
+    goes_on_alike(disturbed, undisturbed, starts=starts)
     disturbed.cluster.sandbox("ctld-start")
     wait_until(lambda: disturbed.cluster.jobs(disturbed.job, show="%T") == ["RUNNING"], what="job")
 
 
 def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) -> None:
-    """The old first rank lives on, about to publish step 28, while the new one trains."""
+    """The old first rank lives on, about to publish, while the new one trains and publishes."""
     run = disturbed
-    old = run.cluster.batch_host(run.job)
-    run.unhook("held")
+    starts, old = run.starts(), run.cluster.batch_host(run.job)
     run.hook(f"hold_{old}")
-    run.pause_at(30)
+    run.pause_at(run.step + EVERY_STEPS)
     run.wait_until_held()
     run.cluster.sandbox("cut", old)
-    goes_on_alike(run, undisturbed, start=6, to_step=38)
-    wait_until(lambda: newest_step(run) == 36, what="the new start's checkpoint of step 36")
+    unfinished = run.partials[0].name.split(".")[1]
+    goes_on_alike(run, undisturbed, starts=starts + 1)
+    run.pause_at(run.step + EVERY_STEPS)
+    wait_until(lambda: newest(run).name >= unfinished, what="the new start's own", log=run.log)
     published = {p.name: p.stat().st_ctime_ns for p in checkpoints(run)}
     run.unhook(f"hold_{old}")
     report = run.run_dir / "logs" / "rank_0.error.json"
-    wait_until(
-        lambda: report.exists() and "superseded" in report.read_text(),
-        what="the old rank",
-        log=run.log,
-    )
-    run.cluster.sandbox("heal", old)
+    wait_until(lambda: report.exists() and "superseded" in report.read_text(), what="old rank")
     assert {p.name: p.stat().st_ctime_ns for p in checkpoints(run)} == published
+    run.cluster.sandbox("heal", old)
     run.unhook("pause_at")
     run.wait_for_end()
     assert run.losses() == undisturbed.losses()
-    assert run.starts() == 6, run.log()
-    assert newest_step(run) == STEPS
-    assert [read_manifest(p).start for p in checkpoints(run)] == [6] * len(checkpoints(run))
+    assert run.starts() == starts + 1, run.log()
+    last = read_manifest(newest(run))
+    assert (last.step, last.start) == (STEPS, starts + 1)
     assert run.jobs("end")[-1]["exit_code"] == 0
+
+
+def newest(run: Run) -> Path:
+    found = store.newest(run.run_dir / "checkpoints")
+    assert found is not None
+    return found
 
 
 def checkpoints(run: Run) -> list[Path]:
     return sorted((run.run_dir / "checkpoints").glob("step_*"))
-
-
-def newest_step(run: Run) -> int:
-    newest = store.newest(run.run_dir / "checkpoints")
-    return read_manifest(newest).step if newest is not None else 0
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(cluster: Cluster, folder: Path) -> None:
