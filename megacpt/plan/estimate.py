@@ -137,7 +137,7 @@ def make_plan(
             weight_copy_bytes=weight_copy_bytes(config.precision),
         ),
         checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
-        checkpoints_kept=config.checkpoint.keep_last,
+        checkpoints_kept=checkpoints_kept(config),
     )
 
 
@@ -279,6 +279,15 @@ def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
             f"{source.share_asked:>9.2%}{source.share_achieved:>10.2%}"
             f"{_count(source.tokens):>11}{source.epochs:>9.2f}"
         )
+
+
+def checkpoints_kept(config: RunConfig) -> int:
+    """On the disk at the end, for whatever reason; the best one may be one of the others."""
+    checkpoint, last = config.checkpoint, config.schedule.steps
+    saved = sorted({*range(checkpoint.every_steps, last, checkpoint.every_steps), last})
+    every = checkpoint.keep_every_steps
+    kept = {*saved[-checkpoint.keep_last :], *(s for s in saved if every and s % every == 0)}
+    return min(len(kept) + checkpoint.keep_best, len(saved))
 
 
 def _memory_lines(plan: Plan) -> Iterator[str]:

@@ -11,8 +11,10 @@ import pytest
 
 from megacpt.device.environment import (
     RankInfo,
+    SlurmJob,
     has_secret,
     rank_from_environment,
+    slurm_job,
     threads_from_environment,
 )
 from megacpt.errors import EnvironmentError_
@@ -172,3 +174,15 @@ def test_a_rank_with_a_living_parent_goes_on() -> None:
     code = "from megacpt.device.environment import die_with_parent as d; d(); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "alive\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({}, SlurmJob(id=None, restarts=None)),
+        ({"SLURM_JOB_ID": "17"}, SlurmJob(id="17", restarts=None)),
+        ({"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "2"}, SlurmJob(id="17", restarts=2)),
+    ],
+)
+def test_job(variables: dict[str, str], job: SlurmJob) -> None:
+    assert slurm_job(variables) == job

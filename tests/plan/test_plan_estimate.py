@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megacpt.config.compose import compose
 from megacpt.config.sections import (
     DataConfig,
     Dtype,
@@ -22,7 +23,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.plan.architecture import Architecture
-from megacpt.plan.estimate import make_plan, shares
+from megacpt.plan.estimate import checkpoints_kept, make_plan, shares
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
 
 ARCHITECTURE = Architecture(
@@ -178,3 +179,15 @@ def test_text_fits_eighty_columns_and_json_is_whole() -> None:
     content = json.loads(json.dumps(plan.to_json()))
     assert content["tokens"] == 123_456_789 * 128
     assert content["memory_total_bytes"] == plan.memory.total
+
+
+def test_checkpoints_that_stay() -> None:
+    def kept(*words: str) -> int:
+        settings = ["experiment=tiny", "schedule.steps=100", "checkpoint.every_steps=8"]
+        return checkpoints_kept(compose([*settings, "checkpoint.keep_last=2", *words]))
+
+    assert kept() == 2
+    assert kept("checkpoint.keep_best=true") == 3
+    assert kept("checkpoint.keep_every_steps=48") == 3, "48, 96 and 100"
+    assert kept("checkpoint.keep_every_steps=8", "checkpoint.keep_best=true") == 13
+    assert kept("checkpoint.every_steps=200") == 1
