@@ -16,6 +16,7 @@ steps can neither overwrite nor delete what a newer one has published: see ``_ta
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -31,6 +32,7 @@ from megacpt.checkpoint.starts import Lineage, Start
 from megacpt.config.atomic import sync_folder, write_text
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
 
+logger = logging.getLogger(__name__)
 LATEST = "latest"
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 _TRIES = 8
@@ -71,9 +73,10 @@ def candidates(root: Path, *, full: bool = False) -> list[Candidate]:
     return sorted((c for c in found if c is not None), key=lambda candidate: -candidate.step)
 
 
-def newest(root: Path, *, full: bool = False) -> Path | None:
+def newest(root: Path, *, full: bool = False, loud: bool = False) -> Path | None:
     """The newest one that can be used; None where the run has written none.
 
+    ``loud``: the log says which are passed over and why.
     CheckpointError where there are some and all are damaged: going on from the beginning would
     throw the run away without a word.
     """
@@ -83,8 +86,14 @@ def newest(root: Path, *, full: bool = False) -> Path | None:
         if candidate.problem is None and not problems:
             return candidate.folder
         passed.append(replace(candidate, problem=candidate.problem or "; ".join(problems)))
+        if loud:
+            log_passed_over(passed[-1])
     require_some_sound(root, passed)
     return None
+
+
+def log_passed_over(candidate: Candidate) -> None:
+    logger.warning("passed over checkpoint %s: %s", candidate.folder, candidate.problem)
 
 
 def require_some_sound(root: Path, passed: list[Candidate]) -> None:

@@ -42,7 +42,7 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
     from megacpt.model.build import build_model
     from megacpt.model.parallel import initialise_parallel
 
-    checkpoint = store.newest(Path(config.run_dir) / "checkpoints", full=True)
+    checkpoint = store.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."

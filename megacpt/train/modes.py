@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megacpt.checkpoint import sharded, store
-from megacpt.checkpoint.manifest import read_manifest, require_architecture
+from megacpt.checkpoint import sharded
+from megacpt.checkpoint.manifest import require_architecture
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
@@ -25,6 +25,7 @@ from megacpt.plan.architecture import Architecture
 from megacpt.train import loop
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
+from megacpt.train.origin import choose
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
 from megacpt.train.settings import arithmetic, found_settings, start_overlap, without_overlap
@@ -80,14 +81,14 @@ def _open_journal(config: RunConfig, *, position: Position, words: str) -> Journ
 
 def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Measure whole held-out sets, base beside newest checkpoint, into RUN_DIR/evaluation.json."""
-    folder = store.newest(Path(config.run_dir) / "checkpoints")
-    if folder is None:
+    chosen = choose(Path(config.run_dir) / "checkpoints")
+    if chosen is None or chosen.manifest is None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
     base_folder = Path(str(config.model.path))
     architecture = read_architecture(base_folder)
-    manifest = read_manifest(folder)
+    folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
     chunks = build_chunks(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from megacpt.checkpoint.store import Candidate
 from megacpt.device.environment import slurm_job
 from megacpt.errors import MegacptError
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -43,7 +41,7 @@ def claim_origin(run_dir: Path) -> Origin:
     """Become the newest start, then choose a checkpoint, every byte of it read; collective."""
     root = run_dir / "checkpoints"
     start = from_first_rank(lambda: _claim(run_dir))
-    chosen = _choose(root)
+    chosen = choose(root)
     folder, manifest = (chosen.folder, chosen.manifest) if chosen is not None else (None, None)
     return Origin(start=start, folder=folder, manifest=manifest)
 
@@ -75,15 +73,16 @@ def _claim(run_dir: Path) -> Start:
     return start
 
 
-def _choose(root: Path) -> Candidate | None:
+def choose(root: Path) -> Candidate | None:
+    """The newest checkpoint that can be used, every byte of it read; collective."""
     passed: list[Candidate] = []
     for candidate in from_first_rank(lambda: store.candidates(root)):
         problem = candidate.problem or damage(candidate.folder, candidate.manifest)
         if problem is None:
             return candidate
-        if torch.distributed.get_rank() == 0:
-            logger.warning("passed over checkpoint %s: %s", candidate.folder, problem)
         passed.append(replace(candidate, problem=problem))
+        if torch.distributed.get_rank() == 0:
+            store.log_passed_over(passed[-1])
     store.require_some_sound(root, passed)
     return None
 

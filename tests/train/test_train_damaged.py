@@ -115,6 +115,16 @@ def test_what_one_rank_finds_all_ranks_pass_over(undisturbed: Path, run_dir: Pat
     assert losses(run_dir) == pytest.approx(losses(undisturbed), rel=1e-5)
 
 
+def test_evaluation_and_export_say_so_too(run_dir: Path) -> None:
+    flip_a_bit(checkpoint(run_dir, 10))
+    for verb in ("evaluate", "export"):
+        command = [sys.executable, "-m", "megacpt", verb, str(run_dir)]
+        done = subprocess.run(command, timeout=300, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"passed over checkpoint {checkpoint(run_dir, 10)}: " in done.stderr
+    assert json.loads((run_dir / "evaluation.json").read_text())["step"] == 8
+
+
 def test_where_all_are_damaged_the_run_is_not_begun_anew(run_dir: Path) -> None:
     for step in (2, 4, 6, 8, 10):
         flip_a_bit(checkpoint(run_dir, step))
