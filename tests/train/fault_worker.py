@@ -73,7 +73,13 @@ def train(config: RunConfig, rank_runtime: runtime.Runtime) -> None:
     is_first = rank_runtime.ranks.rank == 0
     journal = None
     if is_first:
-        journal = Journal(config, resolved={}, start_step=position.step, arithmetic="")
+        journal = Journal(
+            config,
+            resolved={},
+            start_step=position.step,
+            is_new=position.base_heldout is None,
+            arithmetic="",
+        )
     error = ""
     try:
         loop.fit(run, position=position, journal=journal)
