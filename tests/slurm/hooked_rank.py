@@ -52,6 +52,7 @@ def _held(fsync: Callable[[int], None], *, hooks: Path) -> Callable[[int], None]
         if os.getpid() == own and any(hold.exists() for hold in holds):
             (hooks / "held").touch()
             _wait_while(lambda: any(hold.exists() for hold in holds))
+            (hooks / "woken").touch()
         fsync(descriptor)
 
     return wait_and_flush

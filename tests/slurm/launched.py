@@ -35,7 +35,7 @@ class Run:
         aside.rename(aside.with_name(name))
 
     def unhook(self, name: str) -> None:
-        (self.run_dir / "hooks" / name).unlink()
+        (self.run_dir / "hooks" / name).unlink(missing_ok=True)
 
     def pause_at(self, step: int) -> None:
         """The first line of the metrics is the base model's."""
