@@ -131,7 +131,7 @@ class Saves:
         kept = f"the checkpoint of step {last} is whole" if last else "there is none before it"
         message = (
             f"{partial} could not be written: {failure.reason}; {kept}. "
-            f"Free space or mend what is wrong there"
+            "Free space or mend what is wrong there"
         )
         stops = self._run.config.checkpoint.on_error is SaveErrorPolicy.stop
         if must or stops or self._failures >= MOST_FAILURES:
@@ -161,6 +161,6 @@ def _require_space(folder: Path, *, architecture: Architecture) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise EnvironmentError_(
-            f"it needs about {needed_bytes / 2**30:.1f} GiB, and {folder.parent} has "
-            f"{free_bytes / 2**30:.1f} GiB free"
+            f"it needs about {needed_bytes / 2**20:,.1f} MiB, and {folder.parent} has "
+            f"{free_bytes / 2**20:,.1f} MiB free"
         )

@@ -108,7 +108,12 @@ def writer_killed(settings: Settings) -> Found:
     """The process that writes, once, as the system does when memory runs out."""
     (child,) = forks.start(settings)
     path = Path(f"/proc/{child}/task/{child}/children")
-    assert forks.wait_for(lambda: bool(path.read_text().split()), child=child)
+    checkpoints = Path(settings["run_dir"]) / "checkpoints"
+
+    def writes() -> bool:
+        return bool(list(checkpoints.glob(".*.partial"))) and bool(path.read_text().split())
+
+    assert forks.wait_for(writes, child=child)
     os.kill(int(path.read_text().split()[0]), signal.SIGKILL)
     return found(settings, forks.wait([child]))
 

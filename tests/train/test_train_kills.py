@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGKILL at 30 random moments, half of them inside saves, then the same run again: the same bits."""
+"""SIGKILL at 30 random moments, half of them in saves, and the same run again: the same bits."""
 
 from __future__ import annotations
 

@@ -99,15 +99,19 @@ def test_what_saves_and_what_exits() -> None:
 
 def test_the_margin_is_made_of_what_steps_and_saves_take() -> None:
     limit = TimeLimit(ends_at=1000.0, margin_s=0.0)
-    assert not limit.is_near(now=969.0) and limit.is_near(now=970.0)
+    assert not limit.is_near(now=969.0)
+    assert limit.is_near(now=970.0)
     limit.count_step(10.0)
     limit.count_step(5.0)
-    assert not limit.is_near(now=939.0) and limit.is_near(now=940.0)
+    assert not limit.is_near(now=939.0)
+    assert limit.is_near(now=940.0)
     limit.count_save(20.0)
-    assert not limit.is_near(now=909.0) and limit.is_near(now=910.0)
+    assert not limit.is_near(now=909.0)
+    assert limit.is_near(now=910.0)
     own = TimeLimit(ends_at=1000.0, margin_s=100.0)
     own.count_step(500.0)
-    assert not own.is_near(now=899.0) and own.is_near(now=900.0)
+    assert not own.is_near(now=899.0)
+    assert own.is_near(now=900.0)
     assert not NO_LIMIT.is_near(now=1e12)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 WORKER = Path(__file__).with_name("save_worker.py")
-STEPS = 60
+STEPS = 40
 CASES = [
     "save",
     "save_and_exit",
@@ -24,10 +25,11 @@ CASES = [
     "usr1",
     "term_to_one_rank",
     "bytes",
-    "bytes_muon",
     "bytes_zero1",
     "bytes_zero3",
 ]
+if importlib.util.find_spec("emerging_optimizers") is not None:
+    CASES.append("bytes_muon")
 
 
 def small_run(work: Path) -> dict[str, Any]:
@@ -59,6 +61,8 @@ def step_of(result: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("case", ["bytes", "bytes_muon", "bytes_zero1", "bytes_zero3"])
 def test_a_save_beside_training_is_the_state_of_its_step_bit_for_bit(work: Path, case: str) -> None:
+    if case not in CASES:
+        pytest.skip("optim.optimizer=muon needs emerging_optimizers")
     sums = found(work, case)
     assert sums["True"] == sums["False"]
     assert len(sums["True"]) == 4
@@ -72,14 +76,18 @@ def test_data_parallel_ranks_write_a_share_each(work: Path) -> None:
 
 def test_a_file_asks_for_a_save_and_the_run_goes_on(work: Path) -> None:
     result = found(work, "save")
-    assert result["codes"] == [0] and result["steps"] == STEPS and not result["request"]
-    assert len(result["checkpoints"]) == 2 and step_of(result) == STEPS
+    assert result["codes"] == [0]
+    assert result["steps"] == STEPS
+    assert not result["request"]
+    assert len(result["checkpoints"]) == 2
+    assert step_of(result) == STEPS
     assert "'nonsense' is none of save, save_and_exit, stop; ignored" in result["log"]
 
 
 def test_a_file_asks_for_a_save_and_an_end(work: Path) -> None:
     result = found(work, "save_and_exit")
-    assert result["codes"] == [85] and not result["request"]
+    assert result["codes"] == [85]
+    assert not result["request"]
     assert 4 <= result["steps"] == step_of(result) < STEPS
     assert result["error"] == (
         f"Ended after step {result['steps']} of {STEPS}, saved, because the file `request` said "
@@ -90,7 +98,8 @@ def test_a_file_asks_for_a_save_and_an_end(work: Path) -> None:
 
 def test_a_file_asks_for_an_end_without_a_save(work: Path) -> None:
     result = found(work, "stop")
-    assert result["codes"] == [85] and not result["request"]
+    assert result["codes"] == [85]
+    assert not result["request"]
     assert step_of(result) == result["steps"] // 2 * 2
     assert "without saving, because the file `request` said stop" in result["error"]
 
@@ -101,9 +110,11 @@ def test_a_signal_saves_and_ends_all_ranks_and_the_run_goes_on(
 ) -> None:
     result = found(work, case)
     first, then = result["first"], result["then"]
-    assert set(first["codes"]) == {85} and f"because {signal} came" in first["error"]
+    assert set(first["codes"]) == {85}
+    assert f"because {signal} came" in first["error"]
     assert step_of(first) == first["steps"] < STEPS
-    assert set(then["codes"]) == {0} and step_of(then) == STEPS
+    assert set(then["codes"]) == {0}
+    assert step_of(then) == STEPS
     assert f"step_{first['steps']:08d}" in then["log"], "it went on from where it was saved"
 
 
@@ -120,7 +131,8 @@ def test_the_time_limit_ends_a_run_in_time_and_each_start_gets_on(work: Path) ->
 
 def test_a_newer_start_ends_the_older_which_writes_nothing_more(work: Path) -> None:
     result = found(work, "superseded")
-    assert result["codes"] == [76] and "superseded by start 2" in result["error"]
+    assert result["codes"] == [76]
+    assert "superseded by start 2" in result["error"]
     # One step may have been through its look at the fence when the newer start came.
     assert result["steps"] <= result["claimed_at"] + 1
     published = [name for name in result["checkpoints"] if not name.startswith(".")]
@@ -129,7 +141,8 @@ def test_a_newer_start_ends_the_older_which_writes_nothing_more(work: Path) -> N
 
 def test_a_killed_writer_costs_one_checkpoint(work: Path) -> None:
     result = found(work, "writer_killed")
-    assert result["codes"] == [0] and step_of(result) == STEPS
+    assert result["codes"] == [0]
+    assert step_of(result) == STEPS
     assert result["log"].count("could not be written") == 1
     assert "killed by SIGKILL, which the system does when memory runs out (rank 0)" in result["log"]
     assert "there is none before it. Free space or mend what is wrong there" in result["log"]

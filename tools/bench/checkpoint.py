@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint costs training: written beside it, and while it waits.
+
+    python tools/bench/checkpoint.py
+    python tools/bench/checkpoint.py --rounds 5 --length 1024 --folder /shared/somewhere
+
+SmolLM2-135M's shape in bf16 with fp32 masters and both moments of AdamW (1.9 GB), in one process
+with all cores of this machine. Each round takes some steps alone, saves while training waits, saves
+beside training, and takes steps until that is written; so a machine whose speed drifts is slow for
+all alike. Ratios are medians of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+STALL_MAX, SPEED_MIN = 0.15, 0.85
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """All in seconds."""
+
+    alone: float
+    """A step with no save under way."""
+    beside: float
+    """A step while a checkpoint is written."""
+    steps_beside: int
+    waiting: float
+    """A save for which training waits."""
+    begin: float
+    finish: float
+    written: float
+    """From the beginning of a save beside training until it is published."""
+
+    @property
+    def stall(self) -> float:
+        return self.begin + self.finish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="alone, in each round")
+    parser.add_argument("--length", type=int, default=512, help="tokens of each of the 4 samples")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="megacpt-bench-", dir=arguments.folder))
+    try:
+        write_inputs(work, length=arguments.length)
+        rounds = measure(work, arguments)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    report(rounds)
+
+
+def write_inputs(work: Path, *, length: int) -> None:
+    """A model folder without weights and a shard of random tokens."""
+    import numpy as np
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    from megacpt.data.indexed import write_shard
+
+    model, vocabulary = work / "model", int(str(LLAMA["vocab_size"]))
+    model.mkdir()
+    config = LLAMA | {"max_position_embeddings": length}
+    (model / "config.json").write_text(json.dumps(config))
+    words = {f"t{n}": n for n in range(vocabulary)}
+    Tokenizer(WordLevel(words, unk_token="t0")).save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t1"}))
+    rng = np.random.default_rng(0)
+    documents = (rng.integers(0, vocabulary, length + 1) for _ in range(400))
+    write_shard(work / "random", documents, vocab_size=vocabulary)
+
+
+def run_config(work: Path, *, length: int) -> Any:
+    from omegaconf import OmegaConf
+
+    from megacpt.config.sections import RunConfig
+
+    changes = {
+        "run_dir": str(work / "run"),
+        "model": {"path": str(work / "model"), "init": "random"},
+        "data": {
+            "sources": {"random": {"prefix": str(work / "random")}},
+            "sequence_length": length,
+            "global_batch_size": 4,
+            "micro_batch_size": 4,
+        },
+        "schedule": {"steps": 1000},
+        "checkpoint": {"keep_last": 1},
+    }
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), changes))
+
+
+def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
+    from megacpt.config.sections import ClusterConfig
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo
+    from megacpt.device.quiet import quiet_libraries
+
+    quiet_libraries()
+    started = runtime.start(RankInfo(), ClusterConfig())
+
+    from megacpt.model.parallel import initialise_parallel
+    from megacpt.train.batches import read_batches
+    from megacpt.train.position import Position
+    from megacpt.train.run import assemble
+    from megacpt.train.saves import Saves
+    from megacpt.train.step import train_step
+
+    config = run_config(work, length=arguments.length)
+    initialise_parallel(config.parallel, seed=config.seed)
+    run = assemble(config, runtime=started)
+    position = Position()
+    beside = Saves(run)
+    run.config = replace(config, checkpoint=replace(config.checkpoint, asynchronous=False))
+    waiting = Saves(run)
+    with read_batches(run.data, config=config, first_step=1, device=started.device) as batches:
+
+        def step() -> None:
+            position.step += 1
+            train_step(
+                run.state,
+                config=config,
+                batches=batches,
+                step=position.step,
+                device=started.device,
+            )
+
+        def save(saves: Saves) -> None:
+            saves.begin(position, must=True)
+            saves.finish(position, must=True)
+
+        # Both once before: plans, and memory that is touched for the first time.
+        for saves in (waiting, beside):
+            step()
+            save(saves)
+        found = []
+        for number in range(arguments.rounds):
+            found.append(
+                one_round(step, lambda: save(waiting), beside, position, steps=arguments.steps)
+            )
+            show(number + 1, found[-1])
+        return found
+
+
+def one_round(
+    step: Callable[[], None],
+    save_waiting: Callable[[], None],
+    beside: Any,
+    position: Any,
+    *,
+    steps: int,
+) -> Round:
+    alone = [seconds(step) for _ in range(steps)]
+    waiting = seconds(save_waiting)
+    alone.append(seconds(step))
+    began_at = time.perf_counter()
+    begin = seconds(lambda: beside.begin(position, must=True))
+    during = [seconds(step)]
+    while beside.is_writing():
+        during.append(seconds(step))
+    finish = seconds(lambda: beside.finish(position, must=True))
+    return Round(
+        alone=statistics.median(alone),
+        beside=statistics.fmean(during),
+        steps_beside=len(during),
+        waiting=waiting,
+        begin=begin,
+        finish=finish,
+        written=time.perf_counter() - began_at,
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started_at = time.perf_counter()
+    work()
+    return time.perf_counter() - started_at
+
+
+def show(number: int, r: Round) -> None:
+    print(
+        f"round {number}: step {r.alone:.2f} s alone, {r.beside:.2f} s beside a save (mean of "
+        f"{r.steps_beside}); save {r.waiting:.2f} s waiting; beside training {r.written:.2f} s in "
+        f"all, stall {r.begin:.3f} + {r.finish:.3f} s",
+        flush=True,
+    )
+
+
+def report(rounds: list[Round]) -> None:
+    stall = statistics.median(r.stall / r.waiting for r in rounds)
+    speed = statistics.median(r.alone / r.beside for r in rounds)
+    for name, value, rule, holds in (
+        ("stall of a save / save that waits", stall, f"<= {STALL_MAX}", stall <= STALL_MAX),
+        ("speed beside a save / alone", speed, f">= {SPEED_MIN}", speed >= SPEED_MIN),
+    ):
+        print(f"{name:36} {value:.3f}   {rule}   {'yes' if holds else 'NO'}")
+
+
+if __name__ == "__main__":
+    main()
