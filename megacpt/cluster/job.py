@@ -146,6 +146,8 @@ def _without_error(folder: RunFolder, *, start: JobStart | None) -> tuple[int, s
     step, steps = newest_step(folder.root), read_run_yaml(folder.run_yaml).schedule.steps
     if step >= steps:
         return 0, f"Trained {steps} steps."
+    if asked is None and start is not None and step > start.step:
+        return logs.SAVED, f"Trained to step {step}; the run has {steps} by now and goes on."
     if asked is None:
         return 1, f"Error: the ranks ended at step {step} of {steps} and left no message."
     if BY_FILE in asked:

@@ -12,8 +12,9 @@ from megacpt.checkpoint import starts, store, verify
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster import job
 from megacpt.cluster.restarts import history
-from megacpt.config.compose import compose, write_run_yaml
+from megacpt.config.compose import write_run_yaml
 from megacpt.config.paths import RunFolder
+from megacpt.config.sections import ClusterConfig, RunConfig, ScheduleConfig, SlurmConfig
 from megacpt.device.node import bad_nodes
 
 STEPS = 8
@@ -23,9 +24,12 @@ STEPS = 8
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "law")
     folder.logs.mkdir(parents=True)
-    settings = [f"run_dir={folder.root}", f"schedule.steps={STEPS}"]
-    limit = "cluster.slurm.max_restarts_without_progress=1"
-    write_run_yaml(compose(["experiment=tiny", *settings, limit]), folder.run_yaml)
+    config = RunConfig(
+        run_dir=str(folder.root),
+        schedule=ScheduleConfig(steps=STEPS),
+        cluster=ClusterConfig(slurm=SlurmConfig(max_restarts_without_progress=1)),
+    )
+    write_run_yaml(config, folder.run_yaml)
     return folder
 
 
@@ -115,6 +119,13 @@ def test_who_has_asked_decides_whether_it_goes_on(
     call("begin", folder)
     report(folder, 0, code=85, text=f"Ended after step 4, because {Request[reason].reason}.")
     assert call("end", folder, "--code", "0") == code
+
+
+def test_a_run_that_was_extended_while_it_ran_goes_on(folder: RunFolder) -> None:
+    call("begin", folder)
+    checkpoint(folder, 4)
+    assert call("end", folder, "--code", "0") == 85
+    assert last_why(folder) == "Trained to step 4; the run has 8 by now and goes on."
 
 
 def test_an_end_without_a_word_is_a_defect(folder: RunFolder) -> None:

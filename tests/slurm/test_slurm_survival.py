@@ -18,6 +18,7 @@ from slurm_support import Cluster, wait_until
 
 from megacpt.checkpoint import store
 from megacpt.checkpoint.manifest import read_manifest
+from megacpt.device.node import bad_nodes
 
 PUBLISH_S = 2.0
 """Far more than the rest of publishing a tiny checkpoint takes."""
@@ -156,10 +157,16 @@ def checkpoints(run: Run) -> list[Path]:
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(cluster: Cluster, folder: Path) -> None:
-    run = launch(cluster, folder / "raising", "parallel.dp=2")
+    """On the two nodes that are left where one of three is known to be bad."""
+    why = {"node1": ["found bad before"]}
+    bad_nodes.record(folder / "raising", why, good=[], time=time.time(), job=None)
+    run = launch(cluster, folder / "raising", "parallel.dp=2", "cluster.slurm.spare_nodes=1")
     run.pause_at(3)
     run.wait_for_step(3)
     run.hook("raise_1")
+    assert set(re.findall(r"node\d", (run.run_dir / "preflight.json").read_text())) == {
+        *("node2", "node3")
+    }
     run.unhook("pause_at")
     raised_at = time.monotonic()
     run.wait_for_end()
