@@ -161,7 +161,9 @@ def _set_arithmetic(*, deterministic: bool) -> None:
     """fp32 means fp32: NVIDIA's containers allow TF32 in products, torch in convolutions."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(deterministic)
+    # Asked first: setting what is set already would import torch's compiler, seconds of a start.
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        torch.use_deterministic_algorithms(deterministic)
     # Filling every new tensor would find reads of memory that was never written, at a high price.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
