@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megacpt.config.sections import RunConfig
@@ -91,12 +91,14 @@ def _alternatives(hint: object) -> tuple[Any, ...]:
 
 def _problems(tree: Any, section: type, *, path: str, where: Where) -> Iterator[Violation]:
     hints = get_type_hints(section)
+    # One for all values of the section: it takes longer to make than all they take to be tried.
+    node = OmegaConf.structured(section)
     for key, value in tree.items():
         below = f"{path}{key}"
         if key not in hints:
             yield _unknown(below, value, siblings=[f"{path}{name}" for name in hints], where=where)
         else:
-            yield from _value_problems(value, hints[key], section, path=below, where=where)
+            yield from _value_problems(value, hints[key], node, path=below, where=where)
     for field in fields(section):
         if _required(field) and field.name not in tree:
             yield Violation(
@@ -112,11 +114,12 @@ def _required(field: Field[Any]) -> bool:
 
 
 def _value_problems(
-    value: Any, hint: object, section: type, *, path: str, where: Where
+    value: Any, hint: object, node: DictConfig, *, path: str, where: Where
 ) -> Iterator[Violation]:
+    """``node``: the section that holds the value, to try it on."""
     inner, entry = section_of(hint), entry_of(hint)
     if inner is None and entry is None:
-        yield from _leaf_problems(value, hint, section, path=path, where=where)
+        yield from _leaf_problems(value, hint, node, path=path, where=where)
     elif value is None and is_optional(hint):
         return
     elif not isinstance(value, Mapping):
@@ -130,7 +133,7 @@ def _value_problems(
         yield from _problems(value, inner, path=f"{path}.", where=where)
     else:
         for name, item in value.items():
-            yield from _value_problems(item, entry, section, path=f"{path}.{name}", where=where)
+            yield from _value_problems(item, entry, node, path=f"{path}.{name}", where=where)
 
 
 def _example(path: str, hint: object) -> str:
@@ -146,11 +149,11 @@ def _keys_below(hint: object) -> list[str]:
 
 
 def _leaf_problems(
-    value: Any, hint: object, section: type, *, path: str, where: Where
+    value: Any, hint: object, node: DictConfig, *, path: str, where: Where
 ) -> Iterator[Violation]:
     field = path.rsplit(".", 1)[-1]
     try:
-        OmegaConf.structured(section)[field] = value
+        node[field] = value
     except OmegaConfBaseException:
         rule, remedy = _expected(leaf_of(hint))
         yield Violation(
