@@ -114,7 +114,7 @@ def _python() -> Finding:
         check="Python",
         mark=Mark.ok if fits else Mark.fail,
         value=version,
-        limit=wanted,
+        limit=str(wanted),
         remedy="make the environment with a Python in that range, such as python3.12",
     )
 
@@ -148,11 +148,11 @@ def _packages() -> Iterator[Finding]:
         )
     pins = requirements.pins()
     off = [
-        f"{need.name} {version} (tested: {pins[need.name]})"
+        f"{need.name} {version} (tested: {pins[need.name].specifier})"
         for need in needs
         if (version := found_version(need.name)) is not None
         and need.name in pins
-        and not requirements.satisfies(version, f"=={pins[need.name]}")
+        and not requirements.satisfies(version, pins[need.name].specifier)
     ]
     shown = ", ".join(f"{n} {found_version(n)}" for n in ("torch", "megatron-core", "numpy"))
     if off:

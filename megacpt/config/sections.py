@@ -396,8 +396,8 @@ class CheckpointConfig:
     keep_every_steps: int = 0
     """Those of each step that this divides stay for ever; 0: none for this reason."""
     keep_best: bool = False
-    """The one with the lowest loss on evaluate.domain (evaluate.general, where none is named) stays;
-    of those saved at a step whose held-out losses were measured."""
+    """The one with the lowest loss on evaluate.domain (evaluate.general, where none is named)
+    stays; of those saved at a step whose held-out losses were measured."""
     asynchronous: bool = True
     """Training goes on while a checkpoint is written; false: it waits, and needs no memory for
     what changes meanwhile."""

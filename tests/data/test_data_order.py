@@ -29,8 +29,8 @@ from megacpt.config.sections import (
 from megacpt.data.batch import Batch
 from megacpt.data.indexed import write_shard
 from megacpt.data.order import TrainingData, fresh_record
-from megacpt.data.record import DataRecord
 from megacpt.data.packing import build_packing
+from megacpt.data.record import DataRecord
 from megacpt.errors import ConfigError, DataError
 from megacpt.plan.stages import apportion, source_shares
 
