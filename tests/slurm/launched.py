@@ -20,6 +20,7 @@ SETTINGS = (
     *("experiment=tiny", "cluster=slurm", "cluster.device=cpu", "monitor.wandb=disabled"),
     *("cluster.slurm.cpus_per_task=1", "evaluate.every_steps=1000", "evaluate.prompts=null"),
     *(f"schedule.steps={STEPS}", f"checkpoint.every_steps={EVERY_STEPS}"),
+    "checkpoint.keep_last=20",
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class Cluster:
     def batch_host(self, job: str) -> str:
         """The node that runs the script, and rank 0."""
         return self.jobs(job, show="%B")[0]
+
+    @contextmanager
+    def cut_off(self, node: str) -> Iterator[None]:
+        """Its network cable is unplugged; its processes live on."""
+        self.sandbox("cut", node)
+        try:
+            yield
+        finally:
+            self.sandbox("heal", node)
 
     def cancel(self, job: str) -> None:
         """Also where it has ended already."""

@@ -126,34 +126,31 @@ def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) ->
     run.hook(f"hold_{old}")
     run.pause_at(run.step + EVERY_STEPS)
     run.wait_until_held()
-    run.cluster.sandbox("cut", old)
     unfinished = run.partials[0].name.split(".")[1]
-    goes_on_alike(run, undisturbed, starts=starts + 1)
-    run.pause_at(run.step + EVERY_STEPS)
-    wait_until(lambda: newest(run).name >= unfinished, what="the new start's own", log=run.log)
-    published = {p.name: p.stat().st_ctime_ns for p in checkpoints(run)}
-    run.unhook(f"hold_{old}")
-    wait_until((run.run_dir / "hooks" / "woken").exists, what="the old first rank")
-    time.sleep(PUBLISH_S)
-    assert {p.name: p.stat().st_ctime_ns for p in checkpoints(run)} == published
-    run.cluster.sandbox("heal", old)
+    with run.cluster.cut_off(old):
+        goes_on_alike(run, undisturbed, starts=starts + 1)
+        goes_on_alike(run, undisturbed, starts=starts + 1)
+        published = settled(run)
+        assert unfinished in published
+        run.unhook(f"hold_{old}")
+        wait_until((run.run_dir / "hooks" / "woken").exists, what="the old first rank")
+        assert settled(run) == published
     run.unhook("pause_at")
     run.wait_for_end()
     assert run.losses() == undisturbed.losses()
     assert run.starts() == starts + 1, run.log()
-    last = read_manifest(newest(run))
+    newest = store.newest(run.run_dir / "checkpoints")
+    assert newest is not None
+    last = read_manifest(newest)
     assert (last.step, last.start) == (STEPS, starts + 1)
     assert run.jobs("end")[-1]["exit_code"] == 0
 
 
-def newest(run: Run) -> Path:
-    found = store.newest(run.run_dir / "checkpoints")
-    assert found is not None
-    return found
-
-
-def checkpoints(run: Run) -> list[Path]:
-    return sorted((run.run_dir / "checkpoints").glob("step_*"))
+def settled(run: Run) -> dict[str, int]:
+    """The checkpoints and when each was last written to, once those that wait have got through."""
+    time.sleep(PUBLISH_S)
+    folders = (run.run_dir / "checkpoints").glob("step_*")
+    return {folder.name: folder.stat().st_ctime_ns for folder in folders}
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(cluster: Cluster, folder: Path) -> None:
