@@ -11,8 +11,7 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -21,8 +20,6 @@ from megacpt.device.code_cache import CodeCache, default_folder
 from megacpt.errors import EnvironmentError_
 
 _PACKAGE = "megatron.core"
-_NOT_NEEDED = "wandb"
-"""megatron-core's inference takes it where it finds it; a fifth of a rank's import time."""
 
 
 def install() -> None:
@@ -71,10 +68,6 @@ class _CpuLoader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self._cache = cache
 
-    def exec_module(self, module: ModuleType) -> None:
-        with _without(_NOT_NEEDED):
-            super().exec_module(module)
-
     def get_code(self, fullname: str) -> CodeType:
         code = self._cache.load(self.path)
         if code is None:
@@ -82,16 +75,3 @@ class _CpuLoader(importlib.machinery.SourceFileLoader):
             code = rewrite.compile_for_cpu(source, path=self.path, module=fullname)
             self._cache.store(self.path, code)
         return code
-
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Importing ``name`` fails as if it were not installed, unless it is loaded already."""
-    hides = name not in sys.modules
-    if hides:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hides:
-            del sys.modules[name]
