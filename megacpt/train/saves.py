@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from megacpt.checkpoint import adam, sharded, store
@@ -24,7 +25,7 @@ from megacpt.checkpoint.saver import Failure, Saver, on_first_rank
 from megacpt.checkpoint.starts import Start
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.plan.architecture import Architecture
 from megacpt.train.heldout import evaluating
 from megacpt.train.position import Position, manifest_of
@@ -57,6 +58,7 @@ class Saves:
         self._retention = retention_of(run.config)
         self._count_seconds = count_seconds
         self._pending: Pending | None = None
+        self._prune_thread: Thread | None = None
         self._failures = 0
         self._stall_s = 0.0
         self._write_s: float | None = None
@@ -84,6 +86,8 @@ class Saves:
         partial = store.partial_folder(run.checkpoints, step=position.step, start=start)
         with self._stalled():
             began_at = time.monotonic()
+            if self._prune_thread is not None:
+                self._prune_thread.join()
             failure = on_first_rank(
                 lambda: _make_folder(partial, start=start, architecture=run.architecture)
             )
@@ -108,7 +112,7 @@ class Saves:
         step = pending.manifest.step
         self._run.beat(f"waiting for the checkpoint of step {step}")
         with self._stalled():
-            failure = self._saver.finish(lambda files: self._publish(pending, files))
+            failure = self._saver.finish(lambda files: self._publish(pending, files, wait=must))
         if failure is not None:
             self._fail(failure, partial=pending.partial, position=position, must=must)
             return
@@ -117,11 +121,23 @@ class Saves:
         self._count_seconds(self._write_s)
         position.checkpoint_step = step
 
-    def _publish(self, pending: Pending, files: Mapping[str, FileSum]) -> None:
+    def _publish(self, pending: Pending, files: Mapping[str, FileSum], *, wait: bool) -> None:
         root, start = self._run.checkpoints, pending.start
         manifest = replace(pending.manifest, files=dict(files))
         store.publish(root, partial=pending.partial, manifest=manifest, start=start)
-        store.prune(root, policy=self._retention, start=start)
+        # Deleting gigabytes takes a while, and nothing waits for it but the end of the run.
+        self._prune_thread = Thread(target=self._prune, args=(start,), name="prune")
+        self._prune_thread.start()
+        if wait:
+            self._prune_thread.join()
+
+    def _prune(self, start: Start) -> None:
+        try:
+            store.prune(self._run.checkpoints, policy=self._retention, start=start)
+        except Superseded:
+            pass  # The loop sees it at its next step, and says so.
+        except OSError as error:
+            logger.warning("an old checkpoint could not be deleted: %s", error)
 
     def _fail(self, failure: Failure, *, partial: Path, position: Position, must: bool) -> None:
         """The same on all ranks: they were told the same reason."""
