@@ -31,6 +31,7 @@ def cluster() -> Iterator[Cluster]:
                 "SLURM_CONF": str(folder / "slurm.conf"),
                 "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
                 "PYTHON": sys.executable,
+                "MEGACPT_SRUN_WAIT_S": "15",
                 "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
             },
         )

@@ -58,6 +58,11 @@ class Run:
         return max(len(self.records()) - 1, 0)
 
     @property
+    def state(self) -> str:
+        """Slurm's word; nothing once the job has ended."""
+        return " ".join(self.cluster.jobs(self.job, show="%T"))
+
+    @property
     def partials(self) -> list[Path]:
         return list((self.run_dir / "checkpoints").glob(".step_*.partial"))
 

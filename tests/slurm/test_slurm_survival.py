@@ -95,17 +95,17 @@ def test_a_node_crashes_and_boots(disturbed: Run, undisturbed: Run) -> None:
 
 
 def test_a_node_crashes_during_a_save(disturbed: Run, undisturbed: Run) -> None:
-    """That of the writer, which never comes to publish what is written."""
-    starts, writer = disturbed.starts(), disturbed.cluster.batch_host(disturbed.job)
+    """The writer is killed by Slurm, before it has published what both nodes have written."""
+    starts = disturbed.starts()
     disturbed.hook("hold_any")
     disturbed.pause_at(disturbed.step + EVERY_STEPS)
     disturbed.wait_until_held()
     unfinished = disturbed.partials[0].name.split(".")[1]
-    disturbed.cluster.sandbox("crash", writer)
-    disturbed.unhook("hold_any")
-    for mark in ("held", "woken"):
-        disturbed.unhook(mark)
-    disturbed.cluster.sandbox("boot", writer)
+    disturbed.cluster.sandbox("crash", "node2")
+    disturbed.cluster.sandbox("boot", "node2")
+    wait_until(lambda: disturbed.state == "PENDING", what="the requeue", log=disturbed.log)
+    for hook in ("hold_any", "held", "woken"):
+        disturbed.unhook(hook)
     goes_on_alike(disturbed, undisturbed, starts=starts + 1)
     went_on_from = re.findall(r"resumed from \S+/(step_\d+)", disturbed.log())[-1]
     assert went_on_from < unfinished
@@ -116,7 +116,7 @@ def test_slurms_controller_dies_and_comes_back(disturbed: Run, undisturbed: Run)
     disturbed.cluster.sandbox("ctld-kill")
     goes_on_alike(disturbed, undisturbed, starts=starts)
     disturbed.cluster.sandbox("ctld-start")
-    wait_until(lambda: disturbed.cluster.jobs(disturbed.job, show="%T") == ["RUNNING"], what="job")
+    wait_until(lambda: disturbed.state == "RUNNING", what="the job")
 
 
 def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) -> None:
@@ -138,11 +138,12 @@ def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) ->
     run.unhook("pause_at")
     run.wait_for_end()
     assert run.losses() == undisturbed.losses()
-    assert run.starts() == starts + 1, run.log()
+    # The old srun, back on the network, may end its step: by a number that the new one has, too.
+    assert run.starts() in (starts + 1, starts + 2), run.log()
     newest = store.newest(run.run_dir / "checkpoints")
     assert newest is not None
     last = read_manifest(newest)
-    assert (last.step, last.start) == (STEPS, starts + 1)
+    assert (last.step, last.start) == (STEPS, run.starts())
     assert run.jobs("end")[-1]["exit_code"] == 0
 
 
