@@ -40,10 +40,14 @@ def steps_done(run_dir: Path) -> int:
     return len(log.read_text().splitlines()) - 1 if log.exists() else -1
 
 
+def newest_checkpoint(run_dir: Path) -> str:
+    return max((path.name for path in (run_dir / "checkpoints").glob("step_*")), default="")
+
+
 def signal_rank_1(number: signal.Signals, *, run_dir: Path, launcher: int, after: int) -> None:
-    """Once ``after`` steps are done, and with them a checkpoint of the present start."""
-    deadline = time.monotonic() + 200
-    while steps_done(run_dir) < after:
+    """Once ``after`` steps are done, and the present start has published a checkpoint."""
+    deadline, before = time.monotonic() + 200, newest_checkpoint(run_dir)
+    while steps_done(run_dir) < after or newest_checkpoint(run_dir) == before:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(rank_process(1, launcher=launcher), number)
