@@ -30,8 +30,7 @@ test: $(INSTALLED)
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
-SLOW_ON_EACH := tests/model $(patsubst %,tests/train/test_train_%.py,parity moe sharded_weights \
-  precision optimizer)
+SLOW_ON_EACH := $(patsubst %,tests/train/test_train_%.py,parity moe sharded_weights reshard)
 
 test-mcore: $(INSTALLED)
 	$(PYTEST) -m "mcore and not slow and not slurm"
