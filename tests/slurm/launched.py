@@ -14,7 +14,7 @@ from typing import Any
 from slurm_support import Cluster, wait_until
 
 HOOKED_RANK = Path(__file__).with_name("hooked_rank.py")
-STEPS = 48
+STEPS = 64
 EVERY_STEPS = 4
 SETTINGS = (
     *("experiment=tiny", "cluster=slurm", "cluster.device=cpu", "monitor.wandb=disabled"),

@@ -66,11 +66,11 @@ def goes_on_alike(run: Run, undisturbed: Run, *, starts: int) -> None:
 
 
 def test_a_launched_run_finishes(undisturbed: Run) -> None:
-    assert "Trained 48 steps." in undisturbed.log()
+    assert f"Trained {STEPS} steps." in undisturbed.log()
     assert len(undisturbed.losses()) == STEPS
     assert [end["exit_code"] for end in undisturbed.jobs("end")] == [0]
     shown = megacpt(undisturbed.cluster, "logs", str(undisturbed.run_dir))
-    assert "from step 0: [0] Trained 48 steps." in shown
+    assert f"from step 0: [0] Trained {STEPS} steps." in shown
 
 
 def test_usr1_saves_requeues_and_goes_on(disturbed: Run, undisturbed: Run) -> None:
@@ -98,7 +98,7 @@ def test_a_node_crashes_during_a_save(disturbed: Run, undisturbed: Run) -> None:
     """The writer is killed by Slurm, before it has published what both nodes have written."""
     starts = disturbed.starts()
     disturbed.hook("hold_any")
-    disturbed.pause_at(disturbed.step + EVERY_STEPS)
+    disturbed.pause_at(disturbed.step + 2 * EVERY_STEPS)
     disturbed.wait_until_held()
     unfinished = disturbed.partials[0].name.split(".")[1]
     disturbed.cluster.sandbox("crash", "node2")
@@ -124,7 +124,7 @@ def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) ->
     run = disturbed
     starts, old = run.starts(), run.cluster.batch_host(run.job)
     run.hook(f"hold_{old}")
-    run.pause_at(run.step + EVERY_STEPS)
+    run.pause_at(run.step + 2 * EVERY_STEPS)
     run.wait_until_held()
     unfinished = run.partials[0].name.split(".")[1]
     with run.cluster.cut_off(old):
