@@ -19,7 +19,6 @@ from typing import IO, Generic, TypeVar
 
 import torch
 
-from megacpt.device import host_memory
 from megacpt.device.environment import die_with_parent
 
 Result = TypeVar("Result")
@@ -39,7 +38,6 @@ class Background(Generic[Result]):
         self._process = get_context("fork").Process(
             target=_run, args=(work, self._file, os.getpid()), daemon=True
         )
-        host_memory.give_back()
         try:
             with warnings.catch_warnings():
                 # Of threads that the child would miss: it computes nothing in parallel.

@@ -8,7 +8,7 @@ goes wrong on whichever rank, all of them are told the same and nobody is left w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from megacpt.checkpoint import shares
 from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.shares import Planner, Written
+from megacpt.device import host_memory
 from megacpt.errors import EnvironmentError_, Superseded
 
 Publish = Callable[[Mapping[str, FileSum]], None]
@@ -60,15 +61,21 @@ class Saver:
         writer = self._flight.writer if self._flight is not None else None
         return isinstance(writer, Background) and writer.is_running()
 
-    def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
-        """Snapshot ``state``, to be written into ``folder``, which exists and is empty."""
+    def begin(
+        self, folder: Path, *, state: dict[str, Any], scratch: Iterable[torch.Tensor] = ()
+    ) -> None:
+        """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
+
+        ``scratch``: tensors that are no part of it, whose memory need not be kept for that.
+        """
         assert self._flight is None, "the last save has not been finished"
         share = self._planner.share(state)
         work = partial(_write, share, folder=folder)
         writer: Background[Written | Failure] | Written | Failure
         if self._asynchronous:
             try:
-                writer = Background(work)
+                with host_memory.left_out_of_forks(scratch):
+                    writer = Background(work)
             except OSError as error:
                 writer = Failure(reason=reason_of(error))
         else:

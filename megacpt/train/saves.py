@@ -101,7 +101,7 @@ class Saves:
                 state = sharded.entries(
                     run.state.chunks, run.state.optimizer, rng_state=runtime.rng_state()
                 )
-                self._saver.begin(partial, state=state)
+                self._saver.begin(partial, state=state, scratch=sharded.gradients(run.state.chunks))
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
 
     def finish(self, position: Position, *, must: bool = False) -> None:

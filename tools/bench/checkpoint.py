@@ -2,7 +2,7 @@
 """What a checkpoint costs training: written beside it, and while it waits.
 
     python tools/bench/checkpoint.py
-    python tools/bench/checkpoint.py --rounds 5 --length 1024 --folder /shared/somewhere
+    python tools/bench/checkpoint.py --rounds 5 --length 512 --folder /shared/somewhere
 
 SmolLM2-135M's shape in bf16 with fp32 masters and both moments of AdamW (1.9 GB), in one process
 with all cores of this machine. Each round takes some steps alone, saves while training waits, saves
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="alone, in each round")
-    parser.add_argument("--length", type=int, default=512, help="tokens of each of the 4 samples")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of each of the 4 samples")
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="megacpt-bench-", dir=arguments.folder))
