@@ -18,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, or the last of them would run alone while other workers wait."""
+    if "megatron.core" in sys.modules:
+        # Whoever starts a rank in a test then finds it unprepared for a CPU.
+        raise pytest.UsageError("a test file imports megatron.core at its top; import it in a test")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from fault_runs import settings, write_inputs
 
-from megacpt.checkpoint.saver import reason_of
-
 WORKER = Path(__file__).with_name("save_error_worker.py")
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 STEPS = 36
@@ -101,7 +99,10 @@ def test_the_last_save_must_succeed_and_the_same_command_goes_on(work: Path) -> 
     assert result["then"]["whole"] == [True]
 
 
-def test_the_reason_is_the_system_s_own() -> None:
+@pytest.mark.mcore
+def test_the_reason_is_the_system_s_own(one_rank: None) -> None:
+    from megacpt.checkpoint.saver import reason_of
+
     hidden = RuntimeError("unexpected pos 64 vs 0")
     hidden.__context__ = PermissionError(13, "Permission denied", "/runs/a")
     assert reason_of(hidden) == "Permission denied"
