@@ -89,7 +89,7 @@ def has_ended(child: int) -> bool:
 
 def wait_for(moment: Callable[[], bool], *, child: int) -> bool:
     """False where the child has ended before it came."""
-    stop_at = time.monotonic() + 60
+    stop_at = time.monotonic() + 300
     while not moment():
         assert time.monotonic() < stop_at, "waited in vain"
         if has_ended(child):

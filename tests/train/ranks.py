@@ -14,7 +14,7 @@ from tests_support import free_port
 
 
 def start_ranks(
-    worker: Path, work: Path, *, world: int, cases: dict[str, Any], timeout_s: float = 300.0
+    worker: Path, work: Path, *, world: int, cases: dict[str, Any], timeout_s: float = 600.0
 ) -> None:
     """Each rank gets ``WORK_DIR CASES_JSON`` and the environment torchrun would give it."""
     common = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}

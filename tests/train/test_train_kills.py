@@ -29,7 +29,7 @@ def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -
     run["data"]["sources"] = {"letters": {"prefix": str(tmp_path / "letters")}}
     worker, seed = Path(__file__).with_name("kill_worker.py"), time.time_ns() % 2**32
     cases = {"settings": run, "kills": KILLS, "seed": seed}
-    start_ranks(worker, tmp_path, world=1, cases=cases)
+    start_ranks(worker, tmp_path, world=1, cases=cases, timeout_s=900)
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert len(kills) == KILLS
     in_saves = sum(any(name.endswith(".partial") for name in kill["found"]) for kill in kills)
