@@ -31,7 +31,7 @@ from megacpt.cluster.restarts import (
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.device.node import bad_nodes
-from megacpt.errors import MegacptError, Superseded
+from megacpt.errors import EndedOnRequest, MegacptError, Superseded
 
 FINISHED = 3
 """Of ``begin``: all steps of the run are done."""
@@ -147,12 +147,13 @@ def _without_error(folder: RunFolder, *, start: JobStart | None) -> tuple[int, s
     if step >= steps:
         return 0, f"Trained {steps} steps."
     if asked is None and start is not None and step > start.step:
-        return logs.SAVED, f"Trained to step {step}; the run has {steps} by now and goes on."
+        words = f"Trained to step {step}; the run has {steps} by now and goes on."
+        return EndedOnRequest.exit_code, words
     if asked is None:
         return 1, f"Error: the ranks ended at step {step} of {steps} and left no message."
     if BY_FILE in asked:
         return 0, f"{asked}\nThat is a person's wish: no job is put into the queue."
-    return logs.SAVED, asked
+    return EndedOnRequest.exit_code, asked
 
 
 def _last_words(text: str) -> str:

@@ -19,10 +19,8 @@ from typing import Any
 from megacpt.cluster.deaths import ORDER, Death, Verdict, reported
 from megacpt.cluster.restarts import History, JobEnd, JobStart, history
 from megacpt.config.paths import RunFolder
-from megacpt.errors import ConfigError
+from megacpt.errors import ConfigError, EndedOnRequest
 
-SAVED = 85
-"""Exit code of a run that was asked to save and stop before its end."""
 _KILLED = re.compile(
     r"srun: error: (?P<node>\S+): tasks? (?P<ranks>[\d,\-\[\]]+): (?P<how>(?!Exited with).+)"
 )
@@ -87,7 +85,7 @@ def asked_to_end(folder: RunFolder, *, start: JobStart | None) -> str | None:
     """The words of a run that was asked to end before its last step; None: it was not."""
     for path in sorted(folder.logs.glob("rank_*.error.json")):
         report = _read(path)
-        if report is not None and report["exit_code"] == SAVED and _is_of(report, start=start):
+        if report is not None and _was_asked_for(report) and _is_of(report, start=start):
             return str(report["message"])
     return None
 
@@ -108,8 +106,12 @@ def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
 def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[Death]:
     for path in sorted(folder.logs.glob("rank_*.error.json")):
         report = _read(path)
-        if report is not None and report["exit_code"] != SAVED and _is_of(report, start=start):
+        if report is not None and not _was_asked_for(report) and _is_of(report, start=start):
             yield reported(report, rank=report["rank"])
+
+
+def _was_asked_for(report: dict[str, Any]) -> bool:
+    return bool(report["exit_code"] == EndedOnRequest.exit_code)
 
 
 def _is_of(report: dict[str, Any], *, start: JobStart | None) -> bool:

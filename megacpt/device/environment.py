@@ -158,8 +158,8 @@ def is_srun_task() -> bool:
 def slurm_start() -> str | None:
     """``JOB.RESTART`` of the Slurm job that this process belongs to; a requeued job keeps its
     number."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else None
+    job = slurm_job()
+    return f"{job.id}.{job.restarts or 0}" if job.id else None
 
 
 def has_agent_store() -> bool:

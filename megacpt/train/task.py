@@ -24,9 +24,7 @@ from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.device import variables
 from megacpt.device.environment import RankInfo, rank_from_environment, slurm_start
-from megacpt.errors import EnvironmentError_, MegacptError
-
-SAVED = 85
+from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     code = run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
     # srun would kill the ranks that are not through yet. The batch script sees that steps are left.
-    return 0 if code == SAVED else code
+    return 0 if code == EndedOnRequest.exit_code else code
 
 
 def _prepare(run_dir: Path, *, ranks: RankInfo) -> None:

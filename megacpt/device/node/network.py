@@ -24,10 +24,6 @@ def slurm_hosts() -> str:
     return os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
 
 
-def slurm_job() -> str | None:
-    return os.environ.get("SLURM_JOB_ID")
-
-
 def chosen_interface() -> str | None:
     """``NAME (VARIABLE)`` where the user has chosen the interface that ranks meet on."""
     for variable in INTERFACE_VARIABLES:
