@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the state of megatron-core's optimizers complete before a load, and right after it.
 
-megatron-core was written for FusedAdam of Apex or Transformer Engine, which keeps one ``step`` in
-the parameter group. torch's AdamW keeps a ``step`` tensor for each parameter, and that breaks a
-resume in two places (0.16.1 and 0.19.2): a fresh optimizer has no state to load into, and the
-distributed optimizer raises KeyError on ``step``. No step is loaded here; it is set, for each
-parameter a tensor of its own: one that all shared would count every update once for each of them.
+A fresh AdamW of torch has no state to load into. It keeps a ``step`` tensor for each parameter,
+where FusedAdam of Apex or Transformer Engine has one in the parameter group. None is loaded, it is
+set; for each parameter a tensor of its own: one that all shared would count every update once for
+each of them.
 """
 
 from __future__ import annotations
@@ -95,41 +94,17 @@ def _allocate_others(part: Any) -> None:
 
 
 def _prepare_offloaded(part: Any) -> None:
-    """Let a part with offloaded state load in place.
-
-    megatron-core's own way makes the host's optimizers anew and knows no fp32 model: it looks for
-    the fp32 copy of every parameter, and an fp32 parameter has only its copy on the host.
-    """
-    hybrid = part.optimizer
-    for param, copy in hybrid.param_to_inner_param.items():
-        hybrid.param_to_fp32_param.setdefault(param, copy)
-    hybrid._sync_sub_optimizers_state_to_hdo()
-
-    def copy_in_place(model_param: Any, tensors: Any) -> None:
-        group, order = part.model_param_group_index_map[model_param]
-        shard = hybrid.param_groups[group]["params"][order]
-        # An fp32 weight has no master in the checkpoint: it is the weight, loaded before.
-        for name, tensor in {"param": shard, **tensors}.items():
-            place = hybrid.state[shard]["master_param" if name == "param" else name]
-            place.data.copy_(tensor)
-
-    part._set_main_param_and_optimizer_states = copy_in_place
+    """Let the part show the state of the optimizers on the host as its own."""
+    part.optimizer._sync_sub_optimizers_state_to_hdo()
 
 
-def complete_states(optimizer: Any) -> None:
-    """Let the distributed optimizer copy what was loaded although it has no ``step``, and no master
-    of an fp32 weight: that is a part of the weight itself, loaded before."""
+def renew_copies(optimizer: Any) -> None:
+    """After a load: an offloading optimizer updates a copy on the host, of fp32 weights too."""
     for part in megatron_parts(optimizer):
-        copy_states = getattr(part, "_set_main_param_and_optimizer_states", None)
-        if copy_states is None or isinstance(part.optimizer, HybridDeviceOptimizer):
-            continue
-
-        def copy_all(
-            model_param: Any, tensors: Any, *, part: Any = part, copy: Any = copy_states
-        ) -> None:
-            copy(model_param, {**part._get_main_param_and_optimizer_states(model_param), **tensors})
-
-        part._set_main_param_and_optimizer_states = copy_all
+        if isinstance(part.optimizer, HybridDeviceOptimizer):
+            for weight, copy in part.optimizer.param_to_inner_param.items():
+                if weight.dtype is torch.float32:
+                    copy.data.copy_(weight.data)
 
 
 def set_step(optimizer: Any, *, step: int) -> None:

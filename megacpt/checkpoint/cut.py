@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from megacpt.checkpoint import adam
-from megacpt.model.pieces import Piece, place_rows
+from megacpt.model.pieces import Piece, place_elements
 from megacpt.model.sharded_weights import ShardedWeights
 
 Entries = dict[str, Any]
@@ -32,7 +32,7 @@ def model_entries(chunk: ShardedWeights) -> Entries:
     """Weights in the run's dtype and the modules' extra state, by their names in the model."""
     dtype = chunk.config.params_dtype
     entries: Entries = {
-        name: place_rows(_rows(param).to(dtype), first_row=_first_row(param), pieces=pieces)
+        name: place_elements(_flat(param).to(dtype), first=_first(param), pieces=pieces)
         for name, param, pieces in _cut_params(chunk)
     }
     for name, place in chunk.pieces.objects.items():
@@ -58,9 +58,9 @@ def optimizer_entries(chunk: ShardedWeights, optimizer: Any) -> Entries:
     """Both moments of every parameter, and its fp32 master where the weights are bf16."""
     return {
         name: {
-            key: place_rows(
-                _rows(tensor),
-                first_row=_first_row(param),
+            key: place_elements(
+                _flat(tensor),
+                first=_first(param),
                 pieces=pieces,
                 prefix=f"optimizer.state.{key}.",
             )
@@ -92,19 +92,19 @@ def _state(chunk: ShardedWeights, optimizer: Any, param: DTensor) -> dict[str, A
     return moments | {"fp32_param": param} if _has_masters(chunk) else moments
 
 
-def _rows(tensor: DTensor) -> torch.Tensor:
-    return tensor.to_local().detach()
+def _flat(tensor: DTensor) -> torch.Tensor:
+    return tensor.to_local().detach().view(-1)
 
 
-def _first_row(tensor: DTensor) -> int:
+def _first(tensor: DTensor) -> int:
     _, offset = compute_local_shape_and_global_offset(
         tensor.shape, tensor.device_mesh, tensor.placements
     )
-    return int(offset[0])
+    return int(offset[0]) * tensor.shape[1:].numel()
 
 
 def _fill(tensor: DTensor, blocks: list[torch.Tensor], *, pieces: tuple[Piece, ...]) -> None:
-    targets = place_rows(_rows(tensor), first_row=_first_row(tensor), pieces=pieces)
+    targets = place_elements(_flat(tensor), first=_first(tensor), pieces=pieces)
     for target, block in zip(targets, blocks, strict=True):
         assert isinstance(target, ShardedTensor)
         target.data.copy_(block)

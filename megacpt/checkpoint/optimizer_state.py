@@ -7,15 +7,16 @@
 
 megacpt.checkpoint.cut writes the same for ZeRO-3, so each layout reads what any other has written.
 megatron-core by itself would not: its distributed optimizer names masters ``param`` and writes them
-for fp32 weights too, where no other optimizer has any; and parameter groups, which differ between
-stages and optimizers, would come from the rank that wrote them. No group is saved here: rates and
-multipliers are the run's own, and the number of updates is in the manifest.
+for fp32 weights too, where no other optimizer has any; to be reshardable it first gathers the state
+of all data-parallel ranks on each of them; and parameter groups, which differ between stages and
+optimizers, would come from the rank that wrote them. Here each rank writes the elements it has. No
+group is saved: rates and multipliers are the run's own, the number of updates is in the manifest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_te
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from megacpt.checkpoint import adam
+from megacpt.model.pieces import pieces_of_entry, place_elements
 
 Entries = dict[str, Any]
 PREFIX = "optimizer.state."
@@ -34,30 +36,25 @@ MASTER = "fp32_param"
 class Places:
     """Where the state of one of megatron-core's optimizers lies, in the file and in memory."""
 
-    part: Any
     entries: Entries
-    tensors: dict[str, dict[str, torch.Tensor]]
-    """The same as ``entries`` where a load can be copied to; empty where it is cut over ranks."""
+    """Weight -> key -> what megatron-core saves and loads."""
+    tensors: dict[str, dict[str, list[torch.Tensor]]]
+    """The same, in memory: one tensor, or the blocks that this rank has."""
 
     def fill(self, loaded: Entries) -> None:
         """The weights have been filled already: masters of fp32 weights are these themselves."""
-        if isinstance(self.part, DistributedOptimizer):
-            state = {int(number): tensors for number, tensors in loaded.items()}
-            self.part.load_parameter_state_from_fully_reshardable(state)
         for name, tensors in self.tensors.items():
-            for key, tensor in tensors.items():
-                tensor.copy_(loaded[name][key])
+            for key, targets in tensors.items():
+                found = loaded[name][key]
+                blocks = found if isinstance(found, list) else [found]
+                for target, block in zip(targets, blocks, strict=True):
+                    target.copy_(block)
 
 
-def places(
-    optimizer: Any, *, model: Entries, metadata: Entries, is_loading: bool = False
-) -> dict[str, Places]:
-    """By a name for each optimizer with parameters on this rank; ``model``: the chunks' entries.
-
-    A collective call where the state is cut over ranks.
-    """
+def places(optimizer: Any, *, model: Entries) -> dict[str, Places]:
+    """By a name for each optimizer with parameters on this rank; ``model``: the chunks' entries."""
     return {
-        f"part{n}": _distributed(part, model=model, metadata=metadata, is_loading=is_loading)
+        f"part{n}": _distributed(part, model=model)
         if isinstance(part, DistributedOptimizer)
         else _whole(part, model=model)
         for n, part in enumerate(adam.megatron_parts(optimizer))
@@ -65,36 +62,48 @@ def places(
     }
 
 
-def _distributed(part: Any, *, model: Entries, metadata: Entries, is_loading: bool) -> Places:
-    """megatron-core's own exchange between the ranks, under the names that all layouts share."""
-    narrow = {entry.key for _, entry in _weights(model) if entry.data.dtype is not torch.float32}
-    state = part.sharded_param_state_fully_reshardable(model, is_loading, metadata)
-    entries = {
-        str(number): dict(_shared_names(tensors, narrow=narrow))
-        for number, tensors in (state or {}).items()
-    }
-    return Places(part=part, entries=entries, tensors={})
+def _distributed(part: Any, *, model: Entries) -> Places:
+    """Each rank has successive elements of some of the weights."""
+    entries: Entries = {}
+    tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
+    for name, weight in _weights(model):
+        if (found := _own(part, weight.data)) is None:
+            continue
+        first, state = found
+        pieces = pieces_of_entry(weight, shape=weight.data.shape)
+        entries[name] = {
+            key: place_elements(tensor, first=first, pieces=pieces, prefix=f"{PREFIX}{key}.")
+            for key, tensor in state.items()
+        }
+        tensors[name] = {
+            key: [block.data for block in blocks] for key, blocks in entries[name].items()
+        }
+    return Places(entries=entries, tensors=tensors)
 
 
-def _shared_names(tensors: Entries, *, narrow: set[str]) -> Iterator[tuple[str, Any]]:
-    for key, entry in tensors.items():
-        weight = entry.key.removeprefix(f"{PREFIX}{key}.")
-        if key != "param":
-            yield key, entry
-        elif weight in narrow:
-            yield MASTER, replace(entry, key=f"{PREFIX}{MASTER}.{weight}")
+def _own(part: Any, param: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]] | None:
+    """The first element of a parameter that this rank has, and the state of all that it has."""
+    if param not in part.model_param_group_index_map:
+        return None
+    state = part._get_main_param_and_optimizer_states(param)
+    keys = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+    if param.dtype is not torch.float32:
+        keys["param"] = MASTER
+    first = part._get_model_param_range_map(param)["param"].start
+    return first, {keys[k]: v.detach().view(-1) for k, v in state.items() if k in keys}
 
 
 def _whole(part: Any, *, model: Entries) -> Places:
-    tensors, entries = {}, {}
+    entries: Entries = {}
+    tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
     for name, weight in _weights(model):
         if state := _state(part, weight.data):
-            tensors[name] = state
+            tensors[name] = {key: [tensor] for key, tensor in state.items()}
             entries[name] = {
                 key: make_sharded_optimizer_tensor(weight, tensor, prefix=f"{PREFIX}{key}")
                 for key, tensor in state.items()
             }
-    return Places(part=part, entries=entries, tensors=tensors)
+    return Places(entries=entries, tensors=tensors)
 
 
 def _state(part: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:

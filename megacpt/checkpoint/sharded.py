@@ -52,10 +52,9 @@ def load(
     ``step``: updates that the optimizer has made.
     """
     adam.allocate_state(optimizer)
-    adam.complete_states(optimizer)
     state = _model_state(chunks)
     is_cut = cut.is_cut(chunks)
-    places = {} if is_cut else _places(optimizer, model=state, is_loading=True)
+    places = {} if is_cut else optimizer_state.places(optimizer, model=state)
     state["optimizer"] = _cut_state(chunks, optimizer) if is_cut else _entries(places)
     if same_layout:
         state["rng"] = _rng_object({})
@@ -66,6 +65,7 @@ def load(
         _fill_model(chunks, loaded)
         for name, place in places.items():
             place.fill(loaded["optimizer"].get(name, {}))
+        adam.renew_copies(optimizer)
     adam.set_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
@@ -123,21 +123,13 @@ def _optimizer_state(chunks: list[Any], optimizer: Any, *, model: dict[str, Any]
     """What a save writes."""
     if cut.is_cut(chunks):
         return _cut_state(chunks, optimizer)
-    return _entries(_places(optimizer, model=model))
+    return _entries(optimizer_state.places(optimizer, model=model))
 
 
 def _cut_state(chunks: list[Any], optimizer: Any) -> dict[str, Any]:
     return {
         _chunk_key(n): cut.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
     }
-
-
-def _places(
-    optimizer: Any, *, model: dict[str, Any], is_loading: bool = False
-) -> dict[str, optimizer_state.Places]:
-    return optimizer_state.places(
-        optimizer, model=model, metadata=_metadata(), is_loading=is_loading
-    )
 
 
 def _entries(places: dict[str, optimizer_state.Places]) -> dict[str, Any]:
@@ -152,9 +144,6 @@ def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any]) -> None
 
 def _metadata() -> dict[str, Any]:
     return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "distrib_optim_fully_reshardable_mem_efficient": False,
-        "chained_optim_avoid_prefix": True,
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of each parameter lie in the tensors of a checkpoint, whoever holds those rows.
+"""Where the elements of each parameter lie in the tensors of a checkpoint, whoever holds them.
 
 megatron-core describes whole parameters: a layer's weight is one entry of a tensor of all layers,
-a tensor-parallel share has an offset, gate and up of an MLP are two tensors. Noted down while the
-parameters are still whole, that description also serves ranks which hold any range of their rows:
-what they save can be loaded into every other layout.
+a tensor-parallel share has an offset, gate and up of an MLP are two tensors. That description also
+serves ranks which hold any successive elements of a parameter, as ZeRO deals them out: what they
+save can be loaded into every other layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,13 +27,14 @@ from megatron.core.dist_checkpointing.mapping import (
 class Piece:
     """Rows of a parameter that are one block of a saved tensor."""
 
-    first_row: int
+    first: int
+    """Its first element, in the parameter's memory order."""
     block: ShardedTensor
     """Without data."""
 
     @property
-    def end_row(self) -> int:
-        return self.first_row + int(self.block.local_shape[0])
+    def end(self) -> int:
+        return self.first + int(math.prod(self.block.local_shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,45 +58,77 @@ def pieces_of(model: Any) -> Pieces:
         if isinstance(entry, ShardedObject):
             objects[name] = replace(entry, data=None)
         else:
-            of_params[name] = tuple(_in_order(entry))
-            _check_rows(name, params[name], of_params[name])
+            of_params[name] = pieces_of_entry(entry, shape=params[name].shape)
     return Pieces(of_params=of_params, objects=objects)
+
+
+def pieces_of_entry(
+    entry: ShardedTensor | ShardedTensorFactory, *, shape: torch.Size
+) -> tuple[Piece, ...]:
+    """Of one parameter, of which ``entry`` describes the whole."""
+    pieces = tuple(_in_order(entry))
+    shapes = {tuple(piece.block.local_shape[1:]) for piece in pieces}
+    assert pieces[-1].end == shape.numel(), f"{entry.key} is not saved row by row"
+    assert shapes == {tuple(shape[1:])}, f"{entry.key} is not saved row by row"
+    return pieces
 
 
 def _in_order(entry: ShardedTensor | ShardedTensorFactory) -> Iterator[Piece]:
     blocks = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
-    first_row = 0
+    first = 0
     for block in blocks:
-        piece = Piece(first_row=first_row, block=block.without_data())
+        piece = Piece(first=first, block=block.without_data())
         yield piece
-        first_row = piece.end_row
+        first = piece.end
 
 
-def _check_rows(name: str, param: torch.Tensor, pieces: tuple[Piece, ...]) -> None:
-    shapes = {tuple(piece.block.local_shape[1:]) for piece in pieces}
-    assert pieces[-1].end_row == param.shape[0], f"{name} is not saved row by row"
-    assert shapes == {tuple(param.shape[1:])}, f"{name} is not saved row by row"
-
-
-def place_rows(
-    rows: torch.Tensor, *, first_row: int, pieces: tuple[Piece, ...], prefix: str = ""
+def place_elements(
+    values: torch.Tensor, *, first: int, pieces: tuple[Piece, ...], prefix: str = ""
 ) -> list[ShardedTensor]:
-    """``rows`` of a parameter, from ``first_row`` on, as blocks of saved tensors."""
-    return [
-        _block(rows, first_row=first_row, piece=piece, prefix=prefix)
-        for piece in pieces
-        if max(piece.first_row, first_row) < min(piece.end_row, first_row + rows.shape[0])
-    ]
+    """Elements of a parameter, from its ``first`` on, as blocks of saved tensors.
+
+    The blocks look into the flat ``values``, so a load fills them in place.
+    """
+    end = first + values.numel()
+    blocks = []
+    for piece in pieces:
+        at = max(piece.first, first)
+        until = max(min(piece.end, end), at)
+        for offset, shape in rectangles(
+            piece.block.local_shape, at - piece.first, until - piece.first
+        ):
+            data = values[at - first : at - first + math.prod(shape)].view(shape)
+            blocks.append(_block(data, offset=offset, piece=piece, prefix=prefix))
+            at += data.numel()
+    return blocks
 
 
-def _block(rows: torch.Tensor, *, first_row: int, piece: Piece, prefix: str) -> ShardedTensor:
-    """The rows that lie in ``piece``; views of ``rows``, so that a load fills them in place."""
-    start = max(piece.first_row, first_row)
-    end = min(piece.end_row, first_row + rows.shape[0])
-    data = rows[start - first_row : end - first_row]
+def rectangles(
+    shape: Sequence[int], start: int, end: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offset and shape of those that are the elements ``start`` to ``end`` of a tensor, in order.
+
+    Of a matrix at most three: the rest of a row, whole rows, the beginning of a row.
+    """
+    row_size = math.prod(shape[1:])
+    while start < end:
+        row, within = divmod(start, row_size)
+        rows = (end - start) // row_size if within == 0 else 0
+        if rows:
+            yield (row, *(0 for _ in shape[1:])), (rows, *shape[1:])
+            start += rows * row_size
+        else:
+            part = min(end - start, row_size - within)
+            for offset, inner in rectangles(shape[1:], within, within + part):
+                yield (row, *offset), (1, *inner)
+            start += part
+
+
+def _block(
+    data: torch.Tensor, *, offset: tuple[int, ...], piece: Piece, prefix: str
+) -> ShardedTensor:
     axis = piece.block.prepend_axis_num
-    offset = list(piece.block.global_offset)
-    offset[axis] += start - piece.first_row
+    own = piece.block.global_offset
     data = data.view((1,) * axis + tuple(data.shape))
     return replace(
         piece.block,
@@ -102,7 +136,7 @@ def _block(rows: torch.Tensor, *, first_row: int, piece: Piece, prefix: str) -> 
         data=data,
         dtype=data.dtype,
         local_shape=tuple(data.shape),
-        global_offset=tuple(offset),
+        global_offset=own[:axis] + tuple(a + b for a, b in zip(own[axis:], offset, strict=True)),
         # Blocks of unequal size; torch's checkpoint format needs no grid.
         axis_fragmentations=None,
         prepend_axis_num=0,
