@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,22 @@ def write_model_folder(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def free_port() -> int:
-    """A TCP port nobody listened on a moment ago."""
+def free_port(*, span: int = 1) -> int:
+    """The first of ``span`` TCP ports that nobody listened on a moment ago.
+
+    Below those the system gives to clients, as ranks of another test are: it could take one before
+    it is used here.
+    """
+    while True:
+        first = random.SystemRandom().randrange(10_000, 32_000)
+        if all(_is_free(port) for port in range(first, first + span)):
+            return first
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

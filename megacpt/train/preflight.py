@@ -33,7 +33,7 @@ from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import BadNodePolicy, DeviceKind, RunConfig
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, likely_kind
+from megacpt.device.environment import RankInfo, likely_kind, slurm_job
 from megacpt.device.node import bad_nodes, clock, facts, network
 from megacpt.device.node.clock import TimeServer
 from megacpt.device.node.findings import shown_mib
@@ -123,7 +123,7 @@ class Preflight:
         """Both files. A run folder that takes neither is what the verdict is about, likely."""
         head = {"verdict": verdict, "exclude": list(bad), "time": time.time()}
         head["elapsed_s"] = round(self.spent_s, 3)
-        run_dir, job = Path(self.config.run_dir), network.slurm_job()
+        run_dir, job = Path(self.config.run_dir), slurm_job().id
         try:
             bad_nodes.record(run_dir, bad, good=good, time=time.time(), job=job)
             write_text(run_dir / FILE, json.dumps(head | self.record, indent=2) + "\n")
@@ -172,6 +172,13 @@ def _meet(ranks: RankInfo, *, appear_s: float) -> Store:
         limit_s = appear_s if first else appear_s + rollcall.SLACK_S
         return runtime.meet(ranks, timeout=timedelta(seconds=limit_s))
     except dist.DistError as error:
+        if first:
+            raise EnvironmentError_(
+                f"{network.node_name()}, the node of the first rank, cannot listen at "
+                f"{ranks.master_addr}:{ranks.master_port}: {str(error).splitlines()[0]} If "
+                "something else listens there, set another MASTER_PORT; MASTER_ADDR must name this "
+                "node."
+            ) from error
         raise BadNode(
             f"{network.node_name()} (rank {ranks.rank}) cannot reach the first rank at "
             f"{ranks.master_addr}:{ranks.master_port} within {appear_s:g} s; look at that node, at "

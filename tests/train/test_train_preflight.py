@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,11 @@ from typing import Any
 
 import pytest
 
+from megacpt.config.sections import RunConfig
+from megacpt.device.environment import RankInfo
 from megacpt.device.node import bad_nodes
+from megacpt.errors import EnvironmentError_
+from megacpt.train import preflight
 from tests_support import free_port
 
 WORKER = Path(__file__).with_name("preflight_worker.py")
@@ -34,7 +39,7 @@ def run_nodes(
 ) -> dict[str, dict[int, Any]]:
     """Case -> rank -> its end."""
     common = {"WORLD_SIZE": str(num_nodes), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    common |= {"MASTER_ADDR": master, "MASTER_PORT": str(min(free_port(), 60_000))}
+    common |= {"MASTER_ADDR": master, "MASTER_PORT": str(free_port(span=len(cases)))}
     common |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     for name in ("TORCHELASTIC_USE_AGENT_STORE", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
         assert name not in os.environ
@@ -232,3 +237,10 @@ def test_one_node_where_asked(tmp_path: Path) -> None:
     ].values()
     assert end["message"] == "1 ranks"
     assert end["said"][-1].startswith("preflight: 1 node ok in ")
+
+
+def test_a_port_that_something_else_has_is_no_bad_node(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ranks = RankInfo(rank=0, world_size=2, master_port=other.getsockname()[1])
+        with pytest.raises(EnvironmentError_, match=r"cannot listen at 127\.0\.0\.1:\d+: .*in use"):
+            preflight.look(RunConfig(run_dir=str(tmp_path)), ranks=ranks)
