@@ -17,6 +17,7 @@ from megacpt.device import runtime as device_runtime
 from megacpt.errors import EndedOnRequest, Superseded
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.train import faults, warm_start
+from megacpt.train.base import first_record
 from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
 from megacpt.train.generate import generate
@@ -83,8 +84,9 @@ def train_to_rollback(
     """The fault that wants a rollback; None once the last step is done."""
     config, guard = run.config, Guard(run, position)
     if position.base_heldout is None:
-        position.base_heldout = measure_heldout(run)
-        outlets.write({"step": 0, "heldout": position.base_heldout, **spot_check(run, step=0)})
+        record = run.base_record or base_record(run)
+        position.base_heldout = record["heldout"]
+        outlets.write(record)
     first_step, last_step = position.step + 1, config.schedule.steps
     with (
         collecting_every(config.kernels.manual_gc_steps) as collect_garbage,
@@ -234,11 +236,23 @@ def measure_heldout(run: Run) -> dict[str, dict[str, float]]:
     return as_record(losses)
 
 
+def base_record(run: Run) -> Record:
+    """Of a run whose weights are still the base model's."""
+    return first_record(
+        run.state.chunks,
+        config=run.config,
+        device=run.runtime.device,
+        heldout=run.heldout,
+        prompts=run.prompts,
+        tokenizer=run.tokenizer,
+    )
+
+
 def spot_check(run: Run, *, step: int) -> Record:
     """Generations from the prompt file, where there is one and they are due."""
     config = run.config
     due = is_due(step, every=config.evaluate.generate_every_steps, last=config.schedule.steps)
-    if not run.prompts or not (due or step == 0):
+    if not run.prompts or not due:
         return {}
     generations = generate(
         run.state.chunks,

@@ -23,13 +23,13 @@ from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import write_environment
 from megacpt.plan.architecture import Architecture
 from megacpt.train import loop
+from megacpt.train.base import forward_chunks
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.origin import choose
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
-from megacpt.train.settings import arithmetic, found_settings, start_overlap, without_overlap
-from megacpt.train.state import build_chunks, wrap_for_forward
+from megacpt.train.settings import arithmetic, found_settings, start_overlap
 from megacpt.train.straggler import Timers
 from megacpt.train.watchdog import Watchdog
 
@@ -86,19 +86,12 @@ def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
-    base_folder = Path(str(config.model.path))
-    architecture = read_architecture(base_folder)
+    architecture = read_architecture(Path(str(config.model.path)))
     folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
-    chunks = build_chunks(
-        without_overlap(config),
-        architecture=architecture,
-        runtime=runtime,
-        base_folder=base_folder,
-    )
-    chunks[0].config.timers = Timers(Stopwatch(runtime.device), beat=watchdog.beat)
-    chunks = wrap_for_forward(chunks, config=config, device=runtime.device)
+    timers = Timers(Stopwatch(runtime.device), beat=watchdog.beat)
+    chunks = forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     with watchdog:
         base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
         sharded.load_model(folder, chunks=chunks)

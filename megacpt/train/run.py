@@ -24,6 +24,7 @@ from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
+from megacpt.train.base import Record, first_record, forward_chunks
 from megacpt.train.origin import Origin, claim_origin
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
@@ -49,6 +50,8 @@ class Run:
     source: WarmSource | None
     """The other run's checkpoint that it begins with while it has none of its own."""
     heldout: Mapping[str, HeldoutSet]
+    base_record: Record | None
+    """Of the base model, where the run begins with other weights than the base model's."""
     state: TrainState
     first_rng: dict[str, torch.Tensor]
     """The generators' state of a run that begins."""
@@ -83,6 +86,18 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
+    heldout, prompts = open_heldout(config, architecture=architecture), _read_prompts(config)
+    base_record = None
+    if source is not None and source.load.weights:
+        base_record = first_record(
+            forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers),
+            config=config,
+            device=runtime.device,
+            heldout=heldout,
+            prompts=prompts,
+            tokenizer=tokenizer,
+        )
+        gc.collect()
     state = _build_state(
         config, architecture=architecture, runtime=runtime, timers=timers, source=source
     )
@@ -91,7 +106,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         runtime=runtime,
         architecture=architecture,
         tokenizer=tokenizer,
-        prompts=_read_prompts(config.evaluate.prompts),
+        prompts=prompts,
         data=TrainingData.open(
             config.data,
             seed=config.seed,
@@ -102,7 +117,8 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         ),
         origin=origin,
         source=source,
-        heldout=open_heldout(config, architecture=architecture),
+        heldout=heldout,
+        base_record=base_record,
         state=state,
         first_rng=rng_state(),
         timers=timers,
@@ -180,7 +196,8 @@ def open_heldout(
     }
 
 
-def _read_prompts(path: str | None) -> list[str]:
+def _read_prompts(config: RunConfig) -> list[str]:
+    path = config.evaluate.prompts
     if path is None:
         return []
     return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]

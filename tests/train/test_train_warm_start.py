@@ -25,6 +25,7 @@ def settings(
     source = work / "source" / "checkpoints" / f"step_{SAVED_AT:08d}"
     return {
         **others,
+        "evaluate": {"heldout": {"late": {"prefix": str(work / "late")}}, "domain": "late"},
         "schedule": {"steps": steps, "warmup_steps": 1, "shape": "constant"},
         "optim": {"lr_peak": lr_peak},
         "data": {"micro_batch_size": 2},
@@ -127,6 +128,21 @@ def test_such_a_run_resumes_from_its_own_checkpoint(work: Path) -> None:
 
 def test_data_alone_leaves_the_base_model(work: Path) -> None:
     assert column(work, "data")[0] > column(work, "source")[SAVED_AT]
+
+
+@pytest.mark.parametrize("name", ["weights", "fork", "fork-zero3"])
+def test_gain_is_told_against_the_base_model(work: Path, name: str) -> None:
+    """Step 0 is ``model.path``, whatever weights the run begins with."""
+    found, expected = (heldout(work, run) for run in (name, "source"))
+    assert found[0] == pytest.approx(expected[0], rel=LOSS_RTOL)
+    assert found[-1] < found[0]
+
+
+def heldout(work: Path, name: str) -> list[float]:
+    lines = (work / name / "metrics.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if "heldout" in record]
+    assert records[0]["step"] == 0
+    return [record["heldout"]["late"]["loss"] for record in records]
 
 
 def test_the_source_is_remembered(work: Path) -> None:

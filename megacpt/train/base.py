@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base model itself, as model.path names it: what gain and forgetting are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megacpt.config.sections import RunConfig
+from megacpt.data.heldout import HeldoutSet
+from megacpt.device.runtime import Runtime
+from megacpt.plan.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
+from megacpt.train.generate import generate
+from megacpt.train.heldout import as_record, measure_all
+from megacpt.train.settings import without_overlap
+from megacpt.train.state import build_chunks, wrap_for_forward
+from megacpt.train.straggler import Timers
+
+Record = dict[str, Any]
+
+
+def forward_chunks(
+    config: RunConfig, *, architecture: Architecture, runtime: Runtime, timers: Timers
+) -> list[Any]:
+    """This rank's stages of it, for forward passes alone."""
+    chunks = build_chunks(
+        without_overlap(config),
+        architecture=architecture,
+        runtime=runtime,
+        base_folder=Path(str(config.model.path)),
+    )
+    chunks[0].config.timers = timers
+    return wrap_for_forward(chunks, config=config, device=runtime.device)
+
+
+def first_record(
+    chunks: list[Any],
+    *,
+    config: RunConfig,
+    device: torch.device,
+    heldout: Mapping[str, HeldoutSet],
+    prompts: Sequence[str],
+    tokenizer: Tokenizer,
+) -> Record:
+    """Of step 0 in metrics.jsonl, for weights that nothing has been trained on yet."""
+    losses = measure_all(
+        chunks, heldout, micro_batch_size=config.data.micro_batch_size, device=device
+    )
+    record: Record = {"step": 0, "heldout": as_record(losses)}
+    if prompts:
+        record["generations"] = generate(
+            chunks,
+            list(prompts),
+            tokenizer=tokenizer,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            sequence_length=config.data.sequence_length,
+            device=device,
+        )
+    return record
