@@ -76,6 +76,13 @@ class Sample(TypedDict):
     final: str
 
 
+class Saves(TypedDict):
+    """Checkpoints published, and for how long training stood still for them in all."""
+
+    published: int
+    stall_s: float
+
+
 class Summary(TypedDict):
     """report.json."""
 
@@ -100,6 +107,7 @@ class Summary(TypedDict):
     mfu: float | None
     elapsed_s: float | None
     peak_memory_gib: float | None
+    saves: Saves
     data_mix: list[MixRow]
     generations: list[Sample]
     generations_step: int | None
@@ -136,6 +144,7 @@ def summarise(files: RunFiles) -> Summary:
         "mfu": _median(trained, "mfu"),
         "elapsed_s": last.get("elapsed_s"),
         "peak_memory_gib": max((r.get("peak_memory_gib") or 0.0 for r in trained), default=None),
+        "saves": saves(files.records),
         "data_mix": data_mix(files, trained=trained),
         **_generations(files.records),
         "plan": files.plan,
@@ -263,6 +272,14 @@ def tokens_per_s(trained: Sequence[StepRecord]) -> float | None:
     if not seconds or "tokens" not in trained[-1]:
         return _median(trained, "tokens_per_s")
     return trained[-1]["tokens"] / seconds
+
+
+def saves(records: Sequence[StepRecord]) -> Saves:
+    """The last one of a run is published after its last record, so it is not known here."""
+    return {
+        "published": sum("checkpoint_write_s" in record for record in records),
+        "stall_s": sum(record.get("checkpoint_stall_s") or 0.0 for record in records),
+    }
 
 
 def data_mix(files: RunFiles, *, trained: Sequence[StepRecord]) -> list[MixRow]:

@@ -161,6 +161,9 @@ def records_with_faults() -> list[StepRecord]:
             "slowest_host": "node07",
             "straggles": record["step"] > 90,
         }
+    for step, write_s in ((41, 9.5), (83, 10.5)):
+        found[step]["checkpoint_write_s"] = write_s
+        found[step]["checkpoint_stall_s"] = 0.75
     return found
 
 

@@ -268,6 +268,8 @@ def test_faults_and_the_slow_rank_are_told_and_no_markup_comes_from_the_samples(
     )
     assert "6 samples of psalms, 2 samples of speeches" in text
     assert "rank 13 on node07, 4.1 s" in text
+    assert content["saves"] == {"published": 2, "stall_s": 1.5}
+    assert "Checkpoints: 2 published by then; training stood still for them for 1.5 s" in text
     page = (run_dir / "report.html").read_text()
     assert "&lt;b&gt;" in page
     assert "\x1b" not in page
