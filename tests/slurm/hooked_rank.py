@@ -6,6 +6,7 @@ raise_RANK   that rank raises an error of its own in its next collective
 pause_at     the run waits before a collective once metrics.jsonl has that many lines
 hold_HOST    what a rank itself flushes to the disk on that host (or any) waits as long as the
              file is there: a checkpoint is never published
+path_HOST    a folder with packages that the ranks of that host see first
 """
 
 from __future__ import annotations

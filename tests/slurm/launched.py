@@ -94,7 +94,8 @@ def launch(cluster: Cluster, run_dir: Path, *settings: str, nodes: int = 2) -> R
     """With hooks; ``settings`` come last and win."""
     (run_dir / "hooks").mkdir(parents=True, exist_ok=True)
     rank = run_dir / "hooks" / "python"
-    rank.write_text(f'#!/bin/sh\nexec {sys.executable} {HOOKED_RANK} "$@"\n')
+    path = f'PYTHONPATH="{rank.parent}/path_$(hostname):$PYTHONPATH"'
+    rank.write_text(f'#!/bin/sh\n{path} exec {sys.executable} {HOOKED_RANK} "$@"\n')
     rank.chmod(0o755)
     own = [f"run_dir={run_dir}", f"cluster.slurm.python={rank}", f"cluster.nodes={nodes}"]
     said = megacpt(cluster, "launch", *SETTINGS, *own, *settings)

@@ -155,16 +155,19 @@ def settled(run: Run) -> dict[str, int]:
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_traceback(cluster: Cluster, folder: Path) -> None:
-    """On the two nodes that are left where one of three is known to be bad."""
-    why = {"node1": ["found bad before"]}
-    bad_nodes.record(folder / "raising", why, good=[], time=time.time(), job=None)
+    """On the two nodes that are left once the preflight has found one of three bad."""
+    other = folder / "raising" / "hooks" / "path_node2" / "numpy-1.0.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0.0\n")
     run = launch(cluster, folder / "raising", "parallel.dp=2", "cluster.slurm.spare_nodes=1")
     run.pause_at(3)
     run.wait_for_step(3)
     run.hook("raise_1")
     assert set(re.findall(r"node\d", (run.run_dir / "preflight.json").read_text())) == {
-        *("node2", "node3")
+        *("node1", "node3")
     }
+    assert "node2: numpy: 1.0.0 (wanted: " in run.log()
+    assert bad_nodes.hosts_to_exclude(run.run_dir) == ["node2"]
     run.unhook("pause_at")
     raised_at = time.monotonic()
     run.wait_for_end()

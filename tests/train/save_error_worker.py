@@ -9,6 +9,7 @@ one function below; what it found goes to WORK_DIR/NAME.json.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -19,14 +20,16 @@ import forks
 from save_worker import Found, Settings, found
 
 MIB = 2**20
+CASES = "full_for_a_while full_for_good read_only stops_at_once full_at_the_end no_permission"
+CAPABILITY_VERSION = 0x20080522
+"""Of capset(2), which takes a header of two words and six words of flags."""
 
 
 def main() -> None:
     work, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
-    for case in (full_for_a_while, full_for_good, read_only, stops_at_once, full_at_the_end):
-        name = case.__name__
+    for name in CASES.split():
         settings = json.loads(json.dumps(cases["settings"])) | {"run_dir": str(work / name)}
-        (work / f"{name}.json").write_text(json.dumps(case(settings)))
+        (work / f"{name}.json").write_text(json.dumps(globals()[name](settings)))
 
 
 def checkpoints_of(settings: Settings) -> Path:
@@ -118,6 +121,21 @@ def full_at_the_end(settings: Settings) -> Found:
     first = result(settings, forks.run(settings))
     (checkpoints_of(settings) / "filler").unlink()
     return first | {"then": result(settings, forks.run(settings))}
+
+
+def no_permission(settings: Settings) -> Found:
+    """The last case: root, which may write anywhere, becomes an owner like all others."""
+    root = checkpoints_of(settings)
+    root.mkdir(parents=True)
+    if ctypes.CDLL(None, use_errno=True).capset(
+        (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    ):
+        raise OSError(ctypes.get_errno(), "capset")
+    children = begun(settings)
+    root.chmod(0o500)
+    outcome = result(settings, forks.wait(children))
+    root.chmod(0o700)
+    return outcome
 
 
 if __name__ == "__main__":

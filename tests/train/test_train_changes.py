@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a resumed run may change: blend, batch size and dp from here on; not what was trained."""
+"""What a resumed run may change: blend, batch size, layout from here on; not what was trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = [
 NEW_SOURCE = ["data.sources.herbs.synthetic.documents=50", "data.sources.herbs.weight=0"]
 NEW_STAGE = ["data.stages.short.from_step=9", "data.stages.short.sources.herbs.weight=1"]
 ROUNDING = 1e-5
-"""Sums of the same samples over one or two ranks, in fp32 (as in test_train_parity.py)."""
+"""Sums over one or two ranks, in fp32 (as in test_train_parity.py)."""
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
@@ -57,8 +57,18 @@ def halfway(undisturbed: Path, tmp_path: Path) -> Path:
     return run_dir
 
 
-def test_another_dp_goes_on_with_the_same_curve(undisturbed: Path, halfway: Path) -> None:
-    done = train(halfway, "parallel.dp=2")
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ["parallel.dp=2", "parallel.distributed_optimizer=true"],
+        ["parallel.tp=2", "parallel.sequence_parallel=true"],
+    ],
+    ids=["dp2-zero1", "tp2-sp"],
+)
+def test_another_layout_goes_on_with_the_same_curve(
+    undisturbed: Path, halfway: Path, layout: list[str]
+) -> None:
+    done = train(halfway, *layout)
     assert done.returncode == 0, done.stderr
     losses = [[r["loss"] for r in records(folder)] for folder in (halfway, undisturbed)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=ROUNDING)

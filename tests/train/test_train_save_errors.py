@@ -64,7 +64,11 @@ def test_a_disk_that_is_full_for_a_while_costs_the_saves_of_that_while(work: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("full_for_good", "No space left on device"), ("read_only", "Read-only file system")],
+    [
+        ("full_for_good", "No space left on device"),
+        ("read_only", "Read-only file system"),
+        ("no_permission", "Permission denied"),
+    ],
 )
 def test_the_third_failure_in_a_row_ends_the_run(work: Path, case: str, reason: str) -> None:
     result = found(work, case)
