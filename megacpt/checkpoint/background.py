@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a function in a forked process that sees memory as it was at this moment.
+"""A process beside a rank that runs one function at a time on tensors the rank has shared with it.
 
-Linux copies a page for the child only once the parent writes to it, so the fork itself is the
-snapshot. The child takes no core from a training rank that wants it, and ends with it.
+It is forked while the rank is small, before there is a model: a process forked later would have to
+share the model's pages, and the next step would stop at each one it writes to, to copy it. It takes
+no core that the rank wants, and ends with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
+import mmap
 import os
 import pickle
 import signal
-import tempfile
 import warnings
-from collections.abc import Callable
-from multiprocessing import get_context
-from typing import IO, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from megacpt.checkpoint.shared_memory import Place, SharedMemory, mapped, populate
 from megacpt.device.environment import die_with_parent
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 NICENESS = 19
 """The weakest claim to a core that Linux knows: a busy core gives it about one part in seventy."""
@@ -29,61 +36,114 @@ NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Background(Generic[Result]):
-    """``work`` in a forked process; its result comes back through an unlinked file."""
+    """``hold`` tensors, ``begin`` a function of the memory they lie in, take its ``result``."""
 
-    def __init__(self, work: Callable[[], Result]) -> None:
+    def __init__(self) -> None:
         """An ``OSError`` where the system can give no file or process."""
-        # A pipe would hold no more than 64 KiB of results until this side reads them.
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._memory = SharedMemory()
+        self._connection, theirs = Pipe()
         self._process = get_context("fork").Process(
-            target=_run, args=(work, self._file, os.getpid()), daemon=True
+            target=_serve, args=(theirs, self._connection, self._memory.file, os.getpid())
         )
+        with theirs, warnings.catch_warnings():
+            # Of threads that the child would miss: it computes nothing in parallel.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process.start()
+        self._is_busy = self._makes_room = False
+
+    def reserve(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Have room made for them, beside training: new pages of memory take their time."""
+        if not self._is_busy:
+            self._memory.reserve(tensors)
+            self.begin(_make_room)
+            self._makes_room = True
+
+    def hold(self, tensors: Sequence[torch.Tensor]) -> list[Place]:
+        """Copies of ``tensors``, until the next call. ``OSError`` where memory is short."""
+        if self._makes_room:
+            self.result()
+        assert not self._is_busy
+        return self._memory.hold(tensors)
+
+    def begin(self, work: Callable[[mmap.mmap], Result | None]) -> None:
+        """``work`` and what it returns are pickled. ``ChildProcessError`` where it is dead."""
+        assert not self._is_busy
         try:
-            with warnings.catch_warnings():
-                # Of threads that the child would miss: it computes nothing in parallel.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._process.start()
-        except OSError:
-            self._file.close()
-            raise
+            self._connection.send_bytes(pickle.dumps((work, self._memory.size)))
+        except OSError as error:
+            raise ChildProcessError(self._end()) from error
+        self._is_busy = True
 
     def is_running(self) -> bool:
-        return self._process.is_alive()
+        return self._is_busy and not self._makes_room and not self._connection.poll()
 
     def result(self) -> Result:
         """Wait for it. ``ChildProcessError`` where the process died before it had one."""
-        self._process.join()
-        with self._file as file:
-            file.seek(0)
-            content = file.read()
-        if self._process.exitcode != 0:
-            raise ChildProcessError(_end(self._process.exitcode))
-        result: Result = pickle.loads(content)
+        assert self._is_busy
+        self._is_busy = self._makes_room = False
+        try:
+            result: Result = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise ChildProcessError(self._end()) from error
         return result
 
-    def kill(self) -> None:
-        self._process.kill()
+    def close(self) -> None:
+        """What it is still doing is given up."""
+        if self._is_busy:
+            self._process.kill()
+        self._connection.close()
         self._process.join()
-        self._file.close()
+
+    def _end(self) -> str:
+        self._process.join()
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            memory = ", which the system does when memory runs out"
+            return f"its writing process was killed by {name}{memory if -code == 9 else ''}"
+        return f"its writing process ended with exit code {code}"
 
 
-def _run(work: Callable[[], Result], file: IO[bytes], parent: int) -> None:
+@contextmanager
+def started(*, wanted: bool) -> Iterator[Background[Any] | None]:
+    """One for as long as the block runs, if it is ``wanted``."""
+    if not wanted:
+        yield None
+        return
+    try:
+        background: Background[Any] = Background()
+    except OSError as error:
+        logger.warning("no process can be started (%s); training waits for checkpoints", error)
+        yield None
+        return
+    try:
+        yield background
+    finally:
+        background.close()
+
+
+def _make_room(memory: mmap.mmap) -> None:
+    with contextlib.suppress(OSError):  # Said by the one who needs it.
+        populate(memory)
+
+
+def _serve(connection: Connection, theirs: Connection, file: int, parent: int) -> None:
     die_with_parent()
     if os.getppid() != parent:
         return  # It ended before Linux was told.
+    # Else it would never hear that the other side has closed.
+    theirs.close()
     for number in NOT_ITS_OWN:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    # The parent's tensors are not this process's to free, and its threads are not here.
-    gc.disable()
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # The parent's objects are not this process's to free, nor to look at, which would copy them.
+    gc.freeze()
+    # Its threads are not here.
     torch.set_num_threads(1)
-    pickle.dump(work(), file)
-    file.flush()
-
-
-def _end(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        memory = ", which the system does when memory runs out" if -code == signal.SIGKILL else ""
-        return f"its writing process was killed by {name}{memory}"
-    return f"its writing process ended with exit code {code}"
+    while True:
+        try:
+            work, size = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        connection.send_bytes(pickle.dumps(work(mapped(file, size))))

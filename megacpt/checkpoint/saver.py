@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes checkpoints beside training, one at a time, and says of each on all ranks how it ended.
 
-``begin`` takes the snapshot and returns; each rank's share is written by a forked process.
+``begin`` takes the snapshot and returns; each rank's share is written by a process beside it.
 ``finish`` waits for all shares and lets the first rank complete and publish the whole. Whatever
 goes wrong on whichever rank, all of them are told the same and nobody is left waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import logging
+import mmap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -20,11 +23,10 @@ from megacpt.checkpoint import shares
 from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.shares import Planner, Written
-from megacpt.device import host_memory
 from megacpt.errors import EnvironmentError_, Superseded
 
+logger = logging.getLogger(__name__)
 Publish = Callable[[Mapping[str, FileSum]], None]
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,69 +36,76 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
-    """A save that has begun."""
-
-    folder: Path
-    writer: Background[Written | Failure] | Written | Failure
-    share: shares.Share
-    """Held until the end: torch would give page-locked memory to the next who asks for some."""
+Outcome = Written | Failure
 
 
 class Saver:
     """One save is in flight at most. All methods but ``is_writing`` are collective calls."""
 
-    def __init__(self, *, asynchronous: bool) -> None:
-        self._asynchronous = asynchronous
+    def __init__(self, writer: Background[Outcome] | None) -> None:
+        """``writer``: the process beside this rank; None: saves are waited for."""
+        self._writer = writer
         self._planner = Planner()
-        self._flight: Flight | None = None
+        self._folder: Path | None = None
+        self._outcome: Outcome | None = None
+        """Of the save in flight; None while it is being written."""
 
     @property
     def in_flight(self) -> bool:
-        return self._flight is not None
+        return self._folder is not None
 
     def is_writing(self) -> bool:
         """Whether this rank's share is still being written."""
-        writer = self._flight.writer if self._flight is not None else None
-        return isinstance(writer, Background) and writer.is_running()
+        return self._writer is not None and self._writer.is_running()
 
-    def begin(
-        self, folder: Path, *, state: dict[str, Any], scratch: Iterable[torch.Tensor] = ()
-    ) -> None:
-        """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
-
-        ``scratch``: tensors that are no part of it, whose memory need not be kept for that.
-        """
-        assert self._flight is None, "the last save has not been finished"
+    def prepare(self, *, state: dict[str, Any]) -> None:
+        """Plan, and have memory made ready, for states such as ``state``."""
         share = self._planner.share(state)
-        work = partial(_write, share, folder=folder)
-        writer: Background[Written | Failure] | Written | Failure
-        if self._asynchronous:
-            try:
-                with host_memory.left_out_of_forks(scratch):
-                    writer = Background(work)
-            except OSError as error:
-                writer = Failure(reason=reason_of(error))
-        else:
-            writer = work()
-        self._flight = Flight(folder=folder, writer=writer, share=share)
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # The first save meets it again.
+                self._writer.reserve(shares.tensors_of(share))
+
+    def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
+        """Snapshot ``state``, to be written into ``folder``, which exists and is empty."""
+        assert self._folder is None, "the last save has not been finished"
+        share = self._planner.share(state)
+        self._folder = folder
+        if self._writer is None:
+            self._outcome = _write(None, share=share, folder=folder)
+            return
+        try:
+            held = shares.held(share, by=self._writer)
+            self._writer.begin(partial(_write, share=held, folder=folder))
+            self._outcome = None
+        except ChildProcessError as error:
+            self._outcome = self._without_writer(error)
+        except OSError as error:
+            self._outcome = Failure(reason=reason_of(error))
 
     def finish(self, publish: Publish) -> Failure | None:
         """Wait for all shares, complete them and ``publish`` on the first rank.
 
         Raises ``Superseded`` on all ranks where publishing did.
         """
-        assert self._flight is not None
-        flight, self._flight = self._flight, None
-        outcomes = _gathered(_result(flight.writer))
-        return on_first_rank(
-            lambda: self._complete(outcomes, folder=flight.folder, publish=publish)
-        )
+        assert self._folder is not None
+        folder, self._folder = self._folder, None
+        outcomes = _gathered(self._outcome or self._result())
+        return on_first_rank(lambda: self._complete(outcomes, folder=folder, publish=publish))
 
-    def _complete(
-        self, outcomes: list[Written | Failure], *, folder: Path, publish: Publish
-    ) -> None:
+    def _result(self) -> Outcome:
+        assert self._writer is not None
+        try:
+            return self._writer.result()
+        except ChildProcessError as error:
+            return self._without_writer(error)
+
+    def _without_writer(self, error: ChildProcessError) -> Failure:
+        # One that is forked now would share the model's memory, where there was too little.
+        logger.warning("%s; from here on training waits for its checkpoints", error)
+        self._writer = None
+        return Failure(reason=str(error))
+
+    def _complete(self, outcomes: list[Outcome], *, folder: Path, publish: Publish) -> None:
         for rank, outcome in enumerate(outcomes):
             if isinstance(outcome, Failure):
                 raise OSError(0, f"{outcome.reason} (rank {rank})")
@@ -104,16 +113,10 @@ class Saver:
         assert self._planner.metadata is not None
         publish(shares.complete(folder, metadata=self._planner.metadata, written=written))
 
-    def discard(self) -> None:
-        """Stop writing, on this rank; what was written stays a partial folder."""
-        if self._flight is not None and isinstance(self._flight.writer, Background):
-            self._flight.writer.kill()
-        self._flight = None
-
 
 def save(folder: Path, *, state: dict[str, Any]) -> None:
     """Write it now and wait; a collective call."""
-    saver = Saver(asynchronous=False)
+    saver = Saver(None)
     saver.begin(folder, state=state)
     if failure := saver.finish(lambda files: None):
         raise EnvironmentError_(
@@ -148,23 +151,14 @@ def reason_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _write(share: shares.Share, *, folder: Path) -> Written | Failure:
+def _write(memory: mmap.mmap | None, *, share: shares.Share, folder: Path) -> Outcome:
     try:
-        return shares.write(share, folder=folder)
+        return shares.write(share, folder=folder, memory=memory)
     except (OSError, RuntimeError) as error:
         return Failure(reason=reason_of(error))
 
 
-def _result(writer: Background[Written | Failure] | Written | Failure) -> Written | Failure:
-    if not isinstance(writer, Background):
-        return writer
-    try:
-        return writer.result()
-    except ChildProcessError as error:
-        return Failure(reason=str(error))
-
-
-def _gathered(outcome: Written | Failure) -> list[Written | Failure]:
+def _gathered(outcome: Outcome) -> list[Outcome]:
     """Of all ranks, on the first; elsewhere nothing."""
     is_first = torch.distributed.get_rank() == 0
     outcomes: list[Any] = [None] * torch.distributed.get_world_size()

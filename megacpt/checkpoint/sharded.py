@@ -8,7 +8,6 @@ random weight (but for megacpt.checkpoint.layer_states).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
-from megatron.core.distributed import DistributedDataParallel
 from megatron.core.utils import unwrap_model
 
 from megacpt.checkpoint import adam, cut, layer_states, optimizer_state, saver
@@ -34,14 +32,6 @@ def entries(chunks: list[Any], optimizer: Any, *, rng_state: dict[str, Any]) -> 
     state["optimizer"] = _optimizer_state(chunks, optimizer, model=state)
     state["rng"] = _rng_object(rng_state)
     return state
-
-
-def gradients(chunks: list[Any]) -> Iterator[torch.Tensor]:
-    """The buffers that hold them: no part of a checkpoint."""
-    for chunk in chunks:
-        if isinstance(chunk, DistributedDataParallel):
-            for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers):
-                yield buffer.grad_data
 
 
 def load(

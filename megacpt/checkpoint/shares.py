@@ -9,10 +9,11 @@ others wait in a collective, so that a full disk would leave them there.
 
 from __future__ import annotations
 
+import mmap
 import os
 import queue
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,12 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.manifest import FileSum
+from megacpt.checkpoint.pieces import InPieces
+from megacpt.checkpoint.shared_memory import Place, plain
 from megacpt.checkpoint.verify import sums_of
 from megacpt.config.atomic import sync_folder
-from megacpt.device import runtime
 
 FORMAT = CheckpointingConfig("torch_dist", 1)
 
@@ -58,7 +61,7 @@ class Share:
 
     rank: int
     items: list[tuple[Any, Any]]
-    """torch's WriteItem, and its tensor in host memory or its bytes."""
+    """torch's WriteItem, and its bytes, its tensor, or the place of a copy of that."""
     common: dict[str, Any] | None
     """What is the same on all ranks; None on all but the first."""
 
@@ -84,7 +87,7 @@ class Planner:
     def share(self, state: dict[str, Any]) -> Share:
         """This rank's share of ``state`` (megacpt.checkpoint.sharded), as it is now.
 
-        A collective call. Tensors of a GPU are copied to the host, those of the host are not.
+        A collective call. Nothing is copied.
         """
         rank = torch.distributed.get_rank()
         entries, common = save_preprocess(state, validate_access_integrity=False)
@@ -99,7 +102,7 @@ class Planner:
             self._plan = planner.create_local_plan()
             self.metadata = _global_metadata(self._plan, planner=planner)
         items = [(item, planner.resolve_data(item)) for item in self._plan.items]
-        return Share(rank=rank, items=_in_host_memory(items), common=common if rank == 0 else None)
+        return Share(rank=rank, items=items, common=common if rank == 0 else None)
 
     def _distribute(self, entries: Any, *, anew: bool) -> None:
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
@@ -130,54 +133,53 @@ def _global_metadata(plan: SavePlan, *, planner: MCoreSavePlanner) -> Metadata |
     return metadata
 
 
-def _in_host_memory(items: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Safe to read from a forked process.
+def tensors_of(share: Share) -> list[torch.Tensor]:
+    return [data for item, data in share.items if not _is_bytes(item)]
 
-    Tensors of a GPU come over together. Page-locked memory is the driver's, which a fork shares
-    and does not copy.
+
+def held(share: Share, *, by: Background[Any]) -> Share:
+    """With copies of its tensors in the other process's memory."""
+    places = iter(by.hold(tensors_of(share)))
+    items = [(item, data if _is_bytes(item) else next(places)) for item, data in share.items]
+    return replace(share, items=items)
+
+
+def _is_bytes(item: Any) -> bool:
+    return bool(item.type == WriteItemType.BYTE_IO)
+
+
+def write(share: Share, *, folder: Path, memory: mmap.mmap | None = None) -> Written:
+    """Write this rank's files, to the disk itself, and take their checksums.
+
+    ``memory``: where copies lie.
     """
-    staged, devices = [], set()
-    for item, data in items:
-        if item.type != WriteItemType.BYTE_IO and data.device.type != "cpu":
-            devices.add(data.device)
-            # Transformer Engine's quantised weights: a checkpoint holds plain numbers.
-            plain = data.dequantize() if "dequantize" in type(data).__dict__ else data
-            staged.append((item, plain.to("cpu", non_blocking=True)))
-        elif item.type != WriteItemType.BYTE_IO and data.is_pinned():
-            staged.append((item, data.clone()))
-        else:
-            staged.append((item, data))
-    for device in devices:
-        runtime.synchronize(device)
-    return staged
-
-
-def write(share: Share, *, folder: Path) -> Written:
-    """Write this rank's files, to the disk itself, and take their checksums."""
-    results, names = [], []
+    results: list[WriteResult] = []
+    files: dict[str, FileSum] = {}
     if share.items:
-        names.append(f"__{share.rank}_0.distcp")
-        results = _write_items(share.items, folder=folder, name=names[0])
+        name, pieces = f"__{share.rank}_0.distcp", InPieces()
+        results = _write_items(share.items, path=folder / name, pieces=pieces, memory=memory)
+        files[name] = pieces.sum
     if share.common is not None:
-        names.append(COMMON_STATE_FNAME)
         with (folder / COMMON_STATE_FNAME).open("wb") as file:
             torch.save(share.common, file)
             file.flush()
             os.fsync(file.fileno())
-    return Written(results=results, files=sums_of(folder, names=names))
+        files |= sums_of(folder, names=[COMMON_STATE_FNAME])
+    return Written(results=results, files=files)
 
 
-def _write_items(items: list[tuple[Any, Any]], *, folder: Path, name: str) -> list[WriteResult]:
-    is_bytes = [item.type == WriteItemType.BYTE_IO for item, _ in items]
-    objects = [pair for pair, so in zip(items, is_bytes, strict=True) if so]
-    tensors = [pair for pair, so in zip(items, is_bytes, strict=True) if not so]
+def _write_items(
+    items: list[tuple[Any, Any]], *, path: Path, pieces: InPieces, memory: mmap.mmap | None
+) -> list[WriteResult]:
+    objects = [(item, data) for item, data in items if _is_bytes(item)]
+    tensors = _in_host_memory([(i, d) for i, d in items if not _is_bytes(i)], memory=memory)
     results: queue.Queue[Any] = queue.Queue()
     count: queue.Queue[int] = queue.Queue()
     count.put(0)
     FileSystemWriterAsync.write_preloaded_data(
-        [FileSystemWriter(folder).transforms],
+        [pieces],
         local_proc_idx=0,
-        write_bucket=(str(folder / name), name, (objects, _compact(tensors))),
+        write_bucket=(str(path), path.name, (objects, tensors)),
         results_queue=results,
         count_queue=count,
         use_fsync=True,
@@ -189,9 +191,16 @@ def _write_items(items: list[tuple[Any, Any]], *, folder: Path, name: str) -> li
     return written
 
 
-def _compact(tensors: list[tuple[Any, torch.Tensor]]) -> Iterator[tuple[Any, torch.Tensor]]:
-    """torch.save writes all of the memory that a view looks into; one copy at a time is held."""
-    for item, tensor in tensors:
+def _in_host_memory(
+    items: list[tuple[Any, Any]], *, memory: mmap.mmap | None
+) -> Iterator[tuple[Any, torch.Tensor]]:
+    """One at a time, each in memory of its own: torch.save writes all that a view looks into."""
+    for item, data in items:
+        if isinstance(data, Place):
+            assert memory is not None
+            tensor = data.tensor(memory)
+        else:
+            tensor = plain(data).to("cpu")
         is_view = tensor.untyped_storage().size() != tensor.numel() * tensor.itemsize
         yield item, tensor.clone() if is_view else tensor
 

@@ -110,6 +110,7 @@ def train_to_rollback(
             record |= measurements(run, step=step, position=position)
             end_step(run, record, position=position, outlets=outlets)
             outlets.requests.time_limit.count_step(time.monotonic() - began_at)
+            outlets.saves.prepare()
             collect_garbage(step)
     return None
 

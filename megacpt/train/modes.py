@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megacpt.checkpoint import sharded
+from megacpt.checkpoint import background, sharded
 from megacpt.checkpoint.manifest import require_architecture
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
@@ -38,7 +38,13 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
     start_overlap(config, runtime=runtime)
-    run = assemble(config, runtime=runtime, beat=watchdog.beat)
+    with background.started(wanted=config.checkpoint.asynchronous) as writer:
+        run = assemble(config, runtime=runtime, beat=watchdog.beat, writer=writer)
+        _train(run, watchdog=watchdog)
+
+
+def _train(run: Run, *, watchdog: Watchdog) -> None:
+    config, runtime = run.config, run.runtime
     position = loop.start(run)
     words = arithmetic(config, runtime=runtime)
     first = runtime.ranks.rank == 0

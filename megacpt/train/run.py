@@ -9,9 +9,11 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
@@ -58,6 +60,8 @@ class Run:
     timers: Timers
     stragglers: Stragglers
     beat: Beat
+    writer: Background[Any] | None
+    """Writes checkpoints beside training; None: training waits for them."""
 
     @property
     def run_dir(self) -> Path:
@@ -76,7 +80,13 @@ class Run:
         )
 
 
-def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activity: None) -> Run:
+def assemble(
+    config: RunConfig,
+    *,
+    runtime: Runtime,
+    beat: Beat = lambda activity: None,
+    writer: Background[Any] | None = None,
+) -> Run:
     """Build all parts; megacpt.model.parallel.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
@@ -124,6 +134,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         timers=timers,
         stragglers=Stragglers(_hosts(), factor=config.faults.straggler_factor),
         beat=beat,
+        writer=writer,
     )
 
 

@@ -54,12 +54,13 @@ class Saves:
     ) -> None:
         """``count_seconds`` is told how long each save took."""
         self._run = run
-        self._saver = Saver(asynchronous=run.config.checkpoint.asynchronous)
+        self._saver = Saver(run.writer)
         self._retention = retention_of(run.config)
         self._count_seconds = count_seconds
         self._pending: Pending | None = None
         self._prune_thread: Thread | None = None
         self._failures = 0
+        self._is_prepared = False
         self._stall_s = 0.0
         self._write_s: float | None = None
 
@@ -74,6 +75,13 @@ class Saves:
             found["checkpoint_write_s"] = self._write_s
         self._stall_s, self._write_s = 0.0, None
         return found
+
+    def prepare(self) -> None:
+        """Once a start, when the first step is done: plans and memory for the first save."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            with self._stalled():
+                self._saver.prepare(state=self._state())
 
     def begin(self, position: Position, *, must: bool = False) -> None:
         """Take the snapshot; the save before it, if it still runs, is waited for.
@@ -95,14 +103,15 @@ class Saves:
                 self._fail(failure, partial=partial, position=position, must=must)
                 return
             manifest = manifest_of(position, identity=run.identity, start=start)
-            # Of an optimizer whose every update was skipped there would be nothing to write.
-            adam.allocate_state(run.state.optimizer)
-            with evaluating(run.state.chunks):
-                state = sharded.entries(
-                    run.state.chunks, run.state.optimizer, rng_state=runtime.rng_state()
-                )
-                self._saver.begin(partial, state=state, scratch=sharded.gradients(run.state.chunks))
+            self._saver.begin(partial, state=self._state())
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
+
+    def _state(self) -> dict[str, Any]:
+        chunks, optimizer = self._run.state.chunks, self._run.state.optimizer
+        # Of an optimizer whose every update was skipped there would be nothing to write.
+        adam.allocate_state(optimizer)
+        with evaluating(chunks):
+            return sharded.entries(chunks, optimizer, rng_state=runtime.rng_state())
 
     def finish(self, position: Position, *, must: bool = False) -> None:
         """Wait for the save in flight, if there is one, and publish it. ``must`` as above."""

@@ -40,22 +40,3 @@ def test_freed_blocks_are_not_faulted_in_again() -> None:
     assert kept < BLOCK_BYTES / 4
     # How much glibc gives back by itself depends on what lies at the end of its heap.
     assert kept <= faulted_bytes("as_ever")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="madvise(2) of Linux")
-def test_a_forked_child_lacks_what_is_left_out_and_has_the_rest() -> None:
-    program = """
-import os, torch
-from megacpt.device.host_memory import left_out_of_forks
-kept, scratch = torch.ones(2**22), torch.ones(2**22)
-def child_reads(tensor):
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if float(tensor[2**21]) == 1.0 else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-with left_out_of_forks([scratch]):
-    print(child_reads(kept), child_reads(scratch))
-print(child_reads(kept), child_reads(scratch))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.split() == ["0", "-11", "0", "0"], done.stderr

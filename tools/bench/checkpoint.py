@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     quiet_libraries()
     started = runtime.start(RankInfo(), ClusterConfig())
 
+    from megacpt.checkpoint.background import Background
     from megacpt.model.parallel import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.position import Position
@@ -131,10 +132,11 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
 
     config = run_config(work, length=arguments.length)
     initialise_parallel(config.parallel, seed=config.seed)
-    run = assemble(config, runtime=started)
+    writer: Background[Any] = Background()
+    run = assemble(config, runtime=started, writer=writer)
     position = Position()
     beside = Saves(run)
-    run.config = replace(config, checkpoint=replace(config.checkpoint, asynchronous=False))
+    run.writer = None
     waiting = Saves(run)
     with read_batches(run.data, config=config, first_step=1, device=started.device) as batches:
 
@@ -150,7 +152,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
 
         def save(saves: Saves) -> None:
             saves.begin(position, must=True)
-            saves.finish(position, must=True)
+            saves.finish(position)
 
         # Both once before: plans, and memory that is touched for the first time.
         for saves in (waiting, beside):
@@ -158,11 +160,14 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
             save(saves)
         found = []
         for number in range(arguments.rounds):
+            # Beside it the last round's checkpoint is deleted.
+            step()
             found.append(
                 one_round(step, lambda: save(waiting), beside, position, steps=arguments.steps)
             )
             show(number + 1, found[-1])
-        return found
+    writer.close()
+    return found
 
 
 def one_round(
@@ -181,7 +186,7 @@ def one_round(
     during = [seconds(step)]
     while beside.is_writing():
         during.append(seconds(step))
-    finish = seconds(lambda: beside.finish(position, must=True))
+    finish = seconds(lambda: beside.finish(position))
     return Round(
         alone=statistics.median(alone),
         beside=statistics.fmean(during),
