@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megacpt.config.sections import RunConfig
 from megacpt.data.heldout import HeldoutSet
 from megacpt.device.runtime import Runtime
@@ -39,14 +37,14 @@ def forward_chunks(
 
 def first_record(
     chunks: list[Any],
-    *,
     config: RunConfig,
-    device: torch.device,
+    *,
     heldout: Mapping[str, HeldoutSet],
     prompts: Sequence[str],
     tokenizer: Tokenizer,
 ) -> Record:
     """Of step 0 in metrics.jsonl, for weights that nothing has been trained on yet."""
+    device = next(chunks[0].parameters()).device
     losses = measure_all(
         chunks, heldout, micro_batch_size=config.data.micro_batch_size, device=device
     )

@@ -241,8 +241,7 @@ def base_record(run: Run) -> Record:
     """Of a run whose weights are still the base model's."""
     return first_record(
         run.state.chunks,
-        config=run.config,
-        device=run.runtime.device,
+        run.config,
         heldout=run.heldout,
         prompts=run.prompts,
         tokenizer=run.tokenizer,

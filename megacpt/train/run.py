@@ -99,14 +99,11 @@ def assemble(
     heldout, prompts = open_heldout(config, architecture=architecture), _read_prompts(config)
     base_record = None
     if source is not None and source.load.weights:
+        chunks = forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
         base_record = first_record(
-            forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers),
-            config=config,
-            device=runtime.device,
-            heldout=heldout,
-            prompts=prompts,
-            tokenizer=tokenizer,
+            chunks, config, heldout=heldout, prompts=prompts, tokenizer=tokenizer
         )
+        del chunks
         gc.collect()
     state = _build_state(
         config, architecture=architecture, runtime=runtime, timers=timers, source=source
@@ -117,12 +114,9 @@ def assemble(
         architecture=architecture,
         tokenizer=tokenizer,
         prompts=prompts,
-        data=TrainingData.open(
-            config.data,
-            seed=config.seed,
-            shards=source_shards(config),
+        data=_training_data(
+            config,
             vocab_size=architecture.vocab_size,
-            steps=config.schedule.steps,
             record=source.data_record(config) if source else origin.data,
         ),
         origin=origin,
@@ -135,6 +129,19 @@ def assemble(
         stragglers=Stragglers(_hosts(), factor=config.faults.straggler_factor),
         beat=beat,
         writer=writer,
+    )
+
+
+def _training_data(
+    config: RunConfig, *, vocab_size: int, record: dict[str, Any] | None
+) -> TrainingData:
+    return TrainingData.open(
+        config.data,
+        seed=config.seed,
+        shards=source_shards(config),
+        vocab_size=vocab_size,
+        steps=config.schedule.steps,
+        record=record,
     )
 
 
