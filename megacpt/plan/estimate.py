@@ -84,6 +84,8 @@ class Plan:
     training_flops: float
     memory: RankMemory
     checkpoint_bytes: int
+    snapshot_bytes: int
+    """Host memory of a rank for what it saves beside training, from the first save on."""
     checkpoints_kept: int
     begins: tuple[str, ...] = ()
     """Of a run that begins with another run's checkpoint: what is taken, and both rates."""
@@ -107,6 +109,7 @@ def make_plan(
     data, parallel, schedule = config.data, config.parallel, config.schedule
     segments = segments or resolve(data)
     stages = _stages(segments, architecture=architecture, steps=schedule.steps)
+    whole = checkpoint_bytes(architecture, dtype=config.precision.dtype)
     return Plan(
         run_dir=config.run_dir,
         family=architecture.family,
@@ -136,7 +139,8 @@ def make_plan(
             offload=config.optim.offload,
             weight_copy_bytes=weight_copy_bytes(config.precision),
         ),
-        checkpoint_bytes=checkpoint_bytes(architecture, dtype=config.precision.dtype),
+        checkpoint_bytes=whole,
+        snapshot_bytes=-(-whole // parallel.num_ranks) if config.checkpoint.asynchronous else 0,
         checkpoints_kept=checkpoints_kept(config),
     )
 
@@ -300,6 +304,11 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
     yield f"             activations {_size(memory.activations)}, logits {_size(memory.logits)}"
     if memory.host_optimizer:
         yield f"             and in host memory optimizer {_size(memory.host_optimizer)}"
+    if plan.snapshot_bytes:
+        yield (
+            f"             and in host memory {_size(plan.snapshot_bytes)}, "
+            "a copy of its share of a checkpoint"
+        )
     yield (
         f"Disk         {_size(plan.checkpoint_bytes)} a checkpoint, "
         f"{_size(plan.checkpoint_bytes * plan.checkpoints_kept)} for the "

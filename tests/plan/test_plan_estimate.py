@@ -181,6 +181,17 @@ def test_text_fits_eighty_columns_and_json_is_whole() -> None:
     assert content["memory_total_bytes"] == plan.memory.total
 
 
+def test_a_save_beside_training_takes_a_copy_of_the_rank_s_share() -> None:
+    config = config_of()
+    config.parallel.dp = 2
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert plan.snapshot_bytes == plan.checkpoint_bytes // 2
+    assert "a copy of its share of a checkpoint" in plan.render()
+    config.checkpoint.asynchronous = False
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert plan.snapshot_bytes == 0
+
+
 def test_checkpoints_that_stay() -> None:
     def kept(*words: str) -> int:
         settings = ["experiment=tiny", "schedule.steps=100", "checkpoint.every_steps=8"]
