@@ -27,17 +27,21 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float) -> None:
 
 def workers_of(run_dir: Path) -> dict[int, int]:
     """Rank -> process id of the workers of a run."""
-    found: dict[int, int] = {}
+    ranks: dict[int, int] = {}
+    parents: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
             variables = (process / "environ").read_bytes().split(b"\0")
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
         if b"megacpt.train.worker" in words and str(run_dir).encode() in words:
             rank = next(v for v in variables if v.startswith(b"RANK="))
-            found[int(rank.removeprefix(b"RANK="))] = int(process.name)
-    return found
+            ranks[int(process.name)] = int(rank.removeprefix(b"RANK="))
+            parents[int(process.name)] = int(parent)
+    # A worker's own child writes its checkpoints.
+    return {rank: pid for pid, rank in ranks.items() if parents[pid] not in ranks}
 
 
 def start_long_run(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
