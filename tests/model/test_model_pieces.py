@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 
 @settings(deadline=None)  # The first example imports megatron-core.
