@@ -47,8 +47,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.manifest import FileSum
-from megacpt.checkpoint.pieces import InPieces
 from megacpt.checkpoint.shared_memory import Place, plain
+from megacpt.checkpoint.small_writes import SmallWrites
 from megacpt.checkpoint.verify import sums_of
 from megacpt.config.atomic import sync_folder
 
@@ -156,9 +156,9 @@ def write(share: Share, *, folder: Path, memory: mmap.mmap | None = None) -> Wri
     results: list[WriteResult] = []
     files: dict[str, FileSum] = {}
     if share.items:
-        name, pieces = f"__{share.rank}_0.distcp", InPieces()
-        results = _write_items(share.items, path=folder / name, pieces=pieces, memory=memory)
-        files[name] = pieces.sum
+        name, writes = f"__{share.rank}_0.distcp", SmallWrites()
+        results = _write_items(share.items, path=folder / name, writes=writes, memory=memory)
+        files[name] = writes.sum
     if share.common is not None:
         with (folder / COMMON_STATE_FNAME).open("wb") as file:
             torch.save(share.common, file)
@@ -169,7 +169,7 @@ def write(share: Share, *, folder: Path, memory: mmap.mmap | None = None) -> Wri
 
 
 def _write_items(
-    items: list[tuple[Any, Any]], *, path: Path, pieces: InPieces, memory: mmap.mmap | None
+    items: list[tuple[Any, Any]], *, path: Path, writes: SmallWrites, memory: mmap.mmap | None
 ) -> list[WriteResult]:
     objects = [(item, data) for item, data in items if _is_bytes(item)]
     tensors = _in_host_memory([(i, d) for i, d in items if not _is_bytes(i)], memory=memory)
@@ -177,7 +177,7 @@ def _write_items(
     count: queue.Queue[int] = queue.Queue()
     count.put(0)
     FileSystemWriterAsync.write_preloaded_data(
-        [pieces],
+        [writes],
         local_proc_idx=0,
         write_bucket=(str(path), path.name, (objects, tensors)),
         results_queue=results,

@@ -14,7 +14,7 @@ PIECE_BYTES = 2**18
 tenths of a millisecond."""
 
 
-class InPieces:
+class SmallWrites:
     """Stands where torch.distributed.checkpoint asks how an entry goes into its file.
 
     For one file, of which every entry is written through it.
@@ -40,13 +40,13 @@ class InPieces:
 
 
 class _Stream(io.RawIOBase):
-    def __init__(self, stream: io.IOBase, pieces: InPieces) -> None:
-        self._stream, self._pieces = stream, pieces
+    def __init__(self, stream: io.IOBase, writes: SmallWrites) -> None:
+        self._stream, self._writes = stream, writes
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self._pieces.write(view, stream=self._stream)
+        self._writes.write(view, stream=self._stream)
         return len(view)
