@@ -30,7 +30,7 @@ from megacpt.device.environment import die_with_parent
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 NICENESS = 19
-"""The weakest claim to a core that Linux knows: a busy core gives it about one part in seventy."""
+"""The weakest claim to a core there is for all kinds of Unix."""
 NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """They ask the run to save and end. A save under way is what they want, so it goes on."""
 
@@ -99,8 +99,9 @@ class Background(Generic[Result]):
         code = self._process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
-            memory = ", which the system does when memory runs out"
-            return f"its writing process was killed by {name}{memory if -code == 9 else ''}"
+            runs_out = ", which the system does when memory runs out"
+            why = runs_out if -code == signal.SIGKILL else ""
+            return f"its writing process was killed by {name}{why}"
         return f"its writing process ended with exit code {code}"
 
 
@@ -136,7 +137,9 @@ def _serve(connection: Connection, theirs: Connection, file: int, parent: int) -
     for number in NOT_ITS_OWN:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if hasattr(os, "SCHED_IDLE"):
+        # Linux then lets a thread that wakes up take the core at once.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The parent's objects are not this process's to free, nor to look at, which would copy them.
     gc.freeze()
     # Its threads are not here.

@@ -50,10 +50,6 @@ class Saver:
         self._outcome: Outcome | None = None
         """Of the save in flight; None while it is being written."""
 
-    @property
-    def in_flight(self) -> bool:
-        return self._folder is not None
-
     def is_writing(self) -> bool:
         """Whether this rank's share is still being written."""
         return self._writer is not None and self._writer.is_running()

@@ -76,8 +76,11 @@ class SharedMemory:
         self._lengthen(size)
         if self._memory is None or self.size > len(self._memory):
             self._unlock()
-            self._memory = mapped(self.file, self.size)
-            populate(self._memory)
+            self._unlock = _nothing
+            memory = mapped(self.file, self.size)
+            # Before it is kept: what could not be populated must not be used by the next save.
+            populate(memory)
+            self._memory = memory
             if page_locked:
                 self._unlock = runtime.page_lock(torch.frombuffer(self._memory, dtype=torch.uint8))
         return self._memory
