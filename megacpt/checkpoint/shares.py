@@ -13,6 +13,7 @@ import mmap
 import os
 import queue
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.manifest import FileSum
@@ -138,7 +140,7 @@ def tensors_of(share: Share) -> list[torch.Tensor]:
 
 
 def held(share: Share, *, by: Background[Any]) -> Share:
-    """With copies of its tensors in the other process's memory."""
+    """With copies of its tensors in the other process's memory, which arrive by ``settle``."""
     places = iter(by.hold(tensors_of(share)))
     items = [(item, data if _is_bytes(item) else next(places)) for item, data in share.items]
     return replace(share, items=items)
@@ -176,19 +178,31 @@ def _write_items(
     results: queue.Queue[Any] = queue.Queue()
     count: queue.Queue[int] = queue.Queue()
     count.put(0)
-    FileSystemWriterAsync.write_preloaded_data(
-        [writes],
-        local_proc_idx=0,
-        write_bucket=(str(path), path.name, (objects, tensors)),
-        results_queue=results,
-        count_queue=count,
-        use_fsync=True,
-    )
+    with _without_record_sums():
+        FileSystemWriterAsync.write_preloaded_data(
+            [writes],
+            local_proc_idx=0,
+            write_bucket=(str(path), path.name, (objects, tensors)),
+            results_queue=results,
+            count_queue=count,
+            use_fsync=True,
+        )
     _, outcome = results.get_nowait()
     if isinstance(outcome, Exception):
         raise outcome
     written: list[WriteResult] = outcome
     return written
+
+
+@contextmanager
+def _without_record_sums() -> Iterator[None]:
+    """A CRC32 of each tensor, which nothing compares, costs as much as writing it."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def _in_host_memory(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import xxhash
+
 from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum, read_manifest
 from megacpt.errors import CheckpointError
 
@@ -43,7 +45,7 @@ def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, Fi
         paths = (p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
         names = sorted(str(p.relative_to(folder)) for p in paths)
     return {
-        name: FileSum(bytes=(folder / name).stat().st_size, sha256=_sha256(folder / name))
+        name: FileSum(bytes=(folder / name).stat().st_size, xxh128=_xxh128(folder / name))
         for name in names
     }
 
@@ -85,12 +87,12 @@ def _damage(path: Path, written: FileSum) -> str | None:
     if misfit := _misfit(path, written):
         return misfit
     try:
-        is_same = _sha256(path) == written.sha256
+        is_same = _xxh128(path) == written.xxh128
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if is_same else "has other contents than were written (its checksum differs)"
 
 
-def _sha256(path: Path) -> str:
+def _xxh128(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

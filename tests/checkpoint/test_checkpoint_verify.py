@@ -70,7 +70,7 @@ def test_any_flipped_bit_is_found(folder: Path, name: str, place: float, bit: in
     [
         ("{", "is not that of a checkpoint: Expecting property name"),
         ("[]", "is not that of a checkpoint: "),
-        ("{}", "is not that of a checkpoint: it has no 'manifest_sha256'"),
+        ("{}", "is not that of a checkpoint: it has no 'manifest_xxh128'"),
     ],
 )
 def test_what_is_no_manifest_is_refused(folder: Path, text: str, reason: str) -> None:

@@ -127,7 +127,7 @@ def same_bytes(settings: Settings, *, world: int = 1) -> Found:
         own = settings | {"run_dir": f"{settings['run_dir']}-{asynchronous}"}
         assert forks.run(own, world=world) == [0] * world
         sums[str(asynchronous)] = [
-            {name: entry["sha256"] for name, entry in files_of(folder).items() if "distcp" in name}
+            {name: entry["xxh128"] for name, entry in files_of(folder).items() if "distcp" in name}
             for folder in sorted((Path(own["run_dir"]) / "checkpoints").glob("step_*"))
         ]
     return sums
