@@ -4,6 +4,9 @@
 It is forked while the rank is small, before there is a model: a process forked later would have to
 share the model's pages, and the next step would stop at each one it writes to, to copy it. It takes
 no core that the rank wants, and ends with it.
+
+Tensors are copied while the rank computes: weights and optimizer state stay as they are from one
+update to the next, through a whole forward and backward pass (as in CheckFreq, FAST '21, section 4.1).
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from megacpt.checkpoint.shared_memory import Place, SharedMemory, mapped, populate
+from megacpt.checkpoint.shared_memory import Copy, Place, SharedMemory, mapped, populate
 from megacpt.device.environment import die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -36,7 +40,8 @@ NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Background(Generic[Result]):
-    """``hold`` tensors, ``begin`` a function of the memory they lie in, take its ``result``."""
+    """``hold`` tensors, ``begin`` a function of the memory they lie in, ``settle`` before the
+    tensors change, take the ``result``."""
 
     def __init__(self) -> None:
         """An ``OSError`` where the system can give no file or process."""
@@ -50,6 +55,8 @@ class Background(Generic[Result]):
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
         self._is_busy = self._makes_room = False
+        self._copies: list[Copy] = []
+        self._copier: Thread | None = None
 
     def reserve(self, tensors: Sequence[torch.Tensor]) -> None:
         """Have room made for them, beside training: new pages of memory take their time."""
@@ -59,20 +66,45 @@ class Background(Generic[Result]):
             self._makes_room = True
 
     def hold(self, tensors: Sequence[torch.Tensor]) -> list[Place]:
-        """Copies of ``tensors``, until the next call. ``OSError`` where memory is short."""
+        """Copies of ``tensors``, until the next call. ``OSError`` where memory is short.
+
+        The tensors must stay as they are until ``begin`` and then ``settle`` have returned.
+        """
         if self._makes_room:
             self.result()
         assert not self._is_busy
-        return self._memory.hold(tensors)
+        places, self._copies = self._memory.hold(tensors)
+        return places
 
     def begin(self, work: Callable[[mmap.mmap], Result | None]) -> None:
-        """``work`` and what it returns are pickled. ``ChildProcessError`` where it is dead."""
+        """Once what is held has been copied. ``work`` and what it returns are pickled."""
         assert not self._is_busy
-        try:
-            self._connection.send_bytes(pickle.dumps((work, self._memory.size)))
-        except OSError as error:
-            raise ChildProcessError(self._end()) from error
         self._is_busy = True
+        message = pickle.dumps((work, self._memory.size))
+        copies, self._copies = self._copies, []
+        if copies:
+            self._copier = Thread(target=self._send, args=(message, copies), name="snapshot")
+            self._copier.start()
+        else:
+            self._send(message, copies)
+
+    def _send(self, message: bytes, copies: Sequence[Copy]) -> None:
+        for copy in copies:
+            copy.make()
+        # That it is dead is heard when its result is asked for.
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(message)
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether ``settle`` is still to be called."""
+        return self._copier is not None
+
+    def settle(self) -> None:
+        """Wait until all that is held has been copied."""
+        if self._copier is not None:
+            self._copier.join()
+            self._copier = None
 
     def is_running(self) -> bool:
         return self._is_busy and not self._makes_room and not self._connection.poll()
@@ -80,6 +112,7 @@ class Background(Generic[Result]):
     def result(self) -> Result:
         """Wait for it. ``ChildProcessError`` where the process died before it had one."""
         assert self._is_busy
+        self.settle()
         self._is_busy = self._makes_room = False
         try:
             result: Result = pickle.loads(self._connection.recv_bytes())
@@ -89,6 +122,7 @@ class Background(Generic[Result]):
 
     def close(self) -> None:
         """What it is still doing is given up."""
+        self.settle()
         if self._is_busy:
             self._process.kill()
         self._connection.close()

@@ -40,7 +40,8 @@ Outcome = Written | Failure
 
 
 class Saver:
-    """One save is in flight at most. All methods but ``is_writing`` are collective calls."""
+    """One save is in flight at most. All methods are collective calls but for ``is_writing``,
+    ``is_copying`` and ``settle``."""
 
     def __init__(self, writer: Background[Outcome] | None) -> None:
         """``writer``: the process beside this rank; None: saves are waited for."""
@@ -62,7 +63,10 @@ class Saver:
                 self._writer.reserve(shares.tensors_of(share))
 
     def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
-        """Snapshot ``state``, to be written into ``folder``, which exists and is empty."""
+        """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
+
+        Its tensors must not change before ``settle``; that of a new update does not lie in them.
+        """
         assert self._folder is None, "the last save has not been finished"
         share = self._planner.share(state)
         self._folder = folder
@@ -73,10 +77,20 @@ class Saver:
             held = shares.held(share, by=self._writer)
             self._writer.begin(partial(_write, share=held, folder=folder))
             self._outcome = None
-        except ChildProcessError as error:
+        except ChildProcessError as error:  # Of the room that was being made.
             self._outcome = self._without_writer(error)
         except OSError as error:
             self._outcome = Failure(reason=reason_of(error))
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether ``settle`` is still to be called."""
+        return self._writer is not None and self._writer.is_copying
+
+    def settle(self) -> None:
+        """Wait until the snapshot is taken. Not a collective call."""
+        if self._writer is not None:
+            self._writer.settle()
 
     def finish(self, publish: Publish) -> Failure | None:
         """Wait for all shares, complete them and ``publish`` on the first rank.

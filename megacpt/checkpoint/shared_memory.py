@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from megacpt.device import runtime
@@ -37,6 +39,19 @@ class Place:
         return flat.view(self.shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Still to be made; both are bytes in a row."""
+
+    source: npt.NDArray[np.uint8]
+    target: npt.NDArray[np.uint8]
+
+    def make(self) -> None:
+        """On one core and without the interpreter: NumPy lets go of it, torch would start threads
+        that take the cores of a forward pass."""
+        np.copyto(self.target, self.source)
+
+
 class SharedMemory:
     """As much as the largest snapshot needed, kept from one to the next: new pages cost time."""
 
@@ -53,19 +68,25 @@ class SharedMemory:
         its pages for all."""
         self._lengthen(_laid_out(tensors)[1])
 
-    def hold(self, tensors: Sequence[torch.Tensor]) -> list[Place]:
+    def hold(self, tensors: Sequence[torch.Tensor]) -> tuple[list[Place], list[Copy]]:
         """Copy ``tensors``, of any device; what was held before is gone. ``OSError`` without room.
 
-        The copies have arrived when it returns.
+        What lies in a device's memory has arrived when it returns. Of what lies in this one's, the
+        copies are left to be made.
         """
         places, end = _laid_out(tensors)
         devices = {tensor.device for tensor in tensors if tensor.device.type != "cpu"}
         memory = self._at_least(end, page_locked=bool(devices))
+        copies = []
         for tensor, place in zip(tensors, places, strict=True):
-            place.tensor(memory).copy_(plain(tensor), non_blocking=True)
+            target = place.tensor(memory)
+            if tensor.device.type == "cpu" and tensor.is_contiguous():
+                copies.append(Copy(source=_bytes_of(tensor), target=_bytes_of(target)))
+            else:
+                target.copy_(plain(tensor), non_blocking=True)
         for device in devices:
             runtime.synchronize(device)
-        return places
+        return places, copies
 
     def _lengthen(self, size: int) -> None:
         if max(size, mmap.PAGESIZE) > self.size:
@@ -84,6 +105,12 @@ class SharedMemory:
             if page_locked:
                 self._unlock = runtime.page_lock(torch.frombuffer(self._memory, dtype=torch.uint8))
         return self._memory
+
+
+def _bytes_of(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """What lies in ``tensor``, which is contiguous, not a copy of it."""
+    found: npt.NDArray[np.uint8] = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return found
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ from megacpt.train.prefetch import Prefetcher
 from megacpt.train.requests import Decision, Request, Requests, open_requests
 from megacpt.train.run import Run, rebuild
 from megacpt.train.saves import Saves
-from megacpt.train.step import StepResult, train_step
+from megacpt.train.step import StepFacts, StepResult, train_step
 
 Record = dict[str, Any]
 
@@ -178,6 +178,11 @@ def take_step(
         account = batches.take(step).account
         record = {"step": step, "passed_over": True, **progress_record(run, account, position)}
         return record | ({"fault": event} if event["step"] == step else {})
+
+    def accept(facts: StepFacts) -> bool:
+        saves.settle()  # An update changes what the snapshot is taken of.
+        return guard.accept(facts)
+
     result = train_step(
         run.state,
         config=run.config,
@@ -185,7 +190,7 @@ def take_step(
         step=step,
         device=run.runtime.device,
         lr_factor=position.faults.lr_factor(step),
-        accept=guard.accept,
+        accept=accept,
     )
     event = None
     if guard.fault:

@@ -47,7 +47,7 @@ class Pending:
 
 
 class Saves:
-    """All methods but ``is_writing`` and ``figures`` are collective calls."""
+    """All methods but ``is_writing``, ``settle`` and ``figures`` are collective calls."""
 
     def __init__(
         self, run: Run, *, count_seconds: Callable[[float], None] = lambda seconds: None
@@ -105,6 +105,12 @@ class Saves:
             manifest = manifest_of(position, identity=run.identity, start=start)
             self._saver.begin(partial, state=self._state())
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
+
+    def settle(self) -> None:
+        """To be called before weights or optimizer state change: the snapshot is taken by then."""
+        if self._saver.is_copying:
+            with self._stalled():
+                self._saver.settle()
 
     def _state(self) -> dict[str, Any]:
         chunks, optimizer = self._run.state.chunks, self._run.state.optimizer

@@ -47,14 +47,10 @@ class Round:
     steps_beside: int
     waiting: float
     """A save for which training waits."""
-    begin: float
-    finish: float
+    stall: float
+    """Of a save beside training: for the snapshot, and to publish."""
     written: float
     """From the beginning of a save beside training until it is published."""
-
-    @property
-    def stall(self) -> float:
-        return self.begin + self.finish
 
 
 def main() -> None:
@@ -128,7 +124,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     from megacpt.train.position import Position
     from megacpt.train.run import assemble
     from megacpt.train.saves import Saves
-    from megacpt.train.step import train_step
+    from megacpt.train.step import StepFacts, train_step
 
     config = run_config(work, length=arguments.length)
     initialise_parallel(config.parallel, seed=config.seed)
@@ -148,7 +144,12 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
                 batches=batches,
                 step=position.step,
                 device=started.device,
+                accept=settled,
             )
+
+        def settled(_: StepFacts) -> bool:
+            beside.settle()
+            return True
 
         def save(saves: Saves) -> None:
             saves.begin(position, must=True)
@@ -181,19 +182,19 @@ def one_round(
     alone = [seconds(step) for _ in range(steps)]
     waiting = seconds(save_waiting)
     alone.append(seconds(step))
+    beside.figures()
     began_at = time.perf_counter()
-    begin = seconds(lambda: beside.begin(position, must=True))
+    beside.begin(position, must=True)
     during = [seconds(step)]
     while beside.is_writing():
         during.append(seconds(step))
-    finish = seconds(lambda: beside.finish(position))
+    beside.finish(position)
     return Round(
         alone=statistics.median(alone),
         beside=statistics.fmean(during),
         steps_beside=len(during),
         waiting=waiting,
-        begin=begin,
-        finish=finish,
+        stall=beside.figures()["checkpoint_stall_s"],
         written=time.perf_counter() - began_at,
     )
 
@@ -208,7 +209,7 @@ def show(number: int, r: Round) -> None:
     print(
         f"round {number}: step {r.alone:.2f} s alone, {r.beside:.2f} s beside a save (mean of "
         f"{r.steps_beside}); save {r.waiting:.2f} s waiting; beside training {r.written:.2f} s in "
-        f"all, stall {r.begin:.3f} + {r.finish:.3f} s",
+        f"all, stall {r.stall:.3f} s",
         flush=True,
     )
 
