@@ -6,7 +6,7 @@ share the model's pages, and the next step would stop at each one it writes to, 
 no core that the rank wants, and ends with it.
 
 Tensors are copied while the rank computes: weights and optimizer state stay as they are from one
-update to the next, through a whole forward and backward pass (as in CheckFreq, FAST '21, section 4.1).
+update to the next, through a whole forward and backward pass (the idea of CheckFreq, FAST '21).
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from megacpt.checkpoint.pace import Pace
 from megacpt.checkpoint.shared_memory import Copy, Place, SharedMemory, mapped, populate
 from megacpt.device.environment import die_with_parent
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Rest = Callable[[], None]
+"""To be called after each little piece of work."""
 NICENESS = 19
 """The weakest claim to a core there is for all kinds of Unix."""
 NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -43,12 +46,16 @@ class Background(Generic[Result]):
     """``hold`` tensors, ``begin`` a function of the memory they lie in, ``settle`` before the
     tensors change, take the ``result``."""
 
-    def __init__(self) -> None:
-        """An ``OSError`` where the system can give no file or process."""
-        self._memory = SharedMemory()
+    def __init__(self, *, cores: float) -> None:
+        """``cores``: how much of one it may take, while nobody waits (megacpt.checkpoint.pace).
+
+        An ``OSError`` where the system can give no file or process.
+        """
+        self._memory, self._pace = SharedMemory(), Pace(cores=cores)
         self._connection, theirs = Pipe()
         self._process = get_context("fork").Process(
-            target=_serve, args=(theirs, self._connection, self._memory.file, os.getpid())
+            target=_serve,
+            args=(theirs, self._connection, self._memory.file, self._pace, os.getpid()),
         )
         with theirs, warnings.catch_warnings():
             # Of threads that the child would miss: it computes nothing in parallel.
@@ -76,10 +83,11 @@ class Background(Generic[Result]):
         places, self._copies = self._memory.hold(tensors)
         return places
 
-    def begin(self, work: Callable[[mmap.mmap], Result | None]) -> None:
+    def begin(self, work: Callable[[mmap.mmap, Rest], Result | None]) -> None:
         """Once what is held has been copied. ``work`` and what it returns are pickled."""
         assert not self._is_busy
         self._is_busy = True
+        self._pace.begin()
         message = pickle.dumps((work, self._memory.size))
         copies, self._copies = self._copies, []
         if copies:
@@ -113,6 +121,7 @@ class Background(Generic[Result]):
         """Wait for it. ``ChildProcessError`` where the process died before it had one."""
         assert self._is_busy
         self.settle()
+        self._pace.hurry()
         self._is_busy = self._makes_room = False
         try:
             result: Result = pickle.loads(self._connection.recv_bytes())
@@ -140,13 +149,13 @@ class Background(Generic[Result]):
 
 
 @contextmanager
-def started(*, wanted: bool) -> Iterator[Background[Any] | None]:
-    """One for as long as the block runs, if it is ``wanted``."""
+def started(*, wanted: bool, cores: float) -> Iterator[Background[Any] | None]:
+    """One for as long as the block runs, if it is ``wanted``; ``cores`` as above."""
     if not wanted:
         yield None
         return
     try:
-        background: Background[Any] = Background()
+        background: Background[Any] = Background(cores=cores)
     except OSError as error:
         logger.warning("no process can be started (%s); training waits for checkpoints", error)
         yield None
@@ -157,12 +166,12 @@ def started(*, wanted: bool) -> Iterator[Background[Any] | None]:
         background.close()
 
 
-def _make_room(memory: mmap.mmap) -> None:
+def _make_room(memory: mmap.mmap, rest: Rest) -> None:
     with contextlib.suppress(OSError):  # Said by the one who needs it.
         populate(memory)
 
 
-def _serve(connection: Connection, theirs: Connection, file: int, parent: int) -> None:
+def _serve(connection: Connection, theirs: Connection, file: int, pace: Pace, parent: int) -> None:
     die_with_parent()
     if os.getppid() != parent:
         return  # It ended before Linux was told.
@@ -183,4 +192,5 @@ def _serve(connection: Connection, theirs: Connection, file: int, parent: int) -
             work, size = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(pickle.dumps(work(mapped(file, size))))
+        pace.start()
+        connection.send_bytes(pickle.dumps(work(mapped(file, size), pace.rest)))

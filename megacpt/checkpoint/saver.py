@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from megacpt.checkpoint import shares
-from megacpt.checkpoint.background import Background
+from megacpt.checkpoint.background import Background, Rest
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.shares import Planner, Written
 from megacpt.errors import EnvironmentError_, Superseded
@@ -71,7 +71,7 @@ class Saver:
         share = self._planner.share(state)
         self._folder = folder
         if self._writer is None:
-            self._outcome = _write(None, share=share, folder=folder)
+            self._outcome = _write(None, lambda: None, share=share, folder=folder)
             return
         try:
             held = shares.held(share, by=self._writer)
@@ -161,9 +161,9 @@ def reason_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _write(memory: mmap.mmap | None, *, share: shares.Share, folder: Path) -> Outcome:
+def _write(memory: mmap.mmap | None, rest: Rest, *, share: shares.Share, folder: Path) -> Outcome:
     try:
-        return shares.write(share, folder=folder, memory=memory)
+        return shares.write(share, folder=folder, memory=memory, rest=rest)
     except (OSError, RuntimeError) as error:
         return Failure(reason=reason_of(error))
 

@@ -47,7 +47,7 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from megacpt.checkpoint.background import Background
+from megacpt.checkpoint.background import Background, Rest
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.shared_memory import Place, plain
 from megacpt.checkpoint.small_writes import SmallWrites
@@ -150,15 +150,15 @@ def _is_bytes(item: Any) -> bool:
     return bool(item.type == WriteItemType.BYTE_IO)
 
 
-def write(share: Share, *, folder: Path, memory: mmap.mmap | None = None) -> Written:
+def write(share: Share, *, folder: Path, memory: mmap.mmap | None, rest: Rest) -> Written:
     """Write this rank's files, to the disk itself, and take their checksums.
 
-    ``memory``: where copies lie.
+    ``memory``: where copies lie. ``rest`` is called after each little piece.
     """
     results: list[WriteResult] = []
     files: dict[str, FileSum] = {}
     if share.items:
-        name, writes = f"__{share.rank}_0.distcp", SmallWrites()
+        name, writes = f"__{share.rank}_0.distcp", SmallWrites(rest=rest)
         results = _write_items(share.items, path=folder / name, writes=writes, memory=memory)
         files[name] = writes.sum
     if share.common is not None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a file a little at a time, durable as it grows, and know its checksum once it is written."""
+"""Write a file a little at a time, durable as it grows, and know its checksum at the end."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import xxhash
@@ -27,7 +28,9 @@ class SmallWrites:
     For one file, of which every entry is written through it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rest: Callable[[], None]) -> None:
+        """``rest`` is called after each piece."""
+        self._rest = rest
         self._digest, self._bytes, self._durable = xxhash.xxh3_128(), 0, 0
 
     def transform_save_stream(self, item: Any, stream: io.IOBase) -> tuple[io.IOBase, list[str]]:
@@ -42,6 +45,7 @@ class SmallWrites:
             self._bytes += len(piece)
             if self._bytes - self._durable >= WINDOW_BYTES:
                 self._force_out(stream)
+            self._rest()
 
     def _force_out(self, stream: Any) -> None:
         self._durable = self._bytes

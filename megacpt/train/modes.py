@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megacpt.checkpoint import background, sharded
+from megacpt.checkpoint import background, pace, sharded
 from megacpt.checkpoint.manifest import require_architecture
 from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
@@ -38,7 +38,8 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
     start_overlap(config, runtime=runtime)
-    with background.started(wanted=config.checkpoint.asynchronous) as writer:
+    cores = pace.CORES if runtime.kind is DeviceKind.cpu else 1.0
+    with background.started(wanted=config.checkpoint.asynchronous, cores=cores) as writer:
         run = assemble(config, runtime=runtime, beat=watchdog.beat, writer=writer)
         _train(run, watchdog=watchdog)
 

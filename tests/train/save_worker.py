@@ -21,6 +21,7 @@ from typing import Any
 import forks
 
 from megacpt.checkpoint import starts
+from megacpt.checkpoint.shared_memory import Copy
 
 Settings = dict[str, Any]
 Found = dict[str, Any]
@@ -133,6 +134,21 @@ def same_bytes(settings: Settings, *, world: int = 1) -> Found:
     return sums
 
 
+def same_bytes_of_slow_copies(settings: Settings, *, world: int = 1) -> Found:
+    """Each step is long over when its snapshot has been copied, unless the update waits for it."""
+    make = Copy.make
+
+    def make_slowly(copy: Copy) -> None:
+        time.sleep(0.01)
+        make(copy)
+
+    Copy.make = make_slowly  # type: ignore[method-assign]
+    try:
+        return same_bytes(settings, world=world)
+    finally:
+        Copy.make = make  # type: ignore[method-assign]
+
+
 def files_of(folder: Path) -> dict[str, Any]:
     files: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["files"]
     return files
@@ -154,6 +170,21 @@ CASES: dict[str, Callable[[Settings], Found]] = {
         with_parallel(s, dp=2, distributed_optimizer=True), signal.SIGTERM, world=2, rank=1
     ),
     "bytes": same_bytes,
+    "bytes_slow": same_bytes_of_slow_copies,
+    # Its weights are gathered once more while they are copied.
+    "bytes_overlap": lambda s: same_bytes_of_slow_copies(
+        with_parallel(
+            s,
+            dp=2,
+            distributed_optimizer=True,
+            overlap_grad_reduce=True,
+            overlap_param_gather=True,
+        ),
+        world=2,
+    ),
+    "bytes_offload": lambda s: same_bytes(
+        with_parallel(s | {"optim": {"offload": True}}, dp=1, distributed_optimizer=True)
+    ),
     "bytes_muon": lambda s: same_bytes(s | {"optim": {"optimizer": "muon"}}),
     "bytes_zero1": lambda s: same_bytes(
         with_parallel(s, dp=2, distributed_optimizer=True), world=2

@@ -119,6 +119,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     started = runtime.start(RankInfo(), ClusterConfig())
 
     from megacpt.checkpoint.background import Background
+    from megacpt.checkpoint.pace import CORES
     from megacpt.model.parallel import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.position import Position
@@ -128,7 +129,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
 
     config = run_config(work, length=arguments.length)
     initialise_parallel(config.parallel, seed=config.seed)
-    writer: Background[Any] = Background()
+    writer: Background[Any] = Background(cores=CORES)
     run = assemble(config, runtime=started, writer=writer)
     position = Position()
     beside = Saves(run)
