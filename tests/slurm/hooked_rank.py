@@ -3,6 +3,7 @@
 
 die          it ends by SIGKILL as it starts
 raise_RANK   that rank raises an error of its own in its next collective
+slow         each collective takes so many seconds longer as the file says
 pause_at     the run waits before a collective once metrics.jsonl has that many lines
 hold_HOST    what a rank itself flushes to the disk on that host (or any) waits as long as the
              file is there: a checkpoint is never published
@@ -18,6 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ def _held(fsync: Callable[[int], None], *, hooks: Path) -> Callable[[int], None]
 def _disturbed(collective: Callable[..., Any], *, run_dir: Path) -> Callable[..., Any]:
     hooks = run_dir / "hooks"
     raises, pause = hooks / f"raise_{os.environ['SLURM_PROCID']}", hooks / "pause_at"
+    slow = hooks / "slow"
 
     def is_paused() -> bool:
         try:
@@ -72,6 +75,8 @@ def _disturbed(collective: Callable[..., Any], *, run_dir: Path) -> Callable[...
 
     def perform(*arguments: Any, **options: Any) -> Any:
         _wait_while(is_paused)
+        with suppress(FileNotFoundError):
+            time.sleep(float(slow.read_text()))
         if raises.exists():
             raise ArithmeticError("the hook of this rank was pulled")
         return collective(*arguments, **options)

@@ -189,7 +189,36 @@ def test_a_run_that_fails_at_once_is_not_requeued_for_ever(failing: Run) -> None
     assert "Killed" in failing.jobs("end")[0]["why"]
 
 
-def test_a_chain_hands_over(cluster: Cluster, folder: Path, undisturbed: Run) -> None:
+def test_a_job_of_more_weight_takes_the_nodes(
+    cluster: Cluster, folder: Path, undisturbed: Run
+) -> None:
+    """Slurm preempts the run, which saves, waits in the queue and goes on."""
+    words = ("cluster.slurm.partition=spot", "cluster.slurm.exclusive=false")
+    run = launch(cluster, folder / "preempted", "parallel.dp=2", *words)
+    run.pause_at(6)
+    run.wait_for_step(6)
+    other = cluster.submit("--partition=main", "--nodes=3", "--cpus-per-task=64", "--wrap=sleep 1")
+    wait_until(lambda: run.state != "RUNNING", what="the preemption", log=run.log)
+    run.unhook("pause_at")
+    cluster.wait_for(other)
+    run.wait_for_end()
+    assert run.losses() == undisturbed.losses()
+    assert run.starts() == 2
+    assert "saved, because SIGTERM came" in run.jobs("end")[0]["why"]
+
+
+@pytest.fixture(scope="module")
+def limited(cluster: Cluster, folder: Path, undisturbed: Run) -> Run:
+    """A job of a minute, in which it does not get through. It runs beside the next test."""
+    (folder / "limited" / "hooks").mkdir(parents=True)
+    (folder / "limited" / "hooks" / "slow").write_text("0.2")
+    limits = ("cluster.slurm.time=00:01:00", "cluster.slurm.signal_seconds=20")
+    # Else it would look at the clock itself, and be faster.
+    own = ("checkpoint.save_before_end_s=1", "parallel.dp=2")
+    return launch(cluster, folder / "limited", *limits, *own, nodes=1)
+
+
+def test_a_chain_hands_over(cluster: Cluster, folder: Path, undisturbed: Run, limited: Run) -> None:
     """One job runs and one is queued; the run's end takes the queued one away."""
     run = launch(cluster, folder / "chain", "parallel.dp=2", "cluster.slurm.chain=true")
     run.pause_at(6)
@@ -203,6 +232,16 @@ def test_a_chain_hands_over(cluster: Cluster, folder: Path, undisturbed: Run) ->
     assert first["job"] != second["job"]
     assert second["continues"]
     assert run.losses() == undisturbed.losses()
+
+
+def test_a_time_limit_runs_out(limited: Run, undisturbed: Run) -> None:
+    wait_until(lambda: limited.jobs("end"), what="the end of the first job", log=limited.log)
+    limited.unhook("slow")
+    limited.wait_for_end()
+    assert limited.losses() == undisturbed.losses()
+    # One more on a machine that is so slow that the second minute is too short, too.
+    assert limited.starts() >= 2
+    assert "saved, because SIGUSR1 came" in limited.jobs("end")[0]["why"]
 
 
 def states(cluster: Cluster, name: str) -> list[str]:
