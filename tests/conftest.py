@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests_support import free_port
+
+
+def pytest_configure() -> None:
+    # A shell that starts `make test &` ignores Ctrl-C for it and for all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -120,33 +120,33 @@ def writer_killed(settings: Settings) -> Found:
 
 
 def same_bytes(settings: Settings, *, world: int = 1) -> Found:
-    """Of the checkpoint of each step, saved beside training and while it waits."""
-    sums = {}
-    settings["schedule"]["steps"] = 8
-    for asynchronous in (True, False):
-        settings["checkpoint"] |= {"asynchronous": asynchronous, "keep_last": 20}
-        own = settings | {"run_dir": f"{settings['run_dir']}-{asynchronous}"}
-        assert forks.run(own, world=world) == [0] * world
-        sums[str(asynchronous)] = [
-            {name: entry["xxh128"] for name, entry in files_of(folder).items() if "distcp" in name}
-            for folder in sorted((Path(own["run_dir"]) / "checkpoints").glob("step_*"))
-        ]
-    return sums
+    """Of the checkpoint of each step, saved beside training and while it waits.
 
-
-def same_bytes_of_slow_copies(settings: Settings, *, world: int = 1) -> Found:
-    """Each step is long over when its snapshot has been copied, unless the update waits for it."""
+    Copied so slowly that the step after is long over by then, unless its update waits for the copy.
+    """
     make = Copy.make
 
     def make_slowly(copy: Copy) -> None:
-        time.sleep(0.01)
+        time.sleep(0.003)
         make(copy)
 
     Copy.make = make_slowly  # type: ignore[method-assign]
     try:
-        return same_bytes(settings, world=world)
+        return {str(beside): sums(settings, beside=beside, world=world) for beside in (True, False)}
     finally:
         Copy.make = make  # type: ignore[method-assign]
+
+
+def sums(settings: Settings, *, beside: bool, world: int) -> list[dict[str, str]]:
+    """Of the tensors' files of each checkpoint."""
+    settings["schedule"]["steps"] = 8
+    settings["checkpoint"] |= {"asynchronous": beside, "keep_last": 20}
+    own = settings | {"run_dir": f"{settings['run_dir']}-{beside}"}
+    assert forks.run(own, world=world) == [0] * world
+    return [
+        {name: entry["xxh128"] for name, entry in files_of(folder).items() if "distcp" in name}
+        for folder in sorted((Path(own["run_dir"]) / "checkpoints").glob("step_*"))
+    ]
 
 
 def files_of(folder: Path) -> dict[str, Any]:
@@ -170,9 +170,8 @@ CASES: dict[str, Callable[[Settings], Found]] = {
         with_parallel(s, dp=2, distributed_optimizer=True), signal.SIGTERM, world=2, rank=1
     ),
     "bytes": same_bytes,
-    "bytes_slow": same_bytes_of_slow_copies,
     # Its weights are gathered once more while they are copied.
-    "bytes_overlap": lambda s: same_bytes_of_slow_copies(
+    "bytes_overlap": lambda s: same_bytes(
         with_parallel(
             s,
             dp=2,

@@ -25,7 +25,7 @@ CASES = [
     "usr1",
     "term_to_one_rank",
 ]
-SAME_BYTES = ["", "_slow", "_overlap", "_offload", "_muon", "_zero1", "_zero3"]
+SAME_BYTES = ["", "_overlap", "_offload", "_muon", "_zero1", "_zero3"]
 if importlib.util.find_spec("emerging_optimizers") is None:
     SAME_BYTES.remove("_muon")
 
