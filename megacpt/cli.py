@@ -695,6 +695,20 @@ def _checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--diff", type=int, nargs=2, metavar="STEP", help="show what lies between two of them"
     )
+    parser.add_argument(
+        "--weights", action="store_true", help="with --diff: how far each weight has moved"
+    )
+
+
+def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
+    from megacpt.checkpoint.difference import folder_of
+    from megacpt.checkpoint.weight_change import weight_changes
+    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
+
+    print(WEIGHTS_HEADER)
+    # A line as soon as it is known: a large model's weights take a while to read.
+    for change in weight_changes(folder_of(run_dir, step=first), folder_of(run_dir, step=second)):
+        print(weight_line(change), flush=True)
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
@@ -709,8 +723,12 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         first, second = arguments.diff
         rows = compare(run_dir, first=first, second=second)
         print(render_difference(rows, first=first, second=second))
+        if arguments.weights:
+            _show_weights(run_dir, first=first, second=second)
         _say(next_command=f"megacpt checkpoints {_shown(run_dir)} --verify")
         return 0
+    if arguments.weights:
+        raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
     config = read_run_yaml(run_dir / "run.yaml")
     policy = retention_of(config)
     if arguments.keep_last is not None:
@@ -874,7 +892,7 @@ VERBS = (
         name="checkpoints",
         summary="list, verify, compare and prune the checkpoints of a run",
         example="  megacpt checkpoints runs/tiny --verify\n"
-        "  megacpt checkpoints runs/tiny --diff 16 24\n"
+        "  megacpt checkpoints runs/tiny --diff 16 24 --weights\n"
         "  megacpt checkpoints runs/tiny --keep-last 1            # what would stay\n"
         "  megacpt checkpoints runs/tiny --keep-last 1 --prune\n"
         "Exit code 1: one of them is damaged.",

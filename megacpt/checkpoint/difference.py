@@ -29,7 +29,7 @@ class Row:
 
 def compare(run_dir: Path, *, first: int, second: int) -> list[Row]:
     """Of two steps; what says who they are comes first, then only what differs."""
-    a, b = (_manifest(run_dir, step=step) for step in (first, second))
+    a, b = (read_manifest(folder_of(run_dir, step=step)) for step in (first, second))
     rows = [
         Row(title="written by start", first=a.start, second=b.start),
         Row(title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")),
@@ -47,13 +47,14 @@ def compare(run_dir: Path, *, first: int, second: int) -> list[Row]:
     return [*rows, *(row for row in changed if not row.is_equal)]
 
 
-def _manifest(run_dir: Path, *, step: int) -> CheckpointManifest:
+def folder_of(run_dir: Path, *, step: int) -> Path:
+    """Of a checkpoint that is there, else ``CheckpointError``."""
     root = run_dir / "checkpoints"
     folder = root / folder_name(step)
     if not folder.exists():
         steps = ", ".join(str(c.step) for c in reversed(candidates(root))) or "none"
         raise CheckpointError(f"{root} has no checkpoint of step {step}; there are: {steps}.")
-    return read_manifest(folder)
+    return folder
 
 
 def _numbers(title: str, first: Mapping[str, object], second: Mapping[str, object]) -> list[Row]:

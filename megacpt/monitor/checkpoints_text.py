@@ -6,14 +6,22 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from megacpt.checkpoint.difference import Row
 from megacpt.checkpoint.listing import Listing
 from megacpt.checkpoint.store import Candidate
 
+if TYPE_CHECKING:  # It imports torch.
+    from megacpt.checkpoint.weight_change import WeightChange
+
 WIDTH = 80
 TITLE, VALUE = 26, 18
 NAME = 15
+WEIGHT = 50
+WEIGHTS_HEADER = (
+    f"{'weight (of all layers together)':<{WEIGHT}}{'rms':>9}{'change':>11}{'largest':>10}"
+)
 
 
 def render(listing: Listing) -> str:
@@ -29,6 +37,12 @@ def render_difference(rows: Sequence[Row], *, first: int, second: int) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in (header, *lines)) + "\n"
+
+
+def weight_line(change: WeightChange) -> str:
+    name = _cut(change.name.removeprefix("decoder."), width=WEIGHT)
+    numbers = f"{change.rms:>9.3g}{100 * change.relative:>9.3g} %{change.largest:>10.2g}"
+    return f"{name:<{WEIGHT}}{numbers}"
 
 
 def _table(listing: Listing) -> Iterator[str]:

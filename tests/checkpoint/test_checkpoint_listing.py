@@ -156,3 +156,12 @@ def test_verb_where_nothing_can_be_used(run_dir: Path, capsys: pytest.CaptureFix
         (folder / "common.pt").unlink()
     assert main(["checkpoints", str(run_dir)]) == 1
     assert "Next: bring one back from a copy; or move them away" in capsys.readouterr().out
+
+
+def test_weights_are_asked_for_with_two_checkpoints(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["checkpoints", str(run_dir), "--weights"]) == 2
+    assert "--weights belongs to --diff STEP STEP; name the two checkpoints." in (
+        capsys.readouterr().err
+    )
