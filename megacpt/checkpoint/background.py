@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -36,6 +36,14 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Rest = Callable[[], None]
 """To be called after each little piece of work."""
+
+
+class Work(Protocol):
+    """What it does with the memory that holds the tensors."""
+
+    def __call__(self, memory: mmap.mmap, *, rest: Rest) -> Any: ...
+
+
 NICENESS = 19
 """The weakest claim to a core there is for all kinds of Unix."""
 NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -62,6 +70,8 @@ class Background(Generic[Result]):
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
         self._is_busy = self._makes_room = False
+        self.rested_s = 0.0
+        """Of what its last work took, while nobody waited."""
         self._copies: list[Copy] = []
         self._copier: Thread | None = None
 
@@ -83,25 +93,30 @@ class Background(Generic[Result]):
         places, self._copies = self._memory.hold(tensors)
         return places
 
-    def begin(self, work: Callable[[mmap.mmap, Rest], Result | None]) -> None:
+    def begin(self, work: Work) -> None:
         """Once what is held has been copied. ``work`` and what it returns are pickled."""
         assert not self._is_busy
+        message = pickle.dumps((work, self._memory.size))
         self._is_busy = True
         self._pace.begin()
-        message = pickle.dumps((work, self._memory.size))
         copies, self._copies = self._copies, []
         if copies:
-            self._copier = Thread(target=self._send, args=(message, copies), name="snapshot")
-            self._copier.start()
+            copier = Thread(target=self._send, args=(message,), kwargs={"copies": copies})
+            copier.start()
+            self._copier = copier
         else:
-            self._send(message, copies)
+            self._send(message, copies=copies)
 
-    def _send(self, message: bytes, copies: Sequence[Copy]) -> None:
+    def _send(self, message: bytes, *, copies: Sequence[Copy]) -> None:
         for copy in copies:
             copy.make()
         # That it is dead is heard when its result is asked for.
         with contextlib.suppress(OSError):
             self._connection.send_bytes(message)
+
+    def hurry(self) -> None:
+        """Somebody waits, or will soon: no more rests. Signal handlers may call it."""
+        self._pace.hurry()
 
     @property
     def is_copying(self) -> bool:
@@ -121,10 +136,11 @@ class Background(Generic[Result]):
         """Wait for it. ``ChildProcessError`` where the process died before it had one."""
         assert self._is_busy
         self.settle()
-        self._pace.hurry()
+        self.hurry()
         self._is_busy = self._makes_room = False
         try:
-            result: Result = pickle.loads(self._connection.recv_bytes())
+            result: Result
+            result, self.rested_s = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise ChildProcessError(self._end()) from error
         return result
@@ -166,7 +182,7 @@ def started(*, wanted: bool, cores: float) -> Iterator[Background[Any] | None]:
         background.close()
 
 
-def _make_room(memory: mmap.mmap, rest: Rest) -> None:
+def _make_room(memory: mmap.mmap, *, rest: Rest) -> None:
     with contextlib.suppress(OSError):  # Said by the one who needs it.
         populate(memory)
 
@@ -193,4 +209,5 @@ def _serve(connection: Connection, theirs: Connection, file: int, pace: Pace, pa
         except EOFError:
             return
         pace.start()
-        connection.send_bytes(pickle.dumps(work(mapped(file, size), pace.rest)))
+        result = work(mapped(file, size), rest=pace.rest)
+        connection.send_bytes(pickle.dumps((result, pace.rested_s)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a process to a part of one core, until the one it was forked from waits for it.
+"""Keeps a process to a part of one core on average, until the one it was forked from waits for it.
 
 The weakest priority does not do that where ranks compute on all cores: what runs whenever a core is
 free still fills the caches and the memory bus, and all threads of a matrix product wait for the one
@@ -23,6 +23,8 @@ class Pace:
 
     def __init__(self, *, cores: float) -> None:
         """Before the fork. ``cores``: how much of one; 1 or more: no rest is taken."""
+        self.rested_s = 0.0
+        """Since ``start``, in the process that works."""
         self._cores = cores
         self._hurry = mmap.mmap(-1, 1)
         """One byte that both see."""
@@ -37,10 +39,13 @@ class Pace:
     def start(self) -> None:
         """From here on the working process counts."""
         self._began_at, self._cpu_before_s = time.monotonic(), time.process_time()
+        self.rested_s = 0.0
 
     def rest(self) -> None:
         """To be called after each little piece of work."""
         used_s = time.process_time() - self._cpu_before_s
         ahead_s = used_s / self._cores - (time.monotonic() - self._began_at)
         if ahead_s > SHORTEST_REST_S and self._cores < 1 and not self._hurry[0]:
+            before = time.monotonic()
             time.sleep(min(ahead_s, LONGEST_REST_S))
+            self.rested_s += time.monotonic() - before

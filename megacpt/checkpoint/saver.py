@@ -41,7 +41,7 @@ Outcome = Written | Failure
 
 class Saver:
     """One save is in flight at most. All methods are collective calls but for ``is_writing``,
-    ``is_copying`` and ``settle``."""
+    ``is_copying``, ``settle``, ``hurry`` and ``rested_s``."""
 
     def __init__(self, writer: Background[Outcome] | None) -> None:
         """``writer``: the process beside this rank; None: saves are waited for."""
@@ -65,13 +65,13 @@ class Saver:
     def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
         """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
 
-        Its tensors must not change before ``settle``; that of a new update does not lie in them.
+        Its tensors must not change before ``settle``.
         """
         assert self._folder is None, "the last save has not been finished"
         share = self._planner.share(state)
         self._folder = folder
         if self._writer is None:
-            self._outcome = _write(None, lambda: None, share=share, folder=folder)
+            self._outcome = _write(None, rest=lambda: None, share=share, folder=folder)
             return
         try:
             held = shares.held(share, by=self._writer)
@@ -91,6 +91,16 @@ class Saver:
         """Wait until the snapshot is taken. Not a collective call."""
         if self._writer is not None:
             self._writer.settle()
+
+    def hurry(self) -> None:
+        """The save in flight, if there is one, will be waited for. Not a collective call."""
+        if self._writer is not None:
+            self._writer.hurry()
+
+    @property
+    def rested_s(self) -> float:
+        """Of what the last save took on this rank, while nobody waited for it."""
+        return self._writer.rested_s if self._writer is not None else 0.0
 
     def finish(self, publish: Publish) -> Failure | None:
         """Wait for all shares, complete them and ``publish`` on the first rank.
@@ -161,7 +171,7 @@ def reason_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _write(memory: mmap.mmap | None, rest: Rest, *, share: shares.Share, folder: Path) -> Outcome:
+def _write(memory: mmap.mmap | None, *, rest: Rest, share: shares.Share, folder: Path) -> Outcome:
     try:
         return shares.write(share, folder=folder, memory=memory, rest=rest)
     except (OSError, RuntimeError) as error:

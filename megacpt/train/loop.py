@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from megacpt.config.sections import FaultPolicy
@@ -65,6 +65,7 @@ def fit(run: Run, *, position: Position, journal: Journal | None) -> None:
     peak_flops = device_runtime.peak_flops(run.config.precision)
     with open_requests(run.config, device=run.runtime.device) as requests:
         saves = Saves(run, count_seconds=requests.time_limit.count_save)
+        requests.when_asked = saves.hurry
         outlets = Outlets(journal=journal, saves=saves, requests=requests)
         while rollback := train_to_rollback(
             run, position=position, outlets=outlets, peak_flops=peak_flops
@@ -179,8 +180,13 @@ def take_step(
         record = {"step": step, "passed_over": True, **progress_record(run, account, position)}
         return record | ({"fault": event} if event["step"] == step else {})
 
+    settle_s = 0.0
+
     def accept(facts: StepFacts) -> bool:
-        saves.settle()  # An update changes what the snapshot is taken of.
+        # The update changes what the snapshot is taken of. What a step does before changes none of
+        # it (it would, if experts had a bias that megatron-core moves with the gradients).
+        nonlocal settle_s
+        settle_s = saves.settle()
         return guard.accept(facts)
 
     result = train_step(
@@ -192,6 +198,8 @@ def take_step(
         lr_factor=position.faults.lr_factor(step),
         accept=accept,
     )
+    # It is in the stall.
+    result = replace(result, step_s=result.step_s - settle_s)
     event = None
     if guard.fault:
         # Which checkpoint a rollback goes back to must not depend on how fast it is written.

@@ -106,6 +106,8 @@ class Requests:
     file: Path
     time_limit: TimeLimit
     device: torch.device
+    when_asked: Callable[[], None] = lambda: None
+    """Called at once when a signal comes, from its handler."""
     _signal: Request = Request.none
     _before: dict[int, Any] = field(default_factory=dict)
     _warned_of: str = ""
@@ -126,6 +128,7 @@ class Requests:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """A rank that waits in a collective gets here after the step."""
         self._signal = max(self._signal, SIGNALS[signal.Signals(number)])
+        self.when_asked()
 
     def agree(self, *, is_held: Callable[[], bool], is_writing: bool) -> Decision:
         """One decision of all ranks; a collective call. The file is removed when it is obeyed.

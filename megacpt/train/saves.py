@@ -47,12 +47,12 @@ class Pending:
 
 
 class Saves:
-    """All methods but ``is_writing``, ``settle`` and ``figures`` are collective calls."""
+    """Collective calls but for ``is_writing``, ``settle``, ``hurry`` and ``figures``."""
 
     def __init__(
         self, run: Run, *, count_seconds: Callable[[float], None] = lambda seconds: None
     ) -> None:
-        """``count_seconds`` is told how long each save took."""
+        """``count_seconds`` is told how long each save would have taken had it been waited for."""
         self._run = run
         self._saver = Saver(run.writer)
         self._retention = retention_of(run.config)
@@ -106,11 +106,20 @@ class Saves:
             self._saver.begin(partial, state=self._state())
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
 
-    def settle(self) -> None:
-        """To be called before weights or optimizer state change: the snapshot is taken by then."""
+    def settle(self) -> float:
+        """To be called before weights or optimizer state change: the snapshot is taken by then.
+
+        The seconds it took, which are part of the stall.
+        """
+        stall_s = self._stall_s
         if self._saver.is_copying:
             with self._stalled():
                 self._saver.settle()
+        return self._stall_s - stall_s
+
+    def hurry(self) -> None:
+        """The run will soon end. Signal handlers may call it."""
+        self._saver.hurry()
 
     def _state(self) -> dict[str, Any]:
         chunks, optimizer = self._run.state.chunks, self._run.state.optimizer
@@ -133,7 +142,7 @@ class Saves:
             return
         self._failures = 0
         self._write_s = time.monotonic() - pending.began_at
-        self._count_seconds(self._write_s)
+        self._count_seconds(self._write_s - self._saver.rested_s)
         position.checkpoint_step = step
 
     def _publish(self, pending: Pending, files: Mapping[str, FileSum], *, wait: bool) -> None:

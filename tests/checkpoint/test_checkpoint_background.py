@@ -26,11 +26,11 @@ def beside() -> Iterator[Background[Tensors]]:
     background.close()
 
 
-def seen(memory: mmap.mmap, _rest: Rest, *, places: Sequence[Place]) -> Tensors:
+def seen(memory: mmap.mmap, *, rest: Rest, places: Sequence[Place]) -> Tensors:
     return [place.tensor(memory).clone() for place in places]
 
 
-def burn(_memory: mmap.mmap, rest: Rest, *, cpu_s: float) -> float:
+def burn(memory: mmap.mmap, *, rest: Rest, cpu_s: float) -> float:
     """Until that much CPU time has gone; the seconds it took."""
     began_at, until = time.monotonic(), time.process_time() + cpu_s
     while time.process_time() < until:
@@ -38,7 +38,7 @@ def burn(_memory: mmap.mmap, rest: Rest, *, cpu_s: float) -> float:
     return time.monotonic() - began_at
 
 
-def end(_memory: mmap.mmap, _rest: Rest) -> None:
+def end(memory: mmap.mmap, *, rest: Rest) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -120,7 +120,9 @@ def test_it_keeps_to_its_part_of_a_core_while_nobody_waits() -> None:
         while background.is_running():
             time.sleep(0.01)
         # 0.02 s of CPU at 0.02 of a core are a second; the last rest may be left out.
-        assert background.result() > 0.4
+        took_s = background.result()
+        assert took_s > 0.4
+        assert 0.3 < background.rested_s < took_s
     finally:
         background.close()
 
@@ -129,9 +131,10 @@ def test_it_takes_all_it_can_once_somebody_waits() -> None:
     background: Background[float] = Background(cores=1e-6)
     try:
         background.hold([torch.ones(10)])
-        background.begin(partial(burn, cpu_s=0.1))
-        # Without the hurry: more than a day.
-        assert background.result() >= 0.1
+        background.begin(partial(burn, cpu_s=0.5))
+        # With a rest of 0.05 s after each look at the clock: minutes.
+        assert 0.5 <= background.result() < 20
+        assert background.rested_s < 1
     finally:
         background.close()
 

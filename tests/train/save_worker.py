@@ -170,7 +170,6 @@ CASES: dict[str, Callable[[Settings], Found]] = {
         with_parallel(s, dp=2, distributed_optimizer=True), signal.SIGTERM, world=2, rank=1
     ),
     "bytes": same_bytes,
-    # Its weights are gathered once more while they are copied.
     "bytes_overlap": lambda s: same_bytes(
         with_parallel(
             s,
