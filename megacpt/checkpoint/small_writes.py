@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a file a little at a time, durable as it grows, and know its checksum at the end."""
+"""Write a file a little at a time, to the disk as it grows, and know its checksum at the end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PIECE_BYTES = 2**18
 """A write is not interrupted: a training thread that wakes up waits for the end of it, here some
 tenths of a millisecond."""
 WINDOW_BYTES = 2**25
-"""Left to the end, gigabytes would fill the page cache and then all go to the disk at once, by
-kernel threads that are not as modest as their caller. Forced out and dropped every 32 MiB, the same
-few pages serve for all: 0.3 s of CPU a GiB in place of 0.5 to 1.4."""
+"""Left to the end, gigabytes would fill the page cache, where the training data lies, and then all
+go to the disk at once. Sent off every 32 MiB, the disk writes while the next are prepared: 0.86 s
+for 2 GiB in place of 1.3 to 3.5."""
 
 
 class SmallWrites:
@@ -31,7 +31,7 @@ class SmallWrites:
     def __init__(self, *, rest: Callable[[], None]) -> None:
         """``rest`` is called after each piece."""
         self._rest = rest
-        self._digest, self._bytes, self._durable = xxhash.xxh3_128(), 0, 0
+        self._digest, self._bytes, self._sent = xxhash.xxh3_128(), 0, 0
 
     def transform_save_stream(self, item: Any, stream: io.IOBase) -> tuple[io.IOBase, list[str]]:
         """Where to write ``item`` to; no reader needs to know of it."""
@@ -43,15 +43,15 @@ class SmallWrites:
             stream.write(piece)
             self._digest.update(piece)
             self._bytes += len(piece)
-            if self._bytes - self._durable >= WINDOW_BYTES:
-                self._force_out(stream)
+            if self._bytes - self._sent >= WINDOW_BYTES:
+                self._send_off(stream)
             self._rest()
 
-    def _force_out(self, stream: Any) -> None:
-        self._durable = self._bytes
+    def _send_off(self, stream: Any) -> None:
+        """Linux begins to write what is new, without a wait, and drops what has been written."""
+        self._sent = self._bytes
         if sys.platform == "linux":
             stream.flush()
-            os.fdatasync(stream.fileno())
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     @property

@@ -50,20 +50,20 @@ def test_a_rest_is_offered_after_each_piece(tmp_path: Path, small: None) -> None
     assert len(rests) == sum(-(-size // 512) for size in SIZES)
 
 
-def test_most_of_it_is_durable_before_the_end(
+def test_most_of_it_is_sent_off_before_the_end(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each time all that was written is on the way to the disk, none of it in a buffer."""
-    forced: list[int] = []
+    """Each time all that was written until then, nothing of it left in a buffer."""
+    sent: list[int] = []
 
     def count(descriptor: int, *_: int) -> None:
-        forced.append(os.fstat(descriptor).st_size)
+        sent.append(os.fstat(descriptor).st_size)
 
     monkeypatch.setattr(os, "posix_fadvise", count)
     write(tmp_path / "file")
-    steps = [after - before for before, after in zip([0, *forced], forced, strict=False)]
-    assert all(10_000 <= step < 10_512 for step in steps), forced
-    assert forced[-1] > sum(SIZES) - 10_512
+    steps = [after - before for before, after in zip([0, *sent], sent, strict=False)]
+    assert all(10_000 <= step < 10_512 for step in steps), sent
+    assert sent[-1] > sum(SIZES) - 10_512
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

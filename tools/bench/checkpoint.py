@@ -122,6 +122,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     from megacpt.checkpoint.pace import CORES
     from megacpt.model.parallel import initialise_parallel
     from megacpt.train.batches import read_batches
+    from megacpt.train.garbage import collecting_every
     from megacpt.train.position import Position
     from megacpt.train.run import assemble
     from megacpt.train.saves import Saves
@@ -135,7 +136,10 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     beside = Saves(run)
     run.writer = None
     waiting = Saves(run)
-    with read_batches(run.data, config=config, first_step=1, device=started.device) as batches:
+    with (
+        collecting_every(config.kernels.manual_gc_steps) as collect_garbage,
+        read_batches(run.data, config=config, first_step=1, device=started.device) as batches,
+    ):
 
         def step() -> None:
             position.step += 1
@@ -147,6 +151,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
                 device=started.device,
                 accept=settled,
             )
+            collect_garbage(position.step)
 
         def settled(_: StepFacts) -> bool:
             beside.settle()
