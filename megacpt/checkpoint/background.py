@@ -3,7 +3,7 @@
 
 It is forked while the rank is small, before there is a model: a process forked later would have to
 share the model's pages, and the next step would stop at each one it writes to, to copy it. It takes
-no core that the rank wants, and ends with it.
+little of a core while nobody waits for it (megacpt.checkpoint.pace), and ends with its rank.
 
 Tensors are copied while the rank computes: weights and optimizer state stay as they are from one
 update to the next, through a whole forward and backward pass (the idea of CheckFreq, FAST '21).
@@ -44,8 +44,9 @@ class Work(Protocol):
     def __call__(self, memory: mmap.mmap, *, rest: Rest) -> Any: ...
 
 
-NICENESS = 19
-"""The weakest claim to a core there is for all kinds of Unix."""
+NICENESS = 10
+"""A tenth of the claim to a core that the rank has. With none at all (SCHED_IDLE), a save that is
+waited for takes minutes where other programs keep the cores busy: no process may take it back."""
 NOT_ITS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """They ask the run to save and end. A save under way is what they want, so it goes on."""
 
@@ -196,9 +197,6 @@ def _serve(connection: Connection, theirs: Connection, file: int, pace: Pace, pa
     for number in NOT_ITS_OWN:
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    if hasattr(os, "SCHED_IDLE"):
-        # Linux then lets a thread that wakes up take the core at once.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # The parent's objects are not this process's to free, nor to look at, which would copy them.
     gc.freeze()
     # Its threads are not here.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a process to a part of one core on average, until the one it was forked from waits for it.
 
-The weakest priority does not do that where ranks compute on all cores: what runs whenever a core is
-free still fills the caches and the memory bus, and all threads of a matrix product wait for the one
-whose core was taken.
+A weak priority alone does not do that. Where ranks compute on all cores, all threads of a matrix
+product wait for the one whose core was taken, and what runs whenever a core is free still fills the
+caches and the memory bus.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import mmap
 import time
 
-CORES = 0.1
-"""Beside a rank that computes on CPUs: 2 GB are written in about 20 s."""
+CORES = 0.05
+"""Beside a rank that computes on CPUs: 2 GB are written in about 30 s."""
 LONGEST_REST_S = 0.05
 """So soon it hears that somebody waits."""
 SHORTEST_REST_S = 0.01
