@@ -12,7 +12,7 @@ import mmap
 import time
 
 CORES = 0.05
-"""Beside a rank that computes on CPUs: 2 GB are written in about 30 s."""
+"""Beside a rank that computes on CPUs: 2 GB are written in about 40 s."""
 LONGEST_REST_S = 0.05
 """So soon it hears that somebody waits."""
 SHORTEST_REST_S = 0.01
