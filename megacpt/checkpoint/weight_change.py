@@ -95,7 +95,7 @@ class _Tensors:
     """Those of one checkpoint, in torch's distributed format."""
 
     def __init__(self, folder: Path) -> None:
-        if wrong := verify.full(folder, names=[".metadata"]):
+        if wrong := verify.quick(folder) or verify.full(folder, names=[".metadata"]):
             raise CheckpointError(f"{folder}: {wrong[0]}; see `megacpt checkpoints --verify`.")
         self._folder = folder
         self._metadata = FileSystemReader(folder).read_metadata()

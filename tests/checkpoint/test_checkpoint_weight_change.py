@@ -135,6 +135,14 @@ def test_a_damaged_index_is_named(tmp_path: Path, one_rank: None) -> None:
         list(weight_changes(folder, folder))
 
 
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path, one_rank: None) -> None:
+    folder = write(tmp_path, step=1, tensors=weights(0), pieces=WHOLE)
+    with (folder / "__0_0.distcp").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp has 100 bytes but was written with"):
+        list(weight_changes(folder, folder))
+
+
 def test_a_line_each_in_80_columns() -> None:
     name = "decoder.layers.self_attention.linear_qkv.layer_norm_weight"
     line = weight_line(WeightChange(name=name, rms=0.998, relative=0.00123, largest=1.5e-7))
