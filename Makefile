@@ -64,12 +64,12 @@ test-sanitize: $(INSTALLED)
 	@MEGACPT_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib $(SANITIZED)/lib \
 	  --build-temp $(SANITIZED)/temp > $(SANITIZED)/build.log 2>&1 \
 	  || { tail -20 $(SANITIZED)/build.log; exit 1; }
-	@export PYTHONPATH=$(SANITIZED)/lib PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 \
+	@export PYTHONPATH=$(SANITIZED)/lib:$(CURDIR) PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1; \
 	$(BIN)/python -c 'from megacpt import _C; assert "$(SANITIZED)" in _C.__file__, _C.__file__' \
 	  && $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not mcore and not slow" \
-	  -p no:cacheprovider $(SANITIZED_TESTS)
+	  -p no:cacheprovider -o pythonpath= $(SANITIZED_TESTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

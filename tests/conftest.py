@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests_support import free_port
+from tests.support import free_port
 
 
 def pytest_configure() -> None:

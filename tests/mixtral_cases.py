@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llama_cases import VOCAB_SIZE
+
+from tests.llama_cases import VOCAB_SIZE
 
 BASE: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,

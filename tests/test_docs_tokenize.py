@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docs import ROOT, assert_shown, examples
+
+from tests.test_docs import ROOT, assert_shown, examples
 
 PAGE = ROOT / "docs" / "tokenize.md"
 TIMES = re.compile(r"in [\d.]+ s \([\d.]+ \w+/s\)")

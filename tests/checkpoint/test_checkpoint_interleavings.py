@@ -13,15 +13,15 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoints import manifest_of
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from interleaving import Actor, play
 
 from megacpt.checkpoint import starts, store
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import Superseded
+from tests.checkpoint.checkpoints import manifest_of
+from tests.checkpoint.interleaving import Actor, play
 
 STEPS_A_SAVE = 10
 POLICY = Retention(keep_last=2)

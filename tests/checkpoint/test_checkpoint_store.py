@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoints import claim, manifest_of, names, write, write_partial
 
 from megacpt.checkpoint import starts, store
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
+from tests.checkpoint.checkpoints import claim, manifest_of, names, write, write_partial
 
 
 @pytest.fixture

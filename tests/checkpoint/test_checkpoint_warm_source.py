@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from checkpoints import claim, manifest_of, write_partial
 
 from megacpt.checkpoint import store, warm_source
 from megacpt.cluster.prepare import check, prepare
@@ -19,6 +18,7 @@ from megacpt.data.order import fresh_record
 from megacpt.data.record import DataRecord
 from megacpt.errors import CheckpointError, ConfigError
 from megacpt.model.families import read_architecture
+from tests.checkpoint.checkpoints import claim, manifest_of, write_partial
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from checkpoints import claim, manifest_of
 
 from megacpt.checkpoint import store
 from megacpt.checkpoint.weight_change import MASTER, WeightChange, weight_changes
 from megacpt.errors import CheckpointError
 from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, WIDTH, weight_line
+from tests.checkpoint.checkpoints import claim, manifest_of
 
 pytestmark = pytest.mark.mcore
 Tensors = dict[str, torch.Tensor]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_convert_export import import_model
 
 from megacpt.config.sections import Dtype
 from megacpt.tokenizer import load_tokenizer
-from tests_support import write_model_folder
+from tests.convert.test_convert_export import import_model
+from tests.support import write_model_folder
 
 pytestmark = pytest.mark.mcore
 

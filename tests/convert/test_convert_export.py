@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from llama_cases import CASES, TOKENS_BS, write_llama
 from safetensors.torch import load_file
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import EnvironmentError_
 from megacpt.plan.architecture import Architecture
+from tests.llama_cases import CASES, TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
 

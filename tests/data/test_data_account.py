@@ -6,10 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from corpus_cases import make, write_jsonl
-
 from megacpt.data.account import account
 from megacpt.data.manifest import BackendRecord
+from tests.data.corpus_cases import make, write_jsonl
 
 
 def test_only_what_happened_is_told(tmp_path: Path) -> None:

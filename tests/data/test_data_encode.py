@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus_cases import TINY, make, shard_bytes, words, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from megacpt.errors import DataError
 from megacpt.tokenizer import load_tokenizer
 from megacpt.tokenizer.backend import Encoded, join
 from megacpt.tokenizer.fast import FastBackend
+from tests.data.corpus_cases import TINY, make, shard_bytes, words, write_jsonl
 
 TOKENIZER = load_tokenizer(TINY)
 

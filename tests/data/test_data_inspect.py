@@ -24,7 +24,7 @@ from megacpt.data.manifest import read_manifest
 from megacpt.data.tokenize import tokenize
 from megacpt.errors import ConfigError, DataError
 from megacpt.tokenizer import load_tokenizer
-from tests_support import write_model_folder
+from tests.support import write_model_folder
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 TEXTS = ["a rose", "", "bb", "c" * 700, "\u2028\x1b[31m"]

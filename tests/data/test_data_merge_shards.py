@@ -21,7 +21,7 @@ from megacpt.data.manifest import Manifest, read_manifest, verify
 from megacpt.data.merge_shards import merge_shards, shards_in
 from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import DataError
-from tests_support import write_model_folder
+from tests.support import write_model_folder
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 KINDS = ("bin", "idx")

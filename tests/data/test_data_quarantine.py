@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from corpus_cases import decoded, make, words, write_jsonl
 
 from megacpt.data.documents import OnError
 from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
+from tests.data.corpus_cases import decoded, make, words, write_jsonl
 
 BAD: dict[str, bytes] = {
     "broken_json": b'{"text": "a"',

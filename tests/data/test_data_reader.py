@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from corpus_cases import write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from megacpt.data.inputs import FileFormat, SourceFile, find_files
 from megacpt.data.pieces import Part, cut
 from megacpt.data.reader import PartReader, first_line
 from megacpt.errors import DataError
+from tests.data.corpus_cases import write_jsonl
 
 
 def source(path: Path, **options: FileFormat) -> SourceFile:

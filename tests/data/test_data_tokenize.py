@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-from corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
 from megacpt.data import workers
 from megacpt.data.indexed import IndexedShard
@@ -25,6 +24,7 @@ from megacpt.data.tokenize import tokenize
 from megacpt.data.work_folder import WorkFolder
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from megacpt.tokenizer import load_tokenizer
+from tests.data.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["one", "two words", "", "ünïcode ✓", "last"]

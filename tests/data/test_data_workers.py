@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from corpus_cases import TINY, make, words, write_jsonl
 
 from megacpt.data import workers
 from megacpt.data.workers import num_processes
 from megacpt.errors import DataError, EnvironmentError_
+from tests.data.corpus_cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 

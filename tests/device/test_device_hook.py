@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests_support import free_port
+from tests.support import free_port
 
 WORKER = Path(__file__).with_name("layout_worker.py")
 

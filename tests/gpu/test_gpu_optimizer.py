@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from smoke import SMALL, train
+
+from tests.gpu.smoke import SMALL, train
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 BF16_RTOL = 5e-3

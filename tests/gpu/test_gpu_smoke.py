@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from smoke import LARGE, SMALL, Shape, Trained, floor_s, train
 
 from megacpt.config.sections import Recipe
 from megacpt.device.fp8 import equipment, obstacles
+from tests.gpu.smoke import LARGE, SMALL, Shape, Trained, floor_s, train
 
 BF16_RTOL = 5e-3
 """A product rounds each result to 8 bits, half a unit of which is 2e-3; a loss is a mean over a

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llama_cases import TOKENS_BS, VOCAB_SIZE
 
-from tests_support import free_port
+from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
+from tests.support import free_port
 
 WORKER = Path(__file__).with_name("model_layout_worker.py")
 LOGITS_ATOL = 2e-5

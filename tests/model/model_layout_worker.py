@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llama_cases import TOKENS_BS, divides
 
 from megacpt.config.sections import (
     ClusterConfig,
@@ -26,6 +25,7 @@ from megacpt.config.sections import (
 )
 from megacpt.device import runtime
 from megacpt.device.environment import rank_from_environment
+from tests.llama_cases import TOKENS_BS, divides
 
 
 def main() -> None:

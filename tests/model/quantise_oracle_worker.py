@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from te_worker import pretend_a_gpu
+
+from tests.model.te_worker import pretend_a_gpu
 
 SHAPES = [(64, 48), (128, 256), (16, 16), (160, 96)]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from te_worker import build, pretend_a_gpu
 
 from megacpt.config.sections import DeviceKind
+from tests.model.te_worker import build, pretend_a_gpu
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from te_worker import pretend_a_gpu
 
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
+from tests.model.te_worker import pretend_a_gpu
 
 FAMILY_FOLDERS = ("llama", "mixtral")
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from llama_cases import CASES, TOKENS_BS, write_llama
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import EnvironmentError_
+from tests.llama_cases import CASES, TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_cases import CASES, LLAMA3_ROPE, write_llama
-from mixtral_cases import CASES as MIXTRAL_CASES
-from mixtral_cases import write_mixtral
 
 from megacpt.errors import ModelError
 from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Experts, Llama3RopeScaling
-from tests_support import LLAMA
+from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
+from tests.mixtral_cases import CASES as MIXTRAL_CASES
+from tests.mixtral_cases import write_mixtral
+from tests.support import LLAMA
 
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64

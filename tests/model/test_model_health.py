@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from llama_cases import CASES, VOCAB_SIZE, write_llama
 from safetensors.torch import load_file, save_file
 
 from megacpt.errors import ModelError
 from megacpt.model.families import read_architecture
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
+from tests.llama_cases import CASES, VOCAB_SIZE, write_llama
 
 pytestmark = pytest.mark.mcore
 Tensors = dict[str, torch.Tensor]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from layout_runs import LOGITS_ATOL, assembled, reference, run_world
-from llama_cases import CASES, VOCAB_SIZE, divides, write_llama
 from safetensors.torch import load_file
+
+from tests.llama_cases import CASES, VOCAB_SIZE, divides, write_llama
+from tests.model.layout_runs import LOGITS_ATOL, assembled, reference, run_world
 
 pytestmark = pytest.mark.mcore
 

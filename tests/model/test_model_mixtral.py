@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from layout_runs import LOGITS_ATOL, assembled, reference, run_world
-from llama_cases import TOKENS_BS, VOCAB_SIZE
-from mixtral_cases import CASES, write_mixtral
 from safetensors.torch import load_file
+
+from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
+from tests.mixtral_cases import CASES, write_mixtral
+from tests.model.layout_runs import LOGITS_ATOL, assembled, reference, run_world
 
 pytestmark = pytest.mark.mcore
 

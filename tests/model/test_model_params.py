@@ -12,7 +12,7 @@ import torch
 from megacpt.model.families import param_rows, read_architecture
 from megacpt.model.params import Param
 from megacpt.plan.architecture import Architecture
-from tests_support import LLAMA
+from tests.support import LLAMA
 
 
 @pytest.fixture

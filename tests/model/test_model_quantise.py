@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import quantise_twins as twins
+from tests.model import quantise_twins as twins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

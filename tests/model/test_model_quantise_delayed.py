@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import quantise_twins as twins
+from tests.model import quantise_twins as twins
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from te_worker import BOUNDS
 
-from tests_support import LLAMA, write_model_folder
+from tests.model.te_worker import BOUNDS
+from tests.support import LLAMA, write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_model_te import run_python
 
-from tests_support import write_model_folder
+from tests.model.test_model_te import run_python
+from tests.support import write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 

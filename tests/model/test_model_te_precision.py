@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_model_te import run_python
 
 from megacpt.model.families import FAMILIES
-from tests_support import LLAMA, write_model_folder
+from tests.model.test_model_te import run_python
+from tests.support import LLAMA, write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 

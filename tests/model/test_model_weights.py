@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from llama_cases import CASES, write_llama
 from safetensors.torch import load_file, save_file
 
 from megacpt.errors import ModelError
+from tests.llama_cases import CASES, write_llama
 
 pytestmark = pytest.mark.mcore
 Tensors = dict[str, torch.Tensor]

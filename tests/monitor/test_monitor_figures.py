@@ -9,7 +9,6 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_run import records
 
 from megacpt.monitor.figures import (
     POINTS_MAX,
@@ -23,6 +22,7 @@ from megacpt.monitor.figures import (
     thinned,
     training_charts,
 )
+from tests.monitor.sample_run import records
 
 COLOURS = {"psalms": "#111111", "speeches": "#222222"}
 

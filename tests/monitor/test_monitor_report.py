@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_run import (
+
+from megacpt.config.compose import write_run_yaml
+from megacpt.errors import ConfigError, DataError
+from megacpt.monitor.report import write_report
+from tests.monitor.sample_run import (
     STEPS,
     heldout_at,
     records,
@@ -21,10 +25,6 @@ from sample_run import (
     write_evaluation,
     write_run,
 )
-
-from megacpt.config.compose import write_run_yaml
-from megacpt.errors import ConfigError, DataError
-from megacpt.monitor.report import write_report
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_run import fault_event, records_with_faults
 
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.terminal import (
@@ -23,6 +22,7 @@ from megacpt.monitor.terminal import (
     step_cells,
     table_rows,
 )
+from tests.monitor.sample_run import fault_event, records_with_faults
 
 
 class Seconds:

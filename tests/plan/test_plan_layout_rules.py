@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_plan_rules import ARCHITECTURE, config_of, messages
 
 from megacpt.plan.nearest import as_text, with_settings
 from megacpt.plan.pipeline import stage_layers
 from megacpt.plan.rules import nearest_valid_layout, violations
+from tests.plan.test_plan_rules import ARCHITECTURE, config_of, messages
 
 
 @pytest.mark.parametrize(

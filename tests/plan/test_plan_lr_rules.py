@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from megacpt.config.sections import RunConfig
 from megacpt.plan.lr_rules import advice
 from megacpt.plan.rules import violations
-from tests_support import LLAMA, write_model_folder
+from tests.support import LLAMA, write_model_folder
 
 SOURCE = {"data": {"sources": {"law": {"prefix": "law"}}}, "model": {"path": "m"}}
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_plan_rules import ARCHITECTURE
 
 from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
 from megacpt.plan.memory import RankMemory, rank_memory, rank_parameters
+from tests.plan.test_plan_rules import ARCHITECTURE
 
 DATA = DataConfig(sequence_length=1024, global_batch_size=32)
 TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_support import SANDBOX, Cluster
+
+from tests.slurm.slurm_support import SANDBOX, Cluster
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ from string import ascii_lowercase
 
 import pytest
 import sentencepiece
-from slurm_support import Cluster, wait_until
 
 from megacpt.data.manifest import verify
 from megacpt.data.pieces import PIECE_BYTES_MIN
 from megacpt.data.tokenize import tokenize
+from tests.slurm.slurm_support import Cluster, wait_until
 
 SBATCH = Path(__file__).parents[2] / "launch" / "preprocess.sbatch"
 TASKS = 4

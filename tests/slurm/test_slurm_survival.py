@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launched import EVERY_STEPS, STEPS, Run, launch, megacpt
-from slurm_support import Cluster, wait_until
 
 from megacpt.checkpoint import store
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.device.node import bad_nodes
+from tests.slurm.launched import EVERY_STEPS, STEPS, Run, launch, megacpt
+from tests.slurm.slurm_support import Cluster, wait_until
 
 PUBLISH_S = 2.0
 """Far more than the rest of publishing a tiny checkpoint takes."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from llama_cases import TOKENS_BS, VOCAB_SIZE
 
 from megacpt.config.sections import (
     ClusterConfig,
@@ -29,6 +28,7 @@ from megacpt.config.sections import (
 from megacpt.data.batch import Batch
 from megacpt.device import runtime
 from megacpt.device.environment import rank_from_environment
+from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
 
 BOUNDS = ([0, 30, 96], [0, 1, 47, 72, 96])
 """Documents of unequal length, and unequally many in the two rows."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from ranks import start_ranks
 from safetensors.torch import save_file
 
 from megacpt.data.indexed import write_shard
-from tests_support import LLAMA, write_model_folder
+from tests.support import LLAMA, write_model_folder
+from tests.train.ranks import start_ranks
 
 WORKER = Path(__file__).with_name("fault_worker.py")
 LETTERS = 97 + np.arange(8)

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fault_worker import run_config
-
 from megacpt.device import hook
 from megacpt.device.environment import RankInfo, die_with_parent
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import MegacptError
-from tests_support import free_port
+from tests.support import free_port
+from tests.train.fault_worker import run_config
 
 quiet_libraries()
 hook.install()

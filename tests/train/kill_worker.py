@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import forks
+from tests.train import forks
 
 MOMENTS = (
     ".step_*.partial",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ranks import start_ranks
 
 from megacpt.data.indexed import write_shard
-from tests_support import write_model_folder
+from tests.support import write_model_folder
+from tests.train.ranks import start_ranks
 
 WORKER = Path(__file__).with_name("parity_worker.py")
 LOSS_RTOL = 1e-5

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests_support import free_port
+from tests.support import free_port
 
 
 def start_ranks(

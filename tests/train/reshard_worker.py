@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from parity_worker import parity_config
-
 from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
+from tests.train.parity_worker import parity_config
 
 SAVED_AT, STEPS_AFTER = 3, 5
 PATIENCE_S = 600.0

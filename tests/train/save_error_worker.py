@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-import forks
-from save_worker import Found, Settings, found
+from tests.train import forks
+from tests.train.save_worker import Found, Settings, found
 
 MIB = 2**20
 CASES = "full_for_a_while full_for_good read_only stops_at_once full_at_the_end no_permission"

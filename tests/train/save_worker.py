@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forks
-
 from megacpt.checkpoint import starts
 from megacpt.checkpoint.shared_memory import Copy
+from tests.train import forks
 
 Settings = dict[str, Any]
 Found = dict[str, Any]

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parity_worker import parity_config
-
 from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
+from tests.train.parity_worker import parity_config
 
 STEPS_BEFORE, STEPS_AFTER = 3, 3
 

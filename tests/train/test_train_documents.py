@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from documents_worker import BOUNDS, CHANGES, changed_tokens
-from llama_cases import CASES, write_llama
-from parity import assert_same_curve, train_curves, write_run_inputs
-from ranks import start_ranks
+
+from tests.llama_cases import CASES, write_llama
+from tests.train.documents_worker import BOUNDS, CHANGES, changed_tokens
+from tests.train.parity import assert_same_curve, train_curves, write_run_inputs
+from tests.train.ranks import start_ranks
 
 pytestmark = pytest.mark.mcore
 

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_runs import BAD_STEP, curve, outcome, records, settings, train_all, write_inputs
+
+from tests.train.fault_runs import (
+    BAD_STEP,
+    curve,
+    outcome,
+    records,
+    settings,
+    train_all,
+    write_inputs,
+)
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "dp2-zero1-overlap": {

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_runs import curve, settings, write_inputs
-from ranks import start_ranks
 
 from megacpt.checkpoint.manifest import read_manifest
+from tests.train.fault_runs import curve, settings, write_inputs
+from tests.train.ranks import start_ranks
 
 KILLS = 30
 STEPS = 200

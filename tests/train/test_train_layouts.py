@@ -15,9 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
-from parity_worker import parity_config
-from ranks import start_ranks
 
 from megacpt.cluster.prepare import prepare
 from megacpt.config.sections import RunConfig
@@ -26,6 +23,9 @@ from megacpt.model.families import read_architecture
 from megacpt.plan.architecture import Architecture
 from megacpt.plan.nearest import as_text, with_settings
 from megacpt.plan.rules import nearest_valid_layout, violations
+from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
+from tests.train.parity_worker import parity_config
+from tests.train.ranks import start_ranks
 
 WORKER = Path(__file__).with_name("layouts_worker.py")
 COUNT = 200

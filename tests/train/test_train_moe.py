@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moe_worker import SAVED_AT
-from parity import (
+
+from tests.train.moe_worker import SAVED_AT
+from tests.train.parity import (
     GRAD_NORM_RTOL,
     LOSS_RTOL,
     assert_same_curve,
     train_curves,
     write_run_inputs,
 )
-from ranks import start_ranks
+from tests.train.ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 

@@ -22,7 +22,7 @@ from megacpt.config.sections import (
     PrecisionConfig,
     RunConfig,
 )
-from tests_support import write_model_folder
+from tests.support import write_model_folder
 
 pytestmark = pytest.mark.mcore
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import (
+
+from tests.support import write_model_folder
+from tests.train.parity import (
     NUDGED,
     assert_same_curve,
     assert_same_curve_in_bf16,
     train_curves,
     write_run_inputs,
 )
-
-from tests_support import write_model_folder
 
 LAYOUTS: dict[int, dict[str, dict[str, object]]] = {
     1: {

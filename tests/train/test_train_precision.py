@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import train_curves, write_run_inputs
 
-from tests_support import write_model_folder
+from tests.support import write_model_folder
+from tests.train.parity import train_curves, write_run_inputs
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 

@@ -21,7 +21,7 @@ from megacpt.device.environment import RankInfo
 from megacpt.device.node import bad_nodes
 from megacpt.errors import EnvironmentError_
 from megacpt.train import preflight
-from tests_support import free_port
+from tests.support import free_port
 
 WORKER = Path(__file__).with_name("preflight_worker.py")
 IS_ROOT = os.geteuid() == 0 and all(shutil.which(tool) for tool in ("ip", "tc", "unshare"))

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
-from ranks import start_ranks
-from reshard_worker import STEPS_AFTER
+
+from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
+from tests.train.ranks import start_ranks
+from tests.train.reshard_worker import STEPS_AFTER
 
 WORKER = Path(__file__).with_name("reshard_worker.py")
 EXPERTS = {

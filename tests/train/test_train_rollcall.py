@@ -7,7 +7,7 @@ import torch.distributed as dist
 from megacpt.device.environment import RankInfo
 from megacpt.train.rollcall import Presence, absent, announce, hear_all, nodes_of, say, wait_for_all
 from megacpt.train.worker import LOST_PEER
-from tests_support import free_port
+from tests.support import free_port
 
 
 def presence(rank: int, *, local_rank: int, host: str) -> Presence:

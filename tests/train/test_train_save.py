@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_runs import curve, settings, write_inputs
-from ranks import start_ranks
+
+from tests.train.fault_runs import curve, settings, write_inputs
+from tests.train.ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 WORKER = Path(__file__).with_name("save_worker.py")

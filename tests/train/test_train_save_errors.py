@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_runs import settings, write_inputs
+
+from tests.train.fault_runs import settings, write_inputs
 
 WORKER = Path(__file__).with_name("save_error_worker.py")
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from llama_cases import TOKENS_BS, write_llama
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.data.batch import Batch
+from tests.llama_cases import TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
 

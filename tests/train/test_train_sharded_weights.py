@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import (
+
+from tests.train.parity import (
     GRAD_NORM_RTOL,
     LOSS_RTOL,
     NUDGED,
@@ -18,7 +19,7 @@ from parity import (
     train_curves,
     write_run_inputs,
 )
-from ranks import start_ranks
+from tests.train.ranks import start_ranks
 
 WORKER = Path(__file__).with_name("sharded_weights_worker.py")
 BF16 = {"precision": {"dtype": "bf16"}}

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import assert_same_curve, train_curves, write_run_inputs
+
+from tests.train.parity import assert_same_curve, train_curves, write_run_inputs
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import LOSS_RTOL, write_run_inputs
-from ranks import start_ranks
+
+from tests.train.parity import LOSS_RTOL, write_run_inputs
+from tests.train.ranks import start_ranks
 
 WORKER = Path(__file__).with_name("warm_start_worker.py")
 SAVED_AT, STEPS = 3, 6

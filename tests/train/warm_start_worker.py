@@ -15,12 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parity_worker import parity_config
-
 from megacpt.cluster.prepare import prepare
 from megacpt.config.sections import ClusterConfig, DeviceKind
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
+from tests.train.parity_worker import parity_config
 
 
 def main() -> None:
