@@ -490,7 +490,7 @@ def _advise(plan: Plan) -> None:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.prepare import check
-    from megacpt.config.atomic import write_text
+    from megacpt.files import write_text
     from megacpt.plan.schedule import rate_table
 
     config = _compose(arguments)

@@ -11,8 +11,8 @@ from typing import Any
 
 import xxhash
 
-from megacpt.config.atomic import write_text
 from megacpt.errors import CheckpointError
+from megacpt.files import write_text
 
 MANIFEST = "manifest.json"
 _OWN_SUM = "manifest_xxh128"

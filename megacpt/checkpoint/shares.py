@@ -52,7 +52,7 @@ from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.shared_memory import Place, plain
 from megacpt.checkpoint.small_writes import SmallWrites
 from megacpt.checkpoint.verify import sums_of
-from megacpt.config.atomic import sync_folder
+from megacpt.files import sync_folder
 
 FORMAT = CheckpointingConfig("torch_dist", 1)
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.atomic import sync_folder, write_text
 from megacpt.errors import EnvironmentError_, Superseded
+from megacpt.files import sync_folder, write_text
 
 FOLDER = "starts"
 

@@ -29,8 +29,8 @@ from megacpt.checkpoint import starts, verify
 from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest, write_manifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Lineage, Start
-from megacpt.config.atomic import sync_folder, write_text
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
+from megacpt.files import sync_folder, write_text
 
 logger = logging.getLogger(__name__)
 LATEST = "latest"

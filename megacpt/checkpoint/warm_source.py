@@ -22,14 +22,14 @@ from megacpt.checkpoint.manifest import (
     read_manifest,
     require_architecture,
 )
-from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import LoadConfig, OptimConfig, RunConfig, ScheduleConfig
 from megacpt.data.order import fresh_record
 from megacpt.data.record import DataRecord
 from megacpt.errors import CheckpointError, ConfigError, Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
+from megacpt.files import write_text
 from megacpt.plan.load_rules import taken
 from megacpt.plan.schedule import describe, learning_rate
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from megacpt.cluster import slurm
 from megacpt.cluster.prepare import check, prepare
-from megacpt.config.atomic import write_text
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.errors import EnvironmentError_
+from megacpt.files import write_text
 from megacpt.plan.estimate import Plan
 
 SUBMIT_S = 120

@@ -15,7 +15,6 @@ from pathlib import Path
 from megacpt.checkpoint import store, warm_source
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.warm_source import WarmSource
-from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
@@ -33,8 +32,9 @@ from megacpt.data.synthetic import documents, ensure_shard
 from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
-from megacpt.model.families import read_architecture
-from megacpt.plan.architecture import Architecture
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
+from megacpt.files import write_text
 from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
 from megacpt.plan.schedule import first_difference, learning_rate

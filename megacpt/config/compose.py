@@ -20,11 +20,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from megacpt.config.atomic import write_text
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
 from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
+from megacpt.files import write_text
 
 MAY_CHANGE = (
     *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.", "kernels."),

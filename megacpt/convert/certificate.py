@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from megatron.core.utils import unwrap_model
 
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.tokenizer import Tokenizer
 
 CERTIFICATE = "certificate.json"

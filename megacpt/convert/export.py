@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from megacpt.config.sections import Dtype
 from megacpt.convert.certificate import CERTIFICATE
 from megacpt.errors import EnvironmentError_
+from megacpt.families.architecture import Architecture
 from megacpt.model.hf_tensors import INDEX, SINGLE
 from megacpt.model.weights import iter_hf
-from megacpt.plan.architecture import Architecture
 
 SHARD_BYTES_MAX = 5 * 10**9
 TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}

@@ -18,7 +18,7 @@ from megacpt.device import runtime
 from megacpt.device.environment import RankInfo
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import CheckpointError
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
 from megacpt.tokenizer import load_tokenizer
 
 

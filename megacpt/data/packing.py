@@ -30,10 +30,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.config.atomic import write_parts
 from megacpt.data.indexed import IndexedShard
 from megacpt.data.manifest import shard_identity
 from megacpt.errors import DataError
+from megacpt.files import write_parts
 
 MAGIC = b"MCPTPACK"
 VERSION = 1

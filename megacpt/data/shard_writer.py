@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.config.atomic import sync_folder
 from megacpt.data.shard_format import HEADER, MAGIC, QUARANTINE, VERSION, code_of
 from megacpt.errors import DataError, EnvironmentError_
+from megacpt.files import sync_folder
 
 PIECE = 1 << 20
 """Documents whose index entries are in memory at once (8 MiB)."""

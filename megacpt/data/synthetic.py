@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacpt.config.atomic import write_text
 from megacpt.config.sections import SyntheticConfig
 from megacpt.data.manifest import Manifest, read_manifest
 from megacpt.data.tokenize import tokenize
 from megacpt.errors import ConfigError, Violation
+from megacpt.files import write_text
 from megacpt.tokenizer import Tokenizer
 
 SENTENCES_PER_DOCUMENT = (4, 12)

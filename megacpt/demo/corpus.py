@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.atomic import write_text
 from megacpt.demo import folio, manuals, python_docs
 from megacpt.demo.overlap import Document, Overlap, without_near_duplicates
+from megacpt.files import write_text
 
 SUMMARY = "corpus.json"
 """Written last: where it exists, the files are complete."""

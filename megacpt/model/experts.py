@@ -13,8 +13,8 @@ import torch
 from megatron.core.transformer.moe import moe_utils
 
 from megacpt.config.sections import DeviceKind, ParallelConfig
+from megacpt.families.architecture import Architecture
 from megacpt.model.router import Router
-from megacpt.plan.architecture import Architecture
 from megacpt.plan.expert_rules import expert_tensor_ranks
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from megacpt.errors import ModelError
-from megacpt.model.families import family_of
+from megacpt.families import family_of
+from megacpt.families.architecture import Architecture
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.placement import hf_shapes
-from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megacpt.errors import ModelError
-from megacpt.model.params import Part
+from megacpt.families.weights import Part
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -13,9 +13,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
-from megacpt.model.families import param_rows
-from megacpt.model.params import Param, Source
-from megacpt.plan.architecture import Architecture
+from megacpt.families import param_rows
+from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Param, Source
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"

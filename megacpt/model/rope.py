@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from megacpt.plan.architecture import Architecture, Llama3RopeScaling
+from megacpt.families.architecture import Architecture, Llama3RopeScaling
 
 
 def inverse_frequencies(architecture: Architecture) -> torch.Tensor:

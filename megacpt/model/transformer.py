@@ -20,10 +20,10 @@ from megacpt.config.sections import (
     PrecisionConfig,
     Recompute,
 )
+from megacpt.families.architecture import Architecture
 from megacpt.model.experts import expert_settings
 from megacpt.model.kernels import kernel_settings
 from megacpt.model.precision import precision_settings
-from megacpt.plan.architecture import Architecture
 
 
 def transformer_config(

@@ -16,12 +16,12 @@ import torch
 from megatron.core import parallel_state
 
 from megacpt.errors import ModelError
-from megacpt.model.families import family_of
+from megacpt.families import family_of
+from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Fill, Source
 from megacpt.model.fp8_weights import writable
 from megacpt.model.hf_tensors import HfTensors, require_names
-from megacpt.model.params import Fill, Source
 from megacpt.model.placement import Placed, hf_shapes, placed_params
-from megacpt.plan.architecture import Architecture
 
 TIED_HEAD = "lm_head.weight"
 TIED_EMBEDDING = "model.embed_tokens.weight"

@@ -14,7 +14,7 @@ from typing import TypedDict
 import psutil
 
 import megacpt
-from megacpt.config.atomic import write_text
+from megacpt.files import write_text
 
 PACKAGES = ("megacpt", "torch", "megatron-core", "transformer-engine", "transformers", "numpy")
 

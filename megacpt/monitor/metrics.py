@@ -14,8 +14,8 @@ import math
 from pathlib import Path
 from typing import Required, TypedDict, cast
 
-from megacpt.config.atomic import write_text
 from megacpt.errors import DataError, EnvironmentError_
+from megacpt.files import write_text
 
 
 class HeldoutLoss(TypedDict):

@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml, render
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
+from megacpt.files import write_text
 from megacpt.monitor.figures import draw_all
 from megacpt.monitor.metrics import json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise

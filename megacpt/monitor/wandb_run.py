@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.atomic import write_text
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError, EnvironmentError_, Violation
+from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, StepRecord
 from megacpt.monitor.terminal import fault_consequence, fault_value, sample_origin
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.blend_rules import longest
 from megacpt.plan.lr_rules import advice
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from megacpt.config.sections import ParallelConfig, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.architecture import Architecture, Experts
+from megacpt.families.architecture import Architecture, Experts
 from megacpt.plan.blend_rules import one_of, sequence_lengths
 
 

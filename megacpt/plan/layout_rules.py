@@ -14,7 +14,7 @@ from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.blend_rules import one_of, sequence_lengths
 from megacpt.plan.pipeline import stage_layers
 

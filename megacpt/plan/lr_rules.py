@@ -14,7 +14,7 @@ from typing import Protocol
 
 from megacpt.config.sections import LrShape, Optimizer, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.schedule import DECAYING
 
 USUAL_PEAKS = (5e-6, 5e-5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.plan.pipeline import stage_layers
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from megacpt.config.sections import Recompute, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.blend_rules import sequence_lengths
 from megacpt.plan.layout_rules import (
     batch_sizes,

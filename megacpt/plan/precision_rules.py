@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, Recipe, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.blend_rules import sequence_lengths
 from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises

@@ -10,7 +10,7 @@ from typing import Any
 
 from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig
 from megacpt.errors import ConfigError, Violation
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.blend_rules import blend_violations, sequence_lengths
 from megacpt.plan.expert_rules import expert_violations
 from megacpt.plan.fault_rules import fault_violations

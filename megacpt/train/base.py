@@ -10,7 +10,7 @@ from typing import Any
 from megacpt.config.sections import RunConfig
 from megacpt.data.heldout import HeldoutSet
 from megacpt.device.runtime import Runtime
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.tokenizer import Tokenizer
 from megacpt.train.generate import generate
 from megacpt.train.heldout import as_record, measure_all

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from megacpt.config.atomic import write_text
 from megacpt.config.sections import FaultPolicy, FaultsConfig
 from megacpt.errors import TrainingFault
+from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, FaultSample, json_safe
 from megacpt.monitor.terminal import fault_value, sample_origin
 from megacpt.train.spikes import spike_threshold

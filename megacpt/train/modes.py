@@ -11,17 +11,17 @@ from typing import Any
 
 from megacpt.checkpoint import background, pace, sharded
 from megacpt.checkpoint.manifest import require_architecture
-from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
 from megacpt.evaluate.gate import verdict
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
+from megacpt.files import write_text
 from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import write_environment
-from megacpt.plan.architecture import Architecture
 from megacpt.train import loop
 from megacpt.train.base import forward_chunks
 from megacpt.train.heldout import as_record, measure_all

@@ -17,8 +17,8 @@ from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.data.order import TrainingData
 from megacpt.device import runtime
+from megacpt.families.architecture import Architecture
 from megacpt.monitor.metrics import FaultRecord
-from megacpt.plan.architecture import Architecture
 from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.train import faults
 from megacpt.train.faults import FaultState

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from megacpt.config.atomic import write_text
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import BadNodePolicy, DeviceKind, RunConfig
 from megacpt.device import runtime
@@ -47,6 +46,7 @@ from megacpt.device.node.verdict import (
     report_from_json,
 )
 from megacpt.errors import BadNode, EnvironmentError_
+from megacpt.files import write_text
 from megacpt.train import links, rollcall
 from megacpt.train.rollcall import Presence
 

@@ -21,9 +21,9 @@ from megacpt.data.heldout import HeldoutSet
 from megacpt.data.order import TrainingData
 from megacpt.device.runtime import Runtime, rng_state, set_rng_state
 from megacpt.device.stopwatch import Stopwatch
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
 from megacpt.model import health
-from megacpt.model.families import read_architecture
-from megacpt.plan.architecture import Architecture
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
 from megacpt.train.base import Record, first_record, forward_chunks

@@ -26,7 +26,7 @@ from megacpt.checkpoint.starts import Start
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.train.heldout import evaluating
 from megacpt.train.position import Position, manifest_of
 from megacpt.train.run import Run

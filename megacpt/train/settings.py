@@ -10,7 +10,7 @@ from typing import Any
 from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device import variables
 from megacpt.device.runtime import Runtime, peak_name
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import Settings
 from megacpt.plan.blend_rules import longest

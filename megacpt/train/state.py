@@ -14,11 +14,11 @@ from megatron.core.transformer.module import Float16Module
 
 from megacpt.config.sections import Dtype, Init, RunConfig
 from megacpt.device.runtime import Runtime
+from megacpt.families.architecture import Architecture
 from megacpt.model.build import build_model
 from megacpt.model.kernels import bucket_parameters
 from megacpt.model.sharded_weights import ShardedWeights
 from megacpt.model.weights import initialise_randomly, load_hf
-from megacpt.plan.architecture import Architecture
 from megacpt.plan.blend_rules import longest
 from megacpt.train.optimizer import build_optimizer
 

@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.device import variables
 from megacpt.device.environment import RankInfo, rank_from_environment, slurm_start
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
+from megacpt.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from megacpt.checkpoint import sharded, warm_source
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.sections import RunConfig
 from megacpt.errors import CheckpointError
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.train.faults import FaultState
 from megacpt.train.origin import damage, from_first_rank
 from megacpt.train.position import Position

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megacpt.config.atomic import write_text
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
@@ -35,6 +34,7 @@ from megacpt.device.environment import (
 from megacpt.device.node.when import is_wanted
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
+from megacpt.files import write_text
 from megacpt.plan.fault_rules import hang_minutes
 from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
 

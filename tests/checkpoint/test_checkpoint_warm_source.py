@@ -17,7 +17,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.data.order import fresh_record
 from megacpt.data.record import DataRecord
 from megacpt.errors import CheckpointError, ConfigError
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
 from tests.checkpoint.checkpoints import claim, manifest_of, write_partial
 
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import EnvironmentError_
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from tests.llama_cases import CASES, TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
 
 
 def import_model(folder: Path, dtype: Dtype = Dtype.fp32) -> tuple[list[Any], Architecture]:
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import load_hf
 
     architecture = read_architecture(folder)

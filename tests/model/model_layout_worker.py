@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) -> None:
-    from megacpt.model.families import read_architecture
+    from megacpt.families import read_architecture
     from megacpt.model.weights import initialise_randomly, load_hf
 
     architecture = read_architecture(folder)

@@ -61,8 +61,8 @@ def describe(work: Path, family: str, recipe: Recipe) -> dict[str, Any]:
 
 def build(folder: Path, kind: DeviceKind, precision: PrecisionConfig) -> Any:
     """One chunk with random weights, on this machine whatever the kind."""
+    from megacpt.families import read_architecture
     from megacpt.model import build as module
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import initialise_randomly
 
     made = module.transformer_config

@@ -88,8 +88,8 @@ class SelfConfig:
 
 
 def build(folder: Path, kind: DeviceKind) -> Any:
+    from megacpt.families import read_architecture
     from megacpt.model import build as module
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import initialise_randomly
 
     architecture = read_architecture(folder)

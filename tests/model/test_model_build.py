@@ -17,8 +17,8 @@ pytestmark = pytest.mark.mcore
 
 
 def build(folder: Path, kind: DeviceKind = DeviceKind.cpu) -> tuple[Any, Any]:
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
 
     architecture = read_architecture(folder)
     (model,) = build_model(
@@ -35,8 +35,8 @@ def build(folder: Path, kind: DeviceKind = DeviceKind.cpu) -> tuple[Any, Any]:
 def test_the_vocabulary_is_filled_up_to_equal_shares(
     tp: int, padded: int, tmp_path: Path, one_rank: None
 ) -> None:
+    from megacpt.families import read_architecture
     from megacpt.model.build import padded_vocab_size
-    from megacpt.model.families import read_architecture
 
     write_llama(tmp_path)
     assert padded_vocab_size(read_architecture(tmp_path), tp=tp) == padded
@@ -44,7 +44,7 @@ def test_the_vocabulary_is_filled_up_to_equal_shares(
 
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_are_those_of_the_rows(case: str, tmp_path: Path, one_rank: None) -> None:
-    from megacpt.model.families import param_rows
+    from megacpt.families import param_rows
 
     write_llama(tmp_path, **CASES[case])
     model, architecture = build(tmp_path)

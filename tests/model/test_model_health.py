@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megacpt.errors import ModelError
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 from tests.llama_cases import CASES, VOCAB_SIZE, write_llama

@@ -98,8 +98,8 @@ def test_both_saved_layouts_hold_the_same_model(
 
 def loaded(folder: Path) -> tuple[Any, Any]:
     from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import load_hf
 
     architecture = read_architecture(folder)

@@ -8,7 +8,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.model import quantise_twins as twins
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from megacpt.model.quantise.recipes import (
     hadamard,
     rotated,
 )
+from tests.model import quantise_twins as twins
 
 FORMATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 RECIPES: dict[str, Quantiser] = {

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.model import quantise_twins as twins
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.model import quantise_twins as twins
 
 if TYPE_CHECKING:
     from megacpt.model.quantise.delayed import DelayedScaling

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from megacpt.model.families import FAMILIES
+from megacpt.families import FAMILIES
 from tests.model.test_model_te import run_python
 from tests.support import LLAMA, write_model_folder
 

@@ -24,8 +24,8 @@ FIRST_UP = "model.layers.0.mlp.up_proj.weight"
 
 def load(folder: Path) -> list[Any]:
     from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import load_hf
 
     architecture = read_architecture(folder)
@@ -113,7 +113,7 @@ def test_frequencies_stored_by_old_versions_are_passed_over(tmp_path: Path, one_
 
 
 def test_many_files_with_an_index(tmp_path: Path, one_rank: None) -> None:
-    from megacpt.model.families import read_architecture
+    from megacpt.families import read_architecture
     from megacpt.model.weights import to_hf
 
     model = write_llama(tmp_path)
@@ -154,7 +154,7 @@ def test_an_index_that_names_the_wrong_file(tmp_path: Path, one_rank: None) -> N
 
 
 def test_every_row_has_a_place_under_transformer_engine_names(tmp_path: Path) -> None:
-    from megacpt.model.families import read_architecture
+    from megacpt.families import read_architecture
     from megacpt.model.placement import rows_by_native_name
 
     write_llama(tmp_path, **CASES["tied-all-biases"])
@@ -180,7 +180,7 @@ runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
 from megatron.core import parallel_state
 parallel_state.initialize_model_parallel()
 from megacpt.model.build import build_model
-from megacpt.model.families import read_architecture
+from megacpt.families import read_architecture
 from megacpt.model.weights import load_hf
 
 def memory(key):

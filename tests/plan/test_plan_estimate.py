@@ -22,7 +22,7 @@ from megacpt.config.sections import (
     StageConfig,
     StageSourceConfig,
 )
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.estimate import checkpoints_kept, make_plan, shares
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
 

@@ -136,7 +136,7 @@ def test_what_goes_together_is_let_through(changes: dict[str, Any]) -> None:
 
 
 def test_a_tied_head_has_no_rate_of_its_own(tmp_path: Any) -> None:
-    from megacpt.model.families import read_architecture
+    from megacpt.families import read_architecture
 
     assert not LLAMA["tie_word_embeddings"]
     changes = {"optim.head_lr_multiplier": 0.5}

@@ -12,7 +12,7 @@ import pytest
 from megacpt.config.schema import to_run_config
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.rules import violations
 
 ARCHITECTURE = Architecture(

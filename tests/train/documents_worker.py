@@ -62,8 +62,8 @@ def build(
 ) -> list[Any]:
     from megatron.core.transformer.module import Float16Module
 
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import load_hf
 
     architecture = read_architecture(folder)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from megacpt.cluster.prepare import prepare
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
-from megacpt.model.families import read_architecture
-from megacpt.plan.architecture import Architecture
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
 from megacpt.plan.nearest import as_text, with_settings
 from megacpt.plan.rules import nearest_valid_layout, violations
 from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs

@@ -50,7 +50,7 @@ def state_of(folder: Path, optim: OptimConfig, **parallel: bool) -> Any:
     from megacpt.config.sections import DeviceKind
     from megacpt.device.environment import RankInfo
     from megacpt.device.runtime import Runtime
-    from megacpt.model.families import read_architecture
+    from megacpt.families import read_architecture
     from megacpt.train.state import build_chunks, wrap_for_training
 
     model_parallel_cuda_manual_seed(1)

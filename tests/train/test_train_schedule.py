@@ -22,8 +22,8 @@ BOUNDS = ([0, 7, 48], [0, 48], [0, 30, 31, 48], [0, 1, 48])
 
 
 def model(folder: Path) -> list[Any]:
+    from megacpt.families import read_architecture
     from megacpt.model.build import build_model
-    from megacpt.model.families import read_architecture
     from megacpt.model.weights import load_hf
 
     write_llama(folder)

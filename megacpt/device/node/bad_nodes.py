@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacpt.config.atomic import write_text
+from megacpt.files import write_text
 
 NAME = "bad_nodes.json"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megacpt.model.families import param_rows, read_architecture
-from megacpt.model.params import Param
-from megacpt.plan.architecture import Architecture
+from megacpt.families import param_rows, read_architecture
+from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Param
 from tests.support import LLAMA
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.errors import ModelError
-from megacpt.plan.architecture import Llama3RopeScaling
+from megacpt.families.architecture import Llama3RopeScaling
 
 MISSING = object()
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from megacpt.errors import ModelError
-from megacpt.model.families import read_architecture
-from megacpt.plan.architecture import Experts, Llama3RopeScaling
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Experts, Llama3RopeScaling
 from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
@@ -180,5 +180,5 @@ def test_a_broken_config(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_reading_an_architecture_needs_no_torch() -> None:
-    code = "import sys, megacpt.model.families\nassert 'torch' not in sys.modules"
+    code = "import sys, megacpt.families\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of a decoder-only transformer, as its Hugging Face config.json states it.
 
-Families (``megacpt.model.families``) fill this from their own config.json; planning, model
+Families (``megacpt.families``) fill this from their own config.json; planning, model
 construction and conversion read nothing else about the model.
 """
 

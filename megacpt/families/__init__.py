@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.model.families import llama, mixtral
-from megacpt.model.families.hf_config import HfConfig
-from megacpt.model.params import Param, Part
-from megacpt.plan.architecture import Architecture
+from megacpt.families import llama, mixtral
+from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.weights import Param, Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.config.atomic import write_text
 from megacpt.errors import EnvironmentError_
+from megacpt.files import write_text
 
 
 def test_text_replaces_text_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from megacpt.model.families.hf_config import HfConfig
-from megacpt.model.params import Packing, Param, linear, norm, vocabulary
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.weights import Packing, Param, linear, norm, vocabulary
 
 MODEL_TYPE = "llama"
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from megacpt.plan.architecture import Architecture
+from megacpt.families.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor

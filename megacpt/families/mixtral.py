@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from megacpt.model.families import llama
-from megacpt.model.families.hf_config import HfConfig
-from megacpt.model.params import Param, Part, Source
-from megacpt.plan.architecture import Architecture, Experts
+from megacpt.families import llama
+from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.weights import Param, Part, Source
 
 MODEL_TYPE = "mixtral"
 
