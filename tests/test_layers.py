@@ -29,7 +29,17 @@ LAYERS = [
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
-TORCH_FREE = ["errors", "files", "config", "families", "plan", "tokenizer", "data", "cluster"]
+TORCH_FREE = [
+    "errors",
+    "files",
+    "config",
+    "families",
+    "plan",
+    "tokenizer",
+    "corpus",
+    "data",
+    "cluster",
+]
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
 MAY_IMPORT_MEGATRON = {"device", "model", "checkpoint", "convert", "train"}

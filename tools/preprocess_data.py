@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from megacpt.corpus.documents import OnError
 from megacpt.data.account import account
-from megacpt.data.documents import OnError
 from megacpt.data.manifest import Manifest
 from megacpt.data.progress import ProgressLine
 from megacpt.data.tokenize import tokenize

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.documents import BadLine, Block, Parsed, parse_values
-from megacpt.data.jsonl import parse_lines
+from megacpt.corpus.documents import BadLine, Block, Parsed, parse_values
+from megacpt.corpus.jsonl import parse_lines
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder

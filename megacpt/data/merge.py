@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from megacpt.corpus.checksum import root
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.data.manifest import BackendRecord, InputFile, Manifest, render, total_backends
 from megacpt.data.piece_log import PieceRecord
 from megacpt.data.progress import Progress, ProgressCallback
-from megacpt.data.shard_format import QUARANTINE
 from megacpt.data.shard_writer import ShardFiles, ShardWriter
-from megacpt.data.tree_hash import root
 from megacpt.data.work_folder import Plan, WorkFolder
 from megacpt.errors import DataError
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.data.indexed import PIECE, IndexedShard, Tokens
 from megacpt.data.manifest import (
     Manifest,
@@ -29,7 +30,6 @@ from megacpt.data.manifest import (
     total_backends,
     verify_file,
 )
-from megacpt.data.shard_format import QUARANTINE
 from megacpt.data.shard_writer import DocumentBounds, ShardFiles, ShardWriter
 from megacpt.errors import DataError
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from megacpt.data.documents import BadLine, OnError
+from megacpt.corpus.documents import BadLine, OnError
 from megacpt.data.encode import LONG_TOKENS, EncodedBlock
 from megacpt.errors import EnvironmentError_
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.data.documents import BadLine, Block, OnError, refusal
+from megacpt.corpus.documents import BadLine, Block, OnError, refusal
+from megacpt.corpus.reader import PartReader, first_line
 from megacpt.data.encode import BackendDiffersError, DocumentEncoder, EncodedBlock
 from megacpt.data.in_order import map_in_order
 from megacpt.data.piece_log import PieceLog
-from megacpt.data.reader import PartReader, first_line
 from megacpt.data.work_folder import Plan, WorkFolder
 from megacpt.device.environment import set_default
 from megacpt.tokenizer import Tokenizer, load_tokenizer

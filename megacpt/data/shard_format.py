@@ -12,8 +12,6 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, type code, number of sequences, number of document bounds."""
-QUARANTINE = "quarantine.jsonl"
-"""PREFIX.``QUARANTINE`` holds the lines that were set aside."""
 TYPE_CODES: dict[int, np.dtype[np.integer[Any]]] = {
     4: np.dtype("<i4"),
     5: np.dtype("<i8"),

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.data.shard_format import HEADER, MAGIC, QUARANTINE, VERSION, code_of
+from megacpt.corpus.documents import QUARANTINE
+from megacpt.data.shard_format import HEADER, MAGIC, VERSION, code_of
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import sync_folder
 

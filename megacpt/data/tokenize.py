@@ -14,15 +14,15 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megacpt.data.documents import OnError
+from megacpt.corpus.documents import QUARANTINE, OnError
+from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
+from megacpt.corpus.parts import cut, piece_bytes
 from megacpt.data.encode import BackendDiffersError
-from megacpt.data.inputs import FileFormat, SourceFile, find_files
 from megacpt.data.manifest import Manifest, manifest_path, read_manifest
 from megacpt.data.merge import merge
-from megacpt.data.pieces import cut, piece_bytes
 from megacpt.data.progress import Progress, ProgressCallback
 from megacpt.data.runner import Job, PieceRunner
-from megacpt.data.shard_format import QUARANTINE, choose_dtype
+from megacpt.data.shard_format import choose_dtype
 from megacpt.data.work_folder import Plan, Settings, WorkFolder
 from megacpt.data.workers import num_processes, run_pieces
 from megacpt.errors import ConfigError, DataError, MegacptError

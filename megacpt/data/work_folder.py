@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megacpt.data.documents import OnError
-from megacpt.data.inputs import FileFormat, SourceFile
+from megacpt.corpus.documents import OnError
+from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.parts import Part, Piece
 from megacpt.data.piece_log import KINDS, PieceRecord, full_disk_told
-from megacpt.data.pieces import Part, Piece
 from megacpt.errors import DataError
 
 VERSION = 1

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megacpt.corpus.documents import Block
 from megacpt.data import encode
-from megacpt.data.documents import Block
 from megacpt.data.encode import DocumentEncoder, excerpts
 from megacpt.data.manifest import BackendRecord, read_manifest
 from megacpt.data.merge import merge
@@ -23,7 +23,7 @@ from megacpt.errors import DataError
 from megacpt.tokenizer import load_tokenizer
 from megacpt.tokenizer.backend import Encoded, join
 from megacpt.tokenizer.fast import FastBackend
-from tests.data.corpus_cases import TINY, make, shard_bytes, words, write_jsonl
+from tests.corpus.corpus_cases import TINY, make, shard_bytes, words, write_jsonl
 
 TOKENIZER = load_tokenizer(TINY)
 

@@ -24,7 +24,7 @@ from megacpt.data.tokenize import tokenize
 from megacpt.data.work_folder import WorkFolder
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from megacpt.tokenizer import load_tokenizer
-from tests.data.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
+from tests.corpus.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["one", "two words", "", "ünïcode ✓", "last"]

@@ -17,7 +17,7 @@ import pytest
 from megacpt.data import workers
 from megacpt.data.workers import num_processes
 from megacpt.errors import DataError, EnvironmentError_
-from tests.data.corpus_cases import TINY, make, words, write_jsonl
+from tests.corpus.corpus_cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from string import ascii_lowercase
 import pytest
 import sentencepiece
 
+from megacpt.corpus.parts import PIECE_BYTES_MIN
 from megacpt.data.manifest import verify
-from megacpt.data.pieces import PIECE_BYTES_MIN
 from megacpt.data.tokenize import tokenize
 from tests.slurm.slurm_support import Cluster, wait_until
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megacpt.data.inputs import FileFormat, SourceFile
-from megacpt.data.parquet import row_group_bytes
+from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.parquet import row_group_bytes
 
 PIECE_BYTES_MIN = 1 << 23
 PIECE_BYTES_MAX = 1 << 30

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from megacpt.data.documents import BadLine, ErrorKind, Parsed, too_long
+from megacpt.corpus.documents import BadLine, ErrorKind, Parsed, too_long
 
 
 def parse_lines(content: bytes, *, first_line: int, key: str, limit: int) -> Parsed:

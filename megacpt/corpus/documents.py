@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from megacpt.errors import DataError
 
+QUARANTINE = "quarantine.jsonl"
+"""PREFIX.``QUARANTINE`` holds the lines that were set aside."""
+
 
 class OnError(enum.Enum):
     """What happens where a line is not a document."""

@@ -11,10 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from megacpt.data.documents import OnError
+from megacpt.corpus.documents import OnError
 from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
-from tests.data.corpus_cases import decoded, make, words, write_jsonl
+from tests.corpus.corpus_cases import decoded, make, words, write_jsonl
 
 BAD: dict[str, bytes] = {
     "broken_json": b'{"text": "a"',

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from megacpt.data import parquet
-from megacpt.data.documents import BadLine, Block, too_long
-from megacpt.data.inputs import FileFormat, SourceFile
-from megacpt.data.pieces import Part
-from megacpt.data.tree_hash import Leaves
+from megacpt.corpus import parquet
+from megacpt.corpus.checksum import Leaves
+from megacpt.corpus.documents import BadLine, Block, too_long
+from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.parts import Part
 from megacpt.errors import DataError
 
 BLOCK_BYTES = 1 << 21

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.data.inputs import FileFormat, find_files
+from megacpt.corpus.inputs import FileFormat, find_files
 from megacpt.errors import DataError
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.data.documents import ErrorKind, Parsed
-from megacpt.data.jsonl import parse_lines
+from megacpt.corpus.documents import ErrorKind, Parsed
+from megacpt.corpus.jsonl import parse_lines
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megacpt.data import reader, tree_hash
-from megacpt.data.documents import Block
-from megacpt.data.inputs import FileFormat, SourceFile, find_files
-from megacpt.data.pieces import Part, cut
-from megacpt.data.reader import PartReader, first_line
+from megacpt.corpus import checksum, reader
+from megacpt.corpus.documents import Block
+from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
+from megacpt.corpus.parts import Part, cut
+from megacpt.corpus.reader import PartReader, first_line
 from megacpt.errors import DataError
-from tests.data.corpus_cases import write_jsonl
+from tests.corpus.corpus_cases import write_jsonl
 
 
 def source(path: Path, **options: FileFormat) -> SourceFile:
@@ -118,7 +118,7 @@ def test_a_broken_compressed_file_is_named(
 def test_checksums_of_parts_are_those_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_hash, "LEAF_BYTES", 1 << 10)
+    monkeypatch.setattr(checksum, "LEAF_BYTES", 1 << 10)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"".join(b"%d" % n * (n % 90) + b"\n" for n in range(300)))
     file = source(path)
@@ -128,7 +128,7 @@ def test_checksums_of_parts_are_those_of_the_file(
     assert [leaf for (part,) in pieces for leaf in read(file, part)[0].leaves] == expected
     digests = [hashlib.sha256(path.read_bytes()[n : n + 1024]) for n in range(0, file.bytes, 1024)]
     joined = b"".join(digest.digest() for digest in digests)
-    assert tree_hash.root(expected) == hashlib.sha256(joined).hexdigest()
+    assert checksum.root(expected) == hashlib.sha256(joined).hexdigest()
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -8,8 +8,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.data.inputs import FileFormat, SourceFile
-from megacpt.data.pieces import PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES, cut, piece_bytes
+from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.parts import PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES, cut, piece_bytes
 
 
 def file(size: int, *, name: str = "a.jsonl") -> SourceFile:

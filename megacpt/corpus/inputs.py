@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from megacpt.data.shard_format import QUARANTINE
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError, EnvironmentError_
 
 STANDARD_INPUT = "-"
