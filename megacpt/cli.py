@@ -28,10 +28,10 @@ from megacpt.errors import ConfigError, EndedOnRequest, EnvironmentError_, Megac
 if TYPE_CHECKING:
     from megacpt.checkpoint.listing import Listing
     from megacpt.config.sections import RunConfig
-    from megacpt.data.manifest import Manifest
-    from megacpt.data.progress import ProgressLine
     from megacpt.device.environment import RankInfo
     from megacpt.plan.estimate import Plan
+    from megacpt.shards.manifest import Manifest
+    from megacpt.shards.tokenize.progress import ProgressLine
 
 INTERRUPTED = 130
 GATE_FAILED = 1
@@ -271,9 +271,9 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tokenize(arguments: argparse.Namespace) -> int:
-    from megacpt.data.account import account
-    from megacpt.data.merge import merge
-    from megacpt.data.progress import ProgressLine
+    from megacpt.commands.account import account
+    from megacpt.shards.tokenize.join import merge
+    from megacpt.shards.tokenize.progress import ProgressLine
 
     started_at = time.monotonic()
     line = ProgressLine(sys.stderr)
@@ -290,8 +290,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     output = _shown(arguments.output)
     lines = account(manifest, output=output, elapsed_s=time.monotonic() - started_at)
     if arguments.pack is not None:
-        from megacpt.data.indexed import IndexedShard
-        from megacpt.data.packing import build_packing
+        from megacpt.shards.packing import build_packing
+        from megacpt.shards.reader import IndexedShard
 
         packing = build_packing(IndexedShard(arguments.output), sequence_length=arguments.pack)
         lines.append(f"  {_shown(packing)}, for data.packing=best_fit")
@@ -300,7 +300,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
 
 
 def _tokenize_inputs(arguments: argparse.Namespace, line: ProgressLine) -> Manifest | None:
-    from megacpt.data.tokenize import (
+    from megacpt.shards.tokenize import (
         DOCUMENT_BYTES_MAX,
         FileFormat,
         OnError,
@@ -361,9 +361,9 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from megacpt.data.inspect import SAMPLED_TOKENS, inspect_shard, to_json
-    from megacpt.data.manifest import verify
     from megacpt.monitor.dataset_text import render
+    from megacpt.shards.inspect import SAMPLED_TOKENS, inspect_shard, to_json
+    from megacpt.shards.manifest import verify
     from megacpt.tokenizer import load_tokenizer
 
     if arguments.samples is not None and arguments.tokenizer is None:
@@ -403,7 +403,7 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from megacpt.data.merge_shards import merge_shards
+    from megacpt.shards.merge import merge_shards
 
     prefixes = [Path(prefix) for prefix in arguments.inputs]
     merged = merge_shards(
@@ -431,7 +431,7 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from megacpt.data.packing import pack, pack_path
+    from megacpt.shards.packing import pack, pack_path
 
     length = arguments.sequence_length
     for prefix in arguments.prefixes:
@@ -449,7 +449,7 @@ def _slow_progress(what: str) -> Callable[[int, int], None] | None:
     """Shows how far work is that takes more than two seconds, on a terminal."""
     if not sys.stderr.isatty():
         return None
-    from megacpt.data.progress import shown_time
+    from megacpt.shards.tokenize.progress import shown_time
 
     started_at = time.monotonic()
     shown_at = started_at

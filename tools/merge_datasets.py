@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from megacpt.cli import main
-from megacpt.data.merge_shards import shards_in
 from megacpt.errors import MegacptError
+from megacpt.shards.merge import shards_in
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

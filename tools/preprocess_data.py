@@ -18,10 +18,10 @@ from pathlib import Path
 
 from megacpt.corpus.documents import OnError
 from megacpt.data.account import account
-from megacpt.data.manifest import Manifest
-from megacpt.data.progress import ProgressLine
-from megacpt.data.tokenize import tokenize
 from megacpt.errors import MegacptError
+from megacpt.shards.manifest import Manifest
+from megacpt.shards.tokenize import tokenize
+from megacpt.shards.tokenize.progress import ProgressLine
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER_TYPES = {

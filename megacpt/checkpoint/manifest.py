@@ -39,7 +39,7 @@ class CheckpointManifest:
     layout: dict[str, int]
     """tp, pp, vpp, dp of the run that wrote it."""
     data: dict[str, Any]
-    """What was drawn of each source, stage by stage (megacpt.data.record)."""
+    """What was drawn of each source, stage by stage (megacpt.samples.record)."""
     tokens_per_source: dict[str, int]
     """Valid target tokens trained on so far."""
     elapsed_s: float

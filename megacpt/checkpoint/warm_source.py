@@ -25,13 +25,13 @@ from megacpt.checkpoint.manifest import (
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import LoadConfig, OptimConfig, RunConfig, ScheduleConfig
-from megacpt.data.order import fresh_record
-from megacpt.data.record import DataRecord
 from megacpt.errors import CheckpointError, ConfigError, Violation
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.plan.load_rules import taken
 from megacpt.plan.schedule import describe, learning_rate
+from megacpt.samples.record import DataRecord
+from megacpt.samples.training_data import fresh_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

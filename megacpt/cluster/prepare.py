@@ -24,11 +24,6 @@ from megacpt.config.sections import (
     SourceConfig,
     SyntheticConfig,
 )
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.manifest import require_tokenizer
-from megacpt.data.order import segments_of
-from megacpt.data.record import DataRecord
-from megacpt.data.synthetic import documents, ensure_shard
 from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
@@ -39,6 +34,11 @@ from megacpt.plan.estimate import Plan, make_plan
 from megacpt.plan.rules import violations
 from megacpt.plan.schedule import first_difference, learning_rate
 from megacpt.plan.stages import Segment, own
+from megacpt.samples.record import DataRecord
+from megacpt.samples.training_data import segments_of
+from megacpt.shards.manifest import require_tokenizer
+from megacpt.shards.reader import IndexedShard
+from megacpt.shards.synthetic import documents, ensure_shard
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 

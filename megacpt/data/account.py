@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from megacpt.data.manifest import Manifest
-from megacpt.data.progress import shown_bytes
+from megacpt.shards.manifest import Manifest
+from megacpt.shards.tokenize.progress import shown_bytes
 
 FAST = "fastokens"
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
+from megacpt.shards.reader import IndexedShard
 
 
 @dataclass(slots=True, kw_only=True)

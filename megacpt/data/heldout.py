@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacpt.data.batch import Batch, make_batch
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.windows import Windows
+from megacpt.samples.batch import Batch, make_batch
+from megacpt.samples.windows import Windows
+from megacpt.shards.reader import IndexedShard
 
 
 @dataclass(frozen=True, slots=True)

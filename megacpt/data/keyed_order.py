@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from megacpt import _C
-from megacpt.data.batch import Row
-from megacpt.data.blend import RECENT_STEPS, BlendCursor
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.record import DrawnSegment
-from megacpt.data.tape import ConcatTape, Key, PackedRows, PackedTape, Rest, Stream, Tape
 from megacpt.plan.stages import Segment
+from megacpt.samples.batch import Row
+from megacpt.samples.blend import RECENT_STEPS, BlendCursor
+from megacpt.samples.record import DrawnSegment
+from megacpt.samples.tape import ConcatTape, Key, PackedRows, PackedTape, Rest, Stream, Tape
+from megacpt.shards.reader import IndexedShard
 
 FEWEST_CHUNKS = 64
 BATCHES_APART = 4

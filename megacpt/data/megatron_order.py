@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from megacpt import _C
 from megacpt.config.sections import DataConfig
-from megacpt.data.batch import Row
-from megacpt.data.indexed import IndexedShard
 from megacpt.errors import ConfigError, DataError, Violation
+from megacpt.samples.batch import Row
+from megacpt.shards.reader import IndexedShard
 
 SURPLUS = 0.005
 """megatron-core asks each source of a blend for this much more than its share."""

@@ -15,23 +15,23 @@ from typing import Any
 
 from megacpt.config.sections import DataConfig, SampleOrder
 from megacpt.config.sections import Packing as PackingKind
-from megacpt.data.batch import Batch, Row, make_batch
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.keyed_order import KeyedOrder, Source, epoch_key
-from megacpt.data.manifest import identity_of, require_one_tokenizer
-from megacpt.data.megatron_order import MegatronOrder, data_path_weights
-from megacpt.data.packing import Packing
-from megacpt.data.record import (
+from megacpt.errors import ConfigError, DataError
+from megacpt.plan.blend_rules import length_violations
+from megacpt.plan.stages import Segment, at, chunk_length, epoch_cap_violations, resolve
+from megacpt.samples.batch import Batch, Row, make_batch
+from megacpt.samples.keyed_order import KeyedOrder, Source, epoch_key
+from megacpt.samples.megatron_order import MegatronOrder, data_path_weights
+from megacpt.samples.record import (
     DataRecord,
     DrawnSegment,
     Settings,
     require_same_contents,
     require_same_settings,
 )
-from megacpt.data.tape import Key, PackedRows, Stream
-from megacpt.errors import ConfigError, DataError
-from megacpt.plan.blend_rules import length_violations
-from megacpt.plan.stages import Segment, at, chunk_length, epoch_cap_violations, resolve
+from megacpt.samples.tape import Key, PackedRows, Stream
+from megacpt.shards.manifest import identity_of, require_one_tokenizer
+from megacpt.shards.packing import Packing
+from megacpt.shards.reader import IndexedShard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

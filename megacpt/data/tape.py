@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.batch import Places
+from megacpt.samples.batch import Places
 
 Key = Callable[[int], int]
 """Epoch -> the 64 bits its order is shuffled with."""
@@ -66,7 +66,7 @@ class Tape(Protocol):
 
 
 class PackedRows(Protocol):
-    """Rows of pieces that were worked out beforehand (megacpt.data.packing)."""
+    """Rows of pieces that were worked out beforehand (megacpt.shards.packing)."""
 
     @property
     def num_rows(self) -> int: ...

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megacpt.data.batch import Row
-from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
+from megacpt.samples.batch import Row
+from megacpt.shards.reader import IndexedShard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

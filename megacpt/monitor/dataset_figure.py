@@ -17,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from megacpt.data.inspect import Inspection
-from megacpt.data.lengths import LengthBin
 from megacpt.errors import ConfigError
 from megacpt.monitor.figures import COLOURS, GRID, INK, MUTED
 from megacpt.monitor.terminal import count
+from megacpt.shards.inspect import Inspection
+from megacpt.shards.lengths import LengthBin
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from megacpt.data.inspect import Inspection, Sample, VocabularyUse
-from megacpt.data.lengths import LengthBin, LengthStatistics
-from megacpt.data.manifest import BackendRecord, Manifest
 from megacpt.monitor.terminal import printable
+from megacpt.shards.inspect import Inspection, Sample, VocabularyUse
+from megacpt.shards.lengths import LengthBin, LengthStatistics
+from megacpt.shards.manifest import BackendRecord, Manifest
 
 WIDTH = 80
 TITLE = 14

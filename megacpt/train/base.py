@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import RunConfig
-from megacpt.data.heldout import HeldoutSet
 from megacpt.device.runtime import Runtime
 from megacpt.families.architecture import Architecture
+from megacpt.samples.heldout import HeldoutSet
 from megacpt.tokenizer import Tokenizer
 from megacpt.train.generate import generate
 from megacpt.train.heldout import as_record, measure_all

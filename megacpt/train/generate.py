@@ -16,8 +16,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
-from megacpt.data.batch import Batch
 from megacpt.model import context_parallel
+from megacpt.samples.batch import Batch
 from megacpt.tokenizer import Tokenizer
 from megacpt.train.heldout import evaluating
 from megacpt.train.microbatch import host_microbatch

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 
-from megacpt.data.batch import Batch
-from megacpt.data.heldout import HeldoutSet
+from megacpt.samples.batch import Batch
+from megacpt.samples.heldout import HeldoutSet
 from megacpt.train.microbatch import host_microbatch
 from megacpt.train.schedule import run_microbatches
 

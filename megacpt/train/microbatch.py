@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megacpt.data.batch import Batch
 from megacpt.device import runtime
 from megacpt.model import context_parallel
+from megacpt.samples.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,11 @@ from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
-from megacpt.data.order import TrainingData
 from megacpt.device import runtime
 from megacpt.families.architecture import Architecture
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.expert_rules import expert_tensor_ranks
+from megacpt.samples.training_data import TrainingData
 from megacpt.train import faults
 from megacpt.train.faults import FaultState
 from megacpt.train.origin import Origin, from_first_rank

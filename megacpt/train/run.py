@@ -17,13 +17,13 @@ from megacpt.checkpoint.background import Background
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
-from megacpt.data.heldout import HeldoutSet
-from megacpt.data.order import TrainingData
 from megacpt.device.runtime import Runtime, rng_state, set_rng_state
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.model import health
+from megacpt.samples.heldout import HeldoutSet
+from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
 from megacpt.train.base import Record, first_record, forward_chunks

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from megatron.core import parallel_state
 
-from megacpt.data.batch import Row
 from megacpt.monitor.metrics import DocumentPart, FaultSample
+from megacpt.samples.batch import Row
 from megacpt.train.batches import rank_positions
 from megacpt.train.faults import as_number
 from megacpt.train.heldout import evaluating

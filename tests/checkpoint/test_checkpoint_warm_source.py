@@ -14,10 +14,10 @@ from megacpt.checkpoint import store, warm_source
 from megacpt.cluster.prepare import check, prepare
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
-from megacpt.data.order import fresh_record
-from megacpt.data.record import DataRecord
 from megacpt.errors import CheckpointError, ConfigError
 from megacpt.families import read_architecture
+from megacpt.samples.record import DataRecord
+from megacpt.samples.training_data import fresh_record
 from tests.checkpoint.checkpoints import claim, manifest_of, write_partial
 
 

@@ -16,7 +16,7 @@ from megacpt.cli import main
 from megacpt.cluster.prepare import prepare
 from megacpt.config.compose import compose
 from megacpt.config.paths import configs_root
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.tokenize import tokenize
 
 TINY = configs_root() / "model" / "tiny"
 

@@ -15,7 +15,7 @@ import pytest
 
 from megacpt import cli
 from megacpt.cli import main
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "model" / "tiny")

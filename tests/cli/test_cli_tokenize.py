@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.cli import main
-from megacpt.data.manifest import verify
+from megacpt.shards.manifest import verify
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 

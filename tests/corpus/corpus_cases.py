@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.manifest import Manifest
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.manifest import Manifest
+from megacpt.shards.reader import IndexedShard
+from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"

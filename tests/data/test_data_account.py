@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from megacpt.data.account import account
-from megacpt.data.manifest import BackendRecord
+from megacpt.commands.account import account
+from megacpt.shards.manifest import BackendRecord
 from tests.corpus.corpus_cases import make, write_jsonl
 
 

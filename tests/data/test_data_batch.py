@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt import _C
-from megacpt.data.batch import Batch, Row, make_batch
-from megacpt.data.indexed import IndexedShard, write_shard
 from megacpt.errors import DataError
+from megacpt.samples.batch import Batch, Row, make_batch
+from megacpt.shards.reader import IndexedShard, write_shard
 
 in_one_folder = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

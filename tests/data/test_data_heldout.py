@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megacpt.data.heldout import HeldoutSet
-from megacpt.data.indexed import write_shard
 from megacpt.errors import DataError
+from megacpt.samples.heldout import HeldoutSet
+from megacpt.shards.reader import write_shard
 
 
 @given(tokens=st.integers(2, 80), length=st.integers(1, 20), most=st.integers(0, 100))

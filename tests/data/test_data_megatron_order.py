@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pytest
 
 from megacpt.config.sections import DataConfig, ReplayConfig, SourceConfig
-from megacpt.data.batch import make_batch
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.megatron_order import EpochPlan, MegatronOrder, data_path_weights
 from megacpt.errors import ConfigError, DataError
+from megacpt.samples.batch import make_batch
+from megacpt.samples.megatron_order import EpochPlan, MegatronOrder, data_path_weights
+from megacpt.shards.reader import IndexedShard, write_shard
 
 VOCAB = 1000
 Tokens = npt.NDArray[np.int64]

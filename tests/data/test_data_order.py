@@ -26,13 +26,13 @@ from megacpt.config.sections import (
     StageConfig,
     StageSourceConfig,
 )
-from megacpt.data.batch import Batch
-from megacpt.data.indexed import write_shard
-from megacpt.data.order import TrainingData, fresh_record
-from megacpt.data.packing import build_packing
-from megacpt.data.record import DataRecord
 from megacpt.errors import ConfigError, DataError
 from megacpt.plan.stages import apportion, source_shares
+from megacpt.samples.batch import Batch
+from megacpt.samples.record import DataRecord
+from megacpt.samples.training_data import TrainingData, fresh_record
+from megacpt.shards.packing import build_packing
+from megacpt.shards.reader import write_shard
 
 in_one_folder = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.data.tape import ConcatTape, PackedTape, Rest, Run, Shuffled, Stream
+from megacpt.samples.tape import ConcatTape, PackedTape, Rest, Run, Shuffled, Stream
 
 
 def key(epoch: int) -> int:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.data.indexed import write_shard
-from megacpt.data.inspect import Inspection, inspect_shard
-from megacpt.data.manifest import BackendRecord, InputFile
-from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import ConfigError
 from megacpt.monitor.dataset_figure import draw
 from megacpt.monitor.dataset_text import bar, by_doubling, render, shown
+from megacpt.shards.inspect import Inspection, inspect_shard
+from megacpt.shards.manifest import BackendRecord, InputFile
+from megacpt.shards.reader import write_shard
+from megacpt.shards.tokenize import OnError, tokenize
 from megacpt.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"

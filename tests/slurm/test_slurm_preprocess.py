@@ -16,8 +16,8 @@ import pytest
 import sentencepiece
 
 from megacpt.corpus.parts import PIECE_BYTES_MIN
-from megacpt.data.manifest import verify
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.manifest import verify
+from megacpt.shards.tokenize import tokenize
 from tests.slurm.slurm_support import Cluster, wait_until
 
 SBATCH = Path(__file__).parents[2] / "launch" / "preprocess.sbatch"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.cli import main
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.reader import IndexedShard, write_shard
+from megacpt.shards.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "model" / "tiny"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.data.indexed import IndexedShard
 from megacpt.device import hook
+from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from megacpt.data.indexed import write_shard
+from megacpt.shards.reader import write_shard
 from tests.support import LLAMA, write_model_folder
 from tests.train.ranks import start_ranks
 

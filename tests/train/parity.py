@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.data.indexed import write_shard
+from megacpt.shards.reader import write_shard
 from tests.support import write_model_folder
 from tests.train.ranks import start_ranks
 

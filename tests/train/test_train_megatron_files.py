@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.data.indexed import write_shard
 from megacpt.device import hook
+from megacpt.shards.reader import write_shard
 
 SETTINGS = [
     "model=tiny",

@@ -113,7 +113,7 @@ def write_inputs(folder: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    from megacpt.data.indexed import write_shard
+    from megacpt.shards.reader import write_shard
 
     model = folder / "model"
     model.mkdir()

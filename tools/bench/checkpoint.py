@@ -75,7 +75,7 @@ def write_inputs(work: Path, *, length: int) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    from megacpt.data.indexed import write_shard
+    from megacpt.shards.reader import write_shard
 
     model, vocabulary = work / "model", int(str(LLAMA["vocab_size"]))
     model.mkdir()

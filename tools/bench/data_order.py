@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.data.shard_format import HEADER, MAGIC, TYPE_CODES, VERSION, code_of
+from megacpt.shards.format import HEADER, MAGIC, TYPE_CODES, VERSION, code_of
 
 LENGTH = 4096
 BATCH = 128

@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.indexed import IndexedShard
 from megacpt.data.megatron_order import SourceOrder
-from megacpt.data.shard_format import HEADER, MAGIC, VERSION
 from megacpt.device import hook
+from megacpt.shards.format import HEADER, MAGIC, VERSION
+from megacpt.shards.reader import IndexedShard
 
 SEED, SEQUENCE_LENGTH, UINT16 = 1234, 4096, 8
 Arrays = Sequence[npt.NDArray[Any]]

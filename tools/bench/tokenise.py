@@ -52,7 +52,7 @@ print(json.dumps({"load": loaded_at - started_at, "encode": ended_at - loaded_at
 OURS = """
 import json, sys, time
 started_at = time.perf_counter()
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(sys.argv[2], fast=True)
 tokenizer.backend.fast.result()

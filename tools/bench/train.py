@@ -173,7 +173,7 @@ def write_inputs(work: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    from megacpt.data.indexed import write_shard
+    from megacpt.shards.reader import write_shard
 
     model = work / "model"
     model.mkdir()

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from megacpt.corpus.documents import OnError
-from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
+from megacpt.shards.tokenize import tokenize
 from tests.corpus.corpus_cases import decoded, make, words, write_jsonl
 
 BAD: dict[str, bytes] = {

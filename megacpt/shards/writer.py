@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt.corpus.documents import QUARANTINE
-from megacpt.data.shard_format import HEADER, MAGIC, VERSION, code_of
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import sync_folder
+from megacpt.shards.format import HEADER, MAGIC, VERSION, code_of
 
 PIECE = 1 << 20
 """Documents whose index entries are in memory at once (8 MiB)."""

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt.corpus.documents import QUARANTINE
-from megacpt.data.indexed import PIECE, IndexedShard, Tokens
-from megacpt.data.manifest import (
+from megacpt.errors import DataError
+from megacpt.shards.manifest import (
     Manifest,
     identity_of,
     manifest_path,
@@ -30,8 +30,8 @@ from megacpt.data.manifest import (
     total_backends,
     verify_file,
 )
-from megacpt.data.shard_writer import DocumentBounds, ShardFiles, ShardWriter
-from megacpt.errors import DataError
+from megacpt.shards.reader import PIECE, IndexedShard, Tokens
+from megacpt.shards.writer import DocumentBounds, ShardFiles, ShardWriter
 
 Progress = Callable[[int, int], None]
 """Is told the bytes copied and those to copy."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from megacpt.config.sections import SyntheticConfig
-from megacpt.data.manifest import verify
-from megacpt.data.synthetic import documents, ensure_shard, write_jsonl
 from megacpt.errors import ConfigError
+from megacpt.shards.manifest import verify
+from megacpt.shards.synthetic import documents, ensure_shard, write_jsonl
 from megacpt.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from megacpt.data.progress import Progress, ProgressLine, render, shown_bytes, shown_time
+from megacpt.shards.tokenize.progress import Progress, ProgressLine, render, shown_bytes, shown_time
 
 
 def at(done: int, *, before: int = 0) -> Progress:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The constants of Megatron's .idx format; megacpt.data.indexed describes the layout."""
+"""The constants of Megatron's .idx format; megacpt.shards.reader describes the layout."""
 
 from __future__ import annotations
 

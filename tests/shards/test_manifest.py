@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megacpt.data import manifest
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.inspect import inspect_shard
-from megacpt.data.merge_shards import merge_shards
-from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
 from megacpt.monitor.dataset_text import render
+from megacpt.shards import manifest
+from megacpt.shards.inspect import inspect_shard
+from megacpt.shards.merge import merge_shards
+from megacpt.shards.reader import IndexedShard, write_shard
+from megacpt.shards.tokenize import tokenize
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megacpt.data import merge_shards as module
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.manifest import Manifest, read_manifest, verify
-from megacpt.data.merge_shards import merge_shards, shards_in
-from megacpt.data.tokenize import OnError, tokenize
 from megacpt.errors import DataError
+from megacpt.shards import merge as module
+from megacpt.shards.manifest import Manifest, read_manifest, verify
+from megacpt.shards.merge import merge_shards, shards_in
+from megacpt.shards.reader import IndexedShard, write_shard
+from megacpt.shards.tokenize import OnError, tokenize
 from tests.support import write_model_folder
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"

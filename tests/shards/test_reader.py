@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.shard_format import HEADER, choose_dtype
 from megacpt.errors import DataError
+from megacpt.shards.format import HEADER, choose_dtype
+from megacpt.shards.reader import IndexedShard, write_shard
 
 Documents = list[list[int]]
 documents = st.lists(st.lists(st.integers(0, 60_000), max_size=30), max_size=20)

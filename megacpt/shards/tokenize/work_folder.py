@@ -26,8 +26,8 @@ from typing import Any
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile
 from megacpt.corpus.parts import Part, Piece
-from megacpt.data.piece_log import KINDS, PieceRecord, full_disk_told
 from megacpt.errors import DataError
+from megacpt.shards.tokenize.piece_log import KINDS, PieceRecord, full_disk_told
 
 VERSION = 1
 PLAN = "plan.json"

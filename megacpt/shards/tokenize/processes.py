@@ -17,8 +17,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
-from megacpt.data.runner import Job, PieceRunner, Report, open_runner
 from megacpt.errors import EnvironmentError_
+from megacpt.shards.tokenize.runner import Job, PieceRunner, Report, open_runner
 
 THREADS_MAX = 4
 """Encoding threads of a process."""

@@ -15,12 +15,12 @@ import numpy as np
 
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
-from megacpt.data.manifest import BackendRecord, InputFile, Manifest, render, total_backends
-from megacpt.data.piece_log import PieceRecord
-from megacpt.data.progress import Progress, ProgressCallback
-from megacpt.data.shard_writer import ShardFiles, ShardWriter
-from megacpt.data.work_folder import Plan, WorkFolder
 from megacpt.errors import DataError
+from megacpt.shards.manifest import BackendRecord, InputFile, Manifest, render, total_backends
+from megacpt.shards.tokenize.piece_log import PieceRecord
+from megacpt.shards.tokenize.progress import Progress, ProgressCallback
+from megacpt.shards.tokenize.work_folder import Plan, WorkFolder
+from megacpt.shards.writer import ShardFiles, ShardWriter
 
 CHUNK_BYTES = 1 << 22
 NAMED = 8

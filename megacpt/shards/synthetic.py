@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.config.sections import SyntheticConfig
-from megacpt.data.manifest import Manifest, read_manifest
-from megacpt.data.tokenize import tokenize
 from megacpt.errors import ConfigError, Violation
 from megacpt.files import write_text
+from megacpt.shards.manifest import Manifest, read_manifest
+from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import Tokenizer
 
 SENTENCES_PER_DOCUMENT = (4, 12)

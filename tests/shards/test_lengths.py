@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.data.lengths import BUCKETS, LEADING_BITS, LengthCounter, bucket_of, first_of
+from megacpt.shards.lengths import BUCKETS, LEADING_BITS, LengthCounter, bucket_of, first_of
 
 lengths = st.lists(st.one_of(st.integers(0, 5000), st.integers(0, 1 << 45)), max_size=40)
 

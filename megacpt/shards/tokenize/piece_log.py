@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from megacpt.corpus.documents import BadLine, OnError
-from megacpt.data.encode import LONG_TOKENS, EncodedBlock
 from megacpt.errors import EnvironmentError_
+from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedBlock
 
 KEPT_BYTES = 1 << 20
 """Of a line that is set aside."""

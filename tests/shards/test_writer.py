@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.data import shard_writer
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.shard_format import choose_dtype
-from megacpt.data.shard_writer import ShardWriter
 from megacpt.errors import DataError, EnvironmentError_
+from megacpt.shards.format import choose_dtype
+from megacpt.shards.reader import IndexedShard, write_shard
+from megacpt.shards.writer import PIECE, ShardWriter
 
 UINT16 = choose_dtype(100)
 
@@ -98,7 +97,7 @@ def test_lengths_must_add_up(tmp_path: Path) -> None:
 
 
 def test_an_index_longer_than_a_piece(tmp_path: Path) -> None:
-    count = shard_writer.PIECE + 3
+    count = PIECE + 3
     lengths = np.arange(count) % 2
     with ShardWriter(tmp_path / "shard", dtype=UINT16) as writer:
         writer.add_many(np.zeros(int(lengths.sum()), dtype=np.int32), lengths=lengths)

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megacpt.data import workers
-from megacpt.data.workers import num_processes
 from megacpt.errors import DataError, EnvironmentError_
+from megacpt.shards.tokenize import processes
+from megacpt.shards.tokenize.processes import num_processes
 from tests.corpus.corpus_cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,8 @@ def helpers(process: psutil.Process) -> list[psutil.Process]:
 
 @pytest.fixture
 def many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "BYTES_MIN", 1)
-    monkeypatch.setattr(workers, "THREADS_MAX", 1)
+    monkeypatch.setattr(processes, "BYTES_MIN", 1)
+    monkeypatch.setattr(processes, "THREADS_MAX", 1)
 
 
 @pytest.mark.usefixtures("many_processes")
@@ -82,8 +82,8 @@ def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from megacpt.data import workers
-from megacpt.data.tokenize import tokenize
+from megacpt.samples import workers
+from megacpt.shards.tokenize import tokenize
 if __name__ == "__main__":
     workers.BYTES_MIN = workers.THREADS_MAX = 1
     source, tokenizer, prefix = map(Path, sys.argv[1:])
@@ -112,7 +112,7 @@ def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
 THREADS = """
 import sys
 from pathlib import Path
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.tokenize import tokenize
 tokenize([sys.argv[1]], tokenizer=sys.argv[2], output_prefix=sys.argv[3], workers=2)
 print([path.read_text() for path in Path("/proc/self/task").glob("*/comm")])
 """

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.data import inspect
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.inspect import (
+from megacpt.errors import ConfigError, DataError
+from megacpt.shards import inspect
+from megacpt.shards.inspect import (
     SPAN,
     document_ends,
     inspect_shard,
     spans_to_read,
     to_json,
 )
-from megacpt.data.manifest import read_manifest
-from megacpt.data.tokenize import tokenize
-from megacpt.errors import ConfigError, DataError
+from megacpt.shards.manifest import read_manifest
+from megacpt.shards.reader import IndexedShard, write_shard
+from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
 from tests.support import write_model_folder
 

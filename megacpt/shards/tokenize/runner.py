@@ -12,11 +12,11 @@ import numpy as np
 
 from megacpt.corpus.documents import BadLine, Block, OnError, refusal
 from megacpt.corpus.reader import PartReader, first_line
-from megacpt.data.encode import BackendDiffersError, DocumentEncoder, EncodedBlock
-from megacpt.data.in_order import map_in_order
-from megacpt.data.piece_log import PieceLog
-from megacpt.data.work_folder import Plan, WorkFolder
 from megacpt.device.environment import set_default
+from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedBlock
+from megacpt.shards.tokenize.in_order import map_in_order
+from megacpt.shards.tokenize.piece_log import PieceLog
+from megacpt.shards.tokenize.work_folder import Plan, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend

@@ -10,7 +10,7 @@ The file is little-endian, R rows and P pieces:
     bytes  content
     8      b"MCPTPACK"
     72     version, S, R, P, documents, tokens, documents left out, documents cut, inputs in rows
-    32     sha256 of the shard's identity (megacpt.data.manifest)
+    32     sha256 of the shard's identity (megacpt.shards.manifest)
     32     sha256 of the bytes before
     8 R+8  int64 first piece of each row, then P
     8 R    uint64 checksum of each row
@@ -30,10 +30,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.manifest import shard_identity
 from megacpt.errors import DataError
 from megacpt.files import write_parts
+from megacpt.shards.manifest import shard_identity
+from megacpt.shards.reader import IndexedShard
 
 MAGIC = b"MCPTPACK"
 VERSION = 1

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.data import workers
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.manifest import verify
-from megacpt.data.merge import merge
-from megacpt.data.progress import Progress
-from megacpt.data.tokenize import tokenize
-from megacpt.data.work_folder import WorkFolder
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
+from megacpt.shards.manifest import verify
+from megacpt.shards.reader import IndexedShard
+from megacpt.shards.tokenize import processes, tokenize
+from megacpt.shards.tokenize.join import merge
+from megacpt.shards.tokenize.progress import Progress
+from megacpt.shards.tokenize.work_folder import WorkFolder
 from megacpt.tokenizer import load_tokenizer
 from tests.corpus.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
@@ -82,7 +81,7 @@ def test_files_follow_one_another(tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_workers(
     corpus: list[Path], undisturbed: dict[str, bytes], tmp_path: Path, workers: int
 ) -> None:
-    make(corpus, tmp_path / "out", workers=workers, piece_size=1 << 16)
+    make(corpus, tmp_path / "out", workers=processes, piece_size=1 << 16)
     assert shard_bytes(tmp_path / "out") == undisturbed
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".idx", ".json"]
 
@@ -103,7 +102,7 @@ def test_bytes_do_not_depend_on_processes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "BYTES_MIN", 1 << 18)
+    monkeypatch.setattr(processes, "BYTES_MIN", 1 << 18)
     make(corpus, tmp_path / "out", workers=9, piece_size=1 << 16)
     assert shard_bytes(tmp_path / "out") == undisturbed
 
@@ -155,7 +154,7 @@ def test_another_plan_is_started_over_by_a_run_and_refused_by_a_task(
 COMMAND = """
 import sys
 from pathlib import Path
-from megacpt.data.tokenize import tokenize
+from megacpt.shards.tokenize import tokenize
 prefix, *inputs = sys.argv[1:]
 print("started", flush=True)
 tokenize(inputs, tokenizer=Path({tiny!r}), output_prefix=prefix, workers=2, piece_size=1 << 13)
@@ -207,7 +206,7 @@ def test_a_broken_line_leaves_nothing(tmp_path: Path, workers: int) -> None:
     with source.open("a") as stream:
         stream.write('{"text": 3}\n')
     with pytest.raises(DataError, match=r"a.jsonl:6: holds no text under 'text'.*--on-error skip"):
-        make([source], tmp_path / "out", workers=workers)
+        make([source], tmp_path / "out", workers=processes)
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacpt.corpus.documents import Block
-from megacpt.data import encode
-from megacpt.data.encode import DocumentEncoder, excerpts
-from megacpt.data.manifest import BackendRecord, read_manifest
-from megacpt.data.merge import merge
-from megacpt.data.tokenize import tokenize
 from megacpt.errors import DataError
+from megacpt.shards.manifest import BackendRecord, read_manifest
+from megacpt.shards.tokenize import encode, tokenize
+from megacpt.shards.tokenize.encode import DocumentEncoder, excerpts
+from megacpt.shards.tokenize.join import merge
 from megacpt.tokenizer import load_tokenizer
 from megacpt.tokenizer.backend import Encoded, join
 from megacpt.tokenizer.fast import FastBackend
@@ -103,7 +102,7 @@ class WrongOnRareText(FastBackend):
 
 @pytest.fixture
 def wrong_fastokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megacpt.data.runner.load_fast", lambda _: WrongOnRareText())
+    monkeypatch.setattr("megacpt.shards.tokenize.runner.load_fast", lambda _: WrongOnRareText())
 
 
 @pytest.mark.usefixtures("wrong_fastokens")
@@ -142,7 +141,7 @@ def test_without_fastokens_tokenizers_does_it(
 ) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", words(100))
     make([source], tmp_path / "fast")
-    monkeypatch.setattr("megacpt.data.runner.load_fast", lambda _: None)
+    monkeypatch.setattr("megacpt.shards.tokenize.runner.load_fast", lambda _: None)
     manifest = make([source], tmp_path / "plain")
     assert manifest.backends == (
         BackendRecord(name=TOKENIZER.backend.name, documents=manifest.documents),
@@ -152,7 +151,7 @@ def test_without_fastokens_tokenizers_does_it(
 
 
 def test_long_documents_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megacpt.data.piece_log.LONG_TOKENS", 50)
+    monkeypatch.setattr("megacpt.shards.tokenize.piece_log.LONG_TOKENS", 50)
     source = write_jsonl(tmp_path / "a.jsonl", ["a" * 49, "b" * 50, "c" * 500])
     assert make([source], tmp_path / "out").long_documents == 2
     assert encode.LONG_TOKENS == 100_000

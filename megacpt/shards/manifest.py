@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from megacpt.data.indexed import IndexedShard
 from megacpt.errors import DataError
+from megacpt.shards.reader import IndexedShard
 
 VERSION = 1
 PIECE_BYTES = 1 << 22

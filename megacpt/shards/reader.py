@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.shard_format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
-from megacpt.data.shard_writer import ShardWriter
 from megacpt.errors import DataError
+from megacpt.shards.format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
+from megacpt.shards.writer import ShardWriter
 
 Tokens = npt.NDArray[np.integer[Any]]
 

@@ -25,16 +25,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from megacpt.config.sections import DataConfig, Packing, SampleOrder, SourceConfig
-from megacpt.data.batch import Batch
-from megacpt.data.heldout import HeldoutSet
-from megacpt.data.indexed import IndexedShard, ShardWriter
-from megacpt.data.manifest import Manifest, read_manifest, render, require_tokenizer, verify
-from megacpt.data.order import TrainingData
-from megacpt.data.packing import Packing as PackedShard
-from megacpt.data.packing import pack
-from megacpt.data.shard_format import TYPE_CODES
-from megacpt.data.shard_writer import ShardFiles
 from megacpt.errors import DataError, MegacptError
+from megacpt.samples.batch import Batch
+from megacpt.samples.heldout import HeldoutSet
+from megacpt.samples.training_data import TrainingData
+from megacpt.shards.format import TYPE_CODES
+from megacpt.shards.manifest import Manifest, read_manifest, render, require_tokenizer, verify
+from megacpt.shards.packing import Packing as PackedShard
+from megacpt.shards.packing import pack
+from megacpt.shards.reader import IndexedShard, ShardWriter
+from megacpt.shards.writer import ShardFiles
 
 VOCAB, S, STEPS, BATCH = 300, 8, 9, 4
 KINDS = ("idx", "bin", "json", f"pack{S}")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.data.indexed import IndexedShard
-from megacpt.data.lengths import LengthCounter, LengthStatistics
-from megacpt.data.manifest import Manifest, identity_of, read_manifest, require_tokenizer
 from megacpt.errors import ConfigError
+from megacpt.shards.lengths import LengthCounter, LengthStatistics
+from megacpt.shards.manifest import Manifest, identity_of, read_manifest, require_tokenizer
+from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
 
 SPAN = 1 << 20

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt.cli import main
-from megacpt.data.batch import Row, make_batch
-from megacpt.data.indexed import IndexedShard, write_shard
-from megacpt.data.packing import ARRAYS_AT, Packing, build_packing, pack, pack_path
-from megacpt.data.shard_format import HEADER, MAGIC
 from megacpt.errors import DataError, EnvironmentError_
+from megacpt.samples.batch import Row, make_batch
+from megacpt.shards.format import HEADER, MAGIC
+from megacpt.shards.packing import ARRAYS_AT, Packing, build_packing, pack, pack_path
+from megacpt.shards.reader import IndexedShard, write_shard
 
 VOCAB = 1000
 S = 8

@@ -17,15 +17,15 @@ from pathlib import Path
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
 from megacpt.corpus.parts import cut, piece_bytes
-from megacpt.data.encode import BackendDiffersError
-from megacpt.data.manifest import Manifest, manifest_path, read_manifest
-from megacpt.data.merge import merge
-from megacpt.data.progress import Progress, ProgressCallback
-from megacpt.data.runner import Job, PieceRunner
-from megacpt.data.shard_format import choose_dtype
-from megacpt.data.work_folder import Plan, Settings, WorkFolder
-from megacpt.data.workers import num_processes, run_pieces
 from megacpt.errors import ConfigError, DataError, MegacptError
+from megacpt.shards.format import choose_dtype
+from megacpt.shards.manifest import Manifest, manifest_path, read_manifest
+from megacpt.shards.tokenize.encode import BackendDiffersError
+from megacpt.shards.tokenize.join import merge
+from megacpt.shards.tokenize.processes import num_processes, run_pieces
+from megacpt.shards.tokenize.progress import Progress, ProgressCallback
+from megacpt.shards.tokenize.runner import Job, PieceRunner
+from megacpt.shards.tokenize.work_folder import Plan, Settings, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 DOCUMENT_BYTES_MAX = 1 << 26
