@@ -18,7 +18,7 @@ LAYERS = [
     {"families", "tokenizer", "device", "corpus", "_C"},
     {"plan", "preflight", "shards"},
     {"samples"},
-    {"data", "model"},
+    {"model"},
     {"checkpoint", "adapters"},
     {"convert", "evaluate", "monitor"},
     {"train", "cluster", "demo"},
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 TORCH_FREE = [
     *("errors", "files", "config", "families", "tokenizer", "corpus"),
-    *("plan", "shards", "data", "cluster"),
+    *("plan", "shards", "samples", "cluster"),
 ]
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50

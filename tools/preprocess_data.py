@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from megacpt.commands.account import account
 from megacpt.corpus.documents import OnError
-from megacpt.data.account import account
 from megacpt.errors import MegacptError
 from megacpt.shards.manifest import Manifest
 from megacpt.shards.tokenize import tokenize

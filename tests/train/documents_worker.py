@@ -25,9 +25,9 @@ from megacpt.config.sections import (
     ParallelConfig,
     PrecisionConfig,
 )
-from megacpt.data.batch import Batch
 from megacpt.device import runtime
 from megacpt.device.environment import rank_from_environment
+from megacpt.samples.batch import Batch
 from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
 
 BOUNDS = ([0, 30, 96], [0, 1, 47, 72, 96])

@@ -149,7 +149,7 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
 
 
 def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
-    from megacpt.data.heldout import HeldoutSet
+    from megacpt.samples.heldout import HeldoutSet
     from megacpt.train.generate import generate
     from megacpt.train.heldout import measure_all
 

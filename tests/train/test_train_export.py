@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from megacpt.data.heldout import HeldoutSet
+from megacpt.samples.heldout import HeldoutSet
 
 SEQUENCE_LENGTH = 64
 SETTINGS = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
-from megacpt.data.batch import Batch
+from megacpt.samples.batch import Batch
 from tests.llama_cases import TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore

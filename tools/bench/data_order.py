@@ -157,7 +157,7 @@ def weights(count: int) -> list[float]:
 def megacpt_start(folder: Path) -> dict[str, Any]:
     imports_at, found = time.perf_counter(), prefixes(folder)
     from megacpt.config.sections import DataConfig, SourceConfig
-    from megacpt.data.order import TrainingData
+    from megacpt.samples.training_data import TrainingData
 
     started_at, import_mib = time.perf_counter(), peak_mib()
     names = [f"source{n}" for n in range(len(found))]
@@ -228,7 +228,7 @@ def access_both(folder: Path) -> dict[str, Any]:
 
 def megacpt_data(prefix: str, *, document_mask: bool) -> Any:
     from megacpt.config.sections import DataConfig, SourceConfig
-    from megacpt.data.order import TrainingData
+    from megacpt.samples.training_data import TrainingData
 
     config = DataConfig(
         sources={"s": SourceConfig(prefix=prefix)},

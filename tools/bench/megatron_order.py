@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.data.megatron_order import SourceOrder
 from megacpt.device import hook
+from megacpt.samples.megatron_order import SourceOrder
 from megacpt.shards.format import HEADER, MAGIC, VERSION
 from megacpt.shards.reader import IndexedShard
 
