@@ -39,8 +39,8 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
     from megacpt.checkpoint.manifest import read_manifest, require_architecture
     from megacpt.convert.certificate import write_certificate
     from megacpt.convert.export import export_hf
+    from megacpt.device.groups import initialise_parallel
     from megacpt.model.build import build_model
-    from megacpt.model.parallel import initialise_parallel
 
     checkpoint = store.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:

@@ -109,9 +109,9 @@ def start(
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        from megacpt.device import hook, host_memory
+        from megacpt.device.cpu import host_memory, import_hook
 
-        hook.install()
+        import_hook.install()
         host_memory.keep_freed()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
     timeout = timedelta(minutes=cluster.timeout_minutes)

@@ -13,6 +13,7 @@ from megacpt.checkpoint import background, pace, sharded
 from megacpt.checkpoint.manifest import require_architecture
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, RunConfig
+from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
@@ -20,7 +21,6 @@ from megacpt.evaluate.gate import verdict
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
-from megacpt.model.parallel import initialise_parallel
 from megacpt.monitor.environment import write_environment
 from megacpt.train import loop
 from megacpt.train.base import forward_chunks

@@ -87,7 +87,7 @@ def assemble(
     beat: Beat = lambda activity: None,
     writer: Background[Any] | None = None,
 ) -> Run:
-    """Build all parts; megacpt.model.parallel.initialise_parallel comes before."""
+    """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)

@@ -35,7 +35,7 @@ def main() -> None:
     runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
 
     for layout, fields in layouts.items():
         parallel = ParallelConfig(**fields)

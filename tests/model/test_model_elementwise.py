@@ -15,9 +15,9 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 @pytest.fixture(autouse=True, scope="module")
 def _prepared() -> None:
-    from megacpt.device import hook
+    from megacpt.device.cpu import import_hook
 
-    hook.install()
+    import_hook.install()
 
 
 def assert_as_exact_as(found: torch.Tensor, other: torch.Tensor, exact: torch.Tensor) -> None:

@@ -53,9 +53,9 @@ def theirs(
     by_split: bool,
 ) -> Any:
     """megatron-core's training dataset, from the arguments its command line would give."""
-    from megacpt.device import hook
+    from megacpt.device.cpu import import_hook
 
-    hook.install()
+    import_hook.install()
     core = "megatron.core.datasets"
     gpt = importlib.import_module(f"{core}.gpt_dataset")
     builder = importlib.import_module(f"{core}.blended_megatron_dataset_builder")

@@ -113,9 +113,9 @@ def test_bytes_equal_megatron_s(tmp_path: Path, dtype: Any) -> None:
     """Documents of several sequences included, as Megatron writes them when it splits sentences."""
     import torch
 
-    from megacpt.device import hook
+    from megacpt.device.cpu import import_hook
 
-    hook.install()
+    import_hook.install()
     oracle = importlib.import_module("megatron.core.datasets.indexed_dataset")
     rng = np.random.default_rng(4)
     prefixes = [tmp_path / name for name in ("x", "y", "z")]

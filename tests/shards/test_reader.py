@@ -27,9 +27,9 @@ reuse_folder = settings(
 
 def megatron() -> Any:
     """megatron-core's own reader and writer of the format."""
-    from megacpt.device import hook
+    from megacpt.device.cpu import import_hook
 
-    hook.install()
+    import_hook.install()
     return importlib.import_module("megatron.core.datasets.indexed_dataset")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.device import hook
+from megacpt.device.cpu import import_hook
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import load_tokenizer
 
@@ -60,7 +60,7 @@ def test_it_writes_a_shard_for_each_key(tmp_path: Path) -> None:
 @pytest.mark.mcore
 def test_the_bytes_are_those_of_megatron_s_builder(tmp_path: Path) -> None:
     """As that tool calls it: a document at a time, with the lengths of its one sentence."""
-    hook.install()
+    import_hook.install()
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
     tokenizer = load_tokenizer(TINY)

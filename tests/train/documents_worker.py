@@ -43,7 +43,7 @@ def main() -> None:
     started = runtime.start(ranks, ClusterConfig(device=kind, threads_per_rank=1))
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
 
     for layout, fields in layouts.items():
         parallel = ParallelConfig(**fields)

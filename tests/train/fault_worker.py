@@ -62,7 +62,7 @@ def train(config: RunConfig, rank_runtime: runtime.Runtime) -> None:
     """As megacpt.train.modes does, but in a process that goes on afterwards."""
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train import loop
     from megacpt.train.journal import Journal
     from megacpt.train.run import assemble

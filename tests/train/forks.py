@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megacpt.device import hook
+from megacpt.device.cpu import import_hook
 from megacpt.device.environment import RankInfo, die_with_parent
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import MegacptError
@@ -23,7 +23,7 @@ from tests.support import free_port
 from tests.train.fault_worker import run_config
 
 quiet_libraries()
-hook.install()
+import_hook.install()
 
 from megacpt.train import modes, worker  # noqa: E402, F401
 

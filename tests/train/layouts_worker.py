@@ -43,7 +43,7 @@ def run_all(
     """Layouts with the same process groups one after the other, because these take long to make."""
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
 
     found: dict[str, tuple[float, float]] = {}
     made: Groups = ()

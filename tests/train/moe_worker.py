@@ -46,7 +46,7 @@ def run_case(
     from megatron.core import parallel_state
 
     from megacpt.checkpoint import sharded
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.run import assemble
 
     source, export = case.pop("from", None), case.pop("export", None)

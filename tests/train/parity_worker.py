@@ -42,7 +42,7 @@ def train_case(
     """STEPS steps of the product's own train_step."""
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.run import assemble
     from megacpt.train.step import train_step

@@ -52,7 +52,7 @@ def wait_for(work: Path, names: list[str]) -> None:
 
 
 def assembled(work: Path, rank_runtime: runtime.Runtime, case: dict[str, Any]) -> Any:
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.run import assemble
 
     config = parity_config(work, {key: value for key, value in case.items() if key != "from"})

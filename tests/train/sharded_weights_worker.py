@@ -41,7 +41,7 @@ def run_case(
     """Curves of undisturbed and of resumed runs, and what a look at the tensors says."""
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
 
     config = parity_config(folder.parent, changes)
     initialise_parallel(config.parallel, seed=config.seed)

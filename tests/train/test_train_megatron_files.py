@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacpt.device import hook
+from megacpt.device.cpu import import_hook
 from megacpt.shards.reader import write_shard
 
 SETTINGS = [
@@ -45,7 +45,7 @@ def losses(run_dir: Path, prefix: Path) -> list[float]:
 
 
 def test_the_files_of_megatron_s_builder_train_the_same_curve(tmp_path: Path) -> None:
-    hook.install()
+    import_hook.install()
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=np.uint16)

@@ -71,7 +71,7 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
     from megatron.core.pipeline_parallel import schedules
     from omegaconf import OmegaConf
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.run import assemble
     from megacpt.train.schedule import run_microbatches

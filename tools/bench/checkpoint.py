@@ -120,7 +120,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
 
     from megacpt.checkpoint.background import Background
     from megacpt.checkpoint.pace import CORES
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.garbage import collecting_every
     from megacpt.train.position import Position

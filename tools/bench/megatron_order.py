@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.device import hook
+from megacpt.device.cpu import import_hook
 from megacpt.samples.megatron_order import SourceOrder
 from megacpt.shards.format import HEADER, MAGIC, VERSION
 from megacpt.shards.reader import IndexedShard
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    hook.install()
+    import_hook.install()
     print(f"megatron-core {importlib.import_module('megatron.core').__version__}")
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "shard"

@@ -55,7 +55,7 @@ def _train(config: RunConfig) -> dict[str, Any]:
     rank_runtime = runtime.start(RankInfo(), config.cluster)
     from megatron.core import parallel_state
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.heldout import measure_all
     from megacpt.train.run import assemble

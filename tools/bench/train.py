@@ -126,7 +126,7 @@ def ours(name: str, work: Path) -> Step:
     started = runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu))
     from omegaconf import OmegaConf
 
-    from megacpt.model.parallel import initialise_parallel
+    from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.run import assemble
     from megacpt.train.step import train_step
@@ -327,7 +327,10 @@ def time_to_first_step(run_dir: Path) -> tuple[float, float]:
 
 def own_imports_s() -> float:
     """Seconds in modules of megacpt, without those that they import from elsewhere."""
-    code = "import megacpt.device.hook as h; h.install(); import megacpt.cli, megacpt.train.modes"
+    code = (
+        "import megacpt.device.cpu.import_hook as h; h.install(); "
+        "import megacpt.cli, megacpt.train.modes"
+    )
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         capture_output=True,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``torch.cuda`` means to megatron-core on a CPU: one device, one stream, one generator.
 
-The import hook (megacpt/device/hook.py) makes every ``torch.cuda`` inside ``megatron.core`` name
-this module; ``torch.cuda`` itself stays as it is. A CPU runs operations in the order they were
+import_hook.py beside it makes every ``torch.cuda`` inside ``megatron.core`` name this module; ``torch.cuda`` itself stays as it is. A CPU runs operations in the order they were
 called, so streams and events have nothing to wait for. Functions without a counterpart here are
 missing on purpose: megatron-core then fails with the name of what it asked for, and cannot start
 to use a GPU behind the user's back.
@@ -204,4 +203,4 @@ def __getattr__(name: str) -> Any:
     found = getattr(torch.cuda, name, None)
     if isinstance(found, type):
         return found
-    raise AttributeError(f"torch.cuda.{name} has no counterpart on a CPU (megacpt.device.cpu_cuda)")
+    raise AttributeError(f"torch.cuda.{name} has no counterpart on a CPU (megacpt.device.cpu.stub)")

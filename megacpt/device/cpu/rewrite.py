@@ -4,8 +4,8 @@
 megatron-core names CUDA in some three hundred places. All of them follow a few patterns, so they
 are changed in the syntax tree, where a pattern is exact and line numbers stay what they were:
 
-    torch.cuda.f(...)                   -> _cpu_cuda.f(...)        (megacpt/device/cpu_cuda.py)
-    from torch.cuda import name         -> from megacpt.device.cpu_cuda import name
+    torch.cuda.f(...)                   -> _cpu_cuda.f(...)        (megacpt/device/cpu/stub.py)
+    from torch.cuda import name         -> from megacpt.device.cpu.stub import name
     "cuda", "cuda:0", f"cuda:{index}"   -> "cpu"
     "torch.cuda.FloatTensor"            -> "torch.FloatTensor"     (compared with tensor.type())
     torch.device("cuda", index)         -> torch.device("cpu")
@@ -23,7 +23,7 @@ import ast
 import warnings
 from types import CodeType
 
-_STUB_MODULE = "megacpt.device.cpu_cuda"
+_STUB_MODULE = "megacpt.device.cpu.stub"
 _STUB_NAME = "_cpu_cuda"
 _LEFT_OUT = {"transformer_engine", "transformer_engine_torch", "apex", "wandb"}
 

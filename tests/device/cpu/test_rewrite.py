@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from megacpt.device.rewrite import compile_for_cpu, rewrite
+from megacpt.device.cpu.rewrite import compile_for_cpu, rewrite
 
-STUB = "import megacpt.device.cpu_cuda as _cpu_cuda"
+STUB = "import megacpt.device.cpu.stub as _cpu_cuda"
 
 
 def rewritten(source: str, *, module: str = "megatron.core.some") -> str:
@@ -45,9 +45,9 @@ def rewritten(source: str, *, module: str = "megatron.core.some") -> str:
         ),
         (
             "from torch.cuda import _lazy_call, device as context",
-            "from megacpt.device.cpu_cuda import _lazy_call, device as context",
+            "from megacpt.device.cpu.stub import _lazy_call, device as context",
         ),
-        ("import torch.cuda as c", "import megacpt.device.cpu_cuda as c"),
+        ("import torch.cuda as c", "import megacpt.device.cpu.stub as c"),
     ],
 )
 def test_names_of_cuda_become_names_of_the_cpu(source: str, expected: str) -> None:

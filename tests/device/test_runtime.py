@@ -86,8 +86,8 @@ def test_a_missing_gpu_is_said_and_loads_no_hook() -> None:
         "    start(device=DeviceKind.gpu)\n"
         "except EnvironmentError_ as error:\n"
         "    print(error)\n"
-        "assert 'megacpt.device.hook' not in sys.modules\n"
-        "assert 'megacpt.device.cpu_cuda' not in sys.modules\n"
+        "assert 'megacpt.device.cpu.import_hook' not in sys.modules\n"
+        "assert 'megacpt.device.cpu.stub' not in sys.modules\n"
     )
     done = run_python(START + code)
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_auto_is_cuda_with_a_gpu_and_loads_no_hook() -> None:
     code = (
         "found = start()\n"
         "assert found.kind is DeviceKind.gpu and found.device == torch.device('cuda', 0)\n"
-        "assert 'megacpt.device.hook' not in sys.modules\n"
+        "assert 'megacpt.device.cpu.import_hook' not in sys.modules\n"
         "total = torch.ones(2, device=found.device)\n"
         "dist.all_reduce(total)\n"
         "assert total.tolist() == [1, 1] and dist.get_backend() == 'nccl'\n"

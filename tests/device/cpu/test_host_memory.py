@@ -11,7 +11,7 @@ import pytest
 BLOCKS, BLOCK_BYTES = 16, 2**24
 PROGRAM = f"""
 import resource, sys, torch
-from megacpt.device.host_memory import keep_freed
+from megacpt.device.cpu.host_memory import keep_freed
 if sys.argv[1] == "keep" and not keep_freed():
     sys.exit(3)
 def touch():

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from megacpt.device import rewrite
-from megacpt.device.code_cache import CodeCache, default_folder
+from megacpt.device.cpu import rewrite
+from megacpt.device.cpu.code_cache import CodeCache, default_folder
 from megacpt.errors import EnvironmentError_
 
 _PACKAGE = "megatron.core"
@@ -29,7 +29,7 @@ def install() -> None:
     if _PACKAGE in sys.modules:
         raise EnvironmentError_(
             f"{_PACKAGE} was imported before megacpt could prepare it for CPUs; start the process "
-            "through megacpt, or call megacpt.device.hook.install() before the first import."
+            "through megacpt, or call megacpt.device.cpu.import_hook.install() before the first import."
         )
     maker = hashlib.sha256(Path(rewrite.__file__).read_bytes()).digest()
     sys.meta_path.insert(0, _CpuFinder(CodeCache(default_folder(), maker=maker)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.device.code_cache import CodeCache, default_folder
+from megacpt.device.cpu.code_cache import CodeCache, default_folder
 
 
 @pytest.fixture

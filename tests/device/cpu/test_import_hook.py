@@ -130,7 +130,7 @@ def test_install_after_megatron_core_is_refused() -> None:
         "    print(error)\n"
     )
     assert message.startswith("megatron.core was imported before megacpt could prepare it for CPUs")
-    assert "megacpt.device.hook.install()" in message
+    assert "megacpt.device.cpu.import_hook.install()" in message
 
 
 @pytest.mark.mcore
@@ -141,7 +141,7 @@ def test_a_process_without_the_hook_has_megatron_core_as_published() -> None:
         "from megatron.core.tensor_parallel import random\n"
         "assert not hasattr(random, '_cpu_cuda')\n"
         "assert type(random.__spec__.loader).__name__ == 'SourceFileLoader'\n"
-        "assert 'megacpt.device.hook' not in sys.modules\n"
+        "assert 'megacpt.device.cpu.import_hook' not in sys.modules\n"
     )
 
 
@@ -155,17 +155,17 @@ def test_import_survives_any_cache(tmp_path: Path) -> None:
         "print(p._cpu_cuda.__name__)\n"
     )
     cache = tmp_path / "cache"
-    assert run_python(code, XDG_CACHE_HOME=str(cache)) == "megacpt.device.cpu_cuda"
+    assert run_python(code, XDG_CACHE_HOME=str(cache)) == "megacpt.device.cpu.stub"
     entries = sorted(cache.rglob("*.code"))
     whole = [entry.read_bytes() for entry in entries]
     assert len(entries) > 20
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:-7])
-    assert run_python(code, XDG_CACHE_HOME=str(cache)) == "megacpt.device.cpu_cuda"
+    assert run_python(code, XDG_CACHE_HOME=str(cache)) == "megacpt.device.cpu.stub"
     assert [entry.read_bytes() for entry in entries] == whole, "corrupt entries were not mended"
     (tmp_path / "file").write_text("")
     unusable = str(tmp_path / "file")
-    assert run_python(code, XDG_CACHE_HOME=unusable) == "megacpt.device.cpu_cuda"
+    assert run_python(code, XDG_CACHE_HOME=unusable) == "megacpt.device.cpu.stub"
 
 
 @pytest.mark.mcore
@@ -188,7 +188,7 @@ def test_installed_cuda_packages_are_not_touched_on_a_cpu(tmp_path: Path) -> Non
 @pytest.mark.mcore
 def test_what_training_does_not_need_is_not_imported_with_it() -> None:
     code = (
-        "import sys; import megacpt.device.hook as hook; hook.install(); "
+        "import sys; import megacpt.device.cpu.import_hook as hook; hook.install(); "
         "import megatron.core; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
     )
     assert run_python(code).split() == ["False", "wandb"]
