@@ -789,7 +789,7 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from megacpt.cluster.doctor import diagnose, passes, render
+    from megacpt.preflight.doctor import diagnose, passes, render
 
     findings = diagnose(arguments.folder.absolute())
     print(render(findings))

@@ -33,7 +33,7 @@ TORCH_FREE = [
     *("errors", "files", "config", "families", "tokenizer", "corpus"),
     *("plan", "shards", "samples", "cluster"),
 ]
-ENVIRONMENT_READERS = {"device", "cli"}
+ENVIRONMENT_READERS = {"device", "preflight", "cli"}
 LINES_MAX = 50
 MAY_IMPORT_MEGATRON = {"device", "model", "checkpoint", "convert", "train"}
 

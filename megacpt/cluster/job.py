@@ -30,8 +30,8 @@ from megacpt.cluster.restarts import (
 )
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
-from megacpt.device.node import bad_nodes
 from megacpt.errors import EndedOnRequest, MegacptError, Superseded
+from megacpt.preflight import bad_nodes
 
 FINISHED = 3
 """Of ``begin``: all steps of the run are done."""

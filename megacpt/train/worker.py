@@ -31,15 +31,15 @@ from megacpt.device.environment import (
     rank_from_environment,
     slurm_start,
 )
-from megacpt.device.node.when import is_wanted
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.files import write_text
 from megacpt.plan.fault_rules import hang_minutes
+from megacpt.preflight.when import is_wanted
 from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
 
 if TYPE_CHECKING:
-    from megacpt.train.preflight import Preflight
+    from megacpt.preflight.preflight import Preflight
 
 LOST_PEER = (
     "Connection closed by peer",
@@ -115,7 +115,7 @@ def _look(config: RunConfig, *, ranks: RankInfo) -> Preflight | None:
     """At all nodes, where there are several, before the ranks join."""
     if not is_wanted(config.cluster.preflight, ranks=ranks):
         return None
-    from megacpt.train import preflight
+    from megacpt.preflight import preflight
 
     return preflight.look(config, ranks=ranks)
 

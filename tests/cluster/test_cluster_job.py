@@ -15,7 +15,7 @@ from megacpt.cluster.restarts import history
 from megacpt.config.compose import write_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ClusterConfig, RunConfig, ScheduleConfig, SlurmConfig
-from megacpt.device.node import bad_nodes
+from megacpt.preflight import bad_nodes
 
 STEPS = 8
 

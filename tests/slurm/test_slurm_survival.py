@@ -16,7 +16,7 @@ import pytest
 
 from megacpt.checkpoint import store
 from megacpt.checkpoint.manifest import read_manifest
-from megacpt.device.node import bad_nodes
+from megacpt.preflight import bad_nodes
 from tests.slurm.launched import EVERY_STEPS, STEPS, Run, launch, megacpt
 from tests.slurm.slurm_support import Cluster, wait_until
 

@@ -29,7 +29,7 @@ def install() -> None:
     if _PACKAGE in sys.modules:
         raise EnvironmentError_(
             f"{_PACKAGE} was imported before megacpt could prepare it for CPUs; start the process "
-            "through megacpt, or call megacpt.device.cpu.import_hook.install() before the first import."
+            "through megacpt, or call megacpt.device.cpu.import_hook.install() before that import."
         )
     maker = hashlib.sha256(Path(rewrite.__file__).read_bytes()).digest()
     sys.meta_path.insert(0, _CpuFinder(CodeCache(default_folder(), maker=maker)))

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import PreflightConfig
-from megacpt.device.node.clock import Reading
-from megacpt.device.node.disk import Disk
-from megacpt.device.node.facts import NodeFacts, from_json, gather
-from megacpt.device.node.findings import Mark
-from megacpt.device.node.gpus import Gpu, Gpus
-from megacpt.device.node.verdict import (
+from megacpt.preflight.checks import Mark
+from megacpt.preflight.clock import Reading
+from megacpt.preflight.disk import Disk
+from megacpt.preflight.facts import NodeFacts, from_json, gather
+from megacpt.preflight.gpus import Gpu, Gpus
+from megacpt.preflight.verdict import (
     Node,
     Report,
     judge_links,

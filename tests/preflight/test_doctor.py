@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.cli import main
-from megacpt.cluster.doctor import diagnose, passes, render
-from megacpt.device.node.findings import Finding, Mark
+from megacpt.preflight.checks import Finding, Mark
+from megacpt.preflight.doctor import diagnose, passes, render
 
 
 def test_one_screen_and_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,10 +33,13 @@ from megacpt.config.schema import to_tree
 from megacpt.config.sections import BadNodePolicy, DeviceKind, RunConfig
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, likely_kind, slurm_job
-from megacpt.device.node import bad_nodes, clock, facts, network
-from megacpt.device.node.clock import TimeServer
-from megacpt.device.node.findings import shown_mib
-from megacpt.device.node.verdict import (
+from megacpt.errors import BadNode, EnvironmentError_
+from megacpt.files import write_text
+from megacpt.preflight import bad_nodes, clock, facts, links, network, rollcall
+from megacpt.preflight.checks import shown_mib
+from megacpt.preflight.clock import TimeServer
+from megacpt.preflight.rollcall import Presence
+from megacpt.preflight.verdict import (
     Node,
     Report,
     Verdict,
@@ -45,10 +48,6 @@ from megacpt.device.node.verdict import (
     missing,
     report_from_json,
 )
-from megacpt.errors import BadNode, EnvironmentError_
-from megacpt.files import write_text
-from megacpt.train import links, rollcall
-from megacpt.train.rollcall import Presence
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -5,7 +5,15 @@ import pytest
 import torch.distributed as dist
 
 from megacpt.device.environment import RankInfo
-from megacpt.train.rollcall import Presence, absent, announce, hear_all, nodes_of, say, wait_for_all
+from megacpt.preflight.rollcall import (
+    Presence,
+    absent,
+    announce,
+    hear_all,
+    nodes_of,
+    say,
+    wait_for_all,
+)
 from megacpt.train.worker import LOST_PEER
 from tests.support import free_port
 

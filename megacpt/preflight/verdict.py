@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from megacpt.config.sections import PreflightConfig
-from megacpt.device.node.blame import (
+from megacpt.preflight.blame import (
     Pair,
     blamed,
     is_common,
@@ -16,9 +16,9 @@ from megacpt.device.node.blame import (
     skews,
     slow_pairs,
 )
-from megacpt.device.node.clock import Reading
-from megacpt.device.node.facts import NodeFacts, from_json
-from megacpt.device.node.findings import Finding, Mark, address_finding, node_findings
+from megacpt.preflight.checks import Finding, Mark, address_finding, node_findings
+from megacpt.preflight.clock import Reading
+from megacpt.preflight.facts import NodeFacts, from_json
 
 CLOCK_WARN_S = 1.0
 LOOK = "look at that node: its mount of the run folder, or nvidia-smi, may hang"

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from megacpt.device.node.gpus import Gpu, query, read
+from megacpt.preflight.gpus import Gpu, query, read
 
 # The form of `nvidia-smi -q -x`, by driver 575 and by an older one with an older card.
 H100 = """<?xml version="1.0" ?>

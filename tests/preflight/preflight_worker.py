@@ -31,9 +31,9 @@ from megacpt.config.sections import (
 )
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
-from megacpt.device.node.when import is_wanted
 from megacpt.errors import MegacptError
-from megacpt.train import preflight
+from megacpt.preflight import preflight
+from megacpt.preflight.when import is_wanted
 
 
 def main(work: Path, cases: dict[str, dict[str, Any]]) -> None:

@@ -18,9 +18,8 @@ import pytest
 
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import RankInfo
-from megacpt.device.node import bad_nodes
 from megacpt.errors import EnvironmentError_
-from megacpt.train import preflight
+from megacpt.preflight import bad_nodes, preflight
 from tests.support import free_port
 
 WORKER = Path(__file__).with_name("preflight_worker.py")

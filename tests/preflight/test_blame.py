@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.device.node.blame import (
+from megacpt.preflight.blame import (
     Pair,
     blamed,
     expand_hosts,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from megacpt.device.environment import RankInfo
-from megacpt.device.node.blame import expand_hosts
-from megacpt.device.node.verdict import Node
+from megacpt.preflight.blame import expand_hosts
+from megacpt.preflight.verdict import Node
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

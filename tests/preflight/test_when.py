@@ -8,7 +8,7 @@ import pytest
 
 from megacpt.config.sections import PreflightConfig, PreflightWhen
 from megacpt.device.environment import RankInfo
-from megacpt.device.node.when import is_wanted
+from megacpt.preflight.when import is_wanted
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,7 @@ def test_one_machine_is_not_looked_at_unless_asked(
 
 
 def test_a_start_without_it_loads_none_of_it() -> None:
-    code = "import sys, megacpt.train.worker\nassert 'megacpt.train.preflight' not in sys.modules"
+    code = (
+        "import sys, megacpt.train.worker\nassert 'megacpt.preflight.preflight' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacpt.device.node import bad_nodes
+from megacpt.preflight import bad_nodes
 
 
 def test_nodes_are_added_on_top_and_taken_off_when_they_pass(tmp_path: Path) -> None:

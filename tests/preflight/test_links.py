@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from megacpt.device.node.blame import rounds
-from megacpt.device.node.verdict import Node
-from megacpt.train.links import _own_pair
+from megacpt.preflight.blame import rounds
+from megacpt.preflight.links import _own_pair
+from megacpt.preflight.verdict import Node
 
 
 def test_ranks_meet_those_of_the_same_local_number() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacpt.device.node.network import (
+from megacpt.preflight.network import (
     address_towards,
     infiniband_ports,
     interface_of,

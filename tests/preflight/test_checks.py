@@ -4,8 +4,7 @@ from __future__ import annotations
 import pytest
 
 from megacpt.config.sections import PreflightConfig
-from megacpt.device.node.disk import Disk
-from megacpt.device.node.findings import (
+from megacpt.preflight.checks import (
     Mark,
     address_finding,
     disk_finding,
@@ -14,7 +13,8 @@ from megacpt.device.node.findings import (
     shm_finding,
     shown_gib,
 )
-from megacpt.device.node.gpus import Gpu, Gpus
+from megacpt.preflight.disk import Disk
+from megacpt.preflight.gpus import Gpu, Gpus
 
 LIMITS = PreflightConfig(disk_gib=1.0, disk_mib_s=2.0)
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from megacpt.device.node.blame import Pair, rounds
-from megacpt.device.node.verdict import Node
 from megacpt.device.runtime import synchronize
+from megacpt.preflight.blame import Pair, rounds
+from megacpt.preflight.verdict import Node
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from megacpt.config.sections import PreflightConfig
-from megacpt.device.node.disk import Disk
-from megacpt.device.node.facts import NodeFacts
-from megacpt.device.node.gpus import Gpu, Gpus
-from megacpt.device.node.network import is_loopback
+from megacpt.preflight.disk import Disk
+from megacpt.preflight.facts import NodeFacts
+from megacpt.preflight.gpus import Gpu, Gpus
+from megacpt.preflight.network import is_loopback
 
 SLOW_DISK_MIB_S = 50.0
 """A checkpoint of 10 GiB would take more than three minutes."""

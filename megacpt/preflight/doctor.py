@@ -18,8 +18,9 @@ import psutil
 import megacpt
 from megacpt.config.sections import PreflightConfig
 from megacpt.device.environment import num_cores
-from megacpt.device.node import clock, disk, facts, gpus, network, requirements
-from megacpt.device.node.findings import (
+from megacpt.device.packages import found_version
+from megacpt.preflight import clock, disk, facts, gpus, network, requirements
+from megacpt.preflight.checks import (
     SHM_MIB_A_GPU_RANK,
     Finding,
     Mark,
@@ -31,8 +32,7 @@ from megacpt.device.node.findings import (
     shm_finding,
     shown_gib,
 )
-from megacpt.device.node.gpus import Gpus
-from megacpt.device.packages import found_version
+from megacpt.preflight.gpus import Gpus
 
 WIDTH = 80
 MEMORY_GIB = 4.0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from megacpt.device.node.clock import TimeServer, ask, is_synchronised
+from megacpt.preflight.clock import TimeServer, ask, is_synchronised
 
 
 @pytest.mark.parametrize("ahead_s", [0.0, 120.0, -3.5])

@@ -17,10 +17,10 @@ import psutil
 
 import megacpt
 from megacpt.device.environment import num_cores
-from megacpt.device.node import disk, gpus, network
-from megacpt.device.node.disk import Disk
-from megacpt.device.node.gpus import Gpu, Gpus
 from megacpt.device.packages import found_version
+from megacpt.preflight import disk, gpus, network
+from megacpt.preflight.disk import Disk
+from megacpt.preflight.gpus import Gpu, Gpus
 
 SAME_EVERYWHERE = ("torch", "megatron-core", "transformers", "numpy")
 TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch", "transformer_engine")

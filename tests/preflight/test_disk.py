@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.device.node.disk import PIECE_BYTES, measure
+from megacpt.preflight.disk import PIECE_BYTES, measure
 
 
 def test_a_folder_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
