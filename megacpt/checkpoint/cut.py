@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from megacpt.checkpoint import adam
-from megacpt.model.pieces import Piece, place_elements
-from megacpt.model.sharded_weights import ShardedWeights
+from megacpt.model.blocks import Piece, place_elements
+from megacpt.model.zero3 import ShardedWeights
 
 Entries = dict[str, Any]
 

@@ -25,7 +25,7 @@ from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_te
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from megacpt.checkpoint import adam
-from megacpt.model.pieces import pieces_of_entry, place_elements
+from megacpt.model.blocks import pieces_of_entry, place_elements
 
 Entries = dict[str, Any]
 PREFIX = "optimizer.state."

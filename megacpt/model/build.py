@@ -15,13 +15,13 @@ from megatron.core.transformer import TransformerConfig
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture
-from megacpt.model.experts import mark_expert
-from megacpt.model.output_layer import OutputLayer
+from megacpt.model.config import transformer_config
+from megacpt.model.layers.experts import mark_expert
+from megacpt.model.layers.output_layer import OutputLayer
+from megacpt.model.layers.rope import inverse_frequencies
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
-from megacpt.model.rope import inverse_frequencies
 from megacpt.model.spec import block_spec
-from megacpt.model.transformer import transformer_config
 
 
 class Model(GPTModel):  # type: ignore[misc]

@@ -19,10 +19,10 @@ from megatron.core.transformer.transformer_block import (
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
-from megacpt.model.activation import SwiGlu
-from megacpt.model.attention import CausalAttention
-from megacpt.model.experts import mlp_submodules, with_router
-from megacpt.model.norm import RMSNorm
+from megacpt.model.layers.activation import SwiGlu
+from megacpt.model.layers.attention import CausalAttention
+from megacpt.model.layers.experts import mlp_submodules, with_router
+from megacpt.model.layers.norm import RMSNorm
 
 
 def block_spec(

@@ -9,9 +9,9 @@ import torch
 from megatron.core import parallel_state
 
 from megacpt.config.sections import RunConfig
+from megacpt.model.microbatch import Microbatch, host_microbatch
 from megacpt.plan.stages import at
 from megacpt.samples.training_data import TrainingData
-from megacpt.train.microbatch import Microbatch, host_microbatch
 from megacpt.train.prefetch import Prefetcher
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 
+from megacpt.model.forward import run_microbatches
+from megacpt.model.microbatch import host_microbatch
 from megacpt.samples.batch import Batch
 from megacpt.samples.heldout import HeldoutSet
-from megacpt.train.microbatch import host_microbatch
-from megacpt.train.schedule import run_microbatches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,8 @@ from megacpt.device.runtime import Runtime
 from megacpt.families.architecture import Architecture
 from megacpt.model.build import build_model
 from megacpt.model.kernels import bucket_parameters
-from megacpt.model.sharded_weights import ShardedWeights
 from megacpt.model.weights import initialise_randomly, load_hf
+from megacpt.model.zero3 import ShardedWeights
 from megacpt.plan.blend_rules import longest
 from megacpt.train.optimizer import build_optimizer
 

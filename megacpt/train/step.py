@@ -11,12 +11,12 @@ import torch
 
 from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
-from megacpt.model.router import RoutingFigures, take_figures
+from megacpt.model.forward import LossSums, run_microbatches
+from megacpt.model.layers.router import RoutingFigures, take_figures
 from megacpt.plan.schedule import learning_rate
 from megacpt.train.batches import Account, StepBatch
 from megacpt.train.optimizer import set_learning_rate
 from megacpt.train.prefetch import Prefetcher
-from megacpt.train.schedule import LossSums, run_microbatches
 from megacpt.train.state import TrainState
 from megacpt.train.update import step_if
 

@@ -112,8 +112,8 @@ def write_logits(
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
-    from megacpt.train.microbatch import host_microbatch
-    from megacpt.train.schedule import run_logits
+    from megacpt.model.forward import run_logits
+    from megacpt.model.microbatch import host_microbatch
 
     replicas = parallel_state.get_data_parallel_world_size()
     rows = [0, 1] if replicas == 1 else [parallel_state.get_data_parallel_rank()]

@@ -31,7 +31,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
 LOGITS_ATOL = 2e-5
-"""fp32, as for whole rows (tests/model/test_model_layouts.py)."""
+"""fp32, as for whole rows (tests/model/test_layouts.py)."""
 BF16_ATOL = 0.1
 """transformers in bf16 differs from itself in fp32 by up to 0.05 on these documents."""
 

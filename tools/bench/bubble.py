@@ -72,9 +72,9 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
     from omegaconf import OmegaConf
 
     from megacpt.device.groups import initialise_parallel
+    from megacpt.model.forward import run_microbatches
     from megacpt.train.batches import read_batches
     from megacpt.train.run import assemble
-    from megacpt.train.schedule import run_microbatches
 
     computing = Computing(schedules)
     settings = run_settings(folder, microbatches=microbatches)

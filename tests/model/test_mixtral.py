@@ -134,8 +134,8 @@ def test_gradients_equal_transformers_with_the_balancing_loss(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
+    from megacpt.model.layers.router import take_figures
     from megacpt.model.placement import placed_params
-    from megacpt.model.router import take_figures
 
     model, architecture = loaded(work / "models" / case)
     experts = architecture.experts

@@ -14,7 +14,7 @@ from megatron.core.transformer.moe import moe_utils
 
 from megacpt.config.sections import DeviceKind, ParallelConfig
 from megacpt.families.architecture import Architecture
-from megacpt.model.router import Router
+from megacpt.model.layers.router import Router
 from megacpt.plan.expert_rules import expert_tensor_ranks
 
 
@@ -38,7 +38,7 @@ def expert_settings(
         "moe_token_dispatcher_type": dispatcher,
         # Two logits that bf16 cannot tell apart would be ordered by chance.
         "moe_router_dtype": "fp32",
-        # megacpt.model.router takes the balancing loss, and reads its weight here.
+        # megacpt.model.layers.router takes the balancing loss, and reads its weight here.
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": experts.balance_coefficient,
         "moe_grouped_gemm": on_gpu,

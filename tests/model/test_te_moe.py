@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.model.test_model_te import run_python
+from tests.model.test_te import run_python
 from tests.support import write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]

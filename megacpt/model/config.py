@@ -21,8 +21,8 @@ from megacpt.config.sections import (
     Recompute,
 )
 from megacpt.families.architecture import Architecture
-from megacpt.model.experts import expert_settings
 from megacpt.model.kernels import kernel_settings
+from megacpt.model.layers.experts import expert_settings
 from megacpt.model.precision import precision_settings
 
 
@@ -42,7 +42,7 @@ def transformer_config(
         **expert_settings(architecture, parallel=parallel, kind=kind),
         **precision_settings(precision, kind=kind),
         **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
-        # megacpt.model.activation takes the place of Transformer Engine's on a CPU.
+        # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         hidden_dropout=0.0,
         attention_dropout=0.0,

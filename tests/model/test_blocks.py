@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 @settings(deadline=None)  # The first example imports megatron-core.
 @given(data=st.data(), shape=st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_rectangles_are_the_elements_in_their_order(data: st.DataObject, shape: list[int]) -> None:
-    from megacpt.model.pieces import rectangles
+    from megacpt.model.blocks import rectangles
 
     elements = np.arange(np.prod(shape)).reshape(shape)
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, elements.size)] * 2)))
@@ -28,7 +28,7 @@ def test_rectangles_are_the_elements_in_their_order(data: st.DataObject, shape: 
 
 
 def test_whole_rows_are_one() -> None:
-    from megacpt.model.pieces import rectangles
+    from megacpt.model.blocks import rectangles
 
     assert list(rectangles((4, 3), 3, 9)) == [((1, 0), (2, 3))]
     assert list(rectangles((4, 3), 2, 10)) == [
@@ -43,7 +43,7 @@ def test_blocks_of_gate_and_up_look_into_the_elements() -> None:
     import torch
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-    from megacpt.model.pieces import Piece, place_elements
+    from megacpt.model.blocks import Piece, place_elements
 
     def block(key: str) -> ShardedTensor:
         """The second of three layers' weights, of two rows and three columns."""

@@ -57,8 +57,8 @@ def batch_of(rows: list[int]) -> Batch:
 def test_losses_of_sources_are_those_of_their_samples(
     document_mask: bool, tmp_path: Path, one_rank: None
 ) -> None:
-    from megacpt.train.microbatch import host_microbatch
-    from megacpt.train.schedule import run_microbatches
+    from megacpt.model.forward import run_microbatches
+    from megacpt.model.microbatch import host_microbatch
 
     chunks = model(tmp_path / "model")
 

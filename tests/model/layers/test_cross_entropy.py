@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from megacpt.model import cross_entropy as fused
-from megacpt.model.cross_entropy import linear_cross_entropy
+from megacpt.model.layers import cross_entropy as fused
+from megacpt.model.layers.cross_entropy import linear_cross_entropy
 
 TOKENS, HIDDEN, VOCABULARY = 50, 24, 133
 Tensors = tuple[torch.Tensor, ...]

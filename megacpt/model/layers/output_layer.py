@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel import (
 )
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 
-from megacpt.model.cross_entropy import linear_cross_entropy
+from megacpt.model.layers.cross_entropy import linear_cross_entropy
 
 
 class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]

@@ -32,7 +32,7 @@ def test_rms_norm(dtype: torch.dtype) -> None:
     from megatron.core.transformer import TransformerConfig
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from megacpt.model.norm import RMSNorm
+    from megacpt.model.layers.norm import RMSNorm
 
     config = TransformerConfig(
         num_layers=1, hidden_size=SHAPE[-1], num_attention_heads=1, params_dtype=dtype
@@ -64,7 +64,7 @@ def _exact_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @DTYPES
 def test_swiglu(dtype: torch.dtype) -> None:
-    from megacpt.model.activation import SwiGlu
+    from megacpt.model.layers.activation import SwiGlu
 
     torch.manual_seed(0)
     x, d_out = 3 * torch.randn(*SHAPE[:-1], 64), torch.randn(*SHAPE[:-1], 32)

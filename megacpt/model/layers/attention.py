@@ -2,7 +2,7 @@
 """Core attention on torch's scaled_dot_product_attention: causal, grouped queries, no S x S matrix.
 
 With a document mask the rows of a microbatch lie end to end as one sequence of T = B * S tokens
-that is cut at every document (megacpt.train.schedule). megacpt hands megatron-core the bounds as
+that is cut at every document (megacpt.model.forward). megacpt hands megatron-core the bounds as
 PackedSeqParams, its form for packed sequences: it restarts the rotary positions at each document
 and passes the bounds through every stage to the core attention, on GPUs Transformer Engine's.
 

@@ -15,9 +15,9 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
 from megacpt.model import context_parallel
-from megacpt.model.attention import packed_documents
+from megacpt.model.layers.attention import packed_documents
+from megacpt.model.microbatch import Microbatch
 from megacpt.model.quantise.linear import unchanging_weights
-from megacpt.train.microbatch import Microbatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megacpt.families import FAMILIES
-from tests.model.test_model_te import run_python
+from tests.model.test_te import run_python
 from tests.support import LLAMA, write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]

@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from megacpt.model.pieces import Pieces, pieces_of
+from megacpt.model.blocks import Pieces, pieces_of
 
 
 class ShardedWeights(_BaseDataParallel):  # type: ignore[misc]
