@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacpt.checkpoint.folders import candidates, folder_name
 from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest
-from megacpt.checkpoint.store import candidates, folder_name
 from megacpt.errors import CheckpointError
 
 

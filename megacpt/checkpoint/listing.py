@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megacpt.checkpoint import starts, store, verify
+from megacpt.checkpoint import folders, starts, verify
+from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.manifest import MANIFEST
 from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Start
-from megacpt.checkpoint.store import Candidate
 from megacpt.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
@@ -65,14 +65,14 @@ def list_checkpoints(
 ) -> Listing:
     """Look at all of them; ``full`` reads every byte. Writes nothing."""
     root = run_dir / "checkpoints"
-    found = store.candidates(root)
+    found = folders.candidates(root)
     if full:
         found = _read_all(found, progress=progress)
     return Listing(
         run_dir=run_dir,
         found=tuple(found),
         written_at={c.step: _written_at(c.folder) for c in found},
-        kept=policy.kept(store.usable(found)),
+        kept=policy.kept(folders.usable(found)),
         loss_of=loss_of,
         partials=tuple(_partials(root)),
         starts=tuple(starts.read_starts(run_dir)),
@@ -91,7 +91,7 @@ def prune_listed(listing: Listing, *, policy: Retention) -> Listing:
             "what a run still needs; name the folder of a run."
         )
     root = listing.run_dir / "checkpoints"
-    removed = store.prune(
+    removed = folders.prune(
         root, policy=policy, start=listing.starts[-1], found=listing.found, damaged=True
     )
     return replace(
@@ -103,7 +103,7 @@ def prune_listed(listing: Listing, *, policy: Retention) -> Listing:
 
 
 def _read_all(found: list[Candidate], *, progress: Progress | None) -> list[Candidate]:
-    usable = store.usable(found)
+    usable = folders.usable(found)
     total = sum(file.bytes for manifest in usable for file in manifest.files.values())
     read, looked_at = 0, []
     for candidate in found:

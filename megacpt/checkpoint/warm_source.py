@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megacpt.checkpoint import store, verify
+from megacpt.checkpoint import folders, verify
 from megacpt.checkpoint.manifest import (
     MANIFEST,
     CheckpointManifest,
@@ -70,7 +70,7 @@ def find(config: RunConfig) -> WarmSource | None:
     do not go with it ConfigError.
     """
     run_dir, wanted = Path(config.run_dir), config.checkpoint.load_from
-    if wanted is None or store.newest(run_dir / "checkpoints") is not None:
+    if wanted is None or folders.newest(run_dir / "checkpoints") is not None:
         return None
     folder = _chosen_before(run_dir, wanted=wanted) or _choose(Path(wanted), run_dir=run_dir)
     run_yaml = RunFolder(folder.parent.parent).run_yaml
@@ -150,7 +150,7 @@ def _choose(path: Path, *, run_dir: Path) -> Path:
                 "checkpoint of that run, or its folder for the newest sound one."
             )
         return path
-    newest = store.newest(path / "checkpoints")
+    newest = folders.newest(path / "checkpoints")
     if newest is None:
         what = "holds no complete checkpoint" if path.is_dir() else "does not exist"
         raise CheckpointError(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.cluster import logs
 from megacpt.cluster.restarts import (
@@ -164,7 +164,7 @@ def _last_words(text: str) -> str:
 
 def newest_step(run_dir: Path) -> int:
     """Of the newest checkpoint; 0 without one."""
-    newest = store.newest(run_dir / "checkpoints")
+    newest = folders.newest(run_dir / "checkpoints")
     return read_manifest(newest).step if newest is not None else 0
 
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import folders
 from megacpt.cluster.deaths import Rank, ask_for_stacks, deaths_of, verdict
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
@@ -47,14 +47,14 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
     """
     checkpoints = Path(config.run_dir) / "checkpoints"
     for retry in range(1, config.cluster.retries + 2):
-        before = store.newest(checkpoints)
+        before = folders.newest(checkpoints)
         code = run_ranks(
             [sys.executable, "-m", "megacpt.train.worker", config.run_dir, "--mode", mode],
             num_ranks=config.parallel.num_ranks,
             folder=RunFolder(Path(config.run_dir)),
             variables=missing_variables(config),
         )
-        newest = store.newest(checkpoints)
+        newest = folders.newest(checkpoints)
         if code != os.EX_TEMPFAIL or retry > config.cluster.retries:
             return code
         if newest is None or newest == before:

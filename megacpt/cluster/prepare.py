@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megacpt.checkpoint import store, warm_source
+from megacpt.checkpoint import folders, warm_source
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.compose import read_run_yaml, write_run_yaml
@@ -100,7 +100,7 @@ def _segments(config: RunConfig, *, source: WarmSource | None) -> tuple[Segment,
     if source is not None:
         record = source.data_record(config)
     else:
-        record = store.newest_data(Path(config.run_dir) / "checkpoints")
+        record = folders.newest_data(Path(config.run_dir) / "checkpoints")
     return segments_of(config.data, past=DataRecord.from_json(record) if record else None)
 
 
@@ -166,7 +166,7 @@ def _check_prompts(path: str | None) -> None:
 def _check_schedule(config: RunConfig) -> None:
     """Steps done keep the learning rate they had, and with it what the run has learnt."""
     folder = RunFolder(Path(config.run_dir))
-    newest = store.newest(folder.root / "checkpoints")
+    newest = folders.newest(folder.root / "checkpoints")
     if newest is None or not folder.run_yaml.exists():
         return
     old, done = read_run_yaml(folder.run_yaml), read_manifest(newest).step

@@ -35,14 +35,14 @@ def export_run(run_dir: Path, output: Path) -> Path:
 
 def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -> Path:
     # Only now does the import hook let megatron.core load on this device.
-    from megacpt.checkpoint import sharded, store
+    from megacpt.checkpoint import folders, state
     from megacpt.checkpoint.manifest import read_manifest, require_architecture
     from megacpt.convert.certificate import write_certificate
     from megacpt.convert.export import export_hf
     from megacpt.device.groups import initialise_parallel
     from megacpt.model.build import build_model
 
-    checkpoint = store.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
+    checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
@@ -61,7 +61,7 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
         kind=rank_runtime.kind,
         sequence_length=config.data.sequence_length,
     )
-    sharded.load_model(checkpoint, chunks=chunks)
+    state.load_model(checkpoint, chunks=chunks)
     tokenizer = load_tokenizer(base)
     return export_hf(
         chunks,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megacpt.checkpoint.folders import newest
 from megacpt.checkpoint.manifest import read_manifest
-from megacpt.checkpoint.store import newest
 from megacpt.config.compose import compose
 from megacpt.demo.corpus import write_corpus
 from megacpt.demo.smollm2 import write_smollm2_folder

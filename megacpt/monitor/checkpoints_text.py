@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from megacpt.checkpoint.difference import Row
+from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.listing import Listing
-from megacpt.checkpoint.store import Candidate
 
 if TYPE_CHECKING:  # It imports torch.
     from megacpt.checkpoint.weight_change import WeightChange

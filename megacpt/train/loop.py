@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from megacpt.checkpoint.choose import from_first_rank
 from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
 from megacpt.errors import EndedOnRequest, Superseded
@@ -24,7 +25,6 @@ from megacpt.train.generate import generate
 from megacpt.train.guard import Guard, samples_of
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
-from megacpt.train.origin import from_first_rank
 from megacpt.train.position import Position, resume
 from megacpt.train.prefetch import Prefetcher
 from megacpt.train.requests import Decision, Request, Requests, open_requests

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megacpt.checkpoint import background, pace, sharded
+from megacpt.checkpoint import state
+from megacpt.checkpoint.choose import choose
 from megacpt.checkpoint.manifest import require_architecture
+from megacpt.checkpoint.writer import pace, process
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device.groups import initialise_parallel
@@ -26,7 +28,6 @@ from megacpt.train import loop
 from megacpt.train.base import forward_chunks
 from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
-from megacpt.train.origin import choose
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
 from megacpt.train.settings import arithmetic, found_settings, start_overlap
@@ -39,7 +40,7 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
     initialise_parallel(config.parallel, seed=config.seed)
     start_overlap(config, runtime=runtime)
     cores = pace.CORES if runtime.kind is DeviceKind.cpu else 1.0
-    with background.started(wanted=config.checkpoint.asynchronous, cores=cores) as writer:
+    with process.started(wanted=config.checkpoint.asynchronous, cores=cores) as writer:
         run = assemble(config, runtime=runtime, beat=watchdog.beat, writer=writer)
         _train(run, watchdog=watchdog)
 
@@ -62,7 +63,7 @@ def _train(run: Run, *, watchdog: Watchdog) -> None:
             _fit(run, position=position, journal=journal)
     except (TrainingFault, EndedOnRequest, Superseded):
         # All ranks raise it at once: none may end the run before the first has closed its journal.
-        sharded.barrier()
+        state.barrier()
         raise
 
 
@@ -101,7 +102,7 @@ def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None
     chunks = forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     with watchdog:
         base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
-        sharded.load_model(folder, chunks=chunks)
+        state.load_model(folder, chunks=chunks)
         final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
         words = arithmetic(config, runtime=runtime)

@@ -11,7 +11,7 @@ import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
-from megacpt.checkpoint.adam import drop_classes, use_fused_kernel
+from megacpt.checkpoint.state.adam import drop_classes, use_fused_kernel
 from megacpt.config.sections import Dtype, OptimConfig, Optimizer, RunConfig
 
 MUON_RMS = 0.2

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from megacpt.checkpoint import sharded, starts
+from megacpt.checkpoint import starts
+from megacpt.checkpoint.choose import Origin, from_first_rank
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
+from megacpt.checkpoint.state import barrier, load
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.device import runtime
@@ -22,7 +24,6 @@ from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.samples.training_data import TrainingData
 from megacpt.train import faults
 from megacpt.train.faults import FaultState
-from megacpt.train.origin import Origin, from_first_rank
 from megacpt.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def resume(
     """
     loaded = _load(state, identity=identity, origin=origin)
     position = begin() if loaded is None else loaded
-    sharded.barrier()
+    barrier()
     if torch.distributed.get_rank() == 0:
         starts.record_from(origin.start, step=position.step)
     path = RunFolder(run_dir).faults
@@ -91,7 +92,7 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
         return None
     folder, manifest = origin.folder, origin.manifest
     require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
-    rng = sharded.load(
+    rng = load(
         folder,
         chunks=state.chunks,
         optimizer=state.optimizer,

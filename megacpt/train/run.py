@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from megacpt.checkpoint.background import Background
+from megacpt.checkpoint.choose import Origin, claim_origin
 from megacpt.checkpoint.warm_source import WarmSource
+from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
 from megacpt.device.runtime import Runtime, rng_state, set_rng_state
@@ -27,7 +28,6 @@ from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
 from megacpt.train.base import Record, first_record, forward_chunks
-from megacpt.train.origin import Origin, claim_origin
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, build_chunks, wrap_for_training
 from megacpt.train.straggler import Stragglers, Timers

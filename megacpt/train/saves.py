@@ -18,11 +18,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from megacpt.checkpoint import adam, sharded, store
+from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
 from megacpt.checkpoint.retention import retention_of
-from megacpt.checkpoint.saver import Failure, Saver, on_first_rank
 from megacpt.checkpoint.starts import Start
+from megacpt.checkpoint.state import adam, entries
+from megacpt.checkpoint.writer import Failure, Saver, on_first_rank
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
@@ -91,7 +92,7 @@ class Saves:
         self.finish(position)
         run, start = self._run, self._run.origin.start
         run.beat(f"checkpoint of step {position.step}")
-        partial = store.partial_folder(run.checkpoints, step=position.step, start=start)
+        partial = folders.partial_folder(run.checkpoints, step=position.step, start=start)
         with self._stalled():
             began_at = time.monotonic()
             if self._prune_thread is not None:
@@ -126,7 +127,7 @@ class Saves:
         # Of an optimizer whose every update was skipped there would be nothing to write.
         adam.allocate_state(optimizer)
         with evaluating(chunks):
-            return sharded.entries(chunks, optimizer, rng_state=runtime.rng_state())
+            return entries(chunks, optimizer, rng_state=runtime.rng_state())
 
     def finish(self, position: Position, *, must: bool = False) -> None:
         """Wait for the save in flight, if there is one, and publish it. ``must`` as above."""
@@ -148,7 +149,7 @@ class Saves:
     def _publish(self, pending: Pending, files: Mapping[str, FileSum], *, wait: bool) -> None:
         root, start = self._run.checkpoints, pending.start
         manifest = replace(pending.manifest, files=dict(files))
-        store.publish(root, partial=pending.partial, manifest=manifest, start=start)
+        folders.publish(root, partial=pending.partial, manifest=manifest, start=start)
         # Deleting gigabytes takes a while, and nothing waits for it but the end of the run.
         self._prune_thread = Thread(target=self._prune, args=(start,), name="prune")
         self._prune_thread.start()
@@ -157,7 +158,7 @@ class Saves:
 
     def _prune(self, start: Start) -> None:
         try:
-            store.prune(self._run.checkpoints, policy=self._retention, start=start)
+            folders.prune(self._run.checkpoints, policy=self._retention, start=start)
         except Superseded:
             pass  # The loop sees it at its next step, and says so.
         except OSError as error:

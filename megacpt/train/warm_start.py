@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from megacpt.checkpoint import sharded, warm_source
+from megacpt.checkpoint import warm_source
+from megacpt.checkpoint.choose import damage, from_first_rank
+from megacpt.checkpoint.state import load, load_model
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.sections import RunConfig
 from megacpt.errors import CheckpointError
 from megacpt.families.architecture import Architecture
 from megacpt.train.faults import FaultState
-from megacpt.train.origin import damage, from_first_rank
 from megacpt.train.position import Position
 from megacpt.train.state import TrainState
 
@@ -43,13 +44,13 @@ def choose(config: RunConfig, *, architecture: Architecture) -> WarmSource | Non
 def load_weights(source: WarmSource | None, *, chunks: list[Any]) -> None:
     """Into bare chunks, before an optimizer makes its masters of them."""
     if source is not None and source.load.weights and not source.load.optimizer:
-        sharded.load_model(source.folder, chunks=chunks)
+        load_model(source.folder, chunks=chunks)
 
 
 def begin(source: WarmSource, *, state: TrainState) -> Position:
     """Where the new run stands; its optimizer is filled where that was asked for."""
     if source.load.optimizer:
-        sharded.load(
+        load(
             source.folder,
             chunks=state.chunks,
             optimizer=state.optimizer,

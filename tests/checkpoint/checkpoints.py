@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacpt.checkpoint import starts, store, verify
+from megacpt.checkpoint import folders, starts, verify
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import Start
 
@@ -21,7 +21,7 @@ def claim(root: Path, *, from_step: int | None = None, host: str = "node7") -> S
 
 
 def write_partial(root: Path, *, step: int, start: Start, text: str = "") -> Path:
-    partial = store.partial_folder(root, step=step, start=start)
+    partial = folders.partial_folder(root, step=step, start=start)
     partial.mkdir(parents=True)
     for name, size in FILES.items():
         content = f"{name} of step {step} by start {start.number} {text}".encode()
@@ -50,7 +50,7 @@ def manifest_of(
 def write(root: Path, *, step: int, start: Start, heldout: dict[str, float] | None = None) -> Path:
     partial = write_partial(root, step=step, start=start)
     manifest = manifest_of(partial, step=step, start=start, heldout=heldout)
-    return store.publish(root, partial=partial, manifest=manifest, start=start)
+    return folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def names(root: Path) -> list[str]:

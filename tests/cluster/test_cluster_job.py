@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import starts, store, verify
+from megacpt.checkpoint import folders, starts, verify
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster import job
 from megacpt.cluster.restarts import history
@@ -42,7 +42,7 @@ def checkpoint(folder: RunFolder, step: int) -> None:
     root = folder.root / "checkpoints"
     start = starts.claim(folder.root, host="n1", pid=1)
     starts.record_from(start, step=0)
-    partial = store.partial_folder(root, step=step, start=start)
+    partial = folders.partial_folder(root, step=step, start=start)
     partial.mkdir(parents=True)
     manifest = CheckpointManifest(
         step=step,
@@ -57,7 +57,7 @@ def checkpoint(folder: RunFolder, step: int) -> None:
         faults={},
         files=verify.sums_of(partial),
     )
-    store.publish(root, partial=partial, manifest=manifest, start=start)
+    folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def report(

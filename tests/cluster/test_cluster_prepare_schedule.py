@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import starts, store
+from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose, write_run_yaml
@@ -26,7 +26,7 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     write_run_yaml(config_of(run_dir, *settings), run_dir / "run.yaml")
     root = run_dir / "checkpoints"
     start = starts.claim(run_dir, host="node", pid=1)
-    partial = store.partial_folder(root, step=steps, start=start)
+    partial = folders.partial_folder(root, step=steps, start=start)
     partial.mkdir(parents=True)
     manifest = CheckpointManifest(
         step=steps,
@@ -41,7 +41,7 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
         faults={},
         files={},
     )
-    store.publish(root, partial=partial, manifest=manifest, start=start)
+    folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 WSD = ("schedule=wsd", "schedule.steps=20", "schedule.warmup_steps=2", "schedule.decay_steps=5")

@@ -148,11 +148,12 @@ def round_trip(folder: Path, *, model: Any, plain: Any) -> bool:
 
 
 def pass_on(folder: Path, *, source: Any, target: Any) -> None:
-    from megacpt.checkpoint import saver, sharded
+    from megacpt.checkpoint import state as checkpoint_state
+    from megacpt.checkpoint import writer
 
     folder.mkdir(parents=True)
-    saver.save(folder, state=sharded._model_state([source]))
-    sharded.load_model(folder, chunks=[target])
+    writer.save(folder, state=checkpoint_state._model_state([source]))
+    checkpoint_state.load_model(folder, chunks=[target])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def run_case(
 ) -> list[list[float]]:
     from megatron.core import parallel_state
 
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint.state import barrier
     from megacpt.device.groups import initialise_parallel
     from megacpt.train.run import assemble
 
@@ -53,7 +53,7 @@ def run_case(
     run_dir = work / f"run-{name}"
     if source is not None and rank_runtime.ranks.rank == 0:
         shutil.copytree(work / f"run-{source}", run_dir)
-    sharded.barrier()
+    barrier()
     config = parity_config(work, case | {"run_dir": str(run_dir)})
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=rank_runtime)

@@ -77,15 +77,15 @@ def save(
 
 
 def write(run: Any, folder: Path) -> None:
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint import state as checkpoint_state
 
     first = run.runtime.ranks.rank == 0
     if first:
         folder.mkdir()
-    sharded.barrier()
+    checkpoint_state.barrier()
     state, rng = run.state, runtime.rng_state()
-    sharded.save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
-    sharded.barrier()
+    checkpoint_state.save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
+    checkpoint_state.barrier()
     if first:
         (folder / "saved").touch()
 
@@ -96,14 +96,14 @@ def load_all(
     """Name of the source -> the curve after it; in bf16: whether nothing was lost on the way."""
     from megatron.core import parallel_state
 
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint import state as checkpoint_state
 
     run = assembled(work, rank_runtime, case)
     found: dict[str, Any] = {}
     for source in case["from"]:
         if found:
             spoil(run)
-        sharded.load(
+        checkpoint_state.load(
             work / source,
             chunks=run.state.chunks,
             optimizer=run.state.optimizer,
@@ -127,7 +127,7 @@ def spoil(run: Any) -> None:
     import torch
     from torch.distributed.tensor import DTensor
 
-    from megacpt.checkpoint import adam
+    from megacpt.checkpoint.state import adam
 
     tensors = [param for chunk in run.state.chunks for param in chunk.parameters()]
     for part in adam.megatron_parts(run.state.optimizer):

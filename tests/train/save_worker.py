@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint import starts
-from megacpt.checkpoint.shared_memory import Copy
+from megacpt.checkpoint.writer.shared_memory import Copy
 from tests.train import forks
 
 Settings = dict[str, Any]

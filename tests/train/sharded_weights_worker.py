@@ -66,29 +66,27 @@ def save_halfway(
     folder: Path, rank_runtime: runtime.Runtime, config: RunConfig
 ) -> list[list[float]]:
     """The curve after the step that is saved."""
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint.state import barrier, save
     from megacpt.train.run import assemble
 
     run = assemble(config, runtime=rank_runtime)
     steps(run, first=1, last=STEPS_BEFORE)
     if rank_runtime.ranks.rank == 0:
         folder.mkdir()
-    sharded.barrier()
+    barrier()
     state = run.state
-    sharded.save(
-        folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=runtime.rng_state()
-    )
+    save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=runtime.rng_state())
     return steps(run, first=STEPS_BEFORE + 1, last=last_step())
 
 
 def resumed(
     folder: Path, rank_runtime: runtime.Runtime, config: RunConfig, *, same_layout: bool = True
 ) -> Any:
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint.state import load
     from megacpt.train.run import assemble
 
     run = assemble(config, runtime=rank_runtime)
-    sharded.load(
+    load(
         folder,
         chunks=run.state.chunks,
         optimizer=run.state.optimizer,
@@ -122,7 +120,7 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
     import torch
     from megatron.core.utils import unwrap_model
 
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint.state import load_model
     from megacpt.train.state import build_chunks, wrap_for_forward
 
     chunks = build_chunks(
@@ -132,7 +130,7 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
         base_folder=Path(str(whole.model.path)),
     )
     chunks = wrap_for_forward(chunks, config=whole, device=run.runtime.device)
-    sharded.load_model(folder, chunks=chunks)
+    load_model(folder, chunks=chunks)
     expected = dict(unwrap_model(chunks)[0].named_parameters())
     cut = dict(run.state.chunks[0].module.named_parameters())
     return {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.starts import lineage
 
@@ -46,7 +46,7 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def checkpoint(run_dir: Path, step: int) -> Path:
-    return run_dir / "checkpoints" / store.folder_name(step)
+    return run_dir / "checkpoints" / folders.folder_name(step)
 
 
 def largest(folder: Path) -> Path:
@@ -99,7 +99,7 @@ def test_every_damage_is_named_and_the_newest_sound_one_is_used(
     ]
     assert losses(run_dir) == losses(undisturbed)
     assert lineage(run_dir).from_steps == {1: 0, 2: 2}
-    found = store.candidates(run_dir / "checkpoints", full=True)
+    found = folders.candidates(run_dir / "checkpoints", full=True)
     assert [(c.step, c.problem) for c in found] == [(n, None) for n in (10, 8, 6, 4, 2)]
     assert [read_manifest(c.folder).start for c in found] == [2, 2, 2, 2, 1]
 

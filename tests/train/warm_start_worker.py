@@ -37,7 +37,7 @@ def main() -> None:
 def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[str, Any]) -> None:
     from megatron.core import parallel_state
 
-    from megacpt.checkpoint import sharded
+    from megacpt.checkpoint import state
     from megacpt.train import modes
     from megacpt.train.watchdog import Stacks, Watchdog
 
@@ -47,7 +47,7 @@ def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[s
     config.monitor.wandb = type(config.monitor.wandb).disabled
     if rank_runtime.ranks.rank == 0:
         prepare(config)
-    sharded.barrier()
+    state.barrier()
     stacks = Stacks(folder / f"stacks-{rank_runtime.ranks.rank}.txt")
     watchdog = Watchdog(hang_s=120, stacks=stacks, leave=lambda sign: None)
     modes.train(config, runtime=rank_runtime, watchdog=watchdog)

@@ -118,8 +118,8 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     quiet_libraries()
     started = runtime.start(RankInfo(), ClusterConfig())
 
-    from megacpt.checkpoint.background import Background
-    from megacpt.checkpoint.pace import CORES
+    from megacpt.checkpoint.writer.pace import CORES
+    from megacpt.checkpoint.writer.process import Background
     from megacpt.device.groups import initialise_parallel
     from megacpt.train.batches import read_batches
     from megacpt.train.garbage import collecting_every

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from megacpt.checkpoint import store
+from megacpt.checkpoint import folders
 from megacpt.checkpoint.weight_change import MASTER, WeightChange, weight_changes
 from megacpt.errors import CheckpointError
 from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, WIDTH, weight_line
@@ -25,20 +25,20 @@ def write(run_dir: Path, *, step: int, tensors: Tensors, pieces: int) -> Path:
     """As a run of so many tensor-parallel ranks would, cut along the first dimension."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-    from megacpt.checkpoint import saver
+    from megacpt.checkpoint import writer
 
     root = run_dir / "checkpoints"
     start = claim(root, from_step=0)
-    partial = store.partial_folder(root, step=step, start=start)
+    partial = folders.partial_folder(root, step=step, start=start)
     partial.mkdir(parents=True)
     state = {
         f"{name}/{n}": ShardedTensor.from_rank_offsets(name, piece, (0, n, pieces))
         for name, tensor in tensors.items()
         for n, piece in enumerate(tensor.chunk(pieces))
     }
-    saver.save(partial, state=state | {"iteration": step})
+    writer.save(partial, state=state | {"iteration": step})
     manifest = manifest_of(partial, step=step, start=start)
-    return store.publish(root, partial=partial, manifest=manifest, start=start)
+    return folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def read(folder: Path, *, like: Tensors) -> dict[str, np.ndarray]:

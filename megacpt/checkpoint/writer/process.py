@@ -3,7 +3,7 @@
 
 It is forked while the rank is small, before there is a model: a process forked later would have to
 share the model's pages, and the next step would stop at each one it writes to, to copy it. It takes
-little of a core while nobody waits for it (megacpt.checkpoint.pace), and ends with its rank.
+little of a core while nobody waits for it (megacpt.checkpoint.writer.pace), and ends with its rank.
 
 Tensors are copied while the rank computes: weights and optimizer state stay as they are from one
 update to the next, through a whole forward and backward pass (the idea of CheckFreq, FAST '21).
@@ -28,8 +28,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from megacpt.checkpoint.pace import Pace
-from megacpt.checkpoint.shared_memory import Copy, Place, SharedMemory, mapped, populate
+from megacpt.checkpoint.writer.pace import Pace
+from megacpt.checkpoint.writer.shared_memory import Copy, Place, SharedMemory, mapped, populate
 from megacpt.device.environment import die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Background(Generic[Result]):
     tensors change, take the ``result``."""
 
     def __init__(self, *, cores: float) -> None:
-        """``cores``: how much of one it may take, while nobody waits (megacpt.checkpoint.pace).
+        """``cores``: how much of one it may take, while nobody waits (pace.py).
 
         An ``OSError`` where the system can give no file or process.
         """

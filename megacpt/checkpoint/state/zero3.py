@@ -17,7 +17,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from megacpt.checkpoint import adam
+from megacpt.checkpoint.state import adam
 from megacpt.model.blocks import Piece, place_elements
 from megacpt.model.zero3 import ShardedWeights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import store, warm_source
+from megacpt.checkpoint import folders, warm_source
 from megacpt.cluster.prepare import check, prepare
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
@@ -42,7 +42,7 @@ def publish(run_dir: Path, *, step: int, start: object) -> Path:
         data=fresh_record(config.data, seed=config.seed, step=step).to_json(),
         faults={"updates": step - 1},
     )
-    return store.publish(root, partial=partial, manifest=manifest, start=start)  # type: ignore[arg-type]
+    return folders.publish(root, partial=partial, manifest=manifest, start=start)  # type: ignore[arg-type]
 
 
 def config_of(other: Path, *settings: str) -> RunConfig:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from megacpt.checkpoint import starts, store
+from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import Superseded
@@ -63,8 +63,8 @@ class Life:
             self.damaged = damage_newest(self.root)
         start = starts.claim(self.root.parent, host="node", pid=1)
         self.number = start.number
-        store.remove_leftovers(self.root, start=start)
-        history = history_of(store.newest(self.root))
+        folders.remove_leftovers(self.root, start=start)
+        history = history_of(folders.newest(self.root))
         self.origin = history
         starts.record_from(start, step=STEPS_A_SAVE * len(history))
         for _ in range(self.saves):
@@ -73,7 +73,7 @@ class Life:
             save(self.root, history, start=start)
             self.saved.append(history)
             self.saving = None
-            store.prune(self.root, policy=POLICY, start=start)
+            folders.prune(self.root, policy=POLICY, start=start)
 
     def ends(self, *, damaged: set[History | None]) -> set[History]:
         """Histories that the run may go on from after it, if it comes last."""
@@ -83,11 +83,11 @@ class Life:
 
 def save(root: Path, history: History, *, start: starts.Start) -> None:
     step = STEPS_A_SAVE * len(history)
-    partial = store.partial_folder(root, step=step, start=start)
+    partial = folders.partial_folder(root, step=step, start=start)
     partial.mkdir(parents=True)
     (partial / "history.json").write_text(json.dumps(history))
     manifest = manifest_of(partial, step=step, start=start)
-    store.publish(root, partial=partial, manifest=manifest, start=start)
+    folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def history_of(folder: Path | None) -> History:
@@ -95,7 +95,7 @@ def history_of(folder: Path | None) -> History:
 
 
 def damage_newest(root: Path) -> History | None:
-    usable = [c for c in store.candidates(root) if c.problem is None]
+    usable = [c for c in folders.candidates(root) if c.problem is None]
     if len(usable) < 2:
         return None
     history = history_of(usable[0].folder)
@@ -150,8 +150,8 @@ def test_newest_start_loses_nothing_and_no_other_is_followed(
 
 def check_what_a_next_start_finds(root: Path, lives: list[Life]) -> None:
     start = starts.claim(root.parent, host="node", pid=1)
-    store.remove_leftovers(root, start=start)
-    folder = store.newest(root, full=True)
+    folders.remove_leftovers(root, start=start)
+    folder = folders.newest(root, full=True)
     history = history_of(folder)
     assert history in allowed(lives), (history, lives)
     if folder is not None:
@@ -175,18 +175,18 @@ class Asleep:
             start = starts.claim(self.root.parent, host="node", pid=1)
             history: History = ()
             if back_to != 0:
-                found = {c.step: c.folder for c in store.candidates(self.root) if not c.problem}
+                found = {c.step: c.folder for c in folders.candidates(self.root) if not c.problem}
                 history = history_of(found[back_to if back_to is not None else max(found)])
             starts.record_from(start, step=STEPS_A_SAVE * len(history))
             for _ in range(saves):
                 history = (*history, start.number)
                 save(self.root, history, start=start)
-            store.prune(self.root, policy=POLICY, start=start)
+            folders.prune(self.root, policy=POLICY, start=start)
 
         return Actor(act=act)
 
     def published(self) -> dict[int, History]:
-        return {c.step: history_of(c.folder) for c in store.candidates(self.root)}
+        return {c.step: history_of(c.folder) for c in folders.candidates(self.root)}
 
 
 def test_publisher_that_wakes_up_replaces_nothing_newer(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_one_that_dies_with_a_newer_one_taken_away_loses_nothing(tmp_path: Path)
     sleeper.is_cut = True
     sleeper.finish()
     assert run.published() == {10: (1,)}
-    store.remove_leftovers(run.root, start=starts.claim(run.root.parent, host="node", pid=1))
+    folders.remove_leftovers(run.root, start=starts.claim(run.root.parent, host="node", pid=1))
     assert run.published() == {10: (1,), 20: (1, 3)}
 
 
@@ -237,7 +237,7 @@ def test_late_publisher_is_not_followed_and_not_in_the_way(tmp_path: Path) -> No
     sleeper.finish()
     assert isinstance(sleeper.error, Superseded)
     assert run.published() == {10: (1,), 20: (1, 2), 30: (1, 2, 2)}
-    assert store.newest(run.root) == run.root / "step_00000010"
+    assert folders.newest(run.root) == run.root / "step_00000010"
     newer.finish()
     assert newer.error is None
     assert run.published() == {10: (1,), 20: (1, 3)}
@@ -263,7 +263,7 @@ def test_reader_is_not_stopped_by_what_is_deleted_before_its_eyes(tmp_path: Path
     run = Asleep(tmp_path)
     run.life(saves=1, back_to=0).finish()
     found: list[Path | None] = []
-    reader = Actor(act=lambda: found.append(store.newest(run.root)))
+    reader = Actor(act=lambda: found.append(folders.newest(run.root)))
     reader.go_to("open " + str(run.root / "step_00000010" / "manifest.json"))
     run.life(saves=0, back_to=0).finish()
     reader.finish()

@@ -47,11 +47,11 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from megacpt.checkpoint.background import Background, Rest
 from megacpt.checkpoint.manifest import FileSum
-from megacpt.checkpoint.shared_memory import Place, plain
-from megacpt.checkpoint.small_writes import SmallWrites
 from megacpt.checkpoint.verify import sums_of
+from megacpt.checkpoint.writer.process import Background, Rest
+from megacpt.checkpoint.writer.shared_memory import Place, plain
+from megacpt.checkpoint.writer.small_writes import SmallWrites
 from megacpt.files import sync_folder
 
 FORMAT = CheckpointingConfig("torch_dist", 1)
@@ -87,7 +87,7 @@ class Planner:
         """Of the whole checkpoint; on the first rank only."""
 
     def share(self, state: dict[str, Any]) -> Share:
-        """This rank's share of ``state`` (megacpt.checkpoint.sharded), as it is now.
+        """This rank's share of ``state`` (megacpt.checkpoint.state), as it is now.
 
         A collective call. Nothing is copied.
         """

@@ -2,8 +2,8 @@
 """Save and load model, optimizer and generators through megatron-core distributed checkpointing.
 
 Every layout writes the same names and shapes and reads what any other has written (see
-megacpt.checkpoint.optimizer_state and cut). A key too many or too few is an error, never a silent
-random weight (but for megacpt.checkpoint.layer_states).
+optimizer.py and zero3.py). A key too many or too few is an error, never a silent
+random weight (but for layer_states.py).
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import adam, cut, layer_states, optimizer_state, saver
+from megacpt.checkpoint import writer
+from megacpt.checkpoint.state import adam, layer_states, zero3
+from megacpt.checkpoint.state import optimizer as state_optimizer
 from megacpt.errors import CheckpointError
 
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
     """Write every rank's share into ``folder`` (which exists and is empty), and wait for it."""
-    saver.save(folder, state=entries(chunks, optimizer, rng_state=rng_state))
+    writer.save(folder, state=entries(chunks, optimizer, rng_state=rng_state))
 
 
 def entries(chunks: list[Any], optimizer: Any, *, rng_state: dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +45,8 @@ def load(
     """
     adam.allocate_state(optimizer)
     state = _model_state(chunks)
-    is_cut = cut.is_cut(chunks)
-    places = {} if is_cut else optimizer_state.places(optimizer, model=state)
+    is_cut = zero3.is_cut(chunks)
+    places = {} if is_cut else state_optimizer.places(optimizer, model=state)
     state["optimizer"] = _cut_state(chunks, optimizer) if is_cut else _entries(places)
     if same_layout:
         state["rng"] = _rng_object({})
@@ -64,7 +66,7 @@ def load(
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
     """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
     state = _model_state(chunks)
-    loaded = _load_strictly(state, folder, may_have_more=(optimizer_state.PREFIX, "rng"))
+    loaded = _load_strictly(state, folder, may_have_more=(state_optimizer.PREFIX, "rng"))
     _fill_model(chunks, loaded)
 
 
@@ -89,8 +91,8 @@ def _load_strictly(
 
 def _model_state(chunks: list[Any]) -> dict[str, Any]:
     """One entry a virtual stage; keys inside are global names, so any layout can read them."""
-    if cut.is_cut(chunks):
-        return {_chunk_key(n): cut.model_entries(chunk) for n, chunk in enumerate(chunks)}
+    if zero3.is_cut(chunks):
+        return {_chunk_key(n): zero3.model_entries(chunk) for n, chunk in enumerate(chunks)}
     metadata = _metadata()
     models = unwrap_model(chunks)
     return {_chunk_key(n): m.sharded_state_dict(metadata=metadata) for n, m in enumerate(models)}
@@ -101,9 +103,9 @@ def _chunk_key(index: int) -> str:
 
 
 def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
-    if cut.is_cut(chunks):
+    if zero3.is_cut(chunks):
         for n, chunk in enumerate(chunks):
-            cut.fill_model(chunk, loaded[_chunk_key(n)])
+            zero3.fill_model(chunk, loaded[_chunk_key(n)])
         return
     for n, model in enumerate(unwrap_model(chunks)):
         layer_states.fill(model, loaded[_chunk_key(n)])
@@ -111,25 +113,25 @@ def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
 
 def _optimizer_state(chunks: list[Any], optimizer: Any, *, model: dict[str, Any]) -> dict[str, Any]:
     """What a save writes."""
-    if cut.is_cut(chunks):
+    if zero3.is_cut(chunks):
         return _cut_state(chunks, optimizer)
-    return _entries(optimizer_state.places(optimizer, model=model))
+    return _entries(state_optimizer.places(optimizer, model=model))
 
 
 def _cut_state(chunks: list[Any], optimizer: Any) -> dict[str, Any]:
     return {
-        _chunk_key(n): cut.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
+        _chunk_key(n): zero3.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
     }
 
 
-def _entries(places: dict[str, optimizer_state.Places]) -> dict[str, Any]:
+def _entries(places: dict[str, state_optimizer.Places]) -> dict[str, Any]:
     return {name: place.entries for name, place in places.items()}
 
 
 def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any]) -> None:
     for n, chunk in enumerate(chunks):
-        cut.fill_model(chunk, loaded[_chunk_key(n)], masters_follow=True)
-        cut.fill_optimizer(chunk, optimizer, loaded["optimizer"][_chunk_key(n)])
+        zero3.fill_model(chunk, loaded[_chunk_key(n)], masters_follow=True)
+        zero3.fill_optimizer(chunk, optimizer, loaded["optimizer"][_chunk_key(n)])
 
 
 def _metadata() -> dict[str, Any]:

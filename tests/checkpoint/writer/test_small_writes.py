@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megacpt.checkpoint import small_writes, verify
-from megacpt.checkpoint.small_writes import SmallWrites
+from megacpt.checkpoint import verify
+from megacpt.checkpoint.writer import small_writes
+from megacpt.checkpoint.writer.small_writes import SmallWrites
 
 SIZES = (0, 1, 1000, 4096, 100_000)
 

@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 import torch
 
-from megacpt.checkpoint.background import Background, Rest, started
-from megacpt.checkpoint.shared_memory import Place
+from megacpt.checkpoint.writer.process import Background, Rest, started
+from megacpt.checkpoint.writer.shared_memory import Place
 
 Tensors = list[torch.Tensor]
 

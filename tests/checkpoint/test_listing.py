@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import starts, store
+from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.difference import compare
 from megacpt.checkpoint.listing import list_checkpoints, prune_listed
 from megacpt.checkpoint.retention import Retention
@@ -106,7 +106,7 @@ def test_prune_yields_to_a_start_claimed_meanwhile(run_dir: Path) -> None:
     claim(run_dir / "checkpoints")
     with pytest.raises(Superseded):
         prune_listed(listing, policy=KEEP)
-    assert len(store.candidates(run_dir / "checkpoints")) == 4
+    assert len(folders.candidates(run_dir / "checkpoints")) == 4
 
 
 def test_folder_of_no_run_is_not_pruned(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import starts, store
+from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
@@ -26,12 +26,12 @@ def damage(folder: Path, *, name: str = "__0_0.distcp") -> None:
 
 def test_newest_is_the_last_published(root: Path) -> None:
     start = claim(root, from_step=0)
-    assert store.newest(root) is None
+    assert folders.newest(root) is None
     write(root, step=3, start=start)
     last = write(root, step=12, start=start)
-    assert store.newest(root) == last
+    assert folders.newest(root) == last
     assert read_manifest(last).step == 12
-    assert store.newest_data(root) == {"step": 12}
+    assert folders.newest_data(root) == {"step": 12}
     assert (root / "latest").read_text() == last.name
     assert names(root) == ["latest", "step_00000003", "step_00000012"]
 
@@ -40,11 +40,11 @@ def test_half_written_folder_is_never_chosen(root: Path) -> None:
     old = claim(root, from_step=0)
     first = write(root, step=3, start=old)
     write_partial(root, step=6, start=old)
-    assert store.newest(root) == first
+    assert folders.newest(root) == first
     start = claim(root)
     write_partial(root, step=9, start=start)
-    store.remove_leftovers(root, start=start)
-    own = store.partial_folder(root, step=9, start=start).name
+    folders.remove_leftovers(root, start=start)
+    own = folders.partial_folder(root, step=9, start=start).name
     assert names(root) == [own, "latest", "step_00000003"]
 
 
@@ -53,9 +53,9 @@ def test_latest_is_never_believed(root: Path) -> None:
     write(root, step=3, start=start)
     last = write(root, step=6, start=start)
     (root / "latest").write_text("step_00000003")
-    assert store.newest(root) == last
+    assert folders.newest(root) == last
     (root / "latest").unlink()
-    assert store.newest(root) == last
+    assert folders.newest(root) == last
 
 
 def test_damaged_ones_are_passed_over_and_named(root: Path) -> None:
@@ -66,8 +66,8 @@ def test_damaged_ones_are_passed_over_and_named(root: Path) -> None:
     (write(root, step=12, start=start) / "manifest.json").write_text("{")
     shutil.copytree(write(root, step=15, start=start), root / "step_00000018")
     shutil.rmtree(root / "step_00000015")
-    assert store.newest(root) == first
-    problems = [candidate.problem or "" for candidate in store.candidates(root)]
+    assert folders.newest(root) == first
+    problems = [candidate.problem or "" for candidate in folders.candidates(root)]
     assert "its manifest is of step 15" in problems[0]
     assert problems[1].startswith("manifest.json is not that of a checkpoint: Expecting property")
     assert problems[2:] == [
@@ -83,9 +83,9 @@ def test_flipped_bit_is_found_by_reading_all(root: Path) -> None:
     content = bytearray((last / "common.pt").read_bytes())
     content[7] ^= 1
     (last / "common.pt").write_bytes(content)
-    assert store.newest(root) == last
-    assert store.newest(root, full=True) == first
-    (newest, older) = store.candidates(root, full=True)
+    assert folders.newest(root) == last
+    assert folders.newest(root, full=True) == first
+    (newest, older) = folders.candidates(root, full=True)
     assert newest.problem == "common.pt has other contents than were written (its checksum differs)"
     assert older.problem is None
 
@@ -93,7 +93,7 @@ def test_flipped_bit_is_found_by_reading_all(root: Path) -> None:
 def test_all_damaged_is_no_beginning(root: Path) -> None:
     damage(write(root, step=3, start=claim(root, from_step=0)))
     with pytest.raises(CheckpointError, match=r"no checkpoint that can be used:\n  step_00000003"):
-        store.newest(root)
+        folders.newest(root)
 
 
 def test_checkpoint_of_a_history_left_behind_is_not_chosen(root: Path) -> None:
@@ -101,19 +101,19 @@ def test_checkpoint_of_a_history_left_behind_is_not_chosen(root: Path) -> None:
     first = write(root, step=3, start=old)
     late = write(root, step=6, start=old)
     start = claim(root, from_step=3)
-    assert store.newest(root) == first
-    found = store.candidates(root)[0]
+    assert folders.newest(root) == first
+    found = folders.candidates(root)[0]
     assert found.folder == late
     assert found.problem == "written by start 1, but start 2 has gone on from step 3"
     own = write(root, step=6, start=start)
-    assert store.newest(root) == own
+    assert folders.newest(root) == own
     assert read_manifest(own).start == 2
 
 
 def test_nothing_but_a_history_left_behind_is_a_beginning(root: Path) -> None:
     write(root, step=3, start=claim(root, from_step=0))
     claim(root, from_step=0)
-    assert store.newest(root) is None
+    assert folders.newest(root) is None
 
 
 def test_superseded_start_publishes_nothing(root: Path) -> None:
@@ -122,7 +122,7 @@ def test_superseded_start_publishes_nothing(root: Path) -> None:
     manifest = manifest_of(partial, step=3, start=old)
     claim(root)
     with pytest.raises(Superseded, match="is superseded by start 2"):
-        store.publish(root, partial=partial, manifest=manifest, start=old)
+        folders.publish(root, partial=partial, manifest=manifest, start=old)
     assert names(root) == [partial.name]
 
 
@@ -146,7 +146,7 @@ def test_files_that_changed_since_they_were_summed_are_not_published(root: Path)
     manifest = manifest_of(partial, step=3, start=start)
     damage(partial)
     with pytest.raises(EnvironmentError_, match="was not written as its manifest says"):
-        store.publish(root, partial=partial, manifest=manifest, start=start)
+        folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def test_what_cannot_be_written_is_said_with_the_systems_reason(root: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_cannot_be_written_is_said_with_the_systems_reason(root: Path) -> N
     manifest = manifest_of(partial, step=3, start=start)
     shutil.rmtree(partial)
     with pytest.raises(EnvironmentError_, match="No such file or directory; free space"):
-        store.publish(root, partial=partial, manifest=manifest, start=start)
+        folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 def test_prune_keeps_what_the_policy_keeps(root: Path) -> None:
@@ -164,7 +164,7 @@ def test_prune_keeps_what_the_policy_keeps(root: Path) -> None:
     for step, loss in losses.items():
         write(root, step=step, start=start, heldout={"law": loss})
     policy = Retention(keep_last=2, keep_every_steps=10, best_of="law")
-    gone = store.prune(root, policy=policy, start=start)
+    gone = folders.prune(root, policy=policy, start=start)
     assert [p.name for p in gone] == ["step_00000009", "step_00000003"]
     kept = ["step_00000006", "step_00000010", "step_00000012", "step_00000015"]
     assert names(root) == ["latest", *kept]
@@ -175,7 +175,7 @@ def test_prune_counts_no_damaged_one_and_leaves_it(root: Path) -> None:
     for step in (3, 6, 9):
         write(root, step=step, start=start)
     damage(root / "step_00000009")
-    store.prune(root, policy=Retention(keep_last=1), start=start)
+    folders.prune(root, policy=Retention(keep_last=1), start=start)
     assert names(root) == ["latest", "step_00000006", "step_00000009"]
 
 
@@ -185,7 +185,7 @@ def test_prune_removes_what_older_starts_left(root: Path) -> None:
         write(root, step=step, start=old)
     write_partial(root, step=9, start=old)
     start = claim(root, from_step=3)
-    store.prune(root, policy=Retention(keep_last=5), start=start)
+    folders.prune(root, policy=Retention(keep_last=5), start=start)
     assert names(root) == ["latest", "step_00000003"]
 
 
@@ -195,9 +195,9 @@ def test_superseded_start_prunes_nothing(root: Path) -> None:
         write(root, step=step, start=old)
     claim(root, from_step=6)
     with pytest.raises(Superseded):
-        store.prune(root, policy=Retention(keep_last=1), start=old)
+        folders.prune(root, policy=Retention(keep_last=1), start=old)
     with pytest.raises(Superseded):
-        store.delete(root / "step_00000003", start=old)
+        folders.delete(root / "step_00000003", start=old)
     assert names(root) == ["latest", "step_00000003", "step_00000006"]
 
 
@@ -207,9 +207,9 @@ def test_what_an_older_start_took_aside_comes_back(root: Path) -> None:
     newer = claim(root, from_step=0)
     folder = write(root, step=3, start=newer)
     folder.rename(root / f".{folder.name}.{old.number:06d}.c0ffee.aside")
-    assert store.newest(root) is None
-    store.remove_leftovers(root, start=claim(root))
-    assert store.newest(root) == folder
+    assert folders.newest(root) is None
+    folders.remove_leftovers(root, start=claim(root))
+    assert folders.newest(root) == folder
     assert starts.lineage(root.parent).from_steps == {1: 0, 2: 0}
 
 
@@ -217,5 +217,5 @@ def test_what_a_start_took_aside_and_did_not_delete_goes(root: Path) -> None:
     start = claim(root, from_step=0)
     folder = write(root, step=3, start=start)
     folder.rename(root / f".{folder.name}.{start.number:06d}.c0ffee.aside")
-    store.remove_leftovers(root, start=claim(root))
+    folders.remove_leftovers(root, start=claim(root))
     assert names(root) == ["latest"]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from megacpt.checkpoint import starts, store, verify
+from megacpt.checkpoint import folders, starts, verify
+from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import Start
-from megacpt.checkpoint.store import Candidate
 from megacpt.device.environment import slurm_job
 from megacpt.errors import MegacptError
 
@@ -69,21 +69,21 @@ def _claim(run_dir: Path) -> Start:
     start = starts.claim(
         run_dir, host=socket.gethostname(), pid=os.getpid(), job=job.id, restart=job.restarts
     )
-    store.remove_leftovers(run_dir / "checkpoints", start=start)
+    folders.remove_leftovers(run_dir / "checkpoints", start=start)
     return start
 
 
 def choose(root: Path) -> Candidate | None:
     """The newest checkpoint that can be used, every byte of it read; collective."""
     passed: list[Candidate] = []
-    for candidate in from_first_rank(lambda: store.candidates(root)):
+    for candidate in from_first_rank(lambda: folders.candidates(root)):
         problem = candidate.problem or damage(candidate.folder, candidate.manifest)
         if problem is None:
             return candidate
         passed.append(replace(candidate, problem=problem))
         if torch.distributed.get_rank() == 0:
-            store.log_passed_over(passed[-1])
-    store.require_some_sound(root, passed)
+            folders.log_passed_over(passed[-1])
+    folders.require_some_sound(root, passed)
     return None
 
 

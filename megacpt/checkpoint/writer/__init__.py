@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from megacpt.checkpoint import shares
-from megacpt.checkpoint.background import Background, Rest
 from megacpt.checkpoint.manifest import FileSum
-from megacpt.checkpoint.shares import Planner, Written
+from megacpt.checkpoint.writer import share as writer_share
+from megacpt.checkpoint.writer.process import Background, Rest
+from megacpt.checkpoint.writer.share import Planner, Written
 from megacpt.errors import EnvironmentError_, Superseded
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Saver:
         share = self._planner.share(state)
         if self._writer is not None:
             with contextlib.suppress(OSError):  # The first save meets it again.
-                self._writer.reserve(shares.tensors_of(share))
+                self._writer.reserve(writer_share.tensors_of(share))
 
     def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
         """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
@@ -74,7 +74,7 @@ class Saver:
             self._outcome = _write(None, rest=lambda: None, share=share, folder=folder)
             return
         try:
-            held = shares.held(share, by=self._writer)
+            held = writer_share.held(share, by=self._writer)
             self._writer.begin(partial(_write, share=held, folder=folder))
             self._outcome = None
         except ChildProcessError as error:  # Of the room that was being made.
@@ -131,7 +131,7 @@ class Saver:
                 raise OSError(0, f"{outcome.reason} (rank {rank})")
         written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
         assert self._planner.metadata is not None
-        publish(shares.complete(folder, metadata=self._planner.metadata, written=written))
+        publish(writer_share.complete(folder, metadata=self._planner.metadata, written=written))
 
 
 def save(folder: Path, *, state: dict[str, Any]) -> None:
@@ -171,9 +171,11 @@ def reason_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _write(memory: mmap.mmap | None, *, rest: Rest, share: shares.Share, folder: Path) -> Outcome:
+def _write(
+    memory: mmap.mmap | None, *, rest: Rest, share: writer_share.Share, folder: Path
+) -> Outcome:
     try:
-        return shares.write(share, folder=folder, memory=memory, rest=rest)
+        return writer_share.write(share, folder=folder, memory=memory, rest=rest)
     except (OSError, RuntimeError) as error:
         return Failure(reason=reason_of(error))
 

@@ -5,7 +5,7 @@
     optimizer.state.exp_avg_sq.WEIGHT    second moment
     optimizer.state.fp32_param.WEIGHT    master, only where WEIGHT itself is narrower than fp32
 
-megacpt.checkpoint.cut writes the same for ZeRO-3, so each layout reads what any other has written.
+zero3.py beside it writes the same for ZeRO-3, so each layout reads what any other has written.
 megatron-core by itself would not: its distributed optimizer names masters ``param`` and writes them
 for fp32 weights too, where no other optimizer has any; to be reshardable it first gathers the state
 of all data-parallel ranks on each of them; and parameter groups, which differ between stages and
@@ -24,7 +24,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-from megacpt.checkpoint import adam
+from megacpt.checkpoint.state import adam
 from megacpt.model.blocks import pieces_of_entry, place_elements
 
 Entries = dict[str, Any]
