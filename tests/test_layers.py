@@ -35,7 +35,7 @@ TORCH_FREE = [
 ]
 ENVIRONMENT_READERS = {"device", "preflight", "cli"}
 LINES_MAX = 50
-MAY_IMPORT_MEGATRON = {"device", "model", "checkpoint", "convert", "train"}
+MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
 
 
 def package_of(path: Path) -> str:

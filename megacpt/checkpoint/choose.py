@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,10 +15,8 @@ from megacpt.checkpoint import folders, starts, verify
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import Start
+from megacpt.device.collective import from_first_rank
 from megacpt.device.environment import slurm_job
-from megacpt.errors import MegacptError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,24 +41,6 @@ def claim_origin(run_dir: Path) -> Origin:
     chosen = choose(root)
     folder, manifest = (chosen.folder, chosen.manifest) if chosen is not None else (None, None)
     return Origin(start=start, folder=folder, manifest=manifest)
-
-
-def from_first_rank(make: Callable[[], T]) -> T:
-    """What ``make`` gives on the first rank, on every rank: a shared file system may lag.
-
-    Where it refuses, all ranks do.
-    """
-    found: list[Any] = [None, None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            found[0] = make()
-        except MegacptError as error:
-            found[1] = error
-    torch.distributed.broadcast_object_list(found, src=0)
-    if found[1] is not None:
-        raise found[1]
-    made: T = found[0]
-    return made
 
 
 def _claim(run_dir: Path) -> Start:

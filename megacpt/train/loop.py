@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from megacpt.checkpoint.choose import from_first_rank
 from megacpt.config.sections import FaultPolicy
 from megacpt.device import runtime as device_runtime
+from megacpt.device.collective import from_first_rank
 from megacpt.errors import EndedOnRequest, Superseded
+from megacpt.evaluate.base import first_record
+from megacpt.evaluate.generate import generate
+from megacpt.evaluate.heldout import as_record, measure_all
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.train import faults, warm_start
-from megacpt.train.base import first_record
 from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
-from megacpt.train.generate import generate
 from megacpt.train.guard import Guard, samples_of
-from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume
 from megacpt.train.prefetch import Prefetcher

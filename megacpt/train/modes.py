@@ -18,20 +18,20 @@ from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
+from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
+from megacpt.evaluate.base import forward_chunks
 from megacpt.evaluate.gate import verdict
+from megacpt.evaluate.heldout import as_record, measure_all
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.monitor.environment import write_environment
 from megacpt.train import loop
-from megacpt.train.base import forward_chunks
-from megacpt.train.heldout import as_record, measure_all
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
 from megacpt.train.settings import arithmetic, found_settings, start_overlap
-from megacpt.train.straggler import Timers
 from megacpt.train.watchdog import Watchdog
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from megacpt.checkpoint import starts
-from megacpt.checkpoint.choose import Origin, from_first_rank
+from megacpt.checkpoint.choose import Origin
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import barrier, load
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.device import runtime
+from megacpt.device.collective import from_first_rank
 from megacpt.families.architecture import Architecture
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.expert_rules import expert_tensor_ranks

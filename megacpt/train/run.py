@@ -20,17 +20,19 @@ from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
 from megacpt.device.runtime import Runtime, rng_state, set_rng_state
 from megacpt.device.stopwatch import Stopwatch
+from megacpt.device.timers import Timers
+from megacpt.evaluate.base import Record, first_record, forward_chunks
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.model import health
+from megacpt.model.chunks import build_chunks
 from megacpt.samples.heldout import HeldoutSet
 from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
-from megacpt.train.base import Record, first_record, forward_chunks
 from megacpt.train.position import Identity
-from megacpt.train.state import TrainState, build_chunks, wrap_for_training
-from megacpt.train.straggler import Stragglers, Timers
+from megacpt.train.state import TrainState, wrap_for_training
+from megacpt.train.straggler import Stragglers
 
 logger = logging.getLogger(__name__)
 Beat = Callable[[str | None], None]

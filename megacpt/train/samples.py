@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from megatron.core import parallel_state
 
+from megacpt.evaluate.heldout import evaluating
 from megacpt.model.forward import run_losses
 from megacpt.model.microbatch import host_microbatch
 from megacpt.monitor.metrics import DocumentPart, FaultSample
 from megacpt.samples.batch import Row
 from megacpt.train.batches import rank_positions
 from megacpt.train.faults import as_number
-from megacpt.train.heldout import evaluating
 from megacpt.train.run import Run
 
 WORST = 4

@@ -27,8 +27,8 @@ from megacpt.checkpoint.writer import Failure, Saver, on_first_rank
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
+from megacpt.evaluate.heldout import evaluating
 from megacpt.families.architecture import Architecture
-from megacpt.train.heldout import evaluating
 from megacpt.train.position import Position, manifest_of
 from megacpt.train.run import Run
 

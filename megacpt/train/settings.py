@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,6 @@ def start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
         parallel=config.parallel,
         precision=config.precision,
     )
-
-
-def without_overlap(config: RunConfig) -> RunConfig:
-    """For forward passes alone, which Transformer Engine never overlaps."""
-    return replace(config, kernels=replace(config.kernels, tp_comm_overlap=False))
 
 
 def found_settings(config: RunConfig, *, transformer: Any, runtime: Runtime) -> Settings:

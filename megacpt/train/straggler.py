@@ -1,63 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rank holds the others up: each rank's own time a step, without its waits for others.
 
-megatron-core's schedules call ``timers`` of the model's configuration around every forward and
-backward pass of a microbatch; waits for other pipeline stages and for gradients to be reduced lie
-outside. Inside remain the collectives of tensor, context and expert parallelism, whose ranks
-therefore are slow together. The wait for data counts: it is the rank's own.
+megacpt.device.timers measures it. The wait for data counts: it is the rank's own.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from megacpt.device.stopwatch import Stopwatch
 from megacpt.monitor.metrics import RankTimes
 
-COMPUTE = ("forward-compute", "backward-compute")
-"""megatron-core's names of what counts."""
 WINDOW_STEPS = 8
 """A rank's time is its median over so many steps: one slow step makes no straggler."""
-
-
-class Timers:
-    """What megatron-core calls as ``config.timers(name).start()``; adds up a rank's own work."""
-
-    def __init__(self, stopwatch: Stopwatch, *, beat: Callable[[], None]) -> None:
-        """``beat`` is called when a span of work begins: a sign of life."""
-        self.stopwatch = stopwatch
-        self._spans: dict[str, _Span] = {name: _Compute(stopwatch, beat=beat) for name in COMPUTE}
-        self._ignored = _Span()
-
-    def __call__(self, name: str, log_level: int | None = None) -> _Span:
-        return self._spans.get(name, self._ignored)
-
-
-class _Span:
-    """A timer nobody reads: megatron-core has many."""
-
-    def start(self, barrier: bool = False) -> None:
-        """megatron-core asks for barriers here to time its phases; nothing waits for a timer."""
-
-    def stop(self, barrier: bool = False) -> None:
-        pass
-
-
-class _Compute(_Span):
-    def __init__(self, stopwatch: Stopwatch, *, beat: Callable[[], None]) -> None:
-        self._stopwatch, self._beat = stopwatch, beat
-
-    def start(self, barrier: bool = False) -> None:
-        self._beat()
-        self._stopwatch.start()
-
-    def stop(self, barrier: bool = False) -> None:
-        self._stopwatch.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from megacpt.checkpoint import warm_source
-from megacpt.checkpoint.choose import damage, from_first_rank
+from megacpt.checkpoint.choose import damage
 from megacpt.checkpoint.state import load, load_model
 from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.sections import RunConfig
+from megacpt.device.collective import from_first_rank
 from megacpt.errors import CheckpointError
 from megacpt.families.architecture import Architecture
 from megacpt.train.faults import FaultState

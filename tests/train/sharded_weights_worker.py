@@ -121,7 +121,7 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
     from megatron.core.utils import unwrap_model
 
     from megacpt.checkpoint.state import load_model
-    from megacpt.train.state import build_chunks, wrap_for_forward
+    from megacpt.model.chunks import build_chunks, wrap_for_forward
 
     chunks = build_chunks(
         whole,
@@ -147,9 +147,9 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
 
 
 def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
+    from megacpt.evaluate.generate import generate
+    from megacpt.evaluate.heldout import measure_all
     from megacpt.samples.heldout import HeldoutSet
-    from megacpt.train.generate import generate
-    from megacpt.train.heldout import measure_all
 
     device, prefix = run.runtime.device, Path(run.config.run_dir).with_name("late")
     late = HeldoutSet.open(str(prefix), sequence_length=32, max_tokens=0, vocab_size=257)

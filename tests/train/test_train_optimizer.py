@@ -51,7 +51,8 @@ def state_of(folder: Path, optim: OptimConfig, **parallel: bool) -> Any:
     from megacpt.device.environment import RankInfo
     from megacpt.device.runtime import Runtime
     from megacpt.families import read_architecture
-    from megacpt.train.state import build_chunks, wrap_for_training
+    from megacpt.model.chunks import build_chunks
+    from megacpt.train.state import wrap_for_training
 
     model_parallel_cuda_manual_seed(1)
     ranks = RankInfo(

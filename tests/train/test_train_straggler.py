@@ -8,7 +8,8 @@ import time
 import torch
 
 from megacpt.device.stopwatch import Stopwatch
-from megacpt.train.straggler import WINDOW_STEPS, Stragglers, Timers
+from megacpt.device.timers import Timers
+from megacpt.train.straggler import WINDOW_STEPS, Stragglers
 
 HOSTS = ["n1", "n1", "n2", "n2"]
 

@@ -56,8 +56,8 @@ def _train(config: RunConfig) -> dict[str, Any]:
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
+    from megacpt.evaluate.heldout import measure_all
     from megacpt.train.batches import read_batches
-    from megacpt.train.heldout import measure_all
     from megacpt.train.run import assemble
     from megacpt.train.step import train_step
 

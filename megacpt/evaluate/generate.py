@@ -16,12 +16,12 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
+from megacpt.evaluate.heldout import evaluating
 from megacpt.model import context_parallel
 from megacpt.model.forward import run_logits
 from megacpt.model.microbatch import host_microbatch
 from megacpt.samples.batch import Batch
 from megacpt.tokenizer import Tokenizer
-from megacpt.train.heldout import evaluating
 
 LENGTH_MULTIPLE = 16
 """Padded lengths are multiples of this, so that few shapes occur."""

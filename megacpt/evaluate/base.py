@@ -9,14 +9,13 @@ from typing import Any
 
 from megacpt.config.sections import RunConfig
 from megacpt.device.runtime import Runtime
+from megacpt.device.timers import Timers
+from megacpt.evaluate.generate import generate
+from megacpt.evaluate.heldout import as_record, measure_all
 from megacpt.families.architecture import Architecture
+from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
 from megacpt.samples.heldout import HeldoutSet
 from megacpt.tokenizer import Tokenizer
-from megacpt.train.generate import generate
-from megacpt.train.heldout import as_record, measure_all
-from megacpt.train.settings import without_overlap
-from megacpt.train.state import build_chunks, wrap_for_forward
-from megacpt.train.straggler import Timers
 
 Record = dict[str, Any]
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This rank's chunks of the model, with the base model's weights, ready for forward passes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.transformer.module import Float16Module
+
+from megacpt.config.sections import Dtype, Init, RunConfig
+from megacpt.device.runtime import Runtime
+from megacpt.families.architecture import Architecture
+from megacpt.model.build import build_model
+from megacpt.model.weights import initialise_randomly, load_hf
+from megacpt.model.zero3 import ShardedWeights
+from megacpt.plan.blend_rules import longest
+
+
+def build_chunks(
+    config: RunConfig, *, architecture: Architecture, runtime: Runtime, base_folder: Path
+) -> list[Any]:
+    """This rank's stages with the base model's weights (or random ones, where asked for)."""
+    chunks = build_model(
+        architecture.balanced_by(config.model.router_aux_loss_coef),
+        parallel=config.parallel,
+        precision=config.precision,
+        kind=runtime.kind,
+        sequence_length=longest(config.data),
+        kernels=config.kernels,
+    )
+    if config.model.init is Init.random:
+        initialise_randomly(chunks, architecture=architecture, seed=config.seed)
+    else:
+        load_hf(chunks, base_folder, architecture=architecture)
+    if not config.parallel.sharded_weights:
+        # Whole weights are more than the device should hold where they are about to be cut.
+        for chunk in chunks:
+            chunk.to(runtime.device)
+    return chunks
+
+
+def wrap_for_forward(chunks: list[Any], *, config: RunConfig, device: torch.device) -> list[Any]:
+    """Chunks in the run's dtype, their weights cut where the run cuts them."""
+    if config.parallel.sharded_weights:
+        return [ShardedWeights(chunk, device=device) for chunk in chunks]
+    if config.precision.dtype is Dtype.bf16:
+        return [Float16Module(chunk.config, chunk) for chunk in chunks]
+    return chunks
+
+
+def without_overlap(config: RunConfig) -> RunConfig:
+    """For forward passes alone, which Transformer Engine never overlaps."""
+    return replace(config, kernels=replace(config.kernels, tp_comm_overlap=False))
