@@ -531,7 +531,7 @@ def _train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
             raise
         return error.exit_code
     # It imports torch, so only now.
-    from megacpt.train.worker import run_rank
+    from megacpt.train.rank import run_rank
 
     try:
         run_rank(
@@ -636,7 +636,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         variables.apply(config)
         # It imports torch, so only now.
-        from megacpt.train.worker import run_rank
+        from megacpt.train.rank import run_rank
 
         run_rank(config, ranks=ranks, mode="evaluate")
     else:

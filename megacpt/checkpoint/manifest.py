@@ -49,7 +49,7 @@ class CheckpointManifest:
     heldout: dict[str, float] | None
     """Held-out set -> loss of this very step; None where none was measured."""
     faults: dict[str, Any]
-    """Updates applied, recent losses and gradient norms, events (megacpt.train.faults)."""
+    """Updates applied, recent losses and gradient norms, events (megacpt.train.guard.faults)."""
     files: dict[str, FileSum]
     """Name inside the folder -> size and checksum."""
 

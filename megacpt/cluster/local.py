@@ -49,7 +49,7 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
     for retry in range(1, config.cluster.retries + 2):
         before = folders.newest(checkpoints)
         code = run_ranks(
-            [sys.executable, "-m", "megacpt.train.worker", config.run_dir, "--mode", mode],
+            [sys.executable, "-m", "megacpt.train.rank", config.run_dir, "--mode", mode],
             num_ranks=config.parallel.num_ranks,
             folder=RunFolder(Path(config.run_dir)),
             variables=missing_variables(config),

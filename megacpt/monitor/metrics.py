@@ -34,7 +34,7 @@ class Generation(TypedDict):
 
 
 class RankTimes(TypedDict):
-    """Each rank's own time a step, over the last few: see megacpt.train.straggler."""
+    """Each rank's own time a step, over the last few: see megacpt.train.guard.straggler."""
 
     median_s: float
     slowest_s: float

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: resume, measure the base, then step, measure, save until the last step.
 
-What a step at fault leads to is megacpt.train.faults's, what the run is asked from outside
+What a step at fault leads to is megacpt.train.guard.faults's, what the run is asked from outside
 megacpt.train.requests's; the loop obeys them.
 """
 
@@ -20,10 +20,10 @@ from megacpt.evaluate.base import first_record
 from megacpt.evaluate.generate import generate
 from megacpt.evaluate.heldout import as_record, measure_all
 from megacpt.monitor.metrics import FaultRecord
-from megacpt.train import faults, warm_start
+from megacpt.train import warm_start
 from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
-from megacpt.train.guard import Guard, samples_of
+from megacpt.train.guard import Guard, faults, samples_of
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume
 from megacpt.train.prefetch import Prefetcher

@@ -28,11 +28,11 @@ from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.monitor.environment import write_environment
 from megacpt.train import loop
+from megacpt.train.guard.watchdog import Watchdog
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position
 from megacpt.train.run import Run, assemble, open_heldout
 from megacpt.train.settings import arithmetic, found_settings, start_overlap
-from megacpt.train.watchdog import Watchdog
 
 
 def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:

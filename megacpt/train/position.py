@@ -23,8 +23,8 @@ from megacpt.families.architecture import Architecture
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.samples.training_data import TrainingData
-from megacpt.train import faults
-from megacpt.train.faults import FaultState
+from megacpt.train.guard import faults
+from megacpt.train.guard.faults import FaultState
 from megacpt.train.state import TrainState
 
 logger = logging.getLogger(__name__)

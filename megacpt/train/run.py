@@ -30,9 +30,9 @@ from megacpt.samples.heldout import HeldoutSet
 from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train import warm_start
+from megacpt.train.guard.straggler import Stragglers
 from megacpt.train.position import Identity
 from megacpt.train.state import TrainState, wrap_for_training
-from megacpt.train.straggler import Stragglers
 
 logger = logging.getLogger(__name__)
 Beat = Callable[[str | None], None]

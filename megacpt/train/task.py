@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _leave_error(error, run_dir=arguments.run_dir, rank=ranks.rank)
         return error.exit_code
     # It imports torch, so only now.
-    from megacpt.train.worker import run_reported
+    from megacpt.train.rank import run_reported
 
     code = run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
     # srun would kill the ranks that are not through yet. The batch script sees that steps are left.

@@ -16,7 +16,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import CheckpointError
 from megacpt.families.architecture import Architecture
-from megacpt.train.faults import FaultState
+from megacpt.train.guard.faults import FaultState
 from megacpt.train.position import Position
 from megacpt.train.state import TrainState
 

@@ -36,7 +36,7 @@ def workers_of(run_dir: Path) -> dict[int, int]:
             parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        if b"megacpt.train.worker" in words and str(run_dir).encode() in words:
+        if b"megacpt.train.rank" in words and str(run_dir).encode() in words:
             rank = next(v for v in variables if v.startswith(b"RANK="))
             ranks[int(process.name)] = int(rank.removeprefix(b"RANK="))
             parents[int(process.name)] = int(parent)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where weights and optimizer state lie changes no loss on one GPU (``-m gpu``).
 
-On CPUs: tests/train/test_train_sharded_weights.py.
+On CPUs: tests/train/test_zero3.py.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from megacpt.preflight.rollcall import (
     say,
     wait_for_all,
 )
-from megacpt.train.worker import LOST_PEER
+from megacpt.train.rank import LOST_PEER
 from tests.support import free_port
 
 

@@ -20,12 +20,12 @@ from megacpt.device.environment import RankInfo, die_with_parent
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import MegacptError
 from tests.support import free_port
-from tests.train.fault_worker import run_config
+from tests.train.guard.fault_worker import run_config
 
 quiet_libraries()
 import_hook.install()
 
-from megacpt.train import modes, worker  # noqa: E402, F401
+from megacpt.train.rank import run_rank  # noqa: E402
 
 Settings = dict[str, Any]
 
@@ -52,7 +52,7 @@ def _start_rank(settings: Settings, *, rank: int, world: int, port: int) -> int:
             master_port=port,
         )
         _silence(Path(settings["run_dir"]), rank=rank)
-        worker.run_rank(run_config(settings), ranks=place, mode="train")
+        run_rank(run_config(settings), ranks=place, mode="train")
         code = 0
     except MegacptError as error:
         (Path(settings["run_dir"]) / f"error_{rank}.txt").write_text(str(error))

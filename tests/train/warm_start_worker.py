@@ -39,7 +39,7 @@ def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[s
 
     from megacpt.checkpoint import state
     from megacpt.train import modes
-    from megacpt.train.watchdog import Stacks, Watchdog
+    from megacpt.train.guard.watchdog import Stacks, Watchdog
 
     folder = work / name
     config = parity_config(work, settings)

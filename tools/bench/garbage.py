@@ -60,7 +60,7 @@ def measure(*, steps: int, every: int) -> None:
     from megacpt.cluster.prepare import prepare
     from megacpt.config.compose import compose
     from megacpt.device.environment import RankInfo
-    from megacpt.train import worker
+    from megacpt.train import rank
 
     pauses_ms: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def measure(*, steps: int, every: int) -> None:
         prepare(config)
         metrics = Path(config.run_dir) / "metrics.jsonl"
         gc.callbacks.append(Listener(pauses_ms, metrics))
-        worker.run_rank(config, ranks=RankInfo(), mode="train")
+        rank.run_rank(config, ranks=RankInfo(), mode="train")
         records = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps_ms = sorted(1e3 * record["step_s"] for record in records if "step_s" in record)
     gc.callbacks.clear()

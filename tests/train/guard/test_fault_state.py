@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from megacpt.config.sections import FaultPolicy, FaultsConfig
 from megacpt.monitor.metrics import FaultRecord
-from megacpt.train.faults import (
+from megacpt.train.guard.faults import (
     Fault,
     FaultState,
     merged,

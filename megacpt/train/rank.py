@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank, from its environment variables to its exit code.
 
-    python -m megacpt.train.worker RUN_DIR --mode train
+    python -m megacpt.train.rank RUN_DIR --mode train
 
 A rank that fails leaves ``RUN_DIR/logs/rank_N.error.json``, from which the launcher shows the one
 cause of a run that ended on many ranks. One that hangs, or is asked by SIGQUIT, or crashes in
@@ -36,7 +36,7 @@ from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.files import write_text
 from megacpt.plan.fault_rules import hang_minutes
 from megacpt.preflight.when import is_wanted
-from megacpt.train.watchdog import SignOfLife, Stacks, Watchdog
+from megacpt.train.guard.watchdog import SignOfLife, Stacks, Watchdog
 
 if TYPE_CHECKING:
     from megacpt.preflight.preflight import Preflight

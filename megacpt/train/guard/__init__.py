@@ -9,13 +9,13 @@ import torch
 
 from megacpt.config.paths import RunFolder
 from megacpt.monitor.metrics import FaultRecord, RankTimes
-from megacpt.train import faults
-from megacpt.train.faults import Fault
+from megacpt.train.guard import faults
+from megacpt.train.guard.faults import Fault
+from megacpt.train.guard.samples import measure_samples, worst_samples
+from megacpt.train.guard.straggler import gather
 from megacpt.train.position import Position
 from megacpt.train.run import Run
-from megacpt.train.samples import measure_samples, worst_samples
 from megacpt.train.step import StepFacts
-from megacpt.train.straggler import gather
 
 
 class Guard:

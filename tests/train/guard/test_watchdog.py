@@ -14,7 +14,7 @@ from pathlib import Path
 PRELUDE = """
 import sys, time
 from pathlib import Path
-from megacpt.train.watchdog import Stacks, Watchdog
+from megacpt.train.guard.watchdog import Stacks, Watchdog
 
 folder = Path(sys.argv[1])
 stacks = Stacks(folder / "logs" / "rank_0.stacks.txt")

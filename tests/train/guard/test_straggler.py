@@ -9,7 +9,7 @@ import torch
 
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
-from megacpt.train.straggler import WINDOW_STEPS, Stragglers
+from megacpt.train.guard.straggler import WINDOW_STEPS, Stragglers
 
 HOSTS = ["n1", "n1", "n2", "n2"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.fault_runs import (
+from tests.train.guard.fault_runs import (
     BAD_STEP,
     curve,
     outcome,

@@ -24,7 +24,7 @@ from megacpt.errors import TrainingFault
 from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, FaultSample, json_safe
 from megacpt.monitor.terminal import fault_value, sample_origin
-from megacpt.train.spikes import spike_threshold
+from megacpt.train.guard.spikes import spike_threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

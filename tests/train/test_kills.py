@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint.manifest import read_manifest
-from tests.train.fault_runs import curve, settings, write_inputs
+from tests.train.guard.fault_runs import curve, settings, write_inputs
 from tests.train.ranks import start_ranks
 
 KILLS = 30

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.train.spikes import spike_threshold
+from megacpt.train.guard.spikes import spike_threshold
 
 Z = 12.0
 VALUES = st.lists(st.floats(0.1, 100.0), min_size=4, max_size=40)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.fault_runs import curve, settings, write_inputs
+from tests.train.guard.fault_runs import curve, settings, write_inputs
 from tests.train.ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]

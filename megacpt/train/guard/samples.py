@@ -22,7 +22,7 @@ from megacpt.model.microbatch import host_microbatch
 from megacpt.monitor.metrics import DocumentPart, FaultSample
 from megacpt.samples.batch import Row
 from megacpt.train.batches import rank_positions
-from megacpt.train.faults import as_number
+from megacpt.train.guard.faults import as_number
 from megacpt.train.run import Run
 
 WORST = 4

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.fault_runs import settings, write_inputs
+from tests.train.guard.fault_runs import settings, write_inputs
 
 WORKER = Path(__file__).with_name("save_error_worker.py")
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
