@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from megacpt.checkpoint.listing import Listing
     from megacpt.config.sections import RunConfig
     from megacpt.device.environment import RankInfo
-    from megacpt.plan.estimate import Plan
+    from megacpt.plan.plan import Plan
     from megacpt.shards.manifest import Manifest
     from megacpt.shards.tokenize.progress import ProgressLine
 
@@ -491,7 +491,7 @@ def _advise(plan: Plan) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.prepare import check
     from megacpt.files import write_text
-    from megacpt.plan.schedule import rate_table
+    from megacpt.plan.learning_rate import rate_table
 
     config = _compose(arguments)
     print(check(config).render())

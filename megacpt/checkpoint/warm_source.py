@@ -28,8 +28,8 @@ from megacpt.config.sections import LoadConfig, OptimConfig, RunConfig, Schedule
 from megacpt.errors import CheckpointError, ConfigError, Violation
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
-from megacpt.plan.load_rules import taken
-from megacpt.plan.schedule import describe, learning_rate
+from megacpt.plan.learning_rate import describe, learning_rate
+from megacpt.plan.rules.checkpoint import taken
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import fresh_record
 

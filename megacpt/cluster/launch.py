@@ -13,7 +13,7 @@ from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
-from megacpt.plan.estimate import Plan
+from megacpt.plan.plan import Plan
 
 SUBMIT_S = 120
 

@@ -30,10 +30,10 @@ from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
-from megacpt.plan.estimate import Plan, make_plan
-from megacpt.plan.rules import violations
-from megacpt.plan.schedule import first_difference, learning_rate
-from megacpt.plan.stages import Segment, own
+from megacpt.plan.check import violations
+from megacpt.plan.learning_rate import first_difference, learning_rate
+from megacpt.plan.plan import Plan, make_plan
+from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import segments_of
 from megacpt.shards.manifest import require_tokenizer

@@ -15,7 +15,7 @@ from pathlib import Path
 from megacpt.config.paths import RunFolder, launch_root
 from megacpt.config.sections import ContainerRuntime, DeviceKind, RunConfig, SlurmConfig
 from megacpt.errors import ConfigError
-from megacpt.plan.slurm_rules import tasks_per_node
+from megacpt.plan.rules.cluster import tasks_per_node
 
 BODY = "\n# ---- the body, the same for every run ----\n"
 COMMENT_AT = 46

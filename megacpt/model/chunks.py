@@ -16,7 +16,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.build import build_model
 from megacpt.model.weights import initialise_randomly, load_hf
 from megacpt.model.zero3 import ShardedWeights
-from megacpt.plan.blend_rules import longest
+from megacpt.plan.rules.data import longest
 
 
 def build_chunks(

@@ -32,7 +32,7 @@ from megacpt.monitor.terminal import (
     printable,
     sample_origin,
 )
-from megacpt.plan.schedule import describe
+from megacpt.plan.learning_rate import describe
 
 
 def write_report(run_dir: Path) -> Summary:

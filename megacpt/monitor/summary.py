@@ -17,7 +17,7 @@ from megacpt.monitor.metrics import (
     RankTimes,
     StepRecord,
 )
-from megacpt.plan.estimate import shares
+from megacpt.plan.plan import shares
 
 LAST_PART = 0.1
 """The final training loss is the mean over this last part of the steps."""

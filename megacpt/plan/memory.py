@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
 from megacpt.families.architecture import Architecture
-from megacpt.plan.expert_rules import expert_tensor_ranks
-from megacpt.plan.pipeline import stage_layers
+from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.rules.experts import expert_tensor_ranks
 
 GRADIENT_BYTES = 4
 ADAM_BYTES = 8
@@ -46,7 +46,7 @@ def rank_memory(
     offload: bool = False,
     weight_copy_bytes: int = 0,
 ) -> RankMemory:
-    """Of the fullest pipeline rank. Assumes that megacpt.plan.layout_rules found nothing."""
+    """Of the fullest pipeline rank. Assumes that megacpt.plan.rules.parallel found nothing."""
     stages = (
         _Stage(
             architecture=architecture,

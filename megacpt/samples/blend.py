@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from megacpt import _C
-from megacpt.plan.stages import Segment
+from megacpt.plan.segments import Segment
 
 LARGEST_DENOMINATOR = 1 << 40
 RECENT_STEPS = 64

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from megacpt import _C
-from megacpt.plan.stages import Segment
+from megacpt.plan.segments import Segment
 from megacpt.samples.batch import Row
 from megacpt.samples.blend import RECENT_STEPS, BlendCursor
 from megacpt.samples.record import DrawnSegment

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from megacpt.errors import DataError
-from megacpt.plan.stages import Segment
+from megacpt.plan.segments import Segment
 
 ORDER_VERSION = 2
 """A run must not go on under another arithmetic."""

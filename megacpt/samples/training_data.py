@@ -16,8 +16,8 @@ from typing import Any
 from megacpt.config.sections import DataConfig, SampleOrder
 from megacpt.config.sections import Packing as PackingKind
 from megacpt.errors import ConfigError, DataError
-from megacpt.plan.blend_rules import length_violations
-from megacpt.plan.stages import Segment, at, chunk_length, epoch_cap_violations, resolve
+from megacpt.plan.rules.data import length_violations
+from megacpt.plan.segments import Segment, at, chunk_length, epoch_cap_violations, resolve
 from megacpt.samples.batch import Batch, Row, make_batch
 from megacpt.samples.keyed_order import KeyedOrder, Source, epoch_key
 from megacpt.samples.megatron_order import MegatronOrder, data_path_weights

@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 
 from megacpt.config.sections import RunConfig
 from megacpt.model.microbatch import Microbatch, host_microbatch
-from megacpt.plan.stages import at
+from megacpt.plan.segments import at
 from megacpt.samples.training_data import TrainingData
 from megacpt.train.prefetch import Prefetcher
 

@@ -21,7 +21,7 @@ from megacpt.device import runtime
 from megacpt.device.collective import from_first_rank
 from megacpt.families.architecture import Architecture
 from megacpt.monitor.metrics import FaultRecord
-from megacpt.plan.expert_rules import expert_tensor_ranks
+from megacpt.plan.rules.experts import expert_tensor_ranks
 from megacpt.samples.training_data import TrainingData
 from megacpt.train.guard import faults
 from megacpt.train.guard.faults import FaultState

@@ -34,7 +34,7 @@ from megacpt.device.environment import (
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.files import write_text
-from megacpt.plan.fault_rules import hang_minutes
+from megacpt.plan.rules.faults import hang_minutes
 from megacpt.preflight.when import is_wanted
 from megacpt.train.guard.watchdog import SignOfLife, Stacks, Watchdog
 

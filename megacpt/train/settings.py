@@ -12,8 +12,8 @@ from megacpt.device.runtime import Runtime, peak_name
 from megacpt.families import read_architecture
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import Settings
-from megacpt.plan.blend_rules import longest
 from megacpt.plan.precision import precision_name
+from megacpt.plan.rules.data import longest
 
 
 def start_overlap(config: RunConfig, *, runtime: Runtime) -> None:

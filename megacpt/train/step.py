@@ -13,7 +13,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
 from megacpt.model.forward import LossSums, run_microbatches
 from megacpt.model.layers.router import RoutingFigures, take_figures
-from megacpt.plan.schedule import learning_rate
+from megacpt.plan.learning_rate import learning_rate
 from megacpt.train.batches import Account, StepBatch
 from megacpt.train.optimizer import set_learning_rate
 from megacpt.train.prefetch import Prefetcher

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention, loss_of, retention_of
 from megacpt.config.compose import compose
-from megacpt.plan.rules import violations
+from megacpt.plan.check import violations
 
 MEASURED = ["checkpoint.keep_best=true", "evaluate.every_steps=8", "checkpoint.every_steps=8"]
 

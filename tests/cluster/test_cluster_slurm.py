@@ -13,7 +13,7 @@ from megacpt.cluster.slurm import BODY, job_name, render
 from megacpt.config.compose import compose
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
-from megacpt.plan.rules import violations
+from megacpt.plan.check import violations
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")

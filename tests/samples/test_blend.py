@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacpt.config.sections import DataConfig, ReplayConfig, SourceConfig
-from megacpt.plan.stages import Segment, resolve, source_shares
+from megacpt.plan.segments import Segment, resolve, source_shares
 from megacpt.samples.blend import LARGEST_DENOMINATOR, BlendCursor, numerators
 
 

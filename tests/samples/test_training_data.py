@@ -27,7 +27,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.errors import ConfigError, DataError
-from megacpt.plan.stages import apportion, source_shares
+from megacpt.plan.segments import apportion, source_shares
 from megacpt.samples.batch import Batch
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import TrainingData, fresh_record

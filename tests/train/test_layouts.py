@@ -21,8 +21,8 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
-from megacpt.plan.nearest import as_text, with_settings
-from megacpt.plan.rules import nearest_valid_layout, violations
+from megacpt.plan.check import nearest_valid_layout, violations
+from megacpt.plan.nearest_layout import as_text, with_settings
 from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
 from tests.train.parity_worker import parity_config
 from tests.train.ranks import start_ranks

@@ -15,7 +15,7 @@ from megatron.core.transformer.moe import moe_utils
 from megacpt.config.sections import DeviceKind, ParallelConfig
 from megacpt.families.architecture import Architecture
 from megacpt.model.layers.router import Router
-from megacpt.plan.expert_rules import expert_tensor_ranks
+from megacpt.plan.rules.experts import expert_tensor_ranks
 
 
 def expert_settings(

@@ -11,22 +11,22 @@ from typing import Any
 from megacpt.config.sections import HeldoutConfig, RunConfig, SourceConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.families.architecture import Architecture
-from megacpt.plan.blend_rules import blend_violations, sequence_lengths
-from megacpt.plan.expert_rules import expert_violations
-from megacpt.plan.fault_rules import fault_violations
-from megacpt.plan.kernel_rules import kernel_violations
-from megacpt.plan.layout_rules import layout_violations
-from megacpt.plan.load_rules import load_violations
-from megacpt.plan.lr_rules import (
+from megacpt.plan.learning_rate import final_fraction
+from megacpt.plan.nearest_layout import as_text, nearest_layout
+from megacpt.plan.rules.checkpoint import load_violations
+from megacpt.plan.rules.cluster import launch_violations, slurm_violations
+from megacpt.plan.rules.data import blend_violations, sequence_lengths
+from megacpt.plan.rules.experts import expert_violations
+from megacpt.plan.rules.faults import fault_violations
+from megacpt.plan.rules.kernels import kernel_violations
+from megacpt.plan.rules.optim import (
     optimizer_violations,
     schedule_violations,
     sharding_violations,
 )
-from megacpt.plan.nearest import as_text, nearest_layout
-from megacpt.plan.precision_rules import precision_violations
-from megacpt.plan.schedule import final_fraction
-from megacpt.plan.slurm_rules import launch_violations, slurm_violations
-from megacpt.plan.stages import (
+from megacpt.plan.rules.parallel import layout_violations
+from megacpt.plan.rules.precision import precision_violations
+from megacpt.plan.segments import (
     Segment,
     chunk_length,
     epoch_cap_violations,

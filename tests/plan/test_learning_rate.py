@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megacpt.config.sections import LrShape, OptimConfig, ScheduleConfig
-from megacpt.plan.schedule import (
+from megacpt.plan.learning_rate import (
     DECAYING,
     decay_start,
     describe,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import ClusterConfig, FaultPolicy, RunConfig
-from megacpt.plan.fault_rules import fault_violations, hang_minutes
+from megacpt.plan.rules.faults import fault_violations, hang_minutes
 
 
 def found(*, cluster: dict[str, Any] | None = None, **faults: Any) -> list[str]:

@@ -11,7 +11,7 @@ from megacpt.errors import Violation
 
 
 def blend_violations(data: DataConfig) -> list[Violation]:
-    """All broken rules; megacpt.plan.stages works without asking again where there are none."""
+    """All broken rules; megacpt.plan.segments works without asking again where there are none."""
     stages = [v for name, stage in data.stages.items() for v in _stage(data, name, stage)]
     return [*_weights(data), *_replay(data), *stages, *_lengths(data), *_orders(data)]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import ClusterConfig, ParallelConfig, RunConfig, SlurmConfig
-from megacpt.plan.rules import violations
-from megacpt.plan.slurm_rules import (
+from megacpt.plan.check import violations
+from megacpt.plan.rules.cluster import (
     launch_violations,
     seconds,
     slurm_violations,

@@ -10,7 +10,7 @@ import pytest
 
 from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
 from megacpt.plan.memory import RankMemory, rank_memory, rank_parameters
-from tests.plan.test_plan_rules import ARCHITECTURE
+from tests.plan.test_check import ARCHITECTURE
 
 DATA = DataConfig(sequence_length=1024, global_batch_size=32)
 TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size

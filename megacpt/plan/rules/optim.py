@@ -15,7 +15,7 @@ from typing import Protocol
 from megacpt.config.sections import LrShape, Optimizer, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
-from megacpt.plan.schedule import DECAYING
+from megacpt.plan.learning_rate import DECAYING
 
 USUAL_PEAKS = (5e-6, 5e-5)
 LARGEST_PART_OF_BASE = 0.2
@@ -23,7 +23,7 @@ MUON_SCALES = ("spectral", "unit_rms_norm")
 
 
 class Facts(Protocol):
-    """Of megacpt.plan.rules, what is looked at here."""
+    """Of megacpt.plan.check, what is looked at here."""
 
     @property
     def config(self) -> RunConfig: ...

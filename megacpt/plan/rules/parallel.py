@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the layout (parallel.*) must keep with the model, the batch and the samples' length.
 
-Experts have their rules in megacpt.plan.expert_rules, sharded weights and offloading theirs in
-megacpt.plan.lr_rules. megacpt.plan.nearest finds the layout that breaks none.
+Experts have their rules in megacpt.plan.rules.experts, sharded weights and offloading theirs in
+megacpt.plan.rules.optim. megacpt.plan.nearest_layout finds the layout that breaks none.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
-from megacpt.plan.blend_rules import one_of, sequence_lengths
-from megacpt.plan.pipeline import stage_layers
+from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.rules.data import one_of, sequence_lengths
 
 
 def layout_violations(

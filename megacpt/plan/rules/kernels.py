@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from megacpt.config.sections import DeviceKind, Dtype, Recipe, RunConfig
 from megacpt.errors import Violation
-from megacpt.plan.blend_rules import sequence_lengths
+from megacpt.plan.rules.data import sequence_lengths
 
 OVERLAP_RECIPES = (Recipe.none, Recipe.delayed, Recipe.tensorwise)
 """Whose operands Transformer Engine's communication buffers are known to carry on Hopper."""

@@ -9,12 +9,12 @@ from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.families.architecture import Architecture
-from megacpt.plan.blend_rules import longest
-from megacpt.plan.lr_rules import advice
+from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
-from megacpt.plan.schedule import group_multipliers, learning_rate, shown_steps
-from megacpt.plan.stages import (
+from megacpt.plan.rules.data import longest
+from megacpt.plan.rules.optim import advice
+from megacpt.plan.segments import (
     Segment,
     apportion,
     chunk_length,
@@ -105,7 +105,7 @@ def make_plan(
     source_tokens: Mapping[str, int],
     segments: Sequence[Segment] | None = None,
 ) -> Plan:
-    """Assumes that megacpt.plan.rules found nothing. ``segments``: of a run that has begun."""
+    """Assumes that megacpt.plan.check found nothing. ``segments``: of a run that has begun."""
     data, parallel, schedule = config.data, config.parallel, config.schedule
     segments = segments or resolve(data)
     stages = _stages(segments, architecture=architecture, steps=schedule.steps)

@@ -11,9 +11,9 @@ import pytest
 from megacpt.config.sections import Dtype, ParallelConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Experts
-from megacpt.plan.expert_rules import expert_violations
 from megacpt.plan.memory import rank_memory
-from tests.plan.test_plan_rules import ARCHITECTURE, config_of, messages
+from megacpt.plan.rules.experts import expert_violations
+from tests.plan.test_check import ARCHITECTURE, config_of, messages
 
 MIXTURE = replace(
     ARCHITECTURE,

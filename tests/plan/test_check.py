@@ -13,7 +13,7 @@ from megacpt.config.schema import to_run_config
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 from megacpt.families.architecture import Architecture
-from megacpt.plan.rules import violations
+from megacpt.plan.check import violations
 
 ARCHITECTURE = Architecture(
     family="llama",

@@ -23,7 +23,7 @@ from megacpt.config.sections import (
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.plan.memory import rank_memory
 from megacpt.plan.precision import format_of, keeps_bf16, precision_name, weight_copy_bytes
-from megacpt.plan.precision_rules import precision_violations
+from megacpt.plan.rules.precision import precision_violations
 
 LLAMA = Architecture(
     family="llama",

@@ -21,7 +21,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.errors import ConfigError
-from megacpt.plan.stages import (
+from megacpt.plan.segments import (
     Segment,
     apportion,
     at,

@@ -23,8 +23,8 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.families.architecture import Architecture
-from megacpt.plan.estimate import checkpoints_kept, make_plan, shares
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
+from megacpt.plan.plan import checkpoints_kept, make_plan, shares
 
 ARCHITECTURE = Architecture(
     family="llama",

@@ -18,8 +18,8 @@ from megacpt.config.sections import (
     StageConfig,
     VariableConfig,
 )
-from megacpt.plan.kernel_rules import kernel_violations
-from megacpt.plan.rules import violations
+from megacpt.plan.check import violations
+from megacpt.plan.rules.kernels import kernel_violations
 
 
 def overlapping() -> RunConfig:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, Recipe, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
-from megacpt.plan.blend_rules import sequence_lengths
-from megacpt.plan.expert_rules import expert_tensor_ranks
 from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
+from megacpt.plan.rules.data import sequence_lengths
+from megacpt.plan.rules.experts import expert_tensor_ranks
 
 GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
 """Whose weights megatron-core's distributed optimizer can gather as they are in both versions."""

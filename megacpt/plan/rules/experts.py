@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from megacpt.config.sections import ParallelConfig, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture, Experts
-from megacpt.plan.blend_rules import one_of, sequence_lengths
+from megacpt.plan.rules.data import one_of, sequence_lengths
 
 
 def expert_tensor_ranks(parallel: ParallelConfig) -> int:

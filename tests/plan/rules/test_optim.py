@@ -10,8 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from megacpt.config.sections import RunConfig
-from megacpt.plan.lr_rules import advice
-from megacpt.plan.rules import violations
+from megacpt.plan.check import violations
+from megacpt.plan.rules.optim import advice
 from tests.support import LLAMA, write_model_folder
 
 SOURCE = {"data": {"sources": {"law": {"prefix": "law"}}}, "model": {"path": "m"}}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from megacpt.plan.nearest import as_text, with_settings
-from megacpt.plan.pipeline import stage_layers
-from megacpt.plan.rules import nearest_valid_layout, violations
-from tests.plan.test_plan_rules import ARCHITECTURE, config_of, messages
+from megacpt.plan.check import nearest_valid_layout, violations
+from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.nearest_layout import as_text, with_settings
+from tests.plan.test_check import ARCHITECTURE, config_of, messages
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from megacpt.config.compose import compose
-from megacpt.plan.load_rules import load_violations, taken
+from megacpt.plan.rules.checkpoint import load_violations, taken
 
 SOURCE = "checkpoint.load_from=runs/other"
 

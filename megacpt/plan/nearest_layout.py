@@ -20,8 +20,8 @@ from typing import Any
 from megacpt.config.sections import Recompute, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
-from megacpt.plan.blend_rules import sequence_lengths
-from megacpt.plan.layout_rules import (
+from megacpt.plan.rules.data import sequence_lengths
+from megacpt.plan.rules.parallel import (
     batch_sizes,
     batch_unit,
     common_tensor_size,

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from megacpt.config.sections import DataConfig, StageConfig
 from megacpt.errors import ConfigError, Violation
-from megacpt.plan.blend_rules import blend_violations, longest
+from megacpt.plan.rules.data import blend_violations, longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
