@@ -30,7 +30,7 @@ test: $(INSTALLED)
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
-SLOW_ON_EACH := $(patsubst %,tests/train/test_train_%.py,parity moe sharded_weights reshard)
+SLOW_ON_EACH := $(patsubst %,tests/train/test_%.py,parity moe zero3 reshard)
 
 test-mcore: $(INSTALLED)
 	$(PYTEST) -m "mcore and not slow and not slurm"
@@ -56,8 +56,8 @@ test-te: $(VENV_TE)/.te
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := tests/csrc $(patsubst %,tests/data/test_data_%.py,batch fuzz heldout indexed \
-  megatron_order packing tape)
+SANITIZED_TESTS := tests/csrc $(patsubst %,tests/%.py,samples/test_batch samples/test_heldout \
+  samples/test_megatron_order samples/test_tape shards/test_fuzz shards/test_reader shards/test_packing)
 
 test-sanitize: $(INSTALLED)
 	@mkdir -p $(SANITIZED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from megacpt.demo.overlap import Document
-from megacpt.demo.packages import folder_of
+from megacpt.demo.texts import folder_of
 
 HELD_OUT = ("macbeth", "henry_v", "twelfe-night")
 """A tragedy, a history and a comedy that are never trained on."""

@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from megacpt.demo.overlap import Document
-from megacpt.demo.packages import folder_of
+from megacpt.demo.texts import folder_of
 
 CHARACTERS_MIN = 2_000
 """Shorter manuals say little but their own name."""

@@ -18,8 +18,8 @@ from typing import Any
 from megacpt.checkpoint.folders import newest
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.config.compose import compose
+from megacpt.demo.base_model import write_smollm2_folder
 from megacpt.demo.corpus import write_corpus
-from megacpt.demo.smollm2 import write_smollm2_folder
 from megacpt.demo.table import closing_table, corpus_lines
 from megacpt.errors import EnvironmentError_
 

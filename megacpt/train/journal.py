@@ -11,7 +11,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.device.environment import has_secret
 from megacpt.monitor.metrics import FaultRecord, MetricsLog, StepRecord
 from megacpt.monitor.terminal import Progress
-from megacpt.monitor.wandb_run import WandbRun
+from megacpt.monitor.wandb import WandbRun
 from megacpt.plan.precision import quantises
 
 

@@ -112,7 +112,7 @@ def test_every_case_runs_on_one_rank_and_some_on_two_and_three(work: Path) -> No
 )
 def test_smollm2_logits_equal_transformers(tmp_path: Path) -> None:
     """Three key-value heads: one rank, or three."""
-    from megacpt.demo.smollm2 import write_smollm2_folder
+    from megacpt.demo.base_model import write_smollm2_folder
 
     (tmp_path / "models").mkdir()
     folder = write_smollm2_folder(tmp_path / "models" / "smollm2")

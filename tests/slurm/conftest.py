@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.slurm_support import SANDBOX, Cluster
+from tests.slurm.support import SANDBOX, Cluster
 
 
 @pytest.fixture(scope="session")

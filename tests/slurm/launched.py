@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.slurm_support import Cluster, wait_until
+from tests.slurm.support import Cluster, wait_until
 
 HOOKED_RANK = Path(__file__).with_name("hooked_rank.py")
 STEPS = 64

@@ -18,7 +18,7 @@ from megacpt.checkpoint import folders as checkpoint_folders
 from megacpt.checkpoint.manifest import read_manifest
 from megacpt.preflight import bad_nodes
 from tests.slurm.launched import EVERY_STEPS, STEPS, Run, launch, megacpt
-from tests.slurm.slurm_support import Cluster, wait_until
+from tests.slurm.support import Cluster, wait_until
 
 PUBLISH_S = 2.0
 """Far more than the rest of publishing a tiny checkpoint takes."""

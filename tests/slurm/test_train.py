@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.slurm.slurm_support import Cluster
+from tests.slurm.support import Cluster
 
 SBATCH = Path(__file__).parents[2] / "launch" / "train.sbatch"
 SETTINGS = ["experiment=tiny", "schedule.steps=4", "cluster.device=cpu", "monitor.wandb=disabled"]

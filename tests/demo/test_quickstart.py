@@ -78,17 +78,17 @@ def test_the_model_is_what_transformers_reads_from_the_package(tmp_path: Path) -
     pytest.importorskip("gguf")
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from megacpt.demo import smollm2
+    from megacpt.demo import base_model
     from megacpt.errors import EnvironmentError_
     from megacpt.tokenizer import load_tokenizer
 
     try:
-        source = smollm2.gguf_folder()
+        source = base_model.gguf_folder()
     except EnvironmentError_ as error:
         pytest.skip(str(error))
-    folder = smollm2.write_smollm2_folder(tmp_path / "model")
+    folder = base_model.write_smollm2_folder(tmp_path / "model")
     read = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    shipped = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=smollm2.GGUF)
+    shipped = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=base_model.GGUF)
     for name, tensor in shipped.state_dict().items():
         assert torch.equal(tensor.to(torch.bfloat16).float(), read[name].float()), name
     tokenizer = load_tokenizer(folder)

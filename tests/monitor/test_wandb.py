@@ -17,7 +17,7 @@ import pytest
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError
 from megacpt.monitor.metrics import StepRecord
-from megacpt.monitor.wandb_run import WandbRun, choose_mode, flat, offline_records
+from megacpt.monitor.wandb import WandbRun, choose_mode, flat, offline_records
 from tests.monitor.sample_run import records_with_faults
 
 SECRET = "d41d8cd98f00b204e9800998ecf8427ed41d8cd9"
@@ -92,7 +92,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from tests.monitor.test_monitor_wandb_run import record, start
+from tests.monitor.test_wandb import record, start
 run = start(Path({run_dir!r}))
 for step in range(1, 8):
     run.log(record(step))
@@ -189,7 +189,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.monitor import wandb_run
-from tests.monitor.test_monitor_wandb_run import record
+from tests.monitor.test_wandb import record
 wandb_run.CONNECT_TIMEOUT_S = 3
 monitor = MonitorConfig(wandb=WandbMode[{mode!r}])
 run = wandb_run.WandbRun.start(

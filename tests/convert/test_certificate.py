@@ -14,7 +14,7 @@ import torch
 
 from megacpt.config.sections import Dtype
 from megacpt.tokenizer import load_tokenizer
-from tests.convert.test_convert_export import import_model
+from tests.convert.test_export import import_model
 from tests.support import write_model_folder
 
 pytestmark = pytest.mark.mcore
@@ -114,6 +114,6 @@ def test_smollm2_there_and_back(
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from megacpt.demo.smollm2 import write_smollm2_folder
+    from megacpt.demo.base_model import write_smollm2_folder
 
     return write_smollm2_folder(tmp_path_factory.mktemp("smollm2") / "model")

@@ -18,7 +18,7 @@ import sentencepiece
 from megacpt.corpus.parts import PIECE_BYTES_MIN
 from megacpt.shards.manifest import verify
 from megacpt.shards.tokenize import tokenize
-from tests.slurm.slurm_support import Cluster, wait_until
+from tests.slurm.support import Cluster, wait_until
 
 SBATCH = Path(__file__).parents[2] / "launch" / "preprocess.sbatch"
 TASKS = 4

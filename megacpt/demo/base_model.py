@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megacpt.demo.packages import folder_of
+from megacpt.demo.texts import folder_of
 from megacpt.errors import EnvironmentError_
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

