@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
 
-.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te check wheel clean
+.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te check figures wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
 	@echo "make check          ruff, mypy, layer and packaging tests"
+	@echo "make figures        how big the code is, how far one has to walk in it; today and the goal"
 	@echo "make wheel          build dist/megacpt-*.whl"
 	@echo "make clean          remove environments and build outputs; quickstart/ and runs/ stay"
 
@@ -77,6 +78,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -m "not slow" \
 	  tests/test_layers.py tests/test_readme.py tests/test_packaging.py
+
+# Of the source alone, with the standard library: it needs no environment.
+figures:
+	@$(PYTHON) tools/figures.py
 
 wheel: $(INSTALLED)
 	@rm -rf build dist
