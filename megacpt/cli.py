@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         _complete(parser)
     try:
-        return _run(parser, words)
+        return _run(parser, words=words)
     except EndedOnRequest as end:
         return _fail(str(end), code=end.exit_code, label="")
     except MegacptError as error:
@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+def _run(parser: argparse.ArgumentParser, *, words: list[str]) -> int:
     if not words:
         parser.print_help()
         return 0
@@ -119,15 +119,15 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
         parser.error(f"{words[0]!r} is not a verb; did you mean megacpt {close[0]}?")
     arguments, left = parser.parse_known_args(words)
     if left:
-        _take_left_over(arguments, left, parser=parser, words=words)
+        _take_left_over(arguments, left=left, parser=parser, words=words)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
 
 
 def _take_left_over(
     arguments: argparse.Namespace,
-    left: list[str],
     *,
+    left: list[str],
     parser: argparse.ArgumentParser,
     words: list[str],
 ) -> None:
@@ -281,7 +281,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         if arguments.merge:
             manifest = merge(arguments.output, progress=line)
         else:
-            made = _tokenize_inputs(arguments, line)
+            made = _tokenize_inputs(arguments, line=line)
             if made is None:
                 return _say_task_done(arguments)
             manifest = made
@@ -299,7 +299,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tokenize_inputs(arguments: argparse.Namespace, line: ProgressLine) -> Manifest | None:
+def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Manifest | None:
     from megacpt.shards.tokenize import (
         DOCUMENT_BYTES_MAX,
         FileFormat,
@@ -385,7 +385,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     )
     found = replace(found, verified=arguments.verify)
     if arguments.picture is not None:
-        draw(found, arguments.picture)
+        draw(found, path=arguments.picture)
     if arguments.json:
         print(to_json(found))
         return 0
@@ -497,7 +497,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(check(config).render())
     if arguments.lr_table is not None:
         rows = rate_table(optim=config.optim, schedule=config.schedule)
-        write_text(arguments.lr_table, "".join(f"{row}\n" for row in rows))
+        write_text(arguments.lr_table, text="".join(f"{row}\n" for row in rows))
     _say("", next_command=f"megacpt train {_same_settings(arguments)}".rstrip())
     return 0
 
@@ -671,7 +671,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from megacpt.convert.run import export_run
 
     output = arguments.output or arguments.run_dir / "hf"
-    export_run(arguments.run_dir, output)
+    export_run(arguments.run_dir, output=output)
     _say(
         f"Wrote the Hugging Face folder {_shown(output)}",
         f"  its logits against the native model's: {_shown(output)}/certificate.json",
@@ -707,7 +707,9 @@ def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
 
     print(WEIGHTS_HEADER)
     # A line as soon as it is known: a large model's weights take a while to read.
-    for change in weight_changes(folder_of(run_dir, step=first), folder_of(run_dir, step=second)):
+    for change in weight_changes(
+        folder_of(run_dir, step=first), second=folder_of(run_dir, step=second)
+    ):
         print(weight_line(change), flush=True)
 
 
@@ -732,9 +734,11 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     config = read_run_yaml(run_dir / "run.yaml")
     policy = retention_of(config)
     if arguments.keep_last is not None:
-        policy = replace(policy, keep_last=_at_least(arguments.keep_last, 1, name="--keep-last"))
+        policy = replace(
+            policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
+        )
     if arguments.keep_every_steps is not None:
-        every = _at_least(arguments.keep_every_steps, 0, name="--keep-every-steps")
+        every = _at_least(arguments.keep_every_steps, least=0, name="--keep-every-steps")
         policy = replace(policy, keep_every_steps=every)
     progress = _slow_progress("checksums") if arguments.verify else None
     listing = list_checkpoints(
@@ -759,7 +763,7 @@ def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:
     return f"megacpt evaluate {run_dir}"
 
 
-def _at_least(value: int, least: int, *, name: str) -> int:
+def _at_least(value: int, *, least: int, name: str) -> int:
     if value < least:
         raise ConfigError(f"{name}={value} is below {least}; use {least} or more.")
     return value

@@ -11,12 +11,12 @@ from pathlib import Path
 from megacpt.errors import EnvironmentError_
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, *, text: str) -> None:
     """Replace ``path`` by ``text`` in one step."""
-    write_parts(path, [text.encode("utf-8")])
+    write_parts(path, parts=[text.encode("utf-8")])
 
 
-def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:
     """Replace ``path`` by ``parts``, one after another, in one step that survives a power cut."""
     aside = path.with_name(f"{path.name}.partial")
     try:

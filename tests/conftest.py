@@ -46,7 +46,7 @@ def one_rank() -> Iterator[None]:
         master_addr="127.0.0.1",
         master_port=free_port(),
     )
-    runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel()

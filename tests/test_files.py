@@ -13,8 +13,8 @@ from megacpt.files import write_text
 
 def test_text_replaces_text_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.json"
-    write_text(path, "one")
-    write_text(path, "zwei é")
+    write_text(path, text="one")
+    write_text(path, text="zwei é")
     assert path.read_text(encoding="utf-8") == "zwei é"
     assert list(path.parent.iterdir()) == [path]
 
@@ -22,14 +22,14 @@ def test_text_replaces_text_and_nothing_is_left_beside_it(tmp_path: Path) -> Non
 def test_a_folder_that_is_a_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EnvironmentError_, match="cannot be written"):
-        write_text(tmp_path / "file" / "a.json", "one")
+        write_text(tmp_path / "file" / "a.json", text="one")
 
 
 def test_a_full_disk_is_one_error_and_the_old_text_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_text(path, "old")
+    write_text(path, text="old")
     (tmp_path / "a.json.partial").symlink_to("/dev/full")
     with pytest.raises(EnvironmentError_, match="No space left on device"):
-        write_text(path, "new")
+        write_text(path, text="new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -56,17 +56,17 @@ def choose(root: Path) -> Candidate | None:
     """The newest checkpoint that can be used, every byte of it read; collective."""
     passed: list[Candidate] = []
     for candidate in from_first_rank(lambda: folders.candidates(root)):
-        problem = candidate.problem or damage(candidate.folder, candidate.manifest)
+        problem = candidate.problem or damage(candidate.folder, manifest=candidate.manifest)
         if problem is None:
             return candidate
         passed.append(replace(candidate, problem=problem))
         if torch.distributed.get_rank() == 0:
             folders.log_passed_over(passed[-1])
-    folders.require_some_sound(root, passed)
+    folders.require_some_sound(root, passed=passed)
     return None
 
 
-def damage(folder: Path, manifest: CheckpointManifest | None) -> str | None:
+def damage(folder: Path, *, manifest: CheckpointManifest | None) -> str | None:
     """What the ranks find when each reads its part of the files; a collective call."""
     assert manifest is not None
     ranks = torch.distributed.get_world_size()

@@ -33,15 +33,15 @@ def compare(run_dir: Path, *, first: int, second: int) -> list[Row]:
     rows = [
         Row(title="written by start", first=a.start, second=b.start),
         Row(title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")),
-        *_numbers("tokens of", a.tokens_per_source, b.tokens_per_source),
+        *_numbers("tokens of", first=a.tokens_per_source, second=b.tokens_per_source),
         Row(title="training", first=a.elapsed_s, second=b.elapsed_s, unit="s"),
-        *_numbers("held-out", a.heldout or {}, b.heldout or {}),
+        *_numbers("held-out", first=a.heldout or {}, second=b.heldout or {}),
         Row(title="size", first=_bytes(a), second=_bytes(b), unit="bytes"),
         Row(title="files", first=len(a.files), second=len(b.files)),
     ]
     changed = (
-        *_numbers("layout", a.layout, b.layout),
-        *_numbers("model", a.architecture, b.architecture),
+        *_numbers("layout", first=a.layout, second=b.layout),
+        *_numbers("model", first=a.architecture, second=b.architecture),
         Row(title="faults so far", first=_events(a), second=_events(b)),
     )
     return [*rows, *(row for row in changed if not row.is_equal)]
@@ -57,7 +57,7 @@ def folder_of(run_dir: Path, *, step: int) -> Path:
     return folder
 
 
-def _numbers(title: str, first: Mapping[str, object], second: Mapping[str, object]) -> list[Row]:
+def _numbers(title: str, *, first: Mapping[str, object], second: Mapping[str, object]) -> list[Row]:
     names = dict.fromkeys((*first, *second))
     return [
         Row(title=f"{title} {name}", first=first.get(name), second=second.get(name))

@@ -88,7 +88,7 @@ def newest(root: Path, *, full: bool = False, loud: bool = False) -> Path | None
         passed.append(replace(candidate, problem=candidate.problem or "; ".join(problems)))
         if loud:
             log_passed_over(passed[-1])
-    require_some_sound(root, passed)
+    require_some_sound(root, passed=passed)
     return None
 
 
@@ -96,7 +96,7 @@ def log_passed_over(candidate: Candidate) -> None:
     logger.warning("passed over checkpoint %s: %s", candidate.folder, candidate.problem)
 
 
-def require_some_sound(root: Path, passed: list[Candidate]) -> None:
+def require_some_sound(root: Path, *, passed: list[Candidate]) -> None:
     """None of ``passed`` can be used: CheckpointError unless all are of a history left behind."""
     damaged = [candidate for candidate in passed if not candidate.is_left]
     if damaged:
@@ -125,11 +125,11 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: S
     start.require_held()
     final = root / folder_name(manifest.step)
     try:
-        _seal(partial, manifest)
-        _move_in(partial, final, start=start)
+        _seal(partial, manifest=manifest)
+        _move_in(partial, final=final, start=start)
         sync_folder(root)
         start.require_held()
-        write_text(root / LATEST, final.name)
+        write_text(root / LATEST, text=final.name)
     except (OSError, EnvironmentError_) as error:
         # A newer start deletes what this one was writing.
         start.require_held()
@@ -196,7 +196,7 @@ def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate | Non
     except CheckpointError as error:
         if not folder.exists():
             return None
-        return Candidate(folder=folder, manifest=None, problem=verify.said_of(folder, error))
+        return Candidate(folder=folder, manifest=None, problem=verify.said_of(folder, error=error))
     later = lineage.left_by(start=manifest.start, step=manifest.step)
     if later is not None:
         problem = (
@@ -227,10 +227,10 @@ def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool
     return candidate.step not in kept
 
 
-def _seal(partial: Path, manifest: CheckpointManifest) -> None:
+def _seal(partial: Path, *, manifest: CheckpointManifest) -> None:
     for path in (partial, *partial.rglob("*")):
         _fsync(path)
-    write_manifest(partial, manifest)
+    write_manifest(partial, manifest=manifest)
     if problems := verify.quick(partial):
         raise EnvironmentError_(
             f"{partial} was not written as its manifest says: {'; '.join(problems)}; "
@@ -238,7 +238,7 @@ def _seal(partial: Path, manifest: CheckpointManifest) -> None:
         )
 
 
-def _move_in(partial: Path, final: Path, *, start: Start) -> None:
+def _move_in(partial: Path, *, final: Path, start: Start) -> None:
     for _ in range(_TRIES):
         start.require_held()
         try:

@@ -54,11 +54,11 @@ class CheckpointManifest:
     """Name inside the folder -> size and checksum."""
 
 
-def write_manifest(folder: Path, manifest: CheckpointManifest) -> None:
+def write_manifest(folder: Path, *, manifest: CheckpointManifest) -> None:
     """With a checksum of its own: a flipped digit of a step is no other step."""
     tree = json.loads(json.dumps(asdict(manifest)))
     tree[_OWN_SUM] = _sum_of(tree)
-    write_text(folder / MANIFEST, json.dumps(tree, indent=2) + "\n")
+    write_text(folder / MANIFEST, text=json.dumps(tree, indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> CheckpointManifest:

@@ -37,8 +37,8 @@ class Retention:
         """Of equal ones the newest; a loss that is not a number is none."""
         if self.best_of is None:
             return None
-        measured = [m for m in manifests if _is_number(_loss(m, self.best_of))]
-        return min(measured, key=lambda m: _loss(m, self.best_of), default=None)
+        measured = [m for m in manifests if _is_number(_loss(m, name=self.best_of))]
+        return min(measured, key=lambda m: _loss(m, name=self.best_of), default=None)
 
 
 def retention_of(config: RunConfig) -> Retention:
@@ -55,7 +55,7 @@ def loss_of(config: RunConfig) -> str | None:
     return config.evaluate.domain or config.evaluate.general
 
 
-def _loss(manifest: CheckpointManifest, name: str | None) -> float:
+def _loss(manifest: CheckpointManifest, *, name: str | None) -> float:
     return (manifest.heldout or {}).get(name or "", float("nan"))
 
 

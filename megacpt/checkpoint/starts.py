@@ -46,9 +46,9 @@ class Start:
 
     def is_held(self) -> bool:
         """No newer start has been claimed, and the run folder is still the one it was."""
-        if _path(self.run_dir, self.number + 1).exists():
+        if _path(self.run_dir, number=self.number + 1).exists():
             return False
-        found = _read(self.run_dir, self.number)
+        found = _read(self.run_dir, number=self.number)
         return found is not None and found.identity == self.identity
 
     def require_held(self) -> None:
@@ -56,7 +56,7 @@ class Start:
         if self.is_held():
             return
         newer = max(_numbers(self.run_dir), default=0)
-        found = _read(self.run_dir, newer) if newer > self.number else None
+        found = _read(self.run_dir, number=newer) if newer > self.number else None
         by = f"start {newer}" if newer > self.number else "a run begun anew in that folder"
         where = f" ({found.who})" if found is not None else ""
         raise Superseded(
@@ -122,7 +122,7 @@ def lineage(run_dir: Path) -> Lineage:
 
 def read_starts(run_dir: Path) -> list[Start]:
     """All of them, oldest first; one that died while it claimed has left no more than a number."""
-    found = (_read(run_dir, number) for number in sorted(_numbers(run_dir)))
+    found = (_read(run_dir, number=number) for number in sorted(_numbers(run_dir)))
     return [start for start in found if start is not None]
 
 
@@ -130,7 +130,7 @@ def _create_next(run_dir: Path) -> int:
     try:
         (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
         number = max(_numbers(run_dir), default=0) + 1
-        while not _create(_path(run_dir, number)):
+        while not _create(_path(run_dir, number=number)):
             number += 1
         sync_folder(run_dir / FOLDER)
     except OSError as error:
@@ -154,14 +154,14 @@ def _numbers(run_dir: Path) -> list[int]:
     return [int(p.stem) for p in (run_dir / FOLDER).glob("*.json") if p.stem.isdigit()]
 
 
-def _path(run_dir: Path, number: int) -> Path:
+def _path(run_dir: Path, *, number: int) -> Path:
     return run_dir / FOLDER / f"{number:06d}.json"
 
 
 def _from_steps(run_dir: Path, *, below: int) -> dict[int, int]:
     """By the newest readable file: lower ones may have been written to after it was claimed."""
     for number in sorted(_numbers(run_dir), reverse=True):
-        start = _read(run_dir, number) if number < below else None
+        start = _read(run_dir, number=number) if number < below else None
         if start is not None:
             own = {} if start.from_step is None else {number: start.from_step}
             return {**start.earlier, **own}
@@ -171,13 +171,13 @@ def _from_steps(run_dir: Path, *, below: int) -> dict[int, int]:
 def _write(start: Start) -> None:
     record: dict[str, Any] = {"start": start.number, **asdict(start)}
     del record["run_dir"], record["number"]
-    write_text(_path(start.run_dir, start.number), json.dumps(record) + "\n")
+    write_text(_path(start.run_dir, number=start.number), text=json.dumps(record) + "\n")
 
 
-def _read(run_dir: Path, number: int) -> Start | None:
+def _read(run_dir: Path, *, number: int) -> Start | None:
     """None where there is no such start, or it died before it could write into its file."""
     try:
-        record = json.loads(_path(run_dir, number).read_text(encoding="utf-8"))
+        record = json.loads(_path(run_dir, number=number).read_text(encoding="utf-8"))
         earlier = {int(n): int(step) for n, step in record.pop("earlier").items()}
         return Start(run_dir=run_dir, number=record.pop("start"), earlier=earlier, **record)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):

@@ -50,7 +50,7 @@ def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, Fi
     }
 
 
-def said_of(folder: Path, error: CheckpointError) -> str:
+def said_of(folder: Path, *, error: CheckpointError) -> str:
     """What ``read_manifest`` says, for where the folder was named before."""
     return str(error).removeprefix(f"{folder}: ").removesuffix(".")
 
@@ -59,17 +59,19 @@ def _problems(folder: Path, *, names: Sequence[str] | None, contents: bool) -> l
     try:
         manifest = read_manifest(folder)
     except CheckpointError as error:
-        return [said_of(folder, error)]
+        return [said_of(folder, error=error)]
     wanted = list(manifest.files) if names is None else names
     if contents:
         with ThreadPoolExecutor(_READERS) as readers:
-            found = list(readers.map(lambda n: _damage(folder / n, manifest.files[n]), wanted))
+            found = list(
+                readers.map(lambda n: _damage(folder / n, written=manifest.files[n]), wanted)
+            )
     else:
-        found = [_misfit(folder / n, manifest.files[n]) for n in wanted]
+        found = [_misfit(folder / n, written=manifest.files[n]) for n in wanted]
     return [f"{n} {what}" for n, what in zip(wanted, found, strict=True) if what is not None]
 
 
-def _misfit(path: Path, written: FileSum) -> str | None:
+def _misfit(path: Path, *, written: FileSum) -> str | None:
     """By size."""
     try:
         size = path.stat().st_size
@@ -82,9 +84,9 @@ def _misfit(path: Path, written: FileSum) -> str | None:
     )
 
 
-def _damage(path: Path, written: FileSum) -> str | None:
+def _damage(path: Path, *, written: FileSum) -> str | None:
     """By size and contents."""
-    if misfit := _misfit(path, written):
+    if misfit := _misfit(path, written=written):
         return misfit
     try:
         is_same = _xxh128(path) == written.xxh128

@@ -80,7 +80,7 @@ def find(config: RunConfig) -> WarmSource | None:
         config=read_run_yaml(run_yaml) if run_yaml.is_file() else None,
         load=config.checkpoint.load,
     )
-    if broken := list(_violations(source, config)):
+    if broken := list(_violations(source, config=config)):
         raise ConfigError(broken)
     return source
 
@@ -96,7 +96,7 @@ def remember(source: WarmSource, *, config: RunConfig) -> None:
     """The next start of this run begins with the same one."""
     content = {"load_from": config.checkpoint.load_from, "checkpoint": str(source.folder)}
     text = json.dumps(content | {"step": source.manifest.step}, indent=2) + "\n"
-    write_text(RunFolder(Path(config.run_dir)).warm_start, text)
+    write_text(RunFolder(Path(config.run_dir)).warm_start, text=text)
 
 
 def sentences(source: WarmSource, *, config: RunConfig) -> Iterator[str]:
@@ -108,16 +108,19 @@ def sentences(source: WarmSource, *, config: RunConfig) -> Iterator[str]:
         f"new run: {_listed([*own, 'random generators'])}."
     )
     there = (
-        f"at step {step} there {_rate(step, source.config.optim, source.config.schedule)}"
+        f"at step {step} there "
+        + _rate(step, optim=source.config.optim, schedule=source.config.schedule)
         if source.config is not None and step > 0
         else f"at step {step} there not known (no run.yaml beside the checkpoint)"
     )
     first = source.step + 1
-    here = f"at this run's first step, {first}, {_rate(first, config.optim, config.schedule)}"
+    here = f"at this run's first step, {first}, " + _rate(
+        first, optim=config.optim, schedule=config.schedule
+    )
     yield f"Learning rate: {there}; {here}. This run's settings alone are used."
 
 
-def _rate(step: int, optim: OptimConfig, schedule: ScheduleConfig) -> str:
+def _rate(step: int, *, optim: OptimConfig, schedule: ScheduleConfig) -> str:
     rate = learning_rate(step, optim=optim, schedule=schedule)
     return f"{rate:.3g} (peak {optim.lr_peak:.3g}, {describe(schedule)}, {schedule.steps} steps)"
 
@@ -167,7 +170,7 @@ def _problems(folder: Path) -> list[str]:
         return [str(error)]
 
 
-def _violations(source: WarmSource, config: RunConfig) -> Iterator[Violation]:
+def _violations(source: WarmSource, *, config: RunConfig) -> Iterator[Violation]:
     if source.step >= config.schedule.steps:
         yield Violation(
             path="schedule.steps",
@@ -177,10 +180,10 @@ def _violations(source: WarmSource, config: RunConfig) -> Iterator[Violation]:
             remedy=f"use more than {source.step}, or checkpoint.load.schedule=false",
         )
     if source.load.optimizer and source.config is not None:
-        yield from _optimizer_violations(source.config, config, folder=source.folder)
+        yield from _optimizer_violations(source.config, new=config, folder=source.folder)
 
 
-def _optimizer_violations(old: RunConfig, new: RunConfig, *, folder: Path) -> Iterator[Violation]:
+def _optimizer_violations(old: RunConfig, *, new: RunConfig, folder: Path) -> Iterator[Violation]:
     """Moments are an optimizer's own, and masters are there beside narrower weights alone."""
     for path, was, now in (
         ("optim.optimizer", old.optim.optimizer.name, new.optim.optimizer.name),

@@ -42,7 +42,7 @@ class WeightChange:
     """Of one element."""
 
 
-def weight_changes(first: Path, second: Path) -> Iterator[WeightChange]:
+def weight_changes(first: Path, *, second: Path) -> Iterator[WeightChange]:
     """Of two folders, in the order of their names. ``CheckpointError`` where names differ.
 
     Takes the memory of one piece of each; where the layouts differ, of one tensor of each.
@@ -55,10 +55,10 @@ def weight_changes(first: Path, second: Path) -> Iterator[WeightChange]:
         )
     for name in sorted(a.weights):
         key = MASTER + name if MASTER + name in a.keys & b.keys else name
-        yield _change(name, _pairs(a, b, key=key))
+        yield _change(name, pairs=_pairs(a, b=b, key=key))
 
 
-def _change(name: str, pairs: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> WeightChange:
+def _change(name: str, *, pairs: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> WeightChange:
     """Sums in fp64."""
     count, largest, squares, square_changes = 0, 0.0, 0.0, 0.0
     for before, after in pairs:
@@ -79,11 +79,11 @@ def _square(tensor: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
-def _pairs(a: _Tensors, b: _Tensors, *, key: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(a: _Tensors, *, b: _Tensors, key: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     boxes = a.boxes(key)
     if boxes == b.boxes(key):
         for box in sorted(boxes):
-            yield a.piece(key, box), b.piece(key, box)
+            yield a.piece(key, box=box), b.piece(key, box=box)
     else:
         before, after = a.whole(key), b.whole(key)
         # What fills up a vocabulary for tensor parallelism belongs to the layout.
@@ -112,7 +112,7 @@ class _Tensors:
     def boxes(self, key: str) -> set[Box]:
         return {(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self._chunks(key)}
 
-    def piece(self, key: str, box: Box) -> torch.Tensor:
+    def piece(self, key: str, *, box: Box) -> torch.Tensor:
         place = self._metadata.storage_data[MetadataIndex(key, torch.Size(box[0]))]
         with (self._folder / place.relative_path).open("rb") as file:
             file.seek(place.offset)
@@ -126,7 +126,7 @@ class _Tensors:
         tensor = torch.empty(kind.size, dtype=kind.properties.dtype)
         for offsets, sizes in self.boxes(key):
             place = tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))
-            tensor[place] = self.piece(key, (offsets, sizes))
+            tensor[place] = self.piece(key, box=(offsets, sizes))
         return tensor
 
     def _chunks(self, key: str) -> list[ChunkStorageMetadata]:

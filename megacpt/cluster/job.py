@@ -87,14 +87,14 @@ def _begin(arguments: argparse.Namespace) -> int:
     limit = config.cluster.slurm.max_restarts_without_progress
     require_progress(past, start=start, restarts_max=limit)
     logs.set_aside(folder, start=past[-1] if past else None)
-    note_start(folder.jobs, start)
+    note_start(folder.jobs, start=start)
     return 0
 
 
 def _without(arguments: argparse.Namespace) -> int:
     """Before the ranks start, again where a preflight has ended them."""
     folder = RunFolder(arguments.run_dir)
-    logs.set_aside(folder, start=_own_start(folder, arguments))
+    logs.set_aside(folder, start=_own_start(folder, arguments=arguments))
     here = arguments.nodes.split(",")
     bad = [host for host in bad_nodes.hosts_to_exclude(folder.root) if host in here]
     _say(",".join(bad[: arguments.spares]))
@@ -103,7 +103,7 @@ def _without(arguments: argparse.Namespace) -> int:
 
 def _end(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run_dir)
-    own, last = _own_start(folder, arguments), history(folder.jobs).starts[-1:]
+    own, last = _own_start(folder, arguments=arguments), history(folder.jobs).starts[-1:]
     if own is not None and last != (own,):
         # This node was cut off: Slurm has long started the run elsewhere, maybe as the same job.
         raise Superseded(
@@ -121,7 +121,7 @@ def _end(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _own_start(folder: RunFolder, arguments: argparse.Namespace) -> JobStart | None:
+def _own_start(folder: RunFolder, *, arguments: argparse.Namespace) -> JobStart | None:
     starts = history(folder.jobs).starts
     own = [s for s in starts if (s.job, s.restart) == (arguments.job, arguments.restart)]
     return own[-1] if own else None

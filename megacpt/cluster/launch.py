@@ -35,7 +35,7 @@ def launch(config: RunConfig, *, python: str) -> Launched:
     plan = prepare(config, launched=True)
     # Slurm makes no folder for the output it is told to write.
     folder.logs.mkdir(exist_ok=True)
-    write_text(folder.train_sbatch, script)
+    write_text(folder.train_sbatch, text=script)
     job = submit(folder.train_sbatch)
     return Launched(
         plan=plan, script=folder.train_sbatch, job=job, name=slurm.job_name(config.run_dir)

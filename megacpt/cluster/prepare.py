@@ -87,11 +87,11 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     source = warm_source.find(config)
     if source is not None:
         warm_source.remember(source, config=config)
-    write_run_yaml(config, folder.run_yaml, notes=notes(config))
+    write_run_yaml(config, path=folder.run_yaml, notes=notes(config))
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
-        ensure_shard(prefix, synthetic, tokenizer=tokenizer)
-    write_text(folder.plan_json, json.dumps(plan.to_json(), indent=2) + "\n")
+        ensure_shard(prefix, config=synthetic, tokenizer=tokenizer)
+    write_text(folder.plan_json, text=json.dumps(plan.to_json(), indent=2) + "\n")
     return plan
 
 
@@ -170,7 +170,9 @@ def _check_schedule(config: RunConfig) -> None:
     if newest is None or not folder.run_yaml.exists():
         return
     old, done = read_run_yaml(folder.run_yaml), read_manifest(newest).step
-    step = first_difference((old.optim, old.schedule), (config.optim, config.schedule), steps=done)
+    step = first_difference(
+        (old.optim, old.schedule), new=(config.optim, config.schedule), steps=done
+    )
     if step is not None:
         was, now = (learning_rate(step, optim=c.optim, schedule=c.schedule) for c in (old, config))
         raise ConfigError(

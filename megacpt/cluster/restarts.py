@@ -73,13 +73,13 @@ def history(path: Path) -> History:
     return History(starts=tuple(starts), ends=tuple(ends))
 
 
-def note_start(path: Path, start: JobStart) -> None:
-    _append(path, {"event": "start", **asdict(start)})
+def note_start(path: Path, *, start: JobStart) -> None:
+    _append(path, record={"event": "start", **asdict(start)})
 
 
 def note_end(path: Path, *, job: str, restart: int, exit_code: int, why: str) -> None:
     end = JobEnd(job=job, restart=restart, exit_code=exit_code, why=why, time=time.time())
-    _append(path, {"event": "end", **asdict(end)})
+    _append(path, record={"event": "end", **asdict(end)})
 
 
 def starts_without_progress(starts: Sequence[JobStart], *, step: int) -> int:
@@ -108,7 +108,7 @@ def require_progress(past: Sequence[JobStart], *, start: JobStart, restarts_max:
         )
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
+def _append(path: Path, *, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # One short write at the end of the file: nodes that write at once do not mix their lines.
     with path.open("a", encoding="utf-8") as stream:

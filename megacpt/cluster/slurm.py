@@ -126,14 +126,14 @@ def _settings(config: RunConfig, *, python: str) -> Iterator[str]:
         yield f"module load {shlex.join(slurm.modules.split())}"
     if slurm.setup:
         yield from slurm.setup.rstrip().splitlines()
-    yield _note(f"python={shlex.quote(python)}", "asks and decides on the first node")
+    yield _note(f"python={shlex.quote(python)}", note="asks and decides on the first node")
     rank, in_srun = _rank(slurm, python=python)
-    yield _note(f"rank=({shlex.join(rank)})", "runs each rank")
+    yield _note(f"rank=({shlex.join(rank)})", note="runs each rank")
     yield f"in_srun=({shlex.join(in_srun)})"
     yield f"nodes={config.cluster.nodes}"
-    yield _note(f"spares={slurm.spare_nodes}", "nodes beyond these, for bad ones")
-    yield _note(f"requeue={_yes(slurm.requeue)}", "after a saved stop, a hang or a lost rank")
-    yield _note(f"chain={_yes(slurm.chain)}", "each job queues the next")
+    yield _note(f"spares={slurm.spare_nodes}", note="nodes beyond these, for bad ones")
+    yield _note(f"requeue={_yes(slurm.requeue)}", note="after a saved stop, a hang or a lost rank")
+    yield _note(f"chain={_yes(slurm.chain)}", note="each job queues the next")
     yield f"run_dir={shlex.quote(config.run_dir)}"
 
 
@@ -150,7 +150,7 @@ def _rank(slurm: SlurmConfig, *, python: str) -> tuple[list[str], list[str]]:
     return inside, options + ([f"--container-mounts={mounts}"] if mounts else [])
 
 
-def _note(line: str, note: str) -> str:
+def _note(line: str, *, note: str) -> str:
     return f"{line:<{COMMENT_AT}} # {note}"
 
 

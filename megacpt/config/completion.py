@@ -18,7 +18,7 @@ PATH_KEYS = ("path", "prefix", "prompts", "run_dir")
 def candidates(typed: str) -> list[str]:
     """Full words that start with ``typed``; one ending in ``.`` or ``=`` goes on."""
     key, equals, value = typed.partition("=")
-    found = _values(key, value) if equals else _keys(key)
+    found = _values(key, typed=value) if equals else _keys(key)
     words = sorted(word for word in found if word.startswith(typed))
     # A shell ends a lone word with a space; show what is below it instead.
     return candidates(words[0]) if len(words) == 1 and words[0].endswith(".") else words
@@ -37,14 +37,14 @@ def _keys(typed: str) -> list[str]:
     ]
 
 
-def _values(key: str, typed: str) -> list[str]:
+def _values(key: str, *, typed: str) -> list[str]:
     options = group_options([configs_root()]).get(key)
     if options is None:
-        options = _leaf_values(key, typed)
+        options = _leaf_values(key, typed=typed)
     return [f"{key}={option}" for option in options]
 
 
-def _leaf_values(key: str, typed: str) -> list[str]:
+def _leaf_values(key: str, *, typed: str) -> list[str]:
     parent, _, name = key.rpartition(".")
     hint = _hints_below(parent).get(name)
     if hint is None or section_of(hint) or entry_of(hint):

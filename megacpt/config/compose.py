@@ -64,9 +64,10 @@ def compose(
     for text in overrides:
         _read_override(text, groups=groups, request=request)
     base, chosen = _compose_groups(request.options, folders=folders)
-    tree = _lay_over(base, request)
+    tree = _lay_over(base, request=request)
     config = to_run_config(
-        tree, where=lambda path: _origin(path, request, config_file, chosen=chosen)
+        tree,
+        where=lambda path: _origin(path, request=request, config_file=config_file, chosen=chosen),
     )
     return with_expanded_paths(config)
 
@@ -81,15 +82,15 @@ def group_options(folders: Sequence[Path]) -> dict[str, list[str]]:
     return {name: options for name, options in groups.items() if options}
 
 
-def write_run_yaml(config: RunConfig, path: Path, *, notes: Sequence[str] = ()) -> None:
+def write_run_yaml(config: RunConfig, *, path: Path, notes: Sequence[str] = ()) -> None:
     """Write ``run.yaml`` aside and rename; one of another run is never replaced.
 
     ``notes``: lines that become comments at its end.
     """
     if path.exists():
-        _refuse_other_run(read_run_yaml(path), config, path)
+        _refuse_other_run(read_run_yaml(path), new=config, path=path)
     comments = "".join(f"# {note}\n" for note in notes)
-    write_text(path, render(with_contracted_paths(config)) + comments)
+    write_text(path, text=render(with_contracted_paths(config)) + comments)
 
 
 def read_run_yaml(path: Path) -> RunConfig:
@@ -109,12 +110,12 @@ def render(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _refuse_other_run(old: RunConfig, new: RunConfig, path: Path) -> None:
+def _refuse_other_run(old: RunConfig, *, new: RunConfig, path: Path) -> None:
     before, after = flatten(to_tree(old)), flatten(to_tree(new))
     changed = [
         key
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _may_change(key, old)
+        if before.get(key) != after.get(key) and not _may_change(key, old=old)
     ]
     if changed:
         lines = "\n".join(f"  {k}: was {before.get(k)}, now {after.get(k)}" for k in changed)
@@ -124,7 +125,7 @@ def _refuse_other_run(old: RunConfig, new: RunConfig, path: Path) -> None:
         )
 
 
-def _may_change(key: str, old: RunConfig) -> bool:
+def _may_change(key: str, *, old: RunConfig) -> bool:
     if key.startswith("data.sources."):
         name, _, field_name = key.removeprefix("data.sources.").partition(".")
         return name not in old.data.sources or field_name == "max_epochs"
@@ -157,7 +158,7 @@ def _read_user_file(path: Path, *, groups: Mapping[str, list[str]], request: _Re
         raise ConfigError(f"--config {path} does not exist; give a YAML file of settings.")
     for key, value in _load_yaml(path).items():
         if key in groups and not isinstance(value, Mapping):
-            request.options[key] = _option(key, value, groups=groups)
+            request.options[key] = _option(key, value=value, groups=groups)
         else:
             request.tree[key] = value
 
@@ -181,7 +182,7 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
     if override.is_delete():
         request.assignments.append(_Assignment(key=key, value=None, deletes=True))
     elif key in groups and not isinstance(value, dict):
-        request.options[key] = _option(key, value, groups=groups)
+        request.options[key] = _option(key, value=value, groups=groups)
     else:
         request.assignments.append(_Assignment(key=key, value=_plain(value)))
 
@@ -205,7 +206,7 @@ def _no_equals_sign(text: str, *, groups: Mapping[str, list[str]]) -> str:
     return f"{text!r} is not key=value; did you mean {near}=...?"
 
 
-def _option(group: str, value: object, *, groups: Mapping[str, list[str]]) -> str:
+def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> str:
     name = "null" if value is None else str(_plain(value))
     if name in groups[group] or (group == "experiment" and name == "null"):
         return name
@@ -244,11 +245,11 @@ def _compose_groups(
     ]
 
 
-def _lay_over(base: DictConfig, request: _Request) -> dict[str, Any]:
+def _lay_over(base: DictConfig, *, request: _Request) -> dict[str, Any]:
     merged = typing.cast(DictConfig, OmegaConf.merge(base, request.tree))
     for assignment in request.assignments:
         if assignment.deletes:
-            _delete(merged, assignment.key)
+            _delete(merged, key=assignment.key)
         else:
             OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
     try:
@@ -257,7 +258,7 @@ def _lay_over(base: DictConfig, request: _Request) -> dict[str, Any]:
         raise ConfigError(f"A setting cannot be resolved: {_one_line(error)}") from error
 
 
-def _delete(config: DictConfig, key: str) -> None:
+def _delete(config: DictConfig, *, key: str) -> None:
     parent_key, _, last = key.rpartition(".")
     parent = OmegaConf.select(config, parent_key) if parent_key else config
     if not isinstance(parent, DictConfig) or last not in parent:
@@ -266,31 +267,31 @@ def _delete(config: DictConfig, key: str) -> None:
 
 
 def _origin(
-    path: str, request: _Request, config_file: Path | None, *, chosen: Sequence[Path]
+    path: str, *, request: _Request, config_file: Path | None, chosen: Sequence[Path]
 ) -> str:
     """Where the value at ``path`` was written, latest writer first."""
     for assignment in request.assignments:
         if path == assignment.key or path.startswith(f"{assignment.key}."):
             return "command line"
-    if config_file is not None and _holds(request.tree, path):
+    if config_file is not None and _holds(request.tree, path=path):
         return str(config_file)
     last = path.rsplit(".", 1)[-1]
     for file in reversed(chosen):
         content = OmegaConf.to_container(OmegaConf.load(file))
-        if isinstance(content, dict) and _holds_key(content, last):
+        if isinstance(content, dict) and _holds_key(content, key=last):
             return str(file)
     return ""
 
 
-def _holds(tree: Mapping[str, Any], path: str) -> bool:
+def _holds(tree: Mapping[str, Any], *, path: str) -> bool:
     return any(
         leaf == path or leaf.startswith(f"{path}.") or path.startswith(f"{leaf}.")
         for leaf in flatten(tree)
     )
 
 
-def _holds_key(tree: Mapping[Any, Any], key: str) -> bool:
-    return key in tree or any(_holds_key(v, key) for v in tree.values() if isinstance(v, dict))
+def _holds_key(tree: Mapping[Any, Any], *, key: str) -> bool:
+    return key in tree or any(_holds_key(v, key=key) for v in tree.values() if isinstance(v, dict))
 
 
 def _one_line(error: BaseException) -> str:

@@ -54,10 +54,10 @@ def table() -> str:
     for setting in settings():
         section, dot, _ = setting.key.partition(".")
         groups.setdefault(section if dot else "Top level", []).append(setting)
-    return "\n".join(_section(title, rows) for title, rows in groups.items())
+    return "\n".join(_section(title, rows=rows) for title, rows in groups.items())
 
 
-def _section(title: str, rows: list[Setting]) -> str:
+def _section(title: str, *, rows: list[Setting]) -> str:
     lines = [f"| `{r.key}` | {r.type} | {r.default} | {r.meaning} |" for r in rows]
     head = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
     return "\n".join([f"### {title}", "", *head, *lines, ""])

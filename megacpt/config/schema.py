@@ -27,7 +27,7 @@ Where = Callable[[str], str]
 
 def to_run_config(tree: Mapping[str, Any], *, where: Where = lambda path: "") -> RunConfig:
     """The typed configuration; ConfigError lists every unknown key and unusable value."""
-    problems = list(_problems(tree, RunConfig, path="", where=where))
+    problems = list(_problems(tree, section=RunConfig, path="", where=where))
     if problems:
         raise ConfigError(problems)
     merged = OmegaConf.merge(OmegaConf.structured(RunConfig), dict(tree))
@@ -89,16 +89,18 @@ def _alternatives(hint: object) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _problems(tree: Any, section: type, *, path: str, where: Where) -> Iterator[Violation]:
+def _problems(tree: Any, *, section: type, path: str, where: Where) -> Iterator[Violation]:
     hints = get_type_hints(section)
     # One for all values of the section: it takes longer to make than all they take to be tried.
     node = OmegaConf.structured(section)
     for key, value in tree.items():
         below = f"{path}{key}"
         if key not in hints:
-            yield _unknown(below, value, siblings=[f"{path}{name}" for name in hints], where=where)
+            yield _unknown(
+                below, value=value, siblings=[f"{path}{name}" for name in hints], where=where
+            )
         else:
-            yield from _value_problems(value, hints[key], node, path=below, where=where)
+            yield from _value_problems(value, hint=hints[key], node=node, path=below, where=where)
     for field in fields(section):
         if _required(field) and field.name not in tree:
             yield Violation(
@@ -114,29 +116,31 @@ def _required(field: Field[Any]) -> bool:
 
 
 def _value_problems(
-    value: Any, hint: object, node: DictConfig, *, path: str, where: Where
+    value: Any, *, hint: object, node: DictConfig, path: str, where: Where
 ) -> Iterator[Violation]:
     """``node``: the section that holds the value, to try it on."""
     inner, entry = section_of(hint), entry_of(hint)
     if inner is None and entry is None:
-        yield from _leaf_problems(value, hint, node, path=path, where=where)
+        yield from _leaf_problems(value, hint=hint, node=node, path=path, where=where)
     elif value is None and is_optional(hint):
         return
     elif not isinstance(value, Mapping):
         yield Violation(
             path=path,
             value=_show(value),
-            rule=f"is a section of settings, not a value{_at(where, path)}",
-            remedy=f"set one of its keys, as in {_example(path, hint)}",
+            rule=f"is a section of settings, not a value{_at(where, path=path)}",
+            remedy=f"set one of its keys, as in {_example(path, hint=hint)}",
         )
     elif inner is not None:
-        yield from _problems(value, inner, path=f"{path}.", where=where)
+        yield from _problems(value, section=inner, path=f"{path}.", where=where)
     else:
         for name, item in value.items():
-            yield from _value_problems(item, entry, node, path=f"{path}.{name}", where=where)
+            yield from _value_problems(
+                item, hint=entry, node=node, path=f"{path}.{name}", where=where
+            )
 
 
-def _example(path: str, hint: object) -> str:
+def _example(path: str, *, hint: object) -> str:
     key = next(k for k in _keys_below(hint) if "." not in k.removeprefix("NAME."))
     return f"{path}.{key}=..."
 
@@ -149,7 +153,7 @@ def _keys_below(hint: object) -> list[str]:
 
 
 def _leaf_problems(
-    value: Any, hint: object, node: DictConfig, *, path: str, where: Where
+    value: Any, *, hint: object, node: DictConfig, path: str, where: Where
 ) -> Iterator[Violation]:
     field = path.rsplit(".", 1)[-1]
     try:
@@ -157,7 +161,7 @@ def _leaf_problems(
     except OmegaConfBaseException:
         rule, remedy = _expected(leaf_of(hint))
         yield Violation(
-            path=path, value=_show(value), rule=f"{rule}{_at(where, path)}", remedy=remedy
+            path=path, value=_show(value), rule=f"{rule}{_at(where, path=path)}", remedy=remedy
         )
 
 
@@ -177,16 +181,16 @@ def _show(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def _at(where: Where, path: str) -> str:
+def _at(where: Where, *, path: str) -> str:
     place = where(path)
     return f" ({place})" if place else ""
 
 
-def _unknown(path: str, value: object, *, siblings: list[str], where: Where) -> Violation:
+def _unknown(path: str, *, value: object, siblings: list[str], where: Where) -> Violation:
     return Violation(
         path=path,
         value=_show(value),
-        rule=f"is not a setting{_at(where, path)}",
+        rule=f"is not a setting{_at(where, path=path)}",
         remedy=f"did you mean {nearest_key(path, siblings=siblings)}?",
     )
 

@@ -102,10 +102,10 @@ def compare(
     with computing_in_float32(native):
         for text in prompts:
             tokens_1S = torch.tensor([[int(t) for t in tokenizer.encode(text)]], device=device)
-            native_SV = native_logits(native, tokens_1S)[0, :, : architecture.vocab_size]
+            native_SV = native_logits(native, tokens_BS=tokens_1S)[0, :, : architecture.vocab_size]
             with torch.no_grad():
                 exported_SV = exported(tokens_1S).logits[0]
-            results.append(_compare_prompt(text, native_SV, exported_SV))
+            results.append(_compare_prompt(text, native_SV=native_SV, exported_SV=exported_SV))
     return results
 
 
@@ -120,7 +120,7 @@ def load_transformers(folder: Path, *, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def native_logits(model: Any, tokens_BS: torch.Tensor) -> torch.Tensor:
+def native_logits(model: Any, *, tokens_BS: torch.Tensor) -> torch.Tensor:
     """Logits_BSV of a whole model."""
     positions_BS = torch.arange(tokens_BS.shape[1], device=tokens_BS.device).expand_as(tokens_BS)
     logits: torch.Tensor = model(tokens_BS, positions_BS, None)
@@ -138,7 +138,9 @@ def computing_in_float32(model: torch.nn.Module) -> Iterator[None]:
         model.to(dtype).train(training)
 
 
-def _compare_prompt(text: str, native_SV: torch.Tensor, exported_SV: torch.Tensor) -> PromptResult:
+def _compare_prompt(
+    text: str, *, native_SV: torch.Tensor, exported_SV: torch.Tensor
+) -> PromptResult:
     agreeing = native_SV.argmax(dim=-1) == exported_SV.argmax(dim=-1)
     return PromptResult(
         text=text,

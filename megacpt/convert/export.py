@@ -68,7 +68,7 @@ def export_hf(
         )
         if certify is not None:
             certify(aside)
-        _publish(aside, output)
+        _publish(aside, output=output)
     except (OSError, SafetensorError) as error:
         raise EnvironmentError_(
             f"{output} cannot be written: {error}; "
@@ -99,11 +99,13 @@ def write_config(
     # transformers 5 writes "dtype", 4 "torch_dtype"; both versions read the second.
     config |= {key: dtype_name for key in ("dtype", "torch_dtype") if key in config}
     config.setdefault("torch_dtype", dtype_name)
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", content=config)
     if not (folder / "generation_config.json").exists():
         ids = {"bos_token_id": architecture.bos_id, "eos_token_id": architecture.eos_id}
         stated = {key: value for key, value in ids.items() if value is not None}
-        _write_json(folder / "generation_config.json", {"_from_model_config": True, **stated})
+        _write_json(
+            folder / "generation_config.json", content={"_from_model_config": True, **stated}
+        )
 
 
 def write_tensors(tensors: Iterable[Named], *, folder: Path, shard_bytes_max: int) -> None:
@@ -125,7 +127,7 @@ def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _shard_path(folder: Path, index: int) -> Path:
+def _shard_path(folder: Path, *, index: int) -> Path:
     return folder / f"shard-{index}.safetensors"
 
 
@@ -133,7 +135,7 @@ def _write_shard(
     tensors: dict[str, torch.Tensor], *, folder: Path, shards: list[list[str]]
 ) -> None:
     on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    path = _shard_path(folder, len(shards))
+    path = _shard_path(folder, index=len(shards))
     save_file(on_cpu, str(path), metadata={"format": "pt"})
     # safetensors makes its files private to the user, unlike the files beside them.
     path.chmod(0o644)
@@ -143,21 +145,23 @@ def _write_shard(
 def _name_shards(shards: list[list[str]], *, folder: Path, total_bytes: int) -> None:
     """Give the files the names transformers expects, now that their number is known."""
     if len(shards) == 1:
-        _shard_path(folder, 0).rename(folder / SINGLE)
+        _shard_path(folder, index=0).rename(folder / SINGLE)
         return
     weight_map: dict[str, str] = {}
     for index, names in enumerate(shards):
         file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        _shard_path(folder, index).rename(folder / file)
+        _shard_path(folder, index=index).rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
-    _write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    _write_json(
+        folder / INDEX, content={"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, *, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _publish(aside: Path, output: Path) -> None:
+def _publish(aside: Path, *, output: Path) -> None:
     """Flush every file, then swap the folder in; an earlier export goes last."""
     for path in [*aside.iterdir(), aside]:
         _fsync(path)

@@ -22,11 +22,11 @@ from megacpt.families import read_architecture
 from megacpt.tokenizer import load_tokenizer
 
 
-def export_run(run_dir: Path, output: Path) -> Path:
+def export_run(run_dir: Path, *, output: Path) -> Path:
     """Write ``output`` in this one process on the CPU; needs memory for the whole model."""
     quiet_libraries()
     config = read_run_yaml(run_dir / "run.yaml")
-    rank_runtime = runtime.start(RankInfo(), ClusterConfig(device=DeviceKind.cpu))
+    rank_runtime = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
     try:
         return _export(config, rank_runtime=rank_runtime, output=output)
     finally:

@@ -82,7 +82,7 @@ def parse_values(values: Sequence[object], *, first_line: int, limit: int) -> Pa
     parsed = Parsed(texts=[])
     for line, value in enumerate(values, start=first_line):
         if isinstance(value, bytes):
-            _add_bytes(parsed, value, line=line, limit=limit)
+            _add_bytes(parsed, value=value, line=line, limit=limit)
         else:
             problem = f"must hold text, got {'nothing' if value is None else type(value).__name__}"
             content = str(value).encode("utf-8", "replace")
@@ -91,7 +91,7 @@ def parse_values(values: Sequence[object], *, first_line: int, limit: int) -> Pa
     return parsed
 
 
-def _add_bytes(parsed: Parsed, value: bytes, *, line: int, limit: int) -> None:
+def _add_bytes(parsed: Parsed, *, value: bytes, line: int, limit: int) -> None:
     if len(value) > limit:
         parsed.bad.append(too_long(line, num_bytes=len(value), limit=limit, head=value))
         return

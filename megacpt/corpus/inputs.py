@@ -64,28 +64,30 @@ def find_files(
     names: Sequence[Path | str], *, file_format: FileFormat | None, spool: Path
 ) -> list[SourceFile]:
     """All files, in order. ``file_format`` overrules the endings; ``spool`` keeps stdin."""
-    found = [file for name in names for file in _files_of(name, file_format, spool)]
+    found = [
+        file for name in names for file in _files_of(name, file_format=file_format, spool=spool)
+    ]
     if not found:
         raise DataError("the corpus is empty (no files); give files with text.")
     return found
 
 
 def _files_of(
-    name: Path | str, file_format: FileFormat | None, spool: Path
+    name: Path | str, *, file_format: FileFormat | None, spool: Path
 ) -> Iterator[SourceFile]:
     path = Path(name)
     if str(name) == STANDARD_INPUT:
         path = Path("/dev/stdin")
     is_pipe = path.exists() and not (path.is_dir() or path.is_file())
     if is_pipe or str(name) == STANDARD_INPUT:
-        kept = _kept(path, spool, file_format or FileFormat.jsonl)
-        yield _described(kept, file_format or FileFormat.jsonl, modified=False)
+        kept = _kept(path, folder=spool, file_format=file_format or FileFormat.jsonl)
+        yield _described(kept, file_format=file_format or FileFormat.jsonl, modified=False)
     elif path.is_dir():
-        yield from _files_in(path, file_format)
+        yield from _files_in(path, file_format=file_format)
     elif path.exists():
-        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
     elif glob.has_magic(str(name)):
-        yield from _matches(str(name), file_format)
+        yield from _matches(str(name), file_format=file_format)
     else:
         raise DataError(
             f"input {name} does not exist; give files (.jsonl, .parquet or .txt), folders or "
@@ -99,7 +101,7 @@ def format_of(path: Path) -> FileFormat | None:
     return (ENDINGS | IN_NAMED_FILES).get(suffix)
 
 
-def _files_in(folder: Path, file_format: FileFormat | None) -> Iterator[SourceFile]:
+def _files_in(folder: Path, *, file_format: FileFormat | None) -> Iterator[SourceFile]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = [path for path in files if not _is_aside(path.relative_to(folder))]
     taken = [path for path in files if file_format or _tells_its_kind(path)]
@@ -110,7 +112,7 @@ def _files_in(folder: Path, file_format: FileFormat | None) -> Iterator[SourceFi
             "or .zst); name the files, or their kind with --format."
         )
     for path in taken:
-        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
 
 
 def _tells_its_kind(path: Path) -> bool:
@@ -123,15 +125,15 @@ def _is_aside(relative: Path) -> bool:
     return hidden or relative.name.endswith(f".{QUARANTINE}")
 
 
-def _matches(pattern: str, file_format: FileFormat | None) -> Iterator[SourceFile]:
+def _matches(pattern: str, *, file_format: FileFormat | None) -> Iterator[SourceFile]:
     files = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
     if not files:
         raise DataError(f"input {pattern} matches no file; check the pattern.")
     for path in files:
-        yield _described(path, file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
 
 
-def _described(path: Path, file_format: FileFormat, *, modified: bool = True) -> SourceFile:
+def _described(path: Path, *, file_format: FileFormat, modified: bool = True) -> SourceFile:
     about = path.stat()
     return SourceFile(
         path=str(path),
@@ -141,7 +143,7 @@ def _described(path: Path, file_format: FileFormat, *, modified: bool = True) ->
     )
 
 
-def _kept(pipe: Path, folder: Path, file_format: FileFormat) -> Path:
+def _kept(pipe: Path, *, folder: Path, file_format: FileFormat) -> Path:
     """What comes through a pipe, in a file named by its checksum: same input, same file."""
     aside = folder / "pipe.partial"
     digest = hashlib.sha256()

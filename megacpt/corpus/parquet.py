@@ -51,7 +51,7 @@ def read_values(path: str, *, start: int, stop: int, key: str) -> Iterator[list[
             column = batch.column(0)
             yield (column.cast(arrow.large_binary()) if is_text else column).to_pylist()
     except (OSError, arrow.ArrowException) as error:
-        raise _broken(path, error) from error
+        raise _broken(path, error=error) from error
 
 
 def _rows_at_once(metadata: Any, *, column: int) -> int:
@@ -76,10 +76,10 @@ def _open(path: str) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, arrow.ArrowException) as error:
-        raise _broken(path, error) from error
+        raise _broken(path, error=error) from error
 
 
-def _broken(path: str, error: Exception) -> DataError:
+def _broken(path: str, *, error: Exception) -> DataError:
     return DataError(f"{path} is not a complete Parquet file ({error}); write or copy it again.")
 
 

@@ -47,7 +47,7 @@ def cut(files: Sequence[SourceFile], *, size: int) -> list[Piece]:
     parts: list[Part] = []
     taken = 0
     for number, file in enumerate(files):
-        for part in _parts(number, file, size):
+        for part in _parts(number, file=file, size=size):
             if parts and taken + part.bytes > size:
                 pieces.append(tuple(parts))
                 parts, taken = [], 0
@@ -56,9 +56,9 @@ def cut(files: Sequence[SourceFile], *, size: int) -> list[Piece]:
     return [*pieces, tuple(parts)] if parts else pieces
 
 
-def _parts(number: int, file: SourceFile, size: int) -> Iterator[Part]:
+def _parts(number: int, *, file: SourceFile, size: int) -> Iterator[Part]:
     if file.format is FileFormat.parquet:
-        yield from _row_groups(number, row_group_bytes(file.path), size)
+        yield from _row_groups(number, weights=row_group_bytes(file.path), size=size)
     elif file.format is FileFormat.jsonl and file.compression is None:
         for start in range(0, max(file.bytes, 1), size):
             stop = min(start + size, file.bytes)
@@ -67,7 +67,7 @@ def _parts(number: int, file: SourceFile, size: int) -> Iterator[Part]:
         yield Part(file=number, start=0, stop=file.bytes, bytes=file.bytes)
 
 
-def _row_groups(number: int, weights: Sequence[int], size: int) -> Iterator[Part]:
+def _row_groups(number: int, *, weights: Sequence[int], size: int) -> Iterator[Part]:
     """Consecutive row groups up to ``size``; one at least."""
     start = taken = 0
     for group, weight in enumerate(weights):

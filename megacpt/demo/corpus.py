@@ -39,8 +39,8 @@ def write_corpus(folder: Path) -> dict[str, Any]:
         corpus = make_corpus()
         for name, documents in (corpus.sources | corpus.heldout).items():
             lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
-            write_text(folder / f"{name}.jsonl", "".join(lines))
-        write_text(summary, json.dumps(_numbers(corpus), indent=2) + "\n")
+            write_text(folder / f"{name}.jsonl", text="".join(lines))
+        write_text(summary, text=json.dumps(_numbers(corpus), indent=2) + "\n")
     written: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
     return written
 

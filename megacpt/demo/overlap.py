@@ -58,7 +58,7 @@ def without_near_duplicates(
     for document in training:
         parts = document.text.split("\n\n")
         found = [shingles(part) for part in parts]
-        left = [p for p, s in zip(parts, found, strict=True) if not _is_contained(s, known)]
+        left = [p for p, s in zip(parts, found, strict=True) if not _is_contained(s, known=known)]
         text = "\n\n".join(left)
         seen_before |= known & shingles(document.text)
         seen_after |= known & shingles(text)
@@ -74,5 +74,5 @@ def without_near_duplicates(
     )
 
 
-def _is_contained(found: frozenset[int], known: frozenset[int]) -> bool:
+def _is_contained(found: frozenset[int], *, known: frozenset[int]) -> bool:
     return bool(found) and len(found & known) >= CONTAINMENT_MAX * len(found)

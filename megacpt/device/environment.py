@@ -52,30 +52,30 @@ def rank_from_environment(environment: Mapping[str, str] | None = None) -> RankI
 
 
 def _torchrun_rank(variables: Mapping[str, str]) -> RankInfo:
-    world_size = _integer(variables, "WORLD_SIZE")
+    world_size = _integer(variables, name="WORLD_SIZE")
     alone = world_size == 1
     return RankInfo(
-        rank=_integer(variables, "RANK"),
+        rank=_integer(variables, name="RANK"),
         world_size=world_size,
-        local_rank=_integer(variables, "LOCAL_RANK", default=0 if alone else None),
-        local_world_size=_integer(variables, "LOCAL_WORLD_SIZE", default=1 if alone else None),
-        master_addr=_text(variables, "MASTER_ADDR", default="127.0.0.1" if alone else None),
-        master_port=_integer(variables, "MASTER_PORT", default=0 if alone else None),
+        local_rank=_integer(variables, name="LOCAL_RANK", default=0 if alone else None),
+        local_world_size=_integer(variables, name="LOCAL_WORLD_SIZE", default=1 if alone else None),
+        master_addr=_text(variables, name="MASTER_ADDR", default="127.0.0.1" if alone else None),
+        master_port=_integer(variables, name="MASTER_PORT", default=0 if alone else None),
     )
 
 
 def _slurm_rank(variables: Mapping[str, str]) -> RankInfo:
-    tasks = _tasks_per_node(_text(variables, "SLURM_STEP_TASKS_PER_NODE"))
-    job = _integer(variables, "SLURM_JOB_ID") * 7 + _integer(variables, "SLURM_STEP_ID")
-    first_node = _first_host(_text(variables, "SLURM_STEP_NODELIST"))
+    tasks = _tasks_per_node(_text(variables, name="SLURM_STEP_TASKS_PER_NODE"))
+    job = _integer(variables, name="SLURM_JOB_ID") * 7 + _integer(variables, name="SLURM_STEP_ID")
+    first_node = _first_host(_text(variables, name="SLURM_STEP_NODELIST"))
     return RankInfo(
-        rank=_integer(variables, "SLURM_PROCID"),
-        world_size=_integer(variables, "SLURM_STEP_NUM_TASKS"),
-        local_rank=_integer(variables, "SLURM_LOCALID"),
-        local_world_size=tasks[_integer(variables, "SLURM_NODEID")],
+        rank=_integer(variables, name="SLURM_PROCID"),
+        world_size=_integer(variables, name="SLURM_STEP_NUM_TASKS"),
+        local_rank=_integer(variables, name="SLURM_LOCALID"),
+        local_world_size=tasks[_integer(variables, name="SLURM_NODEID")],
         master_addr=variables.get("MASTER_ADDR", first_node),
         # Steps of one job, and jobs that share a node, meet at ports of their own.
-        master_port=_integer(variables, "MASTER_PORT", default=_FIRST_PORT + job % _NUM_PORTS),
+        master_port=_integer(variables, name="MASTER_PORT", default=_FIRST_PORT + job % _NUM_PORTS),
     )
 
 
@@ -94,7 +94,7 @@ def _checked(ranks: RankInfo) -> RankInfo:
     return ranks
 
 
-def _text(variables: Mapping[str, str], name: str, *, default: str | None = None) -> str:
+def _text(variables: Mapping[str, str], *, name: str, default: str | None = None) -> str:
     value = variables.get(name, default)
     if value is None:
         raise EnvironmentError_(
@@ -104,8 +104,8 @@ def _text(variables: Mapping[str, str], name: str, *, default: str | None = None
     return value
 
 
-def _integer(variables: Mapping[str, str], name: str, *, default: int | None = None) -> int:
-    text = _text(variables, name, default=None if default is None else str(default))
+def _integer(variables: Mapping[str, str], *, name: str, default: int | None = None) -> int:
+    text = _text(variables, name=name, default=None if default is None else str(default))
     if not re.fullmatch(r"[0-9]+", text):
         raise EnvironmentError_(f"{name}={text} must be a whole number of at least 0; unset it.")
     return int(text)
@@ -193,7 +193,7 @@ def gpu_files(devices: Path) -> list[Path]:
     return sorted([*devices.glob("nvidia[0-9]*"), *devices.glob("dxg")])
 
 
-def set_default(name: str, value: str) -> None:
+def set_default(name: str, *, value: str) -> None:
     """Set a variable for libraries in this process, unless the user has set it."""
     os.environ.setdefault(name, value)
 

@@ -71,17 +71,17 @@ def require_recipe(precision: PrecisionConfig) -> None:
     recipe = precision.recipe
     if recipe is Recipe.none:
         return
-    refuse(recipe, obstacles(recipe, equipment()))
+    refuse(recipe, needed=obstacles(recipe, found=equipment()))
     available: Callable[..., tuple[bool, str]] | None = getattr(
         importlib.import_module("transformer_engine.pytorch"), _AVAILABLE[recipe], None
     )
     if available is not None:
         possible, reason = available(return_reason=True)
-        refuse(recipe, [] if possible else [f"what Transformer Engine names: {reason}"])
+        refuse(recipe, needed=[] if possible else [f"what Transformer Engine names: {reason}"])
     if recipe is Recipe.delayed:
         # The amax histories of a checkpoint are a pickle, which it refuses without this word. They
         # are read from the run's own folder, written by the run itself.
-        environment.set_default("NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE", "1")
+        environment.set_default("NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE", value="1")
 
 
 def equipment() -> Equipment:
@@ -111,7 +111,7 @@ def engine_version() -> tuple[str | None, str | None]:
     return version, None
 
 
-def obstacles(recipe: Recipe, found: Equipment) -> list[str]:
+def obstacles(recipe: Recipe, *, found: Equipment) -> list[str]:
     """All that stands in the recipe's way, each with what would do."""
     needs = NEEDS[recipe]
     missing: list[str] = []
@@ -138,7 +138,7 @@ def obstacles(recipe: Recipe, found: Equipment) -> list[str]:
     return missing
 
 
-def refuse(recipe: Recipe, needed: list[str]) -> None:
+def refuse(recipe: Recipe, *, needed: list[str]) -> None:
     if needed:
         all_ = "; and ".join(needed).rstrip(".")
         raise EnvironmentError_(

@@ -93,8 +93,8 @@ def meet(ranks: RankInfo, *, timeout: timedelta) -> Store:
 
 def start(
     ranks: RankInfo,
-    cluster: ClusterConfig,
     *,
+    cluster: ClusterConfig,
     deterministic: bool = False,
     store: Store | None = None,
 ) -> Runtime:
@@ -179,7 +179,7 @@ def _join_process_group(
     local = ranks.local_world_size == ranks.world_size
     if not on_gpu and local and ranks.world_size > 1:
         # gloo otherwise binds to the address of the host name, which a laptop may lose mid-run.
-        environment.set_default("GLOO_SOCKET_IFNAME", _loopback_interface())
+        environment.set_default("GLOO_SOCKET_IFNAME", value=_loopback_interface())
     if store is None and ranks.world_size == 1:
         store = meet(ranks, timeout=timeout)
     place = None if store else f"tcp://{ranks.master_addr}:{ranks.master_port}"

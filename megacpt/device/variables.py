@@ -204,7 +204,7 @@ def resolve(
     """What the ranks run with; EnvironmentError_ where the user's value breaks a promise."""
     own, asked = defaults(config, kind=kind), config.kernels.environment
     ours = environment.get(MARK, "").split()
-    _refuse_broken_promises(own.values(), asked, environment)
+    _refuse_broken_promises(own.values(), asked=asked, environment=environment)
     found = {}
     for name in [*own, *(name for name in asked if name not in own)]:
         names = (name, *(own[name].also if name in own else ()))
@@ -219,7 +219,7 @@ def resolve(
 
 
 def _refuse_broken_promises(
-    own: Iterable[Variable], asked: Mapping[str, VariableConfig], environment: Mapping[str, str]
+    own: Iterable[Variable], *, asked: Mapping[str, VariableConfig], environment: Mapping[str, str]
 ) -> None:
     for variable in own:
         value = environment.get(variable.name)

@@ -36,8 +36,8 @@ def forward_chunks(
 
 def first_record(
     chunks: list[Any],
-    config: RunConfig,
     *,
+    config: RunConfig,
     heldout: Mapping[str, HeldoutSet],
     prompts: Sequence[str],
     tokenizer: Tokenizer,
@@ -45,13 +45,13 @@ def first_record(
     """Of step 0 in metrics.jsonl, for weights that nothing has been trained on yet."""
     device = next(chunks[0].parameters()).device
     losses = measure_all(
-        chunks, heldout, micro_batch_size=config.data.micro_batch_size, device=device
+        chunks, sets=heldout, micro_batch_size=config.data.micro_batch_size, device=device
     )
     record: Record = {"step": 0, "heldout": as_record(losses)}
     if prompts:
         record["generations"] = generate(
             chunks,
-            list(prompts),
+            prompts=list(prompts),
             tokenizer=tokenizer,
             max_new_tokens=config.evaluate.max_new_tokens,
             sequence_length=config.data.sequence_length,

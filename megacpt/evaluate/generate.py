@@ -29,8 +29,8 @@ LENGTH_MULTIPLE = 16
 
 def generate(
     chunks: Sequence[Any],
-    prompts: Sequence[str],
     *,
+    prompts: Sequence[str],
     tokenizer: Tokenizer,
     max_new_tokens: int,
     sequence_length: int,
@@ -41,23 +41,23 @@ def generate(
     starts = [len(row) for row in rows]
     with evaluating(chunks):
         for _ in range(max_new_tokens):
-            _append_next(chunks, rows, sequence_length=sequence_length, device=device)
+            _append_next(chunks, rows=rows, sequence_length=sequence_length, device=device)
     texts = [
-        tokenizer.decode(_until_eos(row[start:], tokenizer.eos_id))
+        tokenizer.decode(_until_eos(row[start:], eos_id=tokenizer.eos_id))
         for row, start in zip(rows, starts, strict=True)
     ]
     return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
 
 
 def _append_next(
-    chunks: Sequence[Any], rows: list[list[int]], *, sequence_length: int, device: torch.device
+    chunks: Sequence[Any], *, rows: list[list[int]], sequence_length: int, device: torch.device
 ) -> None:
     """Append the most likely next token to every row, seen through a window of the run's length."""
     windows = [row[-sequence_length:] for row in rows]
     batch = host_microbatch(
         _padded(windows, on_gpu=device.type != "cpu"), document_mask=False, device=device
     )
-    logits_BSV = run_logits(chunks, batch.to(device))
+    logits_BSV = run_logits(chunks, batch=batch.to(device))
     next_B = torch.zeros(len(rows), dtype=torch.int64, device=device)
     if logits_BSV is not None:
         last_BV = torch.stack([logits_BSV[n, len(w) - 1] for n, w in enumerate(windows)])
@@ -98,5 +98,5 @@ def _tp_size() -> int:
     return int(parallel_state.get_tensor_model_parallel_world_size())
 
 
-def _until_eos(tokens: list[int], eos_id: int | None) -> list[int]:
+def _until_eos(tokens: list[int], *, eos_id: int | None) -> list[int]:
     return tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens

@@ -31,15 +31,17 @@ class HeldoutLoss:
 
 def measure_all(
     chunks: Sequence[Any],
-    sets: Mapping[str, HeldoutSet],
     *,
+    sets: Mapping[str, HeldoutSet],
     micro_batch_size: int,
     device: torch.device,
 ) -> dict[str, HeldoutLoss]:
     """The loss of every set; a collective call, with the same result on every rank."""
     with evaluating(chunks):
         return {
-            name: _measure(chunks, heldout, micro_batch_size=micro_batch_size, device=device)
+            name: _measure(
+                chunks, heldout=heldout, micro_batch_size=micro_batch_size, device=device
+            )
             for name, heldout in sets.items()
         }
 
@@ -72,14 +74,14 @@ def _gathers_in_hooks(chunk: Any) -> bool:
 
 
 def _measure(
-    chunks: Sequence[Any], heldout: HeldoutSet, *, micro_batch_size: int, device: torch.device
+    chunks: Sequence[Any], *, heldout: HeldoutSet, micro_batch_size: int, device: torch.device
 ) -> HeldoutLoss:
     batches = _rank_batches(heldout, micro_batch_size=micro_batch_size, num_chunks=len(chunks))
     microbatches = [
         host_microbatch(batch, document_mask=heldout.document_mask, device=device).to(device)
         for batch in batches
     ]
-    sums = run_microbatches(chunks, microbatches, num_sources=1, forward_only=True)
+    sums = run_microbatches(chunks, microbatches=microbatches, num_sources=1, forward_only=True)
     loss = sums.mean_loss
     return HeldoutLoss(loss=loss, perplexity=_perplexity(loss), tokens=sums.tokens)
 

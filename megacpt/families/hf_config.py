@@ -48,7 +48,7 @@ class HfConfig:
             raise ModelError(f"{path} must hold a JSON object; download the model again.")
         return cls(path=path, values=values)
 
-    def _fail(self, key: str, rule: str, value: object) -> ModelError:
+    def _fail(self, key: str, *, rule: str, value: object) -> ModelError:
         return ModelError(f"{self.path}: {key} {rule}, but is {value!r}; use a supported model.")
 
     def _get(self, key: str, *, default: object) -> Any:
@@ -64,19 +64,19 @@ class HfConfig:
     def integer(self, key: str, *, default: int | object = MISSING) -> int:
         value = self._get(key, default=default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._fail(key, "must be a positive integer", value)
+            raise self._fail(key, rule="must be a positive integer", value=value)
         return value
 
     def number(self, key: str, *, default: float | object = MISSING) -> float:
         value = self._get(key, default=default)
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self._fail(key, "must be a number", value)
+            raise self._fail(key, rule="must be a number", value=value)
         return float(value)
 
     def flag(self, key: str) -> bool:
         value = self._get(key, default=False)
         if not isinstance(value, bool):
-            raise self._fail(key, "must be true or false", value)
+            raise self._fail(key, rule="must be true or false", value=value)
         return value
 
     def token_id(self, key: str) -> int | None:
@@ -87,33 +87,35 @@ class HfConfig:
         # Older Llama configs say -1 for "no padding token".
         return value if isinstance(value, int) and value >= 0 else None
 
-    def require(self, key: str, wanted: object, *, default: object) -> None:
+    def require(self, key: str, *, wanted: object, default: object) -> None:
         """Refuse a model that asks for arithmetic this family does not have."""
         value = self._get(key, default=default)
         if value != wanted:
-            raise self._fail(key, f"must be {wanted!r}", value)
+            raise self._fail(key, rule=f"must be {wanted!r}", value=value)
 
-    def require_between(self, key: str, value: float, *, low: float, high: float) -> None:
+    def require_between(self, key: str, *, value: float, low: float, high: float) -> None:
         if not low <= value <= high:
-            raise self._fail(key, f"must be from {low} to {high}", value)
+            raise self._fail(key, rule=f"must be from {low} to {high}", value=value)
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
         if self.values.get("head_dim") is None and hidden % heads:
-            raise self._fail("hidden_size", f"must be a multiple of {heads} heads", hidden)
+            raise self._fail(
+                "hidden_size", rule=f"must be a multiple of {heads} heads", value=hidden
+            )
         return self.integer("head_dim", default=hidden // heads)
 
     def rope(self) -> Rope:
         """``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (4)."""
         stated = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
         if not isinstance(stated, dict):
-            raise self._fail("rope_parameters", "must be an object", stated)
+            raise self._fail("rope_parameters", rule="must be an object", value=stated)
         rope = HfConfig(path=self.path, values={"rope_theta": 10000.0, **self.values, **stated})
         kind = stated.get("rope_type", stated.get("type", "default"))
-        rope.require("partial_rotary_factor", 1.0, default=1.0)
+        rope.require("partial_rotary_factor", wanted=1.0, default=1.0)
         if kind not in ("default", "llama3"):
-            raise self._fail("rope_type", "must be 'default' or 'llama3'", kind)
+            raise self._fail("rope_type", rule="must be 'default' or 'llama3'", value=kind)
         scaling = rope._llama3() if kind == "llama3" else None
         return Rope(theta=rope.number("rope_theta"), scaling=scaling)
 

@@ -15,8 +15,8 @@ _HF = "model.layers.{layer}"
 
 def read(config: HfConfig) -> Architecture:
     """Defaults are those of transformers' LlamaConfig."""
-    config.require("hidden_act", "silu", default="silu")
-    config.require("pretraining_tp", 1, default=1)
+    config.require("hidden_act", wanted="silu", default="silu")
+    config.require("pretraining_tp", wanted=1, default=1)
     rope = config.rope()
     heads = config.integer("num_attention_heads")
     return Architecture(
@@ -46,7 +46,7 @@ def _attention(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Pa
     sources = tuple((f"{_HF}.self_attn.{name}", out, into) for name, out, into in parts)
     return linear(
         f"{_NATIVE}.self_attention.{path}",
-        sources,
+        sources=sources,
         tp_dim=tp_dim,
         bias=lambda a: a.attention_bias,
         packing=Packing.by_kv_head if len(parts) == 3 else Packing.once,
@@ -55,28 +55,40 @@ def _attention(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Pa
 
 def _mlp(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
     sources = tuple((f"{_HF}.mlp.{name}", out, into) for name, out, into in parts)
-    return linear(f"{_NATIVE}.mlp.{path}", sources, tp_dim=tp_dim, bias=lambda a: a.mlp_bias)
+    return linear(
+        f"{_NATIVE}.mlp.{path}", sources=sources, tp_dim=tp_dim, bias=lambda a: a.mlp_bias
+    )
 
 
-def _norm(native: str, source: str, engine: str) -> Param:
-    names = f"{_NATIVE}.{native}.weight", f"{_HF}.{source}.weight"
-    return norm(*names, engine=f"{_NATIVE}.{engine}")
+def _norm(native: str, *, source: str, engine: str) -> Param:
+    name, hf_name = f"{_NATIVE}.{native}.weight", f"{_HF}.{source}.weight"
+    return norm(name, source=hf_name, engine=f"{_NATIVE}.{engine}")
 
 
 _Q, _K, _V = ("q_proj", "q", "hidden"), ("k_proj", "kv", "hidden"), ("v_proj", "kv", "hidden")
 BEFORE_MLP: tuple[Param, ...] = (
-    vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
-    _norm("input_layernorm", "input_layernorm", "self_attention.linear_qkv.layer_norm_weight"),
+    vocabulary("embedding.word_embeddings.weight", source="model.embed_tokens.weight"),
+    _norm(
+        "input_layernorm",
+        source="input_layernorm",
+        engine="self_attention.linear_qkv.layer_norm_weight",
+    ),
     *_attention("linear_qkv", _Q, _K, _V, tp_dim=0),
     *_attention("linear_proj", ("o_proj", "hidden", "q"), tp_dim=1),
-    _norm("pre_mlp_layernorm", "post_attention_layernorm", "mlp.linear_fc1.layer_norm_weight"),
+    _norm(
+        "pre_mlp_layernorm",
+        source="post_attention_layernorm",
+        engine="mlp.linear_fc1.layer_norm_weight",
+    ),
 )
 MLP: tuple[Param, ...] = (
     *_mlp("linear_fc1", ("gate_proj", "ffn", "hidden"), ("up_proj", "ffn", "hidden"), tp_dim=0),
     *_mlp("linear_fc2", ("down_proj", "hidden", "ffn"), tp_dim=1),
 )
 AFTER_LAYERS: tuple[Param, ...] = (
-    norm("decoder.final_layernorm.weight", "model.norm.weight"),
-    vocabulary("output_layer.weight", "lm_head.weight", present=lambda a: not a.tied_embeddings),
+    norm("decoder.final_layernorm.weight", source="model.norm.weight"),
+    vocabulary(
+        "output_layer.weight", source="lm_head.weight", present=lambda a: not a.tied_embeddings
+    ),
 )
 PARAMS = BEFORE_MLP + MLP + AFTER_LAYERS

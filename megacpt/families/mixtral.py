@@ -33,15 +33,15 @@ _STACKED = "model.layers.{layer}.mlp"
 
 
 def read(config: HfConfig) -> Architecture:
-    config.require("router_jitter_noise", 0.0, default=0.0)
+    config.require("router_jitter_noise", wanted=0.0, default=0.0)
     experts = Experts(
         num=config.integer("num_local_experts", default=8),
         per_token=config.integer("num_experts_per_tok", default=2),
         balance_coefficient=config.number("router_aux_loss_coef", default=0.001),
     )
     # One expert a token would always have the weight 1, so that its router could not learn.
-    config.require_between("num_experts_per_tok", experts.per_token, low=2, high=experts.num)
-    config.require_between("router_aux_loss_coef", experts.balance_coefficient, low=0, high=1)
+    config.require_between("num_experts_per_tok", value=experts.per_token, low=2, high=experts.num)
+    config.require_between("router_aux_loss_coef", value=experts.balance_coefficient, low=0, high=1)
     as_llama = HfConfig(path=config.path, values={**_DEFAULTS, **config.values, **_BIASES})
     window = config.values.get("sliding_window")
     return replace(

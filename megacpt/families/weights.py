@@ -99,7 +99,7 @@ class Param:
             start += rows
         return views
 
-    def span(self, view: Tensor, source: Source, *, architecture: Architecture, rank: int) -> slice:
+    def span(self, view: Tensor, *, source: Source, architecture: Architecture, rank: int) -> slice:
         """Which indices of the source along ``tp_dim`` a rank's view holds.
 
         A padded vocabulary makes the last ranks' spans shorter than their views, or empty.
@@ -112,8 +112,8 @@ class Param:
 
 def linear(
     native: str,
-    sources: tuple[tuple[str, str, str], ...],
     *,
+    sources: tuple[tuple[str, str, str], ...],
     tp_dim: int,
     bias: Callable[[Architecture], bool],
     packing: Packing = Packing.once,
@@ -137,7 +137,7 @@ def linear(
     return weight, bias_row
 
 
-def norm(native: str, source: str, *, engine: str | None = None) -> Param:
+def norm(native: str, *, source: str, engine: str | None = None) -> Param:
     """The row of an RMSNorm's scale."""
     return Param(
         native=native,
@@ -148,7 +148,7 @@ def norm(native: str, source: str, *, engine: str | None = None) -> Param:
 
 
 def vocabulary(
-    native: str, source: str, *, present: Callable[[Architecture], bool] = _always
+    native: str, *, source: str, present: Callable[[Architecture], bool] = _always
 ) -> Param:
     """The row of an embedding or output matrix, cut along the vocabulary."""
     return Param(

@@ -95,7 +95,7 @@ def place_elements(
         at = max(piece.first, first)
         until = max(min(piece.end, end), at)
         for offset, shape in rectangles(
-            piece.block.local_shape, at - piece.first, until - piece.first
+            piece.block.local_shape, start=at - piece.first, end=until - piece.first
         ):
             data = values[at - first : at - first + math.prod(shape)].view(shape)
             blocks.append(_block(data, offset=offset, piece=piece, prefix=prefix))
@@ -104,7 +104,7 @@ def place_elements(
 
 
 def rectangles(
-    shape: Sequence[int], start: int, end: int
+    shape: Sequence[int], *, start: int, end: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Offset and shape of those that are the elements ``start`` to ``end`` of a tensor, in order.
 
@@ -119,7 +119,7 @@ def rectangles(
             start += rows * row_size
         else:
             part = min(end - start, row_size - within)
-            for offset, inner in rectangles(shape[1:], within, within + part):
+            for offset, inner in rectangles(shape[1:], start=within, end=within + part):
                 yield (row, *offset), (1, *inner)
             start += part
 

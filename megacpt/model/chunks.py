@@ -34,7 +34,7 @@ def build_chunks(
     if config.model.init is Init.random:
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)
     else:
-        load_hf(chunks, base_folder, architecture=architecture)
+        load_hf(chunks, folder=base_folder, architecture=architecture)
     if not config.parallel.sharded_weights:
         # Whole weights are more than the device should hold where they are about to be cut.
         for chunk in chunks:

@@ -38,8 +38,8 @@ class LossSums:
 
 def run_microbatches(
     chunks: Sequence[Any],
-    microbatches: Sequence[Microbatch],
     *,
+    microbatches: Sequence[Microbatch],
     num_sources: int,
     forward_only: bool,
 ) -> LossSums:
@@ -52,7 +52,7 @@ def run_microbatches(
     with unchanging_weights(chunks):
         reported = get_forward_backward_func()(
             forward_step_func=_forward_step(num_sources),
-            data_iterator=_iterators(chunks, microbatches),
+            data_iterator=_iterators(chunks, microbatches=microbatches),
             model=list(chunks) if len(chunks) > 1 else chunks[0],
             num_microbatches=len(microbatches),
             seq_length=length * context_parallel.size(),
@@ -64,25 +64,25 @@ def run_microbatches(
     )
 
 
-def run_logits(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
+def run_logits(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | None:
     """Logits_BSV of one microbatch, None off the last stage.
 
     V is cut over tensor-parallel ranks; S is whole on every context-parallel one.
     """
-    return _collect(chunks, batch, _logits_step)
+    return _collect(chunks, batch=batch, step=_logits_step)
 
 
-def run_losses(chunks: Sequence[Any], batch: Microbatch) -> torch.Tensor | None:
+def run_losses(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | None:
     """Loss_BS of every token of one microbatch, masked ones too; None off the last stage.
 
     S is whole on every context-parallel rank.
     """
-    losses_BS1 = _collect(chunks, batch, _token_losses_step)
+    losses_BS1 = _collect(chunks, batch=batch, step=_token_losses_step)
     return None if losses_BS1 is None else losses_BS1.squeeze(-1)
 
 
 def _collect(
-    chunks: Sequence[Any], batch: Microbatch, step: Callable[..., Any]
+    chunks: Sequence[Any], *, batch: Microbatch, step: Callable[..., Any]
 ) -> torch.Tensor | None:
     """What ``step`` gives on the last stage, a value or more a token, whole along S."""
     samples, length = batch.model_shape
@@ -90,7 +90,7 @@ def _collect(
     repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     collected = get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=_iterators(chunks, [batch] * repeats),
+        data_iterator=_iterators(chunks, microbatches=[batch] * repeats),
         model=list(chunks) if len(chunks) > 1 else chunks[0],
         num_microbatches=repeats,
         seq_length=length * context_parallel.size(),
@@ -105,7 +105,7 @@ def _whole_samples(logits_BSV: torch.Tensor) -> torch.Tensor:
     return context_parallel.gather_S(logits_BSV.transpose(0, 1)).transpose(0, 1)
 
 
-def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any:
+def _iterators(chunks: Sequence[Any], *, microbatches: Sequence[Microbatch]) -> Any:
     """The schedules want one iterator a virtual stage; all of them see the same samples."""
     iterators = [iter(microbatches) for _ in chunks]
     return iterators if len(iterators) > 1 else iterators[0]
@@ -114,8 +114,8 @@ def _iterators(chunks: Sequence[Any], microbatches: Sequence[Microbatch]) -> Any
 def _forward_step(num_sources: int) -> Callable[..., Any]:
     def step(iterator: Iterator[Microbatch], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        output = _run_model(model, batch, labels_BS=batch.labels_BS)
-        return output, lambda losses: _loss(losses, batch, num_sources=num_sources)
+        output = _run_model(model, batch=batch, labels_BS=batch.labels_BS)
+        return output, lambda losses: _loss(losses, batch=batch, num_sources=num_sources)
 
     return step
 
@@ -124,7 +124,7 @@ def _logits_step(
     iterator: Iterator[Microbatch], model: Any
 ) -> tuple[torch.Tensor, Callable[..., Any]]:
     batch = next(iterator)
-    output = _run_model(model, batch, labels_BS=None)
+    output = _run_model(model, batch=batch, labels_BS=None)
     return output, lambda logits, non_loss_data: logits.view(*batch.tokens_BS.shape, -1)
 
 
@@ -132,11 +132,11 @@ def _token_losses_step(
     iterator: Iterator[Microbatch], model: Any
 ) -> tuple[torch.Tensor, Callable[..., Any]]:
     batch = next(iterator)
-    output = _run_model(model, batch, labels_BS=batch.labels_BS)
+    output = _run_model(model, batch=batch, labels_BS=batch.labels_BS)
     return output, lambda losses, non_loss_data: losses.float().view(*batch.tokens_BS.shape, 1)
 
 
-def _run_model(model: Any, batch: Microbatch, *, labels_BS: torch.Tensor | None) -> torch.Tensor:
+def _run_model(model: Any, *, batch: Microbatch, labels_BS: torch.Tensor | None) -> torch.Tensor:
     """This stage's output for the microbatch, in the model's shape."""
     shape, documents = batch.model_shape, batch.documents
     packed = documents and packed_documents(documents.bounds, longest=documents.longest)
@@ -152,7 +152,7 @@ def _run_model(model: Any, batch: Microbatch, *, labels_BS: torch.Tensor | None)
 
 
 def _loss(
-    losses: torch.Tensor, batch: Microbatch, *, num_sources: int
+    losses: torch.Tensor, *, batch: Microbatch, num_sources: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Summed loss, number of valid tokens, and both per source as one float64 vector (2N)."""
     masked_BS = losses.float().view_as(batch.loss_mask_BS) * batch.loss_mask_BS

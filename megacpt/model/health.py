@@ -103,9 +103,9 @@ def _check_weights(
     for name, shape in present.items():
         tensor = tensors.read(name, shape=shape)
         dtypes.add(tensor.dtype)
-        yield from _check_finite(name, tensor)
+        yield from _check_finite(name, tensor=tensor)
         if name in EMBEDDINGS:
-            yield from _check_rows(name, tensor, num_tokens=num_tokens)
+            yield from _check_rows(name, tensor_VD=tensor, num_tokens=num_tokens)
     if len(dtypes) > 1:
         yield Finding(
             subject=f"{folder}: types {', '.join(sorted(str(d) for d in dtypes))}",
@@ -115,7 +115,7 @@ def _check_weights(
         )
 
 
-def _check_finite(name: str, tensor: torch.Tensor) -> Iterator[Finding]:
+def _check_finite(name: str, *, tensor: torch.Tensor) -> Iterator[Finding]:
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         yield Finding(
@@ -126,7 +126,7 @@ def _check_finite(name: str, tensor: torch.Tensor) -> Iterator[Finding]:
         )
 
 
-def _check_rows(name: str, tensor_VD: torch.Tensor, *, num_tokens: int) -> Iterator[Finding]:
+def _check_rows(name: str, *, tensor_VD: torch.Tensor, num_tokens: int) -> Iterator[Finding]:
     """Rows past the tokenizer's ids are filler and may be anything."""
     norms_V = torch.linalg.vector_norm(tensor_VD[:num_tokens], dim=1, dtype=torch.float32)
     small = torch.nonzero(norms_V <= NEAR_ZERO * norms_V.median()).flatten().tolist()

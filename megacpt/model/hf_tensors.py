@@ -73,13 +73,13 @@ class HfTensors:
                     f"{self.files[name]} lacks {part.name}, which {INDEX} places there; "
                     "download the model again."
                 ) from error
-            self._check(part.name, found, shape=part.shape, file=self.files[name])
+            self._check(part.name, found=found, shape=part.shape, file=self.files[name])
             where = part.where(shape, dim=dim, span=span)
             tensor: torch.Tensor = found[where] if where else file.get_tensor(part.name)
             return tensor if part.index is None else tensor.squeeze(0)
 
     @staticmethod
-    def _check(name: str, found: Any, *, shape: tuple[int, ...], file: Path) -> None:
+    def _check(name: str, *, found: Any, shape: tuple[int, ...], file: Path) -> None:
         if tuple(found.get_shape()) != shape:
             raise ModelError(
                 f"{name} in {file} must have shape {list(shape)}, which config.json "

@@ -68,11 +68,13 @@ def placed_params(chunks: Sequence[Any], *, architecture: Architecture) -> Itera
                 tensor=tensor,
                 row=row,
                 layer=chunk.decoder.layers[int(layer[2])].layer_number - 1 if layer else None,
-                expert=_global_expert(int(expert[2]), architecture) if expert else None,
+                expert=_global_expert(int(expert[2]), architecture=architecture)
+                if expert
+                else None,
             )
 
 
-def _global_expert(local: int, architecture: Architecture) -> int:
+def _global_expert(local: int, *, architecture: Architecture) -> int:
     """The experts are dealt in order, equally many to each expert-parallel rank."""
     assert architecture.experts is not None
     ranks = parallel_state.get_expert_model_parallel_world_size()

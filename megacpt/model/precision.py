@@ -64,7 +64,7 @@ def emulate(model: Any, *, precision: PrecisionConfig) -> None:
     for layer in model.decoder.layers:
         index = layer.layer_number - 1
         if not keeps_bf16(precision, layer=index, num_layers=model.config.num_layers):
-            quantise_linears(layer, quantiser_maker(precision))
+            quantise_linears(layer, make=quantiser_maker(precision))
     watch_histories(model)
 
 

@@ -35,14 +35,14 @@ def block_spec(
 ) -> Any:
     """The specification of this stage's layers, as GPTModel takes it."""
     if kind is DeviceKind.gpu:
-        return _finished(_transformer_engine_layer(config), architecture)
-    layer = _finished(_plain_layer(config), architecture)
+        return _finished(_transformer_engine_layer(config), architecture=architecture)
+    layer = _finished(_plain_layer(config), architecture=architecture)
     num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
 
 
-def _finished(layer: Any, architecture: Architecture) -> Any:
-    layer = _with_attention_bias(layer, architecture)
+def _finished(layer: Any, *, architecture: Architecture) -> Any:
+    layer = _with_attention_bias(layer, architecture=architecture)
     if architecture.experts is None:
         return layer
     # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
@@ -73,7 +73,7 @@ def _plain_layer(config: TransformerConfig) -> Any:
     return layer
 
 
-def _with_attention_bias(layer: Any, architecture: Architecture) -> Any:
+def _with_attention_bias(layer: Any, *, architecture: Architecture) -> Any:
     """State the biases of attention apart from those of the MLP.
 
     megatron-core has one switch for both (``add_bias_linear``, which here follows the MLP), and

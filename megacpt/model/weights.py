@@ -30,7 +30,7 @@ ReadSlice = Callable[[Placed, Source, slice], torch.Tensor]
 """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
 
 
-def load_hf(chunks: Sequence[Any], folder: Path | str, *, architecture: Architecture) -> None:
+def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architecture) -> None:
     """Copy this rank's slices of the folder's tensors straight into the chunks' parameters.
 
     Each tensor is converted to the parameter's type as it is copied; beside the model there is
@@ -52,7 +52,7 @@ def load_hf(chunks: Sequence[Any], folder: Path | str, *, architecture: Architec
             span=span,
         )
 
-    _fill(chunks, read, architecture=architecture)
+    _fill(chunks, read=read, architecture=architecture)
 
 
 def _check_tied_head(tensors: HfTensors, *, shape: tuple[int, ...], folder: Path) -> None:
@@ -74,15 +74,21 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
     """
 
     def draw(placed: Placed, source: Source, span: slice) -> torch.Tensor:
-        whole = _draw(placed.hf_name(source), source, placed.row.fill, architecture, seed)
+        whole = _draw(
+            placed.hf_name(source),
+            source=source,
+            fill=placed.row.fill,
+            architecture=architecture,
+            seed=seed,
+        )
         dim = placed.row.tp_dim
         return whole if dim is None else whole[(slice(None),) * dim + (span,)]
 
-    _fill(chunks, draw, architecture=architecture)
+    _fill(chunks, read=draw, architecture=architecture)
 
 
 def _draw(
-    name: str, source: Source, fill: Fill, architecture: Architecture, seed: int
+    name: str, *, source: Source, fill: Fill, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
     if fill is not Fill.normal:
@@ -93,7 +99,7 @@ def _draw(
 
 
 @torch.no_grad()
-def _fill(chunks: Sequence[Any], read: ReadSlice, *, architecture: Architecture) -> None:
+def _fill(chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture) -> None:
     """Write every parameter, padding rows included (zeros)."""
     for placed in placed_params(chunks, architecture=architecture):
         cut = placed.cut
@@ -102,11 +108,13 @@ def _fill(chunks: Sequence[Any], read: ReadSlice, *, architecture: Architecture)
             for source, view in zip(placed.row.sources, views, strict=True):
                 span = slice(0)
                 if placed.row.tp_dim is not None:
-                    span = placed.row.span(view, source, architecture=architecture, rank=cut.rank)
-                _write(view, read(placed, source, span))
+                    span = placed.row.span(
+                        view, source=source, architecture=architecture, rank=cut.rank
+                    )
+                _write(view, part=read(placed, source, span))
 
 
-def _write(view: torch.Tensor, part: torch.Tensor) -> None:
+def _write(view: torch.Tensor, *, part: torch.Tensor) -> None:
     """Copy into a (groups, rows, ...) view; rows that the part lacks are vocabulary padding."""
     groups, rows = view.shape[:2]
     filled = part.shape[0] // groups

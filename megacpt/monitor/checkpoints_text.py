@@ -52,10 +52,10 @@ def _table(listing: Listing) -> Iterator[str]:
     loss = "loss" if listing.loss_of else ""
     yield f"{'step':>10}{'start':>7}{'size':>12}  {'written':<16}{loss:>10}  {'kept':<12}state"
     for candidate in listing.found:
-        yield _line(listing, candidate).rstrip()
+        yield _line(listing, candidate=candidate).rstrip()
 
 
-def _line(listing: Listing, candidate: Candidate) -> str:
+def _line(listing: Listing, *, candidate: Candidate) -> str:
     manifest, step = candidate.manifest, candidate.step
     start, size, loss = "-", "-", ""
     if manifest is not None:
@@ -65,11 +65,11 @@ def _line(listing: Listing, candidate: Candidate) -> str:
             loss = f"{(manifest.heldout or {})[str(listing.loss_of)]:.4f}"
     kept = listing.kept.get(step, "")
     written = _clock(listing.written_at[step])
-    state = _state(listing, candidate)
+    state = _state(listing, candidate=candidate)
     return f"{step:>10}{start:>7}{size:>12}  {written:<16}{loss:>10}  {kept:<12}{state}"
 
 
-def _state(listing: Listing, candidate: Candidate) -> str:
+def _state(listing: Listing, *, candidate: Candidate) -> str:
     if candidate.is_left:
         return "left"
     if candidate.problem is not None:
@@ -82,7 +82,7 @@ def _passed_over(listing: Listing) -> Iterator[str]:
     if passed:
         yield "\nNever resumed from:"
     for candidate in passed:
-        yield from _wrapped(f"  step {candidate.step:<{NAME - 7}}", str(candidate.problem))
+        yield from _wrapped(f"  step {candidate.step:<{NAME - 7}}", text=str(candidate.problem))
 
 
 def _about(listing: Listing) -> Iterator[str]:
@@ -90,17 +90,17 @@ def _about(listing: Listing) -> Iterator[str]:
         yield ""
     if listing.loss_of:
         yield from _wrapped(
-            "loss", f"held-out {listing.loss_of}, where it was measured at the step"
+            "loss", text=f"held-out {listing.loss_of}, where it was measured at the step"
         )
     if listing.removed:
-        yield from _wrapped("deleted", ", ".join(sorted(p.name for p in listing.removed)))
+        yield from _wrapped("deleted", text=", ".join(sorted(p.name for p in listing.removed)))
     for partial in listing.partials:
-        yield from _wrapped("incomplete", f"step {partial.step}, of start {partial.start}")
+        yield from _wrapped("incomplete", text=f"step {partial.step}, of start {partial.start}")
     if listing.starts:
-        yield from _wrapped("newest start", _newest_start(listing))
+        yield from _wrapped("newest start", text=_newest_start(listing))
     if listing.found:
         words = "every byte" if listing.verified else "sizes only; --verify reads every byte"
-        yield from _wrapped("verified", words)
+        yield from _wrapped("verified", text=words)
 
 
 def _newest_start(listing: Listing) -> str:
@@ -111,7 +111,7 @@ def _newest_start(listing: Listing) -> str:
     return f"{start.number} ({start.who}), {_clock(start.time)}, {where}"
 
 
-def _wrapped(title: str, text: str) -> list[str]:
+def _wrapped(title: str, *, text: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=f"{title:<{NAME}}", subsequent_indent=" " * NAME
     )

@@ -26,31 +26,31 @@ from megacpt.shards.lengths import LengthBin
 FORMATS = ("png", "svg", "pdf")
 
 
-def draw(found: Inspection, path: Path) -> None:
+def draw(found: Inspection, *, path: Path) -> None:
     """Write the picture to ``path``, in the format that its ending names."""
     kind = picture_format(path)
     style: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(8.0, 4.6), facecolor="white")
-        _write_heading(figure, found)
+        _write_heading(figure, found=found)
         upper, lower = figure.subplots(2, 1, sharex=True)
         figure.subplots_adjust(left=0.075, right=0.975, top=0.8, bottom=0.13, hspace=0.42)
         bins = [b for b in found.lengths.bins if b.first > 0]
         _draw(
             upper,
-            bins,
-            [b.documents for b in bins],
+            bins=bins,
+            amounts=[b.documents for b in bins],
             title="Documents, by length",
             colour=COLOURS[0],
         )
         _draw(
             lower,
-            bins,
-            [b.tokens for b in bins],
+            bins=bins,
+            amounts=[b.tokens for b in bins],
             title="Tokens, by length of their document",
             colour=COLOURS[1],
         )
-        _style_lengths(lower, bins)
+        _style_lengths(lower, bins=bins)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format=kind, dpi=150)
 
@@ -62,7 +62,7 @@ def picture_format(path: Path) -> str:
     return kind
 
 
-def _write_heading(figure: Figure, found: Inspection) -> None:
+def _write_heading(figure: Figure, *, found: Inspection) -> None:
     lengths = found.lengths
     name = Path(found.prefix).name
     title = f"{name}: {lengths.documents:,} documents, {count(lengths.tokens)} tokens"
@@ -78,7 +78,7 @@ def _write_heading(figure: Figure, found: Inspection) -> None:
 
 
 def _draw(
-    axes: Axes, bins: Sequence[LengthBin], amounts: Sequence[int], *, title: str, colour: str
+    axes: Axes, *, bins: Sequence[LengthBin], amounts: Sequence[int], title: str, colour: str
 ) -> None:
     """A density over log2 of the length."""
     total = max(sum(amounts), 1)
@@ -100,7 +100,7 @@ def _draw(
     axes.margins(x=0.01)
 
 
-def _style_lengths(axes: Axes, bins: Sequence[LengthBin]) -> None:
+def _style_lengths(axes: Axes, *, bins: Sequence[LengthBin]) -> None:
     """From a power of two to another, so that at least two of them are named."""
     if bins:
         low, high = bins[0].first.bit_length() - 1, bins[-1].last.bit_length()

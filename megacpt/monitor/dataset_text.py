@@ -31,38 +31,44 @@ def _about(found: Inspection) -> Iterator[str]:
     documents = f"{lengths.documents:,}"
     if found.sequences != lengths.documents:
         documents += f" of {found.sequences:,} sequences"
-    yield from _titled("Shard", found.prefix)
-    yield from _titled("Documents", documents)
-    yield from _titled("Tokens", f"{lengths.tokens:,}, stored as {found.dtype}")
-    yield from _titled("Files", f".bin {_size(found.bin_bytes)}, .idx {_size(found.idx_bytes)}")
+    yield from _titled("Shard", text=found.prefix)
+    yield from _titled("Documents", text=documents)
+    yield from _titled("Tokens", text=f"{lengths.tokens:,}, stored as {found.dtype}")
+    yield from _titled(
+        "Files", text=f".bin {_size(found.bin_bytes)}, .idx {_size(found.idx_bytes)}"
+    )
     yield from _origin(found)
-    yield from _titled("Ends with EOS", _ends(found))
+    yield from _titled("Ends with EOS", text=_ends(found))
 
 
 def _origin(found: Inspection) -> Iterator[str]:
     manifest = found.manifest
     if manifest is None:
-        yield from _titled("Origin", "no manifest: written by another tool, nothing is known of it")
+        yield from _titled(
+            "Origin", text="no manifest: written by another tool, nothing is known of it"
+        )
         return
     for n, file in enumerate(manifest.inputs[:INPUTS_SHOWN]):
-        yield from _titled("" if n else "Made from", f"{_end(file.path)}, {_size(file.bytes)}")
+        yield from _titled("" if n else "Made from", text=f"{_end(file.path)}, {_size(file.bytes)}")
     if len(manifest.inputs) > INPUTS_SHOWN:
         size = _size(sum(file.bytes for file in manifest.inputs))
-        yield from _titled("", f"... {len(manifest.inputs):,} files in all, {size}")
+        yield from _titled("", text=f"... {len(manifest.inputs):,} files in all, {size}")
     if found.input_bytes_per_token is not None:
         rate = f"{found.input_bytes_per_token:.2f} bytes of the input files, as they are on disk"
-        yield from _titled("A token is", rate)
+        yield from _titled("A token is", text=rate)
     eos = "no EOS" if manifest.eos_id is None else f"EOS {manifest.eos_id}"
     fingerprint = manifest.tokenizer_fingerprint[:12]
-    yield from _titled("Tokenizer", f"{fingerprint}, {manifest.vocab_size:,} ids, {eos}")
+    yield from _titled("Tokenizer", text=f"{fingerprint}, {manifest.vocab_size:,} ids, {eos}")
     for record in manifest.backends:
-        yield from _titled("Encoded by", _encoded_by(record))
+        yield from _titled("Encoded by", text=_encoded_by(record))
     if left_out := _left_out(manifest):
-        yield from _titled("Left out", left_out)
+        yield from _titled("Left out", text=left_out)
     if manifest.long_documents:
-        yield from _titled("Long", f"{manifest.long_documents:,} documents over 100,000 tokens")
+        yield from _titled(
+            "Long", text=f"{manifest.long_documents:,} documents over 100,000 tokens"
+        )
     checked = "both files are as the manifest says" if found.verified else "not compared (--verify)"
-    yield from _titled("Checksums", checked)
+    yield from _titled("Checksums", text=checked)
 
 
 def _encoded_by(record: BackendRecord) -> str:
@@ -86,7 +92,7 @@ def _ends(found: Inspection) -> str:
     if found.ends is None:
         return "not known: neither a manifest nor --tokenizer names EOS"
     ends = found.ends
-    share = _percent(ends.with_eos, ends.documents)
+    share = _percent(ends.with_eos, whole=ends.documents)
     words = f"{ends.with_eos:,} of {ends.documents:,} documents looked at ({share})"
     without = found.manifest is not None and not found.manifest.append_eos
     return words + (", written without EOS" if without else "")
@@ -106,10 +112,10 @@ def _lengths(lengths: LengthStatistics) -> Iterator[str]:
     bins = by_doubling(lengths.bins)
     most = max(b.documents for b in bins)
     for b in bins:
-        share = _percent(b.documents, lengths.documents)
+        share = _percent(b.documents, whole=lengths.documents)
         yield (
             f"  {_range(b):>22} {b.documents:>12,}  {bar(b.documents / most):<{BAR}} {share:>7} "
-            f"{_percent(b.tokens, lengths.tokens):>8}"
+            f"{_percent(b.tokens, whole=lengths.tokens):>8}"
         )
 
 
@@ -152,8 +158,8 @@ def _vocabulary(found: Inspection) -> Iterator[str]:
         at_most = "" if use.tokens_counted == found.lengths.tokens else "at most "
         yield (
             f"  {use.ids_used:,} of {use.vocab_size:,} ids are used "
-            f"({_percent(use.ids_used, use.vocab_size)}), "
-            f"{at_most}{unused:,} are not ({_percent(unused, use.vocab_size)})"
+            f"({_percent(use.ids_used, whole=use.vocab_size)}), "
+            f"{at_most}{unused:,} are not ({_percent(unused, whole=use.vocab_size)})"
         )
     if use.outside:
         yield f"  WARNING: {use.outside:,} tokens are outside the vocabulary"
@@ -164,14 +170,14 @@ def _vocabulary(found: Inspection) -> Iterator[str]:
     yield f"  {'id':>8} {'tokens':>15} {'share':>7}  {'text' if use.top[0].text else ''}".rstrip()
     for top in use.top:
         text = "" if top.text is None else shown(top.text, width=WIDTH - 37)
-        share = _percent(top.count, use.tokens_counted)
+        share = _percent(top.count, whole=use.tokens_counted)
         yield f"  {top.id:>8} {top.count:>15,} {share:>7}  {text}".rstrip()
 
 
 def _counted(use: VocabularyUse, *, tokens: int) -> str:
     if use.tokens_counted == tokens:
         return "over all tokens"
-    share = _percent(use.tokens_counted, tokens)
+    share = _percent(use.tokens_counted, whole=tokens)
     return f"over a sample of {use.tokens_counted:,} tokens ({share}; --full reads all)"
 
 
@@ -197,7 +203,7 @@ def shown(text: str, *, width: int) -> str:
     return quoted if len(quoted) <= width else f"{quoted[: width - 3]}..."
 
 
-def _titled(title: str, text: str) -> list[str]:
+def _titled(title: str, *, text: str) -> list[str]:
     indent = " " * TITLE
     return textwrap.wrap(
         printable(text),
@@ -213,7 +219,7 @@ def _end(path: str) -> str:
     return name if len(name) <= 50 else f"...{name[-47:]}"
 
 
-def _percent(part: int, whole: int) -> str:
+def _percent(part: int, *, whole: int) -> str:
     """``12.3%``; what is not all is never shown as 100 %, what is something never as 0 %."""
     if not whole or part in (0, whole):
         return "100%" if part else "0%"

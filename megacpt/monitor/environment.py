@@ -77,7 +77,7 @@ def write_environment(
     run_dir: Path, *, device: str, ranks: int, settings: Settings | None = None
 ) -> None:
     facts = environment(device=device, ranks=ranks, settings=settings)
-    write_text(run_dir / "environment.json", json.dumps(facts, indent=2) + "\n")
+    write_text(run_dir / "environment.json", text=json.dumps(facts, indent=2) + "\n")
 
 
 def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:

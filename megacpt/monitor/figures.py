@@ -100,7 +100,7 @@ def heldout_charts(
     found = measured(records)
     if not found or found[-1]["step"] == 0:
         return []
-    points = {name: _of_heldout(found, name) for name in names}
+    points = {name: _of_heldout(found, name=name) for name in names}
     span = max((_height(series) for series in points.values()), default=0.0)
     charts = [
         Chart(
@@ -115,7 +115,7 @@ def heldout_charts(
     return charts + _forgetting_chart(records)
 
 
-def _of_heldout(found: Sequence[StepRecord], name: str) -> Points:
+def _of_heldout(found: Sequence[StepRecord], *, name: str) -> Points:
     return [(r["step"], r["heldout"][name]["loss"]) for r in found if name in r["heldout"]]
 
 
@@ -130,7 +130,7 @@ def _base_line(points: Points) -> tuple[float, str] | None:
 
 
 def _forgetting_chart(records: Sequence[StepRecord]) -> list[Chart]:
-    points = _series(records, "forgetting")
+    points = _series(records, key="forgetting")
     if not points:
         return []
     line = Line(label="", points=[(0, 0.0), *points], colour=COLOURS[4], markers=True)
@@ -151,7 +151,7 @@ def training_charts(
 ) -> list[Chart]:
     sources = dict.fromkeys(s for r in records for s in r.get("loss_per_source", {}))
     losses = [
-        Line(label=name, points=_of_source(records, name), colour=colours[name], smooth=True)
+        Line(label=name, points=_of_source(records, name=name), colour=colours[name], smooth=True)
         for name in sources
     ]
     clip = (clip_grad_norm, f"clip {clip_grad_norm:g}") if clip_grad_norm else None
@@ -160,14 +160,14 @@ def training_charts(
         Chart(
             title="Learning rate",
             unit="AdamW, each step",
-            lines=[Line(label="", points=_series(records, "lr"), colour=COLOURS[0])],
+            lines=[Line(label="", points=_series(records, key="lr"), colour=COLOURS[0])],
             form=lambda value: f"{value:.1e}".replace("e-0", "e-"),
             from_zero=True,
         ),
         Chart(
             title="Gradient norm",
             unit="global L2, before clipping",
-            lines=[_smooth(records, "grad_norm")],
+            lines=[_smooth(records, key="grad_norm")],
             reference=clip,
             form=lambda value: f"{value:.2f}",
             from_zero=True,
@@ -175,7 +175,7 @@ def training_charts(
         Chart(
             title="Throughput",
             unit="tokens a second",
-            lines=[_smooth(records, "tokens_per_s")],
+            lines=[_smooth(records, key="tokens_per_s")],
             form=count,
             from_zero=True,
         ),
@@ -183,16 +183,16 @@ def training_charts(
     return [chart for chart in charts if any(line.points for line in chart.lines)]
 
 
-def _smooth(records: Sequence[StepRecord], key: str) -> Line:
-    return Line(label="", points=_series(records, key), colour=COLOURS[0], smooth=True)
+def _smooth(records: Sequence[StepRecord], *, key: str) -> Line:
+    return Line(label="", points=_series(records, key=key), colour=COLOURS[0], smooth=True)
 
 
-def _series(records: Sequence[StepRecord], key: str) -> list[tuple[int, float | None]]:
+def _series(records: Sequence[StepRecord], *, key: str) -> list[tuple[int, float | None]]:
     """``None`` where the number diverged; steps that lack the key are left out."""
     return [(r["step"], r[key]) for r in records if key in r]  # type: ignore[literal-required]
 
 
-def _of_source(records: Sequence[StepRecord], name: str) -> list[tuple[int, float | None]]:
+def _of_source(records: Sequence[StepRecord], *, name: str) -> list[tuple[int, float | None]]:
     return [
         (r["step"], r["loss_per_source"][name])
         for r in records

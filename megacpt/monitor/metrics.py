@@ -148,7 +148,7 @@ class MetricsLog:
         self.path = path
         self.kept = _records_up_to(path, step=resume_after_step)
         self._last_step = self.kept[-1]["step"] if self.kept else -1
-        write_text(path, "".join(_line(record) for record in self.kept))
+        write_text(path, text="".join(_line(record) for record in self.kept))
         try:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:

@@ -39,8 +39,8 @@ def write_report(run_dir: Path) -> Summary:
     """Write both files; a run that still trains gets a report of what is known so far."""
     files = read_run(run_dir)
     summary = summarise(files)
-    write_text(run_dir / "report.json", json.dumps(json_safe(summary), indent=2) + "\n")
-    write_text(run_dir / "report.html", html(summary, files=files))
+    write_text(run_dir / "report.json", text=json.dumps(json_safe(summary), indent=2) + "\n")
+    write_text(run_dir / "report.html", text=html(summary, files=files))
     return summary
 
 
@@ -168,15 +168,15 @@ def _templates() -> Environment:
         "fault_value": fault_value,
         "printable": printable,
         "sample_origin": sample_origin,
-        "share": lambda value: _shown(value, "{:.1%}"),
-        "fixed": lambda value, digits: _shown(value, f"{{:.{digits}f}}"),
-        "signed": lambda value, digits: _shown(value, f"{{:+.{digits}f}}"),
-        "change": lambda ratio: _shown(ratio - 1, "{:+.1%}"),
+        "share": lambda value: _shown(value, form="{:.1%}"),
+        "fixed": lambda value, digits: _shown(value, form=f"{{:.{digits}f}}"),
+        "signed": lambda value, digits: _shown(value, form=f"{{:+.{digits}f}}"),
+        "change": lambda ratio: _shown(ratio - 1, form="{:+.1%}"),
     }
     return templates
 
 
-def _shown(value: float | None, form: str) -> str:
+def _shown(value: float | None, *, form: str) -> str:
     """A dash for what is not known; the sign of a negative number is a minus, not a hyphen."""
     if value is None:
         return "\N{EN DASH}"

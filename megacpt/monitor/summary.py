@@ -141,7 +141,7 @@ def summarise(files: RunFiles) -> Summary:
         "faults": [record["fault"] for record in files.records if "fault" in record],
         "rank_times": last.get("rank_times"),
         "tokens_per_s": tokens_per_s(trained),
-        "mfu": _median(trained, "mfu"),
+        "mfu": _median(trained, key="mfu"),
         "elapsed_s": last.get("elapsed_s"),
         "peak_memory_gib": max((r.get("peak_memory_gib") or 0.0 for r in trained), default=None),
         "saves": saves(files.records),
@@ -187,9 +187,9 @@ def heldout_changes(
     order = {"domain": 0, "general": 1, "": 2}
     names = sorted(pairs, key=lambda name: order[roles.get(name, "")])
     return {
-        name: _change(*pairs[name], role=roles.get(name, ""))
-        for name in names
-        if pairs[name][0] is not None
+        name: _change(base, final=final, role=roles.get(name, ""))
+        for name, (base, final) in ((name, pairs[name]) for name in names)
+        if base is not None
     }
 
 
@@ -201,7 +201,7 @@ def _pairs(found: Sequence[StepRecord]) -> dict[str, tuple[Any, Any]]:
     return {name: (losses, final.get(name)) for name, losses in base["heldout"].items()}
 
 
-def _change(base: HeldoutLoss, final: HeldoutLoss | None, *, role: str) -> HeldoutChange:
+def _change(base: HeldoutLoss, *, final: HeldoutLoss | None, role: str) -> HeldoutChange:
     change: HeldoutChange = {"role": role, "base": base}
     if final is not None:
         change["final"] = final
@@ -270,7 +270,7 @@ def tokens_per_s(trained: Sequence[StepRecord]) -> float | None:
     """Over all training steps, without the time of evaluation and checkpoints."""
     seconds = sum(record.get("step_s") or 0.0 for record in trained)
     if not seconds or "tokens" not in trained[-1]:
-        return _median(trained, "tokens_per_s")
+        return _median(trained, key="tokens_per_s")
     return trained[-1]["tokens"] / seconds
 
 
@@ -334,7 +334,7 @@ def _available_tokens(plan: Mapping[str, Any] | None) -> dict[str, int]:
     return {source["name"]: source["available_tokens"] for source in sources}
 
 
-def _median(trained: Sequence[StepRecord], key: str) -> float | None:
+def _median(trained: Sequence[StepRecord], *, key: str) -> float | None:
     values = sorted(v for r in trained if isinstance(v := r.get(key), float | int))
     return values[len(values) // 2] if values else None
 

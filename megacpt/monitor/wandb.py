@@ -233,7 +233,7 @@ def _run_id(path: Path) -> str:
     if path.exists():
         return path.read_text(encoding="ascii").strip()
     new = secrets.token_hex(4)
-    write_text(path, f"{new}\n")
+    write_text(path, text=f"{new}\n")
     return new
 
 

@@ -86,7 +86,7 @@ def violations(
 
 
 def nearest_valid_layout(
-    config: RunConfig, architecture: Architecture, *, num_ranks: int | None = None
+    config: RunConfig, *, architecture: Architecture, num_ranks: int | None = None
 ) -> dict[str, Any] | None:
     """Setting -> value: the smallest change after which no rule of the layout is broken.
 
@@ -248,7 +248,7 @@ def _sources(facts: _Facts) -> Iterator[Violation]:
         )
     for name, source in data.sources.items():
         path = f"data.sources.{name}"
-        yield from _one_origin(path, source)
+        yield from _one_origin(path, item=source)
         if source.max_epochs is not None and not source.max_epochs > 0:
             yield Violation(
                 path=f"{path}.max_epochs",
@@ -260,7 +260,7 @@ def _sources(facts: _Facts) -> Iterator[Violation]:
         yield from blend_violations(data)
 
 
-def _one_origin(path: str, item: SourceConfig | HeldoutConfig) -> Iterator[Violation]:
+def _one_origin(path: str, *, item: SourceConfig | HeldoutConfig) -> Iterator[Violation]:
     if item.prefix and item.synthetic is not None:
         yield Violation(
             path=f"{path}.prefix",
@@ -355,7 +355,7 @@ def _epoch_caps(facts: _Facts) -> Iterator[Violation]:
     chunk = chunk_length(data)
     yield from epoch_cap_violations(
         data,
-        facts.segments,
+        segments=facts.segments,
         steps=facts.config.schedule.steps,
         epoch_samples=lambda name, length: samples_per_epoch(
             tokens[name], sequence_length=length, chunk_length=chunk
@@ -381,7 +381,7 @@ def _heldout(facts: _Facts) -> list[tuple[str, HeldoutConfig]]:
 def _heldout_sets(facts: _Facts) -> Iterator[Violation]:
     evaluate = facts.config.evaluate
     for name, heldout in _heldout(facts):
-        yield from _one_origin(f"evaluate.heldout.{name}", heldout)
+        yield from _one_origin(f"evaluate.heldout.{name}", item=heldout)
     for role, chosen in (("general", evaluate.general), ("domain", evaluate.domain)):
         if chosen is not None and chosen not in evaluate.heldout:
             known = ", ".join(evaluate.heldout)

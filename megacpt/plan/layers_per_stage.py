@@ -6,7 +6,7 @@ from __future__ import annotations
 from megacpt.config.sections import ParallelConfig
 
 
-def stage_layers(num_layers: int, parallel: ParallelConfig) -> tuple[int, ...]:
+def stage_layers(num_layers: int, *, parallel: ParallelConfig) -> tuple[int, ...]:
     """One number a pipeline rank, all its virtual stages together; empty where no deal exists."""
     first, last, pp = parallel.first_stage_layers, parallel.last_stage_layers, parallel.pp
     if pp < 1 or parallel.vpp < 1 or (pp == 1 and (first, last) != (None, None)):

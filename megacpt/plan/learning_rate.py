@@ -21,10 +21,10 @@ DECAYING = (LrShape.cosine, LrShape.linear, LrShape.wsd)
 
 def learning_rate(step: int, *, optim: OptimConfig, schedule: ScheduleConfig) -> float:
     """Rate used by ``step``, counted from 1, of a group without a multiplier of its own."""
-    return optim.lr_peak * fraction_of_peak(step, schedule)
+    return optim.lr_peak * fraction_of_peak(step, schedule=schedule)
 
 
-def fraction_of_peak(step: int, schedule: ScheduleConfig) -> float:
+def fraction_of_peak(step: int, *, schedule: ScheduleConfig) -> float:
     if step <= schedule.warmup_steps:
         start = schedule.lr_start_fraction
         # Written so that the last step of warmup gives exactly 1.
@@ -34,7 +34,7 @@ def fraction_of_peak(step: int, schedule: ScheduleConfig) -> float:
     if schedule.shape is LrShape.inverse_sqrt:
         return math.sqrt(max(schedule.warmup_steps, 1) / step)
     final = final_fraction(schedule)
-    return final + (1.0 - final) * _left(_progress(step, schedule), schedule.shape)
+    return final + (1.0 - final) * _left(_progress(step, schedule=schedule), shape=schedule.shape)
 
 
 def final_fraction(schedule: ScheduleConfig) -> float:
@@ -49,13 +49,13 @@ def decay_start(schedule: ScheduleConfig) -> int:
     return schedule.steps if schedule.shape is LrShape.constant else schedule.warmup_steps
 
 
-def _progress(step: int, schedule: ScheduleConfig) -> float:
+def _progress(step: int, *, schedule: ScheduleConfig) -> float:
     """From 0 at the last step before the decay to 1 at the last of all, and after it."""
     start = decay_start(schedule)
     return min(max(step - start, 0) / (schedule.steps - start), 1.0)
 
 
-def _left(progress: float, shape: LrShape) -> float:
+def _left(progress: float, *, shape: LrShape) -> float:
     """How much of the way from peak to final fraction is still to go: from 1 to 0."""
     if shape is LrShape.cosine:
         return 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -103,7 +103,7 @@ def rate_table(*, optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[str]
 
 
 def first_difference(
-    old: tuple[OptimConfig, ScheduleConfig], new: tuple[OptimConfig, ScheduleConfig], *, steps: int
+    old: tuple[OptimConfig, ScheduleConfig], *, new: tuple[OptimConfig, ScheduleConfig], steps: int
 ) -> int | None:
     """The first of the ``steps`` done at which the new settings would have used another rate."""
     for step in range(1, steps + 1):

@@ -67,7 +67,7 @@ def rank_parameters(architecture: Architecture, *, parallel: ParallelConfig, ran
     With one stage both tables are on it; a tied table lies on first and last stage.
     """
     is_last = rank == parallel.pp - 1
-    layers = stage_layers(architecture.num_layers, parallel)[rank] * _layer(architecture)
+    layers = stage_layers(architecture.num_layers, parallel=parallel)[rank] * _layer(architecture)
     final_norm = architecture.hidden_size if is_last else 0
     tables = _tables(architecture, parallel=parallel, rank=rank)
     return -(-(layers + final_norm) // parallel.tp) + -(-tables // parallel.tp)
@@ -77,7 +77,7 @@ def rank_expert_parameters(
     architecture: Architecture, *, parallel: ParallelConfig, rank: int = 0
 ) -> int:
     """Parameters of the experts a rank holds, or its share of them; 0 in a dense model."""
-    layers = stage_layers(architecture.num_layers, parallel)[rank]
+    layers = stage_layers(architecture.num_layers, parallel=parallel)[rank]
     of_stage = architecture.num_expert_parameters // architecture.num_layers * layers
     return -(-of_stage // (parallel.ep * expert_tensor_ranks(parallel)))
 
@@ -160,7 +160,7 @@ class _Stage:
 
     @property
     def _layers(self) -> int:
-        return stage_layers(self.architecture.num_layers, self.parallel)[self.rank]
+        return stage_layers(self.architecture.num_layers, parallel=self.parallel)[self.rank]
 
     def _whole_states(self) -> tuple[int, int, int]:
         shared = rank_parameters(self.architecture, parallel=self.parallel, rank=self.rank)

@@ -89,17 +89,17 @@ def nearest_layout(
     seen: set[tuple[tuple[str, str], ...]] = {()}
     while waiting and len(seen) < _MAX_TRIED:
         _, _, settings = heapq.heappop(waiting)
-        candidate = with_settings(config, settings)
+        candidate = with_settings(config, settings=settings)
         found = faults(candidate)
         if not found and accepts(candidate):
             return settings
-        for step in _steps(candidate, found, architecture=architecture, num_ranks=num_ranks):
-            changed = _changes(config, {**settings, **step})
+        for step in _steps(candidate, faults=found, architecture=architecture, num_ranks=num_ranks):
+            changed = _changes(config, settings={**settings, **step})
             key = tuple(sorted((path, str(value)) for path, value in changed.items()))
             if key not in seen:
                 seen.add(key)
-                left = {v.path for v in faults(with_settings(config, changed))}
-                cost = _cost(config, changed, keeps_ranks=num_ranks is None)
+                left = {v.path for v in faults(with_settings(config, settings=changed))}
+                cost = _cost(config, changed=changed, keeps_ranks=num_ranks is None)
                 heapq.heappush(waiting, (cost + _EXPECTED * len(left), next(serial), changed))
     return None
 
@@ -109,22 +109,24 @@ def as_text(settings: Settings) -> str:
     return " ".join(f"{path}={_shown(value)}" for path, value in sorted(settings.items()))
 
 
-def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
+def with_settings(config: RunConfig, *, settings: Settings) -> RunConfig:
     """A copy with these values."""
     for path, value in settings.items():
-        config = _replaced(config, path.split("."), value)
+        config = _replaced(config, path=path.split("."), value=value)
     return config
 
 
-def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
+def _replaced(node: Any, *, path: Sequence[str], value: Any) -> Any:
     """``node`` is a section or a dictionary of sections."""
     name, *rest = path
     if isinstance(node, dict):
-        return {**node, name: _replaced(node[name], rest, value) if rest else value}
-    return replace(node, **{name: _replaced(getattr(node, name), rest, value) if rest else value})
+        return {**node, name: _replaced(node[name], path=rest, value=value) if rest else value}
+    return replace(
+        node, **{name: _replaced(getattr(node, name), path=rest, value=value) if rest else value}
+    )
 
 
-def _value(config: RunConfig, path: str) -> Any:
+def _value(config: RunConfig, *, path: str) -> Any:
     node: Any = config
     for name in path.split("."):
         node = node[name] if isinstance(node, dict) else getattr(node, name)
@@ -137,40 +139,40 @@ def _general(path: str) -> str:
     return f"data.{name}" if path.startswith("data.stages.") else path
 
 
-def _changes(config: RunConfig, settings: Settings) -> dict[str, Any]:
-    return {path: value for path, value in settings.items() if value != _value(config, path)}
+def _changes(config: RunConfig, *, settings: Settings) -> dict[str, Any]:
+    return {path: value for path, value in settings.items() if value != _value(config, path=path)}
 
 
 def _steps(
     config: RunConfig,
-    faults: Sequence[Violation],
     *,
+    faults: Sequence[Violation],
     architecture: Architecture,
     num_ranks: int | None,
 ) -> Iterator[Settings]:
     """Ways to mend the first fault; whether they do is not known yet."""
     wanted = num_ranks or config.parallel.num_ranks
     for path in (p for fault in faults[:1] for p in _mending(fault.path)):
-        for value in _values(config, path, architecture=architecture):
+        for value in _values(config, path=path, architecture=architecture):
             yield {path: value}
-            yield from _same_ranks(config, {path: value}, num_ranks=wanted)
+            yield from _same_ranks(config, step={path: value}, num_ranks=wanted)
 
 
 def _mending(path: str) -> Iterable[str]:
     return dict.fromkeys((path, *_MENDED_BY.get(_general(path), ())))
 
 
-def _same_ranks(config: RunConfig, step: Settings, *, num_ranks: int) -> Iterator[Settings]:
+def _same_ranks(config: RunConfig, *, step: Settings, num_ranks: int) -> Iterator[Settings]:
     """The step, and dp changed with it so that there are ``num_ranks`` again."""
-    parallel = with_settings(config, step).parallel
+    parallel = with_settings(config, settings=step).parallel
     replica = parallel.tp * parallel.cp * parallel.pp
     if "parallel.dp" not in step and replica >= 1 and num_ranks % replica == 0 < num_ranks:
         yield {**step, "parallel.dp": num_ranks // replica}
 
 
-def _values(config: RunConfig, path: str, *, architecture: Architecture) -> Iterable[Any]:
+def _values(config: RunConfig, *, path: str, architecture: Architecture) -> Iterable[Any]:
     """What a setting may become; rules decide whether it may here."""
-    now, data, parallel = _value(config, path), config.data, config.parallel
+    now, data, parallel = _value(config, path=path), config.data, config.parallel
     if isinstance(now, bool):
         return [not now]
     if path in sequence_lengths(data):
@@ -192,35 +194,38 @@ def _values(config: RunConfig, path: str, *, architecture: Architecture) -> Iter
         return divisors(max(limits[path], 1))
     if path == "parallel.etp":
         return [None, *divisors(architecture.ffn_hidden_size, limit=parallel.num_ranks)]
-    return _layer_counts(path, now, most=layers)
+    return _layer_counts(path, now=now, most=layers)
 
 
-def _layer_counts(path: str, now: int | None, *, most: int) -> Iterable[int | None]:
+def _layer_counts(path: str, *, now: int | None, most: int) -> Iterable[int | None]:
     """pp, or the layers of a stage: around what is asked for, and None where that is a value."""
     near = {n for n in range((now or 1) - 4, (now or 1) + 5) if 1 <= n <= most}
     counts = sorted(near | set(divisors(most)))
     return counts if path == "parallel.pp" else [None, *counts]
 
 
-def _cost(config: RunConfig, changed: Settings, *, keeps_ranks: bool) -> float:
+def _cost(config: RunConfig, *, changed: Settings, keeps_ranks: bool) -> float:
     """``keeps_ranks``: their number is the user's choice, so that a change of it costs."""
-    cost = sum(_change_cost(path, _value(config, path), value) for path, value in changed.items())
+    cost = sum(
+        _change_cost(path, before=_value(config, path=path), after=value)
+        for path, value in changed.items()
+    )
     if keeps_ranks:
-        after = with_settings(config, changed).parallel.num_ranks
-        cost += _RANKS_WEIGHT * _distance(config.parallel.num_ranks, after)
+        after = with_settings(config, settings=changed).parallel.num_ranks
+        cost += _RANKS_WEIGHT * _distance(config.parallel.num_ranks, after=after)
     return cost
 
 
-def _change_cost(path: str, before: Any, after: Any) -> float:
+def _change_cost(path: str, *, before: Any, after: Any) -> float:
     general = _general(path)
     weight = _BATCH_WEIGHT if general == "data.global_batch_size" else _WEIGHTS.get(general, 1.0)
     is_count = isinstance(before, int) and isinstance(after, int)
     if isinstance(before, bool) or not is_count:
         return weight
-    return weight * (0.25 + _distance(before, after))
+    return weight * (0.25 + _distance(before, after=after))
 
 
-def _distance(before: int, after: int) -> float:
+def _distance(before: int, *, after: int) -> float:
     return abs(math.log2(max(after, 1) / max(before, 1)))
 
 

@@ -122,7 +122,9 @@ def make_plan(
         ranks=parallel.num_ranks,
         layout=_layout(parallel),
         microbatches=data.global_batch_size // (data.micro_batch_size * parallel.dp),
-        sources=_sources(data, segments, steps=schedule.steps, source_tokens=source_tokens),
+        sources=_sources(
+            data, segments=segments, steps=schedule.steps, source_tokens=source_tokens
+        ),
         stages=stages,
         learning_rates={
             step: learning_rate(step, optim=config.optim, schedule=schedule)
@@ -183,8 +185,8 @@ def _stages(
 
 def _sources(
     data: DataConfig,
-    segments: Sequence[Segment],
     *,
+    segments: Sequence[Segment],
     steps: int,
     source_tokens: Mapping[str, int],
 ) -> tuple[SourcePlan, ...]:
@@ -245,18 +247,18 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from _memory_lines(plan)
     for sentence in plan.begins:
         yield ""
-        yield from _wrapped("Warm start", sentence.split(" "), gap=" ")
+        yield from _wrapped("Warm start", items=sentence.split(" "), gap=" ")
     for sentence in plan.advice:
         yield ""
-        yield from _wrapped("Advice", sentence.split(" "), gap=" ")
+        yield from _wrapped("Advice", items=sentence.split(" "), gap=" ")
 
 
 def _rate_lines(plan: Plan) -> Iterator[str]:
     rates = [f"{step}: {rate:.2e}" for step, rate in plan.learning_rates.items()]
-    yield from _wrapped("LR at step", rates)
+    yield from _wrapped("LR at step", items=rates)
     groups = [f"{name} x {multiplier:g}" for name, multiplier in plan.lr_multipliers.items()]
     if groups:
-        yield from _wrapped("LR of groups", groups)
+        yield from _wrapped("LR of groups", items=groups)
 
 
 def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
@@ -267,7 +269,9 @@ def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
             f"{stage.steps:>9,}{stage.sequence_length:>10,}{stage.global_batch_size:>11,}"
             f"{_count(stage.tokens):>11}"
         )
-        yield from _wrapped("", [f"{name} {share:.2%}" for name, share in stage.shares.items()])
+        yield from _wrapped(
+            "", items=[f"{name} {share:.2%}" for name, share in stage.shares.items()]
+        )
 
 
 def _stage_name(stage: StagePlan) -> str:
@@ -316,7 +320,7 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def _wrapped(title: str, items: list[str], *, width: int = 80, gap: str = "  ") -> Iterator[str]:
+def _wrapped(title: str, *, items: list[str], width: int = 80, gap: str = "  ") -> Iterator[str]:
     """Items side by side under a title of 13 columns, as many a line as fit."""
     line = f"{title:<13}"
     for item in items:

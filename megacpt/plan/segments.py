@@ -97,16 +97,16 @@ def resolve(
     found = [settings.segment(data, name="", from_step=0)]
     waiting = dict(data.stages)
     while waiting:
-        lived = _spliced(past, found, step=step)
-        begins = {name: _begin(stage, own(lived)) for name, stage in waiting.items()}
+        lived = _spliced(past, found=found, step=step)
+        begins = {name: _begin(stage, segments=own(lived)) for name, stage in waiting.items()}
         name = min(begins, key=begins.__getitem__)
         if begins[name] <= found[-1].from_step:
-            raise ConfigError([_same_begin(name, data.stages[name], before=found[-1])])
+            raise ConfigError([_same_begin(name, stage=data.stages[name], before=found[-1])])
         settings = settings.changed(waiting.pop(name))
         found.append(settings.segment(data, name=name, from_step=begins[name]))
-    if changed := _edited(past, found, step=step):
+    if changed := _edited(past, found=found, step=step):
         raise ConfigError([changed])
-    return _spliced(past, found, step=step)
+    return _spliced(past, found=found, step=step)
 
 
 def _start(data: DataConfig) -> _Settings:
@@ -133,13 +133,13 @@ def own(segments: Sequence[Segment]) -> list[Segment]:
     ]
 
 
-def _begin(stage: StageConfig, segments: Sequence[Segment]) -> int:
+def _begin(stage: StageConfig, *, segments: Sequence[Segment]) -> int:
     if stage.from_step is not None:
         return stage.from_step
-    return step_at_tokens(segments, int(stage.from_tokens or 0))
+    return step_at_tokens(segments, tokens=int(stage.from_tokens or 0))
 
 
-def _same_begin(name: str, stage: StageConfig, *, before: Segment) -> Violation:
+def _same_begin(name: str, *, stage: StageConfig, before: Segment) -> Violation:
     key = "from_step" if stage.from_step is not None else "from_tokens"
     owner = f"stage {before.name} does" if before.name else "the run itself does"
     return Violation(
@@ -151,11 +151,11 @@ def _same_begin(name: str, stage: StageConfig, *, before: Segment) -> Violation:
 
 
 def _spliced(
-    past: Sequence[Segment], found: Sequence[Segment], *, step: int
+    past: Sequence[Segment], *, found: Sequence[Segment], step: int
 ) -> tuple[Segment, ...]:
     """``past`` before ``step``, ``found`` from there on; a border that changes nothing is none."""
     kept = [segment for segment in past if segment.from_step < step]
-    current = at(found, step)
+    current = at(found, step=step)
     ahead = [segment for segment in found if segment.from_step > step]
     goes_on = (
         bool(kept)
@@ -168,12 +168,12 @@ def _spliced(
     return (*kept, *ahead)
 
 
-def _edited(past: Sequence[Segment], found: Sequence[Segment], *, step: int) -> Violation | None:
+def _edited(past: Sequence[Segment], *, found: Sequence[Segment], step: int) -> Violation | None:
     """The first stage that would have drawn other samples than were drawn."""
     first = max(past[0].from_step, found[0].from_step) if past else step
     borders = sorted({s.from_step for s in (*past, *found) if first <= s.from_step < step})
     for border in borders:
-        was, would_be = at(past, border), at(found, border)
+        was, would_be = at(past, step=border), at(found, step=border)
         if not was.same_samples(would_be):
             name = would_be.name or was.name
             return Violation(
@@ -197,7 +197,7 @@ def source_shares(data: DataConfig) -> dict[str, Fraction]:
     return dict(resolve(data)[0].shares)
 
 
-def at(segments: Sequence[Segment], step: int) -> Segment:
+def at(segments: Sequence[Segment], *, step: int) -> Segment:
     """The segment of the step after ``step`` steps."""
     for segment in reversed(segments):
         if segment.from_step <= step:
@@ -213,7 +213,7 @@ def durations(segments: Sequence[Segment], *, steps: int) -> Iterator[tuple[Segm
             yield segment, min(end, steps) - segment.from_step
 
 
-def step_at_tokens(segments: Sequence[Segment], tokens: int) -> int:
+def step_at_tokens(segments: Sequence[Segment], *, tokens: int) -> int:
     """The fewest steps whose samples have at least ``tokens`` tokens; the last segment lasts."""
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
         steps = -(-tokens // segment.tokens_per_step)
@@ -249,7 +249,7 @@ def samples_asked(segments: Sequence[Segment], *, steps: int) -> dict[str, Fract
 
 
 def epochs_at_most(
-    segments: Sequence[Segment], name: str, *, steps: int, epoch_samples: EpochSamples
+    segments: Sequence[Segment], *, name: str, steps: int, epoch_samples: EpochSamples
 ) -> Fraction:
     """How often ``steps`` steps go through a source, each segment's samples rounded up."""
     epochs = Fraction(0)
@@ -261,7 +261,7 @@ def epochs_at_most(
 
 
 def epoch_cap_violations(
-    data: DataConfig, segments: Sequence[Segment], *, steps: int, epoch_samples: EpochSamples
+    data: DataConfig, *, segments: Sequence[Segment], steps: int, epoch_samples: EpochSamples
 ) -> list[Violation]:
     """Sources that the run would go through more often than their ``max_epochs``."""
     found = []
@@ -271,7 +271,7 @@ def epoch_cap_violations(
         cap = exact(source.max_epochs)
 
         def epochs(n: int, name: str = name) -> Fraction:
-            return epochs_at_most(segments, name, steps=n, epoch_samples=epoch_samples)
+            return epochs_at_most(segments, name=name, steps=n, epoch_samples=epoch_samples)
 
         if epochs(steps) > cap:
             found.append(

@@ -41,8 +41,8 @@ def hosts_to_exclude(run_dir: Path) -> list[str]:
 
 def record(
     run_dir: Path,
-    bad: Mapping[str, list[str]],
     *,
+    bad: Mapping[str, list[str]],
     good: Iterable[str],
     time: float,
     job: str | None,
@@ -56,7 +56,7 @@ def record(
         return
     nodes = [_entry(entry) for entry in [*new, *kept]]
     tree = {"exclude": [node["host"] for node in nodes], "nodes": nodes}
-    write_text(run_dir / NAME, json.dumps(tree, indent=2) + "\n")
+    write_text(run_dir / NAME, text=json.dumps(tree, indent=2) + "\n")
 
 
 def _entry(entry: BadNodeRecord) -> dict[str, object]:

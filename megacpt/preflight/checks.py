@@ -41,7 +41,7 @@ class Finding:
     own: bool = False
 
 
-def disk_finding(disk: Disk, limits: PreflightConfig) -> Finding:
+def disk_finding(disk: Disk, *, limits: PreflightConfig) -> Finding:
     """Space and speed of the folder a run writes to."""
     if disk.problem:
         return Finding(
@@ -196,7 +196,7 @@ def node_findings(
     """Of a machine that takes part in a run with ``num_ranks`` of its ranks."""
     least_mib = SHM_MIB_A_GPU_RANK * num_ranks if on_gpu else 0.0
     return [
-        disk_finding(facts.disk, limits),
+        disk_finding(facts.disk, limits=limits),
         *server_clock_findings(facts.disk),
         shm_finding(
             facts.shm_free_mib,

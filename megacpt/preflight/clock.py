@@ -73,7 +73,7 @@ class TimeServer:
                 return
 
 
-def ask(address: str, port: int, *, timeout_s: float, rounds: int = ROUNDS) -> Reading:
+def ask(address: str, *, port: int, timeout_s: float, rounds: int = ROUNDS) -> Reading:
     """OSError where nobody answers in time."""
     best: Reading | None = None
     with socket.create_connection((address, port), timeout=timeout_s) as peer:

@@ -54,10 +54,12 @@ def _write(handle: int, *, total_bytes: int, limit_s: float) -> tuple[float, flo
         written += os.write(handle, piece)
         os.fsync(handle)
     elapsed_s = time.perf_counter() - started_s
-    return written / elapsed_s, _outside(os.fstat(handle).st_mtime, began_at, time.time())
+    return written / elapsed_s, _outside(
+        os.fstat(handle).st_mtime, earliest=began_at, latest=time.time()
+    )
 
 
-def _outside(moment: float, earliest: float, latest: float) -> float:
+def _outside(moment: float, *, earliest: float, latest: float) -> float:
     """How far ``moment`` is from the span: a server may note the time when data comes, not leaves.
 
     Kernels count file times in ticks, so what is a few milliseconds early is not.

@@ -61,7 +61,7 @@ def diagnose(folder: Path) -> list[Finding]:
             least_mib=SHM_MIB_A_GPU_RANK * num_gpus,
             on_gpu=num_gpus > 0,
         ),
-        disk_finding(measured, limits),
+        disk_finding(measured, limits=limits),
         *server_clock_findings(measured),
         *_gpus(found),
         *port_findings(network.infiniband_ports()),
@@ -109,7 +109,7 @@ def _lines(finding: Finding) -> list[str]:
 
 def _python() -> Finding:
     version, wanted = platform.python_version(), requirements.declared_python()
-    fits = requirements.satisfies(version, wanted)
+    fits = requirements.satisfies(version, wanted=wanted)
     return Finding(
         check="Python",
         mark=Mark.ok if fits else Mark.fail,
@@ -152,7 +152,7 @@ def _packages() -> Iterator[Finding]:
         for need in needs
         if (version := found_version(need.name)) is not None
         and need.name in pins
-        and not requirements.satisfies(version, pins[need.name].specifier)
+        and not requirements.satisfies(version, wanted=pins[need.name].specifier)
     ]
     shown = ", ".join(f"{n} {found_version(n)}" for n in ("torch", "megatron-core", "numpy"))
     if off:

@@ -56,7 +56,7 @@ def measure(
     for number, pairs in enumerate(meetings):
         if not _begin_round(store, number=number, deadline_s=deadline_s):
             break
-        meeting = _own_pair(nodes, pairs, rank=rank, width=width)
+        meeting = _own_pair(nodes, pairs=pairs, rank=rank, width=width)
         if meeting is not None:
             pair, peer = meeting
             own[pair] = _rate(peer, device=device, deadline_s=deadline_s)
@@ -64,11 +64,11 @@ def measure(
                 # A link that is stuck has spoilt the group for this rank: all stop here.
                 store.set(_go_key(number + 1), STOP)
                 break
-    return _collect(store, own, rank=rank, meetings=meetings)
+    return _collect(store, own=own, rank=rank, meetings=meetings)
 
 
 def _own_pair(
-    nodes: Sequence[Node], pairs: Sequence[Pair], *, rank: int, width: int
+    nodes: Sequence[Node], *, pairs: Sequence[Pair], rank: int, width: int
 ) -> tuple[Pair, int] | None:
     """The pair of nodes this rank takes part in, and the rank it meets."""
     for pair in pairs:
@@ -135,7 +135,7 @@ def _finish(work: dist.Work, *, on_cpu: bool, deadline_s: float) -> None:
 
 
 def _collect(
-    store: Store, own: dict[Pair, float], *, rank: int, meetings: Sequence[Sequence[Pair]]
+    store: Store, *, own: dict[Pair, float], rank: int, meetings: Sequence[Sequence[Pair]]
 ) -> Links | None:
     """A pair's rate: of all its ranks together, each by the mean of its two ends."""
     rows = [[*pair, rate] for pair, rate in own.items()]

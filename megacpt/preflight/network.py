@@ -45,7 +45,7 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def address_towards(host: str, port: int) -> str:
+def address_towards(host: str, *, port: int) -> str:
     """The own address in use on the way to ``host``; nothing is sent."""
     family, kind, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:

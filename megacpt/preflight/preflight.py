@@ -92,15 +92,15 @@ class Preflight:
                 limit_s=limits.limit_s,
             )
         if found is not None:
-            verdict = judge_links(self.nodes, found.rates, limits=limits)
+            verdict = judge_links(self.nodes, rates=found.rates, limits=limits)
             self._note(verdict)
             self.record["links"] = [
                 {"hosts": [self.nodes[a].host, self.nodes[b].host], "mib_s": round(rate, 1)}
                 for (a, b), rate in found.rates.items()
             ]
-            _settle(self, verdict, topic="links")
+            _settle(self, verdict=verdict, topic="links")
         elif len(self.nodes) > 1:
-            _settle(self, None, topic="links")
+            _settle(self, verdict=None, topic="links")
         self.spent_s += time.monotonic() - started_s
         if self.ranks.rank == 0:
             self._finish(found)
@@ -124,8 +124,8 @@ class Preflight:
         head["elapsed_s"] = round(self.spent_s, 3)
         run_dir, job = Path(self.config.run_dir), slurm_job().id
         try:
-            bad_nodes.record(run_dir, bad, good=good, time=time.time(), job=job)
-            write_text(run_dir / FILE, json.dumps(head | self.record, indent=2) + "\n")
+            bad_nodes.record(run_dir, bad=bad, good=good, time=time.time(), job=job)
+            write_text(run_dir / FILE, text=json.dumps(head | self.record, indent=2) + "\n")
         except (EnvironmentError_, OSError) as error:
             logger.warning("preflight: %s", error)
 
@@ -151,17 +151,17 @@ def look(config: RunConfig, *, ranks: RankInfo) -> Preflight:
     with ExitStack() as stack:
         server = stack.enter_context(TimeServer()) if ranks.local_rank == 0 else None
         port = server.port if server else 0
-        rollcall.announce(store, _own_presence(ranks, port=port))
+        rollcall.announce(store, presence=_own_presence(ranks, port=port))
         preflight = Preflight(config=config, ranks=ranks, store=store, nodes=[])
         preflight.nodes = _roll(preflight)
         if ranks.local_rank == 0:
             own = next(n for n, node in enumerate(preflight.nodes) if node.leader == ranks.rank)
-            report = _within(limits.limit_s, lambda: _report(preflight, own=own))
+            report = _within(limits.limit_s, work=lambda: _report(preflight, own=own))
             if report is not None:
-                rollcall.say(store, f"report/{own}", report.to_json())
+                rollcall.say(store, topic=f"report/{own}", tree=report.to_json())
         verdict = _collect(preflight) if ranks.rank == 0 else None
         preflight.spent_s = time.monotonic() - started_s
-        _settle(preflight, verdict, topic="nodes")
+        _settle(preflight, verdict=verdict, topic="nodes")
     return preflight
 
 
@@ -187,7 +187,7 @@ def _meet(ranks: RankInfo, *, appear_s: float) -> Store:
 
 
 def _own_presence(ranks: RankInfo, *, port: int) -> Presence:
-    address = network.address_towards(ranks.master_addr, ranks.master_port or 1)
+    address = network.address_towards(ranks.master_addr, port=ranks.master_port or 1)
     if ranks.rank == 0 and ranks.world_size > 1 and network.is_loopback(address):
         # The way to oneself says nothing of the way others take: they know this name.
         address = ranks.master_addr
@@ -213,13 +213,13 @@ def _roll(preflight: Preflight) -> list[Node]:
             preflight.nodes = rollcall.nodes_of(present)
             preflight.has_token = _leave_token(Path(preflight.config.run_dir))
             nodes = [asdict(node) for node in preflight.nodes]
-            rollcall.say(store, "roll", {"nodes": nodes, "token": preflight.has_token})
-        _settle(preflight, lost, topic="start", say_all_well=False)
+            rollcall.say(store, topic="roll", tree={"nodes": nodes, "token": preflight.has_token})
+        _settle(preflight, verdict=lost, topic="start", say_all_well=False)
         return preflight.nodes
     heard: dict[str, Any] = {}
     deadline_s = time.monotonic() + appear_s + rollcall.SLACK_S
     while "roll" not in heard:
-        heard = rollcall.hear_all(store, ["roll"], limit_s=0.1)
+        heard = rollcall.hear_all(store, topics=["roll"], limit_s=0.1)
         _obey(preflight, topic="start", limit_s=0.0, must=time.monotonic() > deadline_s)
     preflight.has_token = heard["roll"]["token"]
     return [Node(**tree) for tree in heard["roll"]["nodes"]]
@@ -280,7 +280,7 @@ def _ask_all(nodes: list[Node], *, own: int) -> tuple[dict[int, str], clock.Read
     def ask(number: int) -> clock.Reading | str:
         node = nodes[number]
         try:
-            return clock.ask(node.address, node.port, timeout_s=REACH_TIMEOUT_S)
+            return clock.ask(node.address, port=node.port, timeout_s=REACH_TIMEOUT_S)
         except OSError as error:
             return f"{node.address}:{node.port}: {error.strerror or error}"
 
@@ -292,7 +292,7 @@ def _ask_all(nodes: list[Node], *, own: int) -> tuple[dict[int, str], clock.Read
     return unreached, None if isinstance(first, str) else first
 
 
-def _within(limit_s: float, work: Callable[[], T]) -> T | None:
+def _within(limit_s: float, *, work: Callable[[], T]) -> T | None:
     """None where it takes too long: a thread that hangs in a dead mount cannot be ended."""
     found: list[T] = []
     failed: list[BaseException] = []
@@ -315,14 +315,14 @@ def _collect(preflight: Preflight) -> Verdict:
     """The first rank, of all reports."""
     limits, nodes = preflight.config.cluster.preflight, preflight.nodes
     topics = [f"report/{number}" for number in range(len(nodes))]
-    said = rollcall.hear_all(preflight.store, topics, limit_s=limits.limit_s)
+    said = rollcall.hear_all(preflight.store, topics=topics, limit_s=limits.limit_s)
     reports = {
         number: report_from_json(said[topic])
         for number, topic in enumerate(topics)
         if topic in said
     }
     on_gpu = likely_kind(preflight.config.cluster.device) is DeviceKind.gpu
-    verdict = judge_nodes(nodes, reports, limits=limits, on_gpu=on_gpu)
+    verdict = judge_nodes(nodes, reports=reports, limits=limits, on_gpu=on_gpu)
     preflight.record["nodes"] = [
         {"host": node.host, "ranks": node.ranks}
         | (reports[number].to_json() if number in reports else {})
@@ -333,25 +333,27 @@ def _collect(preflight: Preflight) -> Verdict:
 
 
 def _settle(
-    preflight: Preflight, verdict: Verdict | None, *, topic: str, say_all_well: bool = True
+    preflight: Preflight, *, verdict: Verdict | None, topic: str, say_all_well: bool = True
 ) -> None:
     """All ranks act on the first one's verdict; only the first has one."""
     if preflight.ranks.rank > 0:
         _obey(preflight, topic=topic, limit_s=_patience(preflight), must=True)
         return
-    problem = _problem(preflight, verdict) if verdict is not None else None
+    problem = _problem(preflight, verdict=verdict) if verdict is not None else None
     if problem is None:
         if say_all_well:
-            rollcall.say(preflight.store, f"verdict/{topic}", None)
+            rollcall.say(preflight.store, topic=f"verdict/{topic}", tree=None)
         return
     tree = [isinstance(problem, BadNode), str(problem)]
-    rollcall.say(preflight.store, f"verdict/{topic}", tree)
-    rollcall.let_all_hear(preflight.store, topic, ranks=preflight.ranks, limit_s=HEARD_WITHIN_S)
+    rollcall.say(preflight.store, topic=f"verdict/{topic}", tree=tree)
+    rollcall.let_all_hear(
+        preflight.store, topic=topic, ranks=preflight.ranks, limit_s=HEARD_WITHIN_S
+    )
     raise problem
 
 
 def _obey(preflight: Preflight, *, topic: str, limit_s: float, must: bool) -> None:
-    heard = rollcall.hear_all(preflight.store, [f"verdict/{topic}"], limit_s=limit_s)
+    heard = rollcall.hear_all(preflight.store, topics=[f"verdict/{topic}"], limit_s=limit_s)
     if not heard and must:
         raise BadNode(
             f"{network.node_name()} (rank {preflight.ranks.rank}) has heard nothing of the first "
@@ -359,7 +361,9 @@ def _obey(preflight: Preflight, *, topic: str, limit_s: float, must: bool) -> No
         )
     tree = heard.get(f"verdict/{topic}")
     if tree is not None:
-        rollcall.let_all_hear(preflight.store, topic, ranks=preflight.ranks, limit_s=HEARD_WITHIN_S)
+        rollcall.let_all_hear(
+            preflight.store, topic=topic, ranks=preflight.ranks, limit_s=HEARD_WITHIN_S
+        )
         is_node, text = tree
         raise BadNode(text) if is_node else EnvironmentError_(text)
 
@@ -368,7 +372,7 @@ def _patience(preflight: Preflight) -> float:
     return 2 * preflight.config.cluster.preflight.limit_s + rollcall.SLACK_S
 
 
-def _problem(preflight: Preflight, verdict: Verdict) -> BadNode | EnvironmentError_ | None:
+def _problem(preflight: Preflight, *, verdict: Verdict) -> BadNode | EnvironmentError_ | None:
     """Writes both files where there is one; None where the run goes on."""
     if verdict.passes:
         return None

@@ -46,11 +46,11 @@ def broken(needs: Iterable[Requirement]) -> list[str]:
     return [
         f"{need.name} {version or 'is missing'} (wanted: {need.specifier or 'any'})"
         for need, version in found
-        if version is None or not satisfies(version, need.specifier)
+        if version is None or not satisfies(version, wanted=need.specifier)
     ]
 
 
-def satisfies(version: str, wanted: SpecifierSet) -> bool:
+def satisfies(version: str, *, wanted: SpecifierSet) -> bool:
     """A release candidate, as NVIDIA's images have them, may be in a range too."""
     return wanted.contains(version, prereleases=True)
 

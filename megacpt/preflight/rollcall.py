@@ -40,7 +40,7 @@ class Presence:
     port: int
 
 
-def announce(store: Store, presence: Presence) -> None:
+def announce(store: Store, *, presence: Presence) -> None:
     row = [presence.rank, presence.local_rank, presence.host, presence.address, presence.port]
     store.set(f"preflight/rank/{presence.rank}", json.dumps(row))
     store.add(_ARRIVED, 1)
@@ -92,11 +92,11 @@ def nodes_of(present: list[Presence]) -> list[Node]:
     ]
 
 
-def say(store: Store, topic: str, tree: Any) -> None:
+def say(store: Store, *, topic: str, tree: Any) -> None:
     store.set(f"preflight/{topic}", json.dumps(tree))
 
 
-def hear_all(store: Store, topics: list[str], *, limit_s: float) -> dict[str, Any]:
+def hear_all(store: Store, *, topics: list[str], limit_s: float) -> dict[str, Any]:
     """What was said in time, by topic. ConnectionResetError where the store has gone."""
     deadline_s = time.monotonic() + limit_s
     keys = {topic: f"preflight/{topic}" for topic in topics}
@@ -112,7 +112,7 @@ def hear_all(store: Store, topics: list[str], *, limit_s: float) -> dict[str, An
         time.sleep(POLL_S)
 
 
-def let_all_hear(store: Store, topic: str, *, ranks: RankInfo, limit_s: float) -> None:
+def let_all_hear(store: Store, *, topic: str, ranks: RankInfo, limit_s: float) -> None:
     """The first rank, which may keep the store, stays until all have heard its last word."""
     key = f"preflight/heard/{topic}"
     with contextlib.suppress(dist.DistError):

@@ -97,26 +97,26 @@ class Verdict:
 
 def judge_nodes(
     nodes: Sequence[Node],
-    reports: Mapping[int, Report],
     *,
+    reports: Mapping[int, Report],
     limits: PreflightConfig,
     on_gpu: bool,
 ) -> Verdict:
     """``reports``: by the node's number; one that is missing did not come in time."""
     found = [
-        *_silent(nodes, reports, limits=limits),
-        *_unreached(nodes, reports),
-        *_each(nodes, reports, limits=limits, on_gpu=on_gpu),
-        *_odd_versions(nodes, reports),
-        *_odd_ports(nodes, reports),
-        *_clocks(nodes, reports, limits=limits),
-        *_folders(nodes, reports),
+        *_silent(nodes, reports=reports, limits=limits),
+        *_unreached(nodes, reports=reports),
+        *_each(nodes, reports=reports, limits=limits, on_gpu=on_gpu),
+        *_odd_versions(nodes, reports=reports),
+        *_odd_ports(nodes, reports=reports),
+        *_clocks(nodes, reports=reports, limits=limits),
+        *_folders(nodes, reports=reports),
     ]
     return _verdict(found, num_nodes=len(nodes))
 
 
 def judge_links(
-    nodes: Sequence[Node], rates: Mapping[Pair, float], *, limits: PreflightConfig
+    nodes: Sequence[Node], *, rates: Mapping[Pair, float], limits: PreflightConfig
 ) -> Verdict:
     """``rates``: MiB/s of each pair that was measured; 0 where it got stuck."""
     slow = slow_pairs(rates, fraction=limits.link_fraction, least=max(limits.link_mib_s, 1e-9))
@@ -172,7 +172,7 @@ def _verdict(found: Sequence[NodeFinding], *, num_nodes: int) -> Verdict:
 
 
 def _silent(
-    nodes: Sequence[Node], reports: Mapping[int, Report], *, limits: PreflightConfig
+    nodes: Sequence[Node], *, reports: Mapping[int, Report], limits: PreflightConfig
 ) -> Iterator[NodeFinding]:
     for number, node in enumerate(nodes):
         if number not in reports:
@@ -181,7 +181,7 @@ def _silent(
             yield NodeFinding(node=number, host=node.host, finding=finding)
 
 
-def _unreached(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
+def _unreached(nodes: Sequence[Node], *, reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
     why: dict[Pair, tuple[int, int, str]] = {}
     for a, report in sorted(reports.items()):
         for b, reason in report.unreached.items():
@@ -202,8 +202,8 @@ def _unreached(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator
 
 def _each(
     nodes: Sequence[Node],
-    reports: Mapping[int, Report],
     *,
+    reports: Mapping[int, Report],
     limits: PreflightConfig,
     on_gpu: bool,
 ) -> Iterator[NodeFinding]:
@@ -219,7 +219,7 @@ def _each(
             yield NodeFinding(node=number, host=node.host, finding=finding)
 
 
-def _odd_versions(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
+def _odd_versions(nodes: Sequence[Node], *, reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
     has = {n: {**r.facts.versions, "settings": r.settings} for n, r in reports.items()}
     for name in dict.fromkeys(name for own in has.values() for name in own):
         odd = odd_ones({n: own.get(name, "unknown") for n, own in has.items()})
@@ -235,7 +235,7 @@ def _odd_versions(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Itera
             yield NodeFinding(node=number, host=nodes[number].host, finding=finding)
 
 
-def _odd_ports(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
+def _odd_ports(nodes: Sequence[Node], *, reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
     """InfiniBand ports that work on the other nodes and not here."""
     active = {
         n: str(sum(state.startswith("ACTIVE") for state in report.facts.ports.values()))
@@ -255,7 +255,7 @@ def _odd_ports(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator
 
 
 def _clocks(
-    nodes: Sequence[Node], reports: Mapping[int, Report], *, limits: PreflightConfig
+    nodes: Sequence[Node], *, reports: Mapping[int, Report], limits: PreflightConfig
 ) -> Iterator[NodeFinding]:
     clocks = {n: r.first_clock for n, r in reports.items() if r.first_clock is not None}
     # The first node ahead of this one by so much: this one is behind it.
@@ -273,7 +273,7 @@ def _clocks(
             yield NodeFinding(node=number, host=nodes[number].host, finding=finding)
 
 
-def _folders(nodes: Sequence[Node], reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
+def _folders(nodes: Sequence[Node], *, reports: Mapping[int, Report]) -> Iterator[NodeFinding]:
     for number, report in reports.items():
         if not report.sees_folder:
             finding = Finding(

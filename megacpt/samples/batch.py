@@ -59,7 +59,7 @@ def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = F
     """
     filled = _C.fill_batch(rows, sequence_length=sequence_length, document_mask=document_mask)
     if isinstance(filled, int):
-        raise _fault(rows[filled], sequence_length)
+        raise _fault(rows[filled], sequence_length=sequence_length)
     tokens_BS, labels_BS, loss_mask_BS, positions_BS, source_ids_B, cu_seqlens = filled
     return Batch(
         tokens_BS=tokens_BS,
@@ -71,12 +71,12 @@ def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = F
     )
 
 
-def _fault(row: Row, sequence_length: int) -> DataError:
+def _fault(row: Row, *, sequence_length: int) -> DataError:
     """What is wrong with a row that could not be filled; most often its shard says it itself."""
     pieces = [(int(i), int(j)) for i, j in zip(row.starts, row.stops, strict=True)]
     for start, stop in pieces:
-        row.shard.ids(start, stop)
-        row.shard.document_starts(start, stop)
+        row.shard.ids(start, stop=stop)
+        row.shard.document_starts(start, stop=stop)
     return DataError(
         f"{row.shard.prefix}: a sample of {sequence_length} tokens cannot be made of the pieces "
         f"{pieces}; pack the shard again."

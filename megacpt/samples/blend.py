@@ -71,13 +71,13 @@ class BlendCursor:
         self._whole = [whole for whole, _ in quotas]
         self._remainders = [remainder for _, remainder in quotas]
         self._from_step = segment.from_step
-        self._first = self._state_of(segment.from_step, [0] * len(parts))
-        self._known = self._state_of(*known) if known else self._first
+        self._first = self._state_of(segment.from_step, drawn=[0] * len(parts))
+        self._known = self._state_of(known[0], drawn=known[1]) if known else self._first
         self._state = self._known
         self._recent: dict[int, BlendState] = {}
         self._lock = threading.Lock()
 
-    def _state_of(self, step: int, drawn: Sequence[int]) -> BlendState:
+    def _state_of(self, step: int, *, drawn: Sequence[int]) -> BlendState:
         steps = step - self._from_step
         extras = [n - whole * steps for n, whole in zip(drawn, self._whole, strict=True)]
         due = [remainder * steps for remainder in self._remainders]
@@ -100,12 +100,12 @@ class BlendCursor:
         start = self._state
         if step < start.step:
             start = self._known if step >= self._known.step else self._first
-        self._state = self._recent[step] = self._advanced(start, step - start.step)
+        self._state = self._recent[step] = self._advanced(start, num_steps=step - start.step)
         if len(self._recent) > RECENT_STEPS:
             del self._recent[next(iter(self._recent))]
         return self._state
 
-    def _advanced(self, state: BlendState, num_steps: int) -> BlendState:
+    def _advanced(self, state: BlendState, *, num_steps: int) -> BlendState:
         if not any(self._remainders):
             drawn = (
                 n + whole * num_steps for n, whole in zip(state.drawn, self._whole, strict=True)

@@ -43,19 +43,19 @@ class Source:
     cut: Stream | PackedRows
     key: Key
 
-    def tape(self, rest: Rest, segment: Segment) -> Tape:
+    def tape(self, rest: Rest, *, segment: Segment) -> Tape:
         if not isinstance(self.cut, Stream):
-            return PackedTape(self.cut, rest, key=self.key)
+            return PackedTape(self.cut, rest=rest, key=self.key)
         share = segment.shares.get(self.name, 0)
         return ConcatTape(
             self.cut,
-            rest,
+            rest=rest,
             sequence_length=segment.sequence_length,
             block=max(BATCHES_APART * math.ceil(share * segment.global_batch_size), FEWEST_CHUNKS),
         )
 
 
-def epoch_key(seed: int, name: str) -> Key:
+def epoch_key(seed: int, *, name: str) -> Key:
     """What shuffles the epochs of a source."""
     return lambda epoch: order_key("epoch", seed, name, epoch)
 
@@ -97,7 +97,7 @@ class _Leg:
 
     def tape(self, name: str) -> Tape:
         if name not in self.tapes:
-            self.tapes[name] = self.sources[name].tape(self.rests[name], self.segment)
+            self.tapes[name] = self.sources[name].tape(self.rests[name], segment=self.segment)
         return self.tapes[name]
 
     def deal(self, step: int) -> _Deal:
@@ -153,7 +153,7 @@ class KeyedOrder:
         """Samples of global batch ``step`` (the first is 0) at ``positions`` of its B."""
         leg = self._leg(step)
         deal = leg.deal(int(step))
-        return [_row(leg, deal, position) for position in positions]
+        return [_row(leg, deal=deal, position=position) for position in positions]
 
     def consumed_samples(self, steps: int) -> dict[str, int]:
         """Samples of each source in the first ``steps`` global batches."""
@@ -166,9 +166,9 @@ class KeyedOrder:
         drawn = leg.drawn(steps)
         return {name: leg.tape(name).epochs(drawn.get(name, 0)) for name in self.sources}
 
-    def samples_per_epoch(self, name: str, sequence_length: int) -> int:
+    def samples_per_epoch(self, name: str, *, sequence_length: int) -> int:
         segment = next(s for s in self.segments if s.sequence_length == sequence_length)
-        return self.sources[name].tape(Rest(), segment).samples_per_epoch
+        return self.sources[name].tape(Rest(), segment=segment).samples_per_epoch
 
     def drawn_segments(self, step: int) -> tuple[DrawnSegment, ...]:
         """The segments that have begun, with what was drawn in each before ``step``."""
@@ -206,7 +206,7 @@ class KeyedOrder:
         )
 
 
-def _row(leg: _Leg, deal: _Deal, position: int) -> Row:
+def _row(leg: _Leg, *, deal: _Deal, position: int) -> Row:
     slot = deal.shuffled(position)
     k = bisect_right(deal.ends, slot)
     source, tape = leg.active[k]

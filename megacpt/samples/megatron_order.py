@@ -84,8 +84,8 @@ class SourceOrder:
             num_tokens=shard.num_tokens, num_samples=num_samples, sequence_length=sequence_length
         )
         lengths, tokens = shard.sequence_lengths, plan.num_epochs * shard.num_tokens
-        _require_room(f"{shard.prefix} laid end to end", plan.num_epochs * lengths.size)
-        _require_room(f"the samples of {shard.prefix}", (tokens - 1) // sequence_length)
+        _require_room(f"{shard.prefix} laid end to end", entries=plan.num_epochs * lengths.size)
+        _require_room(f"the samples of {shard.prefix}", entries=(tokens - 1) // sequence_length)
         document_index, sample_index, shuffle_index = _C.megatron_indices(
             lengths,
             seed=seed,
@@ -151,7 +151,7 @@ class MegatronOrder:
             shares = _normalised([weights[name] for name in shards])
             targets = [math.ceil(num_samples * share) for share in shares]
             asked = [math.ceil(target * (1 + SURPLUS)) for target in targets]
-            _require_room("the blend", sum(targets))
+            _require_room("the blend", entries=sum(targets))
             # Twice, as there: dividing by a sum that is 1 but for its last bit changes last bits.
             blend = _C.megatron_blend(_normalised(shares), num_samples=sum(targets))
         sources = {
@@ -165,7 +165,7 @@ class MegatronOrder:
             for number, (name, shard) in enumerate(shards.items())
         }
         if blend is not None:
-            _require_enough(sources, blend[0])
+            _require_enough(sources, owners=blend[0])
         return cls(
             sources=sources,
             global_batch_size=global_batch_size,
@@ -176,7 +176,7 @@ class MegatronOrder:
     def rows(self, step: int, *, positions: Sequence[int]) -> list[Row]:
         """Samples of global batch ``step`` (the first is 0) at ``positions`` of its B."""
         orders, first = tuple(self.sources.values()), step * self.global_batch_size
-        return [self._row(orders, first + int(position)) for position in positions]
+        return [self._row(orders, number=first + int(position)) for position in positions]
 
     def consumed_samples(self, steps: int) -> dict[str, int]:
         """Samples of each source in the first ``steps`` global batches."""
@@ -185,10 +185,13 @@ class MegatronOrder:
             raise IndexError(f"{num_samples} samples, but the order has {self.num_samples}")
         if self.blend is None:
             return dict.fromkeys(self.sources, num_samples)
-        counts = _drawn(*self.blend, num_samples, num_sources=len(self.sources))
+        source, sample = self.blend
+        counts = _drawn(
+            source, sample=sample, num_samples=num_samples, num_sources=len(self.sources)
+        )
         return dict(zip(self.sources, counts.tolist(), strict=True))
 
-    def _row(self, orders: Sequence[SourceOrder], number: int) -> Row:
+    def _row(self, orders: Sequence[SourceOrder], *, number: int) -> Row:
         if not 0 <= number < self.num_samples:
             raise IndexError(f"sample {number} of {self.num_samples}")
         if self.blend is None:
@@ -213,9 +216,9 @@ def _normalised(weights: Sequence[float]) -> list[float]:
 
 def _drawn(
     source: npt.NDArray[np.int16],
+    *,
     sample: npt.NDArray[np.int64],
     num_samples: int,
-    *,
     num_sources: int,
 ) -> npt.NDArray[np.int64]:
     """How many of the first samples each source gave: the number of its last one, plus one.
@@ -247,7 +250,7 @@ def _require_seed(seed: int) -> None:
         )
 
 
-def _require_room(what: str, entries: int) -> None:
+def _require_room(what: str, *, entries: int) -> None:
     if entries > MOST_ENTRIES:
         raise DataError(
             f"data.order=megatron keeps an index in memory; {what} would take {entries:,} entries, "
@@ -255,7 +258,7 @@ def _require_room(what: str, entries: int) -> None:
         )
 
 
-def _require_enough(sources: Mapping[str, SourceOrder], owners: npt.NDArray[np.int16]) -> None:
+def _require_enough(sources: Mapping[str, SourceOrder], *, owners: npt.NDArray[np.int16]) -> None:
     """megatron-core ends here, too: its surplus is not enough for every blend."""
     drawn = np.bincount(owners, minlength=len(sources))
     for (name, order), count in zip(sources.items(), drawn.tolist(), strict=True):

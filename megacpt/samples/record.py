@@ -135,7 +135,7 @@ def _segment_from_json(content: Mapping[str, Any]) -> DrawnSegment:
     )
 
 
-def require_same_settings(record: DataRecord, settings: Settings) -> None:
+def require_same_settings(record: DataRecord, *, settings: Settings) -> None:
     """Raise DataError where the run began with other settings than it would go on with."""
     for what, was, now in (
         ("the version of the sample order", record.settings.version, settings.version),
@@ -150,7 +150,7 @@ def require_same_settings(record: DataRecord, settings: Settings) -> None:
             )
 
 
-def require_same_contents(record: DataRecord, contents: Mapping[str, str]) -> None:
+def require_same_contents(record: DataRecord, *, contents: Mapping[str, str]) -> None:
     """Raise DataError where a source that was drawn from is another one now."""
     for name, was in record.contents.items():
         now = contents.get(name)

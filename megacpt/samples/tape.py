@@ -83,7 +83,7 @@ class Shuffled:
         self._key = key
         self._latest: tuple[int, _C.Permutation] | None = None
 
-    def at(self, epoch: int, place: int) -> int:
+    def at(self, epoch: int, *, place: int) -> int:
         latest = self._latest
         if latest is None or latest[0] != epoch:
             latest = self._latest = (epoch, _C.Permutation(self.size, key=self._key(epoch)))
@@ -99,9 +99,9 @@ class Stream:
         self.num_chunks, self.tail = divmod(self.num_targets, chunk_length)
         self._order = Shuffled(self.num_chunks, key=key)
 
-    def start(self, epoch: int, place: int) -> int:
+    def start(self, epoch: int, *, place: int) -> int:
         """Where the chunk at this place begins in the stream."""
-        chunk = self._order.at(epoch, place) if place < self.num_chunks else place
+        chunk = self._order.at(epoch, place=place) if place < self.num_chunks else place
         return chunk * self.chunk_length
 
     def left(self, run: Run) -> int:
@@ -113,23 +113,23 @@ class Stream:
 class ConcatTape:
     """Samples of ``sequence_length`` tokens from what ``rest`` leaves, then whole epochs."""
 
-    def __init__(self, stream: Stream, rest: Rest, *, sequence_length: int, block: int) -> None:
+    def __init__(self, stream: Stream, *, rest: Rest, sequence_length: int, block: int) -> None:
         """``block``: the fewest chunks dealt together, where there are as many."""
         self.stream = stream
         self._length = sequence_length
         self._block = block
         self._parts = stream.chunk_length // sequence_length
-        self._now = _Layout.of(rest, stream, sequence_length)
-        self._later = _Layout.of(Rest(), stream, sequence_length)
+        self._now = _Layout.of(rest, stream=stream, length=sequence_length)
+        self._later = _Layout.of(Rest(), stream=stream, length=sequence_length)
         self.samples_per_epoch = self._later.samples
 
     def pieces(self, number: int) -> Pieces:
         epoch, layout, n = self._find(number)
         if n < layout.in_runs:
-            return self._from_runs(epoch, layout, n)
+            return self._from_runs(epoch, layout=layout, n=n)
         n -= layout.in_runs
         if n < layout.in_chunks:
-            start = self._start(epoch, layout.rest.first, n)
+            start = self._start(epoch, first=layout.rest.first, n=n)
             return [start], [start + self._length + 1]
         n -= layout.in_chunks
         stream = self.stream
@@ -139,11 +139,12 @@ class ConcatTape:
     def rest(self, number: int) -> Rest:
         epoch, layout, n = self._find(number)
         if n < layout.in_runs:
-            runs = self._runs_after(layout.rest.runs, n * self._length)
+            runs = self._runs_after(layout.rest.runs, consumed=n * self._length)
             return Rest(epoch=epoch, runs=runs, first=layout.rest.first)
         n -= layout.in_runs
         if n < layout.in_chunks:
-            return self._rest_of_block(epoch, *self._dealt(layout.rest.first, n))
+            block, size, n = self._dealt(layout.rest.first, n=n)
+            return self._rest_of_block(epoch, block=block, size=size, n=n)
         n -= layout.in_chunks
         chunks = self.stream.num_chunks
         if n == 0:
@@ -152,7 +153,7 @@ class ConcatTape:
 
     def epochs(self, number: int) -> float:
         rest = self.rest(number)
-        layout = _Layout.of(rest, self.stream, self._length)
+        layout = _Layout.of(rest, stream=self.stream, length=self._length)
         return rest.epoch + 1 - layout.targets / self.stream.num_targets
 
     def _find(self, number: int) -> tuple[int, _Layout, int]:
@@ -163,14 +164,14 @@ class ConcatTape:
         epochs, n = divmod(number - now.samples, self._later.samples)
         return now.rest.epoch + 1 + epochs, self._later, n
 
-    def _start(self, epoch: int, first: int, n: int) -> int:
+    def _start(self, epoch: int, *, first: int, n: int) -> int:
         if self._parts == 1:
-            return self.stream.start(epoch, first + n)
-        block, size, n = self._dealt(first, n)
+            return self.stream.start(epoch, place=first + n)
+        block, size, n = self._dealt(first, n=n)
         part, place = divmod(n, size)
-        return self.stream.start(epoch, block + place) + part * self._length
+        return self.stream.start(epoch, place=block + place) + part * self._length
 
-    def _dealt(self, first: int, n: int) -> tuple[int, int, int]:
+    def _dealt(self, first: int, *, n: int) -> tuple[int, int, int]:
         """Block of sample n of the chunks from ``first`` on: its first place, its number of
         chunks, and the number of the sample in it. The last block takes what would be too few."""
         chunks = self.stream.num_chunks - first
@@ -180,21 +181,21 @@ class ConcatTape:
         size = self._block if block < last else chunks - begin
         return first + begin, size, n - begin * self._parts
 
-    def _rest_of_block(self, epoch: int, block: int, size: int, n: int) -> Rest:
+    def _rest_of_block(self, epoch: int, *, block: int, size: int, n: int) -> Rest:
         part, place = divmod(n, size)
         begun = Run(block, place, (part + 1) * self._length)
         behind = Run(block + place, size - place if part else 0, part * self._length)
         runs = tuple(r for r in (begun, behind) if r.count and self.stream.left(r))
         return Rest(epoch=epoch, runs=runs, first=block + (size if part else place))
 
-    def _from_runs(self, epoch: int, layout: _Layout, n: int) -> Pieces:
+    def _from_runs(self, epoch: int, *, layout: _Layout, n: int) -> Pieces:
         at, end = n * self._length, min((n + 1) * self._length, layout.run_targets)
         starts, stops = [], []
         for run in layout.rest.runs:
             left = self.stream.left(run)
             while at < min(end, run.count * left):
                 place, offset = divmod(at, left)
-                start = self.stream.start(epoch, run.first + place) + run.skip + offset
+                start = self.stream.start(epoch, place=run.first + place) + run.skip + offset
                 taken = min(left - offset, end - at)
                 starts.append(start)
                 stops.append(start + taken + 1)
@@ -202,7 +203,7 @@ class ConcatTape:
             at, end = at - run.count * left, end - run.count * left
         return starts, stops
 
-    def _runs_after(self, runs: tuple[Run, ...], consumed: int) -> tuple[Run, ...]:
+    def _runs_after(self, runs: tuple[Run, ...], *, consumed: int) -> tuple[Run, ...]:
         """The runs without their first ``consumed`` targets."""
         kept = []
         for run in runs:
@@ -229,7 +230,7 @@ class _Layout:
     samples: int
 
     @classmethod
-    def of(cls, rest: Rest, stream: Stream, length: int) -> _Layout:
+    def of(cls, rest: Rest, *, stream: Stream, length: int) -> _Layout:
         run_targets = sum(run.count * stream.left(run) for run in rest.runs)
         chunks = max(stream.num_chunks - rest.first, 0)
         tail = stream.tail if rest.first <= stream.num_chunks else 0
@@ -248,7 +249,7 @@ class _Layout:
 class PackedTape:
     """Rows of a packing in shuffled order, from place ``rest.first`` of epoch ``rest.epoch`` on."""
 
-    def __init__(self, packing: PackedRows, rest: Rest, *, key: Key) -> None:
+    def __init__(self, packing: PackedRows, *, rest: Rest, key: Key) -> None:
         self._packing = packing
         self._order = Shuffled(packing.num_rows, key=key)
         self._done = rest.epoch * packing.num_rows + rest.first
@@ -256,7 +257,7 @@ class PackedTape:
 
     def pieces(self, number: int) -> Pieces:
         epoch, place = divmod(self._done + number, self.samples_per_epoch)
-        return self._packing.row(self._order.at(epoch, place))
+        return self._packing.row(self._order.at(epoch, place=place))
 
     def rest(self, number: int) -> Rest:
         epoch, place = divmod(self._done + number, self.samples_per_epoch)

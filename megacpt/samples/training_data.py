@@ -74,17 +74,19 @@ class TrainingData:
         }
         contents = _contents(opened)
         if past:
-            require_same_settings(past, settings)
-            require_same_contents(past, contents)
+            require_same_settings(past, settings=settings)
+            require_same_contents(past, contents=contents)
         data = cls(
             config=config,
             settings=settings,
             shards=opened,
             contents=contents,
             segments=segments,
-            order=_megatron(config, opened, segments, seed=seed, steps=steps, past=past)
+            order=_megatron(
+                config, shards=opened, segments=segments, seed=seed, steps=steps, past=past
+            )
             if config.order is SampleOrder.megatron
-            else _keyed(opened, segments, settings=settings, past=past),
+            else _keyed(opened, segments=segments, settings=settings, past=past),
         )
         if steps is not None:
             data._require_epochs(steps)
@@ -101,11 +103,11 @@ class TrainingData:
 
     def batch_size(self, step: int) -> int:
         """Samples of global batch ``step`` (the first is 0)."""
-        return at(self.segments, step).global_batch_size
+        return at(self.segments, step=step).global_batch_size
 
     def sequence_length(self, step: int) -> int:
         """Tokens of each sample of global batch ``step``."""
-        return at(self.segments, step).sequence_length
+        return at(self.segments, step=step).sequence_length
 
     def load(self, step: int, *, positions: Sequence[int]) -> Batch:
         """Samples of global batch ``step`` at ``positions`` of its B."""
@@ -148,14 +150,14 @@ class TrainingData:
 
     def _require_epochs(self, steps: int) -> None:
         broken = epoch_cap_violations(
-            self.config, self.segments, steps=steps, epoch_samples=self._samples_per_epoch
+            self.config, segments=self.segments, steps=steps, epoch_samples=self._samples_per_epoch
         )
         if broken:
             raise ConfigError(broken)
 
     def _samples_per_epoch(self, name: str, sequence_length: int) -> int:
         if isinstance(self.order, KeyedOrder):
-            return self.order.samples_per_epoch(name, sequence_length)
+            return self.order.samples_per_epoch(name, sequence_length=sequence_length)
         return max(self.shards[name].num_tokens // sequence_length, 1)
 
 
@@ -193,7 +195,7 @@ def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Sett
 def _contents(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
     manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
     return {
-        name: _digest(identity_of(shard, manifest))
+        name: _digest(identity_of(shard, manifest=manifest))
         for (name, shard), manifest in zip(shards.items(), manifests, strict=True)
     }
 
@@ -204,8 +206,8 @@ def _digest(text: str) -> str:
 
 def _keyed(
     shards: Mapping[str, IndexedShard],
-    segments: Sequence[Segment],
     *,
+    segments: Sequence[Segment],
     settings: Settings,
     past: DataRecord | None,
 ) -> KeyedOrder:
@@ -214,8 +216,8 @@ def _keyed(
             name=name,
             number=number,
             shard=shard,
-            cut=_cut(shard, settings=settings, key=epoch_key(settings.seed, name)),
-            key=epoch_key(settings.seed, name),
+            cut=_cut(shard, settings=settings, key=epoch_key(settings.seed, name=name)),
+            key=epoch_key(settings.seed, name=name),
         )
         for number, (name, shard) in enumerate(shards.items())
     }
@@ -236,9 +238,9 @@ def _cut(shard: IndexedShard, *, settings: Settings, key: Key) -> Stream | Packe
 
 def _megatron(
     config: DataConfig,
+    *,
     shards: Mapping[str, IndexedShard],
     segments: Sequence[Segment],
-    *,
     seed: int,
     steps: int | None,
     past: DataRecord | None,

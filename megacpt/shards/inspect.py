@@ -119,7 +119,7 @@ def inspect_shard(
     shard.check_index()
     manifest = read_manifest(prefix)
     if manifest is not None:
-        identity_of(shard, manifest)  # refuses files that the manifest does not fit
+        identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
     if tokenizer is not None:
         require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
     known = manifest or tokenizer
@@ -130,13 +130,13 @@ def inspect_shard(
     return Inspection(
         prefix=str(prefix),
         dtype=shard.dtype.name,
-        bin_bytes=_bytes(prefix, "bin"),
-        idx_bytes=_bytes(prefix, "idx"),
+        bin_bytes=_bytes(prefix, kind="bin"),
+        idx_bytes=_bytes(prefix, kind="idx"),
         sequences=shard.sequence_lengths.size,
         lengths=_lengths(shard),
         vocabulary=counter.vocabulary(tokenizer),
         ends=counter.ends(),
-        samples=tuple(_samples(shard, tokenizer, count=samples)) if tokenizer else (),
+        samples=tuple(_samples(shard, tokenizer=tokenizer, count=samples)) if tokenizer else (),
         manifest=manifest,
     )
 
@@ -146,14 +146,14 @@ def to_json(found: Inspection) -> str:
     return json.dumps(content, indent=2)
 
 
-def _bytes(prefix: Path | str, kind: str) -> int:
+def _bytes(prefix: Path | str, *, kind: str) -> int:
     return Path(f"{prefix}.{kind}").stat().st_size
 
 
 def _lengths(shard: IndexedShard) -> LengthStatistics:
     counter = LengthCounter()
     for first in range(0, shard.num_documents, SPAN):
-        counter.add(np.diff(shard.starts(first, min(first + SPAN, shard.num_documents))))
+        counter.add(np.diff(shard.starts(first, stop=min(first + SPAN, shard.num_documents))))
     return counter.statistics()
 
 
@@ -178,7 +178,7 @@ class _TokenCounter:
                 stream.seek(start * shard.dtype.itemsize)
                 ids = np.fromfile(stream, dtype=shard.dtype, count=stop - start)
                 self._count(ids)
-                self._count_ends(ids[document_ends(shard, start, stop) - start - 1])
+                self._count_ends(ids[document_ends(shard, start=start, stop=stop) - start - 1])
                 if progress:
                     progress(self._tokens, total)
 
@@ -233,22 +233,22 @@ def spans_to_read(num_tokens: int, *, sampled_tokens: int | None) -> list[tuple[
     ]
 
 
-def document_ends(shard: IndexedShard, start: int, stop: int) -> npt.NDArray[np.int64]:
+def document_ends(shard: IndexedShard, *, start: int, stop: int) -> npt.NDArray[np.int64]:
     """Where documents that are not empty end, of all ends in ``start+1 .. stop``."""
 
     def end_of(document: int) -> int:
-        return int(shard.starts(document, document)[0])
+        return int(shard.starts(document, stop=document)[0])
 
     bounds = range(shard.num_documents + 1)
     first = bisect_right(bounds, start, key=end_of)
     after = bisect_right(bounds, stop, key=end_of)
     if first == after:
         return np.zeros(0, dtype=np.int64)
-    ends = shard.starts(first, after - 1)
+    ends = shard.starts(first, stop=after - 1)
     return ends[np.diff(ends, prepend=start) > 0]
 
 
-def _samples(shard: IndexedShard, tokenizer: Tokenizer, *, count: int) -> Iterator[Sample]:
+def _samples(shard: IndexedShard, *, tokenizer: Tokenizer, count: int) -> Iterator[Sample]:
     """Documents at equal distances."""
     count = min(count, shard.num_documents)
     for n in range(count):

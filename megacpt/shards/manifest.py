@@ -123,23 +123,25 @@ def read_manifest(prefix: Path | str) -> Manifest | None:
 
 def _parse(content: dict[str, Any]) -> Manifest:
     parts = {
-        "inputs": tuple(_record(InputFile, part) for part in content["inputs"]),
-        "backends": tuple(_record(BackendRecord, part) for part in content.get("backends", ())),
+        "inputs": tuple(_record(InputFile, content=part) for part in content["inputs"]),
+        "backends": tuple(
+            _record(BackendRecord, content=part) for part in content.get("backends", ())
+        ),
     }
-    return _record(Manifest, content | parts)
+    return _record(Manifest, content=content | parts)
 
 
-def _record(kind: type[Record], content: dict[str, Any]) -> Record:
+def _record(kind: type[Record], *, content: dict[str, Any]) -> Record:
     """Of the known keys alone; TypeError where one is missing or not of the declared type."""
     declared = {f.name: str(f.type) for f in fields(kind)}
     made = kind(**{name: value for name, value in content.items() if name in declared})
     for name, kinds in declared.items():
-        if not _is_of(kinds, getattr(made, name)):
+        if not _is_of(kinds, value=getattr(made, name)):
             raise TypeError(f"{name} must be {kinds}, got {getattr(made, name)!r}")
     return made
 
 
-def _is_of(kinds: str, value: object) -> bool:
+def _is_of(kinds: str, *, value: object) -> bool:
     """Numbers here count something: none is negative."""
     match value:
         case None:
@@ -149,7 +151,7 @@ def _is_of(kinds: str, value: object) -> bool:
         case int():
             return kinds.startswith("int") and value >= 0
         case dict():
-            counts = all(isinstance(k, str) and _is_of("int", v) for k, v in value.items())
+            counts = all(isinstance(k, str) and _is_of("int", value=v) for k, v in value.items())
             return kinds.startswith("dict") and counts
         case _:
             return isinstance(value, tuple) and kinds.startswith("tuple")
@@ -172,15 +174,15 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
             progress(done, total)
 
     for kind in ("idx", "bin"):
-        verify_file(prefix, kind, manifest=manifest, count=count)
+        verify_file(prefix, kind=kind, manifest=manifest, count=count)
     IndexedShard(prefix).check_index()
     return manifest
 
 
 def verify_file(
     prefix: Path | str,
-    kind: Literal["bin", "idx"],
     *,
+    kind: Literal["bin", "idx"],
     manifest: Manifest,
     count: Callable[[int], None] = lambda _: None,
 ) -> None:
@@ -194,21 +196,21 @@ def verify_file(
                 count(len(piece))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; restore the file.") from error
-    require_checksum(prefix, kind, expected=expected, found=digest.hexdigest())
+    require_checksum(prefix, kind=kind, expected=expected, found=digest.hexdigest())
 
 
-def require_checksum(prefix: Path | str, kind: str, *, expected: str, found: str) -> None:
+def require_checksum(prefix: Path | str, *, kind: str, expected: str, found: str) -> None:
     if found != expected:
-        raise _changed(prefix, f"sha256 of .{kind}", expected[:12], found[:12])
+        raise _changed(prefix, what=f"sha256 of .{kind}", expected=expected[:12], found=found[:12])
 
 
 def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
     """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
-    _require_tokenizer(read_manifest(prefix), prefix, fingerprint=fingerprint, owner=owner)
+    _require_tokenizer(read_manifest(prefix), prefix=prefix, fingerprint=fingerprint, owner=owner)
 
 
 def _require_tokenizer(
-    manifest: Manifest | None, prefix: Path | str, *, fingerprint: str, owner: str
+    manifest: Manifest | None, *, prefix: Path | str, fingerprint: str, owner: str
 ) -> None:
     if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
         raise DataError(
@@ -227,16 +229,16 @@ def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | Non
             continue
         first = first or (prefix, manifest.tokenizer_fingerprint)
         owner = f"token shard {first[0]}"
-        _require_tokenizer(manifest, prefix, fingerprint=first[1], owner=owner)
+        _require_tokenizer(manifest, prefix=prefix, fingerprint=first[1], owner=owner)
     return manifests
 
 
 def shard_identity(shard: IndexedShard) -> str:
     """``identity_of`` a shard and the manifest beside it."""
-    return identity_of(shard, read_manifest(shard.prefix))
+    return identity_of(shard, manifest=read_manifest(shard.prefix))
 
 
-def identity_of(shard: IndexedShard, manifest: Manifest | None) -> str:
+def identity_of(shard: IndexedShard, *, manifest: Manifest | None) -> str:
     """A string that changes when the shard does; reads a bounded number of pages.
 
     The manifest's checksums where there is one (its sizes must fit the files), else sizes and
@@ -247,7 +249,9 @@ def identity_of(shard: IndexedShard, manifest: Manifest | None) -> str:
     counted = (manifest.documents, manifest.tokens, manifest.dtype)
     found = (shard.num_documents, shard.num_tokens, shard.dtype.name)
     if counted != found:
-        raise _changed(shard.prefix, "documents, tokens and type", counted, found)
+        raise _changed(
+            shard.prefix, what="documents, tokens and type", expected=counted, found=found
+        )
     return f"{manifest.bin_sha256} {manifest.idx_sha256}"
 
 
@@ -256,11 +260,11 @@ def _sampled_digest(shard: IndexedShard, *, samples: int = 4, length: int = 512)
     last = max(shard.num_tokens - length, 0)
     for n in range(samples):
         start = last * n // (samples - 1)
-        digest.update(shard.span(start, min(start + length, shard.num_tokens)).tobytes())
+        digest.update(shard.span(start, stop=min(start + length, shard.num_tokens)).tobytes())
     return digest.hexdigest()
 
 
-def _changed(prefix: Path | str, what: str, expected: object, found: object) -> DataError:
+def _changed(prefix: Path | str, *, what: str, expected: object, found: object) -> DataError:
     return DataError(
         f"token shard {prefix} is not what {manifest_path(prefix)} says: {what} should be "
         f"{expected}, but is {found}; restore the files or tokenize the text again."

@@ -52,19 +52,19 @@ def merge_shards(
     progress: Progress | None = None,
 ) -> Merged:
     """Write ``output_prefix``.bin and .idx, and .json unless none of the shards has a manifest."""
-    _require_free_name(prefixes, output_prefix)
+    _require_free_name(prefixes, output_prefix=output_prefix)
     shards = [IndexedShard(prefix) for prefix in prefixes]
     dtype = _one_dtype(shards)
     manifests = _manifests(shards)
-    _require_described(output_prefix, manifests)
+    _require_described(output_prefix, manifests=manifests)
     for shard in shards:
         shard.check_index()
 
     def describe(files: ShardFiles) -> Manifest:
-        return _merged(manifests, files, name=Path(output_prefix).name)
+        return _merged(manifests, files=files, name=Path(output_prefix).name)
 
     with ShardWriter(output_prefix, dtype=dtype) as writer:
-        _copy(shards, manifests, writer=writer, progress=progress)
+        _copy(shards, manifests=manifests, writer=writer, progress=progress)
         has_bad = _copy_quarantine(prefixes, writer=writer)
         files = writer.publish(
             beside=(QUARANTINE,) if has_bad else (),
@@ -89,7 +89,7 @@ def shards_in(folder: Path | str) -> list[Path]:
     return sorted(found["bin"])
 
 
-def _require_free_name(prefixes: Sequence[Path | str], output_prefix: Path | str) -> None:
+def _require_free_name(prefixes: Sequence[Path | str], *, output_prefix: Path | str) -> None:
     if len(prefixes) == 0:
         raise DataError("there are no shards to merge; give their prefixes.")
     if Path(output_prefix).resolve() in {Path(prefix).resolve() for prefix in prefixes}:
@@ -97,7 +97,7 @@ def _require_free_name(prefixes: Sequence[Path | str], output_prefix: Path | str
     read_manifest(output_prefix)  # refuses to replace a JSON file that is something else
 
 
-def _require_described(output_prefix: Path | str, manifests: Sequence[Manifest]) -> None:
+def _require_described(output_prefix: Path | str, *, manifests: Sequence[Manifest]) -> None:
     """A manifest of another shard must not stay beside one that has none."""
     if not manifests and manifest_path(output_prefix).exists():
         raise DataError(
@@ -129,15 +129,17 @@ def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
         )
     for prefix, manifest in zip(prefixes, known, strict=False):
         for field in EQUAL_FIELDS:
-            _require_equal(field, prefix, manifest, prefixes[0], known[0])
+            _require_equal(
+                field, prefix=prefix, manifest=manifest, first=prefixes[0], first_manifest=known[0]
+            )
     for shard, manifest in zip(shards, known, strict=False):
-        identity_of(shard, manifest)  # refuses files that the manifest does not fit
-        verify_file(shard.prefix, "idx", manifest=manifest)
+        identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
+        verify_file(shard.prefix, kind="idx", manifest=manifest)
     return known
 
 
 def _require_equal(
-    field: str, prefix: Path, manifest: Manifest, first: Path, first_manifest: Manifest
+    field: str, *, prefix: Path, manifest: Manifest, first: Path, first_manifest: Manifest
 ) -> None:
     expected, found = getattr(first_manifest, field), getattr(manifest, field)
     if expected != found:
@@ -149,8 +151,8 @@ def _require_equal(
 
 def _copy(
     shards: Sequence[IndexedShard],
-    manifests: Sequence[Manifest],
     *,
+    manifests: Sequence[Manifest],
     writer: ShardWriter,
     progress: Progress | None,
 ) -> None:
@@ -164,7 +166,7 @@ def _copy(
                 progress(writer.tokens * writer.dtype.itemsize, total)
         if manifests:
             expected = manifests[n].bin_sha256
-            require_checksum(shard.prefix, "bin", expected=expected, found=digest.hexdigest())
+            require_checksum(shard.prefix, kind="bin", expected=expected, found=digest.hexdigest())
         for at in range(0, shard.sequence_lengths.size, PIECE):
             writer.add_lengths(shard.sequence_lengths[at : at + PIECE])
 
@@ -196,7 +198,7 @@ def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> 
     paths = [Path(f"{prefix}.{QUARANTINE}") for prefix in prefixes]
     found = [path for path in paths if path.exists()]
     if found:
-        writer.write_beside(QUARANTINE, _contents(found))
+        writer.write_beside(QUARANTINE, content=_contents(found))
     return bool(found)
 
 
@@ -207,7 +209,7 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
                 yield piece
 
 
-def _merged(manifests: Sequence[Manifest], files: ShardFiles, *, name: str) -> Manifest:
+def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> Manifest:
     """What tokenizing everything at once would have written."""
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
     return replace(

@@ -116,7 +116,7 @@ def build_packing(shard: IndexedShard, *, sequence_length: int) -> Path:
     path = pack_path(shard.prefix, sequence_length=sequence_length)
     head = HEADER.pack(MAGIC, VERSION, *astuple(summary), _identity(shard))
     arrays = [array.data for array in (row_ends, checksums, starts, inputs)]
-    write_parts(path, [head, hashlib.sha256(head).digest(), *arrays])
+    write_parts(path, parts=[head, hashlib.sha256(head).digest(), *arrays])
     return path
 
 
@@ -131,11 +131,13 @@ class Packing:
     @classmethod
     def open(cls, prefix: Path | str, *, sequence_length: int) -> Packing:
         """DataError unless the file is whole and was made from this very shard."""
-        raw = _map(prefix, sequence_length)
-        summary, identity = _read_header(raw, prefix, sequence_length)
+        raw = _map(prefix, sequence_length=sequence_length)
+        summary, identity = _read_header(raw, prefix=prefix, sequence_length=sequence_length)
         if identity != _identity(IndexedShard(prefix)):
-            raise _unusable(prefix, sequence_length, "was packed from another shard")
-        return cls(prefix=Path(prefix), summary=summary, rows=_arrays(raw, summary))
+            raise _unusable(
+                prefix, sequence_length=sequence_length, problem="was packed from another shard"
+            )
+        return cls(prefix=Path(prefix), summary=summary, rows=_arrays(raw, summary=summary))
 
     @property
     def num_rows(self) -> int:
@@ -151,46 +153,56 @@ class Packing:
             )
         except ValueError as error:
             problem = f"is damaged: {error}"
-            raise _unusable(self.prefix, self.summary.sequence_length, problem) from error
+            raise _unusable(
+                self.prefix, sequence_length=self.summary.sequence_length, problem=problem
+            ) from error
 
 
 def _identity(shard: IndexedShard) -> bytes:
     return hashlib.sha256(shard_identity(shard).encode()).digest()
 
 
-def _map(prefix: Path | str, sequence_length: int) -> npt.NDArray[np.uint8]:
+def _map(prefix: Path | str, *, sequence_length: int) -> npt.NDArray[np.uint8]:
     path = pack_path(prefix, sequence_length=sequence_length)
     try:
         return np.frombuffer(memoryview(_C.MappedFile(str(path))), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist, but data.packing=best_fit needs it; run: "
-            f"{_command(prefix, sequence_length)}"
+            f"{_command(prefix, sequence_length=sequence_length)}"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the file.") from error
 
 
 def _read_header(
-    raw: npt.NDArray[np.uint8], prefix: Path | str, sequence_length: int
+    raw: npt.NDArray[np.uint8], *, prefix: Path | str, sequence_length: int
 ) -> tuple[PackSummary, bytes]:
     head = raw[: HEADER.size].tobytes()
     digest = raw[HEADER.size : ARRAYS_AT].tobytes()
     if digest != hashlib.sha256(head).digest():
-        raise _unusable(prefix, sequence_length, "does not begin with a whole header")
+        raise _unusable(
+            prefix, sequence_length=sequence_length, problem="does not begin with a whole header"
+        )
     magic, version, *counts, identity = HEADER.unpack(head)
     if magic != MAGIC or version != VERSION:
-        raise _unusable(prefix, sequence_length, f"is not of version {VERSION}")
+        raise _unusable(
+            prefix, sequence_length=sequence_length, problem=f"is not of version {VERSION}"
+        )
     summary = PackSummary(**dict(zip(PackSummary.__slots__, counts, strict=True)))
     if summary.sequence_length != sequence_length:
-        raise _unusable(prefix, sequence_length, f"packs rows of {summary.sequence_length}")
+        raise _unusable(
+            prefix,
+            sequence_length=sequence_length,
+            problem=f"packs rows of {summary.sequence_length}",
+        )
     if raw.size != summary.file_bytes:
         problem = f"has {raw.size} bytes instead of {summary.file_bytes}"
-        raise _unusable(prefix, sequence_length, problem)
+        raise _unusable(prefix, sequence_length=sequence_length, problem=problem)
     return summary, identity
 
 
-def _arrays(raw: npt.NDArray[np.uint8], summary: PackSummary) -> _C.PackedRows:
+def _arrays(raw: npt.NDArray[np.uint8], *, summary: PackSummary) -> _C.PackedRows:
     sizes = [8 * (summary.rows + 1), 8 * summary.rows, 8 * summary.pieces, 4 * summary.pieces]
     ends = ARRAYS_AT + np.cumsum([0, *sizes])
     types = ("<i8", "<u8", "<i8", "<i4")
@@ -198,12 +210,14 @@ def _arrays(raw: npt.NDArray[np.uint8], summary: PackSummary) -> _C.PackedRows:
     return _C.PackedRows(*(raw[begin:end].view(kind) for begin, end, kind in parts))
 
 
-def _unusable(prefix: Path | str, sequence_length: int, problem: str) -> DataError:
+def _unusable(prefix: Path | str, *, sequence_length: int, problem: str) -> DataError:
     path = pack_path(prefix, sequence_length=sequence_length)
-    return DataError(f"{path} {problem}; make it again: {_command(prefix, sequence_length)}")
+    return DataError(
+        f"{path} {problem}; make it again: {_command(prefix, sequence_length=sequence_length)}"
+    )
 
 
-def _command(prefix: Path | str, sequence_length: int) -> str:
+def _command(prefix: Path | str, *, sequence_length: int) -> str:
     return f"megacpt pack {prefix} --sequence-length {sequence_length}"
 
 

@@ -49,7 +49,7 @@ class IndexedShard:
         self.prefix = Path(prefix)
         self.vocab_size = vocab_size
         idx, bin_ = (
-            _map(Path(f"{self.prefix}.{kind}"), self.prefix, scattered=scattered)
+            _map(Path(f"{self.prefix}.{kind}"), prefix=self.prefix, scattered=scattered)
             for kind in ("idx", "bin")
         )
         code, num_sequences, num_bounds = self._read_header(idx)
@@ -97,7 +97,7 @@ class IndexedShard:
         """The sequence each document begins with, and the number of sequences; a view."""
         return self._bounds
 
-    def starts(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+    def starts(self, first: int, *, stop: int) -> npt.NDArray[np.int64]:
         """Where documents ``first .. stop-1`` begin in the stream, and where the last of them ends,
         of a shard that passed ``check_index``."""
         sequences = self._bounds[first : stop + 1]
@@ -113,9 +113,9 @@ class IndexedShard:
         first, last = self._bounds[number], self._bounds[number + 1]
         if not 0 <= first <= last <= self._offsets.size:
             raise self._broken(f"bounds document {number} by sequences {first} and {last}")
-        return self.span(self._start_of(int(first)), self._start_of(int(last)))
+        return self.span(self._start_of(int(first)), stop=self._start_of(int(last)))
 
-    def span(self, start: int, stop: int) -> Tokens:
+    def span(self, start: int, *, stop: int) -> Tokens:
         """Ids ``start .. stop-1`` of all documents laid end to end, a view into the file."""
         if not 0 <= start <= stop <= self.num_tokens:
             raise DataError(
@@ -123,9 +123,9 @@ class IndexedShard:
             )
         return self._tokens[start:stop]
 
-    def ids(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def ids(self, start: int, *, stop: int) -> npt.NDArray[np.int64]:
         """A copy of ``span`` in which every id is known to be within the vocabulary."""
-        ids = self.span(start, stop).astype(np.int64)
+        ids = self.span(start, stop=stop).astype(np.int64)
         limit = self.vocab_size if self.vocab_size is not None else np.iinfo(np.int64).max
         if ids.size and not (ids.min() >= 0 and ids.max() < limit):
             wrong = start + int(np.argmax((ids < 0) | (ids >= limit)))
@@ -135,7 +135,7 @@ class IndexedShard:
             )
         return ids
 
-    def document_starts(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def document_starts(self, start: int, *, stop: int) -> npt.NDArray[np.int64]:
         """Tokens in ``start .. stop-1`` that begin a document; reads O(log documents) + these."""
         first = bisect_left(range(self.num_documents), start, key=self._first_token)
         starts: list[int] = []
@@ -230,7 +230,7 @@ class IndexedShard:
         )
 
 
-def _map(path: Path, prefix: Path, *, scattered: bool) -> npt.NDArray[np.uint8]:
+def _map(path: Path, *, prefix: Path, scattered: bool) -> npt.NDArray[np.uint8]:
     try:
         return np.frombuffer(
             memoryview(_C.MappedFile(str(path), scattered=scattered)), dtype=np.uint8
@@ -245,7 +245,7 @@ def _map(path: Path, prefix: Path, *, scattered: bool) -> npt.NDArray[np.uint8]:
 
 
 def write_shard(
-    prefix: Path | str, documents: Iterable[npt.ArrayLike], *, vocab_size: int
+    prefix: Path | str, *, documents: Iterable[npt.ArrayLike], vocab_size: int
 ) -> IndexedShard:
     """Write documents of token ids as a shard without a manifest, and open it."""
     with ShardWriter(prefix, dtype=choose_dtype(vocab_size)) as writer:

@@ -68,7 +68,7 @@ def documents(config: SyntheticConfig) -> Iterator[str]:
         rng = random.Random(f"{config.topic}/{config.seed}/{number}")
         heading = f"Notes {config.seed}, page {number} on {config.topic}s."
         count = rng.randint(*SENTENCES_PER_DOCUMENT)
-        yield " ".join([heading, *(_sentence(topic, rng) for _ in range(count))])
+        yield " ".join([heading, *(_sentence(topic, rng=rng) for _ in range(count))])
 
 
 def _topic_of(config: SyntheticConfig) -> Topic:
@@ -80,22 +80,22 @@ def _topic_of(config: SyntheticConfig) -> Topic:
     )
 
 
-def _sentence(topic: Topic, rng: random.Random) -> str:
+def _sentence(topic: Topic, *, rng: random.Random) -> str:
     subject, (verb, places) = rng.choice(list(topic.subjects.items()))
     quality, place, time = (rng.choice(words) for words in (topic.qualities, places, topic.times))
     return f"The {quality} {subject} {verb} {place} {time}."
 
 
-def write_jsonl(path: Path | str, config: SyntheticConfig) -> None:
+def write_jsonl(path: Path | str, *, config: SyntheticConfig) -> None:
     """One JSON object a line, the text under ``text``."""
-    write_text(Path(path), _as_jsonl(config))
+    write_text(Path(path), text=_as_jsonl(config))
 
 
 def _as_jsonl(config: SyntheticConfig) -> str:
     return "".join(json.dumps({"text": text}) + "\n" for text in documents(config))
 
 
-def ensure_shard(prefix: Path | str, config: SyntheticConfig, *, tokenizer: Tokenizer) -> Manifest:
+def ensure_shard(prefix: Path | str, *, config: SyntheticConfig, tokenizer: Tokenizer) -> Manifest:
     """Write PREFIX.jsonl and its token shard, unless they lie there already."""
     source = Path(f"{prefix}.jsonl")
     manifest = read_manifest(prefix)
@@ -106,7 +106,7 @@ def ensure_shard(prefix: Path | str, config: SyntheticConfig, *, tokenizer: Toke
         and source.read_text(encoding="utf-8") == _as_jsonl(config)
     ):
         return manifest
-    write_jsonl(source, config)
+    write_jsonl(source, config=config)
     written = tokenize([source], tokenizer=tokenizer, output_prefix=prefix, workers=1)
     assert written is not None, "only a task returns nothing"
     return written

@@ -135,7 +135,7 @@ class ShardWriter:
             self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
         self.documents += lengths.size
 
-    def write_beside(self, kind: str, content: Iterable[bytes]) -> None:
+    def write_beside(self, kind: str, *, content: Iterable[bytes]) -> None:
         """A further file, to be published with the shard."""
         with self._reported(), self.aside(kind).open("wb") as stream:
             for piece in content:
@@ -161,7 +161,7 @@ class ShardWriter:
             files = self._finish(bounds)
             text = describe(files) if describe else None
             if text is not None:
-                _write_synced(self.aside("json"), text)
+                _write_synced(self.aside("json"), text=text)
             self._name("idx").unlink(missing_ok=True)
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
@@ -268,7 +268,7 @@ class _HashedFile:
         os.fsync(self.stream.fileno())
 
 
-def _write_synced(path: Path, text: str) -> None:
+def _write_synced(path: Path, *, text: str) -> None:
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

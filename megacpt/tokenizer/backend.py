@@ -18,7 +18,7 @@ class Encoded:
     ids: npt.NDArray[np.integer]
     bounds: npt.NDArray[np.int64]
 
-    def part(self, start: int, stop: int) -> Encoded:
+    def part(self, start: int, *, stop: int) -> Encoded:
         """Of the texts ``start .. stop-1``, without copying ids."""
         bounds = self.bounds[start : stop + 1]
         return Encoded(ids=self.ids[bounds[0] : bounds[-1]], bounds=bounds - bounds[0])

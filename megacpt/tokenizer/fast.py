@@ -39,7 +39,7 @@ WORDS = (
 class FastBackend:
     """Encodes as ``reference`` does, or ought to."""
 
-    def __init__(self, library: ModuleType, content: bytes) -> None:
+    def __init__(self, library: ModuleType, *, content: bytes) -> None:
         self._tokenizer = library.Tokenizer.from_json_str(content.decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -57,7 +57,7 @@ def read_fast(content: bytes) -> FastBackend | None:
     except ImportError:
         return None
     try:
-        return FastBackend(fastokens, content)
+        return FastBackend(fastokens, content=content)
     # Whatever its parser does not know it refuses with an exception of its own.
     except Exception as error:  # noqa: BLE001
         logger.info("fastokens cannot read this tokenizer: %s", error)
@@ -79,7 +79,7 @@ def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
         return None
     texts = probes(reference.added_tokens)
     found, expected = (encoder.encode(texts, special=True) for encoder in (fast, reference))
-    return fast if first_difference(found, expected) is None else None
+    return fast if first_difference(found, expected=expected) is None else None
 
 
 def probes(added_tokens: Sequence[str]) -> list[str]:
@@ -90,7 +90,7 @@ def probes(added_tokens: Sequence[str]) -> list[str]:
     return texts
 
 
-def first_difference(found: Encoded, expected: Encoded) -> int | None:
+def first_difference(found: Encoded, *, expected: Encoded) -> int | None:
     """Number of the first text whose ids differ."""
     if np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.ids, expected.ids):
         return None

@@ -69,14 +69,14 @@ def load_tokenizer(
     if path.is_file() and path.suffix != ".json":
         content = _read(path)
         if TIKTOKEN_LINE.match(content):
-            return _load_tiktoken(path, content, settings=settings)
-        return _load_sentence_piece(path, content)
+            return _load_tiktoken(path, content=content, settings=settings)
+        return _load_sentence_piece(path, content=content)
     folder = path.parent if path.is_file() else path
     file = path if path.is_file() else folder / "tokenizer.json"
-    return _load_hugging_face(folder, file, fast=fast)
+    return _load_hugging_face(folder, path=file, fast=fast)
 
 
-def _load_hugging_face(folder: Path, path: Path, *, fast: bool) -> Tokenizer:
+def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
     if not folder.is_dir():
         raise ModelError(
             f"tokenizer folder {folder} does not exist; give the Hugging Face folder of the model."
@@ -85,7 +85,9 @@ def _load_hugging_face(folder: Path, path: Path, *, fast: bool) -> Tokenizer:
     pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
     backend.fast = pending
-    special = {name: _special_id(folder, backend, name) for name in ("eos", "pad", "bos")}
+    special = {
+        name: _special_id(folder, backend=backend, name=name) for name in ("eos", "pad", "bos")
+    }
     return Tokenizer(
         folder=folder if path == folder / "tokenizer.json" else path,
         vocab_size=backend.vocab_size,
@@ -97,7 +99,7 @@ def _load_hugging_face(folder: Path, path: Path, *, fast: bool) -> Tokenizer:
     )
 
 
-def _load_sentence_piece(path: Path, content: bytes) -> Tokenizer:
+def _load_sentence_piece(path: Path, *, content: bytes) -> Tokenizer:
     backend = SentencePieceBackend(content, path=path)
     return Tokenizer(
         folder=path,
@@ -110,7 +112,7 @@ def _load_sentence_piece(path: Path, content: bytes) -> Tokenizer:
     )
 
 
-def _load_tiktoken(path: Path, content: bytes, *, settings: str | None) -> Tokenizer:
+def _load_tiktoken(path: Path, *, content: bytes, settings: str | None) -> Tokenizer:
     read, text = read_settings(path, given=settings)
     backend = TiktokenBackend(content, path=path, settings=read)
     return Tokenizer(
@@ -140,7 +142,7 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _special_id(folder: Path, backend: HuggingFaceBackend, name: str) -> int | None:
+def _special_id(folder: Path, *, backend: HuggingFaceBackend, name: str) -> int | None:
     """The id of ``name`` (eos, pad, bos): by its text where one is given, else by number."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         token = _read_json(folder / file).get(f"{name}_token")

@@ -52,7 +52,7 @@ def read_batches(
         return StepBatch(
             microbatches=[host_microbatch(b, document_mask=masked, device=device) for b in batches],
             account=Account(
-                stage=at(data.segments, step - 1).name,
+                stage=at(data.segments, step=step - 1).name,
                 sequence_length=data.sequence_length(step - 1),
                 samples_per_source=data.consumed_samples(step),
             ),

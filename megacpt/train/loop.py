@@ -83,7 +83,7 @@ def train_to_rollback(
     run: Run, *, position: Position, outlets: Outlets, peak_flops: float
 ) -> FaultRecord | None:
     """The fault that wants a rollback; None once the last step is done."""
-    config, guard = run.config, Guard(run, position)
+    config, guard = run.config, Guard(run, position=position)
     if position.base_heldout is None:
         record = run.base_record or base_record(run)
         position.base_heldout = record["heldout"]
@@ -109,14 +109,14 @@ def train_to_rollback(
                 raise faults.stop(event, run_dir=config.run_dir)
             run.beat(f"measurements after step {step}")
             record |= measurements(run, step=step, position=position)
-            end_step(run, record, position=position, outlets=outlets)
+            end_step(run, record=record, position=position, outlets=outlets)
             outlets.requests.time_limit.count_step(time.monotonic() - began_at)
             outlets.saves.prepare()
             collect_garbage(step)
     return None
 
 
-def end_step(run: Run, record: Record, *, position: Position, outlets: Outlets) -> None:
+def end_step(run: Run, *, record: Record, position: Position, outlets: Outlets) -> None:
     """Hear what is asked of the run, write the record, save where it is due, end where it must."""
     saves = outlets.saves
     decision = outlets.requests.agree(
@@ -137,7 +137,7 @@ def end_step(run: Run, record: Record, *, position: Position, outlets: Outlets) 
     if ends or not run.config.checkpoint.asynchronous:
         saves.finish(position, must=ends)
     if decision.request.exits and not is_last:
-        raise ended(run, decision, position=position)
+        raise ended(run, decision=decision, position=position)
 
 
 def superseded(run: Run) -> Superseded:
@@ -153,7 +153,7 @@ def superseded(run: Run) -> Superseded:
     return Superseded(from_first_rank(words))
 
 
-def ended(run: Run, decision: Decision, *, position: Position) -> EndedOnRequest:
+def ended(run: Run, *, decision: Decision, position: Position) -> EndedOnRequest:
     steps = f"step {position.step} of {run.config.schedule.steps}"
     done = "without saving" if not decision.request.saves else "saved"
     return EndedOnRequest(
@@ -177,7 +177,8 @@ def take_step(
         position.step = step
         position.faults.count_skipped(samples_of(run, step=step))
         account = batches.take(step).account
-        record = {"step": step, "passed_over": True, **progress_record(run, account, position)}
+        progress = progress_record(run, account=account, position=position)
+        record = {"step": step, "passed_over": True, **progress}
         return record | ({"fault": event} if event["step"] == step else {})
 
     settle_s = 0.0
@@ -205,7 +206,7 @@ def take_step(
         # Which checkpoint a rollback goes back to must not depend on how fast it is written.
         saves.finish(position)
         event = guard.act(guard.fault, step=step)
-    advance(run, position, result=result, is_good=event is None)
+    advance(run, position=position, result=result, is_good=event is None)
     record = step_record(run, result=result, position=position, peak_flops=peak_flops)
     if guard.rank_times is not None:
         record["rank_times"] = guard.rank_times
@@ -228,7 +229,7 @@ def is_due(step: int, *, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def advance(run: Run, position: Position, *, result: StepResult, is_good: bool) -> None:
+def advance(run: Run, *, position: Position, result: StepResult, is_good: bool) -> None:
     """Count the step and its tokens, or those it has skipped."""
     position.step += 1
     position.elapsed_s += result.step_s
@@ -243,7 +244,7 @@ def measure_heldout(run: Run) -> dict[str, dict[str, float]]:
     """Loss, perplexity and number of tokens of every held-out set."""
     losses = measure_all(
         run.state.chunks,
-        run.heldout,
+        sets=run.heldout,
         micro_batch_size=run.config.data.micro_batch_size,
         device=run.runtime.device,
     )
@@ -254,7 +255,7 @@ def base_record(run: Run) -> Record:
     """Of a run whose weights are still the base model's."""
     return first_record(
         run.state.chunks,
-        run.config,
+        config=run.config,
         heldout=run.heldout,
         prompts=run.prompts,
         tokenizer=run.tokenizer,
@@ -269,7 +270,7 @@ def spot_check(run: Run, *, step: int) -> Record:
         return {}
     generations = generate(
         run.state.chunks,
-        run.prompts,
+        prompts=run.prompts,
         tokenizer=run.tokenizer,
         max_new_tokens=config.evaluate.max_new_tokens,
         sequence_length=config.data.sequence_length,
@@ -306,7 +307,7 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
         "data_wait_s": result.data_wait_s,
         "peak_memory_gib": device_runtime.peak_memory_bytes() / 2**30,
         **routing_record(result),
-        **progress_record(run, result.account, position),
+        **progress_record(run, account=result.account, position=position),
     }
 
 
@@ -322,7 +323,7 @@ def routing_record(result: StepResult) -> Record:
     }
 
 
-def progress_record(run: Run, account: Account, position: Position) -> Record:
+def progress_record(run: Run, *, account: Account, position: Position) -> Record:
     """How far the run is; stage, replay and skipped samples where there are any."""
     skipped = position.faults.skipped_samples
     drawn = account.samples_per_source

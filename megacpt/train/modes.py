@@ -106,8 +106,8 @@ def evaluate(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None
         final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
     if runtime.ranks.rank == 0:
         words = arithmetic(config, runtime=runtime)
-        result = _result(config, manifest.step, base, final, words=words)
-        write_text(Path(config.run_dir) / "evaluation.json", json.dumps(result, indent=2))
+        result = _result(config, step=manifest.step, base=base, final=final, words=words)
+        write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
 
 
 def _measure(
@@ -115,7 +115,7 @@ def _measure(
 ) -> dict[str, Any]:
     losses = measure_all(
         chunks,
-        open_heldout(config, architecture=architecture, max_tokens=0),
+        sets=open_heldout(config, architecture=architecture, max_tokens=0),
         micro_batch_size=config.data.micro_batch_size,
         device=runtime.device,
     )
@@ -123,7 +123,7 @@ def _measure(
 
 
 def _result(
-    config: RunConfig, step: int, base: Mapping[str, Any], final: Mapping[str, Any], *, words: str
+    config: RunConfig, *, step: int, base: Mapping[str, Any], final: Mapping[str, Any], words: str
 ) -> dict[str, Any]:
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
     checks = verdict(

@@ -96,7 +96,7 @@ def _muon(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def role_of(name: str, param: Any, *, tied: bool) -> Role:
+def role_of(name: str, *, param: Any, tied: bool) -> Role:
     """``name``: as the model has it. The last pipeline stage's copy of a tied embedding has the
     head's name."""
     if name.endswith("word_embeddings.weight"):
@@ -128,7 +128,7 @@ def overrides(optim: OptimConfig, *, tied: bool) -> dict[ParamKey, dict[str, flo
 
 
 def _has_role(role: Role, *, tied: bool) -> Callable[[Any, str], bool]:
-    return lambda param, name: role_of(name, param, tied=tied) is role
+    return lambda param, name: role_of(name, param=param, tied=tied) is role
 
 
 def set_learning_rate(optimizer: Any, *, lr: float, optim: OptimConfig) -> None:

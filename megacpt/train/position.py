@@ -129,7 +129,7 @@ def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Pa
     """Add the rollbacks that came after the checkpoint, and make the file say the same."""
     position.faults.events = faults.merged(position.faults.events, written=written)
     if torch.distributed.get_rank() == 0:
-        faults.write_events(path, position.faults.events)
+        faults.write_events(path, events=position.faults.events)
     return position
 
 

@@ -67,7 +67,7 @@ def run_reported(run_dir: Path, *, ranks: RankInfo, mode: str) -> int:
     try:
         run_rank(read_run_yaml(run_dir / "run.yaml"), ranks=ranks, mode=mode)
     except BaseException as error:  # noqa: BLE001 - the last resort: reported, then the rank ends
-        _leave_error(RunFolder(run_dir).error_of(ranks.rank), error, rank=ranks.rank)
+        _leave_error(RunFolder(run_dir).error_of(ranks.rank), error=error, rank=ranks.rank)
         return _exit_code(error)
     return 0
 
@@ -87,7 +87,7 @@ def run_rank(
     checked = _look(config, ranks=ranks)
     rank_runtime = runtime.start(
         ranks,
-        config.cluster,
+        cluster=config.cluster,
         deterministic=config.kernels.deterministic,
         store=checked.store if checked else None,
     )
@@ -103,7 +103,7 @@ def run_rank(
     watchdog = Watchdog(
         hang_s=60 * hang_minutes(config),
         stacks=stacks,
-        leave=lambda sign: _leave_hang(folder.error_of(ranks.rank), sign, rank=ranks.rank),
+        leave=lambda sign: _leave_hang(folder.error_of(ranks.rank), sign=sign, rank=ranks.rank),
     )
     modes.MODES[mode](config, runtime=rank_runtime, watchdog=watchdog)
     stacks.close()
@@ -136,7 +136,7 @@ def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.de
         raise SystemExit(MegacptError.exit_code)
 
 
-def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
+def _leave_error(path: Path, *, error: BaseException, rank: int) -> None:
     report = {
         "rank": rank,
         "slurm": slurm_start(),
@@ -146,10 +146,10 @@ def _leave_error(path: Path, error: BaseException, *, rank: int) -> None:
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    write_text(path, json.dumps(report))
+    write_text(path, text=json.dumps(report))
 
 
-def _leave_hang(path: Path, sign: SignOfLife, *, rank: int) -> None:
+def _leave_hang(path: Path, *, sign: SignOfLife, rank: int) -> None:
     """``time`` is that of the last sign of life: the oldest one points to the rank to blame."""
     report = {
         "rank": rank,
@@ -159,7 +159,7 @@ def _leave_hang(path: Path, sign: SignOfLife, *, rank: int) -> None:
         "exit_code": os.EX_TEMPFAIL,
         "message": f"rank {rank} hangs; its last sign of life was {sign}",
     }
-    write_text(path, json.dumps(report))
+    write_text(path, text=json.dumps(report))
 
 
 def _exit_code(error: BaseException) -> int:

@@ -103,7 +103,7 @@ def assemble(
     if source is not None and source.load.weights:
         chunks = forward_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
         base_record = first_record(
-            chunks, config, heldout=heldout, prompts=prompts, tokenizer=tokenizer
+            chunks, config=config, heldout=heldout, prompts=prompts, tokenizer=tokenizer
         )
         del chunks
         gc.collect()

@@ -127,7 +127,7 @@ class Saves:
         # Of an optimizer whose every update was skipped there would be nothing to write.
         adam.allocate_state(optimizer)
         with evaluating(chunks):
-            return entries(chunks, optimizer, rng_state=runtime.rng_state())
+            return entries(chunks, optimizer=optimizer, rng_state=runtime.rng_state())
 
     def finish(self, position: Position, *, must: bool = False) -> None:
         """Wait for the save in flight, if there is one, and publish it. ``must`` as above."""
@@ -137,7 +137,9 @@ class Saves:
         step = pending.manifest.step
         self._run.beat(f"waiting for the checkpoint of step {step}")
         with self._stalled():
-            failure = self._saver.finish(lambda files: self._publish(pending, files, wait=must))
+            failure = self._saver.finish(
+                lambda files: self._publish(pending, files=files, wait=must)
+            )
         if failure is not None:
             self._fail(failure, partial=pending.partial, position=position, must=must)
             return
@@ -146,7 +148,7 @@ class Saves:
         self._count_seconds(self._write_s - self._saver.rested_s)
         position.checkpoint_step = step
 
-    def _publish(self, pending: Pending, files: Mapping[str, FileSum], *, wait: bool) -> None:
+    def _publish(self, pending: Pending, *, files: Mapping[str, FileSum], wait: bool) -> None:
         root, start = self._run.checkpoints, pending.start
         manifest = replace(pending.manifest, files=dict(files))
         folders.publish(root, partial=pending.partial, manifest=manifest, start=start)

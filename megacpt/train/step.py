@@ -69,7 +69,7 @@ def train_step(
     state.optimizer.zero_grad()
     sums = run_microbatches(
         state.chunks,
-        [microbatch.to(device) for microbatch in batch.microbatches],
+        microbatches=[microbatch.to(device) for microbatch in batch.microbatches],
         num_sources=len(batch.account.samples_per_source),
         forward_only=False,
     )

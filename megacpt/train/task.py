@@ -71,7 +71,7 @@ def _leave_error(error: MegacptError, *, run_dir: Path, rank: int) -> None:
         "message": str(error),
         "traceback": "",
     }
-    write_text(RunFolder(run_dir).error_of(rank), json.dumps(report))
+    write_text(RunFolder(run_dir).error_of(rank), text=json.dumps(report))
 
 
 def _write_to(log: Path) -> None:

@@ -31,7 +31,7 @@ def choose(config: RunConfig, *, architecture: Architecture) -> WarmSource | Non
     if source is None:
         return None
     warm_source.require_same_model(source, architecture=architecture)
-    if problem := damage(source.folder, source.manifest):
+    if problem := damage(source.folder, manifest=source.manifest):
         raise CheckpointError(
             f"checkpoint.load_from={config.checkpoint.load_from}: {source.folder} is damaged: "
             f"{problem}; name another checkpoint of that run."

@@ -32,7 +32,7 @@ def run_dir(tmp_path: Path) -> Path:
     (root / "step_00000020" / "common.pt").write_bytes(bytes(40))
     second = claim(root, from_step=30, host="node8")
     write_partial(root, step=50, start=second)
-    write_run_yaml(compose(["experiment=tiny", f"run_dir={run_dir}"]), run_dir / "run.yaml")
+    write_run_yaml(compose(["experiment=tiny", f"run_dir={run_dir}"]), path=run_dir / "run.yaml")
     return run_dir
 
 

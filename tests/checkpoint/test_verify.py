@@ -91,7 +91,7 @@ def test_changed_number_in_the_manifest_is_found(folder: Path) -> None:
 
 def test_manifest_comes_back_as_it_was_written(folder: Path) -> None:
     manifest = replace(read_manifest(folder), faults={"losses": [0.1, 1e-30, float("inf")]})
-    write_manifest(folder, manifest)
+    write_manifest(folder, manifest=manifest)
     assert asdict(read_manifest(folder)) == asdict(manifest)
 
 

@@ -26,7 +26,7 @@ def other(tmp_path: Path) -> Path:
     """A run that has saved after steps 8 and 12."""
     run_dir = tmp_path / "other"
     run_dir.mkdir()
-    write_run_yaml(compose(["experiment=tiny", f"run_dir={run_dir}"]), run_dir / "run.yaml")
+    write_run_yaml(compose(["experiment=tiny", f"run_dir={run_dir}"]), path=run_dir / "run.yaml")
     start = claim(run_dir / "checkpoints", from_step=0)
     for step in (8, 12):
         publish(run_dir, step=step, start=start)

@@ -88,12 +88,12 @@ def test_it_is_what_numpy_finds(tmp_path: Path, one_rank: None, pieces: tuple[in
     assert len(index.chunks) == pieces[1]
     a, b = read(first, like=before), read(second, like=before)
     expected = [near(twin(name, a[name], b[name])) for name in sorted(before)]
-    assert [flat(change) for change in weight_changes(first, second)] == expected
+    assert [flat(change) for change in weight_changes(first, second=second)] == expected
 
 
 def test_nothing_moves_between_a_checkpoint_and_itself(tmp_path: Path, one_rank: None) -> None:
     folder = write(tmp_path, step=1, tensors=weights(0), pieces=HALVES)
-    assert all(c.relative == c.largest == 0 for c in weight_changes(folder, folder))
+    assert all(c.relative == c.largest == 0 for c in weight_changes(folder, second=folder))
 
 
 def test_masters_are_compared_where_there_are_some(tmp_path: Path, one_rank: None) -> None:
@@ -106,7 +106,7 @@ def test_masters_are_compared_where_there_are_some(tmp_path: Path, one_rank: Non
     first, second = (
         write(tmp_path, step=n, tensors=state, pieces=HALVES) for n, state in enumerate(states, 1)
     )
-    (change,) = weight_changes(first, second)
+    (change,) = weight_changes(first, second=second)
     assert change.name == "w"
     assert change.relative == pytest.approx(1e-4, rel=1e-3)
 
@@ -116,7 +116,7 @@ def test_rows_that_fill_up_a_vocabulary_are_left_out(tmp_path: Path, one_rank: N
     padded = torch.cat([whole, torch.full((2, 8), 1e9)])
     first = write(tmp_path, step=1, tensors={"w": whole}, pieces=HALVES)
     second = write(tmp_path, step=2, tensors={"w": padded}, pieces=HALVES)
-    (change,) = weight_changes(first, second)
+    (change,) = weight_changes(first, second=second)
     assert change.largest == 0
 
 
@@ -124,7 +124,7 @@ def test_other_weights_are_refused(tmp_path: Path, one_rank: None) -> None:
     first = write(tmp_path, step=1, tensors=weights(0), pieces=WHOLE)
     second = write(tmp_path, step=2, tensors={"b.weight": torch.ones(6, 40)}, pieces=WHOLE)
     with pytest.raises(CheckpointError, match=r"hold other weights: a\.weight is in one of them"):
-        list(weight_changes(first, second))
+        list(weight_changes(first, second=second))
 
 
 def test_a_damaged_index_is_named(tmp_path: Path, one_rank: None) -> None:
@@ -132,7 +132,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, one_rank: None) -> None:
     with (folder / ".metadata").open("ab") as file:
         file.write(b"x")
     with pytest.raises(CheckpointError, match=r"\.metadata has \d+ bytes but was written with"):
-        list(weight_changes(folder, folder))
+        list(weight_changes(folder, second=folder))
 
 
 def test_a_file_that_is_cut_short_is_named(tmp_path: Path, one_rank: None) -> None:
@@ -140,7 +140,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, one_rank: None) -> No
     with (folder / "__0_0.distcp").open("r+b") as file:
         file.truncate(100)
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp has 100 bytes but was written with"):
-        list(weight_changes(folder, folder))
+        list(weight_changes(folder, second=folder))
 
 
 def test_a_line_each_in_80_columns() -> None:

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> RunFolder:
         schedule=ScheduleConfig(steps=STEPS),
         cluster=ClusterConfig(slurm=SlurmConfig(max_restarts_without_progress=1)),
     )
-    write_run_yaml(config, folder.run_yaml)
+    write_run_yaml(config, path=folder.run_yaml)
     return folder
 
 
@@ -175,7 +175,7 @@ def test_bad_nodes_are_left_out_as_far_as_there_are_spares(
     call("begin", folder)
     report(folder, 0, code=69, text="n3 is bad")
     why = {"n9": ["slow"], "n3": ["full"], "n1": ["old"]}
-    bad_nodes.record(folder.root, why, good=[], time=1.0, job="7")
+    bad_nodes.record(folder.root, bad=why, good=[], time=1.0, job="7")
     capsys.readouterr()
     for spares, expected in (("1", "n3\n"), ("2", "n3,n1\n")):
         assert call("without", folder, "--nodes", "n1,n2,n3", "--spares", spares) == 0

@@ -110,7 +110,7 @@ def test_earlier_reports_are_set_aside(folder: RunFolder) -> None:
 
 
 def test_all_starts_are_shown_with_their_ends(folder: RunFolder) -> None:
-    note_start(folder.jobs, START)
+    note_start(folder.jobs, start=START)
     report(folder, 1, "defect")
     assert logs.timeline(logs.look(folder.root).history)[0].endswith(
         "job 7 restart 1 on n[1-2] from step 8: runs, or was lost with its node"

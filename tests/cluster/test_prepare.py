@@ -23,7 +23,7 @@ def config_of(run_dir: Path, *settings: str) -> RunConfig:
 def trained(run_dir: Path, *settings: str, steps: int) -> None:
     """What a run leaves that was stopped after ``steps``."""
     run_dir.mkdir(parents=True)
-    write_run_yaml(config_of(run_dir, *settings), run_dir / "run.yaml")
+    write_run_yaml(config_of(run_dir, *settings), path=run_dir / "run.yaml")
     root = run_dir / "checkpoints"
     start = starts.claim(run_dir, host="node", pid=1)
     partial = folders.partial_folder(root, step=steps, start=start)
@@ -63,7 +63,7 @@ def test_steps_done_keep_their_rate(
     trained(run_dir, *before, steps=done)
     config = config_of(run_dir, *after)
     assert check(config).steps == config.schedule.steps
-    write_run_yaml(config, run_dir / "run.yaml")
+    write_run_yaml(config, path=run_dir / "run.yaml")
 
 
 @pytest.mark.parametrize("settings", [(), WSD], ids=["cosine", "wsd-decaying"])

@@ -79,7 +79,7 @@ def test_the_history_is_what_was_written(tmp_path: Path) -> None:
     assert history(path).starts == ()
     starts = [start(0, continues=False), start(8, restart=1), start(8, job=2)]
     for one in starts:
-        note_start(path, one)
+        note_start(path, start=one)
     note_end(path, job="1", restart=1, exit_code=75, why="a rank was lost")
     with path.open("a") as stream:
         stream.write('{"event": "sta')

@@ -180,31 +180,31 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_run_yaml_round_trips(tmp_path: Path) -> None:
     config = compose(["experiment=tiny", f"run_dir={tmp_path}", "data.sources.a.prefix=b"])
-    write_run_yaml(config, tmp_path / "run.yaml")
+    write_run_yaml(config, path=tmp_path / "run.yaml")
     assert read_run_yaml(tmp_path / "run.yaml") == config
-    write_run_yaml(config, tmp_path / "run.yaml")
+    write_run_yaml(config, path=tmp_path / "run.yaml")
 
 
 def test_run_yaml_names_packaged_files_independent_of_the_install_place(tmp_path: Path) -> None:
     config = compose(["experiment=tiny"])
     assert config.model.path == str(configs_root() / "model" / "tiny")
     assert config.model.init is Init.random
-    write_run_yaml(config, tmp_path / "run.yaml")
+    write_run_yaml(config, path=tmp_path / "run.yaml")
     assert "path: builtin:model/tiny" in (tmp_path / "run.yaml").read_text()
 
 
 def test_a_moved_run_folder_is_read_from_where_it_is(tmp_path: Path) -> None:
-    write_run_yaml(compose([f"run_dir={tmp_path / 'a'}"]), tmp_path / "a" / "run.yaml")
+    write_run_yaml(compose([f"run_dir={tmp_path / 'a'}"]), path=tmp_path / "a" / "run.yaml")
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert read_run_yaml(tmp_path / "b" / "run.yaml").run_dir == str(tmp_path / "b")
 
 
 def test_another_runs_yaml_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    write_run_yaml(compose(["experiment=tiny"]), path)
+    write_run_yaml(compose(["experiment=tiny"]), path=path)
     before = path.read_text()
     with pytest.raises(ConfigError) as caught:
-        write_run_yaml(compose(["experiment=tiny", "seed=2", "optim.eps=1e-6"]), path)
+        write_run_yaml(compose(["experiment=tiny", "seed=2", "optim.eps=1e-6"]), path=path)
     assert "seed: was 1234, now 2" in str(caught.value)
     assert "optim.eps: was 1e-08, now 1e-06" in str(caught.value)
     assert "run_dir=FOLDER" in str(caught.value)
@@ -214,9 +214,9 @@ def test_another_runs_yaml_is_never_replaced(tmp_path: Path) -> None:
 def test_monitor_cluster_and_checkpoint_may_change_on_resume(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     config = compose(["experiment=tiny"])
-    write_run_yaml(config, path)
+    write_run_yaml(config, path=path)
     changed = replace(config, checkpoint=replace(config.checkpoint, every_steps=3))
-    write_run_yaml(changed, path)
+    write_run_yaml(changed, path=path)
     assert read_run_yaml(path).checkpoint.every_steps == 3
 
 
@@ -234,15 +234,15 @@ def test_monitor_cluster_and_checkpoint_may_change_on_resume(tmp_path: Path) -> 
 )
 def test_what_begins_with_the_next_step_may_change_on_resume(tmp_path: Path, change: str) -> None:
     path = tmp_path / "run.yaml"
-    write_run_yaml(compose(["experiment=tiny"]), path)
-    write_run_yaml(compose(["experiment=tiny", change]), path)
+    write_run_yaml(compose(["experiment=tiny"]), path=path)
+    write_run_yaml(compose(["experiment=tiny", change]), path=path)
 
 
 def test_the_sources_a_run_has_may_not_change_on_resume(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    write_run_yaml(compose(["experiment=tiny"]), path)
+    write_run_yaml(compose(["experiment=tiny"]), path=path)
     with pytest.raises(ConfigError, match=r"data\.sources\.garden\.weight: was 1.0, now 3.0"):
-        write_run_yaml(compose(["experiment=tiny", "data.sources.garden.weight=3"]), path)
+        write_run_yaml(compose(["experiment=tiny", "data.sources.garden.weight=3"]), path=path)
 
 
 def test_reading_needs_a_run_folder_and_whole_yaml(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_reading_needs_a_run_folder_and_whole_yaml(tmp_path: Path) -> None:
 
 
 def test_workers_read_run_yaml_without_hydra(tmp_path: Path) -> None:
-    write_run_yaml(compose(["experiment=tiny"]), tmp_path / "run.yaml")
+    write_run_yaml(compose(["experiment=tiny"]), path=tmp_path / "run.yaml")
     code = (
         "import sys, pathlib; from megacpt.config.compose import read_run_yaml\n"
         f"read_run_yaml(pathlib.Path({str(tmp_path / 'run.yaml')!r}))\n"
@@ -300,6 +300,6 @@ def test_a_cluster_of_h100_overlaps_its_replicas() -> None:
 
 def test_notes_are_comments_of_run_yaml(tmp_path: Path) -> None:
     config = compose(["experiment=tiny", f"run_dir={tmp_path}"])
-    write_run_yaml(config, tmp_path / "run.yaml", notes=["first", "  second"])
+    write_run_yaml(config, path=tmp_path / "run.yaml", notes=["first", "  second"])
     assert (tmp_path / "run.yaml").read_text().endswith("\n# first\n#   second\n")
     assert read_run_yaml(tmp_path / "run.yaml") == config

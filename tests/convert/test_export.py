@@ -33,7 +33,7 @@ def import_model(folder: Path, dtype: Dtype = Dtype.fp32) -> tuple[list[Any], Ar
         kind=DeviceKind.cpu,
         sequence_length=32,
     )
-    load_hf(chunks, folder, architecture=architecture)
+    load_hf(chunks, folder=folder, architecture=architecture)
     return chunks, architecture
 
 

@@ -30,7 +30,7 @@ def read(
     file: SourceFile, part: Part | None = None, *, max_bytes: int = 1 << 30
 ) -> tuple[PartReader, list[Block]]:
     whole = Part(file=0, start=0, stop=file.bytes, bytes=file.bytes)
-    made = PartReader(file, part or whole, number=0, key="text", max_bytes=max_bytes)
+    made = PartReader(file, part=part or whole, number=0, key="text", max_bytes=max_bytes)
     return made, list(made)
 
 
@@ -53,7 +53,7 @@ def test_every_line_is_in_one_part(
     found, line = b"", 1
     for (part,) in cut([file], size=size):
         made, blocks = read(file, part)
-        assert first_line(file, part) == line or made.num_lines == 0
+        assert first_line(file, part=part) == line or made.num_lines == 0
         assert [b.first_line for b in blocks] == sorted(b.first_line for b in blocks)
         assert sum(b.bytes_read for b in blocks) == part.bytes
         found += contents(blocks)
@@ -164,7 +164,7 @@ def test_rows_of_a_parquet_file_are_in_one_part_each(tmp_path: Path, size: int) 
     found: list[object] = []
     leaves = []
     for (part,) in cut([file], size=size):
-        assert first_line(file, part) == len(found) + 1
+        assert first_line(file, part=part) == len(found) + 1
         made, blocks = read(file, part)
         found += [value for b in blocks for value in b.content]
         leaves += made.leaves

@@ -27,13 +27,13 @@ RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_blackwell_runs_all(recipe: Recipe) -> None:
-    assert fp8.obstacles(recipe, B200) == []
+    assert fp8.obstacles(recipe, found=B200) == []
 
 
 def test_a_hopper_lacks_the_block_formats_of_its_successor() -> None:
-    possible = [recipe.name for recipe in RECIPES if not fp8.obstacles(recipe, H100)]
+    possible = [recipe.name for recipe in RECIPES if not fp8.obstacles(recipe, found=H100)]
     assert possible == ["delayed", "tensorwise", "blockwise"]
-    assert fp8.obstacles(Recipe.mxfp8, H100) == [
+    assert fp8.obstacles(Recipe.mxfp8, found=H100) == [
         "compute capability 10.0 or higher (B200, GB200), but NVIDIA H100 80GB HBM3 has 9.0"
     ]
 
@@ -41,13 +41,13 @@ def test_a_hopper_lacks_the_block_formats_of_its_successor() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_an_ampere_runs_none(recipe: Recipe) -> None:
     with pytest.raises(EnvironmentError_, match=r"needs compute capability .* A100.* has 8\.0"):
-        fp8.refuse(recipe, fp8.obstacles(recipe, A100))
+        fp8.refuse(recipe, needed=fp8.obstacles(recipe, found=A100))
 
 
 def test_all_that_is_missing_is_in_one_message() -> None:
     found = replace(A100, cuda="12.4", torch="2.6.0+cu124", engine="2.1.0")
     with pytest.raises(EnvironmentError_) as error:
-        fp8.refuse(Recipe.blockwise, fp8.obstacles(Recipe.blockwise, found))
+        fp8.refuse(Recipe.blockwise, needed=fp8.obstacles(Recipe.blockwise, found=found))
     assert str(error.value) == (
         "precision.recipe=blockwise needs compute capability 9.0 or higher (H100, H200, B200), but "
         "NVIDIA A100-SXM4-80GB has 8.0; and a torch built with CUDA 12.9 or newer, but torch "
@@ -58,10 +58,10 @@ def test_all_that_is_missing_is_in_one_message() -> None:
 
 
 def test_an_engine_built_for_another_torch_is_told_from_a_missing_one() -> None:
-    missing = fp8.obstacles(Recipe.delayed, replace(H100, engine=None))
+    missing = fp8.obstacles(Recipe.delayed, found=replace(H100, engine=None))
     assert missing == ["Transformer Engine 1.0 or newer, but none is installed"]
     broken = replace(H100, engine_fault="ImportError: undefined symbol: _ZN3c10")
-    assert fp8.obstacles(Recipe.delayed, broken) == [
+    assert fp8.obstacles(Recipe.delayed, found=broken) == [
         "Transformer Engine 1.0 or newer built for torch 2.13.0+cu130, but 2.20.2 cannot be "
         "imported (ImportError: undefined symbol: _ZN3c10)"
     ]

@@ -37,7 +37,7 @@ START = (
     "from megacpt.device import runtime\n"
     "from megacpt.device.environment import RankInfo\n"
     "def start(**cluster):\n"
-    "    return runtime.start(RankInfo(), ClusterConfig(**cluster))\n"
+    "    return runtime.start(RankInfo(), cluster=ClusterConfig(**cluster))\n"
 )
 
 
@@ -123,7 +123,8 @@ def test_fp32_is_fp32_and_order_is_free_unless_asked() -> None:
         "assert not torch.backends.cudnn.allow_tf32\n"
         "assert not torch.are_deterministic_algorithms_enabled()\n"
         "runtime.stop()\n"
-        "runtime.start(RankInfo(), ClusterConfig(device=DeviceKind.cpu), deterministic=True)\n"
+        "cluster = ClusterConfig(device=DeviceKind.cpu)\n"
+        "runtime.start(RankInfo(), cluster=cluster, deterministic=True)\n"
         "assert torch.are_deterministic_algorithms_enabled()\n"
     )
     done = run_python(START + code)
@@ -238,7 +239,7 @@ def test_timeout_reaches_the_process_group() -> None:
         "from megacpt.device import runtime\n"
         "from megacpt.device.environment import RankInfo\n"
         "ranks = RankInfo(rank=1, world_size=2, local_rank=1, local_world_size=2, master_port=9)\n"
-        "runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, timeout_minutes=0.02))\n"
+        "runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, timeout_minutes=0.02))\n"
     )
     assert done.returncode == 1
     assert "127.0.0.1" in done.stderr
@@ -247,6 +248,6 @@ def test_timeout_reaches_the_process_group() -> None:
 def test_defaults_keep_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEGACPT_TEST_A", "mine")
     monkeypatch.delenv("MEGACPT_TEST_B", raising=False)
-    environment.set_default("MEGACPT_TEST_A", "other")
-    environment.set_default("MEGACPT_TEST_B", "other")
+    environment.set_default("MEGACPT_TEST_A", value="other")
+    environment.set_default("MEGACPT_TEST_B", value="other")
     assert (os.environ.pop("MEGACPT_TEST_B"), os.environ["MEGACPT_TEST_A"]) == ("other", "mine")

@@ -57,7 +57,8 @@ def test_spans_of_the_ranks_partition_every_source(architecture: Architecture, t
             param.sources, param.views(shard, architecture=architecture, tp=tp), strict=True
         ):
             spans = [
-                param.span(view, source, architecture=architecture, rank=rank) for rank in range(tp)
+                param.span(view, source=source, architecture=architecture, rank=rank)
+                for rank in range(tp)
             ]
             covered = [n for span in spans for n in range(span.start, span.stop)]
             assert covered == list(range(source.shape(architecture)[param.tp_dim]))

@@ -25,7 +25,7 @@ WARMUPS, ROUNDS = 2, 5
 def main() -> None:
     device_name, text = sys.argv[1:]
     shape = json.loads(text)
-    started = runtime.start(RankInfo(), ClusterConfig(device=DeviceKind[device_name]))
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind[device_name]))
     microbatch_s = timed_microbatch(shape, device=started.device)
     runtime.stop()
     step_s = microbatch_s * shape["samples"] / shape["micro"]

@@ -105,7 +105,7 @@ def test_a_deterministic_run_repeats_every_bit(device: str, trained: Trainer) ->
 @on_gpu
 @pytest.mark.parametrize("recipe", [r for r in Recipe if r is not Recipe.none])
 def test_a_recipe_that_the_gpu_has_trains(recipe: Recipe, trained: Trainer) -> None:
-    missing = obstacles(recipe, equipment())
+    missing = obstacles(recipe, found=equipment())
     if missing:
         pytest.skip(f"{recipe.name} needs {'; and '.join(missing)}")
     run = trained("gpu", f"precision.recipe={recipe.name}")

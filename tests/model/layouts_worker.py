@@ -32,7 +32,7 @@ def main() -> None:
     work, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
     ranks = rank_from_environment()
     assert ranks is not None
-    runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
@@ -57,7 +57,7 @@ def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) ->
     if thorough:
         initialise_randomly(chunks, architecture=architecture, seed=5)
         write_slices(work, layout, folder.name, chunks, architecture)
-    load_hf(chunks, folder, architecture=architecture)
+    load_hf(chunks, folder=folder, architecture=architecture)
     write_logits(work, layout, folder.name, chunks)
     if thorough and layout == "single":
         write_round_trip(work, folder, chunks, architecture)
@@ -135,7 +135,7 @@ def write_round_trip(work: Path, folder: Path, chunks: list[Any], architecture: 
 
     torch.save(to_hf(chunks, architecture=architecture), work / f"fp32-{folder.name}.pt")
     chunks = build(architecture, ParallelConfig(), Dtype.bf16)
-    load_hf(chunks, work / "bf16" / folder.name, architecture=architecture)
+    load_hf(chunks, folder=work / "bf16" / folder.name, architecture=architecture)
     torch.save(to_hf(chunks, architecture=architecture), work / f"bf16-{folder.name}.pt")
 
 

@@ -18,7 +18,7 @@ def test_rectangles_are_the_elements_in_their_order(data: st.DataObject, shape: 
 
     elements = np.arange(np.prod(shape)).reshape(shape)
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, elements.size)] * 2)))
-    found = list(rectangles(shape, start, end))
+    found = list(rectangles(shape, start=start, end=end))
     parts = [
         elements[tuple(slice(o, o + n) for o, n in zip(offset, size, strict=True))].ravel()
         for offset, size in found
@@ -30,13 +30,13 @@ def test_rectangles_are_the_elements_in_their_order(data: st.DataObject, shape: 
 def test_whole_rows_are_one() -> None:
     from megacpt.model.blocks import rectangles
 
-    assert list(rectangles((4, 3), 3, 9)) == [((1, 0), (2, 3))]
-    assert list(rectangles((4, 3), 2, 10)) == [
+    assert list(rectangles((4, 3), start=3, end=9)) == [((1, 0), (2, 3))]
+    assert list(rectangles((4, 3), start=2, end=10)) == [
         ((0, 2), (1, 1)),
         ((1, 0), (2, 3)),
         ((3, 0), (1, 1)),
     ]
-    assert list(rectangles((4, 3), 5, 5)) == []
+    assert list(rectangles((4, 3), start=5, end=5)) == []
 
 
 def test_blocks_of_gate_and_up_look_into_the_elements() -> None:

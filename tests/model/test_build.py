@@ -70,7 +70,7 @@ def test_gradients_equal_transformers(case: str, tmp_path: Path, one_rank: None)
 
     reference = write_llama(tmp_path, **CASES[case])
     model, architecture = build(tmp_path)
-    load_hf([model], tmp_path, architecture=architecture)
+    load_hf([model], folder=tmp_path, architecture=architecture)
     positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
     model(TOKENS_BS, positions_BS, None, labels=TOKENS_BS).mean().backward()
     logits_BSV = reference(TOKENS_BS).logits

@@ -35,7 +35,7 @@ def model(folder: Path) -> list[Any]:
         kind=DeviceKind.cpu,
         sequence_length=LENGTH,
     )
-    load_hf(chunks, folder, architecture=architecture)
+    load_hf(chunks, folder=folder, architecture=architecture)
     return chunks
 
 
@@ -68,7 +68,9 @@ def test_losses_of_sources_are_those_of_their_samples(
             for rows in batches
         ]
         with torch.no_grad():
-            return run_microbatches(chunks, microbatches, num_sources=3, forward_only=True)
+            return run_microbatches(
+                chunks, microbatches=microbatches, num_sources=3, forward_only=True
+            )
 
     alone = [sums_of([[row]]) for row in range(4)]
     together = sums_of([[0, 1], [2, 3]])

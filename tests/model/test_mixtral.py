@@ -110,7 +110,7 @@ def loaded(folder: Path) -> tuple[Any, Any]:
         kind=DeviceKind.cpu,
         sequence_length=TOKENS_BS.shape[1],
     )
-    load_hf([model], folder, architecture=architecture)
+    load_hf([model], folder=folder, architecture=architecture)
     return model, architecture
 
 

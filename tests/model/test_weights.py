@@ -36,7 +36,7 @@ def load(folder: Path) -> list[Any]:
         kind=DeviceKind.cpu,
         sequence_length=32,
     )
-    load_hf(chunks, folder, architecture=architecture)
+    load_hf(chunks, folder=folder, architecture=architecture)
     return chunks
 
 
@@ -176,7 +176,7 @@ from megacpt.device import runtime
 from megacpt.device.environment import RankInfo
 ranks = RankInfo(rank=0, world_size=1, local_rank=0, local_world_size=1,
                  master_addr="127.0.0.1", master_port=0)
-runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
 from megatron.core import parallel_state
 parallel_state.initialize_model_parallel()
 from megacpt.model.build import build_model
@@ -192,7 +192,7 @@ chunks = build_model(architecture, parallel=ParallelConfig(), kind=DeviceKind.cp
                      precision=PrecisionConfig(dtype=Dtype.fp32), sequence_length=8)
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
-load_hf(chunks, sys.argv[1], architecture=architecture)
+load_hf(chunks, folder=sys.argv[1], architecture=architecture)
 print(memory("VmHWM") - before, sum(p.nbytes for p in chunks[0].parameters()))
 """
 

@@ -169,7 +169,7 @@ def records_with_faults() -> list[StepRecord]:
 
 def write_run(run_dir: Path, *, run: list[StepRecord]) -> RunConfig:
     config = run_config(run_dir)
-    write_run_yaml(config, run_dir / "run.yaml")
+    write_run_yaml(config, path=run_dir / "run.yaml")
     log = MetricsLog(run_dir / "metrics.jsonl", resume_after_step=None)
     for record in run:
         log.log(record)

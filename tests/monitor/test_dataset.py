@@ -74,7 +74,7 @@ def test_a_sample_of_the_tokens_is_called_one(found: Inspection) -> None:
 
 
 def test_a_shard_of_another_tool(tmp_path: Path) -> None:
-    write_shard(tmp_path / "bare", [[5, 1], []], vocab_size=9)
+    write_shard(tmp_path / "bare", documents=[[5, 1], []], vocab_size=9)
     text = render(inspect_shard(tmp_path / "bare"))
     assert "no manifest: written by another tool" in text
     assert "2 ids are used, the largest is 5" in text
@@ -82,7 +82,7 @@ def test_a_shard_of_another_tool(tmp_path: Path) -> None:
 
 
 def test_nothing_in_it(tmp_path: Path) -> None:
-    write_shard(tmp_path / "none", [], vocab_size=9)
+    write_shard(tmp_path / "none", documents=[], vocab_size=9)
     assert "Tokens        0, " in render(inspect_shard(tmp_path / "none"))
 
 
@@ -138,18 +138,18 @@ def test_long_ids_are_cut() -> None:
 )
 def test_the_picture(found: Inspection, tmp_path: Path, kind: str, beginning: bytes) -> None:
     path = tmp_path / "new" / f"lengths.{kind}"
-    draw(found, path)
+    draw(found, path=path)
     assert path.read_bytes().startswith(beginning)
 
 
 def test_the_picture_of_empty_documents(tmp_path: Path) -> None:
-    write_shard(tmp_path / "empty", [[], [], [1]], vocab_size=9)
-    draw(inspect_shard(tmp_path / "empty"), tmp_path / "empty.svg")
+    write_shard(tmp_path / "empty", documents=[[], [], [1]], vocab_size=9)
+    draw(inspect_shard(tmp_path / "empty"), path=tmp_path / "empty.svg")
     assert "2 empty, not drawn" in (tmp_path / "empty.svg").read_text()
-    write_shard(tmp_path / "none", [], vocab_size=9)
-    draw(inspect_shard(tmp_path / "none"), tmp_path / "none.png")
+    write_shard(tmp_path / "none", documents=[], vocab_size=9)
+    draw(inspect_shard(tmp_path / "none"), path=tmp_path / "none.png")
 
 
 def test_another_format_is_refused(found: Inspection, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lengths.gif must end with .png, .svg or .pdf"):
-        draw(found, tmp_path / "lengths.gif")
+        draw(found, path=tmp_path / "lengths.gif")

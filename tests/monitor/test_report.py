@@ -176,7 +176,7 @@ def test_no_declared_limit_is_nothing_passed(tmp_path: Path) -> None:
     config.evaluate.gate.domain_perplexity_ratio_max = None
     config.evaluate.gate.general_perplexity_ratio_max = None
     (tmp_path / "run.yaml").unlink()
-    write_run_yaml(config, tmp_path / "run.yaml")
+    write_run_yaml(config, path=tmp_path / "run.yaml")
     assert report(tmp_path)["gate"]["verdict"] == "not declared"
 
 
@@ -223,7 +223,7 @@ def test_a_folder_that_is_no_run_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_run_that_measured_nothing_yet_names_the_remedy(tmp_path: Path) -> None:
-    write_run_yaml(run_config(tmp_path), tmp_path / "run.yaml")
+    write_run_yaml(run_config(tmp_path), path=tmp_path / "run.yaml")
     with pytest.raises(DataError, match="measured nothing yet; start it with `megacpt train`"):
         write_report(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")

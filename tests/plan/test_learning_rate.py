@@ -47,12 +47,12 @@ def schedules(draw: Callable[..., Any], shapes: tuple[LrShape, ...] = tuple(LrSh
 
 
 def fractions(schedule: ScheduleConfig) -> list[float]:
-    return [fraction_of_peak(step, schedule) for step in range(1, schedule.steps + 1)]
+    return [fraction_of_peak(step, schedule=schedule) for step in range(1, schedule.steps + 1)]
 
 
 @given(schedules(shapes=DECAYING))
 def test_the_last_step_uses_exactly_the_final_fraction(schedule: ScheduleConfig) -> None:
-    assert fraction_of_peak(schedule.steps, schedule) == final_fraction(schedule)
+    assert fraction_of_peak(schedule.steps, schedule=schedule) == final_fraction(schedule)
 
 
 @given(schedules())
@@ -91,7 +91,7 @@ def test_first_step_of_a_rewarmed_run_follows_where_the_last_one_ended(
     if schedule.warmup_steps > 0:
         start = schedule.lr_start_fraction
         expected = start + (1 - start) / schedule.warmup_steps
-        assert fraction_of_peak(1, schedule) == pytest.approx(expected)
+        assert fraction_of_peak(1, schedule=schedule) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_a_run_that_does_not_decay_yet_is_extended_exactly(
 ) -> None:
     longer = replace(schedule, steps=schedule.steps + more)
     undecayed = decay_start(schedule) if schedule.shape is LrShape.wsd else schedule.steps
-    assert first_difference((OPTIM, schedule), (OPTIM, longer), steps=undecayed) is None
+    assert first_difference((OPTIM, schedule), new=(OPTIM, longer), steps=undecayed) is None
 
 
 def test_a_cosine_cannot_be_extended() -> None:
     schedule = ScheduleConfig(steps=100, warmup_steps=10)
     longer = replace(schedule, steps=200)
-    assert first_difference((OPTIM, schedule), (OPTIM, longer), steps=10) is None
-    assert first_difference((OPTIM, schedule), (OPTIM, longer), steps=50) == 11
+    assert first_difference((OPTIM, schedule), new=(OPTIM, longer), steps=10) is None
+    assert first_difference((OPTIM, schedule), new=(OPTIM, longer), steps=50) == 11
 
 
 def test_shown_steps_are_where_the_shape_turns() -> None:

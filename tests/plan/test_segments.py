@@ -68,8 +68,8 @@ def test_a_stage_inherits_what_it_does_not_set() -> None:
     assert last.shares == {"r": Fraction(1, 2), "b": Fraction(1, 2)}
     assert [s.sequence_length for s in (start, only_b, large, last)] == [8, 4, 4, 4]
     assert [s.global_batch_size for s in (start, only_b, large, last)] == [10, 10, 40, 40]
-    assert at((start, only_b), 9) == start
-    assert at((start, only_b), 10) == only_b
+    assert at((start, only_b), step=9) == start
+    assert at((start, only_b), step=10) == only_b
 
 
 def test_token_counts_become_steps() -> None:
@@ -95,7 +95,7 @@ def test_step_at_tokens_is_the_first_that_reaches_them(
         )
         per_step += [size] * steps
         begin += steps
-    step = step_at_tokens(segments, tokens)
+    step = step_at_tokens(segments, tokens=tokens)
     per_step += [sizes[-1][1]] * max(step - len(per_step), 0)
     assert sum(per_step[:step]) >= tokens
     assert step == 0 or sum(per_step[: step - 1]) < tokens
@@ -264,7 +264,7 @@ def test_the_epoch_cap_counts_all_stages() -> None:
     def broken(steps: int) -> list[str]:
         found = epoch_cap_violations(
             data,
-            resolve(data),
+            segments=resolve(data),
             steps=steps,
             epoch_samples=lambda name, length: samples_per_epoch(
                 201, sequence_length=length, chunk_length=8

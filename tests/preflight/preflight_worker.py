@@ -77,7 +77,7 @@ def run(case: dict[str, Any], *, work: Path, ranks: RankInfo) -> str:
     try:
         assert is_wanted(cluster.preflight, ranks=ranks)
         checked = preflight.look(config, ranks=ranks)
-        device = runtime.start(ranks, cluster, store=checked.store).device
+        device = runtime.start(ranks, cluster=cluster, store=checked.store).device
         checked.check_links(device)
         total = torch.ones(1)
         torch.distributed.all_reduce(total)

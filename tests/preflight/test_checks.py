@@ -30,7 +30,7 @@ LIMITS = PreflightConfig(disk_gib=1.0, disk_mib_s=2.0)
     ],
 )
 def test_disk(disk: Disk, mark: Mark, words: str) -> None:
-    finding = disk_finding(disk, LIMITS)
+    finding = disk_finding(disk, limits=LIMITS)
     assert finding.mark is mark
     assert words in finding.value
     assert bool(finding.remedy) is (mark is not Mark.ok)

@@ -14,7 +14,7 @@ def test_ranks_meet_those_of_the_same_local_number() -> None:
         for i, ranks in enumerate([[0, 1], [2, 3], [4, 5, 6]])
     ]
     for pairs in rounds(3):
-        met = {rank: _own_pair(nodes, pairs, rank=rank, width=2) for rank in range(7)}
+        met = {rank: _own_pair(nodes, pairs=pairs, rank=rank, width=2) for rank in range(7)}
         assert met[6] is None  # the smallest nodes have two ranks
         meetings = {rank: meeting[1] for rank, meeting in met.items() if meeting is not None}
         assert len(meetings) == 4

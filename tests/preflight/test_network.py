@@ -14,7 +14,7 @@ from megacpt.preflight.network import (
 
 
 def test_addresses() -> None:
-    assert address_towards("127.0.0.1", 9) == "127.0.0.1"
+    assert address_towards("127.0.0.1", port=9) == "127.0.0.1"
     assert interface_of("127.0.0.1") in ("lo", "lo0")
     assert interface_of("192.0.2.99") is None
     assert is_loopback("127.0.1.1")

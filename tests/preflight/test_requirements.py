@@ -22,7 +22,7 @@ from megacpt.preflight.requirements import broken, declared, pins, satisfies
     ],
 )
 def test_satisfies(version: str, wanted: str, fits: bool) -> None:
-    assert satisfies(version, SpecifierSet(wanted)) is fits
+    assert satisfies(version, wanted=SpecifierSet(wanted)) is fits
 
 
 def test_packages_that_are_missing_or_too_old() -> None:

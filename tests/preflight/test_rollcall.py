@@ -61,12 +61,12 @@ def test_what_is_said_is_heard_until_the_store_has_gone() -> None:
     first = dist.TCPStore("127.0.0.1", port, 2, is_master=True, wait_for_workers=False)
     second = dist.TCPStore("127.0.0.1", port, 2, is_master=False)
     own = presence(1, local_rank=0, host="b")
-    announce(second, own)
+    announce(second, presence=own)
     assert wait_for_all(first, world_size=2, limit_s=0.1) == [own]
-    say(first, "topic", {"a": [1, None]})
-    heard = hear_all(second, ["topic", "other"], limit_s=0.0)
+    say(first, topic="topic", tree={"a": [1, None]})
+    heard = hear_all(second, topics=["topic", "other"], limit_s=0.0)
     assert heard == {"topic": {"a": [1, None]}}
     del first
     with pytest.raises(ConnectionResetError, match="has gone") as gone:
-        hear_all(second, ["other"], limit_s=5.0)
+        hear_all(second, topics=["other"], limit_s=5.0)
     assert any(words in str(gone.value) for words in LOST_PEER)

@@ -53,7 +53,7 @@ WELL = Report(
 def verdict(changed: dict[int, Report | None]) -> Any:
     reports = {i: changed.get(i, WELL) for i in range(NUM)}
     there = {i: report for i, report in reports.items() if report is not None}
-    return judge_nodes(NODES, there, limits=LIMITS, on_gpu=True)
+    return judge_nodes(NODES, reports=there, limits=LIMITS, on_gpu=True)
 
 
 def with_facts(**changes: Any) -> Report:
@@ -136,17 +136,17 @@ def test_of_nodes_that_cannot_reach_each_other_the_one_in_most_pairs_is_bad() ->
 
 def test_links() -> None:
     rates = {(a, b): 100.0 for a in range(NUM) for b in range(a + 1, NUM)}
-    assert judge_links(NODES, rates, limits=LIMITS).passes
+    assert judge_links(NODES, rates=rates, limits=LIMITS).passes
     slow = {pair: 20.0 if 3 in pair else rate for pair, rate in rates.items()}
-    found = judge_links(NODES, slow, limits=LIMITS)
+    found = judge_links(NODES, rates=slow, limits=LIMITS)
     assert list(found.bad) == ["n3"]
     assert found.bad["n3"][0].startswith("n3: link: 20.0 MiB/s to n0 (wanted: at least 50.0 MiB/s)")
-    one = judge_links(NODES, rates | {(2, 5): 20.0}, limits=LIMITS)
+    one = judge_links(NODES, rates=rates | {(2, 5): 20.0}, limits=LIMITS)
     assert one.passes
     assert one.findings[0].finding.mark is Mark.warn
-    stuck = judge_links(NODES[:2], {(0, 1): 0.0}, limits=LIMITS)
+    stuck = judge_links(NODES[:2], rates={(0, 1): 0.0}, limits=LIMITS)
     assert list(stuck.bad) == ["n1"]
-    all_slow = judge_links(NODES, rates, limits=PreflightConfig(link_mib_s=500.0))
+    all_slow = judge_links(NODES, rates=rates, limits=PreflightConfig(link_mib_s=500.0))
     assert not all_slow.bad
     assert all_slow.common
 

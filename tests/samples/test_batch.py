@@ -50,14 +50,16 @@ def shard_of(folder: Path, case: Case) -> IndexedShard:
     ends = np.cumsum([0, *case.documents])
     shift = 70_000 if case.large_ids else 1
     documents = [np.arange(a, b) + shift for a, b in pairwise(ends.tolist())]
-    return write_shard(folder / "s", documents, vocab_size=80_000 if case.large_ids else 5_000)
+    return write_shard(
+        folder / "s", documents=documents, vocab_size=80_000 if case.large_ids else 5_000
+    )
 
 
 def row_twin(
     shard: IndexedShard, case: Case, *, document_mask: bool
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """Tokens, labels, positions and bounds, token by token."""
-    stream = shard.span(0, shard.num_tokens).tolist()
+    stream = shard.span(0, stop=shard.num_tokens).tolist()
     starts = set(np.cumsum([0, *case.documents]).tolist())
     texts = [list(range(a, b)) for a, b in case.pieces]
     tokens, labels, new = [], [], []
@@ -102,7 +104,7 @@ def test_rows_equal_their_twin(tmp_path: Path, case: Case, document_mask: bool) 
 
 
 def test_types_and_that_the_arrays_are_the_caller_s(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "s", [[1, 2, 3, 4]], vocab_size=10)
+    shard = write_shard(tmp_path / "s", documents=[[1, 2, 3, 4]], vocab_size=10)
     row = Row(shard, 0, [0], [4])
     batch = make_batch([row, row], sequence_length=3)
     names = [array.dtype.name for array in arrays(batch)]
@@ -131,7 +133,7 @@ def test_a_document_starts_after_the_last_token_of_another_not_after_an_eos(
     tmp_path: Path,
 ) -> None:
     """End-of-text ids inside a document, and documents without one; both are targets."""
-    shard = write_shard(tmp_path / "s", [[5, 0, 6, 0], [7, 8], [], [9, 0]], vocab_size=10)
+    shard = write_shard(tmp_path / "s", documents=[[5, 0, 6, 0], [7, 8], [], [9, 0]], vocab_size=10)
     batch = make_batch([Row(shard, 0, [0], [8])], sequence_length=8, document_mask=True)
     assert batch.cu_seqlens[0].tolist() == [0, 4, 6, 7, 8]
     assert batch.positions_BS.tolist() == [[0, 1, 2, 3, 0, 1, 0, 0]]
@@ -140,7 +142,7 @@ def test_a_document_starts_after_the_last_token_of_another_not_after_an_eos(
 
 
 def test_a_row_of_documents_that_ends_with_one_has_no_empty_document(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "s", [[1, 2, 3], [4, 5, 6]], vocab_size=10)
+    shard = write_shard(tmp_path / "s", documents=[[1, 2, 3], [4, 5, 6]], vocab_size=10)
     batch = make_batch([Row(shard, 0, [0, 3], [3, 6])], sequence_length=4, document_mask=True)
     assert batch.cu_seqlens[0].tolist() == [0, 2, 4]
     assert batch.labels_BS.tolist() == [[2, 3, 5, 6]]
@@ -160,7 +162,7 @@ def test_a_row_of_documents_that_ends_with_one_has_no_empty_document(tmp_path: P
 def test_pieces_that_cannot_be_are_named(
     tmp_path: Path, pieces: list[tuple[int, int]], message: str, joined: bool
 ) -> None:
-    shard = write_shard(tmp_path / "s", [[1, 2, 3], [4, 5, 6]], vocab_size=10)
+    shard = write_shard(tmp_path / "s", documents=[[1, 2, 3], [4, 5, 6]], vocab_size=10)
     starts, stops = (list(ends) for ends in zip(*pieces, strict=True))
     with pytest.raises(DataError, match=message):
         make_batch([Row(shard, 0, starts, stops, joined)], sequence_length=5)
@@ -171,7 +173,7 @@ def test_pieces_that_cannot_be_are_named(
 def test_a_broken_index_gives_an_error_or_sound_bounds(tmp_path: Path, data: st.DataObject) -> None:
     """The tokens do not depend on it, and where documents begin is checked where it is read."""
     prefix = tmp_path / "s"
-    write_shard(prefix, [[1, 2, 3], [4], [5, 6], [7, 8, 9]], vocab_size=10)
+    write_shard(prefix, documents=[[1, 2, 3], [4], [5, 6], [7, 8, 9]], vocab_size=10)
     idx = bytearray(Path(f"{prefix}.idx").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         idx[data.draw(st.integers(34, len(idx) - 1))] = data.draw(st.integers(0, 255))

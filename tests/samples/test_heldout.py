@@ -20,7 +20,7 @@ from megacpt.shards.reader import write_shard
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_each_target_once(tmp_path: Path, tokens: int, length: int, most: int) -> None:
-    write_shard(tmp_path / "a", [np.arange(tokens)], vocab_size=99)
+    write_shard(tmp_path / "a", documents=[np.arange(tokens)], vocab_size=99)
     heldout = HeldoutSet.open(tmp_path / "a", sequence_length=length, max_tokens=most)
     batch = heldout.load(range(heldout.num_samples))
     counts = batch.loss_mask_BS > 0
@@ -33,20 +33,22 @@ def test_each_target_once(tmp_path: Path, tokens: int, length: int, most: int) -
 
 
 def test_a_set_without_a_target_is_named(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a", [[1]], vocab_size=9)
+    write_shard(tmp_path / "a", documents=[[1]], vocab_size=9)
     with pytest.raises(DataError, match=r"a.bin has 1 tokens, but a sample needs at least 2"):
         HeldoutSet.open(tmp_path / "a", sequence_length=4, max_tokens=0)
 
 
 def test_an_id_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a", [[1, 8]], vocab_size=9)
+    write_shard(tmp_path / "a", documents=[[1, 8]], vocab_size=9)
     heldout = HeldoutSet.open(tmp_path / "a", sequence_length=4, max_tokens=0, vocab_size=8)
     with pytest.raises(DataError, match=r"holds id 8 at token 1"):
         heldout.load([0])
 
 
 def test_documents_are_bounded_where_the_run_masks_them(tmp_path: Path) -> None:
-    write_shard(tmp_path / "set", [np.array([5, 6, 0]), np.array([7, 8, 9, 0])], vocab_size=10)
+    write_shard(
+        tmp_path / "set", documents=[np.array([5, 6, 0]), np.array([7, 8, 9, 0])], vocab_size=10
+    )
     sizes = {"sequence_length": 4, "max_tokens": 0}
     masked = HeldoutSet.open(tmp_path / "set", **sizes, document_mask=True).load([0, 1])
     plain = HeldoutSet.open(tmp_path / "set", **sizes).load([0, 1])

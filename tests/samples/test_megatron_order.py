@@ -30,7 +30,7 @@ def write_corpus(prefix: Path, rng: np.random.Generator) -> IndexedShard:
     lengths = np.append(lengths, 2)
     rng.shuffle(lengths)
     return write_shard(
-        prefix, [rng.integers(0, VOCAB, size=int(n)) for n in lengths], vocab_size=VOCAB
+        prefix, documents=[rng.integers(0, VOCAB, size=int(n)) for n in lengths], vocab_size=VOCAB
     )
 
 
@@ -112,7 +112,7 @@ def test_tokens_equal_megatron_core_s(tmp_path: Path, case: int) -> None:
 @pytest.mark.parametrize("num_tokens", [2, 3, 10, 101])
 def test_the_plan_of_epochs_equals_megatron_core_s(tmp_path: Path, num_tokens: int) -> None:
     """Every number of samples up to several epochs: both sides of each threshold."""
-    shard = write_shard(tmp_path / "s", [np.arange(num_tokens)], vocab_size=VOCAB)
+    shard = write_shard(tmp_path / "s", documents=[np.arange(num_tokens)], vocab_size=VOCAB)
     for num_samples in range(1, 40):
         plan = EpochPlan.of(num_tokens=num_tokens, num_samples=num_samples, sequence_length=9)
         dataset = theirs(
@@ -195,7 +195,7 @@ def test_a_seed_that_numpy_refuses_is_named(shards: dict[str, IndexedShard], see
 
 
 def test_a_source_without_tokens_is_named(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "none", [[], []], vocab_size=VOCAB)
+    shard = write_shard(tmp_path / "none", documents=[[], []], vocab_size=VOCAB)
     with pytest.raises(DataError, match=r"none\.bin holds no tokens; tokenize more text"):
         open_order({"none": shard})
 

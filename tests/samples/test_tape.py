@@ -45,7 +45,7 @@ def test_stages_lose_and_repeat_nothing(case: Case) -> None:
     """Targets in the order they are drawn: each epoch is complete before the next begins."""
     rest, drawn = Rest(), list[int]()
     for length, samples, block in case.stages:
-        tape = ConcatTape(case.stream, rest, sequence_length=length, block=block)
+        tape = ConcatTape(case.stream, rest=rest, sequence_length=length, block=block)
         for number in range(samples):
             sample = targets(tape, number)
             assert 1 <= len(sample) <= length
@@ -64,7 +64,7 @@ def test_stages_lose_and_repeat_nothing(case: Case) -> None:
 def test_a_sample_does_not_depend_on_what_was_read_before(case: Case) -> None:
     length, samples, block = case.stages[0]
     used, fresh = (
-        ConcatTape(case.stream, Rest(), sequence_length=length, block=block) for _ in range(2)
+        ConcatTape(case.stream, rest=Rest(), sequence_length=length, block=block) for _ in range(2)
     )
     backwards = [targets(used, n) for n in range(samples, -1, -1)]
     assert backwards[::-1] == [targets(fresh, n) for n in range(samples + 1)]
@@ -75,7 +75,7 @@ def test_a_sample_does_not_depend_on_what_was_read_before(case: Case) -> None:
 def test_only_the_last_sample_of_a_rest_is_short(case: Case) -> None:
     """One length: as many samples as the whole epoch needs, and one short at its end."""
     length, _, block = case.stages[0]
-    tape = ConcatTape(case.stream, Rest(), sequence_length=length, block=block)
+    tape = ConcatTape(case.stream, rest=Rest(), sequence_length=length, block=block)
     sizes = [len(targets(tape, n)) for n in range(tape.samples_per_epoch)]
     assert sum(sizes) == case.stream.num_targets
     assert set(sizes[:-1]) <= {length}
@@ -101,8 +101,8 @@ def test_parts_of_chunks_are_dealt_as_by_hand(
     chunks: int, parts: int, block: int, length: int
 ) -> None:
     stream = Stream(chunks * parts * length + 1, chunk_length=parts * length, key=key)
-    tape = ConcatTape(stream, Rest(), sequence_length=length, block=block)
-    order = [stream.start(0, place) // (parts * length) for place in range(chunks)]
+    tape = ConcatTape(stream, rest=Rest(), sequence_length=length, block=block)
+    order = [stream.start(0, place=place) // (parts * length) for place in range(chunks)]
     expected = dealt_twin(order, parts=parts, block=block)
     found = [targets(tape, n)[0] - 1 for n in range(chunks * parts)]
     assert found == [(chunk * parts + part) * length for chunk, part in expected]
@@ -110,7 +110,7 @@ def test_parts_of_chunks_are_dealt_as_by_hand(
 
 def test_neighbours_in_a_chunk_lie_a_block_apart() -> None:
     stream = Stream(1000 * 8 + 1, chunk_length=8, key=key)
-    tape = ConcatTape(stream, Rest(), sequence_length=2, block=64)
+    tape = ConcatTape(stream, rest=Rest(), sequence_length=2, block=64)
     at = {targets(tape, n)[0]: n for n in range(4000)}
     gaps = [at[first + 2] - n for first, n in at.items() if first + 2 in at and first % 8 != 7]
     assert min(gaps) >= 64
@@ -118,24 +118,24 @@ def test_neighbours_in_a_chunk_lie_a_block_apart() -> None:
 
 def test_a_change_of_length_hands_over_the_rest_of_the_block() -> None:
     stream = Stream(40 * 8 + 4, chunk_length=8, key=key)
-    tape = ConcatTape(stream, Rest(), sequence_length=4, block=10)
+    tape = ConcatTape(stream, rest=Rest(), sequence_length=4, block=10)
     assert tape.rest(3) == Rest(0, (Run(0, 3, 4),), 3)
     assert tape.rest(13) == Rest(0, (Run(3, 7, 4),), 10)
     assert tape.rest(20) == Rest(0, (), 10)
     assert tape.rest(80) == Rest(0, (), 40)
     assert tape.rest(81) == Rest(1, (), 0)
-    long = ConcatTape(stream, tape.rest(13), sequence_length=8, block=10)
+    long = ConcatTape(stream, rest=tape.rest(13), sequence_length=8, block=10)
     starts, stops = long.pieces(0)
-    assert starts == [stream.start(0, 3) + 4, stream.start(0, 4) + 4]
+    assert starts == [stream.start(0, place=3) + 4, stream.start(0, place=4) + 4]
     assert [b - a for a, b in zip(starts, stops, strict=True)] == [5, 5]
 
 
 def test_whole_chunks_are_only_shuffled() -> None:
     stream = Stream(50 * 4 + 1, chunk_length=4, key=key)
-    tape = ConcatTape(stream, Rest(), sequence_length=4, block=7)
+    tape = ConcatTape(stream, rest=Rest(), sequence_length=4, block=7)
     order = Shuffled(50, key=key)
     found = [targets(tape, n)[0] - 1 for n in range(100)]
-    assert found == [4 * order.at(epoch, place) for epoch in (0, 1) for place in range(50)]
+    assert found == [4 * order.at(epoch, place=place) for epoch in (0, 1) for place in range(50)]
 
 
 class Rows:
@@ -152,7 +152,7 @@ class Rows:
 def test_packed_rows_come_once_an_epoch(cuts: list[int]) -> None:
     drawn, rest = [], Rest()
     for samples in cuts:
-        tape = PackedTape(Rows(), rest, key=key)
+        tape = PackedTape(Rows(), rest=rest, key=key)
         drawn += [int(np.asarray(tape.pieces(n)[0])[0]) // 10 for n in range(samples)]
         assert tape.epochs(samples) == pytest.approx(len(drawn) / 13)
         rest = tape.rest(samples)

@@ -60,7 +60,7 @@ def config_of(
 def write_shards(folder: Path, tokens: Mapping[str, int]) -> dict[str, Path]:
     """Sources whose id at place n is n, so that a sample shows where it comes from."""
     for name, count in tokens.items():
-        write_shard(folder / name, [np.arange(count)], vocab_size=60_000)
+        write_shard(folder / name, documents=[np.arange(count)], vocab_size=60_000)
     return {name: folder / name for name in tokens}
 
 
@@ -456,7 +456,7 @@ def test_other_contents_and_settings_than_recorded_are_named(tmp_path: Path) -> 
         TrainingData.open(replace(config, chunk_length=8), seed=1, shards=shards, record=record)
     with pytest.raises(DataError, match=r"record of the data cannot be read \(KeyError: 'seed'"):
         TrainingData.open(config, seed=1, shards=shards, record={"step": 1})
-    write_shard(tmp_path / "b", [np.arange(40)], vocab_size=60_000)
+    write_shard(tmp_path / "b", documents=[np.arange(40)], vocab_size=60_000)
     with pytest.raises(DataError, match=r"data.sources.b holds other tokens than those the run"):
         TrainingData.open(config, seed=1, shards=shards, record=record)
 
@@ -477,7 +477,7 @@ def test_best_fit_gives_each_packed_row_once_an_epoch(tmp_path: Path) -> None:
     ends = np.cumsum([0, *lengths])
     documents = [np.arange(a, b) for a, b in pairwise(ends.tolist())]
     for name in ("a", "b"):
-        shard = write_shard(tmp_path / name, documents, vocab_size=60_000)
+        shard = write_shard(tmp_path / name, documents=documents, vocab_size=60_000)
         build_packing(shard, sequence_length=4)
     shards = {name: tmp_path / name for name in ("a", "b")}
     change = StageConfig(from_step=3, sources={"b": StageSourceConfig()}, global_batch_size=5)

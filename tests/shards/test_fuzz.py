@@ -82,7 +82,7 @@ def heldout(prefix: Path) -> Arrays:
 
 def stream(prefix: Path) -> Arrays:
     shard = IndexedShard(prefix, vocab_size=VOCAB)
-    return [shard.ids(0, shard.num_tokens)]
+    return [shard.ids(0, stop=shard.num_tokens)]
 
 
 def manifest(prefix: Path) -> Arrays:
@@ -337,7 +337,7 @@ def test_ids_beyond_the_vocabulary_are_refused_wherever_they_are_read(
 ) -> None:
     prefix = copy_to(tmp_path, sample)
     shard = IndexedShard(sample.prefix)
-    ids = shard.span(0, shard.num_tokens).copy()
+    ids = shard.span(0, stop=shard.num_tokens).copy()
     ids[5] = VOCAB
     Path(f"{prefix}.bin").write_bytes(ids.tobytes())
     for read in (concat, best_fit, megatron, masked, heldout, stream):
@@ -350,7 +350,7 @@ def test_negative_ids_are_refused_without_a_vocabulary_too(sample: Sample, tmp_p
     shard = IndexedShard(sample.prefix)
     if shard.dtype.kind == "u":
         return
-    ids = shard.span(0, shard.num_tokens).copy()
+    ids = shard.span(0, stop=shard.num_tokens).copy()
     ids[5] = -1
     Path(f"{prefix}.bin").write_bytes(ids.tobytes())
     found = HeldoutSet.open(prefix, sequence_length=S, max_tokens=0)

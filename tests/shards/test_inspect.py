@@ -41,7 +41,7 @@ def shard(tmp_path: Path) -> Path:
 def test_counts_of_a_shard_with_manifest(shard: Path) -> None:
     found = inspect_shard(shard)
     opened = IndexedShard(shard)
-    stream = opened.span(0, opened.num_tokens)
+    stream = opened.span(0, stop=opened.num_tokens)
     assert (found.lengths.documents, found.lengths.tokens) == (4, stream.size)
     assert found.lengths.longest == 701
     assert found.sequences == 4
@@ -71,7 +71,7 @@ def test_samples_are_decoded_and_long_ones_cut(shard: Path) -> None:
 
 
 def test_a_shard_of_another_tool(tmp_path: Path) -> None:
-    write_shard(tmp_path / "bare", [[5, 1], [], [7, 7, 5]], vocab_size=9)
+    write_shard(tmp_path / "bare", documents=[[5, 1], [], [7, 7, 5]], vocab_size=9)
     found = inspect_shard(tmp_path / "bare")
     assert found.manifest is None
     assert found.ends is None
@@ -83,7 +83,7 @@ def test_a_shard_of_another_tool(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_tokens(tmp_path: Path) -> None:
-    write_shard(tmp_path / "none", [], vocab_size=9)
+    write_shard(tmp_path / "none", documents=[], vocab_size=9)
     found = inspect_shard(tmp_path / "none", tokenizer=load_tokenizer(TINY), samples=3)
     assert (found.lengths.documents, found.vocabulary.ids_used) == (0, 0)
     assert found.samples == ()
@@ -91,7 +91,7 @@ def test_a_shard_without_tokens(tmp_path: Path) -> None:
 
 
 def test_ids_outside_the_vocabulary_are_counted_and_take_no_memory(tmp_path: Path) -> None:
-    write_shard(tmp_path / "wild", [[1, 2, 300, 2**31 - 1]], vocab_size=100_000)
+    write_shard(tmp_path / "wild", documents=[[1, 2, 300, 2**31 - 1]], vocab_size=100_000)
     found = inspect_shard(tmp_path / "wild", tokenizer=load_tokenizer(TINY))
     assert (found.vocabulary.outside, found.vocabulary.ids_used) == (2, 2)
     assert inspect_shard(tmp_path / "wild").vocabulary.outside == 1
@@ -102,7 +102,7 @@ def test_a_large_shard_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(inspect, "SPAN", 64)
     rng = np.random.default_rng(3)
     documents = [[*rng.integers(1, 200, size=n), 256] for n in rng.integers(0, 30, size=300)]
-    write_shard(tmp_path / "large", documents, vocab_size=257)
+    write_shard(tmp_path / "large", documents=documents, vocab_size=257)
     tokens = sum(len(document) for document in documents)
     tokenizer = load_tokenizer(TINY)
     told: list[tuple[int, int]] = []
@@ -136,12 +136,12 @@ def test_spans_lie_in_the_stream(tokens: int, sampled: int | None) -> None:
 
 def test_ends_of_documents_in_every_part_of_the_stream(tmp_path: Path) -> None:
     sizes = [3, 0, 1, 0, 0, 4, 2, 0]
-    shard = write_shard(tmp_path / "s", [[1] * n for n in sizes], vocab_size=9)
+    shard = write_shard(tmp_path / "s", documents=[[1] * n for n in sizes], vocab_size=9)
     ends = sorted({int(end) for end, n in zip(np.cumsum(sizes), sizes, strict=True) if n})
     for start in range(11):
         for stop in range(start, 11):
             expected = [end for end in ends if start < end <= stop]
-            assert document_ends(shard, start, stop).tolist() == expected
+            assert document_ends(shard, start=start, stop=stop).tolist() == expected
 
 
 def test_another_tokenizer_is_refused(shard: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_another_tokenizer_is_refused(shard: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_the_manifest_does_not_fit_are_refused(shard: Path, tmp_path: Path) -> None:
-    write_shard(shard, [[1, 2]], vocab_size=257)
+    write_shard(shard, documents=[[1, 2]], vocab_size=257)
     with pytest.raises(DataError, match=r"is not what .*shard.json says: documents, tokens"):
         inspect_shard(shard)
 

@@ -63,7 +63,7 @@ def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
 
 
 def test_a_shard_without_one_cannot_be_verified(tmp_path: Path) -> None:
-    write_shard(tmp_path / "b", [[1]], vocab_size=9)
+    write_shard(tmp_path / "b", documents=[[1]], vocab_size=9)
     assert manifest.read_manifest(tmp_path / "b") is None
     with pytest.raises(DataError, match=r"b.json does not exist: nothing to verify"):
         manifest.verify(tmp_path / "b")
@@ -87,7 +87,7 @@ def test_another_tokenizer_is_named_with_both_sides(prefix: Path) -> None:
 
 
 def test_shards_must_share_a_tokenizer(prefix: Path, tmp_path: Path) -> None:
-    write_shard(tmp_path / "foreign", [[1]], vocab_size=9)
+    write_shard(tmp_path / "foreign", documents=[[1]], vocab_size=9)
     prefixes = [tmp_path / "foreign", prefix, prefix]
     manifest.require_one_tokenizer(prefixes)
     for kind in ("bin", "idx", "json"):
@@ -103,9 +103,9 @@ def test_identity_follows_the_content(prefix: Path, tmp_path: Path) -> None:
     assert manifest.verify(prefix).bin_sha256 in described
     seen = set()
     for last in (1, 2):
-        write_shard(tmp_path / "plain", [[5, 6, last]], vocab_size=9)
+        write_shard(tmp_path / "plain", documents=[[5, 6, last]], vocab_size=9)
         seen.add(manifest.shard_identity(IndexedShard(tmp_path / "plain")))
-    write_shard(tmp_path / "plain", [[5], [6, 2]], vocab_size=9)
+    write_shard(tmp_path / "plain", documents=[[5], [6, 2]], vocab_size=9)
     seen.add(manifest.shard_identity(IndexedShard(tmp_path / "plain")))
     assert len(seen) == 3
 

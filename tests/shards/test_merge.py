@@ -84,10 +84,10 @@ def test_it_equals_tokenizing_all_inputs_at_once(parts: list[Path], tmp_path: Pa
 def test_documents_follow_each_other(tmp_path: Path, corpora: list[list[list[int]]]) -> None:
     prefixes = [tmp_path / str(n) for n in range(len(corpora))]
     for prefix, documents in zip(prefixes, corpora, strict=True):
-        write_shard(prefix, documents, vocab_size=60_001)
+        write_shard(prefix, documents=documents, vocab_size=60_001)
     merged = merge_shards(prefixes, output_prefix=tmp_path / "all")
     everything = [document for documents in corpora for document in documents]
-    write_shard(tmp_path / "expected", everything, vocab_size=60_001)
+    write_shard(tmp_path / "expected", documents=everything, vocab_size=60_001)
     assert_same_bytes(tmp_path / "all", tmp_path / "expected")
     assert merged.manifest is None
     assert (merged.files.documents, merged.files.tokens) == (
@@ -98,8 +98,8 @@ def test_documents_follow_each_other(tmp_path: Path, corpora: list[list[list[int
 
 def test_copying_in_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE", 3)
-    write_shard(tmp_path / "a", [[1] * 7, [2], [], [3], [4]], vocab_size=9)
-    write_shard(tmp_path / "b", [[5, 6]], vocab_size=9)
+    write_shard(tmp_path / "a", documents=[[1] * 7, [2], [], [3], [4]], vocab_size=9)
+    write_shard(tmp_path / "b", documents=[[5, 6]], vocab_size=9)
     merge_shards([tmp_path / "a", tmp_path / "b"], output_prefix=tmp_path / "all")
     shard = IndexedShard(tmp_path / "all")
     shard.check_index()
@@ -140,7 +140,7 @@ def test_a_folder_s_shards_in_the_order_of_their_names(parts: list[Path]) -> Non
 
 
 def test_a_dot_in_a_name_belongs_to_it(tmp_path: Path) -> None:
-    write_shard(tmp_path / "v1.2", [[1]], vocab_size=9)
+    write_shard(tmp_path / "v1.2", documents=[[1]], vocab_size=9)
     assert shards_in(tmp_path) == [tmp_path / "v1.2"]
 
 
@@ -196,14 +196,14 @@ def test_what_was_set_aside_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_something_else_does_not_stay(parts: list[Path], tmp_path: Path) -> None:
-    write_shard(tmp_path / "bare", [[1]], vocab_size=9)
+    write_shard(tmp_path / "bare", documents=[[1]], vocab_size=9)
     with pytest.raises(DataError, match=r"in/c\.json describes another shard"):
         merge_shards([tmp_path / "bare"], output_prefix=parts[2])
 
 
 def test_types_must_agree(tmp_path: Path) -> None:
-    write_shard(tmp_path / "small", [[1]], vocab_size=9)
-    write_shard(tmp_path / "large", [[1]], vocab_size=100_000)
+    write_shard(tmp_path / "small", documents=[[1]], vocab_size=9)
+    write_shard(tmp_path / "large", documents=[[1]], vocab_size=100_000)
     with pytest.raises(DataError, match=r"large holds int32, but .*small uint16; tokenize one"):
         merge_shards([tmp_path / "small", tmp_path / "large"], output_prefix=tmp_path / "all")
 

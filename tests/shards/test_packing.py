@@ -26,7 +26,9 @@ REMEDY = r"megacpt pack \S*shard --sequence-length 8$"
 
 def write(prefix: Path, lengths: list[int], *, seed: int = 0) -> IndexedShard:
     rng = np.random.default_rng(seed)
-    return write_shard(prefix, [rng.integers(0, VOCAB, size=n) for n in lengths], vocab_size=VOCAB)
+    return write_shard(
+        prefix, documents=[rng.integers(0, VOCAB, size=n) for n in lengths], vocab_size=VOCAB
+    )
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_batches_hold_every_target_of_every_document_once(
     lengths.append(2)
     ends = np.cumsum([0, *lengths])
     texts = [np.arange(i, j) for i, j in pairwise(ends)]
-    shard = write_shard(tmp_path / "shard", texts, vocab_size=5000)
+    shard = write_shard(tmp_path / "shard", documents=texts, vocab_size=5000)
     build_packing(shard, sequence_length=S)
     packing = Packing.open(shard.prefix, sequence_length=S)
     rows = [

@@ -49,7 +49,7 @@ def write_with_megatron(prefix: Path, texts: Documents, *, vocab_size: int) -> N
 def test_bytes_equal_megatron_s_and_both_read_both(tmp_path: Path, vocab_size: int) -> None:
     rng = np.random.default_rng(vocab_size)
     texts = [rng.integers(0, vocab_size, size=n).tolist() for n in (3, 1, 50, 7)]
-    write_shard(tmp_path / "ours", texts, vocab_size=vocab_size)
+    write_shard(tmp_path / "ours", documents=texts, vocab_size=vocab_size)
     write_with_megatron(tmp_path / "theirs", texts, vocab_size=vocab_size)
     for kind in ("bin", "idx"):
         ours, theirs = (tmp_path / f"{name}.{kind}" for name in ("ours", "theirs"))
@@ -75,21 +75,21 @@ def test_megatron_s_documents_of_several_sequences_are_read(tmp_path: Path) -> N
     assert shard.document(0).tolist() == list(range(10))
     assert shard.sequence_lengths.tolist() == [4, 6, 3]
     assert shard.document_bounds.tolist() == [0, 2, 3]
-    assert shard.starts(0, 2).tolist() == [0, 10, 13]
+    assert shard.starts(0, stop=2).tolist() == [0, 10, 13]
 
 
 @given(texts=documents)
 @reuse_folder
 def test_what_is_written_is_read(tmp_path: Path, texts: Documents) -> None:
-    shard = write_shard(tmp_path / "shard", texts, vocab_size=60_001)
+    shard = write_shard(tmp_path / "shard", documents=texts, vocab_size=60_001)
     shard.check_index()
     assert shard.num_documents == len(texts)
     assert shard.lengths.tolist() == [len(document) for document in texts]
     assert [shard.document(n).tolist() for n in range(len(texts))] == texts
-    assert shard.span(0, shard.num_tokens).tolist() == list(chain.from_iterable(texts))
+    assert shard.span(0, stop=shard.num_tokens).tolist() == list(chain.from_iterable(texts))
     ends = np.cumsum(shard.lengths).tolist()
     for first in range(len(texts) + 1):
-        assert shard.starts(first, len(texts)).tolist() == [0, *ends][first:]
+        assert shard.starts(first, stop=len(texts)).tolist() == [0, *ends][first:]
 
 
 @pytest.mark.parametrize(("vocab_size", "name"), [(65_499, "uint16"), (65_500, "int32")])
@@ -99,30 +99,30 @@ def test_the_type_is_megatron_s_choice(vocab_size: int, name: str) -> None:
 
 @pytest.mark.parametrize("number", [-1, 1])
 def test_a_document_that_is_not_there(tmp_path: Path, number: int) -> None:
-    shard = write_shard(tmp_path / "shard", [[1]], vocab_size=9)
+    shard = write_shard(tmp_path / "shard", documents=[[1]], vocab_size=9)
     with pytest.raises(IndexError, match=f"document {number} of 1"):
         shard.document(number)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (0, 4), (2, 1)])
 def test_a_span_outside_is_refused(tmp_path: Path, start: int, stop: int) -> None:
-    shard = write_shard(tmp_path / "shard", [[1, 2, 3]], vocab_size=9)
+    shard = write_shard(tmp_path / "shard", documents=[[1, 2, 3]], vocab_size=9)
     with pytest.raises(DataError, match=rf"span {start}..{stop} is not within its 3 tokens"):
-        shard.span(start, stop)
+        shard.span(start, stop=stop)
 
 
 def test_an_id_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard", [[1, 2, 9, 3]], vocab_size=10)
-    assert IndexedShard(tmp_path / "shard", vocab_size=10).ids(0, 4).tolist() == [1, 2, 9, 3]
+    write_shard(tmp_path / "shard", documents=[[1, 2, 9, 3]], vocab_size=10)
+    assert IndexedShard(tmp_path / "shard", vocab_size=10).ids(0, stop=4).tolist() == [1, 2, 9, 3]
     with pytest.raises(DataError, match=r"holds id 9 at token 2, but ids must be in 0\.\.8;"):
-        IndexedShard(tmp_path / "shard", vocab_size=9).ids(1, 4)
+        IndexedShard(tmp_path / "shard", vocab_size=9).ids(1, stop=4)
 
 
 def test_a_negative_id_is_named(tmp_path: Path) -> None:
-    write_shard(tmp_path / "shard", [[1, 2]], vocab_size=100_000)
+    write_shard(tmp_path / "shard", documents=[[1, 2]], vocab_size=100_000)
     (tmp_path / "shard.bin").write_bytes(np.array([1, -2], dtype="<i4").tobytes())
     with pytest.raises(DataError, match="holds id -2 at token 1"):
-        IndexedShard(tmp_path / "shard").ids(0, 2)
+        IndexedShard(tmp_path / "shard").ids(0, stop=2)
 
 
 def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def broken_shard(tmp_path: Path, *, kind: str, change: Any) -> Path:
     prefix = tmp_path / "shard"
-    write_shard(prefix, [[1, 2, 3], [4], [5, 6]], vocab_size=9)
+    write_shard(prefix, documents=[[1, 2, 3], [4], [5, 6]], vocab_size=9)
     path = Path(f"{prefix}.{kind}")
     path.write_bytes(bytes(change(bytearray(path.read_bytes()))))
     return prefix
@@ -196,7 +196,7 @@ def test_a_flipped_byte_never_crashes(tmp_path: Path, data: st.DataObject) -> No
     prefix = broken_shard(tmp_path, kind="idx", change=put(at, bytes([value])))
     try:
         shard = IndexedShard(prefix)
-        everything: npt.NDArray[Any] = shard.span(0, shard.num_tokens)
+        everything: npt.NDArray[Any] = shard.span(0, stop=shard.num_tokens)
     except DataError:
         return
     assert everything.tolist() == [1, 2, 3, 4, 5, 6]

@@ -44,17 +44,17 @@ def test_an_unknown_topic_names_the_known_ones() -> None:
 
 
 def test_the_file_holds_the_texts(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", CONFIG)
+    write_jsonl(tmp_path / "a.jsonl", config=CONFIG)
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == list(documents(CONFIG))
 
 
 def test_a_shard_is_written_once(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(TINY)
-    manifest = ensure_shard(tmp_path / "a", CONFIG, tokenizer=tokenizer)
+    manifest = ensure_shard(tmp_path / "a", config=CONFIG, tokenizer=tokenizer)
     assert manifest == verify(tmp_path / "a")
     written_at = (tmp_path / "a.bin").stat().st_mtime_ns
-    assert ensure_shard(tmp_path / "a", CONFIG, tokenizer=tokenizer) == manifest
+    assert ensure_shard(tmp_path / "a", config=CONFIG, tokenizer=tokenizer) == manifest
     assert (tmp_path / "a.bin").stat().st_mtime_ns == written_at
-    changed = ensure_shard(tmp_path / "a", replace(CONFIG, seed=2), tokenizer=tokenizer)
+    changed = ensure_shard(tmp_path / "a", config=replace(CONFIG, seed=2), tokenizer=tokenizer)
     assert changed != manifest

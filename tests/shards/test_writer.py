@@ -35,12 +35,12 @@ def test_a_full_disk_leaves_the_old_shard_and_nothing_else(
     tmp_path: Path, num_documents: int
 ) -> None:
     """One long document fails while it is added, many short ones when the index is made."""
-    write_shard(tmp_path / "shard", [[1, 2]], vocab_size=100)
+    write_shard(tmp_path / "shard", documents=[[1, 2]], vocab_size=100)
     length = 60_000 // num_documents
     texts = [[0] * length] * num_documents * (2 if num_documents == 1 else 1)
     message = r"shard cannot be written: .*nothing was left"
     with largest_file(130_000), pytest.raises(EnvironmentError_, match=message):
-        write_shard(tmp_path / "shard", texts, vocab_size=100)
+        write_shard(tmp_path / "shard", documents=texts, vocab_size=100)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard.bin", "shard.idx"]
     assert IndexedShard(tmp_path / "shard").num_tokens == 2
 

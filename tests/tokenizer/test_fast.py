@@ -25,7 +25,7 @@ def difference(
     fast: FastBackend, reference: HuggingFaceBackend, texts: list[str], *, special: bool = True
 ) -> int | None:
     found, expected = (one.encode(texts, special=special) for one in (fast, reference))
-    return first_difference(found, expected)
+    return first_difference(found, expected=expected)
 
 
 def backend(made: tokenizers.Tokenizer) -> HuggingFaceBackend:

@@ -21,8 +21,8 @@ TINY = ROOT / "configs" / "model" / "tiny"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_shard("in/b", [[1, 2]], vocab_size=9)
-    write_shard("in/a", [[3]], vocab_size=9)
+    write_shard("in/b", documents=[[1, 2]], vocab_size=9)
+    write_shard("in/a", documents=[[3]], vocab_size=9)
     return tmp_path
 
 

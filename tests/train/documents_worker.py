@@ -40,7 +40,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert ranks is not None
     kind = DeviceKind.gpu if "gpu" in layouts else DeviceKind.cpu
-    started = runtime.start(ranks, ClusterConfig(device=kind, threads_per_rank=1))
+    started = runtime.start(ranks, cluster=ClusterConfig(device=kind, threads_per_rank=1))
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
@@ -74,7 +74,7 @@ def build(
         kind=started.kind,
         sequence_length=TOKENS_BS.shape[1],
     )
-    load_hf(chunks, folder, architecture=architecture)
+    load_hf(chunks, folder=folder, architecture=architecture)
     for chunk in chunks:
         chunk.to(started.device)
     if dtype is Dtype.bf16:
@@ -119,7 +119,7 @@ def write_logits(
     rows = [0, 1] if replicas == 1 else [parallel_state.get_data_parallel_rank()]
     batch = host_microbatch(batch_of(rows, changed), document_mask=True, device=device)
     with torch.no_grad():
-        logits_BSV = run_logits(chunks, batch.to(device))
+        logits_BSV = run_logits(chunks, batch=batch.to(device))
         if logits_BSV is not None:
             logits_BSV = gather_from_tensor_model_parallel_region(logits_BSV)
             if parallel_state.get_tensor_model_parallel_rank() == 0:

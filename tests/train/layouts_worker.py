@@ -29,7 +29,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=5)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     configs = {name: parity_config(work, changes) for name, changes in cases.items()}
     found = run_all(configs, rank_runtime=rank_runtime)
     if ranks.rank == 0:

@@ -32,7 +32,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     for name, case in cases.items():
         curve = run_case(work, rank_runtime, name, dict(case))
         if ranks.rank == 0:

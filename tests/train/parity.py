@@ -39,7 +39,9 @@ def write_run_inputs(work: Path, *, tied: bool) -> None:
         write_shard(
             work / name,
             # Skewed, so that there is something to learn within twenty steps.
-            ((257 * rng.random(rng.integers(20, 90)) ** 3).astype(np.int64) for _ in range(60)),
+            documents=(
+                (257 * rng.random(rng.integers(20, 90)) ** 3).astype(np.int64) for _ in range(60)
+            ),
             vocab_size=257,
         )
 

@@ -29,7 +29,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     curves = {name: train_case(work, rank_runtime, changes) for name, changes in cases.items()}
     if ranks.rank == 0:
         (work / f"curves-{ranks.world_size}.json").write_text(json.dumps(curves))

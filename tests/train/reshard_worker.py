@@ -32,7 +32,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=10)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     mine = worlds[str(ranks.world_size)]
     everything = [name for cases in worlds.values() for name in cases]
     found = {name: save(work, rank_runtime, name, case) for name, case in mine.items()}

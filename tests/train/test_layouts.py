@@ -180,11 +180,11 @@ def test_both_kinds_are_well_represented(sorted_out: Layouts) -> None:
 def test_what_is_refused_is_refused_with_a_layout_that_works(sorted_out: Layouts) -> None:
     for name in sorted_out.invalid:
         config, architecture = sorted_out.configs[name], sorted_out.architectures[name]
-        nearest = nearest_valid_layout(config, architecture)
+        nearest = nearest_valid_layout(config, architecture=architecture)
         assert nearest, sorted_out.cases[name]
         for violation in violations(config, architecture=architecture):
             assert violation.remedy.endswith(f"nearest valid layout: {as_text(nearest)}")
-        mended = with_settings(config, nearest)
+        mended = with_settings(config, settings=nearest)
         assert violations(mended, architecture=architecture) == [], sorted_out.cases[name]
 
 

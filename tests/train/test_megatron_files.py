@@ -54,7 +54,7 @@ def test_the_files_of_megatron_s_builder_train_the_same_curve(tmp_path: Path) ->
         half = document.size // 2
         builder.add_document(document, [half, document.size - half])
     builder.finalize(str(tmp_path / "theirs.idx"))
-    write_shard(tmp_path / "ours", documents(), vocab_size=257)
+    write_shard(tmp_path / "ours", documents=documents(), vocab_size=257)
     ours = losses(tmp_path / "run-ours", tmp_path / "ours")
     assert len(ours) == 3
     assert losses(tmp_path / "run-theirs", tmp_path / "theirs") == ours

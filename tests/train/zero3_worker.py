@@ -28,7 +28,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     found = {name: run_case(work / name, rank_runtime, changes) for name, changes in cases.items()}
     if ranks.rank == 0:
         (work / f"sharded-{ranks.world_size}.json").write_text(json.dumps(found))
@@ -153,10 +153,10 @@ def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
 
     device, prefix = run.runtime.device, Path(run.config.run_dir).with_name("late")
     late = HeldoutSet.open(str(prefix), sequence_length=32, max_tokens=0, vocab_size=257)
-    losses = measure_all(chunks, {"late": late}, micro_batch_size=1, device=device)
+    losses = measure_all(chunks, sets={"late": late}, micro_batch_size=1, device=device)
     texts = generate(
         chunks,
-        ["ab", "c"],
+        prompts=["ab", "c"],
         tokenizer=run.tokenizer,
         max_new_tokens=3,
         sequence_length=32,

@@ -66,7 +66,7 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
     quiet_libraries()
     ranks = rank_from_environment()
     assert ranks is not None
-    started = runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
+    started = runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
     import torch
     from megatron.core.pipeline_parallel import schedules
     from omegaconf import OmegaConf
@@ -88,7 +88,7 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
     for _ in range(rounds):
         torch.distributed.barrier()
         computing.total_s, started_s = 0.0, time.perf_counter()
-        run_microbatches(run.state.chunks, batch, num_sources=1, forward_only=False)
+        run_microbatches(run.state.chunks, microbatches=batch, num_sources=1, forward_only=False)
         torch.distributed.barrier()
         whole_s = time.perf_counter() - started_s
         print(json.dumps([whole_s, computing.total_s]), flush=True)
@@ -132,7 +132,7 @@ def write_inputs(folder: Path) -> None:
     (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t1"}))
     rng = np.random.default_rng(0)
     documents = (rng.integers(0, VOCABULARY, LENGTH + 1) for _ in range(100))
-    write_shard(folder / "random", documents, vocab_size=VOCABULARY)
+    write_shard(folder / "random", documents=documents, vocab_size=VOCABULARY)
 
 
 def measure(folder: Path, *, microbatches: int, rounds: int) -> list[list[tuple[float, float]]]:

@@ -86,7 +86,7 @@ def write_inputs(work: Path, *, length: int) -> None:
     (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t1"}))
     rng = np.random.default_rng(0)
     documents = (rng.integers(0, vocabulary, length + 1) for _ in range(400))
-    write_shard(work / "random", documents, vocab_size=vocabulary)
+    write_shard(work / "random", documents=documents, vocab_size=vocabulary)
 
 
 def run_config(work: Path, *, length: int) -> Any:
@@ -116,7 +116,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     from megacpt.device.quiet import quiet_libraries
 
     quiet_libraries()
-    started = runtime.start(RankInfo(), ClusterConfig())
+    started = runtime.start(RankInfo(), cluster=ClusterConfig())
 
     from megacpt.checkpoint.writer.pace import CORES
     from megacpt.checkpoint.writer.process import Background

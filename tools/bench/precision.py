@@ -52,7 +52,7 @@ def _result(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(config: RunConfig) -> dict[str, Any]:
     """Losses and seconds of all steps, then the loss on held-out text."""
     config.cluster.device = DeviceKind.cpu
-    rank_runtime = runtime.start(RankInfo(), config.cluster)
+    rank_runtime = runtime.start(RankInfo(), cluster=config.cluster)
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
@@ -74,7 +74,7 @@ def _train(config: RunConfig) -> dict[str, Any]:
             cpu_s.append(time.process_time() - started_s)
             losses.append(result.sums.mean_loss)
             print(f"step {step} loss {losses[-1]:.5f} {cpu_s[-1]:.1f} s of CPU", flush=True)
-    heldout = measure_all(run.state.chunks, run.heldout, micro_batch_size=1, device=device)
+    heldout = measure_all(run.state.chunks, sets=run.heldout, micro_batch_size=1, device=device)
     parallel_state.destroy_model_parallel()
     runtime.stop()
     return {"losses": losses, "cpu_s": cpu_s, "heldout": heldout[domain].loss}

@@ -123,7 +123,7 @@ def ours(name: str, work: Path) -> Step:
     quiet_libraries()
     ranks = rank_from_environment()
     assert ranks is not None
-    started = runtime.start(ranks, ClusterConfig(device=DeviceKind.cpu))
+    started = runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu))
     from omegaconf import OmegaConf
 
     from megacpt.device.groups import initialise_parallel
@@ -183,7 +183,7 @@ def write_inputs(work: Path) -> None:
     (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "t1"}))
     rng = np.random.default_rng(0)
     documents = (rng.integers(0, VOCABULARY, LENGTH + 1) for _ in range(400))
-    write_shard(work / "random", documents, vocab_size=VOCABULARY)
+    write_shard(work / "random", documents=documents, vocab_size=VOCABULARY)
 
 
 def work_as(name: str, work: Path, cores: int) -> None:

@@ -25,13 +25,13 @@ from megacpt.errors import CheckpointError
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
     """Write every rank's share into ``folder`` (which exists and is empty), and wait for it."""
-    writer.save(folder, state=entries(chunks, optimizer, rng_state=rng_state))
+    writer.save(folder, state=entries(chunks, optimizer=optimizer, rng_state=rng_state))
 
 
-def entries(chunks: list[Any], optimizer: Any, *, rng_state: dict[str, Any]) -> dict[str, Any]:
+def entries(chunks: list[Any], *, optimizer: Any, rng_state: dict[str, Any]) -> dict[str, Any]:
     """All that a checkpoint holds, as it lies on this rank; a collective call."""
     state = _model_state(chunks)
-    state["optimizer"] = _optimizer_state(chunks, optimizer, model=state)
+    state["optimizer"] = _optimizer_state(chunks, optimizer=optimizer, model=state)
     state["rng"] = _rng_object(rng_state)
     return state
 
@@ -47,14 +47,14 @@ def load(
     state = _model_state(chunks)
     is_cut = zero3.is_cut(chunks)
     places = {} if is_cut else state_optimizer.places(optimizer, model=state)
-    state["optimizer"] = _cut_state(chunks, optimizer) if is_cut else _entries(places)
+    state["optimizer"] = _cut_state(chunks, optimizer=optimizer) if is_cut else _entries(places)
     if same_layout:
         state["rng"] = _rng_object({})
-    loaded = _load_strictly(state, folder, may_have_more=() if same_layout else ("rng",))
+    loaded = _load_strictly(state, folder=folder, may_have_more=() if same_layout else ("rng",))
     if is_cut:
-        _fill_cut(chunks, optimizer, loaded)
+        _fill_cut(chunks, optimizer=optimizer, loaded=loaded)
     else:
-        _fill_model(chunks, loaded)
+        _fill_model(chunks, loaded=loaded)
         for name, place in places.items():
             place.fill(loaded["optimizer"].get(name, {}))
         adam.renew_copies(optimizer)
@@ -66,12 +66,12 @@ def load(
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
     """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
     state = _model_state(chunks)
-    loaded = _load_strictly(state, folder, may_have_more=(state_optimizer.PREFIX, "rng"))
-    _fill_model(chunks, loaded)
+    loaded = _load_strictly(state, folder=folder, may_have_more=(state_optimizer.PREFIX, "rng"))
+    _fill_model(chunks, loaded=loaded)
 
 
 def _load_strictly(
-    state: dict[str, Any], folder: Path, *, may_have_more: tuple[str, ...] = ()
+    state: dict[str, Any], *, folder: Path, may_have_more: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """All that ``state`` asks for; what else the checkpoint holds must begin so."""
     try:
@@ -102,25 +102,26 @@ def _chunk_key(index: int) -> str:
     return f"model{index}"
 
 
-def _fill_model(chunks: list[Any], loaded: dict[str, Any]) -> None:
+def _fill_model(chunks: list[Any], *, loaded: dict[str, Any]) -> None:
     if zero3.is_cut(chunks):
         for n, chunk in enumerate(chunks):
-            zero3.fill_model(chunk, loaded[_chunk_key(n)])
+            zero3.fill_model(chunk, loaded=loaded[_chunk_key(n)])
         return
     for n, model in enumerate(unwrap_model(chunks)):
-        layer_states.fill(model, loaded[_chunk_key(n)])
+        layer_states.fill(model, loaded=loaded[_chunk_key(n)])
 
 
-def _optimizer_state(chunks: list[Any], optimizer: Any, *, model: dict[str, Any]) -> dict[str, Any]:
+def _optimizer_state(chunks: list[Any], *, optimizer: Any, model: dict[str, Any]) -> dict[str, Any]:
     """What a save writes."""
     if zero3.is_cut(chunks):
-        return _cut_state(chunks, optimizer)
+        return _cut_state(chunks, optimizer=optimizer)
     return _entries(state_optimizer.places(optimizer, model=model))
 
 
-def _cut_state(chunks: list[Any], optimizer: Any) -> dict[str, Any]:
+def _cut_state(chunks: list[Any], *, optimizer: Any) -> dict[str, Any]:
     return {
-        _chunk_key(n): zero3.optimizer_entries(chunk, optimizer) for n, chunk in enumerate(chunks)
+        _chunk_key(n): zero3.optimizer_entries(chunk, optimizer=optimizer)
+        for n, chunk in enumerate(chunks)
     }
 
 
@@ -128,10 +129,10 @@ def _entries(places: dict[str, state_optimizer.Places]) -> dict[str, Any]:
     return {name: place.entries for name, place in places.items()}
 
 
-def _fill_cut(chunks: list[Any], optimizer: Any, loaded: dict[str, Any]) -> None:
+def _fill_cut(chunks: list[Any], *, optimizer: Any, loaded: dict[str, Any]) -> None:
     for n, chunk in enumerate(chunks):
-        zero3.fill_model(chunk, loaded[_chunk_key(n)], masters_follow=True)
-        zero3.fill_optimizer(chunk, optimizer, loaded["optimizer"][_chunk_key(n)])
+        zero3.fill_model(chunk, loaded=loaded[_chunk_key(n)], masters_follow=True)
+        zero3.fill_optimizer(chunk, optimizer=optimizer, loaded=loaded["optimizer"][_chunk_key(n)])
 
 
 def _metadata() -> dict[str, Any]:

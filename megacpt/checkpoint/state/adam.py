@@ -60,7 +60,7 @@ def drop_classes(optimizer: Any) -> None:
                 group.pop("gpu_optimizer_cls", None)
 
 
-def state_of(optimizer: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
+def state_of(optimizer: Any, *, param: torch.Tensor) -> dict[str, torch.Tensor]:
     """The moments of one parameter; empty where no part has it."""
     for part in megatron_parts(optimizer):
         if param in part.optimizer.state:

@@ -28,16 +28,18 @@ def others(keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if not is_layer_state(key))
 
 
-def fill(model: torch.nn.Module, loaded: dict[str, Any]) -> None:
+def fill(model: torch.nn.Module, *, loaded: dict[str, Any]) -> None:
     """Fill weights, every one of them, and the states that the model's layers can read."""
-    readable = {key: value for key, value in loaded.items() if _can_read(model, key, value)}
+    readable = {
+        key: value for key, value in loaded.items() if _can_read(model, key=key, value=value)
+    }
     mismatch = model.load_state_dict(readable, strict=False)
     wrong = others([*mismatch.missing_keys, *mismatch.unexpected_keys])
     assert not wrong, f"weights without a place, or places without a weight: {wrong}"
-    _report_new_histories(model, readable)
+    _report_new_histories(model, loaded=readable)
 
 
-def _can_read(model: torch.nn.Module, key: str, value: Any) -> bool:
+def _can_read(model: torch.nn.Module, *, key: str, value: Any) -> bool:
     """The emulation writes dictionaries, Transformer Engine tensors of bytes."""
     if not is_layer_state(key) or value is None:
         return True
@@ -45,7 +47,7 @@ def _can_read(model: torch.nn.Module, key: str, value: Any) -> bool:
     return isinstance(value, dict) == isinstance(layer, QuantisedLayer)
 
 
-def _report_new_histories(model: torch.nn.Module, loaded: dict[str, Any]) -> None:
+def _report_new_histories(model: torch.nn.Module, *, loaded: dict[str, Any]) -> None:
     """Where delayed scaling is emulated. Transformer Engine's histories start empty as well."""
     layers = {
         name: layer

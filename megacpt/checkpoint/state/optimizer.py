@@ -67,7 +67,7 @@ def _distributed(part: Any, *, model: Entries) -> Places:
     entries: Entries = {}
     tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
     for name, weight in _weights(model):
-        if (found := _own(part, weight.data)) is None:
+        if (found := _own(part, param=weight.data)) is None:
             continue
         first, state = found
         pieces = pieces_of_entry(weight, shape=weight.data.shape)
@@ -81,7 +81,7 @@ def _distributed(part: Any, *, model: Entries) -> Places:
     return Places(entries=entries, tensors=tensors)
 
 
-def _own(part: Any, param: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]] | None:
+def _own(part: Any, *, param: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]] | None:
     """The first element of a parameter that this rank has, and the state of all that it has."""
     if param not in part.model_param_group_index_map:
         return None
@@ -97,7 +97,7 @@ def _whole(part: Any, *, model: Entries) -> Places:
     entries: Entries = {}
     tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
     for name, weight in _weights(model):
-        if state := _state(part, weight.data):
+        if state := _state(part, param=weight.data):
             tensors[name] = {key: [tensor] for key, tensor in state.items()}
             entries[name] = {
                 key: make_sharded_optimizer_tensor(weight, tensor, prefix=f"{PREFIX}{key}")
@@ -106,7 +106,7 @@ def _whole(part: Any, *, model: Entries) -> Places:
     return Places(entries=entries, tensors=tensors)
 
 
-def _state(part: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
+def _state(part: Any, *, param: torch.Tensor) -> dict[str, torch.Tensor]:
     """Moments and master of one parameter; empty where the part does not have it."""
     master = getattr(param, "main_param", param)
     if master not in part.optimizer.state:

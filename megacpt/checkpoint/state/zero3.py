@@ -41,7 +41,7 @@ def model_entries(chunk: ShardedWeights) -> Entries:
     return entries
 
 
-def fill_model(chunk: ShardedWeights, loaded: Entries, *, masters_follow: bool = False) -> None:
+def fill_model(chunk: ShardedWeights, *, loaded: Entries, masters_follow: bool = False) -> None:
     """Put loaded weights into the rows of this rank.
 
     ``masters_follow``: ``fill_optimizer`` comes next, and brings the same weights in fp32 where
@@ -49,12 +49,12 @@ def fill_model(chunk: ShardedWeights, loaded: Entries, *, masters_follow: bool =
     """
     if not (masters_follow and _has_masters(chunk)):
         for name, param, pieces in _cut_params(chunk):
-            _fill(param, loaded[name], pieces=pieces)
+            _fill(param, blocks=loaded[name], pieces=pieces)
     for name in chunk.pieces.objects:
         chunk.module.get_submodule(name.rpartition(".")[0]).set_extra_state(loaded[name])
 
 
-def optimizer_entries(chunk: ShardedWeights, optimizer: Any) -> Entries:
+def optimizer_entries(chunk: ShardedWeights, *, optimizer: Any) -> Entries:
     """Both moments of every parameter, and its fp32 master where the weights are bf16."""
     return {
         name: {
@@ -64,16 +64,16 @@ def optimizer_entries(chunk: ShardedWeights, optimizer: Any) -> Entries:
                 pieces=pieces,
                 prefix=f"optimizer.state.{key}.",
             )
-            for key, tensor in _state(chunk, optimizer, param).items()
+            for key, tensor in _state(chunk, optimizer=optimizer, param=param).items()
         }
         for name, param, pieces in _cut_params(chunk)
     }
 
 
-def fill_optimizer(chunk: ShardedWeights, optimizer: Any, loaded: Entries) -> None:
+def fill_optimizer(chunk: ShardedWeights, *, optimizer: Any, loaded: Entries) -> None:
     for name, param, pieces in _cut_params(chunk):
-        for key, tensor in _state(chunk, optimizer, param).items():
-            _fill(tensor, loaded[name][key], pieces=pieces)
+        for key, tensor in _state(chunk, optimizer=optimizer, param=param).items():
+            _fill(tensor, blocks=loaded[name][key], pieces=pieces)
 
 
 def _cut_params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Piece, ...]]]:
@@ -86,8 +86,8 @@ def _has_masters(chunk: ShardedWeights) -> bool:
     return chunk.config.params_dtype is not torch.float32
 
 
-def _state(chunk: ShardedWeights, optimizer: Any, param: DTensor) -> dict[str, Any]:
-    state = adam.state_of(optimizer, param)
+def _state(chunk: ShardedWeights, *, optimizer: Any, param: DTensor) -> dict[str, Any]:
+    state = adam.state_of(optimizer, param=param)
     moments = {key: state[key] for key in ("exp_avg", "exp_avg_sq")}
     return moments | {"fp32_param": param} if _has_masters(chunk) else moments
 
@@ -103,7 +103,7 @@ def _first(tensor: DTensor) -> int:
     return int(offset[0]) * tensor.shape[1:].numel()
 
 
-def _fill(tensor: DTensor, blocks: list[torch.Tensor], *, pieces: tuple[Piece, ...]) -> None:
+def _fill(tensor: DTensor, *, blocks: list[torch.Tensor], pieces: tuple[Piece, ...]) -> None:
     targets = place_elements(_flat(tensor), first=_first(tensor), pieces=pieces)
     for target, block in zip(targets, blocks, strict=True):
         assert isinstance(target, ShardedTensor)

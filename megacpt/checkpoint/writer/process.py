@@ -64,7 +64,13 @@ class Background(Generic[Result]):
         self._connection, theirs = Pipe()
         self._process = get_context("fork").Process(
             target=_serve,
-            args=(theirs, self._connection, self._memory.file, self._pace, os.getpid()),
+            args=(theirs,),
+            kwargs={
+                "theirs": self._connection,
+                "file": self._memory.file,
+                "pace": self._pace,
+                "parent": os.getpid(),
+            },
         )
         with theirs, warnings.catch_warnings():
             # Of threads that the child would miss: it computes nothing in parallel.
@@ -188,7 +194,9 @@ def _make_room(memory: mmap.mmap, *, rest: Rest) -> None:
         populate(memory)
 
 
-def _serve(connection: Connection, theirs: Connection, file: int, pace: Pace, parent: int) -> None:
+def _serve(
+    connection: Connection, *, theirs: Connection, file: int, pace: Pace, parent: int
+) -> None:
     die_with_parent()
     if os.getppid() != parent:
         return  # It ended before Linux was told.
@@ -207,5 +215,5 @@ def _serve(connection: Connection, theirs: Connection, file: int, pace: Pace, pa
         except EOFError:
             return
         pace.start()
-        result = work(mapped(file, size), rest=pace.rest)
+        result = work(mapped(file, size=size), rest=pace.rest)
         connection.send_bytes(pickle.dumps((result, pace.rested_s)))

@@ -98,7 +98,7 @@ class SharedMemory:
         if self._memory is None or self.size > len(self._memory):
             self._unlock()
             self._unlock = _nothing
-            memory = mapped(self.file, self.size)
+            memory = mapped(self.file, size=self.size)
             # Before it is kept: what could not be populated must not be used by the next save.
             populate(memory)
             self._memory = memory
@@ -132,7 +132,7 @@ def _laid_out(tensors: Sequence[torch.Tensor]) -> tuple[list[Place], int]:
     return places, end
 
 
-def mapped(file: int, size: int) -> mmap.mmap:
+def mapped(file: int, *, size: int) -> mmap.mmap:
     return mmap.mmap(file, size)
 
 

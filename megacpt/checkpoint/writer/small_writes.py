@@ -35,7 +35,7 @@ class SmallWrites:
 
     def transform_save_stream(self, item: Any, stream: io.IOBase) -> tuple[io.IOBase, list[str]]:
         """Where to write ``item`` to; no reader needs to know of it."""
-        return _Stream(stream, self), []
+        return _Stream(stream, writes=self), []
 
     def write(self, data: memoryview, *, stream: Any) -> None:
         for start in range(0, len(data), PIECE_BYTES):
@@ -60,7 +60,7 @@ class SmallWrites:
 
 
 class _Stream(io.RawIOBase):
-    def __init__(self, stream: io.IOBase, writes: SmallWrites) -> None:
+    def __init__(self, stream: io.IOBase, *, writes: SmallWrites) -> None:
         self._stream, self._writes = stream, writes
 
     def writable(self) -> bool:

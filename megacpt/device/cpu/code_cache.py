@@ -40,12 +40,12 @@ class CodeCache:
         except (OSError, EOFError, ValueError, TypeError):
             return None
 
-    def store(self, source: str, code: CodeType) -> None:
+    def store(self, source: str, *, code: CodeType) -> None:
         if self._folder is None:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_aside(self._entry(source), _pack(code, key=self._key(source)))
+            _write_aside(self._entry(source), content=_pack(code, key=self._key(source)))
         except OSError as error:
             logger.debug("%s is not cached: %s", source, error)
 
@@ -88,7 +88,7 @@ def _digest(payload: bytes) -> bytes:
     return hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
 
 
-def _write_aside(path: Path, content: bytes) -> None:
+def _write_aside(path: Path, *, content: bytes) -> None:
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "wb") as file:

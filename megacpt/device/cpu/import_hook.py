@@ -46,13 +46,13 @@ class _CpuFinder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != _PACKAGE and not fullname.startswith(f"{_PACKAGE}."):
             return None
-        spec = self._find_elsewhere(fullname, path, target)
+        spec = self._find_elsewhere(fullname, path=path, target=target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader = _CpuLoader(fullname, spec.loader.path, self._cache)
+            spec.loader = _CpuLoader(fullname, path=spec.loader.path, cache=self._cache)
         return spec
 
     def _find_elsewhere(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+        self, fullname: str, *, path: Sequence[str] | None, target: ModuleType | None
     ) -> importlib.machinery.ModuleSpec | None:
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
@@ -64,7 +64,7 @@ class _CpuFinder(importlib.abc.MetaPathFinder):
 class _CpuLoader(importlib.machinery.SourceFileLoader):
     """Loads one source file through the rewriting and its cache."""
 
-    def __init__(self, fullname: str, path: str, cache: CodeCache) -> None:
+    def __init__(self, fullname: str, *, path: str, cache: CodeCache) -> None:
         super().__init__(fullname, path)
         self._cache = cache
 
@@ -73,5 +73,5 @@ class _CpuLoader(importlib.machinery.SourceFileLoader):
         if code is None:
             source = self.get_data(self.path)
             code = rewrite.compile_for_cpu(source, path=self.path, module=fullname)
-            self._cache.store(self.path, code)
+            self._cache.store(self.path, code=code)
         return code

@@ -88,16 +88,16 @@ class _CudaToCpu(ast.NodeTransformer):
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)
-        if not (_is_name(node.value, "torch") and node.attr == "cuda"):
+        if not (_is_name(node.value, name="torch") and node.attr == "cuda"):
             return node
         self.uses_stub = True
         return ast.copy_location(ast.Name(_STUB_NAME, ast.Load()), node)
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
-        makes_device = _is_attribute(node.func, "torch", "device")
+        makes_device = _is_attribute(node.func, value="torch", attribute="device")
         self.generic_visit(node)
         node.keywords = [k for k in node.keywords if not _pins_memory(k)]
-        if makes_device and node.args and _is_constant(node.args[0], "cpu"):
+        if makes_device and node.args and _is_constant(node.args[0], value="cpu"):
             node.args, node.keywords = node.args[:1], []
         elif isinstance(node.func, ast.Attribute) and node.func.attr == "cuda":
             node.func.attr, node.args, node.keywords = "cpu", [], []
@@ -138,14 +138,14 @@ class _CudaToCpu(ast.NodeTransformer):
     def visit_Import(self, node: ast.Import) -> ast.stmt:
         for alias in node.names:
             if _is_left_out(alias.name):
-                return _absent(alias.name, node)
+                return _absent(alias.name, node=node)
             if alias.name == "torch.cuda" and alias.asname:
                 alias.name = _STUB_MODULE
         return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
         if node.level == 0 and _is_left_out(node.module or ""):
-            return _absent(node.module or "", node)
+            return _absent(node.module or "", node=node)
         if node.level == 0 and node.module == "torch.cuda":
             node.module = _STUB_MODULE
         return node
@@ -159,13 +159,15 @@ def _cpu_string(value: str) -> str:
     return value
 
 
-def _is_name(node: ast.expr, name: str) -> bool:
+def _is_name(node: ast.expr, *, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _is_attribute(node: ast.expr, value: str, attribute: str) -> bool:
+def _is_attribute(node: ast.expr, *, value: str, attribute: str) -> bool:
     return (
-        isinstance(node, ast.Attribute) and node.attr == attribute and _is_name(node.value, value)
+        isinstance(node, ast.Attribute)
+        and node.attr == attribute
+        and _is_name(node.value, name=value)
     )
 
 
@@ -173,7 +175,7 @@ def _is_string(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _is_constant(node: ast.AST, value: str) -> bool:
+def _is_constant(node: ast.AST, *, value: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == value
 
 
@@ -187,7 +189,7 @@ def _warns_pointlessly(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Call)
-        and any(_is_constant(argument, _POINTLESS_WARNING) for argument in node.value.args)
+        and any(_is_constant(argument, value=_POINTLESS_WARNING) for argument in node.value.args)
     )
 
 
@@ -195,7 +197,7 @@ def _is_left_out(module: str) -> bool:
     return module.split(".")[0] in _LEFT_OUT
 
 
-def _absent(module: str, node: ast.stmt) -> ast.stmt:
+def _absent(module: str, *, node: ast.stmt) -> ast.stmt:
     """What an import of a missing package does; megatron-core is ready for it."""
     raised = ast.parse(f'raise ModuleNotFoundError("{module} is not used on a CPU")').body[0]
     return ast.copy_location(raised, node)

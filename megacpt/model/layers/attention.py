@@ -45,7 +45,7 @@ class CausalAttention(torch.nn.Module):
     """Takes the place of megatron-core's DotProductAttention; every token sees those before it."""
 
     def __init__(
-        self, config: TransformerConfig, softmax_scale: float | None = None, **_: object
+        self, config: TransformerConfig, *, softmax_scale: float | None = None, **_: object
     ) -> None:
         super().__init__()
         assert config.attention_dropout == 0.0
@@ -68,35 +68,44 @@ class CausalAttention(torch.nn.Module):
         """
         assert attention_bias is None
         if packed_seq_params is None:
-            return self._causal_in_chunks(q, k, v) if self.is_cut else self._causal(q, k, v)
+            return (
+                self._causal_in_chunks(q, k=k, v=v)
+                if self.is_cut
+                else self._causal(q, k_SBKD=k, v_SBKD=v)
+            )
         assert not self.is_cut
-        return self._causal_in_documents(q, k, v, bounds=packed_seq_params.cu_seqlens_q)
+        return self._causal_in_documents(q, k_TKD=k, v_TKD=v, bounds=packed_seq_params.cu_seqlens_q)
 
     def _causal_in_documents(
         self,
         q_THD: torch.Tensor,
+        *,
         k_TKD: torch.Tensor,
         v_TKD: torch.Tensor,
-        *,
         bounds: torch.Tensor,
     ) -> torch.Tensor:
         """Document by document: the sum of L^2 instead of S^2, and no bit depends on another."""
         lengths = bounds.diff().tolist()
         parts = zip(*(torch.split(x, lengths) for x in (q_THD, k_TKD, v_TKD)), strict=True)
-        outs = [self._causal(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)) for q, k, v in parts]
+        outs = [
+            self._causal(q.unsqueeze(1), k_SBKD=k.unsqueeze(1), v_SBKD=v.unsqueeze(1))
+            for q, k, v in parts
+        ]
         return torch.cat(outs).squeeze(1)
 
-    def _causal_in_chunks(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _causal_in_chunks(
+        self, q: torch.Tensor, *, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
         """The queries of this rank's chunks, in the order of megacpt.model.context_parallel."""
         k_SBKD, v_SBKD = (context_parallel.gather_S(x) for x in (k, v))
         outs = []
         for number, q_CBHD in zip(context_parallel.own_chunks(), q.chunk(2), strict=True):
             end = (number + 1) * len(q_CBHD)
-            outs.append(self._causal(q_CBHD, k_SBKD[:end], v_SBKD[:end]))
+            outs.append(self._causal(q_CBHD, k_SBKD=k_SBKD[:end], v_SBKD=v_SBKD[:end]))
         return torch.cat(outs)
 
     def _causal(
-        self, q_SBHD: torch.Tensor, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
+        self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
         """Queries are the last of the keys' positions, most often all of them."""
         queries, keys = len(q_SBHD), len(k_SBKD)
@@ -105,7 +114,9 @@ class CausalAttention(torch.nn.Module):
             k_SBKD.permute(1, 2, 0, 3),
             v_SBKD.permute(1, 2, 0, 3),
             # torch's own causal mask lets the first query see the first key alone.
-            attn_mask=None if queries == keys else _causal_mask(queries, keys, q_SBHD.device),
+            attn_mask=None
+            if queries == keys
+            else _causal_mask(queries, keys=keys, device=q_SBHD.device),
             is_causal=queries == keys,
             scale=self.softmax_scale,
             enable_gqa=k_SBKD.shape[2] != q_SBHD.shape[2],
@@ -114,7 +125,7 @@ class CausalAttention(torch.nn.Module):
 
 
 @lru_cache(maxsize=16)
-def _causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+def _causal_mask(queries: int, *, keys: int, device: torch.device) -> torch.Tensor:
     """True where the query, one of the last of all positions, may see the key."""
     mask_CP = torch.ones(queries, keys, dtype=torch.bool, device=device)
     return mask_CP.tril(diagonal=keys - queries)

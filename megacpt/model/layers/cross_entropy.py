@@ -29,8 +29,8 @@ TILE_BYTES = 2**20
 
 def linear_cross_entropy(
     hidden_TD: torch.Tensor,
-    weight_VD: torch.Tensor,
     *,
+    weight_VD: torch.Tensor,
     labels_T: torch.Tensor,
     loss_weights_T: torch.Tensor,
     vocab_size: int,
@@ -73,16 +73,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_gradients: bool,
     ) -> torch.Tensor:
         """``own_labels_T`` counts from this rank's first row, ``num_real`` of which are real."""
-        chunks = _Chunks(hidden_TD, weight_VD, wants_gradients=wants_gradients)
+        chunks = _Chunks(hidden_TD, weight_VD=weight_VD, wants_gradients=wants_gradients)
         losses = []
         for rows in chunks.rows:
             logits_CV = chunks.logits(rows)
             logits_CV[:, num_real:] = torch.finfo(logits_CV.dtype).min
-            softmax = _Softmax.replace(logits_CV, own_labels_T[rows], group=group)
+            softmax = _Softmax.replace(logits_CV, own_labels_C=own_labels_T[rows], group=group)
             losses.append(softmax.losses_C)
             if wants_gradients:
                 softmax.subtract_labels()
-                chunks.add_gradients(rows, logits_CV, loss_weights_T[rows] / softmax.sums_C)
+                chunks.add_gradients(
+                    rows, d_logits_CV=logits_CV, row_factors_C=loss_weights_T[rows] / softmax.sums_C
+                )
         if wants_gradients:
             ctx.save_for_backward(chunks.d_hidden_TD, chunks.d_weight_VD, loss_weights_T)
         return torch.cat(losses)
@@ -90,7 +92,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_losses_T: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         d_hidden_TD, d_weight_VD, loss_weights_T = ctx.saved_tensors
-        scale = _common_factor(d_losses_T, loss_weights_T)
+        scale = _common_factor(d_losses_T, loss_weights_T=loss_weights_T)
         if scale != 1.0:
             d_hidden_TD, d_weight_VD = d_hidden_TD * scale, d_weight_VD * scale
         return d_hidden_TD, d_weight_VD, None, None, None, None, None
@@ -100,7 +102,7 @@ class _Chunks:
     """The buffers of one pass: logits of a chunk, and the gradients that chunks add to."""
 
     def __init__(
-        self, hidden_TD: torch.Tensor, weight_VD: torch.Tensor, *, wants_gradients: bool
+        self, hidden_TD: torch.Tensor, *, weight_VD: torch.Tensor, wants_gradients: bool
     ) -> None:
         num_rows, num_columns = hidden_TD.shape[0], weight_VD.shape[0]
         size = max(1, CHUNK_BYTES // (num_columns * weight_VD.element_size()))
@@ -122,7 +124,7 @@ class _Chunks:
         return torch.mm(self._hidden_TD[rows], self._weight_VD.t(), out=out)
 
     def add_gradients(
-        self, rows: slice, d_logits_CV: torch.Tensor, row_factors_C: torch.Tensor
+        self, rows: slice, *, d_logits_CV: torch.Tensor, row_factors_C: torch.Tensor
     ) -> None:
         """Of logits whose gradient is ``d_logits_CV``, each row times its factor."""
         factors_C1 = row_factors_C.unsqueeze(1)
@@ -152,7 +154,7 @@ class _Softmax:
 
     @classmethod
     def replace(
-        cls, logits_CV: torch.Tensor, own_labels_C: torch.Tensor, *, group: dist.ProcessGroup
+        cls, logits_CV: torch.Tensor, *, own_labels_C: torch.Tensor, group: dist.ProcessGroup
     ) -> _Softmax:
         is_here_C, column_C1 = _columns(own_labels_C, num_columns=logits_CV.shape[1])
         label_logits_C = logits_CV.gather(1, column_C1).squeeze(1).float() * is_here_C
@@ -202,7 +204,7 @@ def _all_reduce(tensor: torch.Tensor, *, op: Any, group: dist.ProcessGroup) -> N
         dist.all_reduce(tensor, op=op, group=group)
 
 
-def _common_factor(d_losses_T: torch.Tensor, loss_weights_T: torch.Tensor) -> float:
+def _common_factor(d_losses_T: torch.Tensor, *, loss_weights_T: torch.Tensor) -> float:
     """The one factor between the gradient of the losses and the weights they were made for."""
     heaviest = int(loss_weights_T.argmax())
     weight = float(loss_weights_T[heaviest])

@@ -23,7 +23,7 @@ class RMSNorm(torch.nn.Module):
     """x / rms(x) in float32, rounded to the type of x, times the scale."""
 
     def __init__(
-        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **_: object
+        self, config: TransformerConfig, *, hidden_size: int, eps: float = 1e-6, **_: object
     ) -> None:
         super().__init__()
         self.eps = eps

@@ -52,7 +52,12 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
         if labels_BS is not None:
             assert loss_weights_BS is not None
             weight_VD = self.weight if weight is None else weight
-            return self._losses(hidden_SBD, weight_VD, labels_BS, loss_weights_BS)
+            return self._losses(
+                hidden_SBD,
+                weight_VD=weight_VD,
+                labels_BS=labels_BS,
+                loss_weights_BS=loss_weights_BS,
+            )
         logits_SBV, bias = super().forward(hidden_SBD, weight, **kwargs)
         real = self._real_columns(logits_SBV.shape[-1])
         if real < logits_SBV.shape[-1]:
@@ -62,6 +67,7 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
     def _losses(
         self,
         hidden_SBD: torch.Tensor,
+        *,
         weight_VD: torch.Tensor,
         labels_BS: torch.Tensor,
         loss_weights_BS: torch.Tensor,
@@ -72,7 +78,7 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
             hidden_SBD = copy_to_tensor_model_parallel_region(hidden_SBD)
         losses_T = linear_cross_entropy(
             hidden_SBD.flatten(0, 1),
-            weight_VD,
+            weight_VD=weight_VD,
             labels_T=labels_BS.t().flatten(),
             loss_weights_T=loss_weights_BS.t().flatten(),
             vocab_size=self.vocab_size,

@@ -17,10 +17,10 @@ def inverse_frequencies(architecture: Architecture) -> torch.Tensor:
     frequencies = 1.0 / (architecture.rope_theta**exponents)
     if architecture.rope_scaling is None:
         return frequencies
-    return _llama3(frequencies, architecture.rope_scaling)
+    return _llama3(frequencies, scaling=architecture.rope_scaling)
 
 
-def _llama3(frequencies: torch.Tensor, scaling: Llama3RopeScaling) -> torch.Tensor:
+def _llama3(frequencies: torch.Tensor, *, scaling: Llama3RopeScaling) -> torch.Tensor:
     """Long wavelengths stretched by ``factor``, short ones kept, a smooth blend between
     (transformers, modeling_rope_utils.py, _compute_llama3_parameters)."""
     wavelengths = 2 * math.pi / frequencies

@@ -45,11 +45,13 @@ class Router(TopKRouter):  # type: ignore[misc]
         # A recomputed layer runs forward twice, the first time without gradients.
         if self.training and torch.is_grad_enabled():
             shape = (length, samples, self.num_experts)
-            loss = self._balancing_loss(logits.view(shape), chosen.view(shape))
+            loss = self._balancing_loss(logits.view(shape), chosen_SBE=chosen.view(shape))
             weights = MoEAuxLossAutoScaler.apply(weights, loss * self.config.moe_aux_loss_coeff)
         return weights, chosen
 
-    def _balancing_loss(self, logits_SBE: torch.Tensor, chosen_SBE: torch.Tensor) -> torch.Tensor:
+    def _balancing_loss(
+        self, logits_SBE: torch.Tensor, *, chosen_SBE: torch.Tensor
+    ) -> torch.Tensor:
         """This rank's part of the sum over samples; a sample's tokens may lie on several ranks."""
         length, ranks = logits_SBE.shape[0], self.tp_cp_group.size()
         local_BE = chosen_SBE.sum(dim=0).float()
@@ -61,10 +63,10 @@ class Router(TopKRouter):  # type: ignore[misc]
         probability_BE = logits_SBE.softmax(dim=-1, dtype=torch.float32).sum(dim=0)
         # A mean over length * ranks tokens, weighted with as many.
         loss: torch.Tensor = self.num_experts * (share_BE * probability_BE).sum()
-        self._note(local_BE.sum(dim=0).double(), loss.detach().double())
+        self._note(local_BE.sum(dim=0).double(), balance=loss.detach().double())
         return loss
 
-    def _note(self, choices_E: torch.Tensor, balance: torch.Tensor) -> None:
+    def _note(self, choices_E: torch.Tensor, *, balance: torch.Tensor) -> None:
         if self.choices_E is None or self.balance is None:
             self.choices_E, self.balance = choices_E, balance
         else:
@@ -106,11 +108,13 @@ def take_figures(chunks: Sequence[Any]) -> RoutingFigures | None:
         figures_LE[layer.layer_number - 1] = layer.mlp.router.take_figures()
     # Every rank routes tokens of its own: sequence parallelism goes with tensor parallelism here.
     torch.distributed.all_reduce(figures_LE)
-    return _figures(figures_LE[:, :-1], figures_LE[:, -1], per_token=config.moe_router_topk)
+    return _figures(
+        figures_LE[:, :-1], balance_L=figures_LE[:, -1], per_token=config.moe_router_topk
+    )
 
 
 def _figures(
-    choices_LE: torch.Tensor, balance_L: torch.Tensor, *, per_token: int
+    choices_LE: torch.Tensor, *, balance_L: torch.Tensor, per_token: int
 ) -> RoutingFigures:
     choices_L1 = choices_LE.sum(dim=1, keepdim=True).clamp(min=1.0)
     return RoutingFigures(

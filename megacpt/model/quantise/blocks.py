@@ -46,7 +46,9 @@ class Quantised:
             return Operand(values=self.codes.to(torch.bfloat16), factor=self.scales.item())
         scales = self.scales
         wide = numbers.e8m0_value(scales) if scales.dtype == torch.uint8 else scales.float()
-        values = scale_blocks(self.codes.float(), wide, block=self.block).to(torch.bfloat16)
+        values = scale_blocks(self.codes.float(), scales_MN=wide, block=self.block).to(
+            torch.bfloat16
+        )
         factor = 1.0 if self.amax is None else (self.amax / (E2M1_MAX * E4M3_MAX)).item()
         return Operand(values=values, factor=factor)
 
@@ -68,7 +70,9 @@ def power_of_two_blocks(x_RC: torch.Tensor, *, block: Block, dtype: torch.dtype)
     amax_MN = block_amax(x_RC, block=block)
     scales_MN = scale_of(amax_MN, source=x_RC.dtype, dtype=dtype)
     scales_MN = numbers.power_of_two_below(scales_MN)
-    codes = numbers.to_fp8(scale_blocks(x_RC.float(), scales_MN, block=block), dtype=dtype)
+    codes = numbers.to_fp8(
+        scale_blocks(x_RC.float(), scales_MN=scales_MN, block=block), dtype=dtype
+    )
     return Quantised(codes=codes, scales=scales_MN.reciprocal(), block=block)
 
 
@@ -81,7 +85,9 @@ def mx_blocks(x_RC: torch.Tensor, *, block: Block, dtype: torch.dtype) -> Quanti
     amax_MN = block_amax(x_RC, block=block)
     reciprocal = torch.tensor(1.0 / numbers.largest(dtype), dtype=torch.float32)
     exponents_MN = numbers.to_e8m0(amax_MN * reciprocal)
-    scaled = scale_blocks(x_RC.float(), numbers.e8m0_reciprocal(exponents_MN), block=block)
+    scaled = scale_blocks(
+        x_RC.float(), scales_MN=numbers.e8m0_reciprocal(exponents_MN), block=block
+    )
     codes = numbers.to_fp8(scaled, dtype=dtype)
     return Quantised(codes=codes, scales=exponents_MN, block=block)
 
@@ -96,7 +102,7 @@ def nvfp4_blocks(x_RC: torch.Tensor, *, block: Block, stochastic: bool = False) 
     per_six = encode * torch.tensor(E2M1_MAX, dtype=torch.float32).reciprocal()
     scales_MN = numbers.to_fp8(block_amax(x_RC, block=block) * per_six, dtype=numbers.E4M3)
     block_encode_MN = (scales_MN.float() * encode.reciprocal()).reciprocal().clamp(max=largest)
-    scaled = scale_blocks(x_RC.float(), block_encode_MN, block=block)
+    scaled = scale_blocks(x_RC.float(), scales_MN=block_encode_MN, block=block)
     codes = numbers.to_e2m1_stochastically(scaled) if stochastic else numbers.to_e2m1(scaled)
     return Quantised(codes=codes, scales=scales_MN, block=block, amax=amax)
 
@@ -126,7 +132,7 @@ def block_amax(x_RC: torch.Tensor, *, block: Block) -> torch.Tensor:
     return _tiles(x_RC.abs(), block=block).float().amax(dim=(1, 3))
 
 
-def scale_blocks(wide_RC: torch.Tensor, scales_MN: torch.Tensor, *, block: Block) -> torch.Tensor:
+def scale_blocks(wide_RC: torch.Tensor, *, scales_MN: torch.Tensor, block: Block) -> torch.Tensor:
     """Each value times its block's scale."""
     rows, columns = wide_RC.shape
     scaled = _tiles(wide_RC, block=block) * scales_MN[:, None, :, None]

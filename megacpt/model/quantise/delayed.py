@@ -57,14 +57,14 @@ class DelayedScaling:
             self._repeated = self._rehearsed.popleft()
         elif during is Pass.rehearsal:
             self._rehearsed.append(self.scale_Q.clone())
-        return self._forward(Matrix.activation, x_RC, during=during)
+        return self._forward(Matrix.activation, x_RC=x_RC, during=during)
 
     def weight(self, w_RC: torch.Tensor, *, during: Pass) -> Operands:
-        return self._forward(Matrix.weight, w_RC, during=during)
+        return self._forward(Matrix.weight, x_RC=w_RC, during=during)
 
     def gradient(self, dy_RC: torch.Tensor) -> Operands:
-        operands = self._quantise(Matrix.gradient, dy_RC, scale=self.scale_Q[Matrix.gradient])
-        self._record(Matrix.gradient, dy_RC)
+        operands = self._quantise(Matrix.gradient, x_RC=dy_RC, scale=self.scale_Q[Matrix.gradient])
+        self._record(Matrix.gradient, x_RC=dy_RC)
         return operands
 
     def forget_rehearsals(self) -> None:
@@ -82,21 +82,21 @@ class DelayedScaling:
         self.amax_history_LQ[:length] = saved[:length]
         self.scale_Q.copy_(state["scale"])
 
-    def _forward(self, matrix: Matrix, x_RC: torch.Tensor, *, during: Pass) -> Operands:
+    def _forward(self, matrix: Matrix, *, x_RC: torch.Tensor, during: Pass) -> Operands:
         """What is computed a second time has the scales of the first, and is not counted again."""
         scales_Q = self.scale_Q if self._repeated is None else self._repeated
-        operands = self._quantise(matrix, x_RC, scale=scales_Q[matrix])
+        operands = self._quantise(matrix, x_RC=x_RC, scale=scales_Q[matrix])
         if during is not Pass.evaluation and self._repeated is None:
-            self._record(matrix, x_RC)
+            self._record(matrix, x_RC=x_RC)
         return operands
 
-    def _quantise(self, matrix: Matrix, x_RC: torch.Tensor, *, scale: torch.Tensor) -> Operands:
+    def _quantise(self, matrix: Matrix, *, x_RC: torch.Tensor, scale: torch.Tensor) -> Operands:
         return both_ways(blocks.per_tensor(x_RC, scale=scale, dtype=self._dtypes[matrix]))
 
-    def _record(self, matrix: Matrix, x_RC: torch.Tensor) -> None:
+    def _record(self, matrix: Matrix, *, x_RC: torch.Tensor) -> None:
         self.pending_Q[matrix] = torch.maximum(self.pending_Q[matrix], blocks.amax_of(x_RC))
 
-    def update(self, matrix: Matrix, amax: torch.Tensor) -> None:
+    def update(self, matrix: Matrix, *, amax: torch.Tensor) -> None:
         """Enter a pass's largest absolute value and set the scale of the next.
 
         A pass that saw zeros only is not counted. While the history holds an infinite value the
@@ -147,4 +147,4 @@ class AmaxLedger:
         for layer, amax_M in zip(self.layers, amax_NM, strict=True):
             layer.pending_Q[matrices] = 0.0
             for matrix, amax in zip(matrices, amax_M, strict=True):
-                layer.update(matrix, amax)
+                layer.update(matrix, amax=amax)

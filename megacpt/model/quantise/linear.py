@@ -33,7 +33,7 @@ class QuantisedProduct:
         self.keeps_weight = False
         self._weight: Operands | None = None
 
-    def __call__(self, x: torch.Tensor, w_OI: torch.Tensor, *, training: bool) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, *, w_OI: torch.Tensor, training: bool) -> torch.Tensor:
         """``training``: whether the layer is; without gradients it then is a rehearsal."""
         during = Pass.training if torch.is_grad_enabled() else Pass.rehearsal
         during = during if training else Pass.evaluation
@@ -41,7 +41,7 @@ class QuantisedProduct:
             activation = self.quantiser.activation(x.reshape(-1, x.shape[-1]), during=during)
             weight = self._quantised_weight(w_OI, during=during)
         return quantised_linear(
-            x, w_OI, activation=activation, weight=weight, quantiser=self.quantiser
+            x, w_OI=w_OI, activation=activation, weight=weight, quantiser=self.quantiser
         )
 
     def _quantised_weight(self, w_OI: torch.Tensor, *, during: Pass) -> Operands:
@@ -79,7 +79,7 @@ class QuantisedLayer(torch.nn.Module):
             x = gather_from_sequence_parallel_region(x, group=tp_group)
         elif allreduce_dgrad:
             x = copy_to_tensor_model_parallel_region(x, group=tp_group)
-        y = self.product(x, weight, training=self.training)
+        y = self.product(x, w_OI=weight, training=self.training)
         return y if bias is None else y + bias
 
     def get_extra_state(self) -> Any:
@@ -93,7 +93,7 @@ class QuantisedLayer(torch.nn.Module):
             quantiser.load(state)
 
 
-def quantise_linears(module: torch.nn.Module, make: Callable[[], Quantiser]) -> None:
+def quantise_linears(module: torch.nn.Module, *, make: Callable[[], Quantiser]) -> None:
     """Give every column- and row-parallel layer in ``module`` a recipe of its own."""
     for layer in module.modules():
         if isinstance(layer, ColumnParallelLinear | RowParallelLinear):

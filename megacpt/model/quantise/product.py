@@ -16,8 +16,8 @@ from megacpt.model.quantise.recipes import Operands, Quantiser
 
 def quantised_linear(
     x: torch.Tensor,
-    w_OI: torch.Tensor,
     *,
+    w_OI: torch.Tensor,
     activation: Operands,
     weight: Operands,
     quantiser: Quantiser,
@@ -38,7 +38,7 @@ class _Product(torch.autograd.Function):
         quantiser: Quantiser,
     ) -> torch.Tensor:
         y_TO = multiply(activation.by_rows, transposed(weight.by_rows), dtype=x.dtype)
-        _keep(ctx, activation.by_columns, weight.by_columns)
+        _keep(ctx, activation=activation.by_columns, weight=weight.by_columns)
         ctx.quantiser, ctx.dtypes = quantiser, (x.dtype, w_OI.dtype)
         return y_TO.view(*x.shape[:-1], w_OI.shape[0])
 
@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
         return dx, dw, None, None, None
 
 
-def _keep(ctx: Any, activation: Operand | None, weight: Operand | None) -> None:
+def _keep(ctx: Any, *, activation: Operand | None, weight: Operand | None) -> None:
     """For the backward pass; without one there is nothing to keep."""
     if activation is not None and weight is not None:
         ctx.save_for_backward(activation.values, weight.values)

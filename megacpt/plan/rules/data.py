@@ -12,7 +12,9 @@ from megacpt.errors import Violation
 
 def blend_violations(data: DataConfig) -> list[Violation]:
     """All broken rules; megacpt.plan.segments works without asking again where there are none."""
-    stages = [v for name, stage in data.stages.items() for v in _stage(data, name, stage)]
+    stages = [
+        v for name, stage in data.stages.items() for v in _stage(data, name=name, stage=stage)
+    ]
     return [*_weights(data), *_replay(data), *stages, *_lengths(data), *_orders(data)]
 
 
@@ -22,7 +24,7 @@ def one_of(values: list[int]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _is_replay(data: DataConfig, name: str) -> bool:
+def _is_replay(data: DataConfig, *, name: str) -> bool:
     return data.replay is not None and name == data.replay.source
 
 
@@ -31,7 +33,7 @@ def _weights(data: DataConfig) -> Iterator[Violation]:
     later = {name for stage in data.stages.values() for name in stage.sources}
     for name, source in data.sources.items():
         path = f"data.sources.{name}"
-        if _is_replay(data, name):
+        if _is_replay(data, name=name):
             continue
         if not (source.weight >= 0 and math.isfinite(source.weight)) or (
             source.weight == 0 and name not in later
@@ -39,14 +41,16 @@ def _weights(data: DataConfig) -> Iterator[Violation]:
             remedy = f"use a positive weight, or leave the source out with ~{path}"
             if source.weight == 0 and data.stages:
                 remedy = f"use a positive weight, or name {name} in a stage's sources"
-            yield _broken(f"{path}.weight", source.weight, "is not above 0", remedy)
-    own = {name: s.weight for name, s in data.sources.items() if not _is_replay(data, name)}
+            yield _broken(
+                f"{path}.weight", value=source.weight, rule="is not above 0", remedy=remedy
+            )
+    own = {name: s.weight for name, s in data.sources.items() if not _is_replay(data, name=name)}
     if own and not any(own.values()) and later.issuperset(own):
         yield _broken(
             "data.sources",
-            ", ".join(own),
-            "has no source with a weight above 0 to start with",
-            "give one a weight; stages say what changes later",
+            value=", ".join(own),
+            rule="has no source with a weight above 0 to start with",
+            remedy="give one a weight; stages say what changes later",
         )
 
 
@@ -58,70 +62,77 @@ def _replay(data: DataConfig) -> Iterator[Violation]:
         names = " or ".join(f"data.replay.source={n}" for n in data.sources)
         yield _broken(
             "data.replay.source",
-            replay.source,
-            f"is not among data.sources ({', '.join(data.sources) or 'none'})",
-            f"set data.sources.{replay.source}.prefix=SHARD" + (f" or {names}" * bool(names)),
+            value=replay.source,
+            rule=f"is not among data.sources ({', '.join(data.sources) or 'none'})",
+            remedy=f"set data.sources.{replay.source}.prefix=SHARD"
+            + (f" or {names}" * bool(names)),
         )
     elif len(data.sources) == 1:
         yield _broken(
             "data.replay.source",
-            replay.source,
-            "is the only source",
-            "add a domain source: data.sources.NAME.prefix=SHARD",
+            value=replay.source,
+            rule="is the only source",
+            remedy="add a domain source: data.sources.NAME.prefix=SHARD",
         )
     if not 0 < replay.share < 1:
         yield _broken(
             "data.replay.share",
-            replay.share,
-            "is outside (0, 1)",
-            "0.05 to 0.2 is usual; data.replay=null trains without replay",
+            value=replay.share,
+            rule="is outside (0, 1)",
+            remedy="0.05 to 0.2 is usual; data.replay=null trains without replay",
         )
 
 
-def _stage(data: DataConfig, name: str, stage: StageConfig) -> Iterator[Violation]:
+def _stage(data: DataConfig, *, name: str, stage: StageConfig) -> Iterator[Violation]:
     path = f"data.stages.{name}"
     begins = {"from_step": stage.from_step, "from_tokens": stage.from_tokens}
     given = {key: value for key, value in begins.items() if value is not None}
     if len(given) != 1:
         rule = "says twice when it begins" if given else "does not say when it begins"
         remedy = f"set {path}.from_step=N or {path}.from_tokens=N, one of them"
-        yield _broken(path, given or "{...}", rule, remedy)
+        yield _broken(path, value=given or "{...}", rule=rule, remedy=remedy)
     sizes = {"sequence_length": stage.sequence_length, "global_batch_size": stage.global_batch_size}
     for key, value in {**given, **sizes}.items():
         if value is not None and value < 1:
             remedy = "use 1 or more"
             if key in begins:
                 remedy += "; what holds from the start is set in data itself"
-            yield _broken(f"{path}.{key}", value, "is below 1", remedy)
-    yield from _stage_sources(data, path, stage)
-    yield from _stage_replay(data, path, stage)
+            yield _broken(f"{path}.{key}", value=value, rule="is below 1", remedy=remedy)
+    yield from _stage_sources(data, path=path, stage=stage)
+    yield from _stage_replay(data, path=path, stage=stage)
 
 
-def _stage_sources(data: DataConfig, path: str, stage: StageConfig) -> Iterator[Violation]:
+def _stage_sources(data: DataConfig, *, path: str, stage: StageConfig) -> Iterator[Violation]:
     for name, source in stage.sources.items():
         place = f"{path}.sources.{name}"
         if name not in data.sources:
             known = ", ".join(data.sources) or "none"
             remedy = f"set data.sources.{name}.prefix=SHARD, or leave it out of the stage"
-            yield _broken(place, "{...}", f"is not among data.sources ({known})", remedy)
-        elif _is_replay(data, name):
+            yield _broken(
+                place, value="{...}", rule=f"is not among data.sources ({known})", remedy=remedy
+            )
+        elif _is_replay(data, name=name):
             remedy = f"leave it out: replay is in every stage; {path}.replay_share sets its share"
-            yield _broken(place, "{...}", "is the replay source", remedy)
+            yield _broken(place, value="{...}", rule="is the replay source", remedy=remedy)
         if not (source.weight > 0 and math.isfinite(source.weight)):
             remedy = "use a positive weight, or leave the source out of the stage"
-            yield _broken(f"{place}.weight", source.weight, "is not above 0", remedy)
+            yield _broken(
+                f"{place}.weight", value=source.weight, rule="is not above 0", remedy=remedy
+            )
 
 
-def _stage_replay(data: DataConfig, path: str, stage: StageConfig) -> Iterator[Violation]:
+def _stage_replay(data: DataConfig, *, path: str, stage: StageConfig) -> Iterator[Violation]:
     share = stage.replay_share
     if share is None:
         return
     if data.replay is None:
         remedy = "set data.replay.source and data.replay.share"
-        yield _broken(f"{path}.replay_share", share, "needs a replay source", remedy)
+        yield _broken(
+            f"{path}.replay_share", value=share, rule="needs a replay source", remedy=remedy
+        )
     if not 0 < share < 1:
         remedy = "0.05 to 0.2 is usual"
-        yield _broken(f"{path}.replay_share", share, "is outside (0, 1)", remedy)
+        yield _broken(f"{path}.replay_share", value=share, rule="is outside (0, 1)", remedy=remedy)
 
 
 def sequence_lengths(data: DataConfig) -> dict[str, int]:
@@ -138,7 +149,9 @@ def _lengths(data: DataConfig) -> Iterator[Violation]:
     if data.packing is not Packing.concat or data.order is not SampleOrder.keyed:
         return
     if data.chunk_length is not None and data.chunk_length < 1:
-        yield _broken("data.chunk_length", data.chunk_length, "is below 1", "use 1 or more")
+        yield _broken(
+            "data.chunk_length", value=data.chunk_length, rule="is below 1", remedy="use 1 or more"
+        )
     else:
         yield from length_violations(data, chunk=data.chunk_length or longest(data))
 
@@ -174,18 +187,20 @@ def _orders(data: DataConfig) -> Iterator[Violation]:
         ):
             if is_set:
                 rule = "is not possible with data.order=megatron"
-                yield _broken(path, value, rule, "use data.order=keyed, or leave it out")
+                yield _broken(
+                    path, value=value, rule=rule, remedy="use data.order=keyed, or leave it out"
+                )
     elif data.packing is Packing.best_fit:
         for path, length in sequence_lengths(data).items():
             if length != data.sequence_length:
                 rule = f"differs from data.sequence_length={data.sequence_length}, but best_fit "
                 rule += "packs rows of one length"
                 remedy = "use data.packing=concat, or one length in all stages"
-                yield _broken(path, length, rule, remedy)
+                yield _broken(path, value=length, rule=rule, remedy=remedy)
         if data.chunk_length is not None:
             rule, remedy = "has no meaning with data.packing=best_fit", "leave it out"
-            yield _broken("data.chunk_length", data.chunk_length, rule, remedy)
+            yield _broken("data.chunk_length", value=data.chunk_length, rule=rule, remedy=remedy)
 
 
-def _broken(path: str, value: object, rule: str, remedy: str) -> Violation:
+def _broken(path: str, *, value: object, rule: str, remedy: str) -> Violation:
     return Violation(path=path, value=value, rule=rule, remedy=remedy)

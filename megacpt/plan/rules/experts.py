@@ -26,9 +26,9 @@ def expert_violations(
     yield from _coefficient_violations(config.model.router_aux_loss_coef)
     if architecture is None or min(etp, parallel.tp, parallel.cp, parallel.dp, parallel.ep) < 1:
         return
-    yield from _window_violations(config, architecture)
+    yield from _window_violations(config, architecture=architecture)
     if architecture.experts is None:
-        yield from _dense_violations(config, architecture)
+        yield from _dense_violations(config, architecture=architecture)
         return
     yield from _deal_violations(parallel, experts=architecture.experts)
     yield from _cut_violations(parallel, architecture=architecture)
@@ -45,7 +45,7 @@ def _coefficient_violations(coefficient: float | None) -> Iterator[Violation]:
         )
 
 
-def _window_violations(config: RunConfig, architecture: Architecture) -> Iterator[Violation]:
+def _window_violations(config: RunConfig, *, architecture: Architecture) -> Iterator[Violation]:
     """Attention here sees the whole sample, so a window that would cut it changes the model."""
     window = architecture.sliding_window
     if window is None:
@@ -60,7 +60,7 @@ def _window_violations(config: RunConfig, architecture: Architecture) -> Iterato
             )
 
 
-def _dense_violations(config: RunConfig, architecture: Architecture) -> Iterator[Violation]:
+def _dense_violations(config: RunConfig, *, architecture: Architecture) -> Iterator[Violation]:
     parallel = config.parallel
     for path, value, neutral in (
         ("parallel.ep", parallel.ep, 1),

@@ -28,7 +28,7 @@ def layout_violations(
     if bad_counts or min(config.data.micro_batch_size, config.data.global_batch_size) < 1:
         return
     if architecture is not None:
-        yield from _tensor(config.parallel, architecture)
+        yield from _tensor(config.parallel, architecture=architecture)
         yield from _pipeline(config.parallel, num_layers=architecture.num_layers)
         yield from _recompute(config.parallel, num_layers=architecture.num_layers)
     yield from _virtual_stages(config)
@@ -91,7 +91,7 @@ def _tensor_sizes(architecture: Architecture) -> dict[str, int]:
     return sizes
 
 
-def _tensor(parallel: ParallelConfig, architecture: Architecture) -> Iterator[Violation]:
+def _tensor(parallel: ParallelConfig, *, architecture: Architecture) -> Iterator[Violation]:
     for name, size in _tensor_sizes(architecture).items():
         if size % parallel.tp != 0:
             yield Violation(
@@ -130,12 +130,16 @@ def _uneven(parallel: ParallelConfig, *, num_layers: int) -> Iterator[Violation]
         rule, remedy = "needs more than one pipeline rank, but parallel.pp=1", f"use {path}=null"
         yield Violation(path=path, value=value, rule=rule, remedy=remedy)
         return
-    if stage_layers(num_layers, parallel):
+    if stage_layers(num_layers, parallel=parallel):
         return
     beside = {"pp": parallel.pp, "vpp": parallel.vpp}
     if name == "first_stage_layers" and parallel.last_stage_layers is not None:
         beside["last_stage_layers"] = parallel.last_stage_layers
-    possible = [n for n in range(1, num_layers) if _deals(parallel, name, n, num_layers)]
+    possible = [
+        n
+        for n in range(1, num_layers)
+        if _deals(parallel, name=name, layers=n, num_layers=num_layers)
+    ]
     yield Violation(
         path=path,
         value=value,
@@ -145,13 +149,13 @@ def _uneven(parallel: ParallelConfig, *, num_layers: int) -> Iterator[Violation]
     )
 
 
-def _deals(parallel: ParallelConfig, name: str, layers: int, num_layers: int) -> bool:
+def _deals(parallel: ParallelConfig, *, name: str, layers: int, num_layers: int) -> bool:
     changes: dict[str, Any] = {name: layers}
-    return bool(stage_layers(num_layers, replace(parallel, **changes)))
+    return bool(stage_layers(num_layers, parallel=replace(parallel, **changes)))
 
 
 def _recompute(parallel: ParallelConfig, *, num_layers: int) -> Iterator[Violation]:
-    wanted, stages = parallel.recompute_layers, stage_layers(num_layers, parallel)
+    wanted, stages = parallel.recompute_layers, stage_layers(num_layers, parallel=parallel)
     if wanted is None:
         return
     if parallel.recompute is not Recompute.full:

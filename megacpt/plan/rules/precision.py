@@ -30,7 +30,7 @@ def precision_violations(
             remedy="use 1 or more",
         )
     yield from _recipe_needed(config)
-    yield from _bf16_layer_violations(config, architecture)
+    yield from _bf16_layer_violations(config, architecture=architecture)
     if precision.fp8_param_gather:
         yield from _gather_violations(config)
     if not quantises(precision):
@@ -48,7 +48,7 @@ def precision_violations(
         return
     yield from _token_violations(config)
     if architecture is not None:
-        yield from _size_violations(config, architecture)
+        yield from _size_violations(config, architecture=architecture)
 
 
 def _recipe_needed(config: RunConfig) -> Iterator[Violation]:
@@ -63,7 +63,7 @@ def _recipe_needed(config: RunConfig) -> Iterator[Violation]:
 
 
 def _bf16_layer_violations(
-    config: RunConfig, architecture: Architecture | None
+    config: RunConfig, *, architecture: Architecture | None
 ) -> Iterator[Violation]:
     precision = config.precision
     counts = {
@@ -74,7 +74,9 @@ def _bf16_layer_violations(
         if count < 0:
             yield Violation(path=path, value=count, rule="is below 0", remedy="use 0 or more")
         elif count > 0:
-            yield from _bf16_count_violations(path, count, config, architecture)
+            yield from _bf16_count_violations(
+                path, count=count, config=config, architecture=architecture
+            )
     total = sum(counts.values())
     if architecture is not None and min(counts.values()) > 0 and total >= architecture.num_layers:
         yield Violation(
@@ -87,7 +89,7 @@ def _bf16_layer_violations(
 
 
 def _bf16_count_violations(
-    path: str, count: int, config: RunConfig, architecture: Architecture | None
+    path: str, *, count: int, config: RunConfig, architecture: Architecture | None
 ) -> Iterator[Violation]:
     """Of a count above zero."""
     recipe, pp = config.precision.recipe, max(config.parallel.pp, 1)
@@ -160,7 +162,7 @@ def _token_violations(config: RunConfig) -> Iterator[Violation]:
         )
 
 
-def _size_violations(config: RunConfig, architecture: Architecture) -> Iterator[Violation]:
+def _size_violations(config: RunConfig, *, architecture: Architecture) -> Iterator[Violation]:
     recipe, multiple = config.precision.recipe, SIZE_MULTIPLE[config.precision.recipe]
     for name, size in product_sizes(architecture, parallel=config.parallel).items():
         if size % multiple != 0:

@@ -63,7 +63,7 @@ def tokenize(
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)
-    _require_free_name(output_prefix, files)
+    _require_free_name(output_prefix, files=files)
     settings = Settings(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
@@ -74,14 +74,16 @@ def tokenize(
         max_document_bytes=max_document_bytes,
         dtype=choose_dtype(tokenizer.vocab_size).name,
     )
-    plan = _plan(files, settings, size=piece_size)
-    work = _Work(folder, plan, tokenizer, workers=workers or usable_cores(), on_error=on_error)
+    plan = _plan(files, settings=settings, size=piece_size)
+    work = _Work(
+        folder, plan=plan, tokenizer=tokenizer, workers=workers or usable_cores(), on_error=on_error
+    )
     work.start(task=task, notice=notice)
     work.run(task=task, progress=progress, notice=notice)
     return None if task else merge(output_prefix, own_log=work.own_log)
 
 
-def _plan(files: Sequence[SourceFile], settings: Settings, *, size: int | None) -> Plan:
+def _plan(files: Sequence[SourceFile], *, settings: Settings, size: int | None) -> Plan:
     size = size or piece_bytes(sum(file.bytes for file in files))
     return Plan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
 
@@ -92,9 +94,9 @@ class _Work:
     def __init__(
         self,
         folder: WorkFolder,
+        *,
         plan: Plan,
         tokenizer: Tokenizer,
-        *,
         workers: int,
         on_error: OnError,
     ) -> None:
@@ -139,10 +141,10 @@ class _Work:
     ) -> None:
         records = {n: self._folder.record(n, on_error=self._on_error) for n in numbers}
         left = [number for number, record in records.items() if record is None]
-        tally = _Tally(self._bytes_of(numbers), progress)
+        tally = _Tally(self._bytes_of(numbers), callback=progress)
         for record in records.values():
             if record is not None:
-                tally.begin(record.bytes_read, record.documents, record.tokens)
+                tally.begin(record.bytes_read, documents=record.documents, tokens=record.tokens)
         if len(left) < len(numbers):
             notice(f"{len(numbers) - len(left)} of {len(numbers)} pieces are there already.")
         if not left:
@@ -168,13 +170,13 @@ class _Work:
 class _Tally:
     """Adds up what all threads report."""
 
-    def __init__(self, total_bytes: int, callback: ProgressCallback | None) -> None:
+    def __init__(self, total_bytes: int, *, callback: ProgressCallback | None) -> None:
         self._total_bytes, self._callback = total_bytes, callback
         self._bytes = self._documents = self._tokens = 0
         self._bytes_before = self._tokens_before = 0
         self._lock = threading.Lock()
 
-    def begin(self, num_bytes: int, documents: int, tokens: int) -> None:
+    def begin(self, num_bytes: int, *, documents: int, tokens: int) -> None:
         """Count a piece of an earlier run."""
         self._bytes_before += num_bytes
         self._tokens_before += tokens
@@ -238,7 +240,7 @@ def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
         )
 
 
-def _require_free_name(prefix: Path | str, files: Sequence[SourceFile]) -> None:
+def _require_free_name(prefix: Path | str, *, files: Sequence[SourceFile]) -> None:
     """Refuse to replace an input, or a JSON file that is no manifest."""
     outputs = {Path(f"{prefix}.{kind}").resolve() for kind in OUTPUTS}
     for file in files:

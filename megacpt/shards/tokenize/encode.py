@@ -89,8 +89,8 @@ class DocumentEncoder:
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
         encoded = self.backend.encode([*texts, *checked], special=self._special)
         if checked:
-            self._check(encoded.part(len(texts), len(texts) + len(checked)), checked)
-        tokens, lengths = self._ended(encoded.part(0, len(texts)))
+            self._check(encoded.part(len(texts), stop=len(texts) + len(checked)), texts=checked)
+        tokens, lengths = self._ended(encoded.part(0, stop=len(texts)))
         return EncodedBlock(
             block=block,
             tokens=tokens,
@@ -107,10 +107,10 @@ class DocumentEncoder:
             return parse_lines(block.content, first_line=line, key=self._key, limit=limit)
         return parse_values(block.content, first_line=line, limit=limit)
 
-    def _check(self, encoded: Encoded, texts: Sequence[str]) -> None:
+    def _check(self, encoded: Encoded, *, texts: Sequence[str]) -> None:
         """Compare with the reference."""
         expected = self._tokenizer.backend.encode(texts, special=self._special)
-        different = first_difference(encoded, expected)
+        different = first_difference(encoded, expected=expected)
         if different is not None:
             raise BackendDiffersError(texts[different])
 

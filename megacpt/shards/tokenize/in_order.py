@@ -21,13 +21,13 @@ AHEAD = 4
 
 def map_in_order(
     items: Iterable[Item],
+    *,
     work: Callable[[Item], Result],
     settle: Callable[[Result], None],
-    *,
     threads: int,
 ) -> None:
     """``settle(work(item))`` for all items; the first error ends all threads and is raised."""
-    line = _Line(items, work, settle, ahead=AHEAD * threads)
+    line = _Line(items, work=work, settle=settle, ahead=AHEAD * threads)
     others = [threading.Thread(target=line.run, daemon=True) for _ in range(threads - 1)]
     for thread in others:
         thread.start()
@@ -42,9 +42,9 @@ class _Line(Generic[Item, Result]):
     def __init__(
         self,
         items: Iterable[Item],
+        *,
         work: Callable[[Item], Result],
         settle: Callable[[Result], None],
-        *,
         ahead: int,
     ) -> None:
         self._items, self._work, self._settle = enumerate(items), work, settle
@@ -60,7 +60,7 @@ class _Line(Generic[Item, Result]):
         try:
             while (taken := self._take()) is not None:
                 number, item = taken
-                self._deliver(number, self._work(item))
+                self._deliver(number, result=self._work(item))
         # Ctrl-C too, which only the calling thread sees: the others must end before it goes on.
         except BaseException as error:  # noqa: BLE001
             with self._changed:
@@ -71,7 +71,7 @@ class _Line(Generic[Item, Result]):
         with self._taking:
             return next(self._items, None) if self.error is None else None
 
-    def _deliver(self, number: int, result: Result) -> None:
+    def _deliver(self, number: int, *, result: Result) -> None:
         with self._changed:
             self._results[number] = result
             self._changed.wait_for(lambda: self.error or number - self._due < self._ahead)

@@ -59,19 +59,19 @@ class _Digests:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[Any, int]] = {}
 
-    def position(self, record: PieceRecord, kind: str) -> int:
-        return self._of(record, kind)[1]
+    def position(self, record: PieceRecord, *, kind: str) -> int:
+        return self._of(record, kind=kind)[1]
 
-    def update(self, record: PieceRecord, kind: str, content: bytes) -> None:
-        digest, position = self._of(record, kind)
+    def update(self, record: PieceRecord, *, kind: str, content: bytes) -> None:
+        digest, position = self._of(record, kind=kind)
         digest.update(content)
         self._found[record.log, kind] = digest, position + len(content)
 
-    def hexdigest(self, record: PieceRecord, kind: str) -> str:
-        found: str = self._of(record, kind)[0].hexdigest()
+    def hexdigest(self, record: PieceRecord, *, kind: str) -> str:
+        found: str = self._of(record, kind=kind)[0].hexdigest()
         return found
 
-    def _of(self, record: PieceRecord, kind: str) -> tuple[Any, int]:
+    def _of(self, record: PieceRecord, *, kind: str) -> tuple[Any, int]:
         return self._found.get((record.log, kind)) or (hashlib.sha256(), 0)
 
 
@@ -106,9 +106,11 @@ class _Pieces:
         """All tokens and lengths, in order."""
         if not self._adopt(writer):
             self._copy(
-                "bin", lambda b: writer.add_tokens(np.frombuffer(b, self.dtype)), progress=progress
+                "bin",
+                take=lambda b: writer.add_tokens(np.frombuffer(b, self.dtype)),
+                progress=progress,
             )
-        self._copy("lens", lambda b: writer.add_lengths(np.frombuffer(b, "<i4")))
+        self._copy("lens", take=lambda b: writer.add_lengths(np.frombuffer(b, "<i4")))
         if writer.documents == 0:
             raise self._nothing_found()
 
@@ -119,23 +121,23 @@ class _Pieces:
             return False
         if not last.stops["bin"]:
             return False
-        path = self.folder.log_file(last, "bin")
+        path = self.folder.log_file(last, kind="bin")
         return writer.adopt_tokens(path, sha256=last.digests["bin"])
 
     def _copy(
         self,
         kind: str,
-        take: Callable[[bytes], None],
         *,
+        take: Callable[[bytes], None],
         progress: ProgressCallback | None = None,
     ) -> None:
         digests = _Digests()
         done = Counter(bytes=0, documents=0, tokens=0)
         for number, record in enumerate(self.records):
-            for content in self._contents(number, kind, digests):
+            for content in self._contents(number, kind=kind, digests=digests):
                 take(content)
-            if digests.hexdigest(record, kind) != record.digests[kind]:
-                raise self._damaged(number, kind)
+            if digests.hexdigest(record, kind=kind) != record.digests[kind]:
+                raise self._damaged(number, kind=kind)
             done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
             if progress:
                 progress(
@@ -147,7 +149,7 @@ class _Pieces:
                     )
                 )
 
-    def _contents(self, number: int, kind: str, digests: _Digests) -> Iterator[bytes]:
+    def _contents(self, number: int, *, kind: str, digests: _Digests) -> Iterator[bytes]:
         """What the piece has in a file of its log, in chunks.
 
         Of that log, all from the end of the piece before goes into the digest: a piece between the
@@ -155,28 +157,28 @@ class _Pieces:
         """
         record = self.records[number]
         start, stop = record.starts[kind], record.stops[kind]
-        at = digests.position(record, kind)
+        at = digests.position(record, kind=kind)
         if at == stop:
             return
-        with self.folder.log_file(record, kind).open("rb", buffering=0) as stream:
+        with self.folder.log_file(record, kind=kind).open("rb", buffering=0) as stream:
             stream.seek(at)
             while at < stop:
                 limit = start if at < start else stop
                 chunk = stream.read(min(CHUNK_BYTES, limit - at))
                 if not chunk:
-                    raise self._damaged(number, kind)
-                digests.update(record, kind, chunk)
+                    raise self._damaged(number, kind=kind)
+                digests.update(record, kind=kind, content=chunk)
                 if at >= start:
                     yield chunk
                 at += len(chunk)
 
-    def _damaged(self, number: int, kind: str) -> DataError:
+    def _damaged(self, number: int, *, kind: str) -> DataError:
         record = self.records[number]
         for n, other in enumerate(self.records[number:], start=number):
             if other.log == record.log:
                 self.folder.forget(n)
         return DataError(
-            f"{self.folder.log_file(record, kind)} is damaged (most often by a crash of the "
+            f"{self.folder.log_file(record, kind=kind)} is damaged (most often by a crash of the "
             "machine); its pieces are made anew by the same command, or by the tasks that made "
             "them: start those again."
         )
@@ -186,7 +188,7 @@ class _Pieces:
         if not any(record.errors for record in self.records) or self._on_error != "quarantine":
             return False
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._quarantined())
-        writer.write_beside(QUARANTINE, (line.encode("utf-8") for line in lines))
+        writer.write_beside(QUARANTINE, content=(line.encode("utf-8") for line in lines))
         return True
 
     def _quarantined(self) -> Iterator[dict[str, Any]]:
@@ -205,7 +207,7 @@ class _Pieces:
         start, stop = record.starts["bad"], record.stops["bad"]
         if start == stop:
             return []
-        with self.folder.log_file(record, "bad").open("rb") as stream:
+        with self.folder.log_file(record, kind="bad").open("rb") as stream:
             stream.seek(start)
             return stream.read(stop - start).splitlines()
 

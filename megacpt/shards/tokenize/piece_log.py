@@ -72,12 +72,12 @@ class PieceLog:
 
     def add(self, encoded: EncodedBlock) -> None:
         with full_disk_told(self._folder):
-            self._append("bin", encoded.tokens.data.cast("B"))
-            self._append("lens", encoded.lengths.data.cast("B"))
+            self._append("bin", content=encoded.tokens.data.cast("B"))
+            self._append("lens", content=encoded.lengths.data.cast("B"))
             if encoded.bad and self._on_error is OnError.quarantine:
                 part = encoded.block.part
                 lines = (json.dumps(_kept(bad, part=part)) + "\n" for bad in encoded.bad)
-                self._append("bad", memoryview("".join(lines).encode()))
+                self._append("bad", content=memoryview("".join(lines).encode()))
         self._errors.update(bad.kind.value for bad in encoded.bad)
         self._counts.update(
             documents=encoded.lengths.size,
@@ -89,12 +89,12 @@ class PieceLog:
             bytes_read=encoded.block.bytes_read,
         )
 
-    def _append(self, kind: str, content: memoryview) -> None:
+    def _append(self, kind: str, *, content: memoryview) -> None:
         if kind not in self._files:
             path = self._folder / f"{self.name}.{kind}"
             self._files[kind] = path.open("wb", buffering=0)
         self._digests[kind].update(content)
-        _write(self._files[kind], content)
+        _write(self._files[kind], content=content)
         self._sizes[kind] += len(content)
 
     def finish(self, stem: Path, *, num_lines: list[int], leaves: list[list[str]]) -> PieceRecord:
@@ -127,7 +127,7 @@ class PieceLog:
                 file.close()
 
 
-def _write(file: BinaryIO, content: memoryview) -> None:
+def _write(file: BinaryIO, *, content: memoryview) -> None:
     """All of it: an unbuffered file may take a part."""
     while len(content):
         content = content[file.write(content) :]

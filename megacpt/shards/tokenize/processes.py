@@ -37,7 +37,7 @@ def run_pieces(
 ) -> None:
     """Finish the pieces, by ``runner`` in this process and ``job`` in others."""
     pieces = _Numbers(numbers)
-    helpers = [_Helper(job, pieces, report=report) for _ in range(processes - 1)]
+    helpers = [_Helper(job, pieces=pieces, report=report) for _ in range(processes - 1)]
     try:
         runner.run(pieces, report=report, finished=lambda _: None)
         for helper in helpers:
@@ -74,14 +74,18 @@ class _Numbers:
 class _Helper:
     """A further process, and the thread of this one that deals with it."""
 
-    def __init__(self, job: Job, pieces: _Numbers, *, report: Report) -> None:
+    def __init__(self, job: Job, *, pieces: _Numbers, report: Report) -> None:
         # spawn: a forked copy of a process that runs threads (the tokenizer's) can hang.
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, job), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(other_end,), kwargs={"job": job}, daemon=True
+        )
         self._process.start()
         other_end.close()
-        self._thread = threading.Thread(target=self._deal, args=(pieces, report), daemon=True)
+        self._thread = threading.Thread(
+            target=self._deal, args=(pieces,), kwargs={"report": report}, daemon=True
+        )
         self._thread.start()
 
     def join(self) -> None:
@@ -93,7 +97,7 @@ class _Helper:
         self._thread.join()
         self._connection.close()
 
-    def _deal(self, pieces: _Numbers, report: Report) -> None:
+    def _deal(self, pieces: _Numbers, *, report: Report) -> None:
         try:
             under_way = sum(self._send_next(pieces) for _ in range(PIECES_AHEAD))
             while under_way:
@@ -120,12 +124,14 @@ class _Helper:
         return number is not None
 
 
-def _serve(connection: Connection, job: Job) -> None:
+def _serve(connection: Connection, *, job: Job) -> None:
     """The life of a further process."""
     # Ctrl-C goes to the first process, which ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inbox: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    threading.Thread(target=_fill, args=(inbox, connection), daemon=True).start()
+    threading.Thread(
+        target=_fill, args=(inbox,), kwargs={"connection": connection}, daemon=True
+    ).start()
 
     def report(*block: int) -> None:
         connection.send(("block", block))
@@ -140,7 +146,7 @@ def _serve(connection: Connection, job: Job) -> None:
         connection.send(("error", error))
 
 
-def _fill(inbox: queue.SimpleQueue[int | None], connection: Connection) -> None:
+def _fill(inbox: queue.SimpleQueue[int | None], *, connection: Connection) -> None:
     """Piece numbers, until the first process ends: then this one is of no use any more."""
     try:
         while True:

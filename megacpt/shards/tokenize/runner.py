@@ -46,7 +46,7 @@ class PieceRunner:
         fast = None
         if job.use_fast and isinstance(reference, HuggingFaceBackend):
             # The threads here do what fastokens' own would; each thread more has a cache to fill.
-            set_default("FASTOKENS_BPE_THREADS", "1")
+            set_default("FASTOKENS_BPE_THREADS", value="1")
             fast = load_fast(reference)
         self._encoder = DocumentEncoder(
             tokenizer,
@@ -68,13 +68,15 @@ class PieceRunner:
 
         def settle(step: _Encoded) -> None:
             if step.encoded is not None:
-                self._write(log, step, report=report)
+                self._write(log, step=step, report=report)
             else:
-                self._publish(log, step.piece)
+                self._publish(log, piece=step.piece)
                 finished(step.piece.number)
 
         try:
-            map_in_order(self._steps(numbers), self._encode, settle, threads=self._job.threads)
+            map_in_order(
+                self._steps(numbers), work=self._encode, settle=settle, threads=self._job.threads
+            )
         finally:
             log.close()
 
@@ -99,7 +101,7 @@ class PieceRunner:
         readers = [
             PartReader(
                 self._plan.files[part.file],
-                part,
+                part=part,
                 number=n,
                 key=settings.key,
                 max_bytes=settings.max_document_bytes,
@@ -108,15 +110,15 @@ class PieceRunner:
         ]
         return _OpenPiece(number, readers)
 
-    def _write(self, log: PieceLog, step: _Encoded, *, report: Report) -> None:
+    def _write(self, log: PieceLog, *, step: _Encoded, report: Report) -> None:
         encoded = step.encoded
         assert encoded is not None
         if encoded.bad and self._job.on_error is OnError.stop:
-            raise self._refusal(step.piece, encoded.bad[0], part=encoded.block.part)
+            raise self._refusal(step.piece, bad=encoded.bad[0], part=encoded.block.part)
         log.add(encoded)
         report(encoded.block.bytes_read, encoded.lengths.size, encoded.tokens.size)
 
-    def _publish(self, log: PieceLog, piece: _OpenPiece) -> None:
+    def _publish(self, log: PieceLog, *, piece: _OpenPiece) -> None:
         if self._encoder.is_fast and self._folder.reference_required:
             # Found on another machine.
             raise BackendDiffersError("")
@@ -126,10 +128,10 @@ class PieceRunner:
             leaves=[reader.leaves for reader in piece.readers],
         )
 
-    def _refusal(self, piece: _OpenPiece, bad: BadLine, *, part: int) -> Exception:
+    def _refusal(self, piece: _OpenPiece, *, bad: BadLine, part: int) -> Exception:
         where = self._plan.pieces[piece.number][part]
         file = self._plan.files[where.file]
-        return refusal(bad, path=file.path, line=first_line(file, where) + bad.line - 1)
+        return refusal(bad, path=file.path, line=first_line(file, part=where) + bad.line - 1)
 
 
 class _OpenPiece(NamedTuple):

@@ -74,7 +74,7 @@ class WorkFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._publish_plan(plan)
         existing = self._read_plan_json()
-        differing = _differing(existing, _as_json(plan))
+        differing = _differing(existing, second=_as_json(plan))
         if differing and is_task:
             raise DataError(
                 f"{self.path} belongs to a tokenization that differs in {', '.join(differing)}; "
@@ -170,10 +170,12 @@ class WorkFolder:
         return found
 
     def _is_there(self, record: PieceRecord) -> bool:
-        paths = {kind: self.log_file(record, kind) for kind, stop in record.stops.items() if stop}
+        paths = {
+            kind: self.log_file(record, kind=kind) for kind, stop in record.stops.items() if stop
+        }
         return all(p.is_file() and p.stat().st_size >= record.stops[k] for k, p in paths.items())
 
-    def log_file(self, record: PieceRecord, kind: str) -> Path:
+    def log_file(self, record: PieceRecord, *, kind: str) -> Path:
         return self.path / f"{record.log}.{kind}"
 
     @property
@@ -202,7 +204,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+def _differing(first: dict[str, Any], *, second: dict[str, Any]) -> list[str]:
     """Names of settings, or "inputs"."""
     one, other = first.get("settings", {}), second["settings"]
     names = [name for name in {**other, **one} if one.get(name) != other.get(name)]

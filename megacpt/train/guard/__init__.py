@@ -21,7 +21,7 @@ from megacpt.train.step import StepFacts
 class Guard:
     """``accept`` each step; then ``fault`` says what was wrong with it, if anything."""
 
-    def __init__(self, run: Run, position: Position) -> None:
+    def __init__(self, run: Run, *, position: Position) -> None:
         self._run, self.position = run, position
         self.fault: Fault | None = None
         self.rank_times: RankTimes | None = None
@@ -56,13 +56,13 @@ class Guard:
                 restart_step=self.position.checkpoint_step,
                 sources=samples_of(run, step=step),
                 nonfinite_samples=losses.num_nonfinite,
-                samples=worst_samples(run, losses, step=step),
+                samples=worst_samples(run, losses=losses, step=step),
                 config=run.config.faults,
             )
         )
         state.events.append(event)
         if run.runtime.ranks.rank == 0:
-            faults.write_events(RunFolder(run.run_dir).faults, state.events)
+            faults.write_events(RunFolder(run.run_dir).faults, events=state.events)
         torch.distributed.barrier()
         return event
 

@@ -242,11 +242,11 @@ def read_events(path: Path) -> list[FaultRecord]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_events(path: Path, events: Sequence[FaultRecord]) -> None:
+def write_events(path: Path, *, events: Sequence[FaultRecord]) -> None:
     """Durable when it returns. A run without faults has no file."""
     if events or path.exists():
         lines = (json.dumps(json_safe(e), ensure_ascii=False, allow_nan=False) for e in events)
-        write_text(path, "".join(line + "\n" for line in lines))
+        write_text(path, text="".join(line + "\n" for line in lines))
 
 
 def normal(event: FaultRecord) -> FaultRecord:

@@ -78,7 +78,7 @@ def _measure_microbatch(
     batch = run.data.load(step - 1, positions=positions)
     masked = run.config.data.document_mask
     microbatch = host_microbatch(batch, document_mask=masked, device=device).to(device)
-    losses_BS = run_losses(run.state.chunks, microbatch)
+    losses_BS = run_losses(run.state.chunks, batch=microbatch)
     if losses_BS is None or not _speaks_for_replica():
         return
     counts_BS = torch.from_numpy(batch.loss_mask_BS).to(device) > 0
@@ -97,12 +97,12 @@ def _speaks_for_replica() -> bool:
     return ranks == (0, 0)
 
 
-def worst_samples(run: Run, losses: SampleLosses, *, step: int) -> list[FaultSample]:
+def worst_samples(run: Run, *, losses: SampleLosses, step: int) -> list[FaultSample]:
     """The worst few with where they come from and what they say, worst first."""
-    return [_sample(run, losses, step=step, position=n) for n in losses.worst(WORST)]
+    return [_sample(run, losses=losses, step=step, position=n) for n in losses.worst(WORST)]
 
 
-def _sample(run: Run, losses: SampleLosses, *, step: int, position: int) -> FaultSample:
+def _sample(run: Run, *, losses: SampleLosses, step: int, position: int) -> FaultSample:
     (row,) = run.data.rows(step - 1, positions=[position])
     batch = run.data.load(step - 1, positions=[position])
     text = excerpt(
@@ -140,5 +140,5 @@ def documents_of(row: Row) -> list[DocumentPart]:
 
 
 def _borders(row: Row, *, start: int, stop: int) -> Sequence[int]:
-    inside = row.shard.document_starts(start + 1, stop)
+    inside = row.shard.document_starts(start + 1, stop=stop)
     return [start, *(int(token) for token in inside), stop]

@@ -41,7 +41,7 @@ def main() -> None:
     layouts = [Layout(**values) for values in json.loads(sys.argv[1])]
     ranks = rank_from_environment() or RankInfo()
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    runtime.start(ranks, cluster)
+    runtime.start(ranks, cluster=cluster)
     curves = [{"layout": asdict(layout), "losses": train(layout)} for layout in layouts]
     if ranks.rank == 0:
         sys.stdout.write(json.dumps(curves) + "\n")

@@ -25,7 +25,7 @@ def code_of(source: str) -> object:
 
 def filled(folder: Path, source: str) -> CodeCache:
     cache = CodeCache(folder, maker=b"1")
-    cache.store(source, compile(Path(source).read_text(), source, "exec"))
+    cache.store(source, code=compile(Path(source).read_text(), source, "exec"))
     return cache
 
 
@@ -81,7 +81,7 @@ def test_an_unusable_folder_is_no_error(tmp_path: Path, source: str) -> None:
 
 def test_no_folder_is_no_error(source: str) -> None:
     cache = CodeCache(None, maker=b"1")
-    cache.store(source, compile("", source, "exec"))
+    cache.store(source, code=compile("", source, "exec"))
     assert cache.load(source) is None
 
 

@@ -44,7 +44,7 @@ def run_fused(tensors: Tensors, group: dist.ProcessGroup, *, factor: float = 1.0
     hidden_TD, weight_VD = (x.clone().requires_grad_() for x in (hidden_TD, weight_VD))
     losses_T = linear_cross_entropy(
         hidden_TD,
-        weight_VD,
+        weight_VD=weight_VD,
         labels_T=labels_T,
         loss_weights_T=loss_weights_T,
         vocab_size=VOCABULARY,
@@ -107,7 +107,7 @@ def test_a_token_that_is_almost_sure_keeps_its_gradient(group: dist.ProcessGroup
     hidden_TD.requires_grad_()
     losses_T = linear_cross_entropy(
         hidden_TD,
-        weight_VD.requires_grad_(),
+        weight_VD=weight_VD.requires_grad_(),
         labels_T=labels_T,
         loss_weights_T=weights_T,
         vocab_size=2,
@@ -139,7 +139,7 @@ def test_other_weights_are_refused(group: dist.ProcessGroup) -> None:
     hidden_TD, weight_VD, labels_T, loss_weights_T = inputs(torch.float32)
     losses_T = linear_cross_entropy(
         hidden_TD.requires_grad_(),
-        weight_VD,
+        weight_VD=weight_VD,
         labels_T=labels_T,
         loss_weights_T=loss_weights_T,
         vocab_size=VOCABULARY,
@@ -161,7 +161,7 @@ def test_measuring_makes_no_gradients(
     def losses() -> torch.Tensor:
         return linear_cross_entropy(
             hidden_TD,
-            torch.nn.Parameter(weight_VD),
+            weight_VD=torch.nn.Parameter(weight_VD),
             labels_T=labels_T,
             loss_weights_T=loss_weights_T,
             vocab_size=VOCABULARY,

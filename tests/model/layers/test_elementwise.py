@@ -37,7 +37,10 @@ def test_rms_norm(dtype: torch.dtype) -> None:
     config = TransformerConfig(
         num_layers=1, hidden_size=SHAPE[-1], num_attention_heads=1, params_dtype=dtype
     )
-    ours, theirs = RMSNorm(config, SHAPE[-1], eps=1e-5), LlamaRMSNorm(SHAPE[-1], eps=1e-5)
+    ours, theirs = (
+        RMSNorm(config, hidden_size=SHAPE[-1], eps=1e-5),
+        LlamaRMSNorm(SHAPE[-1], eps=1e-5),
+    )
     exact = LlamaRMSNorm(SHAPE[-1], eps=1e-5).double()
     torch.manual_seed(0)
     weight, x, d_out = torch.rand(SHAPE[-1]), torch.randn(SHAPE), torch.randn(SHAPE)

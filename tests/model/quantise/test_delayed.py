@@ -48,7 +48,7 @@ def test_scales_follow_the_twin(amaxes: list[float], length: int) -> None:
     backward = twins.Delayed(kind="e5m2", length=length)
     for amax in amaxes:
         for matrix, twin in ((Matrix.weight, forward), (Matrix.gradient, backward)):
-            found.update(matrix, torch.tensor(amax))
+            found.update(matrix, amax=torch.tensor(amax))
             assert found.scale_Q[matrix].item() == np.float32(twin.enter(amax))
 
 
@@ -61,7 +61,7 @@ def test_codes_are_those_of_the_last_passes_scale() -> None:
     # The first pass has a scale of 1, and cuts what is above the largest number.
     assert first.values[0].tolist() == [3.0, -448.0]
     assert first.factor == 1.0
-    layer.update(Matrix.activation, layer.pending_Q[Matrix.activation])
+    layer.update(Matrix.activation, amax=layer.pending_Q[Matrix.activation])
     second = layer.activation(x, during=Pass.training).by_rows
     assert second.values[0, 1].item() == -448.0
     assert second.factor == pytest.approx(500 / 448, rel=1e-6)
@@ -85,7 +85,7 @@ def test_what_is_recomputed_has_its_first_scale_and_is_counted_once() -> None:
     layer, x = delayed(), torch.full((4, 4), 100.0)
     first = layer.activation(x, during=Pass.rehearsal).by_rows
     layer.weight(x, during=Pass.rehearsal)
-    layer.update(Matrix.activation, layer.pending_Q[Matrix.activation])
+    layer.update(Matrix.activation, amax=layer.pending_Q[Matrix.activation])
     layer.pending_Q.zero_()
     again = layer.activation(x, during=Pass.training).by_rows
     assert again.factor == first.factor == 1.0
@@ -99,7 +99,7 @@ def test_a_state_goes_into_a_history_of_any_length(length: int) -> None:
 
     layer, other = delayed(4), delayed(length)
     for amax in (1.0, 2.0, 3.0, 4.0):
-        layer.update(Matrix.weight, torch.tensor(amax))
+        layer.update(Matrix.weight, amax=torch.tensor(amax))
     other.load(layer.state())
     newest = [4.0, 3.0, 2.0, 1.0][:length]
     assert other.amax_history_LQ[: len(newest), Matrix.weight].tolist() == newest
@@ -117,7 +117,7 @@ def test_a_ledger_enters_forward_passes_at_their_end_and_backward_ones_before_th
             self.product = QuantisedProduct(layer)
 
         def forward(self, x: Any) -> Any:
-            return self.product(x, self.weight, training=self.training)
+            return self.product(x, w_OI=self.weight, training=self.training)
 
     layer = delayed()
     block, ledger = Block(layer), AmaxLedger([layer])

@@ -91,10 +91,10 @@ def test_a_broken_rule_of_the_layout_is_named(changes: dict[str, Any], expected:
     ],
 )
 def test_the_nearest_layout_changes_little(changes: dict[str, Any], nearest: str) -> None:
-    settings = nearest_valid_layout(config_of(changes), ARCHITECTURE)
+    settings = nearest_valid_layout(config_of(changes), architecture=ARCHITECTURE)
     assert settings is not None
     assert as_text(settings) == nearest
-    mended = with_settings(config_of(changes), settings)
+    mended = with_settings(config_of(changes), settings=settings)
     assert violations(mended, architecture=ARCHITECTURE) == []
 
 
@@ -107,9 +107,9 @@ def test_every_remedy_of_a_broken_layout_names_the_same_way_out() -> None:
 
 def test_the_nearest_layout_uses_the_ranks_that_were_started() -> None:
     config = config_of({"parallel.tp": 3})
-    settings = nearest_valid_layout(config, ARCHITECTURE, num_ranks=6)
+    settings = nearest_valid_layout(config, architecture=ARCHITECTURE, num_ranks=6)
     assert settings == {"parallel.dp": 2}
-    assert nearest_valid_layout(config, ARCHITECTURE, num_ranks=8) == {
+    assert nearest_valid_layout(config, architecture=ARCHITECTURE, num_ranks=8) == {
         "parallel.dp": 8,
         "parallel.tp": 1,
     }
@@ -141,4 +141,4 @@ def test_what_no_layout_mends_has_no_layout_named() -> None:
 )
 def test_layers_of_the_stages(parallel: dict[str, int], expected: tuple[int, ...]) -> None:
     config = config_of({f"parallel.{name}": value for name, value in parallel.items()})
-    assert stage_layers(30, config.parallel) == expected
+    assert stage_layers(30, parallel=config.parallel) == expected

@@ -28,7 +28,7 @@ def test_results_are_in_order_and_one_at_a_time(threads: int, count: int) -> Non
         time.sleep(rng.random() / 2000)
         inside.release()
 
-    map_in_order(range(count), work, settle, threads=threads)
+    map_in_order(range(count), work=work, settle=settle, threads=threads)
     assert found == [2 * n for n in range(count)]
 
 
@@ -49,7 +49,7 @@ def test_a_slow_item_holds_up_the_others(threads: int) -> None:
 
     threading.Timer(0.3, lambda: (counts.append(len(taken)), release.set())).start()
     counts: list[int] = []
-    map_in_order(items(), work, lambda _: None, threads=threads)
+    map_in_order(items(), work=work, settle=lambda _: None, threads=threads)
     assert len(taken) == 200
     assert threads == 1 or counts[0] <= (AHEAD + 1) * threads
 
@@ -67,8 +67,8 @@ def test_an_error_anywhere_is_raised(threads: int, place: str) -> None:
     with pytest.raises(ValueError, match=f"{place} 20"):
         map_in_order(
             items,
-            lambda n: fail("work", n),
-            lambda n: settled.append(fail("settle", n)),
+            work=lambda n: fail("work", n),
+            settle=lambda n: settled.append(fail("settle", n)),
             threads=threads,
         )
     assert threading.active_count() == before

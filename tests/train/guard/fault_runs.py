@@ -43,7 +43,7 @@ def write_inputs(work: Path) -> None:
 
 
 def _write(prefix: Path, documents: list[np.ndarray]) -> None:
-    write_shard(prefix, documents, vocab_size=LLAMA["vocab_size"])
+    write_shard(prefix, documents=documents, vocab_size=LLAMA["vocab_size"])
 
 
 def _weights() -> dict[str, torch.Tensor]:

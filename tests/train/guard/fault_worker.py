@@ -29,7 +29,7 @@ def main() -> None:
     ranks = rank_from_environment()
     assert isinstance(ranks, RankInfo)
     cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster)
+    rank_runtime = runtime.start(ranks, cluster=cluster)
     for changes in runs:
         cut = changes.pop("cut", None)
         config = run_config(changes)

@@ -173,11 +173,11 @@ def test_the_message_of_a_stop_says_what_and_why_and_what_to_do() -> None:
 def test_events_come_back_from_their_file_as_they_were(tmp_path: Path) -> None:
     path, state = tmp_path / "faults.jsonl", FaultState()
     assert read_events(path) == []
-    write_events(path, [])
+    write_events(path, events=[])
     assert not path.exists()
     decided(state, step=14)
     decided(state, step=20, policy=FaultPolicy.skip)
-    write_events(path, state.events)
+    write_events(path, events=state.events)
     assert read_events(path) == state.events
 
 
