@@ -188,11 +188,11 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from megacpt.config.sections import MonitorConfig, WandbMode
-from megacpt.monitor import wandb_run
+from megacpt.monitor import wandb
 from tests.monitor.test_wandb import record
-wandb_run.CONNECT_TIMEOUT_S = 3
+wandb.CONNECT_TIMEOUT_S = 3
 monitor = MonitorConfig(wandb=WandbMode[{mode!r}])
-run = wandb_run.WandbRun.start(
+run = wandb.WandbRun.start(
     Path({run_dir!r}), config={{}}, monitor=monitor, has_api_key=True, records=[]
 )
 run.log(record(1))
@@ -201,7 +201,7 @@ run.finish()
 
 
 def start_without_server(run_dir: Path, *, mode: str) -> subprocess.CompletedProcess[str]:
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[2])
     code = UNREACHABLE.format(tests=tests, run_dir=str(run_dir), mode=mode)
     return in_own_process(code, WANDB_BASE_URL="http://127.0.0.1:9")
 

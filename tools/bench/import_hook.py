@@ -21,7 +21,7 @@ from megatron.core import dist_checkpointing, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 """
-INSTALL = "from megacpt.device import hook\nhook.install()\n"
+INSTALL = "from megacpt.device.cpu import import_hook\nimport_hook.install()\n"
 TIMED = """
 import time, torch
 started_s, cpu_started_s = time.perf_counter(), time.process_time()

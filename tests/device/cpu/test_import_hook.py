@@ -78,15 +78,15 @@ def test_torch_stays_as_it_is_and_megatron_core_sees_the_stub() -> None:
     run_python(
         "import torch\n"
         "before = dict(vars(torch.cuda)), torch.Tensor.cuda, torch.nn.Module.cuda, torch.device\n"
-        "from megacpt.device import hook\n"
-        "hook.install()\n"
-        "hook.install()\n"
+        "from megacpt.device.cpu import import_hook\n"
+        "import_hook.install()\n"
+        "import_hook.install()\n"
         "import sys\n"
         "assert sum(type(f).__name__ == '_CpuFinder' for f in sys.meta_path) == 1\n"
         "from megatron.core.tensor_parallel import random\n"
         "import megatron.core.optimizer\n"
-        "from megacpt.device import cpu_cuda\n"
-        "assert random._cpu_cuda is cpu_cuda\n"
+        "from megacpt.device.cpu import stub\n"
+        "assert random._cpu_cuda is stub\n"
         "assert torch.equal(random._get_cuda_rng_state(), torch.get_rng_state())\n"
         "assert (torch.Tensor.cuda, torch.nn.Module.cuda, torch.device) == before[1:]\n"
         "for name, value in before[0].items():\n"
@@ -98,8 +98,8 @@ def test_torch_stays_as_it_is_and_megatron_core_sees_the_stub() -> None:
 def test_the_tracker_draws_and_restores() -> None:
     run_python(
         "import torch, logging\n"
-        "from megacpt.device import hook\n"
-        "hook.install()\n"
+        "from megacpt.device.cpu import import_hook\n"
+        "import_hook.install()\n"
         "from megatron.core.tensor_parallel.random import CudaRNGStatesTracker\n"
         "def draw(seed):\n"
         "    tracker = CudaRNGStatesTracker()\n"
@@ -122,10 +122,10 @@ def test_the_tracker_draws_and_restores() -> None:
 def test_install_after_megatron_core_is_refused() -> None:
     message = run_python(
         "import megatron.core\n"
-        "from megacpt.device import hook\n"
+        "from megacpt.device.cpu import import_hook\n"
         "from megacpt.errors import EnvironmentError_\n"
         "try:\n"
-        "    hook.install()\n"
+        "    import_hook.install()\n"
         "except EnvironmentError_ as error:\n"
         "    print(error)\n"
     )
@@ -149,8 +149,8 @@ def test_a_process_without_the_hook_has_megatron_core_as_published() -> None:
 @pytest.mark.slow
 def test_import_survives_any_cache(tmp_path: Path) -> None:
     code = (
-        "from megacpt.device import hook\n"
-        "hook.install()\n"
+        "from megacpt.device.cpu import import_hook\n"
+        "import_hook.install()\n"
         "import megatron.core.parallel_state as p\n"
         "print(p._cpu_cuda.__name__)\n"
     )
@@ -175,8 +175,8 @@ def test_installed_cuda_packages_are_not_touched_on_a_cpu(tmp_path: Path) -> Non
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported')\n")
     run_python(
-        "from megacpt.device import hook\n"
-        "hook.install()\n"
+        "from megacpt.device.cpu import import_hook\n"
+        "import_hook.install()\n"
         "from megatron.core import optimizer\n"
         "from megatron.core.models.gpt import GPTModel\n"
         "import torch\n"
