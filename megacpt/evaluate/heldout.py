@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from megatron.core import parallel_state
 
+from megacpt.config.sections import DataConfig, EvaluateConfig
 from megacpt.model.forward import run_microbatches
 from megacpt.model.microbatch import host_microbatch
 from megacpt.samples.batch import Batch
@@ -27,6 +28,27 @@ class HeldoutLoss:
     loss: float
     perplexity: float
     tokens: int
+
+
+def open_heldout(
+    evaluate: EvaluateConfig,
+    *,
+    data: DataConfig,
+    shards: Mapping[str, str],
+    vocab_size: int,
+    max_tokens: int | None = None,
+) -> dict[str, HeldoutSet]:
+    """The named sets, cut to their own ``max_tokens`` unless another bound is given (0: all)."""
+    return {
+        name: HeldoutSet.open(
+            shards[name],
+            sequence_length=data.sequence_length,
+            max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
+            vocab_size=vocab_size,
+            document_mask=data.document_mask,
+        )
+        for name, heldout in evaluate.heldout.items()
+    }
 
 
 def measure_all(

@@ -95,7 +95,7 @@ def run_rank(
         checked.check_links(rank_runtime.device)
     if prepare is not None:
         _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
-    from megacpt.train import modes
+    from megacpt.train.assembly import run_mode
 
     folder = RunFolder(Path(config.run_dir))
     stacks = Stacks(folder.stacks_of(ranks.rank))
@@ -105,7 +105,7 @@ def run_rank(
         stacks=stacks,
         leave=lambda sign: _leave_hang(folder.error_of(ranks.rank), sign=sign, rank=ranks.rank),
     )
-    modes.MODES[mode](config, runtime=rank_runtime, watchdog=watchdog)
+    run_mode(mode, config=config, runtime=rank_runtime, watchdog=watchdog)
     stacks.close()
     # Only after success: leaving the group can block for ever once a peer has died.
     runtime.stop()

@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 
-from megacpt.config.paths import RunFolder
-from megacpt.config.sections import RunConfig
 from megacpt.device import environment
 
 logger = logging.getLogger(__name__)
@@ -162,19 +160,14 @@ class Requests:
         return WORDS.get(word, Request.none)
 
 
-def open_requests(config: RunConfig, *, device: torch.device) -> Requests:
-    return Requests(
-        file=RunFolder(Path(config.run_dir)).request,
-        time_limit=TimeLimit(
-            ends_at=ends_at(
-                started_at=environment.STARTED_AT,
-                limit_minutes=config.cluster.time_limit_minutes,
-                job_ends_at=environment.job_ends_at(),
-            ),
-            margin_s=config.checkpoint.save_before_end_s,
-        ),
-        device=device,
+def time_limit(limit_minutes: float, *, margin_s: float) -> TimeLimit:
+    """The limit of this process: the configured one (0: none), or the job's."""
+    end = ends_at(
+        started_at=environment.STARTED_AT,
+        limit_minutes=limit_minutes,
+        job_ends_at=environment.job_ends_at(),
     )
+    return TimeLimit(ends_at=end, margin_s=margin_s)
 
 
 def ends_at(*, started_at: float, limit_minutes: float, job_ends_at: float | None) -> float | None:

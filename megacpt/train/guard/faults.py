@@ -196,12 +196,12 @@ def as_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def stop_message(event: FaultRecord, *, run_dir: str) -> str:
-    """What happened, why the run ends, and what can be done."""
+def stop(event: FaultRecord, *, run_dir: str) -> TrainingFault:
+    """The error that says what happened, why the run ends, and what can be done."""
     fault = fault_value(event)
     worst = event["samples"][:1]
     sample = f" The worst sample is {sample_origin(worst[0])}." if worst else ""
-    return (
+    return TrainingFault(
         f"step {event['step']}: {fault}; its update was not applied and the run ends, because "
         f"{event['reason']}.{sample} {run_dir}/faults.jsonl has the samples. Nothing was written "
         f"over: to go on from the last checkpoint, {_remedy(event)}, then start the same command "
@@ -220,10 +220,6 @@ def _remedy(event: FaultRecord) -> str:
     return (
         f"mend or drop the source of these samples, or set faults.{event['kind']}=rollback or skip"
     )
-
-
-def stop(event: FaultRecord, *, run_dir: str) -> TrainingFault:
-    return TrainingFault(stop_message(event, run_dir=run_dir))
 
 
 def merged(events: Sequence[FaultRecord], *, written: Sequence[FaultRecord]) -> list[FaultRecord]:
