@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from megacpt.checkpoint import state as checkpoint_state
-from megacpt.checkpoint.choose import Origin, claim_origin
+from megacpt.checkpoint import warm_source
+from megacpt.checkpoint.choose import Origin, claim_origin, damage
 from megacpt.checkpoint.retention import retention_of
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.warm_source import WarmSource
@@ -25,11 +26,12 @@ from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, Init, RunConfig
 from megacpt.device import variables
+from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime, peak_flops, peak_name, rng_state, set_rng_state
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
-from megacpt.errors import EndedOnRequest, Superseded, TrainingFault
+from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
 from megacpt.evaluate.heldout import open_heldout
 from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
@@ -43,7 +45,6 @@ from megacpt.plan.precision import precision_name, quantises
 from megacpt.plan.rules.data import longest
 from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
-from megacpt.train import warm_start
 from megacpt.train.guard.guard import Guard
 from megacpt.train.guard.straggler import Stragglers
 from megacpt.train.guard.watchdog import Watchdog
@@ -125,7 +126,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir))
-    source = warm_start.choose(config, architecture=architecture) if not origin.folder else None
+    source = None if origin.folder else _warm_source(config, architecture=architecture)
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
@@ -161,6 +162,25 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         timers=timers,
         beat=beat,
     )
+
+
+def _warm_source(config: RunConfig, *, architecture: Architecture) -> WarmSource | None:
+    """The checkpoint of another run to begin with, every byte of it read; a collective call."""
+    if config.checkpoint.load_from is None:
+        return None
+    source = from_first_rank(lambda: warm_source.find(config))
+    if source is None:
+        return None
+    warm_source.require_same_model(source, architecture=architecture)
+    if problem := damage(source.folder, manifest=source.manifest):
+        raise CheckpointError(
+            f"checkpoint.load_from={config.checkpoint.load_from}: {source.folder} is damaged: "
+            f"{problem}; name another checkpoint of that run."
+        )
+    if torch.distributed.get_rank() == 0:
+        for sentence in warm_source.sentences(source, config=config):
+            logger.info("%s", sentence)
+    return source
 
 
 def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: Tokenizer) -> None:
@@ -199,7 +219,9 @@ def _build_state(
 ) -> TrainState:
     base = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
-    warm_start.load_weights(source, chunks=chunks)
+    if source is not None and source.load.weights and not source.load.optimizer:
+        # Before an optimizer makes its masters of them.
+        checkpoint_state.load_model(source.folder, chunks=chunks)
     state = wrap_for_training(chunks, config=config, device=runtime.device)
     state.transformer.timers = timers
     return state
@@ -220,13 +242,12 @@ def _start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
 
 def find_position(parts: Parts) -> Position:
     """Where the run goes on from, weights and optimizer filled accordingly."""
-    source, state = parts.source, parts.state
     return resume(
         parts.run_dir,
-        state=state,
+        state=parts.state,
         identity=parts.identity,
         origin=parts.origin,
-        begin=lambda: warm_start.begin(source, state=state) if source else Position(),
+        source=parts.source,
     )
 
 

@@ -24,7 +24,7 @@ from megacpt.model.layers.router import take_figures
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.plan.learning_rate import learning_rate
 from megacpt.samples.training_data import TrainingData
-from megacpt.train.batches import Prefetcher, StepBatch, read_batches
+from megacpt.train.batches import StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
 from megacpt.train.guard import faults
 from megacpt.train.guard.faults import Fault
@@ -32,6 +32,7 @@ from megacpt.train.guard.guard import Guard
 from megacpt.train.guard.samples import samples_of
 from megacpt.train.guard.straggler import Stragglers, gather
 from megacpt.train.position import Position
+from megacpt.train.prefetch import Prefetcher
 from megacpt.train.record import Journal, Recorder, StepResult, is_due
 from megacpt.train.requests import Request, Requests
 from megacpt.train.saves import Saves

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from megacpt.checkpoint.choose import Origin
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import barrier, load
+from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.device import runtime
@@ -71,14 +72,15 @@ def resume(
     state: TrainState,
     identity: Identity,
     origin: Origin,
-    begin: Callable[[], Position] = Position,
+    source: WarmSource | None = None,
 ) -> Position:
     """Load what ``origin`` names and say so in the record of its start; a collective call.
 
-    ``begin``: where a run stands that has no checkpoint yet.
+    ``source``: what a run begins with that has no checkpoint yet.
     """
-    loaded = _load(state, identity=identity, origin=origin)
-    position = begin() if loaded is None else loaded
+    position = _load(state, identity=identity, origin=origin)
+    if position is None:
+        position = _begin(source, state=state) if source is not None else Position()
     barrier()
     if torch.distributed.get_rank() == 0:
         starts.record_from(origin.start, step=position.step)
@@ -117,6 +119,23 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
         base_heldout=manifest.base_heldout,
         faults=FaultState.from_json(manifest.faults),
         checkpoint_step=manifest.step,
+    )
+
+
+def _begin(source: WarmSource, *, state: TrainState) -> Position:
+    """Where a new run stands; its optimizer is filled where that was asked for."""
+    if source.load.optimizer:
+        load(
+            source.folder,
+            chunks=state.chunks,
+            optimizer=state.optimizer,
+            step=source.updates,
+            same_layout=False,
+        )
+    return Position(
+        step=source.step,
+        checkpoint_step=source.step,
+        faults=FaultState(updates=source.updates),
     )
 
 

@@ -69,8 +69,8 @@ def groups(parallel: ParallelConfig) -> Groups:
 
 def take_a_step(config: RunConfig, *, rank_runtime: runtime.Runtime) -> tuple[float, float]:
     from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.batches import read_batches
     from megacpt.train.assembly import assemble
+    from megacpt.train.batches import read_batches
     from megacpt.train.step import forward_backward, gradient_norm, update
 
     run, device = assemble(config, runtime=rank_runtime), rank_runtime.device

@@ -44,8 +44,8 @@ def train_case(
 
     from megacpt.device.groups import initialise_parallel
     from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.batches import read_batches
     from megacpt.train.assembly import assemble
+    from megacpt.train.batches import read_batches
     from megacpt.train.step import forward_backward, gradient_norm, update
 
     settings = {name: value for name, value in changes.items() if name != "nudge_seed"}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from megacpt.errors import DataError
-from megacpt.train.batches import Prefetcher
+from megacpt.train.prefetch import Prefetcher
 
 LAST = 9
 SOON_S = 10.0

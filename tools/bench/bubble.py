@@ -73,8 +73,8 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
 
     from megacpt.device.groups import initialise_parallel
     from megacpt.model.forward import run_microbatches
-    from megacpt.train.batches import read_batches
     from megacpt.train.assembly import assemble
+    from megacpt.train.batches import read_batches
 
     computing = Computing(schedules)
     settings = run_settings(folder, microbatches=microbatches)

@@ -118,15 +118,15 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     quiet_libraries()
     started = runtime.start(RankInfo(), cluster=ClusterConfig())
 
+    from megacpt.checkpoint.retention import retention_of
     from megacpt.checkpoint.writer.pace import CORES
     from megacpt.checkpoint.writer.process import Background
-    from megacpt.checkpoint.retention import retention_of
     from megacpt.device.groups import initialise_parallel
     from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
     from megacpt.train.garbage import collecting_every
     from megacpt.train.position import Position
-    from megacpt.train.assembly import assemble
     from megacpt.train.saves import Saves
     from megacpt.train.step import forward_backward, gradient_norm, update
 

@@ -58,8 +58,8 @@ def _train(config: RunConfig) -> dict[str, Any]:
     from megacpt.device.groups import initialise_parallel
     from megacpt.evaluate.heldout import measure_all
     from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.batches import read_batches
     from megacpt.train.assembly import assemble
+    from megacpt.train.batches import read_batches
     from megacpt.train.step import forward_backward, gradient_norm, update
 
     domain = str(config.evaluate.domain)

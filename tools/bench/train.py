@@ -128,8 +128,8 @@ def ours(name: str, work: Path) -> Step:
 
     from megacpt.device.groups import initialise_parallel
     from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.batches import read_batches
     from megacpt.train.assembly import assemble
+    from megacpt.train.batches import read_batches
     from megacpt.train.step import forward_backward, gradient_norm, update
 
     config = OmegaConf.to_object(
@@ -139,9 +139,7 @@ def ours(name: str, work: Path) -> Step:
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=started)
     optimizer, optim, schedule = run.state.optimizer, config.optim, config.schedule
-    batches = read_batches(
-        run.data, first_step=1, last_step=schedule.steps, device=started.device
-    )
+    batches = read_batches(run.data, first_step=1, last_step=schedule.steps, device=started.device)
     numbers = iter(range(1, schedule.steps + 1))
 
     def step() -> float:
