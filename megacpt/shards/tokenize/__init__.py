@@ -9,7 +9,6 @@ the work is interrupted and wherever it goes on.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
 from megacpt.corpus.parts import cut, piece_bytes
+from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
 from megacpt.shards.manifest import Manifest, manifest_path, read_manifest
@@ -76,7 +76,7 @@ def tokenize(
     )
     plan = _plan(files, settings=settings, size=piece_size)
     work = _Work(
-        folder, plan=plan, tokenizer=tokenizer, workers=workers or usable_cores(), on_error=on_error
+        folder, plan=plan, tokenizer=tokenizer, workers=workers or num_cores(), on_error=on_error
     )
     work.start(task=task, notice=notice)
     work.run(task=task, progress=progress, notice=notice)
@@ -208,12 +208,6 @@ def parse_task(text: str) -> tuple[int, int]:
         return int(first), int(count)
     except ValueError as error:
         raise ConfigError(f"task={text} must be K/N, as in 0/4 for the first of four.") from error
-
-
-def usable_cores() -> int:
-    """Fewer than the machine's where a container or a batch system says so (Linux knows)."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _require_numbers(
