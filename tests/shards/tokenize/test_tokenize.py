@@ -23,7 +23,7 @@ from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import Progress
 from megacpt.shards.tokenize.work_folder import WorkFolder
 from megacpt.tokenizer import load_tokenizer
-from tests.corpus.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
+from tests.corpus.cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["one", "two words", "", "ünïcode ✓", "last"]
@@ -81,7 +81,7 @@ def test_files_follow_one_another(tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_workers(
     corpus: list[Path], undisturbed: dict[str, bytes], tmp_path: Path, workers: int
 ) -> None:
-    make(corpus, tmp_path / "out", workers=processes, piece_size=1 << 16)
+    make(corpus, tmp_path / "out", workers=workers, piece_size=1 << 16)
     assert shard_bytes(tmp_path / "out") == undisturbed
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".idx", ".json"]
 
