@@ -79,7 +79,7 @@ def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
         return None
     texts = probes(reference.added_tokens)
     found, expected = (encoder.encode(texts, special=True) for encoder in (fast, reference))
-    return fast if first_difference(found, expected=expected) is None else None
+    return fast if first_differing_text(found, expected=expected) is None else None
 
 
 def probes(added_tokens: Sequence[str]) -> list[str]:
@@ -90,7 +90,7 @@ def probes(added_tokens: Sequence[str]) -> list[str]:
     return texts
 
 
-def first_difference(found: Encoded, *, expected: Encoded) -> int | None:
+def first_differing_text(found: Encoded, *, expected: Encoded) -> int | None:
     """Number of the first text whose ids differ."""
     if np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.ids, expected.ids):
         return None

@@ -19,7 +19,7 @@ from megacpt.shards.tokenize import processes
 from megacpt.shards.tokenize.processes import num_processes
 from tests.corpus.cases import TINY, make, words, write_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
