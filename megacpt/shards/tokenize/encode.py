@@ -23,7 +23,7 @@ from megacpt.corpus.jsonl import parse_lines
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
-from megacpt.tokenizer.fast import FastBackend, first_differing_text
+from megacpt.tokenizer.fast import first_differing_text
 
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
@@ -62,7 +62,7 @@ class DocumentEncoder:
         self,
         tokenizer: Tokenizer,
         *,
-        fast: FastBackend | None,
+        fast: Encoder | None,
         key: str,
         append_eos: bool,
         special: bool,
@@ -89,8 +89,8 @@ class DocumentEncoder:
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
         encoded = self.backend.encode([*texts, *checked], special=self._special)
         if checked:
-            self._check(encoded.part(len(texts), stop=len(texts) + len(checked)), texts=checked)
-        tokens, lengths = self._ended(encoded.part(0, stop=len(texts)))
+            self._check(encoded.texts(len(texts), stop=len(texts) + len(checked)), texts=checked)
+        tokens, lengths = self._ended(encoded.texts(0, stop=len(texts)))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
