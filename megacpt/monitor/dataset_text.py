@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megacpt.monitor.terminal import printable
-from megacpt.shards.inspect import Inspection, Sample, VocabularyUse
+from megacpt.shards.inspect import Inspection, ShownDocument, VocabularyUse
 from megacpt.shards.lengths import LengthBin, LengthStatistics
 from megacpt.shards.manifest import BackendRecord, Manifest
 from megacpt.text import text_size
@@ -184,7 +184,7 @@ def _counted(use: VocabularyUse, *, tokens: int) -> str:
     return f"over a sample of {use.tokens_counted:,} tokens ({share}; --full reads all)"
 
 
-def _samples(samples: tuple[Sample, ...]) -> Iterator[str]:
+def _samples(samples: tuple[ShownDocument, ...]) -> Iterator[str]:
     for n, sample in enumerate(samples):
         if n:
             yield ""
@@ -192,7 +192,7 @@ def _samples(samples: tuple[Sample, ...]) -> Iterator[str]:
         yield from (f"  | {line}" for line in _beginning_and_end(sample))
 
 
-def _beginning_and_end(sample: Sample) -> list[str]:
+def _beginning_and_end(sample: ShownDocument) -> list[str]:
     lines = textwrap.wrap(printable(sample.text), width=WIDTH - 4)
     end = lines[-1:] if sample.end is None else textwrap.wrap(printable(sample.end), WIDTH - 4)
     if sample.end is None and len(lines) <= SAMPLE_LINES + 2:

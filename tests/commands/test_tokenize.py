@@ -15,7 +15,7 @@ import pytest
 from megacpt.cli import main
 from megacpt.commands.tokenize import account
 from megacpt.shards.manifest import BackendRecord, verify
-from tests.corpus.corpus_cases import make, write_jsonl
+from tests.corpus.cases import make, write_jsonl
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 

@@ -16,7 +16,7 @@ LINE_S, REDRAW_S = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class TokenizeProgress:
     """Where a tokenization is."""
 
     bytes_done: int
@@ -29,11 +29,11 @@ class Progress:
     tokens_before: int = 0
 
 
-ProgressCallback = Callable[[Progress], None]
+ProgressCallback = Callable[[TokenizeProgress], None]
 
 
 class ProgressLine:
-    """Call it with each Progress: on a terminal one line is redrawn, else one comes now and then.
+    """Called with all progress: redraws a line on a terminal, else adds one now and then.
 
     ``close`` removes the line again.
     """
@@ -52,7 +52,7 @@ class ProgressLine:
         self._due_at = self._started_at + (0 if self._is_terminal else QUIET_S)
         self._drawn = False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TokenizeProgress) -> None:
         now = self._clock()
         if now < self._due_at:
             return
@@ -68,7 +68,7 @@ class ProgressLine:
             self._stream.flush()
 
 
-def render(progress: Progress, *, elapsed_s: float) -> str:
+def render(progress: TokenizeProgress, *, elapsed_s: float) -> str:
     """At most 80 columns."""
     elapsed_s = max(elapsed_s, 1e-9)
     share = progress.bytes_done / max(progress.bytes_total, 1)

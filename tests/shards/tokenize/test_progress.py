@@ -7,11 +7,11 @@ import io
 
 import pytest
 
-from megacpt.shards.tokenize.progress import Progress, ProgressLine, render
+from megacpt.shards.tokenize.progress import ProgressLine, TokenizeProgress, render
 
 
-def at(done: int, *, before: int = 0) -> Progress:
-    return Progress(
+def at(done: int, *, before: int = 0) -> TokenizeProgress:
+    return TokenizeProgress(
         bytes_done=done,
         bytes_total=1_000_000_000,
         bytes_before=before,
