@@ -793,11 +793,11 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from megacpt.preflight.doctor import diagnose, passes, render
+    from megacpt.preflight.doctor import diagnose, passes, screen
 
-    findings = diagnose(arguments.folder.absolute())
-    print(render(findings))
-    if not passes(findings):
+    results = diagnose(arguments.folder.absolute())
+    print(screen(results))
+    if not passes(results):
         return NOT_WELL
     _say(next_command="megacpt train experiment=tiny")
     return 0
