@@ -300,7 +300,7 @@ def fit(
     requests = Requests(file=RunFolder(parts.run_dir).request, time_limit=limit, device=device)
     saves = Saves(
         parts.state,
-        parts.run_dir / "checkpoints",
+        folder=parts.run_dir / "checkpoints",
         identity=parts.identity,
         retention=retention_of(config),
         on_error=config.checkpoint.on_error,

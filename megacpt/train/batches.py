@@ -13,6 +13,7 @@ from megacpt.plan.segments import at
 from megacpt.samples.training_data import TrainingData
 from megacpt.train.prefetch import Prefetcher
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """What is known of a step's data beside its samples."""

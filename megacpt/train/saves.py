@@ -32,6 +32,7 @@ from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.evaluate.heldout import evaluating
 from megacpt.families.architecture import Architecture
+from megacpt.text import memory_size
 from megacpt.train.position import Identity, Position, manifest_of
 from megacpt.train.state import TrainState
 
@@ -56,8 +57,8 @@ class Saves:
     def __init__(
         self,
         state: TrainState,
-        folder: Path,
         *,
+        folder: Path,
         identity: Identity,
         retention: Retention,
         on_error: SaveErrorPolicy,
@@ -216,6 +217,6 @@ def _require_space(folder: Path, *, architecture: Architecture) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise EnvironmentError_(
-            f"it needs about {needed_bytes / 2**20:,.1f} MiB, and {folder.parent} has "
-            f"{free_bytes / 2**20:,.1f} MiB free"
+            f"it needs about {memory_size(needed_bytes)}, and {folder.parent} has "
+            f"{memory_size(free_bytes)} free"
         )

@@ -91,7 +91,7 @@ def train(run: Any, *, is_first: bool) -> list[list[float]]:
             if is_first and step == SAVED_AT:
                 saves = Saves(
                     run.state,
-                    run.run_dir / "checkpoints",
+                    folder=run.run_dir / "checkpoints",
                     identity=run.identity,
                     retention=Retention(keep_last=1),
                     on_error=run.config.checkpoint.on_error,

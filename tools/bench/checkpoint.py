@@ -138,7 +138,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     beside, waiting = (
         Saves(
             run.state,
-            run.run_dir / "checkpoints",
+            folder=run.run_dir / "checkpoints",
             identity=run.identity,
             retention=retention_of(config),
             on_error=config.checkpoint.on_error,
