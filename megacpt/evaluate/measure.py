@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megacpt.evaluate.generate import generate
-from megacpt.evaluate.heldout import as_record, measure_all
+from megacpt.evaluate.heldout import Losses, measure_all
 from megacpt.samples.heldout import HeldoutSet
 from megacpt.tokenizer import Tokenizer
 
@@ -26,15 +26,13 @@ class Measure:
     sequence_length: int
     max_new_tokens: int
 
-    def losses(self, chunks: list[Any]) -> dict[str, dict[str, float]]:
+    def losses(self, chunks: list[Any]) -> dict[str, Losses]:
         """Loss, perplexity and number of tokens of every held-out set."""
-        return as_record(
-            measure_all(
-                chunks,
-                sets=self.heldout,
-                micro_batch_size=self.micro_batch_size,
-                device=next(chunks[0].parameters()).device,
-            )
+        return measure_all(
+            chunks,
+            sets=self.heldout,
+            micro_batch_size=self.micro_batch_size,
+            device=next(chunks[0].parameters()).device,
         )
 
     def generations(self, chunks: list[Any]) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
-from megacpt.evaluate.heldout import as_record, measure_all, open_heldout
+from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
@@ -51,10 +52,23 @@ def evaluate(
     initialise_parallel(config.parallel, seed=config.seed)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
+    measured = partial(
+        measure_all,
+        chunks,
+        sets=open_heldout(
+            config.evaluate,
+            data=config.data,
+            shards=heldout_shards(config),
+            vocab_size=architecture.vocab_size,
+            max_tokens=0,
+        ),
+        micro_batch_size=config.data.micro_batch_size,
+        device=runtime.device,
+    )
     with watched:
-        base = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
+        base = measured()
         state.load_model(folder, chunks=chunks)
-        final = _measure(config, architecture=architecture, chunks=chunks, runtime=runtime)
+        final = measured()
     if runtime.ranks.rank == 0:
         emulated = runtime.kind is not DeviceKind.gpu
         result = {
@@ -79,26 +93,8 @@ def base_chunks(
     return wrap_for_forward(chunks, config=config, device=runtime.device)
 
 
-def _measure(
-    config: RunConfig, *, architecture: Architecture, chunks: list[Any], runtime: Runtime
-) -> dict[str, Any]:
-    losses = measure_all(
-        chunks,
-        sets=open_heldout(
-            config.evaluate,
-            data=config.data,
-            shards=heldout_shards(config),
-            vocab_size=architecture.vocab_size,
-            max_tokens=0,
-        ),
-        micro_batch_size=config.data.micro_batch_size,
-        device=runtime.device,
-    )
-    return as_record(losses)
-
-
 def _comparison(
-    evaluate: EvaluateConfig, *, base: Mapping[str, Any], final: Mapping[str, Any]
+    evaluate: EvaluateConfig, *, base: Mapping[str, Losses], final: Mapping[str, Losses]
 ) -> dict[str, Any]:
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
     checks = verdict(heldout, gate=evaluate.gate, domain=evaluate.domain, general=evaluate.general)

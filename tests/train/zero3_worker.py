@@ -164,7 +164,7 @@ def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
         sequence_length=32,
         device=device,
     )
-    return {"loss": losses["late"].loss, "texts": [text["text"] for text in texts]}
+    return {"loss": losses["late"]["loss"], "texts": [text["text"] for text in texts]}
 
 
 if __name__ == "__main__":

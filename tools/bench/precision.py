@@ -83,7 +83,7 @@ def _train(config: RunConfig) -> dict[str, Any]:
     heldout = measure_all(run.state.chunks, sets=sets, micro_batch_size=1, device=device)
     parallel_state.destroy_model_parallel()
     runtime.stop()
-    return {"losses": losses, "cpu_s": cpu_s, "heldout": heldout[domain].loss}
+    return {"losses": losses, "cpu_s": cpu_s, "heldout": heldout[domain]["loss"]}
 
 
 def _print_table(results: dict[str, dict[str, Any]]) -> None:
