@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a model in training: held-out losses, and generations from fixed prompts."""
+"""Measurements of a model in training: held-out losses, generations from fixed prompts."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _build_state(
 
 
 def _start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
-    """Once a process, before the model: its layers look for the buffers."""
+    """Make the buffers that the model's layers look for, once a process."""
     if runtime.device.type == "cpu" or not config.kernels.tp_comm_overlap:
         return
     tokens = longest(config.data) * config.data.micro_batch_size
@@ -241,7 +241,7 @@ def _start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
 
 
 def find_position(parts: Parts) -> Position:
-    """Where the run goes on from, weights and optimizer filled accordingly."""
+    """Step and counts that the run goes on from; weights and optimizer are filled accordingly."""
     return resume(
         parts.run_dir,
         state=parts.state,

@@ -16,13 +16,13 @@ from megacpt.train.prefetch import Prefetcher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What is known of a step's data beside its samples."""
+    """Facts on a step's data beside its samples."""
 
     stage: str
     """The entry of ``data.stages`` the step is in; empty before the first one."""
     sequence_length: int
     samples_per_source: dict[str, int]
-    """In all steps up to and with this one."""
+    """Counted over all steps up to and with this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ from megacpt.train.step import forward_backward, gradient_norm, update
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
-    """What the loop drives; it alone writes the position."""
+    """The parts that a step uses in turn; the loop alone moves the position."""
 
     state: TrainState
     data: TrainingData

@@ -48,12 +48,12 @@ class Position:
     """Held-out losses of this very step; None where none are due."""
     faults: FaultState = field(default_factory=FaultState)
     checkpoint_step: int = 0
-    """Of the newest checkpoint; 0 is the start of the run."""
+    """Step of the newest checkpoint; 0 is the start of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a checkpoint says of the run that wrote it."""
+    """Facts of a run that its checkpoints name."""
 
     architecture: Architecture
     parallel: ParallelConfig
@@ -123,7 +123,7 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
 
 
 def _begin(source: WarmSource, *, state: TrainState) -> Position:
-    """Where a new run stands; its optimizer is filled where that was asked for."""
+    """Start from another run's checkpoint; the optimizer is filled where that was asked for."""
     if source.load.optimizer:
         load(
             source.folder,
@@ -153,7 +153,7 @@ def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Pa
 
 
 def manifest_of(position: Position, *, identity: Identity, start: Start) -> CheckpointManifest:
-    """What a checkpoint says of itself; which files it has is known once they are written."""
+    """A checkpoint's manifest, but for its files, which are known once they are written."""
     return CheckpointManifest(
         step=position.step,
         start=start.number,

@@ -130,29 +130,21 @@ def _look(config: RunConfig, *, ranks: RankInfo) -> Preflight | None:
 
 
 def leave_error(path: Path, *, error: BaseException, rank: int) -> None:
-    report = {
-        "rank": rank,
-        "slurm": slurm_start(),
-        "time": time.time(),
-        "kind": _kind(error),
-        "exit_code": _exit_code(error),
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_text(path, text=json.dumps(report))
+    """Write why the rank ends, for the launcher."""
+    report = _report(rank, at=time.time(), kind=_kind(error), code=_exit_code(error))
+    lines = traceback.format_exception(error)
+    write_text(path, text=json.dumps(report | {"message": str(error), "traceback": "".join(lines)}))
 
 
 def _leave_hang(path: Path, *, sign: SignOfLife, rank: int) -> None:
     """``time`` is that of the last sign of life: the oldest one points to the rank to blame."""
-    report = {
-        "rank": rank,
-        "slurm": slurm_start(),
-        "time": sign.at,
-        "kind": "hang",
-        "exit_code": os.EX_TEMPFAIL,
-        "message": f"rank {rank} hangs; its last sign of life was {sign}",
-    }
-    write_text(path, text=json.dumps(report))
+    report = _report(rank, at=sign.at, kind="hang", code=os.EX_TEMPFAIL)
+    message = f"rank {rank} hangs; its last sign of life was {sign}"
+    write_text(path, text=json.dumps(report | {"message": message}))
+
+
+def _report(rank: int, *, at: float, kind: str, code: int) -> dict[str, object]:
+    return {"rank": rank, "slurm": slurm_start(), "time": at, "kind": kind, "exit_code": code}
 
 
 def _exit_code(error: BaseException) -> int:

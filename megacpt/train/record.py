@@ -26,7 +26,7 @@ from megacpt.train.state import TrainState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a step has come to: the same on every rank, but for the seconds."""
+    """The outcome of a step: the same on every rank, but for the seconds."""
 
     sums: LossSums
     grad_norm: float
@@ -50,7 +50,7 @@ class Recorder:
     data: TrainingData
     architecture: Architecture
     peak_flops: float
-    """Of all ranks."""
+    """Sum over all ranks."""
     evaluate: EvaluateConfig
     measure: Measure
     last_step: int
@@ -104,7 +104,7 @@ class Recorder:
         return record
 
     def measurements(self, *, position: Position) -> Record:
-        """What is due after a step beside its loss: generations, held-out losses, forgetting."""
+        """Measure what is due after a step: generations, held-out losses, forgetting."""
         step, chunks, record = position.step, self.state.chunks, Record()
         generate_every = self.evaluate.generate_every_steps
         if self.measure.prompts and is_due(step, every=generate_every, last=self.last_step):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a running run is asked to do, agreed between all ranks once a step.
+"""Requests to a running run, agreed between all ranks once a step.
 
 A signal may reach one rank and not another, and only the first looks at the clock, at the file
 RUN_DIR/request and at the fence. One small all_reduce makes one decision of it, so that no rank
@@ -31,7 +31,7 @@ LONGEST_TIMES = 3.0
 
 
 class Request(IntEnum):
-    """What to do after the step, the stronger wish above the weaker."""
+    """An action after the step; a stronger wish has a higher number."""
 
     none = 0
     save = 1
@@ -66,7 +66,7 @@ WORDS = {r.name: r for r in (Request.save, Request.save_and_exit, Request.stop)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The same on every rank."""
+    """One answer for all ranks."""
 
     request: Request
     is_writing: bool
@@ -82,7 +82,7 @@ class TimeLimit:
     margin_s: float
     """``checkpoint.save_before_end_s``; 0: from what steps and saves have taken."""
     longest_step_s: float = 0.0
-    """With all that was done after it."""
+    """Measurements and saves after it included."""
     last_save_s: float = 0.0
 
     def is_near(self, *, now: float) -> bool:

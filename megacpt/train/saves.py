@@ -38,7 +38,7 @@ from megacpt.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
-"""In a row; the next one would be no other."""
+"""Failures in a row after which a run ends: the next save would fail as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Saves:
         return self._saver.is_writing()
 
     def figures(self) -> dict[str, Any]:
-        """Of the time since they were last asked for; empty where nothing was saved."""
+        """Seconds since they were last asked for; empty where nothing was saved."""
         found: dict[str, Any] = {"checkpoint_stall_s": self._stall_s} if self._stall_s else {}
         if self._write_s is not None:
             found["checkpoint_write_s"] = self._write_s
@@ -93,7 +93,7 @@ class Saves:
         return found
 
     def prepare(self) -> None:
-        """Once a start, when the first step is done: plans and memory for the first save."""
+        """Make plans and memory for the first save, once, when the first step is done."""
         if not self._is_prepared:
             self._is_prepared = True
             with self._stalled():
@@ -122,7 +122,7 @@ class Saves:
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
 
     def settle(self) -> float:
-        """To be called before weights or optimizer state change: the snapshot is taken by then.
+        """Wait for the snapshot; call it before weights or optimizer state change.
 
         The seconds it took, which are part of the stall.
         """
@@ -181,7 +181,7 @@ class Saves:
             logger.warning("an old checkpoint could not be deleted: %s", error)
 
     def _fail(self, failure: Failure, *, partial: Path, position: Position, must: bool) -> None:
-        """The same on all ranks: they were told the same reason."""
+        """Warn or raise, the same on all ranks: they all know the same reason."""
         self._failures += 1
         on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         last = position.checkpoint_step

@@ -20,7 +20,7 @@ from megacpt.train.optimizer import build_optimizer
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """What one rank holds. ``chunks`` has one entry a virtual pipeline stage."""
+    """Model and optimizer of one rank. ``chunks`` has one entry a virtual pipeline stage."""
 
     chunks: list[Any]
     """DistributedDataParallel around (Float16Module around) a GPTModel, or ShardedWeights."""

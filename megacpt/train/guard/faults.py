@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run does about a step whose loss or gradient norm is not finite, or a spike.
+"""Decisions about a step whose loss or gradient norm is not finite, or a spike.
 
 Everything here is decided from values that all ranks share and from the steps before, both of
 which a restart finds again: the recent values and the events lie in the checkpoint, a rollback also
@@ -29,7 +29,7 @@ from megacpt.train.guard.spikes import spike_threshold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What is wrong with a step, and what the settings say of it."""
+    """A step's defect, and what the settings want done about it."""
 
     kind: str
     what: str
@@ -40,18 +40,18 @@ class Fault:
 
 @dataclass(slots=True, kw_only=True)
 class FaultState:
-    """What decisions about the steps to come are made from; part of every checkpoint."""
+    """The past that decisions are made from; part of every checkpoint."""
 
     stage: str = ""
-    """In which the recent values were measured: another blend has other losses."""
+    """Stage of the recent values: another blend has other losses."""
     losses: list[float] = field(default_factory=list)
-    """Of the last good steps of the stage, at most ``spike_window_steps``."""
+    """Values of the last good steps of the stage, at most ``spike_window_steps``."""
     grad_norms: list[float] = field(default_factory=list)
-    """Of the same steps."""
+    """Values of the same steps."""
     updates: int = 0
     """Updates applied; the steps that are missing were skipped or passed over."""
     skipped_samples: dict[str, int] = field(default_factory=dict)
-    """Of each source, in those steps."""
+    """Samples of each source in those steps."""
     events: list[FaultRecord] = field(default_factory=list)
     """Rollbacks, and all others on the way to the present step."""
 
@@ -110,7 +110,7 @@ class FaultState:
         return next(found, None)
 
     def lr_factor(self, step: int) -> float:
-        """Of all rollbacks to a step before ``step``."""
+        """Product over all rollbacks to a step before ``step``."""
         return math.prod(
             event["lr_factor"]
             for event in self.events
@@ -246,5 +246,5 @@ def write_events(path: Path, *, events: Sequence[FaultRecord]) -> None:
 
 
 def normal(event: FaultRecord) -> FaultRecord:
-    """As it will be read back, so that events compare equal whatever they went through."""
+    """The event as it will be read back, so that events compare equal wherever they come from."""
     return cast(FaultRecord, json.loads(json.dumps(event)))

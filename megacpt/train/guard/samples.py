@@ -35,7 +35,7 @@ MOST_DOCUMENTS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleLosses:
-    """Of every sample of a global batch, the same on every rank."""
+    """Losses of every sample of a global batch, the same on every rank."""
 
     mean_G: npt.NDArray[np.float64]
     worst_token_G: npt.NDArray[np.int64]
