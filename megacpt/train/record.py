@@ -105,7 +105,8 @@ class Recorder:
 
     def measurements(self, *, position: Position) -> Record:
         """Measure what is due after a step: generations, held-out losses, forgetting."""
-        step, chunks, record = position.step, self.state.chunks, Record()
+        step, chunks = position.step, self.state.chunks
+        record: Record = {}
         generate_every = self.evaluate.generate_every_steps
         if self.measure.prompts and is_due(step, every=generate_every, last=self.last_step):
             record["generations"] = self.measure.generations(chunks)
