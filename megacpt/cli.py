@@ -732,7 +732,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     if arguments.weights:
         raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
     config = read_run_yaml(run_dir / "run.yaml")
-    policy = retention_of(config)
+    best_of = loss_of(config.evaluate)
+    policy = retention_of(config.checkpoint, best_of=best_of)
     if arguments.keep_last is not None:
         policy = replace(
             policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
@@ -742,7 +743,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         policy = replace(policy, keep_every_steps=every)
     progress = _slow_progress("checksums") if arguments.verify else None
     listing = list_checkpoints(
-        run_dir, policy=policy, loss_of=loss_of(config), full=arguments.verify, progress=progress
+        run_dir, policy=policy, loss_of=best_of, full=arguments.verify, progress=progress
     )
     if arguments.prune:
         listing = prune_listed(listing, policy=policy)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint
 from megacpt.checkpoint.choose import Origin, claim_origin
-from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.config.sections import Init, RunConfig
@@ -51,7 +51,7 @@ class Run:
     data: TrainingData
     origin: Origin
     """This start of the run and the checkpoint it begins with; a rollback makes another."""
-    source: WarmSource | None
+    source: BaseCheckpoint | None
     """The other run's checkpoint that it begins with while it has none of its own."""
     heldout: Mapping[str, HeldoutSet]
     base_record: Record | None
@@ -119,7 +119,7 @@ def assemble(
         data=_training_data(
             config,
             vocab_size=architecture.vocab_size,
-            record=source.data_record(config) if source else origin.data,
+            record=source.data_record(config.data, seed=config.seed) if source else origin.data,
         ),
         origin=origin,
         source=source,
@@ -171,7 +171,7 @@ def _build_state(
     architecture: Architecture,
     runtime: Runtime,
     timers: Timers,
-    source: WarmSource | None,
+    source: BaseCheckpoint | None,
 ) -> TrainState:
     base = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)

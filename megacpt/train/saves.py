@@ -20,7 +20,7 @@ from typing import Any
 
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
-from megacpt.checkpoint.retention import retention_of
+from megacpt.checkpoint.retention import loss_of, retention_of
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import adam, entries
 from megacpt.checkpoint.writer import Failure, Saver, on_first_rank
@@ -56,7 +56,7 @@ class Saves:
         """``count_seconds`` is told how long each save would have taken had it been waited for."""
         self._run = run
         self._saver = Saver(run.writer)
-        self._retention = retention_of(run.config)
+        self._retention = retention_of(run.config.checkpoint, best_of=loss_of(run.config.evaluate))
         self._count_seconds = count_seconds
         self._pending: Pending | None = None
         self._prune_thread: Thread | None = None

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from megacpt.checkpoint import warm_source
+from megacpt.checkpoint import base_checkpoint
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.choose import damage
 from megacpt.checkpoint.state import load, load_model
-from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.sections import RunConfig
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import CheckpointError
@@ -23,43 +24,48 @@ from megacpt.train.state import TrainState
 logger = logging.getLogger(__name__)
 
 
-def choose(config: RunConfig, *, architecture: Architecture) -> WarmSource | None:
-    """The source of a run that begins, every byte of it read; a collective call."""
+def choose(config: RunConfig, *, architecture: Architecture) -> BaseCheckpoint | None:
+    """The base checkpoint of a run that begins, every byte of it read; a collective call."""
     if config.checkpoint.load_from is None:
         return None
-    source = from_first_rank(lambda: warm_source.find(config))
-    if source is None:
+    base = from_first_rank(
+        lambda: base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
+    )
+    if base is None:
         return None
-    warm_source.require_same_model(source, architecture=architecture)
-    if problem := damage(source.folder, manifest=source.manifest):
+    settings = UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
+    base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+    if problem := damage(base.folder, manifest=base.manifest):
         raise CheckpointError(
-            f"checkpoint.load_from={config.checkpoint.load_from}: {source.folder} is damaged: "
+            f"checkpoint.load_from={config.checkpoint.load_from}: {base.folder} is damaged: "
             f"{problem}; name another checkpoint of that run."
         )
     if torch.distributed.get_rank() == 0:
-        for sentence in warm_source.sentences(source, config=config):
+        for sentence in base_checkpoint.sentences(base, settings=settings):
             logger.info("%s", sentence)
-    return source
+    return base
 
 
-def load_weights(source: WarmSource | None, *, chunks: list[Any]) -> None:
+def load_weights(base: BaseCheckpoint | None, *, chunks: list[Any]) -> None:
     """Into bare chunks, before an optimizer makes its masters of them."""
-    if source is not None and source.load.weights and not source.load.optimizer:
-        load_model(source.folder, chunks=chunks)
+    if base is not None and base.load.weights and not base.load.optimizer:
+        load_model(base.folder, chunks=chunks)
 
 
-def begin(source: WarmSource, *, state: TrainState) -> Position:
+def begin(base: BaseCheckpoint, *, state: TrainState) -> Position:
     """Where the new run stands; its optimizer is filled where that was asked for."""
-    if source.load.optimizer:
+    if base.load.optimizer:
         load(
-            source.folder,
+            base.folder,
             chunks=state.chunks,
             optimizer=state.optimizer,
-            step=source.updates,
+            step=base.updates,
             same_layout=False,
         )
     return Position(
-        step=source.step,
-        checkpoint_step=source.step,
-        faults=FaultState(updates=source.updates),
+        step=base.step,
+        checkpoint_step=base.step,
+        faults=FaultState(updates=base.updates),
     )

@@ -3,8 +3,8 @@
 
 Chosen once: RUN_DIR/warm_start.json names it, so that a run that dies before its first checkpoint
 begins with the same one again, whatever the other run has written since. From its own first
-checkpoint on a run resumes and looks at no source any more. No torch, so that all is checked before
-a process starts.
+checkpoint on a run resumes and needs no base checkpoint any more. No torch, so that all is checked
+before a process starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from megacpt.checkpoint.manifest import (
 )
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
-from megacpt.config.sections import LoadConfig, OptimConfig, RunConfig, ScheduleConfig
+from megacpt.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    Dtype,
+    LoadConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
 from megacpt.errors import CheckpointError, ConfigError, Violation
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
@@ -35,13 +42,28 @@ from megacpt.samples.training_data import fresh_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WarmSource:
-    """A checkpoint, and what is taken of it."""
+class UpdateSettings:
+    """The settings of a run that its optimizer state and learning rate depend on."""
+
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    dtype: Dtype
+
+    def rate(self, step: int) -> str:
+        rate = learning_rate(step, optim=self.optim, schedule=self.schedule)
+        shape, steps = describe(self.schedule), self.schedule.steps
+        return f"{rate:.3g} (peak {self.optim.lr_peak:.3g}, {shape}, {steps} steps)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseCheckpoint:
+    """A checkpoint of another run, and what is loaded from it."""
 
     folder: Path
     manifest: CheckpointManifest
-    config: RunConfig | None
-    """Of the run that wrote it; None where the checkpoint lies alone."""
+    written_with: UpdateSettings | None
+    """None where the checkpoint lies alone, without its run.yaml."""
+    load_from: str
     load: LoadConfig
 
     @property
@@ -54,79 +76,83 @@ class WarmSource:
         """Updates that the new run's optimizer has made."""
         return int(self.manifest.faults["updates"]) if self.load.optimizer else 0
 
-    def data_record(self, config: RunConfig) -> dict[str, Any] | None:
+    def data_record(self, config: DataConfig, *, seed: int) -> dict[str, Any] | None:
         """What the new run takes for drawn when it begins."""
         if self.load.data:
             return DataRecord.from_json(self.manifest.data).at_step(self.step).to_json()
         if self.step == 0:
             return None
-        return fresh_record(config.data, seed=config.seed, step=self.step).to_json()
+        return fresh_record(config, seed=seed, step=self.step).to_json()
+
+    def remember(self, run_dir: Path) -> None:
+        """Let the next start of the run in ``run_dir`` begin with the same one."""
+        content = {
+            "load_from": self.load_from,
+            "checkpoint": str(self.folder),
+            "step": self.manifest.step,
+        }
+        write_text(RunFolder(run_dir).warm_start, text=json.dumps(content, indent=2) + "\n")
 
 
-def find(config: RunConfig) -> WarmSource | None:
-    """The source of a run that has no checkpoint of its own; None where it has, or needs none.
+def find(config: CheckpointConfig, *, run_dir: Path) -> BaseCheckpoint | None:
+    """The base checkpoint of a run that has no checkpoint of its own; None where it needs none.
 
-    What cannot be used raises: a source that is missing or damaged CheckpointError, settings that
-    do not go with it ConfigError.
+    CheckpointError where it is missing or damaged.
     """
-    run_dir, wanted = Path(config.run_dir), config.checkpoint.load_from
+    wanted = config.load_from
     if wanted is None or folders.newest(run_dir / "checkpoints") is not None:
         return None
     folder = _chosen_before(run_dir, wanted=wanted) or _choose(Path(wanted), run_dir=run_dir)
-    run_yaml = RunFolder(folder.parent.parent).run_yaml
-    source = WarmSource(
+    return BaseCheckpoint(
         folder=folder,
         manifest=read_manifest(folder),
-        config=read_run_yaml(run_yaml) if run_yaml.is_file() else None,
-        load=config.checkpoint.load,
+        written_with=_written_with(folder),
+        load_from=wanted,
+        load=config.load,
     )
-    if broken := list(_violations(source, config=config)):
+
+
+def require_fit(
+    base: BaseCheckpoint, *, architecture: Architecture, settings: UpdateSettings
+) -> None:
+    """Refuse settings (ConfigError) or a model (CheckpointError) that do not go with it."""
+    if broken := list(_violations(base, settings=settings)):
         raise ConfigError(broken)
-    return source
+    if base.load.weights:
+        require_architecture(base.manifest, architecture=asdict(architecture), folder=base.folder)
 
 
-def require_same_model(source: WarmSource, *, architecture: Architecture) -> None:
-    if source.load.weights:
-        require_architecture(
-            source.manifest, architecture=asdict(architecture), folder=source.folder
-        )
-
-
-def remember(source: WarmSource, *, config: RunConfig) -> None:
-    """The next start of this run begins with the same one."""
-    content = {"load_from": config.checkpoint.load_from, "checkpoint": str(source.folder)}
-    text = json.dumps(content | {"step": source.manifest.step}, indent=2) + "\n"
-    write_text(RunFolder(Path(config.run_dir)).warm_start, text=text)
-
-
-def sentences(source: WarmSource, *, config: RunConfig) -> Iterator[str]:
-    """For people: what is taken, and the learning rate there and here."""
-    step = source.manifest.step
-    own = [name for name in asdict(source.load) if name not in taken(source.load)]
+def sentences(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[str]:
+    """For people: what is loaded, and the learning rate there and here."""
+    step = base.manifest.step
+    loaded = taken(base.load)
+    fresh = [name for name in asdict(base.load) if name not in loaded]
     yield (
-        f"Begins with {source.folder} (step {step}): its {_listed(taken(source.load))}. As in any "
-        f"new run: {_listed([*own, 'random generators'])}."
+        f"Begins with {base.folder} (step {step}): its {_listed(loaded)}. As in any "
+        f"new run: {_listed([*fresh, 'random generators'])}."
     )
     there = (
-        f"at step {step} there "
-        + _rate(step, optim=source.config.optim, schedule=source.config.schedule)
-        if source.config is not None and step > 0
-        else f"at step {step} there not known (no run.yaml beside the checkpoint)"
+        base.written_with.rate(step)
+        if base.written_with is not None and step > 0
+        else "not known (no run.yaml beside the checkpoint)"
     )
-    first = source.step + 1
-    here = f"at this run's first step, {first}, " + _rate(
-        first, optim=config.optim, schedule=config.schedule
+    first = base.step + 1
+    yield (
+        f"Learning rate: at step {step} there {there}; at this run's first step, {first}, "
+        f"{settings.rate(first)}. This run's settings alone are used."
     )
-    yield f"Learning rate: {there}; {here}. This run's settings alone are used."
-
-
-def _rate(step: int, *, optim: OptimConfig, schedule: ScheduleConfig) -> str:
-    rate = learning_rate(step, optim=optim, schedule=schedule)
-    return f"{rate:.3g} (peak {optim.lr_peak:.3g}, {describe(schedule)}, {schedule.steps} steps)"
 
 
 def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _written_with(folder: Path) -> UpdateSettings | None:
+    run_yaml = RunFolder(folder.parent.parent).run_yaml
+    if not run_yaml.is_file():
+        return None
+    run = read_run_yaml(run_yaml)
+    return UpdateSettings(optim=run.optim, schedule=run.schedule, dtype=run.precision.dtype)
 
 
 def _chosen_before(run_dir: Path, *, wanted: str) -> Path | None:
@@ -170,29 +196,28 @@ def _problems(folder: Path) -> list[str]:
         return [str(error)]
 
 
-def _violations(source: WarmSource, *, config: RunConfig) -> Iterator[Violation]:
-    if source.step >= config.schedule.steps:
+def _violations(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[Violation]:
+    steps = settings.schedule.steps
+    if base.step >= steps:
         yield Violation(
             path="schedule.steps",
-            value=config.schedule.steps,
-            rule=f"leaves no step after step {source.step} of {source.folder}, which "
+            value=steps,
+            rule=f"leaves no step after step {base.step} of {base.folder}, which "
             "checkpoint.load.schedule goes on from",
-            remedy=f"use more than {source.step}, or checkpoint.load.schedule=false",
+            remedy=f"use more than {base.step}, or checkpoint.load.schedule=false",
         )
-    if source.load.optimizer and source.config is not None:
-        yield from _optimizer_violations(source.config, new=config, folder=source.folder)
-
-
-def _optimizer_violations(old: RunConfig, *, new: RunConfig, folder: Path) -> Iterator[Violation]:
-    """Moments are an optimizer's own, and masters are there beside narrower weights alone."""
+    old = base.written_with
+    if not base.load.optimizer or old is None:
+        return
+    # Moments belong to one optimizer, and masters exist only beside narrower weights.
     for path, was, now in (
-        ("optim.optimizer", old.optim.optimizer.name, new.optim.optimizer.name),
-        ("precision.dtype", old.precision.dtype.name, new.precision.dtype.name),
+        ("optim.optimizer", old.optim.optimizer.name, settings.optim.optimizer.name),
+        ("precision.dtype", old.dtype.name, settings.dtype.name),
     ):
         if was != now:
             yield Violation(
                 path=path,
                 value=now,
-                rule=f"was {was} in the run of {folder}, so its optimizer state does not fit",
+                rule=f"was {was} in the run of {base.folder}, so its optimizer state does not fit",
                 remedy=f"use {path}={was} or checkpoint.load.optimizer=false",
             )
