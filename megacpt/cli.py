@@ -701,14 +701,14 @@ def _checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
-    from megacpt.checkpoint.difference import folder_of
+    from megacpt.checkpoint.difference import folder_of_step
     from megacpt.checkpoint.weight_change import weight_changes
     from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
 
     print(WEIGHTS_HEADER)
     # A line as soon as it is known: a large model's weights take a while to read.
     for change in weight_changes(
-        folder_of(run_dir, step=first), second=folder_of(run_dir, step=second)
+        folder_of_step(run_dir, step=first), second=folder_of_step(run_dir, step=second)
     ):
         print(weight_line(change), flush=True)
 

@@ -16,12 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint import folders, verify
-from megacpt.checkpoint.manifest import (
-    MANIFEST,
-    CheckpointManifest,
-    read_manifest,
-    require_architecture,
-)
+from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, require_architecture
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import (
@@ -105,7 +100,7 @@ def find(config: CheckpointConfig, *, run_dir: Path) -> BaseCheckpoint | None:
     folder = _chosen_before(run_dir, wanted=wanted) or _choose(Path(wanted), run_dir=run_dir)
     return BaseCheckpoint(
         folder=folder,
-        manifest=read_manifest(folder),
+        manifest=CheckpointManifest.read(folder),
         written_with=_written_with(folder),
         load_from=wanted,
         load=config.load,

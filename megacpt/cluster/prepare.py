@@ -14,7 +14,7 @@ from pathlib import Path
 
 from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
@@ -172,7 +172,7 @@ def _check_schedule(config: RunConfig) -> None:
     newest = folders.newest(folder.root / "checkpoints")
     if newest is None or not folder.run_yaml.exists():
         return
-    old, done = read_run_yaml(folder.run_yaml), read_manifest(newest).step
+    old, done = read_run_yaml(folder.run_yaml), CheckpointManifest.read(newest).step
     step = first_difference(
         (old.optim, old.schedule), new=(config.optim, config.schedule), steps=done
     )

@@ -23,7 +23,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
 from megacpt.checkpoint.retention import loss_of, retention_of
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import adam, entries
-from megacpt.checkpoint.writer import Failure, Saver, on_first_rank
+from megacpt.checkpoint.writer.saver import Failure, Saver, on_first_rank
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
