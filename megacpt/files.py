@@ -38,7 +38,7 @@ def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's contents, or the names inside a folder, survive a power cut."""
+    """Make a file, or the renames inside a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

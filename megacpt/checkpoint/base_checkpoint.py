@@ -34,6 +34,7 @@ from megacpt.plan.learning_rate import describe, learning_rate
 from megacpt.plan.rules.checkpoint import taken
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import fresh_record
+from megacpt.text import listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +124,8 @@ def sentences(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[str
     loaded = taken(base.load)
     fresh = [name for name in asdict(base.load) if name not in loaded]
     yield (
-        f"Begins with {base.folder} (step {step}): its {_listed(loaded)}. As in any "
-        f"new run: {_listed([*fresh, 'random generators'])}."
+        f"Begins with {base.folder} (step {step}): its {listed(loaded)}. As in any "
+        f"new run: {listed([*fresh, 'random generators'])}."
     )
     there = (
         base.written_with.rate(step)
@@ -136,10 +137,6 @@ def sentences(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[str
         f"Learning rate: at step {step} there {there}; at this run's first step, {first}, "
         f"{settings.rate(first)}. This run's settings alone are used."
     )
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _written_with(folder: Path) -> UpdateSettings | None:
