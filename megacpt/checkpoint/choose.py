@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,20 @@ def _claim(run_dir: Path) -> Start:
 
 def choose(root: Path) -> Candidate | None:
     """The newest checkpoint that can be used, every byte of it read; collective."""
-    passed: list[Candidate] = []
-    for candidate in from_first_rank(lambda: folders.candidates(root)):
-        problem = candidate.problem or damage(candidate.folder, manifest=candidate.manifest)
-        if problem is None:
-            return candidate
-        passed.append(replace(candidate, problem=problem))
-        if torch.distributed.get_rank() == 0:
-            folders.log_passed_over(passed[-1])
-    folders.require_some_sound(root, passed=passed)
-    return None
+    found = from_first_rank(lambda: folders.published(root))
+    loud = torch.distributed.get_rank() == 0
+    return folders.first_usable(found, root=root, damage=_damage, loud=loud)
+
+
+def _damage(candidate: Candidate) -> str | None:
+    return damage(candidate.folder, manifest=candidate.manifest)
 
 
 def damage(folder: Path, *, manifest: CheckpointManifest | None) -> str | None:
-    """What the ranks find when each reads its part of the files; a collective call."""
+    """What the ranks find when each reads some of the files; a collective call."""
     assert manifest is not None
     ranks = torch.distributed.get_world_size()
-    names = verify.share_of(manifest, part=torch.distributed.get_rank(), parts=ranks)
+    names = verify.files_to_read(manifest, rank=torch.distributed.get_rank(), ranks=ranks)
     found: list[list[str]] = [[] for _ in range(ranks)]
     torch.distributed.all_gather_object(found, verify.full(folder, names=names))
-    return "; ".join(dict.fromkeys(problem for part in found for problem in part)) or None
+    return "; ".join(dict.fromkeys(problem for problems in found for problem in problems)) or None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies between two checkpoints of a run, from their manifests."""
+"""What has changed from one checkpoint of a run to another, from their manifests."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacpt.checkpoint.folders import candidates, folder_name
-from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest
+from megacpt.checkpoint.folders import folder_name, published
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One thing that both have, or one of them; numbers can be subtracted."""
+class Difference:
+    """One value of two checkpoints; None in one that does not have it."""
 
     title: str
     first: object
@@ -27,46 +27,44 @@ class Row:
         return self.first == self.second
 
 
-def compare(run_dir: Path, *, first: int, second: int) -> list[Row]:
-    """Of two steps; what says who they are comes first, then only what differs."""
-    a, b = (read_manifest(folder_of(run_dir, step=step)) for step in (first, second))
+def compare(run_dir: Path, *, first: int, second: int) -> list[Difference]:
+    """Two steps: first what tells which they are, then only what differs."""
+    a, b = (CheckpointManifest.read(folder_of_step(run_dir, step=step)) for step in (first, second))
     rows = [
-        Row(title="written by start", first=a.start, second=b.start),
-        Row(title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")),
+        Difference(title="written by start", first=a.start, second=b.start),
+        Difference(title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")),
         *_numbers("tokens of", first=a.tokens_per_source, second=b.tokens_per_source),
-        Row(title="training", first=a.elapsed_s, second=b.elapsed_s, unit="s"),
+        Difference(title="training", first=a.elapsed_s, second=b.elapsed_s, unit="s"),
         *_numbers("held-out", first=a.heldout or {}, second=b.heldout or {}),
-        Row(title="size", first=_bytes(a), second=_bytes(b), unit="bytes"),
-        Row(title="files", first=len(a.files), second=len(b.files)),
+        Difference(title="size", first=a.bytes, second=b.bytes, unit="bytes"),
+        Difference(title="files", first=len(a.files), second=len(b.files)),
     ]
     changed = (
         *_numbers("layout", first=a.layout, second=b.layout),
         *_numbers("model", first=a.architecture, second=b.architecture),
-        Row(title="faults so far", first=_events(a), second=_events(b)),
+        Difference(title="faults so far", first=_events(a), second=_events(b)),
     )
     return [*rows, *(row for row in changed if not row.is_equal)]
 
 
-def folder_of(run_dir: Path, *, step: int) -> Path:
-    """Of a checkpoint that is there, else ``CheckpointError``."""
+def folder_of_step(run_dir: Path, *, step: int) -> Path:
+    """The checkpoint of ``step``; CheckpointError where there is none."""
     root = run_dir / "checkpoints"
     folder = root / folder_name(step)
     if not folder.exists():
-        steps = ", ".join(str(c.step) for c in reversed(candidates(root))) or "none"
+        steps = ", ".join(str(c.step) for c in reversed(published(root))) or "none"
         raise CheckpointError(f"{root} has no checkpoint of step {step}; there are: {steps}.")
     return folder
 
 
-def _numbers(title: str, *, first: Mapping[str, object], second: Mapping[str, object]) -> list[Row]:
+def _numbers(
+    title: str, *, first: Mapping[str, object], second: Mapping[str, object]
+) -> list[Difference]:
     names = dict.fromkeys((*first, *second))
     return [
-        Row(title=f"{title} {name}", first=first.get(name), second=second.get(name))
+        Difference(title=f"{title} {name}", first=first.get(name), second=second.get(name))
         for name in names
     ]
-
-
-def _bytes(manifest: CheckpointManifest) -> int:
-    return sum(file.bytes for file in manifest.files.values())
 
 
 def _events(manifest: CheckpointManifest) -> int:

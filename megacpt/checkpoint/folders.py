@@ -9,7 +9,7 @@
 
 Plain files and renames only, so that any node can look without torch. No lock is needed: a rename
 never replaces a folder that holds something, and whatever is deleted is first renamed to a name
-that belongs to the start that deletes it. So an older start that wakes up between two of its own
+that belongs to the start that deletes it. So an older start that wakes up between two of its
 steps can neither overwrite nor delete what a newer one has published: see ``_take_aside``.
 """
 
@@ -19,13 +19,13 @@ import errno
 import logging
 import secrets
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint import starts, verify
-from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest, write_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Lineage, Start
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
@@ -33,9 +33,9 @@ from megacpt.files import sync, write_text
 
 logger = logging.getLogger(__name__)
 LATEST = "latest"
-_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
+_EXISTS = {errno.ENOTEMPTY, errno.EEXIST}
 _TRIES = 8
-"""Of a rename whose target is taken: each time one more older start must have come in between."""
+"""Attempts at a rename whose target exists: before each, one more older start came in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def partial_folder(root: Path, *, step: int, start: Start) -> Path:
     return root / f".{folder_name(step)}.{start.number:06d}.partial"
 
 
-def candidates(root: Path, *, full: bool = False) -> list[Candidate]:
+def published(root: Path, *, full: bool = False) -> list[Candidate]:
     """Every folder that was published, newest first. ``full`` reads all bytes of each."""
     lineage = starts.lineage(root.parent)
     folders = (p for p in root.glob("step_*") if p.name.removeprefix("step_").isdigit())
@@ -75,35 +75,48 @@ def candidates(root: Path, *, full: bool = False) -> list[Candidate]:
 def newest(root: Path, *, full: bool = False, loud: bool = False) -> Path | None:
     """The newest one that can be used; None where the run has written none.
 
-    ``loud``: the log says which are passed over and why.
+    ``full`` reads all its bytes; ``loud``: the log says which are passed over and why.
+    """
+    damage = _damage if full else _no_damage
+    chosen = first_usable(published(root), root=root, damage=damage, loud=loud)
+    return chosen.folder if chosen is not None else None
+
+
+def first_usable(
+    found: Sequence[Candidate],
+    *,
+    root: Path,
+    damage: Callable[[Candidate], str | None],
+    loud: bool,
+) -> Candidate | None:
+    """The first that can be used and in which ``damage`` finds none.
+
     CheckpointError where there are some and all are damaged: going on from the beginning would
     throw the run away without a word.
     """
-    passed: list[Candidate] = []
-    for candidate in candidates(root):
-        problems = verify.full(candidate.folder) if full and candidate.problem is None else []
-        if candidate.problem is None and not problems:
-            return candidate.folder
-        passed.append(replace(candidate, problem=candidate.problem or "; ".join(problems)))
+    damaged = ""
+    for candidate in found:
+        problem = candidate.problem or damage(candidate)
+        if problem is None:
+            return candidate
         if loud:
-            log_passed_over(passed[-1])
-    require_some_sound(root, passed=passed)
+            logger.warning("passed over checkpoint %s: %s", candidate.folder, problem)
+        if not candidate.is_left:
+            damaged += f"\n  {candidate.folder.name}: {problem}"
+    if damaged:
+        raise CheckpointError(
+            f"{root} holds no checkpoint that can be used:{damaged}\n"
+            "Bring one back from a copy; or move them away, to begin at the base model."
+        )
     return None
 
 
-def log_passed_over(candidate: Candidate) -> None:
-    logger.warning("passed over checkpoint %s: %s", candidate.folder, candidate.problem)
+def _damage(candidate: Candidate) -> str | None:
+    return "; ".join(verify.full(candidate.folder)) or None
 
 
-def require_some_sound(root: Path, *, passed: list[Candidate]) -> None:
-    """None of ``passed`` can be used: CheckpointError unless all are of a history left behind."""
-    damaged = [candidate for candidate in passed if not candidate.is_left]
-    if damaged:
-        lines = "".join(f"\n  {c.folder.name}: {c.problem}" for c in damaged)
-        raise CheckpointError(
-            f"{root} holds no checkpoint that can be used:{lines}\n"
-            "Bring one back from a copy; or move them away, to begin at the base model."
-        )
+def _no_damage(candidate: Candidate) -> None:
+    """Trust that the files are what their sizes say."""
 
 
 def usable(found: Sequence[Candidate]) -> list[CheckpointManifest]:
@@ -113,7 +126,7 @@ def usable(found: Sequence[Candidate]) -> list[CheckpointManifest]:
 def newest_data(root: Path) -> dict[str, Any] | None:
     """The data record of the newest checkpoint; None where there is none."""
     folder = newest(root)
-    return read_manifest(folder).data if folder is not None else None
+    return CheckpointManifest.read(folder).data if folder is not None else None
 
 
 def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: Start) -> Path:
@@ -149,14 +162,14 @@ def prune(
     found: Sequence[Candidate] | None = None,
     damaged: bool = False,
 ) -> list[Path]:
-    """Delete what the policy does not keep, and what older starts left; the folders deleted.
+    """Delete what the policy does not keep and what older starts left; return the folders deleted.
 
     The newest that can be used always stays. So do damaged ones, unless they are asked for: nobody
     can tell here whether the fault is theirs or the file system's. ``found``: candidates that were
-    looked at before.
+    read before.
     """
     start.require_held()
-    found = candidates(root) if found is None else found
+    found = published(root) if found is None else found
     kept = set(policy.kept(usable(found)))
     doomed = [c for c in found if _may_go(c, kept=kept, start=start, damaged=damaged)]
     for candidate in doomed:
@@ -166,15 +179,15 @@ def prune(
 
 
 def delete(folder: Path, *, start: Start) -> None:
-    """One published checkpoint, unless a newer start has published it."""
+    """Delete a published checkpoint, unless a newer start has published it."""
     start.require_held()
     _remove(_take_aside(folder, start=start))
 
 
 def remove_leftovers(root: Path, *, start: Start) -> None:
-    """Of older starts: folders half-written or half-deleted. Only for one that holds the fence.
+    """Delete what older starts left half-written or half-deleted; ``start`` holds the fence.
 
-    One that an older start took aside although it is newer than that start comes back.
+    A checkpoint that is newer than the start which took it aside comes back.
     """
     for aside in root.glob(".step_*.aside"):
         taken_by = int(aside.name.split(".")[2])
@@ -212,13 +225,13 @@ def _candidate(folder: Path, *, lineage: Lineage, full: bool) -> Candidate | Non
 def _read_twice(folder: Path) -> CheckpointManifest:
     """Another start may replace a checkpoint just now: for a moment there is none of its name."""
     try:
-        return read_manifest(folder)
+        return CheckpointManifest.read(folder)
     except CheckpointError:
-        return read_manifest(folder)
+        return CheckpointManifest.read(folder)
 
 
 def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool) -> bool:
-    """Where nothing is kept, nothing can be used, and what is damaged may be all there is."""
+    """Whether pruning deletes it; damaged ones only where another one is kept."""
     if candidate.is_left:
         return candidate.manifest is not None and candidate.manifest.start < start.number
     if candidate.problem is not None:
@@ -229,7 +242,7 @@ def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool
 def _seal(partial: Path, *, manifest: CheckpointManifest) -> None:
     for path in (partial, *partial.rglob("*")):
         sync(path)
-    write_manifest(partial, manifest=manifest)
+    manifest.write(partial)
     if problems := verify.quick(partial):
         raise EnvironmentError_(
             f"{partial} was not written as its manifest says: {'; '.join(problems)}; "
@@ -243,7 +256,7 @@ def _move_in(partial: Path, *, final: Path, start: Start) -> None:
         try:
             partial.rename(final)
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in _EXISTS:
                 raise
         else:
             return
@@ -258,10 +271,10 @@ def _move_in(partial: Path, *, final: Path, start: Start) -> None:
 
 
 def _take_aside(folder: Path, *, start: Start) -> Path | None:
-    """Rename a checkpoint to a name of this start's own; None where it is gone.
+    """Rename a checkpoint to a name that only this start uses; None where it is gone.
 
-    What was renamed is looked at afterwards, because it may be another than was meant: an older
-    start may sleep for hours between its decision and its rename. What a newer start wrote is put
+    What was renamed is checked afterwards, because it may not be what was meant: an older start may
+    sleep for hours between its decision and its rename. What a newer start wrote is put
     back; should this process die before it can, the next start does it (``remove_leftovers``).
     """
     name = folder.name.strip(".").split(".")[0]
@@ -285,12 +298,12 @@ def _put_back(aside: Path) -> None:
         aside.rename(aside.with_name(name))
     except OSError as error:
         # Somebody else has done it.
-        if error.errno not in {*_TAKEN, errno.ENOENT}:
+        if error.errno not in {*_EXISTS, errno.ENOENT}:
             raise
 
 
 def _remove(folder: Path | None) -> None:
-    """What cannot be deleted now, as a file that a dying process holds open, goes the next time."""
+    """Delete it; what cannot go now, as a file that a dying process holds open, goes next time."""
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -298,6 +311,6 @@ def _remove(folder: Path | None) -> None:
 def _start_of(folder: Path) -> int:
     """0 where the manifest cannot be read: anyone may take that away."""
     try:
-        return read_manifest(folder).start
+        return CheckpointManifest.read(folder).start
     except CheckpointError:
         return 0

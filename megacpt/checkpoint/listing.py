@@ -65,7 +65,7 @@ def list_checkpoints(
 ) -> Listing:
     """Look at all of them; ``full`` reads every byte. Writes nothing."""
     root = run_dir / "checkpoints"
-    found = folders.candidates(root)
+    found = folders.published(root)
     if full:
         found = _read_all(found, progress=progress)
     return Listing(
@@ -104,7 +104,7 @@ def prune_listed(listing: Listing, *, policy: Retention) -> Listing:
 
 def _read_all(found: list[Candidate], *, progress: Progress | None) -> list[Candidate]:
     usable = folders.usable(found)
-    total = sum(file.bytes for manifest in usable for file in manifest.files.values())
+    total = sum(manifest.bytes for manifest in usable)
     read, looked_at = 0, []
     for candidate in found:
         problems: list[str] = []

@@ -20,7 +20,7 @@ _OWN_SUM = "manifest_xxh128"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSum:
-    """What a file was when it was written."""
+    """Size and checksum of a file when it was written."""
 
     bytes: int
     xxh128: str
@@ -37,9 +37,9 @@ class CheckpointManifest:
     """Number of the start that wrote it (megacpt.checkpoint.starts)."""
     architecture: dict[str, object]
     layout: dict[str, int]
-    """tp, pp, vpp, dp of the run that wrote it."""
+    """Sizes tp, cp, pp, vpp, dp, ep and etp of the run that wrote it."""
     data: dict[str, Any]
-    """What was drawn of each source, stage by stage (megacpt.samples.record)."""
+    """What was drawn from each source, segment by segment (megacpt.samples.record)."""
     tokens_per_source: dict[str, int]
     """Valid target tokens trained on so far."""
     elapsed_s: float
@@ -53,34 +53,34 @@ class CheckpointManifest:
     files: dict[str, FileSum]
     """Name inside the folder -> size and checksum."""
 
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.files.values())
 
-def write_manifest(folder: Path, *, manifest: CheckpointManifest) -> None:
-    """With a checksum of its own: a flipped digit of a step is no other step."""
-    tree = json.loads(json.dumps(asdict(manifest)))
-    tree[_OWN_SUM] = _sum_of(tree)
-    write_text(folder / MANIFEST, text=json.dumps(tree, indent=2) + "\n")
+    def write(self, folder: Path) -> None:
+        """Write it with a checksum of its own, so that a flipped digit is no other step."""
+        tree = json.loads(json.dumps(asdict(self)))
+        tree[_OWN_SUM] = _sum_of(tree)
+        write_text(folder / MANIFEST, text=json.dumps(tree, indent=2) + "\n")
 
-
-def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest as it was written; of the other files nothing is known (see verify)."""
-    try:
-        return _parsed((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{folder}: {MANIFEST} {_reason(error)}.") from error
-
-
-def _parsed(text: str) -> CheckpointManifest:
-    tree = json.loads(text)
-    if tree.pop(_OWN_SUM) != _sum_of(tree):
-        raise ValueError("its checksum is wrong")
-    tree["files"] = {name: FileSum(**found) for name, found in tree["files"].items()}
-    return CheckpointManifest(**tree)
+    @classmethod
+    def read(cls, folder: Path) -> CheckpointManifest:
+        """The manifest as it was written; the other files are not looked at (see verify)."""
+        try:
+            tree = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if tree.pop(_OWN_SUM) != _sum_of(tree):
+                raise ValueError("its checksum is wrong")
+            tree["files"] = {name: FileSum(**found) for name, found in tree["files"].items()}
+            return cls(**tree)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: {MANIFEST} {_reason(error)}.") from error
 
 
 def require_architecture(
     manifest: CheckpointManifest, *, architecture: Mapping[str, object], folder: Path
 ) -> None:
-    """The checkpoint must be of the base model that the run names, whatever lies there now."""
+    """Refuse a checkpoint of another model than the base model that the run names."""
     for name, value in manifest.architecture.items():
         if architecture.get(name) != value:
             raise CheckpointError(

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megacpt.checkpoint.manifest import CheckpointManifest
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import CheckpointConfig, EvaluateConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,11 +16,11 @@ class Retention:
     """What must stay; anything else may go."""
 
     keep_last: int
-    """So many of the newest; at least 1."""
+    """This many of the newest; at least 1."""
     keep_every_steps: int = 0
-    """And those of each step that this divides; 0: none for this reason."""
+    """Also those of each step that this divides; 0: none for this reason."""
     best_of: str | None = None
-    """And the one with the lowest loss on this held-out set."""
+    """Also the one with the lowest loss on this held-out set."""
 
     def kept(self, manifests: Sequence[CheckpointManifest]) -> dict[int, str]:
         """Step -> why it stays; ``manifests`` are of checkpoints that can be used, newest first."""
@@ -34,30 +35,23 @@ class Retention:
         return reasons
 
     def _best(self, manifests: Sequence[CheckpointManifest]) -> CheckpointManifest | None:
-        """Of equal ones the newest; a loss that is not a number is none."""
-        if self.best_of is None:
-            return None
-        measured = [m for m in manifests if _is_number(_loss(m, name=self.best_of))]
-        return min(measured, key=lambda m: _loss(m, name=self.best_of), default=None)
+        """The newest of equal ones; a loss that is not a number is none."""
+        losses = [(m.heldout or {}).get(self.best_of or "", math.nan) for m in manifests]
+        measured = [
+            (loss, m) for loss, m in zip(losses, manifests, strict=True) if not math.isnan(loss)
+        ]
+        return min(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
-def retention_of(config: RunConfig) -> Retention:
-    checkpoint = config.checkpoint
+def retention_of(config: CheckpointConfig, *, best_of: str | None) -> Retention:
+    """``best_of``: what ``loss_of`` says, for a run that keeps the best."""
     return Retention(
-        keep_last=checkpoint.keep_last,
-        keep_every_steps=checkpoint.keep_every_steps,
-        best_of=loss_of(config) if checkpoint.keep_best else None,
+        keep_last=config.keep_last,
+        keep_every_steps=config.keep_every_steps,
+        best_of=best_of if config.keep_best else None,
     )
 
 
-def loss_of(config: RunConfig) -> str | None:
+def loss_of(config: EvaluateConfig) -> str | None:
     """The held-out set that tells which checkpoint is best: what the run is for."""
-    return config.evaluate.domain or config.evaluate.general
-
-
-def _loss(manifest: CheckpointManifest, *, name: str | None) -> float:
-    return (manifest.heldout or {}).get(name or "", float("nan"))
-
-
-def _is_number(loss: float) -> bool:
-    return loss == loss
+    return config.domain or config.general

@@ -6,11 +6,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
-from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum, read_manifest
+from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum
 from megacpt.errors import CheckpointError
 
 _READERS = 4
@@ -30,10 +31,10 @@ def full(folder: Path, *, names: Sequence[str] | None = None) -> list[str]:
     return _problems(folder, names=names, contents=True)
 
 
-def share_of(manifest: CheckpointManifest, *, part: int, parts: int) -> list[str]:
-    """The names that reader ``part`` of ``parts`` checks; all together get each once."""
+def files_to_read(manifest: CheckpointManifest, *, rank: int, ranks: int) -> list[str]:
+    """The names that ``rank`` of ``ranks`` verifies; all together get each once."""
     largest_first = sorted(manifest.files, key=lambda name: (-manifest.files[name].bytes, name))
-    return largest_first[part::parts]
+    return largest_first[rank::ranks]
 
 
 def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, FileSum]:
@@ -51,48 +52,40 @@ def sums_of(folder: Path, *, names: Sequence[str] | None = None) -> dict[str, Fi
 
 
 def said_of(folder: Path, *, error: CheckpointError) -> str:
-    """What ``read_manifest`` says, for where the folder was named before."""
+    """The message of ``error`` without the folder, for where that was named before."""
     return str(error).removeprefix(f"{folder}: ").removesuffix(".")
 
 
 def _problems(folder: Path, *, names: Sequence[str] | None, contents: bool) -> list[str]:
     try:
-        manifest = read_manifest(folder)
+        manifest = CheckpointManifest.read(folder)
     except CheckpointError as error:
         return [said_of(folder, error=error)]
     wanted = list(manifest.files) if names is None else names
+    check = partial(_problem, folder, manifest=manifest, contents=contents)
     if contents:
         with ThreadPoolExecutor(_READERS) as readers:
-            found = list(
-                readers.map(lambda n: _damage(folder / n, written=manifest.files[n]), wanted)
-            )
+            found = list(readers.map(lambda name: check(name=name), wanted))
     else:
-        found = [_misfit(folder / n, written=manifest.files[n]) for n in wanted]
+        found = [check(name=name) for name in wanted]
     return [f"{n} {what}" for n, what in zip(wanted, found, strict=True) if what is not None]
 
 
-def _misfit(path: Path, *, written: FileSum) -> str | None:
-    """By size."""
+def _problem(
+    folder: Path, *, name: str, manifest: CheckpointManifest, contents: bool
+) -> str | None:
+    path, written = folder / name, manifest.files[name]
     try:
         size = path.stat().st_size
+        if size != written.bytes:
+            return f"has {size} bytes but was written with {written.bytes}"
+        if contents and _xxh128(path) != written.xxh128:
+            return "has other contents than were written (its checksum differs)"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return (
-        None if size == written.bytes else f"has {size} bytes but was written with {written.bytes}"
-    )
-
-
-def _damage(path: Path, *, written: FileSum) -> str | None:
-    """By size and contents."""
-    if misfit := _misfit(path, written=written):
-        return misfit
-    try:
-        is_same = _xxh128(path) == written.xxh128
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if is_same else "has other contents than were written (its checksum differs)"
+    return None
 
 
 def _xxh128(path: Path) -> str:

@@ -15,37 +15,33 @@ from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
 from megacpt.checkpoint import verify
 from megacpt.errors import CheckpointError
 
-STATE, MASTER = "optimizer.state.", "optimizer.state.fp32_param."
+PREFIX, MASTER = "optimizer.state.", "optimizer.state.fp32_param."
 Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Where a piece begins in its tensor, and its shape."""
+"""Where a block begins in its tensor, and its shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightChange:
-    """Of one weight, or of that weight of all layers where they are one tensor."""
+    """Change of one weight, or of that weight of all layers where they are one tensor."""
 
     name: str
     rms: float
     """Root mean square of its elements in the first."""
     relative: float
-    """L2 norm of the change, of the weight's own in the first."""
+    """L2 norm of the change, divided by that of the weight in the first."""
     largest: float
-    """Of one element."""
+    """Largest change of an element."""
 
 
 def weight_changes(first: Path, *, second: Path) -> Iterator[WeightChange]:
-    """Of two folders, in the order of their names. ``CheckpointError`` where names differ.
+    """Changes between two folders, by name. ``CheckpointError`` where names differ.
 
-    Takes the memory of one piece of each; where the layouts differ, of one tensor of each.
+    Takes the memory of one block of each; where the layouts differ, of one tensor of each.
     """
     a, b = _Tensors(first), _Tensors(second)
     if unlike := a.weights ^ b.weights:
@@ -83,7 +79,7 @@ def _pairs(a: _Tensors, *, b: _Tensors, key: str) -> Iterator[tuple[torch.Tensor
     boxes = a.boxes(key)
     if boxes == b.boxes(key):
         for box in sorted(boxes):
-            yield a.piece(key, box=box), b.piece(key, box=box)
+            yield a.block(key, box=box), b.block(key, box=box)
     else:
         before, after = a.whole(key), b.whole(key)
         # What fills up a vocabulary for tensor parallelism belongs to the layout.
@@ -92,7 +88,7 @@ def _pairs(a: _Tensors, *, b: _Tensors, key: str) -> Iterator[tuple[torch.Tensor
 
 
 class _Tensors:
-    """Those of one checkpoint, in torch's distributed format."""
+    """Tensors of one checkpoint, in torch's distributed format."""
 
     def __init__(self, folder: Path) -> None:
         if wrong := verify.quick(folder) or verify.full(folder, names=[".metadata"]):
@@ -100,19 +96,17 @@ class _Tensors:
         self._folder = folder
         self._metadata = FileSystemReader(folder).read_metadata()
 
-    @property
-    def keys(self) -> set[str]:
-        found = self._metadata.state_dict_metadata
-        return {key for key, kind in found.items() if isinstance(kind, TensorStorageMetadata)}
-
-    @property
-    def weights(self) -> set[str]:
-        return {key for key in self.keys if not key.startswith(STATE)}
+        self.keys = {
+            key
+            for key, kind in self._metadata.state_dict_metadata.items()
+            if isinstance(kind, TensorStorageMetadata)
+        }
+        self.weights = {key for key in self.keys if not key.startswith(PREFIX)}
 
     def boxes(self, key: str) -> set[Box]:
-        return {(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self._chunks(key)}
+        return {(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self._stored(key).chunks}
 
-    def piece(self, key: str, *, box: Box) -> torch.Tensor:
+    def block(self, key: str, *, box: Box) -> torch.Tensor:
         place = self._metadata.storage_data[MetadataIndex(key, torch.Size(box[0]))]
         with (self._folder / place.relative_path).open("rb") as file:
             file.seek(place.offset)
@@ -121,15 +115,14 @@ class _Tensors:
         return tensor.view(box[1])
 
     def whole(self, key: str) -> torch.Tensor:
-        kind = self._metadata.state_dict_metadata[key]
-        assert isinstance(kind, TensorStorageMetadata)
-        tensor = torch.empty(kind.size, dtype=kind.properties.dtype)
+        stored = self._stored(key)
+        tensor = torch.empty(stored.size, dtype=stored.properties.dtype)
         for offsets, sizes in self.boxes(key):
             place = tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))
-            tensor[place] = self.piece(key, box=(offsets, sizes))
+            tensor[place] = self.block(key, box=(offsets, sizes))
         return tensor
 
-    def _chunks(self, key: str) -> list[ChunkStorageMetadata]:
+    def _stored(self, key: str) -> TensorStorageMetadata:
         kind = self._metadata.state_dict_metadata[key]
         assert isinstance(kind, TensorStorageMetadata)
-        return kind.chunks
+        return kind

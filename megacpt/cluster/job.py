@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megacpt.checkpoint import folders
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster import logs
 from megacpt.cluster.restarts import (
     JobStart,
@@ -165,7 +165,7 @@ def _last_words(text: str) -> str:
 def newest_step(run_dir: Path) -> int:
     """Of the newest checkpoint; 0 without one."""
     newest = folders.newest(run_dir / "checkpoints")
-    return read_manifest(newest).step if newest is not None else 0
+    return CheckpointManifest.read(newest).step if newest is not None else 0
 
 
 def _name_of(code: int) -> str:

@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megacpt.checkpoint import folders, warm_source
-from megacpt.checkpoint.manifest import read_manifest
-from megacpt.checkpoint.warm_source import WarmSource
+from megacpt.checkpoint import base_checkpoint, folders
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
@@ -65,17 +65,20 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
     _check_schedule(config)
-    source = warm_source.find(config)
-    if source is not None:
-        warm_source.require_same_model(source, architecture=model.architecture)
+    settings = UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
+    base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
+    if base is not None:
+        base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
     require_packages(config.optim)
     plan = make_plan(
         config,
         architecture=model.architecture,
         source_tokens=tokens,
-        segments=own(_segments(config, source=source)),
+        segments=own(_segments(config, base=base)),
     )
-    begins = tuple(warm_source.sentences(source, config=config)) if source else ()
+    begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
     return replace(plan, begins=begins)
 
 
@@ -84,9 +87,9 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     plan = check(config, num_ranks=num_ranks, launched=launched)
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder.root)
-    source = warm_source.find(config)
-    if source is not None:
-        warm_source.remember(source, config=config)
+    base = base_checkpoint.find(config.checkpoint, run_dir=folder.root)
+    if base is not None:
+        base.remember(folder.root)
     write_run_yaml(config, path=folder.run_yaml, notes=notes(config))
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
@@ -95,10 +98,10 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     return plan
 
 
-def _segments(config: RunConfig, *, source: WarmSource | None) -> tuple[Segment, ...]:
+def _segments(config: RunConfig, *, base: BaseCheckpoint | None) -> tuple[Segment, ...]:
     """What the run draws; ConfigError where its checkpoint has drawn something else."""
-    if source is not None:
-        record = source.data_record(config)
+    if base is not None:
+        record = base.data_record(config.data, seed=config.seed)
     else:
         record = folders.newest_data(Path(config.run_dir) / "checkpoints")
     return segments_of(config.data, past=DataRecord.from_json(record) if record else None)
@@ -169,7 +172,7 @@ def _check_schedule(config: RunConfig) -> None:
     newest = folders.newest(folder.root / "checkpoints")
     if newest is None or not folder.run_yaml.exists():
         return
-    old, done = read_run_yaml(folder.run_yaml), read_manifest(newest).step
+    old, done = read_run_yaml(folder.run_yaml), CheckpointManifest.read(newest).step
     step = first_difference(
         (old.optim, old.schedule), new=(config.optim, config.schedule), steps=done
     )

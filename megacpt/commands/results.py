@@ -38,7 +38,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     if arguments.weights:
         raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
     config = read_run_yaml(run_dir / "run.yaml")
-    policy = retention_of(config)
+    best_of = loss_of(config.evaluate)
+    policy = retention_of(config.checkpoint, best_of=best_of)
     if arguments.keep_last is not None:
         policy = replace(
             policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
@@ -48,7 +49,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         policy = replace(policy, keep_every_steps=every)
     progress = slow_progress("checksums") if arguments.verify else None
     listing = list_checkpoints(
-        run_dir, policy=policy, loss_of=loss_of(config), full=arguments.verify, progress=progress
+        run_dir, policy=policy, loss_of=best_of, full=arguments.verify, progress=progress
     )
     if arguments.prune:
         listing = prune_listed(listing, policy=policy)
@@ -58,14 +59,14 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
-    from megacpt.checkpoint.difference import folder_of
+    from megacpt.checkpoint.difference import folder_of_step
     from megacpt.checkpoint.weight_change import weight_changes
     from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
 
     print(WEIGHTS_HEADER)
     # A line as soon as it is known: a large model's weights take a while to read.
     for change in weight_changes(
-        folder_of(run_dir, step=first), second=folder_of(run_dir, step=second)
+        folder_of_step(run_dir, step=first), second=folder_of_step(run_dir, step=second)
     ):
         print(weight_line(change), flush=True)
 

@@ -36,7 +36,7 @@ def export_run(run_dir: Path, *, output: Path) -> Path:
 def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -> Path:
     # Only now does the import hook let megatron.core load on this device.
     from megacpt.checkpoint import folders, state
-    from megacpt.checkpoint.manifest import read_manifest, require_architecture
+    from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
     from megacpt.convert.certificate import write_certificate
     from megacpt.convert.export import export_hf
     from megacpt.device.groups import initialise_parallel
@@ -50,7 +50,7 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     require_architecture(
-        read_manifest(checkpoint), architecture=asdict(architecture), folder=checkpoint
+        CheckpointManifest.read(checkpoint), architecture=asdict(architecture), folder=checkpoint
     )
     initialise_parallel(ParallelConfig(), seed=config.seed)
     chunks = build_model(

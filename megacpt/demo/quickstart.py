@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint.folders import newest
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import compose
 from megacpt.demo.base_model import write_smollm2_folder
 from megacpt.demo.corpus import write_corpus
@@ -118,7 +118,7 @@ def _train(say: Say) -> None:
     """Plan and train, unless the last step's checkpoint is there."""
     steps = compose([EXPERIMENT]).schedule.steps
     folder = newest(RUN / "checkpoints")
-    if folder is not None and read_manifest(folder).step >= steps:
+    if folder is not None and CheckpointManifest.read(folder).step >= steps:
         say(f"Done before: plan and train ({steps} steps)")
         return
     _perform(Step(title="See what the run will do", words=("plan", EXPERIMENT)), say=say)

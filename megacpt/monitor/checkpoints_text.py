@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from megacpt.checkpoint.difference import Row
+from megacpt.checkpoint.difference import Difference
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.listing import Listing
 from megacpt.text import duration, memory_size
@@ -30,7 +30,7 @@ def render(listing: Listing) -> str:
     return "\n".join([*_table(listing), *_passed_over(listing), *_about(listing)]) + "\n"
 
 
-def render_difference(rows: Sequence[Row], *, first: int, second: int) -> str:
+def render_difference(rows: Sequence[Difference], *, first: int, second: int) -> str:
     header = f"{'':<{TITLE}}{f'step {first}':>{VALUE}}{f'step {second}':>{VALUE}}"
     lines = (
         f"{_cut(row.title):<{TITLE}}{_value(row.first, unit=row.unit):>{VALUE}}"
@@ -61,7 +61,7 @@ def _line(listing: Listing, *, candidate: Candidate) -> str:
     start, size, loss = "-", "-", ""
     if manifest is not None:
         start = str(manifest.start)
-        size = memory_size(sum(file.bytes for file in manifest.files.values()))
+        size = memory_size(manifest.bytes)
         if listing.loss_of in (manifest.heldout or {}):
             loss = f"{(manifest.heldout or {})[str(listing.loss_of)]:.4f}"
     kept = listing.kept.get(step, "")
@@ -128,7 +128,7 @@ def _value(value: object, *, unit: str) -> str:
     return f"{value:.4f}" if isinstance(value, float) else _whole(value)
 
 
-def _change(row: Row) -> str:
+def _change(row: Difference) -> str:
     """Of numbers by how much, of anything else whether."""
     if row.is_equal:
         return ""

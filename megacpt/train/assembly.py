@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from megacpt.checkpoint import base_checkpoint
 from megacpt.checkpoint import state as checkpoint_state
-from megacpt.checkpoint import warm_source
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.choose import Origin, claim_origin, damage
-from megacpt.checkpoint.retention import retention_of
+from megacpt.checkpoint.retention import loss_of, retention_of
 from megacpt.checkpoint.starts import Start
-from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.checkpoint.writer import pace, process
 from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -72,7 +72,7 @@ class Parts:
     data: TrainingData
     origin: Origin
     """This start of the run and the checkpoint it begins with; a rollback makes another."""
-    source: WarmSource | None
+    source: BaseCheckpoint | None
     """The other run's checkpoint that it begins with while it has none of its own."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
@@ -126,7 +126,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir))
-    source = None if origin.folder else _warm_source(config, architecture=architecture)
+    source = None if origin.folder else _base_checkpoint(config, architecture=architecture)
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
@@ -152,7 +152,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
             steps=config.schedule.steps,
-            record=source.data_record(config) if source else origin.data,
+            record=source.data_record(config.data, seed=config.seed) if source else origin.data,
         ),
         origin=origin,
         source=source,
@@ -164,23 +164,28 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     )
 
 
-def _warm_source(config: RunConfig, *, architecture: Architecture) -> WarmSource | None:
+def _base_checkpoint(config: RunConfig, *, architecture: Architecture) -> BaseCheckpoint | None:
     """The checkpoint of another run to begin with, every byte of it read; a collective call."""
     if config.checkpoint.load_from is None:
         return None
-    source = from_first_rank(lambda: warm_source.find(config))
-    if source is None:
+    base = from_first_rank(
+        lambda: base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
+    )
+    if base is None:
         return None
-    warm_source.require_same_model(source, architecture=architecture)
-    if problem := damage(source.folder, manifest=source.manifest):
+    settings = UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
+    base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+    if problem := damage(base.folder, manifest=base.manifest):
         raise CheckpointError(
-            f"checkpoint.load_from={config.checkpoint.load_from}: {source.folder} is damaged: "
+            f"checkpoint.load_from={config.checkpoint.load_from}: {base.folder} is damaged: "
             f"{problem}; name another checkpoint of that run."
         )
     if torch.distributed.get_rank() == 0:
-        for sentence in warm_source.sentences(source, config=config):
+        for sentence in base_checkpoint.sentences(base, settings=settings):
             logger.info("%s", sentence)
-    return source
+    return base
 
 
 def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: Tokenizer) -> None:
@@ -215,7 +220,7 @@ def _build_state(
     architecture: Architecture,
     runtime: Runtime,
     timers: Timers,
-    source: WarmSource | None,
+    source: BaseCheckpoint | None,
 ) -> TrainState:
     base = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
@@ -302,7 +307,7 @@ def fit(
         parts.state,
         folder=parts.run_dir / "checkpoints",
         identity=parts.identity,
-        retention=retention_of(config),
+        retention=retention_of(config.checkpoint, best_of=loss_of(config.evaluate)),
         on_error=config.checkpoint.on_error,
         writer=writer,
         beat=parts.beat,

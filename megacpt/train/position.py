@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from megacpt.checkpoint import starts
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint
 from megacpt.checkpoint.choose import Origin
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import barrier, load
-from megacpt.checkpoint.warm_source import WarmSource
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ParallelConfig
 from megacpt.device import runtime
@@ -72,7 +72,7 @@ def resume(
     state: TrainState,
     identity: Identity,
     origin: Origin,
-    source: WarmSource | None = None,
+    source: BaseCheckpoint | None = None,
 ) -> Position:
     """Load what ``origin`` names and say so in the record of its start; a collective call.
 
@@ -122,7 +122,7 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
     )
 
 
-def _begin(source: WarmSource, *, state: TrainState) -> Position:
+def _begin(source: BaseCheckpoint, *, state: TrainState) -> Position:
     """Start from another run's checkpoint; the optimizer is filled where that was asked for."""
     if source.load.optimizer:
         load(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-from megacpt.checkpoint.state.adam import megatron_parts
+from megacpt.checkpoint.state.adam import members
 from megacpt.config.sections import OptimConfig
 from megacpt.model.forward import LossSums, run_microbatches
 from megacpt.train.batches import StepBatch
@@ -45,7 +45,7 @@ def gradient_norm(optimizer: Any) -> float:
 def update(optimizer: Any, *, norm: float, lr: float, optim: OptimConfig) -> None:
     """megatron-core's ``step`` for gradients whose ``norm`` is known: it is not measured again."""
     set_learning_rate(optimizer, lr=lr, optim=optim)
-    for part in megatron_parts(optimizer):
+    for part in members(optimizer):
         # None where this rank has no parameters of the part, such as experts.
         if parameters := part.get_parameters():
             clip_grad_by_total_norm_fp32(

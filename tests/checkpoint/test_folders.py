@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint import folders, starts
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
 from tests.checkpoint.checkpoints import claim, manifest_of, names, write, write_partial
@@ -30,7 +30,7 @@ def test_newest_is_the_last_published(root: Path) -> None:
     write(root, step=3, start=start)
     last = write(root, step=12, start=start)
     assert folders.newest(root) == last
-    assert read_manifest(last).step == 12
+    assert CheckpointManifest.read(last).step == 12
     assert folders.newest_data(root) == {"step": 12}
     assert (root / "latest").read_text() == last.name
     assert names(root) == ["latest", "step_00000003", "step_00000012"]
@@ -67,7 +67,7 @@ def test_damaged_ones_are_passed_over_and_named(root: Path) -> None:
     shutil.copytree(write(root, step=15, start=start), root / "step_00000018")
     shutil.rmtree(root / "step_00000015")
     assert folders.newest(root) == first
-    problems = [candidate.problem or "" for candidate in folders.candidates(root)]
+    problems = [candidate.problem or "" for candidate in folders.published(root)]
     assert "its manifest is of step 15" in problems[0]
     assert problems[1].startswith("manifest.json is not that of a checkpoint: Expecting property")
     assert problems[2:] == [
@@ -85,7 +85,7 @@ def test_flipped_bit_is_found_by_reading_all(root: Path) -> None:
     (last / "common.pt").write_bytes(content)
     assert folders.newest(root) == last
     assert folders.newest(root, full=True) == first
-    (newest, older) = folders.candidates(root, full=True)
+    (newest, older) = folders.published(root, full=True)
     assert newest.problem == "common.pt has other contents than were written (its checksum differs)"
     assert older.problem is None
 
@@ -102,12 +102,12 @@ def test_checkpoint_of_a_history_left_behind_is_not_chosen(root: Path) -> None:
     late = write(root, step=6, start=old)
     start = claim(root, from_step=3)
     assert folders.newest(root) == first
-    found = folders.candidates(root)[0]
+    found = folders.published(root)[0]
     assert found.folder == late
     assert found.problem == "written by start 1, but start 2 has gone on from step 3"
     own = write(root, step=6, start=start)
     assert folders.newest(root) == own
-    assert read_manifest(own).start == 2
+    assert CheckpointManifest.read(own).start == 2
 
 
 def test_nothing_but_a_history_left_behind_is_a_beginning(root: Path) -> None:
@@ -129,14 +129,14 @@ def test_superseded_start_publishes_nothing(root: Path) -> None:
 def test_same_step_of_the_same_history_stays_as_it_is(root: Path) -> None:
     folder = write(root, step=3, start=claim(root, from_step=0))
     assert write(root, step=3, start=claim(root, from_step=3)) == folder
-    assert read_manifest(folder).start == 1
+    assert CheckpointManifest.read(folder).start == 1
     assert names(root) == ["latest", "step_00000003"]
 
 
 def test_damaged_one_of_the_same_step_is_replaced(root: Path) -> None:
     damage(write(root, step=3, start=claim(root, from_step=0)))
     again = write(root, step=3, start=claim(root, from_step=0))
-    assert read_manifest(again).start == 2
+    assert CheckpointManifest.read(again).start == 2
     assert names(root) == ["latest", "step_00000003"]
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from megacpt.checkpoint import folders, starts
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import Superseded
 from tests.checkpoint.checkpoints import manifest_of
@@ -95,7 +95,7 @@ def history_of(folder: Path | None) -> History:
 
 
 def damage_newest(root: Path) -> History | None:
-    usable = [c for c in folders.candidates(root) if c.problem is None]
+    usable = [c for c in folders.published(root) if c.problem is None]
     if len(usable) < 2:
         return None
     history = history_of(usable[0].folder)
@@ -155,7 +155,7 @@ def check_what_a_next_start_finds(root: Path, lives: list[Life]) -> None:
     history = history_of(folder)
     assert history in allowed(lives), (history, lives)
     if folder is not None:
-        manifest = read_manifest(folder)
+        manifest = CheckpointManifest.read(folder)
         assert manifest.start == history[-1]
         assert manifest.step == STEPS_A_SAVE * len(history)
     assert not [p for p in root.glob(".*") if not p.name.endswith(".aside")]
@@ -175,7 +175,7 @@ class Asleep:
             start = starts.claim(self.root.parent, host="node", pid=1)
             history: History = ()
             if back_to != 0:
-                found = {c.step: c.folder for c in folders.candidates(self.root) if not c.problem}
+                found = {c.step: c.folder for c in folders.published(self.root) if not c.problem}
                 history = history_of(found[back_to if back_to is not None else max(found)])
             starts.record_from(start, step=STEPS_A_SAVE * len(history))
             for _ in range(saves):
@@ -186,7 +186,7 @@ class Asleep:
         return Actor(act=act)
 
     def published(self) -> dict[int, History]:
-        return {c.step: history_of(c.folder) for c in folders.candidates(self.root)}
+        return {c.step: history_of(c.folder) for c in folders.published(self.root)}
 
 
 def test_publisher_that_wakes_up_replaces_nothing_newer(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_prune_yields_to_a_start_claimed_meanwhile(run_dir: Path) -> None:
     claim(run_dir / "checkpoints")
     with pytest.raises(Superseded):
         prune_listed(listing, policy=KEEP)
-    assert len(folders.candidates(run_dir / "checkpoints")) == 4
+    assert len(folders.published(run_dir / "checkpoints")) == 4
 
 
 def test_folder_of_no_run_is_not_pruned(tmp_path: Path) -> None:

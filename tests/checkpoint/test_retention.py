@@ -65,10 +65,13 @@ def test_the_newest_always_stays(
 
 def test_policy_of_a_run() -> None:
     config = compose(["experiment=tiny", "checkpoint.keep_last=3", *MEASURED])
-    assert loss_of(config) == config.evaluate.domain
-    assert retention_of(config) == Retention(keep_last=3, best_of=config.evaluate.domain)
+    best_of = loss_of(config.evaluate)
+    assert best_of == config.evaluate.domain
+    assert retention_of(config.checkpoint, best_of=best_of) == Retention(
+        keep_last=3, best_of=best_of
+    )
     config.evaluate.domain = None
-    assert loss_of(config) == config.evaluate.general
+    assert loss_of(config.evaluate) == config.evaluate.general
 
 
 def test_best_of_what_is_never_measured_is_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt.checkpoint import verify
-from megacpt.checkpoint.manifest import read_manifest, require_architecture, write_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.errors import CheckpointError
 from tests.checkpoint.checkpoints import FILES, claim, write
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def test_sound_checkpoint_has_no_problem(folder: Path) -> None:
     assert verify.quick(folder) == []
     assert verify.full(folder) == []
-    assert verify.sums_of(folder) == read_manifest(folder).files
+    assert verify.sums_of(folder) == CheckpointManifest.read(folder).files
 
 
 def test_each_kind_of_damage_is_named_with_its_file(folder: Path) -> None:
@@ -59,7 +59,7 @@ def test_any_flipped_bit_is_found(folder: Path, name: str, place: float, bit: in
     path.write_bytes(content)
     try:
         # Blanks between the words of the manifest carry nothing.
-        assert verify.full(folder) or read_manifest(folder).step == 3
+        assert verify.full(folder) or CheckpointManifest.read(folder).step == 3
         assert verify.full(folder) or name == "manifest.json"
     finally:
         path.write_bytes(whole)
@@ -76,7 +76,7 @@ def test_any_flipped_bit_is_found(folder: Path, name: str, place: float, bit: in
 def test_what_is_no_manifest_is_refused(folder: Path, text: str, reason: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError) as raised:
-        read_manifest(folder)
+        CheckpointManifest.read(folder)
     assert str(raised.value).startswith(f"{folder}: manifest.json {reason}")
     assert verify.quick(folder)[0].startswith(f"manifest.json {reason}")
 
@@ -90,20 +90,22 @@ def test_changed_number_in_the_manifest_is_found(folder: Path) -> None:
 
 
 def test_manifest_comes_back_as_it_was_written(folder: Path) -> None:
-    manifest = replace(read_manifest(folder), faults={"losses": [0.1, 1e-30, float("inf")]})
-    write_manifest(folder, manifest=manifest)
-    assert asdict(read_manifest(folder)) == asdict(manifest)
+    manifest = replace(
+        CheckpointManifest.read(folder), faults={"losses": [0.1, 1e-30, float("inf")]}
+    )
+    manifest.write(folder)
+    assert asdict(CheckpointManifest.read(folder)) == asdict(manifest)
 
 
 def test_readers_share_the_files_without_rest(folder: Path) -> None:
-    manifest = read_manifest(folder)
+    manifest = CheckpointManifest.read(folder)
     for parts in (1, 2, 5):
-        shares = [verify.share_of(manifest, part=n, parts=parts) for n in range(parts)]
+        shares = [verify.files_to_read(manifest, rank=n, ranks=parts) for n in range(parts)]
         assert sorted(name for share in shares for name in share) == sorted(FILES)
 
 
 def test_other_model_is_refused(folder: Path) -> None:
-    manifest = read_manifest(folder)
+    manifest = CheckpointManifest.read(folder)
     require_architecture(manifest, architecture={"hidden_size": 64}, folder=folder)
     with pytest.raises(CheckpointError, match="its hidden_size is 64, the base model's is 32"):
         require_architecture(manifest, architecture={"hidden_size": 32}, folder=folder)

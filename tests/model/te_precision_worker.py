@@ -148,12 +148,12 @@ def round_trip(folder: Path, *, model: Any, plain: Any) -> bool:
 
 
 def pass_on(folder: Path, *, source: Any, target: Any) -> None:
-    from megacpt.checkpoint import state as checkpoint_state
-    from megacpt.checkpoint.writer import saver
+    from megacpt.checkpoint.state import load_model, model_entries
+    from megacpt.checkpoint.writer.saver import save_now
 
     folder.mkdir(parents=True)
-    saver.save(folder, state=checkpoint_state._model_state([source]))
-    checkpoint_state.load_model(folder, chunks=[target])
+    save_now(folder, state=model_entries([source]))
+    load_model(folder, chunks=[target])
 
 
 if __name__ == "__main__":

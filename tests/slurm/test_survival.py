@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import folders as checkpoint_folders
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.folders import newest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.preflight import bad_nodes
 from tests.slurm.launched import EVERY_STEPS, STEPS, Run, launch, megacpt
 from tests.slurm.support import Cluster, wait_until
@@ -140,9 +140,9 @@ def test_a_cut_off_node_writes_nothing_more(disturbed: Run, undisturbed: Run) ->
     assert run.losses() == undisturbed.losses()
     # The old srun, back on the network, may end its step: by a number that the new one has, too.
     assert run.starts() in (starts + 1, starts + 2), run.log()
-    newest = checkpoint_folders.newest(run.run_dir / "checkpoints")
-    assert newest is not None
-    last = read_manifest(newest)
+    folder = newest(run.run_dir / "checkpoints")
+    assert folder is not None
+    last = CheckpointManifest.read(folder)
     assert (last.step, last.start) == (STEPS, run.starts())
     assert run.jobs("end")[-1]["exit_code"] == 0
 

@@ -77,15 +77,15 @@ def save(
 
 
 def write(run: Any, folder: Path) -> None:
-    from megacpt.checkpoint import state as checkpoint_state
+    from megacpt.checkpoint.state import barrier, save
 
     first = run.runtime.ranks.rank == 0
     if first:
         folder.mkdir()
-    checkpoint_state.barrier()
+    barrier()
     state, rng = run.state, runtime.rng_state()
-    checkpoint_state.save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
-    checkpoint_state.barrier()
+    save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=rng)
+    barrier()
     if first:
         (folder / "saved").touch()
 
@@ -96,14 +96,14 @@ def load_all(
     """Name of the source -> the curve after it; in bf16: whether nothing was lost on the way."""
     from megatron.core import parallel_state
 
-    from megacpt.checkpoint import state as checkpoint_state
+    from megacpt.checkpoint.state import load
 
     run = assembled(work, rank_runtime, case)
     found: dict[str, Any] = {}
     for source in case["from"]:
         if found:
             spoil(run)
-        checkpoint_state.load(
+        load(
             work / source,
             chunks=run.state.chunks,
             optimizer=run.state.optimizer,
@@ -130,10 +130,10 @@ def spoil(run: Any) -> None:
     from megacpt.checkpoint.state import adam
 
     tensors = [param for chunk in run.state.chunks for param in chunk.parameters()]
-    for part in adam.megatron_parts(run.state.optimizer):
-        for group in part.optimizer.param_groups:
+    for member in adam.members(run.state.optimizer):
+        for group in member.optimizer.param_groups:
             tensors += group["params"]
-        for state in part.optimizer.state.values():
+        for state in member.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     with torch.no_grad():
         for tensor in tensors:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint import folders
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import lineage
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
@@ -99,9 +99,9 @@ def test_every_damage_is_named_and_the_newest_sound_one_is_used(
     ]
     assert losses(run_dir) == losses(undisturbed)
     assert lineage(run_dir).from_steps == {1: 0, 2: 2}
-    found = folders.candidates(run_dir / "checkpoints", full=True)
+    found = folders.published(run_dir / "checkpoints", full=True)
     assert [(c.step, c.problem) for c in found] == [(n, None) for n in (10, 8, 6, 4, 2)]
-    assert [read_manifest(c.folder).start for c in found] == [2, 2, 2, 2, 1]
+    assert [CheckpointManifest.read(c.folder).start for c in found] == [2, 2, 2, 2, 1]
 
 
 def test_what_one_rank_finds_all_ranks_pass_over(undisturbed: Path, run_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint.manifest import read_manifest
+from megacpt.checkpoint.manifest import CheckpointManifest
 from tests.train.guard.fault_runs import curve, settings, write_inputs
 from tests.train.ranks import start_ranks
 
@@ -37,5 +37,5 @@ def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert curve(broken) == curve(whole), f"seed {seed}"
     name = f"checkpoints/step_{STEPS:08d}"
-    found, expected = (read_manifest(run / name).files for run in (broken, whole))
+    found, expected = (CheckpointManifest.read(run / name).files for run in (broken, whole))
     assert found["__0_0.distcp"] == expected["__0_0.distcp"], f"seed {seed}"

@@ -140,7 +140,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
             run.state,
             folder=run.run_dir / "checkpoints",
             identity=run.identity,
-            retention=retention_of(config),
+            retention=retention_of(config.checkpoint, best_of=None),
             on_error=config.checkpoint.on_error,
             writer=of,
         )

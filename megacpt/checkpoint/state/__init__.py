@@ -18,20 +18,20 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.utils import unwrap_model
 
 from megacpt.checkpoint.state import adam, layer_states, zero3
-from megacpt.checkpoint.state import optimizer as state_optimizer
-from megacpt.checkpoint.writer import saver
+from megacpt.checkpoint.state.optimizer import PREFIX, fill_optimizer, optimizer_entries
+from megacpt.checkpoint.writer.saver import save_now
 from megacpt.errors import CheckpointError
 
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
-    """Write every rank's share into ``folder`` (which exists and is empty), and wait for it."""
-    saver.save(folder, state=entries(chunks, optimizer=optimizer, rng_state=rng_state))
+    """Write what every rank holds into ``folder`` (which exists and is empty); wait for it."""
+    save_now(folder, state=entries(chunks, optimizer=optimizer, rng_state=rng_state))
 
 
 def entries(chunks: list[Any], *, optimizer: Any, rng_state: dict[str, Any]) -> dict[str, Any]:
     """All that a checkpoint holds, as it lies on this rank; a collective call."""
-    state = _model_state(chunks)
-    state["optimizer"] = _optimizer_state(chunks, optimizer=optimizer, model=state)
+    state = model_entries(chunks)
+    state["optimizer"] = _optimizer_entries(chunks, optimizer=optimizer, model=state)
     state["rng"] = _rng_object(rng_state)
     return state
 
@@ -44,20 +44,15 @@ def load(
     ``step``: updates that the optimizer has made.
     """
     adam.allocate_state(optimizer)
-    state = _model_state(chunks)
-    is_cut = zero3.is_cut(chunks)
-    places = {} if is_cut else state_optimizer.places(optimizer, model=state)
-    state["optimizer"] = _cut_state(chunks, optimizer=optimizer) if is_cut else _entries(places)
+    state = model_entries(chunks)
+    wanted = _optimizer_entries(chunks, optimizer=optimizer, model=state)
+    state["optimizer"] = wanted
     if same_layout:
         state["rng"] = _rng_object({})
     loaded = _load_strictly(state, folder=folder, may_have_more=() if same_layout else ("rng",))
-    if is_cut:
-        _fill_cut(chunks, optimizer=optimizer, loaded=loaded)
-    else:
-        _fill_model(chunks, loaded=loaded)
-        for name, place in places.items():
-            place.fill(loaded["optimizer"].get(name, {}))
-        adam.renew_copies(optimizer)
+    _fill_model(chunks, loaded=loaded, masters_follow=True)
+    fill_optimizer(wanted, loaded=loaded.get("optimizer", {}))
+    adam.renew_copies(optimizer)
     adam.set_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")
     return rng
@@ -65,15 +60,15 @@ def load(
 
 def load_model(folder: Path, *, chunks: list[Any]) -> None:
     """Fill only the weights, in any layout; the optimizer and generators stay on disk."""
-    state = _model_state(chunks)
-    loaded = _load_strictly(state, folder=folder, may_have_more=(state_optimizer.PREFIX, "rng"))
-    _fill_model(chunks, loaded=loaded)
+    state = model_entries(chunks)
+    loaded = _load_strictly(state, folder=folder, may_have_more=(PREFIX, "rng"))
+    _fill_model(chunks, loaded=loaded, masters_follow=False)
 
 
 def _load_strictly(
-    state: dict[str, Any], *, folder: Path, may_have_more: tuple[str, ...] = ()
+    state: dict[str, Any], *, folder: Path, may_have_more: tuple[str, ...]
 ) -> dict[str, Any]:
-    """All that ``state`` asks for; what else the checkpoint holds must begin so."""
+    """All that ``state`` asks for; the checkpoint's other keys begin with ``may_have_more``."""
     try:
         loaded, missing, unexpected = dist_checkpointing.load(
             state, str(folder), strict="return_all"
@@ -89,55 +84,39 @@ def _load_strictly(
     return dict(loaded)
 
 
-def _model_state(chunks: list[Any]) -> dict[str, Any]:
+def model_entries(chunks: list[Any]) -> dict[str, Any]:
     """One entry a virtual stage; keys inside are global names, so any layout can read them."""
-    if zero3.is_cut(chunks):
+    if zero3.is_sharded(chunks):
         return {_chunk_key(n): zero3.model_entries(chunk) for n, chunk in enumerate(chunks)}
-    metadata = _metadata()
-    models = unwrap_model(chunks)
-    return {_chunk_key(n): m.sharded_state_dict(metadata=metadata) for n, m in enumerate(models)}
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return {
+        _chunk_key(n): model.sharded_state_dict(metadata={"dp_cp_group": group})
+        for n, model in enumerate(unwrap_model(chunks))
+    }
 
 
 def _chunk_key(index: int) -> str:
     return f"model{index}"
 
 
-def _fill_model(chunks: list[Any], *, loaded: dict[str, Any]) -> None:
-    if zero3.is_cut(chunks):
+def _fill_model(chunks: list[Any], *, loaded: dict[str, Any], masters_follow: bool) -> None:
+    """``masters_follow``: the optimizer's state is filled next (see zero3.fill_model)."""
+    if zero3.is_sharded(chunks):
         for n, chunk in enumerate(chunks):
-            zero3.fill_model(chunk, loaded=loaded[_chunk_key(n)])
-        return
-    for n, model in enumerate(unwrap_model(chunks)):
-        layer_states.fill(model, loaded=loaded[_chunk_key(n)])
+            zero3.fill_model(chunk, loaded=loaded[_chunk_key(n)], masters_follow=masters_follow)
+    else:
+        for n, model in enumerate(unwrap_model(chunks)):
+            layer_states.fill(model, loaded=loaded[_chunk_key(n)])
 
 
-def _optimizer_state(chunks: list[Any], *, optimizer: Any, model: dict[str, Any]) -> dict[str, Any]:
-    """What a save writes."""
-    if zero3.is_cut(chunks):
-        return _cut_state(chunks, optimizer=optimizer)
-    return _entries(state_optimizer.places(optimizer, model=model))
-
-
-def _cut_state(chunks: list[Any], *, optimizer: Any) -> dict[str, Any]:
+def _optimizer_entries(
+    chunks: list[Any], *, optimizer: Any, model: dict[str, Any]
+) -> dict[str, Any]:
+    if not zero3.is_sharded(chunks):
+        return optimizer_entries(optimizer, model=model)
     return {
         _chunk_key(n): zero3.optimizer_entries(chunk, optimizer=optimizer)
         for n, chunk in enumerate(chunks)
-    }
-
-
-def _entries(places: dict[str, state_optimizer.Places]) -> dict[str, Any]:
-    return {name: place.entries for name, place in places.items()}
-
-
-def _fill_cut(chunks: list[Any], *, optimizer: Any, loaded: dict[str, Any]) -> None:
-    for n, chunk in enumerate(chunks):
-        zero3.fill_model(chunk, loaded=loaded[_chunk_key(n)], masters_follow=True)
-        zero3.fill_optimizer(chunk, optimizer=optimizer, loaded=loaded["optimizer"][_chunk_key(n)])
-
-
-def _metadata() -> dict[str, Any]:
-    return {
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
 
 

@@ -3,7 +3,7 @@
 
 Every linear layer has one in a checkpoint, Transformer Engine's norms too, most of them empty. A
 checkpoint may pass between the two and between recipes, so one that is absent, or was written by
-the other, is no error: that layer's scales start anew, and the log says so. Weights stay strict.
+the other, is no error: that layer's scales start again, and the log says so. Weights stay strict.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def is_layer_state(key: str) -> bool:
 
 
 def others(keys: Iterable[str]) -> list[str]:
-    """Those that are no layer's state, in order."""
+    """The keys that are no layer's state, in order."""
     return sorted(key for key in keys if not is_layer_state(key))
 
 

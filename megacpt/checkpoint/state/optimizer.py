@@ -15,9 +15,7 @@ group is saved: rates and multipliers are the run's own, the number of updates i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
@@ -28,96 +26,78 @@ from megacpt.checkpoint.state import adam
 from megacpt.model.blocks import pieces_of_entry, place_elements
 
 Entries = dict[str, Any]
+Weight: TypeAlias = ShardedTensor | ShardedTensorFactory
 PREFIX = "optimizer.state."
 MASTER = "fp32_param"
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where the state of one of megatron-core's optimizers lies, in the file and in memory."""
-
-    entries: Entries
-    """Weight -> key -> what megatron-core saves and loads."""
-    tensors: dict[str, dict[str, list[torch.Tensor]]]
-    """The same, in memory: one tensor, or the blocks that this rank has."""
-
-    def fill(self, loaded: Entries) -> None:
-        """The weights have been filled already: masters of fp32 weights are these themselves."""
-        for name, tensors in self.tensors.items():
-            for key, targets in tensors.items():
-                found = loaded[name][key]
-                blocks = found if isinstance(found, list) else [found]
-                for target, block in zip(targets, blocks, strict=True):
-                    target.copy_(block)
-
-
-def places(optimizer: Any, *, model: Entries) -> dict[str, Places]:
-    """By a name for each optimizer with parameters on this rank; ``model``: the chunks' entries."""
+def optimizer_entries(optimizer: Any, *, model: Entries) -> Entries:
+    """Optimizer -> weight -> key -> what megatron-core saves; ``model``: the chunks' entries."""
     return {
-        f"part{n}": _distributed(part, model=model)
-        if isinstance(part, DistributedOptimizer)
-        else _whole(part, model=model)
-        for n, part in enumerate(adam.megatron_parts(optimizer))
-        if part.optimizer is not None and not getattr(part, "is_stub_optimizer", False)
+        f"part{n}": _entries(member, model=model)
+        for n, member in enumerate(adam.members(optimizer))
+        if member.optimizer is not None and not getattr(member, "is_stub_optimizer", False)
     }
 
 
-def _distributed(part: Any, *, model: Entries) -> Places:
-    """Each rank has successive elements of some of the weights."""
-    entries: Entries = {}
-    tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for name, weight in _weights(model):
-        if (found := _own(part, param=weight.data)) is None:
-            continue
-        first, state = found
-        pieces = pieces_of_entry(weight, shape=weight.data.shape)
-        entries[name] = {
-            key: place_elements(tensor, first=first, pieces=pieces, prefix=f"{PREFIX}{key}.")
-            for key, tensor in state.items()
-        }
-        tensors[name] = {
-            key: [block.data for block in blocks] for key, blocks in entries[name].items()
-        }
-    return Places(entries=entries, tensors=tensors)
+def fill_optimizer(entries: Entries, *, loaded: Entries) -> None:
+    """Copy what was loaded into the tensors that ``entries`` refer to.
+
+    The weights have been filled already: masters of fp32 weights are these themselves.
+    """
+    for owner, weights in entries.items():
+        for name, states in weights.items():
+            for key, entry in states.items():
+                found = loaded[owner][name][key]
+                for target, block in zip(_as_list(entry), _as_list(found), strict=True):
+                    target.data.copy_(block)
 
 
-def _own(part: Any, *, param: torch.Tensor) -> tuple[int, dict[str, torch.Tensor]] | None:
-    """The first element of a parameter that this rank has, and the state of all that it has."""
-    if param not in part.model_param_group_index_map:
-        return None
-    state = part._get_main_param_and_optimizer_states(param)
-    keys = {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-    if param.dtype is not torch.float32:
-        keys["param"] = MASTER
-    first = part._get_model_param_range_map(param)["param"].start
-    return first, {keys[k]: v.detach().view(-1) for k, v in state.items() if k in keys}
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
-def _whole(part: Any, *, model: Entries) -> Places:
-    entries: Entries = {}
-    tensors: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for name, weight in _weights(model):
-        if state := _state(part, param=weight.data):
-            tensors[name] = {key: [tensor] for key, tensor in state.items()}
-            entries[name] = {
-                key: make_sharded_optimizer_tensor(weight, tensor, prefix=f"{PREFIX}{key}")
-                for key, tensor in state.items()
-            }
-    return Places(entries=entries, tensors=tensors)
+def _entries(member: Any, *, model: Entries) -> Entries:
+    """State of the weights that the optimizer has on this rank."""
+    of_weight = _sharded if isinstance(member, DistributedOptimizer) else _whole
+    found = {
+        f"{chunk}.{name}": of_weight(member, weight=weight)
+        for chunk, weights in model.items()
+        for name, weight in weights.items()
+        if isinstance(weight, Weight)
+    }
+    return {name: states for name, states in found.items() if states}
 
 
-def _state(part: Any, *, param: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Moments and master of one parameter; empty where the part does not have it."""
-    master = getattr(param, "main_param", param)
-    if master not in part.optimizer.state:
+def _sharded(member: Any, *, weight: Weight) -> Entries:
+    """Blocks of the successive elements that this rank has; empty where it has none."""
+    param = weight.data
+    if param not in member.model_param_group_index_map:
         return {}
-    state = {k: v.detach() for k, v in part.optimizer.state[master].items() if k != "step"}
-    return state if master is param else state | {MASTER: master.detach()}
+    first = member._get_model_param_range_map(param)["param"].start
+    pieces = pieces_of_entry(weight, shape=param.shape)
+    names = {key: key for key in MOMENTS}
+    if param.dtype is not torch.float32:
+        names["param"] = MASTER
+    return {
+        names[key]: place_elements(
+            tensor.detach().view(-1), first=first, pieces=pieces, prefix=f"{PREFIX}{names[key]}."
+        )
+        for key, tensor in member._get_main_param_and_optimizer_states(param).items()
+        if key in names
+    }
 
 
-def _weights(model: Entries) -> Iterator[tuple[str, ShardedTensor | ShardedTensorFactory]]:
-    """Of all chunks on this rank, by a name that is theirs alone."""
-    for chunk, entries in model.items():
-        for name, entry in entries.items():
-            if isinstance(entry, (ShardedTensor, ShardedTensorFactory)):
-                yield f"{chunk}.{name}", entry
+def _whole(member: Any, *, weight: Weight) -> Entries:
+    """Moments and master; empty where the optimizer does not have the weight."""
+    master = getattr(weight.data, "main_param", weight.data)
+    if master not in member.optimizer.state:
+        return {}
+    state = {key: t for key, t in member.optimizer.state[master].items() if key != "step"}
+    if master is not weight.data:
+        state[MASTER] = master
+    return {
+        key: make_sharded_optimizer_tensor(weight, tensor.detach(), prefix=f"{PREFIX}{key}")
+        for key, tensor in state.items()
+    }

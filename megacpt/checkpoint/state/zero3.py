@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint entries of weights and optimizer state that are cut over data-parallel ranks (ZeRO-3).
+"""Checkpoint entries of weights and optimizer state sharded over data-parallel ranks (ZeRO-3).
 
 Every rank writes the rows it holds, under the names and with the global shapes that the layouts
 with whole weights use, the model's weights in the run's dtype and fp32 masters beside them. So a
@@ -13,18 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from megacpt.checkpoint.state import adam
+from megacpt.checkpoint.state.optimizer import MASTER, MOMENTS, PREFIX, Entries
 from megacpt.model.blocks import Piece, place_elements
 from megacpt.model.zero3 import ShardedWeights
 
-Entries = dict[str, Any]
 
-
-def is_cut(chunks: list[Any]) -> bool:
+def is_sharded(chunks: list[Any]) -> bool:
     return isinstance(chunks[0], ShardedWeights)
 
 
@@ -33,7 +31,7 @@ def model_entries(chunk: ShardedWeights) -> Entries:
     dtype = chunk.config.params_dtype
     entries: Entries = {
         name: place_elements(_flat(param).to(dtype), first=_first(param), pieces=pieces)
-        for name, param, pieces in _cut_params(chunk)
+        for name, param, pieces in _params(chunk)
     }
     for name, place in chunk.pieces.objects.items():
         module = chunk.module.get_submodule(name.rpartition(".")[0])
@@ -41,15 +39,17 @@ def model_entries(chunk: ShardedWeights) -> Entries:
     return entries
 
 
-def fill_model(chunk: ShardedWeights, *, loaded: Entries, masters_follow: bool = False) -> None:
+def fill_model(chunk: ShardedWeights, *, loaded: Entries, masters_follow: bool) -> None:
     """Put loaded weights into the rows of this rank.
 
-    ``masters_follow``: ``fill_optimizer`` comes next, and brings the same weights in fp32 where
-    the run's dtype is narrower. They lie in the parameters already, since a load fills in place.
+    ``masters_follow``: the optimizer is filled next, with the same weights in fp32 where the run's
+    dtype is narrower. They lie in the parameters already, since a load fills in place.
     """
     if not (masters_follow and _has_masters(chunk)):
-        for name, param, pieces in _cut_params(chunk):
-            _fill(param, blocks=loaded[name], pieces=pieces)
+        for name, param, pieces in _params(chunk):
+            targets = place_elements(_flat(param), first=_first(param), pieces=pieces)
+            for target, block in zip(targets, loaded[name], strict=True):
+                target.data.copy_(block)
     for name in chunk.pieces.objects:
         chunk.module.get_submodule(name.rpartition(".")[0]).set_extra_state(loaded[name])
 
@@ -62,21 +62,15 @@ def optimizer_entries(chunk: ShardedWeights, *, optimizer: Any) -> Entries:
                 _flat(tensor),
                 first=_first(param),
                 pieces=pieces,
-                prefix=f"optimizer.state.{key}.",
+                prefix=f"{PREFIX}{key}.",
             )
             for key, tensor in _state(chunk, optimizer=optimizer, param=param).items()
         }
-        for name, param, pieces in _cut_params(chunk)
+        for name, param, pieces in _params(chunk)
     }
 
 
-def fill_optimizer(chunk: ShardedWeights, *, optimizer: Any, loaded: Entries) -> None:
-    for name, param, pieces in _cut_params(chunk):
-        for key, tensor in _state(chunk, optimizer=optimizer, param=param).items():
-            _fill(tensor, blocks=loaded[name][key], pieces=pieces)
-
-
-def _cut_params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Piece, ...]]]:
+def _params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Piece, ...]]]:
     for name, param in chunk.module.named_parameters():
         assert isinstance(param, DTensor)
         yield name, param, chunk.pieces.of_params[name]
@@ -88,8 +82,8 @@ def _has_masters(chunk: ShardedWeights) -> bool:
 
 def _state(chunk: ShardedWeights, *, optimizer: Any, param: DTensor) -> dict[str, Any]:
     state = adam.state_of(optimizer, param=param)
-    moments = {key: state[key] for key in ("exp_avg", "exp_avg_sq")}
-    return moments | {"fp32_param": param} if _has_masters(chunk) else moments
+    moments = {key: state[key] for key in MOMENTS}
+    return moments | {MASTER: param} if _has_masters(chunk) else moments
 
 
 def _flat(tensor: DTensor) -> torch.Tensor:
@@ -101,10 +95,3 @@ def _first(tensor: DTensor) -> int:
         tensor.shape, tensor.device_mesh, tensor.placements
     )
     return int(offset[0]) * tensor.shape[1:].numel()
-
-
-def _fill(tensor: DTensor, *, blocks: list[torch.Tensor], pieces: tuple[Piece, ...]) -> None:
-    targets = place_elements(_flat(tensor), first=_first(tensor), pieces=pieces)
-    for target, block in zip(targets, blocks, strict=True):
-        assert isinstance(target, ShardedTensor)
-        target.data.copy_(block)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a checkpoint is written: by a process of each rank, beside training."""
+"""How a checkpoint gets to disk while training goes on."""

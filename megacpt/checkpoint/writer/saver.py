@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes checkpoints beside training, one at a time, and says of each on all ranks how it ended.
+"""Write checkpoints beside training, one at a time, and tell all ranks how each ended.
 
-``begin`` takes the snapshot and returns; each rank's share is written by a process beside it.
-``finish`` waits for all shares and lets the first rank complete and publish the whole. Whatever
-goes wrong on whichever rank, all of them are told the same and nobody is left waiting.
+``begin`` takes the snapshot and returns; each rank's files are written by a process beside it.
+``finish`` waits for all ranks and lets the first one complete and publish the whole. Whatever goes
+wrong on whichever rank, all of them are told the same and nobody is left waiting.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from typing import Any
 import torch
 
 from megacpt.checkpoint.manifest import FileSum
-from megacpt.checkpoint.writer import share as writer_share
 from megacpt.checkpoint.writer.process import Background, Rest
-from megacpt.checkpoint.writer.share import Planner, Written
+from megacpt.checkpoint.writer.torch_dist import Planner, RankItems, Written, complete, write_items
 from megacpt.errors import EnvironmentError_, Superseded
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ Publish = Callable[[Mapping[str, FileSum]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a share, or the whole, could not be written; in the words of the system."""
+    """Why a rank's files, or the whole, could not be written; in the words of the system."""
 
     reason: str
 
@@ -49,18 +48,18 @@ class Saver:
         self._planner = Planner()
         self._folder: Path | None = None
         self._outcome: Outcome | None = None
-        """Of the save in flight; None while it is being written."""
+        """How the save in flight ended; None while it is being written."""
 
     def is_writing(self) -> bool:
-        """Whether this rank's share is still being written."""
+        """Whether this rank's files are still being written."""
         return self._writer is not None and self._writer.is_running()
 
     def prepare(self, *, state: dict[str, Any]) -> None:
         """Plan, and have memory made ready, for states such as ``state``."""
-        share = self._planner.share(state)
+        items = self._planner.plan(state)
         if self._writer is not None:
             with contextlib.suppress(OSError):  # The first save meets it again.
-                self._writer.reserve(writer_share.tensors_of(share))
+                self._writer.reserve(items.tensors)
 
     def begin(self, folder: Path, *, state: dict[str, Any]) -> None:
         """Snapshot ``state``, to be written into ``folder``, which exists and is empty.
@@ -68,16 +67,16 @@ class Saver:
         Its tensors must not change before ``settle``.
         """
         assert self._folder is None, "the last save has not been finished"
-        share = self._planner.share(state)
+        items = self._planner.plan(state)
         self._folder = folder
         if self._writer is None:
-            self._outcome = _write(None, rest=lambda: None, share=share, folder=folder)
+            self._outcome = _write(None, rest=lambda: None, items=items, folder=folder)
             return
         try:
-            held = writer_share.held(share, by=self._writer)
-            self._writer.begin(partial(_write, share=held, folder=folder))
+            copies = items.with_tensors(self._writer.hold(items.tensors))
+            self._writer.begin(partial(_write, items=copies, folder=folder))
             self._outcome = None
-        except ChildProcessError as error:  # Of the room that was being made.
+        except ChildProcessError as error:  # While room was being made.
             self._outcome = self._without_writer(error)
         except OSError as error:
             self._outcome = Failure(reason=reason_of(error))
@@ -99,11 +98,11 @@ class Saver:
 
     @property
     def rested_s(self) -> float:
-        """Of what the last save took on this rank, while nobody waited for it."""
+        """Seconds the last save rested on this rank, while nobody waited for it."""
         return self._writer.rested_s if self._writer is not None else 0.0
 
     def finish(self, publish: Publish) -> Failure | None:
-        """Wait for all shares, complete them and ``publish`` on the first rank.
+        """Wait for all ranks, complete the checkpoint and ``publish`` on the first rank.
 
         Raises ``Superseded`` on all ranks where publishing did.
         """
@@ -131,11 +130,11 @@ class Saver:
                 raise OSError(0, f"{outcome.reason} (rank {rank})")
         written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
         assert self._planner.metadata is not None
-        publish(writer_share.complete(folder, metadata=self._planner.metadata, written=written))
+        publish(complete(folder, metadata=self._planner.metadata, written=written))
 
 
-def save(folder: Path, *, state: dict[str, Any]) -> None:
-    """Write it now and wait; a collective call."""
+def save_now(folder: Path, *, state: dict[str, Any]) -> None:
+    """Write ``state`` and wait for it; a collective call."""
     saver = Saver(None)
     saver.begin(folder, state=state)
     if failure := saver.finish(lambda files: None):
@@ -145,7 +144,7 @@ def save(folder: Path, *, state: dict[str, Any]) -> None:
 
 
 def on_first_rank(work: Callable[[], None]) -> Failure | None:
-    """Run ``work`` there; its failure on all ranks. ``Superseded`` is raised on all of them."""
+    """Run ``work`` there; return its failure, or raise its ``Superseded``, on all ranks."""
     ending: Failure | Superseded | None = None
     if torch.distributed.get_rank() == 0:
         try:
@@ -171,17 +170,15 @@ def reason_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _write(
-    memory: mmap.mmap | None, *, rest: Rest, share: writer_share.Share, folder: Path
-) -> Outcome:
+def _write(memory: mmap.mmap | None, *, rest: Rest, items: RankItems, folder: Path) -> Outcome:
     try:
-        return writer_share.write(share, folder=folder, memory=memory, rest=rest)
+        return write_items(items, folder=folder, memory=memory, rest=rest)
     except (OSError, RuntimeError) as error:
         return Failure(reason=reason_of(error))
 
 
 def _gathered(outcome: Outcome) -> list[Outcome]:
-    """Of all ranks, on the first; elsewhere nothing."""
+    """All ranks' outcomes on the first; elsewhere nothing."""
     is_first = torch.distributed.get_rank() == 0
     outcomes: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.gather_object(outcome, outcomes if is_first else None)

@@ -13,7 +13,7 @@ import xxhash
 
 from megacpt.checkpoint.manifest import FileSum
 
-PIECE_BYTES = 2**18
+WRITE_BYTES = 2**18
 """A write is not interrupted: a training thread that wakes up waits for the end of it, here some
 tenths of a millisecond."""
 WINDOW_BYTES = 2**25
@@ -29,7 +29,7 @@ class SmallWrites:
     """
 
     def __init__(self, *, rest: Callable[[], None]) -> None:
-        """``rest`` is called after each piece."""
+        """``rest`` is called after each write."""
         self._rest = rest
         self._digest, self._bytes, self._sent = xxhash.xxh3_128(), 0, 0
 
@@ -38,11 +38,11 @@ class SmallWrites:
         return _Stream(stream, writes=self), []
 
     def write(self, data: memoryview, *, stream: Any) -> None:
-        for start in range(0, len(data), PIECE_BYTES):
-            piece = data[start : start + PIECE_BYTES]
-            stream.write(piece)
-            self._digest.update(piece)
-            self._bytes += len(piece)
+        for start in range(0, len(data), WRITE_BYTES):
+            block = data[start : start + WRITE_BYTES]
+            stream.write(block)
+            self._digest.update(block)
+            self._bytes += len(block)
             if self._bytes - self._sent >= WINDOW_BYTES:
                 self._send_off(stream)
             self._rest()

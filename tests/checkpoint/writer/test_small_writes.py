@@ -22,7 +22,7 @@ SIZES = (0, 1, 1000, 4096, 100_000)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small file is many pieces and some windows."""
-    monkeypatch.setattr(small_writes, "PIECE_BYTES", 512)
+    monkeypatch.setattr(small_writes, "WRITE_BYTES", 512)
     monkeypatch.setattr(small_writes, "WINDOW_BYTES", 10_000)
 
 

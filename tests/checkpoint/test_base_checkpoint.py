@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source of a warm start is found, refused or remembered before any process starts."""
+"""The base checkpoint of a warm start is found, refused or remembered before any process starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import folders, warm_source
+from megacpt.checkpoint import base_checkpoint, folders
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.cluster.prepare import check, prepare
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
@@ -50,31 +51,37 @@ def config_of(other: Path, *settings: str) -> RunConfig:
     return compose(["experiment=tiny", f"run_dir={other.parent / 'new'}", load_from, *settings])
 
 
-def found(config: RunConfig) -> warm_source.WarmSource:
-    source = warm_source.find(config)
-    assert source is not None
-    return source
+def find(config: RunConfig) -> BaseCheckpoint | None:
+    return base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
+
+
+def found(config: RunConfig) -> BaseCheckpoint:
+    base = find(config)
+    assert base is not None
+    return base
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(other: Path) -> None:
-    source = found(config_of(other))
-    assert source.folder == other / "checkpoints" / "step_00000012"
-    assert (source.step, source.updates, source.data_record(config_of(other))) == (0, 0, None)
+    config = config_of(other)
+    base = found(config)
+    assert base.folder == other / "checkpoints" / "step_00000012"
+    assert (base.step, base.updates) == (0, 0)
+    assert base.data_record(config.data, seed=config.seed) is None
 
 
 def test_a_checkpoint_stands_for_itself(other: Path) -> None:
     config = config_of(other / "checkpoints" / "step_00000008", "checkpoint.load.schedule=true")
-    source = found(config)
-    assert (source.manifest.step, source.step) == (8, 8)
-    record = source.data_record(config)
+    base = found(config)
+    assert (base.manifest.step, base.step) == (8, 8)
+    record = base.data_record(config.data, seed=config.seed)
     assert record is not None
     assert DataRecord.from_json(record).segments == ()
 
 
-def test_a_run_without_a_source_and_one_with_checkpoints_have_none(other: Path) -> None:
-    assert warm_source.find(compose(["experiment=tiny", f"run_dir={other.parent}"])) is None
+def test_a_run_that_names_none_and_one_with_checkpoints_have_none(other: Path) -> None:
+    assert find(compose(["experiment=tiny", f"run_dir={other.parent}"])) is None
     shutil.copytree(other, other.parent / "new")
-    assert warm_source.find(config_of(other)) is None
+    assert find(config_of(other)) is None
 
 
 def test_what_is_taken_and_both_rates_are_said(other: Path) -> None:
@@ -104,7 +111,7 @@ def test_a_checkpoint_that_lies_alone_has_no_known_rate(other: Path) -> None:
         (["checkpoint.load.weights=false"], "is read for nothing"),
     ],
 )
-def test_a_source_that_does_not_do_is_one_error(
+def test_a_base_checkpoint_that_does_not_do_is_one_error(
     other: Path, settings: list[str], message: str
 ) -> None:
     (other / "checkpoints" / "step_00000008" / "__0_0.distcp").write_text("short")
@@ -115,25 +122,27 @@ def test_a_source_that_does_not_do_is_one_error(
     assert not (other.parent / "new").exists()
 
 
-def test_a_source_of_another_model_is_refused(other: Path) -> None:
+def test_a_base_checkpoint_of_another_model_is_refused(other: Path) -> None:
     model = other.parent / "model"
     shutil.copytree(str(compose(["experiment=tiny"]).model.path), model)
     content = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(content | {"rope_theta": 5e5}))
     with pytest.raises(CheckpointError, match="is of another model: its rope_theta is"):
         check(config_of(other, f"model.path={model}"))
-    source = found(
-        config_of(
-            other,
-            f"model.path={model}",
-            "checkpoint.load.weights=false",
-            "checkpoint.load.schedule=true",
-        )
+    config = config_of(
+        other,
+        f"model.path={model}",
+        "checkpoint.load.weights=false",
+        "checkpoint.load.schedule=true",
     )
-    warm_source.require_same_model(source, architecture=read_architecture(str(model)))
+    settings = UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
+    architecture = read_architecture(str(model))
+    base_checkpoint.require_fit(found(config), architecture=architecture, settings=settings)
 
 
-def test_the_source_is_chosen_once(other: Path) -> None:
+def test_the_base_checkpoint_is_chosen_once(other: Path) -> None:
     """Whatever the other run has saved since; unless it is gone, or another is asked for."""
     config = config_of(other)
     prepare(config)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each rank writes of a checkpoint, and writing it, in megatron-core's torch_dist format.
+"""Plan what each rank writes of a checkpoint, and write it, in megatron-core's torch_dist format.
 
 megatron-core deals the entries out evenly over the data-parallel ranks that hold the same ones.
-The plan is made anew only where the entries of some rank have changed. Its own writer is not used:
+A new plan is made only where the entries of some rank have changed. Its own writer is not used:
 it copies every tensor that is a view before training may go on, and writes on one rank while the
 others wait in a collective, so that a full disk would leave them there.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.verify import sums_of
-from megacpt.checkpoint.writer.process import Background, Rest
+from megacpt.checkpoint.writer.process import Rest
 from megacpt.checkpoint.writer.shared_memory import Place, plain
 from megacpt.checkpoint.writer.small_writes import SmallWrites
 from megacpt.files import sync
@@ -58,7 +58,7 @@ FORMAT = CheckpointingConfig("torch_dist", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class RankItems:
     """What this rank writes: one file, and on the first rank what belongs to no rank alone."""
 
     rank: int
@@ -66,6 +66,16 @@ class Share:
     """torch's WriteItem, and its bytes, its tensor, or the place of a copy of that."""
     common: dict[str, Any] | None
     """What is the same on all ranks; None on all but the first."""
+
+    @property
+    def tensors(self) -> list[Any]:
+        return [data for item, data in self.items if not _is_bytes(item)]
+
+    def with_tensors(self, tensors: Iterable[Any]) -> RankItems:
+        """The same with other tensors, or places of copies, in their stead."""
+        others = iter(tensors)
+        items = [(item, data if _is_bytes(item) else next(others)) for item, data in self.items]
+        return replace(self, items=items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +87,7 @@ class Written:
 
 
 class Planner:
-    """Deals the entries out; knows the last plan, for as long as no rank's entries change."""
+    """Deals the entries out to ranks; keeps the plan for as long as no rank's entries change."""
 
     def __init__(self) -> None:
         self._structure: list[Any] = []
@@ -86,17 +96,17 @@ class Planner:
         self.metadata: Metadata | None = None
         """Of the whole checkpoint; on the first rank only."""
 
-    def share(self, state: dict[str, Any]) -> Share:
-        """This rank's share of ``state`` (megacpt.checkpoint.state), as it is now.
+    def plan(self, state: dict[str, Any]) -> RankItems:
+        """What this rank writes of ``state`` (megacpt.checkpoint.state); a collective call.
 
-        A collective call. Nothing is copied.
+        Nothing is copied.
         """
         rank = torch.distributed.get_rank()
         entries, common = save_preprocess(state, validate_access_integrity=False)
         structure = [_structure(entry) for entry in nested_values(entries)]
         is_new = _any_rank(structure != self._structure)
         self._structure = structure
-        self._distribute(entries, anew=is_new)
+        self._distribute(entries, is_new=is_new)
         by_key, *_ = _replace_state_dict_keys_with_sharded_keys(entries, True)
         planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
         planner.set_up_planner(mcore_to_pyt_state_dict(by_key, False), is_coordinator=rank == 0)
@@ -104,14 +114,14 @@ class Planner:
             self._plan = planner.create_local_plan()
             self.metadata = _global_metadata(self._plan, planner=planner)
         items = [(item, planner.resolve_data(item)) for item in self._plan.items]
-        return Share(rank=rank, items=items, common=common if rank == 0 else None)
+        return RankItems(rank=rank, items=items, common=common if rank == 0 else None)
 
-    def _distribute(self, entries: Any, *, anew: bool) -> None:
+    def _distribute(self, entries: Any, *, is_new: bool) -> None:
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        if anew:
+        if is_new:
             self._distribution = determine_main_replica_uniform_distribution(entries, group)
         distribute_main_replicas_with_precomputed_distribution(entries, group, self._distribution)
-        if anew:
+        if is_new:
             validate_sharding_integrity(determine_global_metadata(entries)[1])
 
 
@@ -135,42 +145,31 @@ def _global_metadata(plan: SavePlan, *, planner: MCoreSavePlanner) -> Metadata |
     return metadata
 
 
-def tensors_of(share: Share) -> list[torch.Tensor]:
-    return [data for item, data in share.items if not _is_bytes(item)]
-
-
-def held(share: Share, *, by: Background[Any]) -> Share:
-    """With copies of its tensors in the other process's memory, which arrive by ``settle``."""
-    places = iter(by.hold(tensors_of(share)))
-    items = [(item, data if _is_bytes(item) else next(places)) for item, data in share.items]
-    return replace(share, items=items)
-
-
 def _is_bytes(item: Any) -> bool:
     return bool(item.type == WriteItemType.BYTE_IO)
 
 
-def write(share: Share, *, folder: Path, memory: mmap.mmap | None, rest: Rest) -> Written:
+def write_items(mine: RankItems, *, folder: Path, memory: mmap.mmap | None, rest: Rest) -> Written:
     """Write this rank's files, to the disk itself, and take their checksums.
 
     ``memory``: where copies lie. ``rest`` is called after each little piece.
     """
     results: list[WriteResult] = []
     files: dict[str, FileSum] = {}
-    if share.items:
-        name, writes = f"__{share.rank}_0.distcp", SmallWrites(rest=rest)
-        results = _write_items(share.items, path=folder / name, writes=writes, memory=memory)
+    if mine.items:
+        name, writes = f"__{mine.rank}_0.distcp", SmallWrites(rest=rest)
+        results = _write_file(mine.items, path=folder / name, writes=writes, memory=memory)
         files[name] = writes.sum
-    if share.common is not None:
+    if mine.common is not None:
         with (folder / COMMON_STATE_FNAME).open("wb") as file:
-            torch.save(share.common, file)
+            torch.save(mine.common, file)
             file.flush()
             os.fsync(file.fileno())
         files |= sums_of(folder, names=[COMMON_STATE_FNAME])
     return Written(results=results, files=files)
 
 
-def _write_items(
+def _write_file(
     items: list[tuple[Any, Any]], *, path: Path, writes: SmallWrites, memory: mmap.mmap | None
 ) -> list[WriteResult]:
     objects = [(item, data) for item, data in items if _is_bytes(item)]
@@ -220,11 +219,11 @@ def _in_host_memory(
 
 
 def complete(folder: Path, *, metadata: Metadata, written: Sequence[Written]) -> dict[str, FileSum]:
-    """Once all ranks have written: the index of all entries; the sums of all files."""
-    FileSystemWriter(folder).finish(metadata, [share.results for share in written])
+    """Write the index of all entries, once all ranks have written; return the sums of all files."""
+    FileSystemWriter(folder).finish(metadata, [rank.results for rank in written])
     save_config(FORMAT, str(folder))
     files = sums_of(folder, names=[".metadata", "metadata.json"])
-    for share in written:
-        files |= share.files
+    for rank in written:
+        files |= rank.files
     sync(folder)
     return dict(sorted(files.items()))
