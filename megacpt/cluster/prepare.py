@@ -32,6 +32,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
+from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
@@ -68,7 +69,8 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     source = warm_source.find(config)
     if source is not None:
         warm_source.require_same_model(source, architecture=model.architecture)
-    require_packages(config.optim)
+    chosen = config.optim.optimizer
+    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
     plan = make_plan(
         config,
         architecture=model.architecture,

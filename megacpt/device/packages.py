@@ -3,27 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from megacpt.config.sections import OptimConfig, Optimizer
 from megacpt.errors import EnvironmentError_
 
-MUON_PACKAGES = {"megatron-core": (0, 18), "emerging-optimizers": (0, 2)}
 
-
-def require_packages(optim: OptimConfig) -> None:
+def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]]) -> None:
     """EnvironmentError_ naming all that are missing or too old."""
-    if optim.optimizer is not Optimizer.muon:
-        return
     missing = [
         f"{name}>={minimum[0]}.{minimum[1]} (found: {found_version(name) or 'none'})"
-        for name, minimum in MUON_PACKAGES.items()
+        for name, minimum in packages.items()
         if _numbers(found_version(name)) < minimum
     ]
     if missing:
         raise EnvironmentError_(
-            f"optim.optimizer=muon needs {' and '.join(missing)}; use Python 3.12 or newer and "
-            "pip install 'megacpt[muon]', or optim.optimizer=adamw."
+            f"optim.optimizer={optimizer} needs {' and '.join(missing)}; use Python 3.12 or newer "
+            f"and pip install 'megacpt[{optimizer}]', or optim.optimizer=adamw."
         )
 
 

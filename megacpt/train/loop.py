@@ -19,6 +19,7 @@ from megacpt.errors import EndedOnRequest, Superseded
 from megacpt.evaluate.base import first_record
 from megacpt.evaluate.generate import generate
 from megacpt.evaluate.heldout import as_record, measure_all
+from megacpt.families.counts import training_flops_per_token
 from megacpt.monitor.metrics import FaultRecord
 from megacpt.train import warm_start
 from megacpt.train.batches import Account, StepBatch, read_batches
@@ -292,8 +293,8 @@ def step_record(run: Run, *, result: StepResult, position: Position, peak_flops:
     """One line of metrics.jsonl."""
     sums, names = result.sums, run.data.source_names
     tokens_per_s = sums.tokens / result.step_s
-    flops_per_token = run.architecture.training_flops_per_token(
-        sequence_length=result.account.sequence_length
+    flops_per_token = training_flops_per_token(
+        run.architecture, sequence_length=result.account.sequence_length
     )
     per_source = zip(names, sums.loss_N, sums.tokens_N, strict=True)
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run model_layout_worker.py in several layouts and put together what its ranks found."""
+"""Run layouts_worker.py in several layouts and put together what its ranks found."""
 
 from __future__ import annotations
 

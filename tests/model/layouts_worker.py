@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Started once a rank by the tests of megacpt.model: takes each case in each layout, in turn.
 
-    python model_layout_worker.py WORK_DIR LAYOUTS_JSON
+    python layouts_worker.py WORK_DIR LAYOUTS_JSON
 
 Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares. A
 case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
+from megacpt.families.counts import num_parameters
 from megacpt.plan.memory import RankMemory, rank_memory, rank_parameters
 from tests.plan.test_check import ARCHITECTURE
 
@@ -37,7 +38,7 @@ def test_stages_of_any_split_cover_the_model_with_a_tied_table_twice() -> None:
         parts = [
             rank_parameters(ARCHITECTURE, parallel=parallel, rank=n) for n in range(parallel.pp)
         ]
-        assert sum(parts) == ARCHITECTURE.num_parameters + table
+        assert sum(parts) == num_parameters(ARCHITECTURE) + table
 
 
 def test_context_parallelism_cuts_what_grows_with_the_sample() -> None:
@@ -81,7 +82,7 @@ def test_a_short_last_stage_makes_room_for_the_logits() -> None:
 def test_sharded_weights_cut_all_states() -> None:
     whole, cut = memory_of(dp=8), memory_of(dp=8, sharded_weights=True)
     assert cut.gradients == whole.gradients // 8
-    assert cut.optimizer == ARCHITECTURE.num_parameters * 8 // 8
+    assert cut.optimizer == num_parameters(ARCHITECTURE) * 8 // 8
     assert cut.weights < whole.weights
 
 
