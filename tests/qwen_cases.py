@@ -19,9 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_qwen(
-    folder: Path, *, model_type: str, dtype: torch.dtype = torch.float32, **changes: Any
-) -> Any:
+def write_qwen(folder: Path, *, model_type: str, **changes: Any) -> Any:
     """Save a random model as transformers does, norms and biases far from their first values, so
     that a model without them differs; returns it."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -33,6 +31,6 @@ def write_qwen(
     for name, param in model.named_parameters():
         if param.dim() == 1:
             param.data.normal_(1.0 if "norm" in name else 0.0, 0.5)
-    model = model.to(dtype).eval()
+    model = model.eval()
     model.save_pretrained(folder)
     return model
