@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from megacpt.errors import EnvironmentError_
+from megacpt.text import listed
 
 
 def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]]) -> None:
@@ -18,8 +19,8 @@ def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]])
     ]
     if missing:
         raise EnvironmentError_(
-            f"optim.optimizer={optimizer} needs {' and '.join(missing)}; use Python 3.12 or newer "
-            f"and pip install 'megacpt[{optimizer}]', or optim.optimizer=adamw."
+            f"optim.optimizer={optimizer} needs {listed(missing)}; use Python 3.12 or newer and "
+            f"pip install 'megacpt[{optimizer}]', or optim.optimizer=adamw."
         )
 
 

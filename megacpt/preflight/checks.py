@@ -12,6 +12,7 @@ from megacpt.preflight.disk import Disk
 from megacpt.preflight.facts import NodeFacts
 from megacpt.preflight.gpus import Gpu, Gpus
 from megacpt.preflight.network import is_loopback
+from megacpt.text import memory_size
 
 SLOW_DISK_MIB_S = 50.0
 """A checkpoint of 10 GiB would take more than three minutes."""
@@ -50,7 +51,8 @@ def disk_finding(disk: Disk, *, limits: PreflightConfig) -> Finding:
             value=f"{disk.folder} cannot be written: {disk.problem}",
             remedy="choose a folder with write permission and free space",
         )
-    value = f"{disk.folder}: {shown_gib(disk.free_gib)} free, {disk.written_mib_s:,.0f} MiB/s"
+    free = memory_size(disk.free_gib * 2**30, digits=1)
+    value = f"{disk.folder}: {free} free, {disk.written_mib_s:,.0f} MiB/s"
     if disk.free_gib < limits.disk_gib:
         return Finding(
             check="disk",
@@ -208,9 +210,5 @@ def node_findings(
     ]
 
 
-def shown_gib(gib: float) -> str:
-    return f"{gib / 1024:,.1f} TiB" if gib >= 1024 else f"{gib:,.1f} GiB"
-
-
 def shown_mib(mib: float) -> str:
-    return shown_gib(mib / 1024) if mib >= 1024 else f"{mib:,.0f} MiB"
+    return memory_size(mib * 2**20, digits=1)

@@ -30,9 +30,9 @@ from megacpt.preflight.checks import (
     port_findings,
     server_clock_findings,
     shm_finding,
-    shown_gib,
 )
 from megacpt.preflight.gpus import Gpus
+from megacpt.text import memory_size
 
 WIDTH = 80
 MEMORY_GIB = 4.0
@@ -214,7 +214,7 @@ def _memory() -> Finding:
     return Finding(
         check="memory",
         mark=Mark.warn if free < MEMORY_GIB else Mark.ok,
-        value=f"{shown_gib(free)} available of {shown_gib(total / 2**30)}",
+        value=f"{memory_size(free * 2**30, digits=1)} available of {memory_size(total, digits=1)}",
         limit=f"{MEMORY_GIB:g} GiB",
         remedy="megacpt plan says what a run needs; end other programs, or raise the job's --mem",
     )
