@@ -12,11 +12,11 @@ NOT_WELL = 1
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from megacpt.preflight.doctor import diagnose, passes, render
+    from megacpt.preflight.doctor import diagnose, passes, screen
 
-    findings = diagnose(arguments.folder.absolute())
-    print(render(findings))
-    if not passes(findings):
+    results = diagnose(arguments.folder.absolute())
+    print(screen(results))
+    if not passes(results):
         return NOT_WELL
     say(next_command="megacpt train experiment=tiny")
     return 0
