@@ -58,6 +58,7 @@ def transformer_config(
         **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
         # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
+        qk_layernorm=architecture.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -79,7 +80,6 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "activation_func": silu,
         "add_bias_linear": architecture.mlp_bias,
         "add_qkv_bias": _has_qkv_bias(architecture),
-        "qk_layernorm": architecture.qk_norm,
     }
 
 
