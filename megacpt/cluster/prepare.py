@@ -32,6 +32,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
+from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
@@ -71,7 +72,8 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
     if base is not None:
         base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
-    require_packages(config.optim)
+    chosen = config.optim.optimizer
+    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
     plan = make_plan(
         config,
         architecture=model.architecture,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -13,26 +13,21 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import megacpt
-from megacpt.config.sections import OptimConfig, Optimizer
 from megacpt.errors import EnvironmentError_
 from megacpt.text import listed
 
-MUON_PACKAGES = {"megatron-core": (0, 18), "emerging-optimizers": (0, 2)}
 
-
-def require_packages(optim: OptimConfig) -> None:
+def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]]) -> None:
     """EnvironmentError_ naming all that are missing or too old."""
-    if optim.optimizer is not Optimizer.muon:
-        return
     missing = [
         f"{name}>={minimum[0]}.{minimum[1]} (found: {found_version(name) or 'none'})"
-        for name, minimum in MUON_PACKAGES.items()
+        for name, minimum in packages.items()
         if _numbers(found_version(name)) < minimum
     ]
     if missing:
         raise EnvironmentError_(
-            f"optim.optimizer=muon needs {listed(missing)}; use Python 3.12 or newer and "
-            "pip install 'megacpt[muon]', or optim.optimizer=adamw."
+            f"optim.optimizer={optimizer} needs {listed(missing)}; use Python 3.12 or newer and "
+            f"pip install 'megacpt[{optimizer}]', or optim.optimizer=adamw."
         )
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import llama, mixtral
+from megacpt.families import llama, mixtral, qwen2, qwen3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.weights import Param, Part
+from megacpt.families.weights import Param, Part, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class Family:
 FAMILIES = {
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
 }
 
 
@@ -56,3 +58,8 @@ def family_of(architecture: Architecture) -> Family:
 def param_rows(architecture: Architecture) -> tuple[Param, ...]:
     """The weights this architecture has, in model order."""
     return tuple(p for p in family_of(architecture).params if p.present(architecture))
+
+
+def table_row(architecture: Architecture, *, role: Role) -> Param:
+    """The row of the embedding or of the head, which a tied model has no weight for."""
+    return next(row for row in family_of(architecture).params if row.role is role)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.weights import Packing, Param, linear, norm, vocabulary
+from megacpt.families.weights import Packing, Param, Role, linear, norm, vocabulary
 
 MODEL_TYPE = "llama"
 
@@ -42,15 +44,16 @@ def read(config: HfConfig) -> Architecture:
     )
 
 
-def _attention(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
+def _attention(
+    path: str,
+    *parts: tuple[str, str, str],
+    tp_dim: int,
+    bias: Callable[[Architecture], bool],
+    packing: Packing = Packing.once,
+) -> tuple[Param, Param]:
     sources = tuple((f"{_HF}.self_attn.{name}", out, into) for name, out, into in parts)
-    return linear(
-        f"{_NATIVE}.self_attention.{path}",
-        sources=sources,
-        tp_dim=tp_dim,
-        bias=lambda a: a.attention_bias,
-        packing=Packing.by_kv_head if len(parts) == 3 else Packing.once,
-    )
+    native = f"{_NATIVE}.self_attention.{path}"
+    return linear(native, sources=sources, tp_dim=tp_dim, bias=bias, packing=packing)
 
 
 def _mlp(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
@@ -65,16 +68,39 @@ def _norm(native: str, *, source: str, engine: str) -> Param:
     return norm(name, source=hf_name, engine=f"{_NATIVE}.{engine}")
 
 
+def _head_norm(native: str, *, source: str) -> Param:
+    return norm(
+        f"{_NATIVE}.self_attention.{native}.weight",
+        source=f"{_HF}.self_attn.{source}.weight",
+        size="head",
+        present=lambda a: a.qk_norm,
+    )
+
+
 _Q, _K, _V = ("q_proj", "q", "hidden"), ("k_proj", "kv", "hidden"), ("v_proj", "kv", "hidden")
 BEFORE_MLP: tuple[Param, ...] = (
-    vocabulary("embedding.word_embeddings.weight", source="model.embed_tokens.weight"),
+    vocabulary(
+        "embedding.word_embeddings.weight",
+        source="model.embed_tokens.weight",
+        role=Role.embedding,
+    ),
     _norm(
         "input_layernorm",
         source="input_layernorm",
         engine="self_attention.linear_qkv.layer_norm_weight",
     ),
-    *_attention("linear_qkv", _Q, _K, _V, tp_dim=0),
-    *_attention("linear_proj", ("o_proj", "hidden", "q"), tp_dim=1),
+    *_attention(
+        "linear_qkv",
+        *(_Q, _K, _V),
+        tp_dim=0,
+        bias=lambda a: a.attention_bias or a.qkv_bias,
+        packing=Packing.by_kv_head,
+    ),
+    _head_norm("q_layernorm", source="q_norm"),
+    _head_norm("k_layernorm", source="k_norm"),
+    *_attention(
+        "linear_proj", ("o_proj", "hidden", "q"), tp_dim=1, bias=lambda a: a.attention_bias
+    ),
     _norm(
         "pre_mlp_layernorm",
         source="post_attention_layernorm",
@@ -88,7 +114,10 @@ MLP: tuple[Param, ...] = (
 AFTER_LAYERS: tuple[Param, ...] = (
     norm("decoder.final_layernorm.weight", source="model.norm.weight"),
     vocabulary(
-        "output_layer.weight", source="lm_head.weight", present=lambda a: not a.tied_embeddings
+        "output_layer.weight",
+        source="lm_head.weight",
+        role=Role.head,
+        present=lambda a: not a.tied_embeddings,
     ),
 )
 PARAMS = BEFORE_MLP + MLP + AFTER_LAYERS

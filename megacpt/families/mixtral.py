@@ -13,7 +13,7 @@ from dataclasses import replace
 from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.weights import Param, Part, Source
+from megacpt.families.weights import Param, Part, Role, Source
 
 MODEL_TYPE = "mixtral"
 
@@ -70,6 +70,7 @@ PARAMS = (
     *llama.BEFORE_MLP,
     Param(
         native=f"{_NATIVE}.router.weight",
+        role=Role.router,
         sources=(Source(name=f"{_HF}.gate.weight", dims=("experts", "hidden")),),
     ),
     _expert("linear_fc1", _source(_GATE, "ffn", "hidden"), _source(_UP, "ffn", "hidden"), tp_dim=0),

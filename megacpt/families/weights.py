@@ -2,8 +2,9 @@
 """One row per weight: its native name, the Hugging Face tensors it is packed from, how it is cut.
 
 A family lists its rows once. Loading, exporting, random initialisation, tensor-parallel slicing and
-shape checks all read the same row, so the two directions cannot disagree. Free of torch: only
-tensor methods are called.
+shape checks all read the same row, so the two directions cannot disagree. Counts of parameters,
+memory and the optimizer's groups are sums and selections over the rows. Free of torch: only tensor
+methods are called.
 
 Packing. A native matrix may hold several Hugging Face matrices:
 
@@ -20,6 +21,7 @@ for such a row these are the ranks that ``tp`` and ``rank`` below count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -40,12 +42,15 @@ class Packing(Enum):
     """One for each key-value head of the rank."""
 
 
-class Fill(Enum):
-    """Values of a randomly initialised weight."""
+class Role(Enum):
+    """What a weight does: its first values, learning rate, decay and optimizer follow from it."""
 
-    normal = "normal"
-    ones = "ones"
-    zeros = "zeros"
+    embedding = "embedding"
+    head = "head"
+    norm = "norm"
+    router = "router"
+    linear = "linear"
+    bias = "bias"
 
 
 def _always(_: Architecture) -> bool:
@@ -72,10 +77,10 @@ class Param:
     """megatron-core's name, ``{layer}`` and ``{expert}`` open (both counted over the whole model
     from 0)."""
     sources: tuple[Source, ...]
+    role: Role = Role.linear
     tp_dim: int | None = None
     """Which dimension tensor parallelism cuts; ``None``: the same on every rank."""
     packing: Packing = Packing.once
-    fill: Fill = Fill.normal
     engine: str | None = None
     """The name within Transformer Engine's modules, where it is another: a norm fused into the
     linear layer after it, an expert grouped with the others."""
@@ -84,6 +89,19 @@ class Param:
     @property
     def per_expert(self) -> bool:
         return "{expert}" in self.native
+
+    @property
+    def per_layer(self) -> bool:
+        return "{layer}" in self.native
+
+    def num_values(self, architecture: Architecture, *, layers: int | None = None) -> int:
+        """In ``layers`` of the layers (default: all), all experts of each counted."""
+        copies = 1
+        if self.per_layer:
+            copies = architecture.num_layers if layers is None else layers
+        if self.per_expert and architecture.experts is not None:
+            copies *= architecture.experts.num
+        return copies * sum(math.prod(source.shape(architecture)) for source in self.sources)
 
     def views(self, shard: Tensor, *, architecture: Architecture, tp: int) -> list[Tensor]:
         """For each source the part of a rank's native tensor it fills: (groups, rows, ...)."""
@@ -131,29 +149,38 @@ def linear(
         sources=tuple(Source(name=f"{n}.bias", dims=(out,)) for n, out, _ in sources),
         tp_dim=0 if tp_dim == 0 else None,
         packing=packing,
-        fill=Fill.zeros,
+        role=Role.bias,
         present=bias,
     )
     return weight, bias_row
 
 
-def norm(native: str, *, source: str, engine: str | None = None) -> Param:
+def norm(
+    native: str,
+    *,
+    source: str,
+    size: str = "hidden",
+    engine: str | None = None,
+    present: Callable[[Architecture], bool] = _always,
+) -> Param:
     """The row of an RMSNorm's scale."""
     return Param(
         native=native,
-        sources=(Source(name=source, dims=("hidden",)),),
-        fill=Fill.ones,
+        sources=(Source(name=source, dims=(size,)),),
+        role=Role.norm,
         engine=engine,
+        present=present,
     )
 
 
 def vocabulary(
-    native: str, *, source: str, present: Callable[[Architecture], bool] = _always
+    native: str, *, source: str, role: Role, present: Callable[[Architecture], bool] = _always
 ) -> Param:
     """The row of an embedding or output matrix, cut along the vocabulary."""
     return Param(
         native=native,
         sources=(Source(name=source, dims=("vocab", "hidden")),),
+        role=role,
         tp_dim=0,
         present=present,
     )
@@ -193,6 +220,7 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "vocab": architecture.vocab_size,
         "hidden": architecture.hidden_size,
         "ffn": architecture.ffn_hidden_size,
+        "head": architecture.head_dim,
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
         "experts": architecture.experts.num if architecture.experts else 0,

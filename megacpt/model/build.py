@@ -15,13 +15,12 @@ from megatron.core.transformer import TransformerConfig
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture
-from megacpt.model.config import transformer_config
+from megacpt.model.config import block_spec, transformer_config
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
 from megacpt.model.layers.rope import inverse_frequencies
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
-from megacpt.model.spec import block_spec
 
 
 class Model(GPTModel):  # type: ignore[misc]
@@ -87,7 +86,7 @@ def build_model(
     if kind is not DeviceKind.gpu:
         for chunk in chunks:
             emulate(chunk, precision=precision)
-    _mark_tensor_parallel(chunks, architecture=architecture)
+    _mark(chunks, architecture=architecture)
     return chunks
 
 
@@ -130,13 +129,14 @@ def _build_chunk(
     return model
 
 
-def _mark_tensor_parallel(chunks: list[Any], *, architecture: Architecture) -> None:
-    """Say which parameters are cut, or the gradient norm counts them on the first rank only, and
-    which are experts'.
+def _mark(chunks: list[Any], *, architecture: Architecture) -> None:
+    """Set each parameter's role and megatron-core's attributes of sharding and experts; without
+    these the gradient norm counts a sharded weight on the first rank only.
 
-    megatron-core's plain layers say so as part of their initialisation, which is turned off.
+    megatron-core's plain layers set them in their initialisation, which is turned off.
     """
     for placed in placed_params(chunks, architecture=architecture):
+        placed.tensor.role = placed.row.role  # type: ignore[attr-defined]
         if placed.row.tp_dim is not None:
             placed.tensor.tensor_model_parallel = True  # type: ignore[attr-defined]
             placed.tensor.partition_dim = placed.row.tp_dim  # type: ignore[attr-defined]

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from megacpt.errors import ModelError
-from megacpt.families import family_of
+from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.placement import hf_shapes
 from megacpt.tokenizer import Tokenizer
 
-EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 NEAR_ZERO = 0.01
 """A row shorter than this fraction of the median row was probably never trained."""
 NEAR_ZERO_SHARE_MAX = 0.01
@@ -96,15 +96,19 @@ def _check_weights(
     folder: Path, *, architecture: Architecture, num_tokens: int
 ) -> Iterator[Finding]:
     tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
-    shapes = hf_shapes(architecture)
-    present = {**shapes, **{n: shapes[EMBEDDINGS[0]] for n in EMBEDDINGS if n in tensors.files}}
+    tables = {
+        source.name: source.shape(architecture)
+        for role in (Role.embedding, Role.head)
+        for source in table_row(architecture, role=role).sources
+    }
+    present = {**hf_shapes(architecture), **{n: s for n, s in tables.items() if n in tensors.files}}
     require_names(tensors, expected=present, folder=folder)
     dtypes: set[torch.dtype] = set()
     for name, shape in present.items():
         tensor = tensors.read(name, shape=shape)
         dtypes.add(tensor.dtype)
         yield from _check_finite(name, tensor=tensor)
-        if name in EMBEDDINGS:
+        if name in tables:
             yield from _check_rows(name, tensor_VD=tensor, num_tokens=num_tokens)
     if len(dtypes) > 1:
         yield Finding(

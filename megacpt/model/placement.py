@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,14 +13,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
-from megacpt.families import param_rows
+from megacpt.families import param_rows, table_row
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Param, Source
-
-EMBEDDING = "embedding.word_embeddings.weight"
-OUTPUT = "output_layer.weight"
-_LAYER = re.compile(r"^(decoder\.layers\.)(\d+)(\.)")
-_EXPERT = re.compile(r"(\.experts\.(?:local_experts\.|linear_fc[12]\.weight))(\d+)(\.|$)")
+from megacpt.families.weights import Param, Role, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +55,30 @@ class Placed:
 def placed_params(chunks: Sequence[Any], *, architecture: Architecture) -> Iterator[Placed]:
     """Every parameter of the (possibly wrapped) chunks; one without a row is a defect."""
     rows = rows_by_native_name(architecture)
+    patterns = {_pattern(name): row for name, row in rows.items()}
     for chunk in unwrap_model(list(chunks)):
         for name, tensor in chunk.named_parameters():
-            layer, expert = _LAYER.search(name), _EXPERT.search(name)
-            row = rows[_EXPERT.sub(r"\1{expert}\3", _LAYER.sub(r"\1{layer}\3", name))]
+            found, row = next(
+                (found, row) for pattern, row in patterns.items() if (found := pattern(name))
+            )
+            numbers = {key: int(number) for key, number in found.groupdict().items()}
+            layer, expert = numbers.get("layer"), numbers.get("expert")
             yield Placed(
                 tensor=tensor,
                 row=row,
-                layer=chunk.decoder.layers[int(layer[2])].layer_number - 1 if layer else None,
-                expert=_global_expert(int(expert[2]), architecture=architecture)
-                if expert
-                else None,
+                layer=None if layer is None else chunk.decoder.layers[layer].layer_number - 1,
+                expert=None
+                if expert is None
+                else _global_expert(expert, architecture=architecture),
             )
+
+
+def _pattern(name: str) -> Callable[[str], re.Match[str] | None]:
+    """Matches a native name of the rows with the numbers of layer and expert in it."""
+    parts = re.split(r"\{(\w+)\}", name)
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = (rf"(?P<{number}>\d+)" for number in parts[1::2])
+    return re.compile("".join(parts)).fullmatch
 
 
 def _global_expert(local: int, *, architecture: Architecture) -> int:
@@ -94,7 +101,8 @@ def rows_by_native_name(architecture: Architecture) -> dict[str, Param]:
         if row.engine is not None:
             rows[row.engine] = row
     if architecture.tied_embeddings:
-        rows[OUTPUT] = rows[EMBEDDING]
+        head = table_row(architecture, role=Role.head)
+        rows[head.native] = table_row(architecture, role=Role.embedding)
     return rows
 
 
@@ -102,7 +110,7 @@ def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name and shape of every Hugging Face tensor of the whole model."""
     shapes: dict[str, tuple[int, ...]] = {}
     for row in param_rows(architecture):
-        layers = range(architecture.num_layers) if "{layer}" in row.native else (None,)
+        layers = range(architecture.num_layers) if row.per_layer else (None,)
         mixture = architecture.experts if row.per_expert else None
         experts = range(mixture.num) if mixture else (None,)
         for layer, expert, source in product(layers, experts, row.sources):

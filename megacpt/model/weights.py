@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
-from megacpt.families import family_of
+from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Fill, Source
-from megacpt.model.fp8_weights import writable
+from megacpt.families.weights import Role, Source
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.placement import Placed, hf_shapes, placed_params
-
-TIED_HEAD = "lm_head.weight"
-TIED_EMBEDDING = "model.embed_tokens.weight"
 
 ReadSlice = Callable[[Placed, Source, slice], torch.Tensor]
 """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
@@ -38,11 +36,9 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     """
     folder = Path(folder)
     tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
-    expected = hf_shapes(architecture)
-    if architecture.tied_embeddings and TIED_HEAD in tensors.files:
-        _check_tied_head(tensors, shape=expected[TIED_EMBEDDING], folder=folder)
-        tensors = tensors.without(TIED_HEAD)
-    require_names(tensors, expected=expected, folder=folder)
+    if architecture.tied_embeddings:
+        tensors = _without_tied_head(tensors, architecture=architecture, folder=folder)
+    require_names(tensors, expected=hf_shapes(architecture), folder=folder)
 
     def read(placed: Placed, source: Source, span: slice) -> torch.Tensor:
         return tensors.read(
@@ -55,16 +51,27 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     _fill(chunks, read=read, architecture=architecture)
 
 
-def _check_tied_head(tensors: HfTensors, *, shape: tuple[int, ...], folder: Path) -> None:
+def _without_tied_head(
+    tensors: HfTensors, *, architecture: Architecture, folder: Path
+) -> HfTensors:
     """Some folders store a tied head as well; it must be the embedding, or tying changes it."""
+    head, table = (
+        table_row(architecture, role=role).sources[0] for role in (Role.head, Role.embedding)
+    )
+    if head.name not in tensors.files:
+        return tensors
+    shape = table.shape(architecture)
     for start in range(0, shape[0], 4096):
         rows = slice(start, min(start + 4096, shape[0]))
-        head = tensors.read(TIED_HEAD, shape=shape, dim=0, span=rows)
-        if not torch.equal(head, tensors.read(TIED_EMBEDDING, shape=shape, dim=0, span=rows)):
+        stored, wanted = (
+            tensors.read(source.name, shape=shape, dim=0, span=rows) for source in (head, table)
+        )
+        if not torch.equal(stored, wanted):
             raise ModelError(
-                f"{TIED_HEAD} in {folder} must equal {TIED_EMBEDDING}, because config.json says "
+                f"{head.name} in {folder} must equal {table.name}, because config.json says "
                 "tie_word_embeddings, but differs; set tie_word_embeddings to false there."
             )
+    return tensors.without(head.name)
 
 
 def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, seed: int) -> None:
@@ -77,7 +84,7 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
         whole = _draw(
             placed.hf_name(source),
             source=source,
-            fill=placed.row.fill,
+            role=placed.row.role,
             architecture=architecture,
             seed=seed,
         )
@@ -88,11 +95,11 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
 
 
 def _draw(
-    name: str, *, source: Source, fill: Fill, architecture: Architecture, seed: int
+    name: str, *, source: Source, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
-    if fill is not Fill.normal:
-        return torch.full(shape, 1.0 if fill is Fill.ones else 0.0)
+    if role in (Role.norm, Role.bias):
+        return torch.full(shape, 1.0 if role is Role.norm else 0.0)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(shape, generator=generator) * architecture.initializer_range
@@ -103,7 +110,7 @@ def _fill(chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture)
     """Write every parameter, padding rows included (zeros)."""
     for placed in placed_params(chunks, architecture=architecture):
         cut = placed.cut
-        with writable(placed.tensor) as native:
+        with _writable(placed.tensor) as native:
             views = placed.row.views(native, architecture=architecture, tp=cut.size)
             for source, view in zip(placed.row.sources, views, strict=True):
                 span = slice(0)
@@ -112,6 +119,25 @@ def _fill(chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture)
                         view, source=source, architecture=architecture, rank=cut.rank
                     )
                 _write(view, part=read(placed, source, span))
+
+
+@contextmanager
+def _writable(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+    """A plain tensor to write the weight into.
+
+    An fp8 weight (``precision.fp8_param_gather``) is a pair of numbers and scales, of which no part
+    can be written. It is quantised from a bf16 tensor when that is whole. The optimizer takes its
+    master weight from the same tensor, which Transformer Engine keeps until then: from fp8 it would
+    have lost the base model's last bits.
+    """
+    if not is_float8tensor(parameter):
+        yield parameter.data
+        return
+    wide = torch.empty(parameter.shape, dtype=torch.bfloat16, device=parameter.device)
+    yield wide
+    with torch.no_grad():
+        parameter.copy_(wide)
+    parameter._high_precision_init_val = wide.cpu()  # type: ignore[attr-defined]
 
 
 def _write(view: torch.Tensor, *, part: torch.Tensor) -> None:

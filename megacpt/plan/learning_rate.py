@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from megacpt.config.sections import LrShape, OptimConfig, Optimizer, ScheduleConfig
+from megacpt.config.sections import LrShape, OptimConfig, ScheduleConfig
+from megacpt.plan.optimizers import OPTIMIZERS
 
 FINAL_FRACTION = 0.1
 """Of the shapes that decay, where ``lr_final_fraction`` is not set."""
@@ -87,7 +88,7 @@ def group_multipliers(optim: OptimConfig) -> dict[str, float]:
     groups = {
         "embedding": optim.embedding_lr_multiplier,
         "head": optim.head_lr_multiplier,
-        "muon": optim.muon.lr_multiplier if optim.optimizer is Optimizer.muon else 1.0,
+        optim.optimizer.value: OPTIMIZERS[optim.optimizer].matrix_lr_multiplier(optim),
     }
     return {name: multiplier for name, multiplier in groups.items() if multiplier != 1.0}
 

@@ -8,15 +8,18 @@ counts twice. An estimate: allocator slack and communication buffers are not in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
+from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
+from megacpt.families import param_rows, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Param, Role
 from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.rules.experts import expert_tensor_ranks
 
 GRADIENT_BYTES = 4
-ADAM_BYTES = 8
 MASTER_BYTES = 4
 
 
@@ -43,6 +46,7 @@ def rank_memory(
     data: DataConfig,
     parallel: ParallelConfig,
     dtype: Dtype,
+    optimizer: Optimizer = Optimizer.adamw,
     offload: bool = False,
     weight_copy_bytes: int = 0,
 ) -> RankMemory:
@@ -53,6 +57,7 @@ def rank_memory(
             data=data,
             parallel=parallel,
             dtype=dtype,
+            optimizer=optimizer,
             rank=rank,
             weight_copy_bytes=weight_copy_bytes,
         )
@@ -66,20 +71,34 @@ def rank_parameters(architecture: Architecture, *, parallel: ParallelConfig, ran
 
     With one stage both tables are on it; a tied table lies on first and last stage.
     """
-    is_last = rank == parallel.pp - 1
-    layers = stage_layers(architecture.num_layers, parallel=parallel)[rank] * _layer(architecture)
-    final_norm = architecture.hidden_size if is_last else 0
-    tables = _tables(architecture, parallel=parallel, rank=rank)
-    return -(-(layers + final_norm) // parallel.tp) + -(-tables // parallel.tp)
+    values = _values(architecture, parallel=parallel, rank=rank, experts=False)
+    return sum(values.values())
 
 
-def rank_expert_parameters(
-    architecture: Architecture, *, parallel: ParallelConfig, rank: int = 0
-) -> int:
-    """Parameters of the experts a rank holds, or its share of them; 0 in a dense model."""
+def _values(
+    architecture: Architecture, *, parallel: ParallelConfig, rank: int, experts: bool
+) -> dict[Role, int]:
+    """What a rank holds by role: of the experts, or of all else. Norms, of which there are few,
+    count as cut."""
+    cut = parallel.ep * expert_tensor_ranks(parallel) if experts else parallel.tp
     layers = stage_layers(architecture.num_layers, parallel=parallel)[rank]
-    of_stage = architecture.num_expert_parameters // architecture.num_layers * layers
-    return -(-of_stage // (parallel.ep * expert_tensor_ranks(parallel)))
+    values: dict[Role, int] = {}
+    for row in _held_rows(architecture, parallel=parallel, rank=rank):
+        if row.per_expert is experts:
+            held = row.num_values(architecture, layers=layers)
+            values[row.role] = values.get(row.role, 0) + held
+    return {role: -(-held // cut) for role, held in values.items()}
+
+
+def _held_rows(
+    architecture: Architecture, *, parallel: ParallelConfig, rank: int
+) -> Iterator[Param]:
+    is_first, is_last = rank == 0, rank == parallel.pp - 1
+    for row in param_rows(architecture):
+        if row.per_layer or (is_first if row.role is Role.embedding else is_last):
+            yield row
+    if architecture.tied_embeddings and is_last and not is_first:
+        yield table_row(architecture, role=Role.embedding)
 
 
 def expert_replicas(parallel: ParallelConfig) -> int:
@@ -97,25 +116,25 @@ def master_bytes(dtype: Dtype) -> int:
     return 0 if dtype is Dtype.fp32 else MASTER_BYTES
 
 
-def checkpoint_bytes(architecture: Architecture, *, dtype: Dtype) -> int:
-    """Weights, master weights and both Adam moments, once over all ranks."""
-    per_parameter = value_bytes(dtype) + master_bytes(dtype) + ADAM_BYTES
-    return architecture.num_parameters * per_parameter
-
-
-def _tables(architecture: Architecture, *, parallel: ParallelConfig, rank: int) -> int:
-    """Parameters of the embedding and output matrices on a pipeline rank."""
-    is_first, is_last = rank == 0, rank == parallel.pp - 1
-    is_one = architecture.tied_embeddings and is_first and is_last
-    tables = 1 if is_one else int(is_first) + int(is_last)
-    return tables * architecture.vocab_size * architecture.hidden_size
+def checkpoint_bytes(
+    architecture: Architecture, *, dtype: Dtype, optimizer: Optimizer = Optimizer.adamw
+) -> int:
+    """Weights, master weights and the optimizer's moments, once over all ranks."""
+    state_bytes, weight_bytes = OPTIMIZERS[optimizer].state_bytes, value_bytes(dtype)
+    weight_bytes += master_bytes(dtype)
+    return sum(
+        row.num_values(architecture) * (weight_bytes + state_bytes(row.role))
+        for row in param_rows(architecture)
+    )
 
 
 def _layer(architecture: Architecture) -> int:
     """Parameters of a layer, its experts left out."""
-    tables = 1 if architecture.tied_embeddings else 2
-    outside = (tables * architecture.vocab_size + 1) * architecture.hidden_size
-    return (architecture.num_parameters_outside_experts - outside) // architecture.num_layers
+    return sum(
+        row.num_values(architecture, layers=1)
+        for row in param_rows(architecture)
+        if row.per_layer and not row.per_expert
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +145,7 @@ class _Stage:
     data: DataConfig
     parallel: ParallelConfig
     dtype: Dtype
+    optimizer: Optimizer
     rank: int
     weight_copy_bytes: int
     """Of a weight of a layer, quantised (megacpt.plan.precision)."""
@@ -144,9 +164,17 @@ class _Stage:
         )
 
     def _layer_parameters(self) -> int:
-        """Of the layers, without embedding and head."""
-        experts = rank_expert_parameters(self.architecture, parallel=self.parallel, rank=self.rank)
-        return self._layers * _layer(self.architecture) // self.parallel.tp + experts
+        """All of the layers, without embedding and head."""
+        shared = self._layers * _layer(self.architecture) // self.parallel.tp
+        return shared + sum(self._values(experts=True).values())
+
+    def _values(self, *, experts: bool) -> Mapping[Role, int]:
+        return _values(self.architecture, parallel=self.parallel, rank=self.rank, experts=experts)
+
+    def _state_bytes(self, values: Mapping[Role, int], *, master: int) -> int:
+        """What the optimizer keeps of them; ``master``: bytes of the fp32 copy of a value."""
+        row = OPTIMIZERS[self.optimizer]
+        return sum(num * (row.state_bytes(role) + master) for role, num in values.items())
 
     @property
     def tokens(self) -> int:
@@ -163,27 +191,26 @@ class _Stage:
         return stage_layers(self.architecture.num_layers, parallel=self.parallel)[self.rank]
 
     def _whole_states(self) -> tuple[int, int, int]:
-        shared = rank_parameters(self.architecture, parallel=self.parallel, rank=self.rank)
-        experts = rank_expert_parameters(self.architecture, parallel=self.parallel, rank=self.rank)
-        updated = shared + experts
+        values, of_experts = self._values(experts=False), self._values(experts=True)
+        held = sum(values.values()) + sum(of_experts.values())
+        master = master_bytes(self.dtype)
+        state = self._state_bytes(values, master=master)
+        expert_state = self._state_bytes(of_experts, master=master)
         if self.parallel.distributed_optimizer:
-            shards = self.parallel.cp * self.parallel.dp
-            updated = shared // shards + experts // expert_replicas(self.parallel)
-        return (
-            (shared + experts) * value_bytes(self.dtype),
-            (shared + experts) * GRADIENT_BYTES,
-            updated * (ADAM_BYTES + master_bytes(self.dtype)),
-        )
+            state //= self.parallel.cp * self.parallel.dp
+            expert_state //= expert_replicas(self.parallel)
+        return held * value_bytes(self.dtype), held * GRADIENT_BYTES, state + expert_state
 
     def _cut_states(self) -> tuple[int, int, int]:
-        """ZeRO-3: fp32 shards, and gathered copies of the tables and of two layers."""
-        shared = rank_parameters(self.architecture, parallel=self.parallel)
-        experts = rank_expert_parameters(self.architecture, parallel=self.parallel)
-        shard = -(-(shared + experts) // (self.parallel.cp * self.parallel.dp))
-        layer = _layer(self.architecture) // self.parallel.tp + experts // self._layers
-        tables = _tables(self.architecture, parallel=self.parallel, rank=0) // self.parallel.tp
-        gathered = (tables + 2 * layer) * value_bytes(self.dtype)
-        return shard * MASTER_BYTES + gathered, shard * GRADIENT_BYTES, shard * ADAM_BYTES
+        """ZeRO-3, dense models only: fp32 shards, and gathered copies of the tables and of two
+        layers."""
+        values, shards = self._values(experts=False), self.parallel.cp * self.parallel.dp
+        shard = -(-sum(values.values()) // shards)
+        tables = sum(values.get(role, 0) for role in (Role.embedding, Role.head))
+        layers = 2 * (_layer(self.architecture) // self.parallel.tp)
+        gathered = (tables + layers) * value_bytes(self.dtype)
+        state = -(-self._state_bytes(values, master=0) // shards)
+        return shard * MASTER_BYTES + gathered, shard * GRADIENT_BYTES, state
 
     def _activations(self) -> float:
         """Bytes a token: of every layer in flight what the backward pass will need, and while it

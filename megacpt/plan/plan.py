@@ -9,6 +9,11 @@ from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.families.architecture import Architecture
+from megacpt.families.counts import (
+    num_active_parameters,
+    num_parameters,
+    training_flops_per_token,
+)
 from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
@@ -110,12 +115,14 @@ def make_plan(
     data, parallel, schedule = config.data, config.parallel, config.schedule
     segments = segments or resolve(data)
     stages = _stages(segments, architecture=architecture, steps=schedule.steps)
-    whole = checkpoint_bytes(architecture, dtype=config.precision.dtype)
+    whole = checkpoint_bytes(
+        architecture, dtype=config.precision.dtype, optimizer=config.optim.optimizer
+    )
     return Plan(
         run_dir=config.run_dir,
         family=architecture.family,
-        parameters=architecture.num_parameters,
-        active_parameters=architecture.num_active_parameters,
+        parameters=num_parameters(architecture),
+        active_parameters=num_active_parameters(architecture),
         steps=schedule.steps,
         samples_per_step=segments[0].global_batch_size,
         tokens_per_step=segments[0].tokens_per_step,
@@ -139,6 +146,7 @@ def make_plan(
             data=replace(data, sequence_length=longest(data)),
             parallel=parallel,
             dtype=config.precision.dtype,
+            optimizer=config.optim.optimizer,
             offload=config.optim.offload,
             weight_copy_bytes=weight_copy_bytes(config.precision),
         ),
@@ -177,7 +185,7 @@ def _stages(
             global_batch_size=segment.global_batch_size,
             tokens=(tokens := length * segment.tokens_per_step),
             training_flops=tokens
-            * architecture.training_flops_per_token(sequence_length=segment.sequence_length),
+            * training_flops_per_token(architecture, sequence_length=segment.sequence_length),
             shares={name: float(share) for name, share in segment.shares.items()},
         )
         for segment in segments

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 import torch
@@ -12,33 +10,19 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
 from megacpt.checkpoint.state.adam import drop_classes, use_fused_kernel
-from megacpt.config.sections import Dtype, OptimConfig, Optimizer, RunConfig
-
-MUON_RMS = 0.2
-"""Root mean square of a ``spectral`` update before the rate: about AdamW's, so that one rate suits
-both (Liu et al., equation 4, https://arxiv.org/abs/2502.16982)."""
+from megacpt.config.sections import Dtype, OptimConfig, RunConfig
+from megacpt.families.weights import Role
+from megacpt.plan.optimizers import MATRICES, OPTIMIZERS
 
 
-class Role(Enum):
-    """What a parameter is, as far as its learning rate and weight decay go."""
-
-    embedding = "embedding"
-    head = "head"
-    vector = "vector"
-    """Norms and biases."""
-    matrix = "matrix"
-
-
-def build_optimizer(
-    chunks: list[Any], *, config: RunConfig, tied: bool, device: torch.device
-) -> Any:
-    """For wrapped chunks; ``tied``: embedding and head are one tensor."""
+def build_optimizer(chunks: list[Any], *, config: RunConfig, device: torch.device) -> Any:
+    """Optimizer of wrapped chunks."""
     # An offloading optimizer takes views of fp32 parameters, which must not carry a graph.
     with torch.no_grad():
         optimizer = get_megatron_optimizer(
             optimizer_config(config, on_gpu=device.type != "cpu"),
             chunks,
-            config_overrides=overrides(config.optim, tied=tied),
+            config_overrides=overrides(config.optim),
         )
     use_fused_kernel(optimizer)
     drop_classes(optimizer)
@@ -46,11 +30,11 @@ def build_optimizer(
 
 
 def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
-    optim, parallel = config.optim, config.parallel
+    optim, parallel, row = config.optim, config.parallel, OPTIMIZERS[config.optim.optimizer]
     # With cut weights the parameters that the optimizer sees are fp32 masters already.
     bf16 = config.precision.dtype is Dtype.bf16 and not parallel.sharded_weights
     return OptimizerConfig(
-        optimizer="muon" if optim.optimizer is Optimizer.muon else "adam",
+        optimizer=row.megatron_name,
         lr=optim.lr_peak,
         weight_decay=optim.weight_decay,
         adam_beta1=optim.beta1,
@@ -60,7 +44,7 @@ def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=parallel.distributed_optimizer,
         **_offload(on_gpu=on_gpu) if optim.offload else {},
-        **_muon(config) if optim.optimizer is Optimizer.muon else {},
+        **row.arguments(config),
         overlap_param_gather=parallel.overlap_param_gather,
         fp8_recipe=config.precision.recipe.value if config.precision.fp8_param_gather else None,
         # Infinity reports the norm and scales nothing; 0 would skip measuring it.
@@ -81,54 +65,28 @@ def _offload(*, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def _muon(config: RunConfig) -> dict[str, Any]:
-    muon = config.optim.muon
-    return {
-        "muon_momentum": muon.momentum,
-        "muon_nesterov": muon.nesterov,
-        "muon_num_ns_steps": muon.newton_schulz_steps,
-        "muon_scale_mode": muon.scale,
-        "muon_extra_scale_factor": MUON_RMS if muon.scale == "spectral" else 1.0,
-        # bf16 products suffice for an update whose singular values need only be about one.
-        "muon_fp32_matmul_prec": "highest" if config.precision.dtype is Dtype.fp32 else "medium",
-        # Every rank orthogonalises the gathered matrix: the same update for any tp.
-        "muon_tp_mode": "duplicated",
-    }
-
-
-def role_of(name: str, *, param: Any, tied: bool) -> Role:
-    """``name``: as the model has it. The last pipeline stage's copy of a tied embedding has the
-    head's name."""
-    if name.endswith("word_embeddings.weight"):
-        return Role.embedding
-    if name.endswith("output_layer.weight"):
-        return Role.embedding if tied else Role.head
-    return Role.vector if param.ndim == 1 or name.endswith(".bias") else Role.matrix
-
-
-def overrides(optim: OptimConfig, *, tied: bool) -> dict[ParamKey, dict[str, float]]:
+def overrides(optim: OptimConfig) -> dict[ParamKey, dict[str, float]]:
     """What differs from the run's rate and decay, role by role; roles do not overlap."""
     tables = 1.0 if optim.decay_embeddings else 0.0
-    matrices = optim.muon.lr_multiplier if optim.optimizer is Optimizer.muon else 1.0
-    wanted = {
-        Role.embedding: {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
-        Role.head: {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
-        Role.vector: {"lr_mult": 1.0, "wd_mult": 1.0 if optim.decay_norms else 0.0},
-        Role.matrix: {"lr_mult": matrices},
+    vectors = 1.0 if optim.decay_norms else 0.0
+    matrices = OPTIMIZERS[optim.optimizer].matrix_lr_multiplier(optim)
+    wanted: dict[tuple[Role, ...], dict[str, float]] = {
+        (Role.embedding,): {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
+        (Role.head,): {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
+        (Role.norm, Role.bias): {"wd_mult": vectors},
+        MATRICES: {"lr_mult": matrices},
     }
     return {
-        ParamKey(
-            with_name_predicate=ParamWithNamePredicate(
-                name=role.value, fn=_has_role(role, tied=tied)
-            )
-        ): multipliers
-        for role, multipliers in wanted.items()
+        ParamKey(with_name_predicate=_has_role(roles)): multipliers
+        for roles, multipliers in wanted.items()
         if any(value != 1.0 for value in multipliers.values())
     }
 
 
-def _has_role(role: Role, *, tied: bool) -> Callable[[Any, str], bool]:
-    return lambda param, name: role_of(name, param=param, tied=tied) is role
+def _has_role(roles: tuple[Role, ...]) -> ParamWithNamePredicate:
+    """Parameters carry the role of their row (megacpt.model.build)."""
+    name = "+".join(role.value for role in roles)
+    return ParamWithNamePredicate(name=name, fn=lambda param, _: param.role in roles)
 
 
 def set_learning_rate(optimizer: Any, *, lr: float, optim: OptimConfig) -> None:

@@ -13,6 +13,7 @@ from megacpt.device import runtime
 from megacpt.device.environment import has_secret
 from megacpt.evaluate.measure import Measure, Record
 from megacpt.families.architecture import Architecture
+from megacpt.families.counts import training_flops_per_token
 from megacpt.model.forward import LossSums
 from megacpt.model.layers.router import RoutingFigures
 from megacpt.monitor.metrics import FaultRecord, MetricsLog, RankTimes, StepRecord
@@ -63,8 +64,8 @@ class Recorder:
         """One line of metrics.jsonl."""
         sums = result.sums
         tokens_per_s = sums.tokens / result.step_s
-        flops_per_token = self.architecture.training_flops_per_token(
-            sequence_length=result.account.sequence_length
+        flops_per_token = training_flops_per_token(
+            self.architecture, sequence_length=result.account.sequence_length
         )
         per_source = zip(self.data.source_names, sums.loss_N, sums.tokens_N, strict=True)
         record = {

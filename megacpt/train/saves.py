@@ -27,11 +27,12 @@ from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import adam, entries
 from megacpt.checkpoint.writer.process import Background
 from megacpt.checkpoint.writer.saver import Failure, Saver, on_first_rank
-from megacpt.config.sections import SaveErrorPolicy
+from megacpt.config.sections import Dtype, SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.evaluate.heldout import evaluating
 from megacpt.families.architecture import Architecture
+from megacpt.plan.memory import checkpoint_bytes
 from megacpt.text import memory_size
 from megacpt.train.position import Identity, Position, manifest_of
 from megacpt.train.state import TrainState
@@ -212,8 +213,8 @@ def _make_folder(partial: Path, *, start: Start, architecture: Architecture) -> 
 
 
 def _require_space(folder: Path, *, architecture: Architecture) -> None:
-    """Weights and two Adam moments in fp32, and a bf16 copy: 14 bytes a parameter at most."""
-    needed_bytes = 14 * architecture.num_parameters
+    """What AdamW's checkpoint with a bf16 copy of the weights needs is the most there is."""
+    needed_bytes = checkpoint_bytes(architecture, dtype=Dtype.bf16)
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise EnvironmentError_(

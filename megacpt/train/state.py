@@ -40,11 +40,10 @@ class TrainState:
 def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.device) -> TrainState:
     """Put data parallelism and the optimizer around bare chunks and register their callbacks."""
     transformer = chunks[0].config
-    tied = bool(chunks[0].share_embeddings_and_output_weights)
     wrapped = wrap_for_forward(chunks, config=config, device=device)
     if not config.parallel.sharded_weights:
         wrapped = _data_parallel(wrapped, config=config, device=device)
-    optimizer = build_optimizer(wrapped, config=config, tied=tied, device=device)
+    optimizer = build_optimizer(wrapped, config=config, device=device)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
     if config.parallel.overlap_grad_reduce:

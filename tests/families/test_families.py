@@ -14,11 +14,15 @@ import pytest
 from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Experts, Llama3RopeScaling
+from megacpt.families.counts import num_parameters
 from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
+from tests.qwen_cases import CASES as QWEN_CASES
+from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
+KNOWN = "llama, mixtral, qwen2, qwen3"
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )
@@ -73,7 +77,7 @@ def test_defaults_are_those_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_parameter_count_equals_transformers(case: str, tmp_path: Path) -> None:
     model = write_llama(tmp_path, **CASES[case])
-    assert read_architecture(tmp_path).num_parameters == model.num_parameters()
+    assert num_parameters(read_architecture(tmp_path)) == model.num_parameters()
 
 
 def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
@@ -83,8 +87,14 @@ def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt_neox"}, "model_type must be one of llama, mixtral, but is 'gpt_neox'"),
-        ({"model_type": None}, "model_type must be one of llama, mixtral, but is None"),
+        (
+            {"model_type": "gpt_neox"},
+            f"model_type must be one of {KNOWN}, but is 'gpt_neox'",
+        ),
+        (
+            {"model_type": None},
+            f"model_type must be one of {KNOWN}, but is None",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', but is 'gelu'"),
         ({"hidden_size": None}, "has no hidden_size"),
         ({"hidden_size": "64"}, "hidden_size must be a positive integer, but is '64'"),
@@ -142,7 +152,7 @@ def test_defaults_of_mixtral_are_those_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", MIXTRAL_CASES)
 def test_parameter_count_of_mixtral_equals_transformers(case: str, tmp_path: Path) -> None:
     model = write_mixtral(tmp_path, **MIXTRAL_CASES[case])
-    assert read_architecture(tmp_path).num_parameters == model.num_parameters()
+    assert num_parameters(read_architecture(tmp_path)) == model.num_parameters()
 
 
 @pytest.mark.parametrize(
@@ -182,3 +192,35 @@ def test_a_broken_config(tmp_path: Path, text: str, message: str) -> None:
 def test_reading_an_architecture_needs_no_torch() -> None:
     code = "import sys, megacpt.families\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("case", QWEN_CASES)
+def test_qwen_in_the_form_of_transformers(case: str, tmp_path: Path) -> None:
+    model = write_qwen(tmp_path, **QWEN_CASES[case])
+    a = read_architecture(tmp_path)
+    assert num_parameters(a) == model.num_parameters()
+    assert (a.qkv_bias, a.qk_norm) == (a.family == "qwen2", a.family == "qwen3")
+    assert (a.attention_bias, a.mlp_bias, a.sliding_window) == (False, False, None)
+    assert a.tied_embeddings is case.endswith("tied")
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_defaults_of_qwen_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    sizes = ("intermediate_size", "num_hidden_layers", "vocab_size")
+    small = {k: LLAMA[k] for k in sizes} | {"hidden_size": 4096, "num_attention_heads": 32}
+    a = read_architecture(folder_with(tmp_path, small | {"model_type": model_type}))
+    b = AutoConfig.for_model(model_type, **small)
+    assert (a.num_kv_heads, a.head_dim) == (b.num_key_value_heads, 128)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+    assert a.tied_embeddings is b.tie_word_embeddings
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_windows_of_qwen_are_refused_where_they_are_used(model_type: str, tmp_path: Path) -> None:
+    config = LLAMA | {"model_type": model_type, "sliding_window": 128}
+    assert read_architecture(folder_with(tmp_path, config)).sliding_window is None
+    with pytest.raises(ModelError, match="use_sliding_window must be False, but is True"):
+        read_architecture(folder_with(tmp_path, config | {"use_sliding_window": True}))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Started once a rank by the tests of megacpt.model: takes each case in each layout, in turn.
 
-    python model_layout_worker.py WORK_DIR LAYOUTS_JSON
+    python layouts_worker.py WORK_DIR LAYOUTS_JSON
 
 Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares. A
 case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.
@@ -22,6 +22,7 @@ from megacpt.config.sections import (
     Dtype,
     ParallelConfig,
     PrecisionConfig,
+    RunConfig,
 )
 from megacpt.device import runtime
 from megacpt.device.environment import rank_from_environment
@@ -61,6 +62,8 @@ def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) ->
     write_logits(work, layout, folder.name, chunks)
     if thorough and layout == "single":
         write_round_trip(work, folder, chunks, architecture)
+    if thorough and parallel.pp == 1:
+        write_gradients(work, f"gradients-{layout}", folder.name, chunks, architecture, parallel)
 
 
 def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any]:
@@ -76,13 +79,15 @@ def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any
 
 
 def write_slices(work: Path, layout: str, case: str, chunks: list[Any], architecture: Any) -> None:
-    """What each Hugging Face tensor became on this rank: name -> (tp_dim, part, tensor)."""
+    """What each Hugging Face tensor, or its gradient once there are buffers of these, became on
+    this rank: name -> (tp_dim, part, tensor)."""
     from megacpt.model.placement import placed_params
 
     slices: dict[str, Any] = {}
     for placed in placed_params(chunks, architecture=architecture):
         cut, row = placed.cut, placed.row
-        views = row.views(placed.tensor.detach(), architecture=architecture, tp=cut.size)
+        values = getattr(placed.tensor, "main_grad", placed.tensor.detach())
+        views = row.views(values, architecture=architecture, tp=cut.size)
         for source, view in zip(row.sources, views, strict=True):
             part = (row.tp_dim, cut.rank, view.flatten(0, 1).clone())
             slices[placed.hf_name(source)] = part
@@ -127,6 +132,20 @@ def write_logits(work: Path, layout: str, case: str, chunks: list[Any]) -> None:
             )
             if not any(rank() for rank in ranks):
                 torch.save((logits_BSV, losses_BS), work / f"logits-{layout}-{case}.pt")
+
+
+def write_gradients(
+    work: Path, layout: str, case: str, chunks: list[Any], architecture: Any, parallel: Any
+) -> None:
+    """Gradients of the mean loss, finalized as a training step does it."""
+    from megacpt.train.state import wrap_for_training
+
+    config = RunConfig(parallel=parallel, precision=PrecisionConfig(dtype=Dtype.fp32))
+    state = wrap_for_training(chunks, config=config, device=torch.device("cpu"))
+    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
+    state.chunks[0](TOKENS_BS, positions_BS, None, labels=TOKENS_BS).mean().backward()
+    state.transformer.finalize_model_grads_func(state.chunks)
+    write_slices(work, layout, case, state.chunks, architecture)
 
 
 def write_round_trip(work: Path, folder: Path, chunks: list[Any], architecture: Any) -> None:

@@ -45,6 +45,7 @@ def test_the_vocabulary_is_filled_up_to_equal_shares(
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_are_those_of_the_rows(case: str, tmp_path: Path, one_rank: None) -> None:
     from megacpt.families import param_rows
+    from megacpt.families.counts import num_parameters
 
     write_llama(tmp_path, **CASES[case])
     model, architecture = build(tmp_path)
@@ -52,7 +53,7 @@ def test_parameters_are_those_of_the_rows(case: str, tmp_path: Path, one_rank: N
     others = len(param_rows(architecture)) - len(per_layer)
     names = list(dict(model.named_parameters()))
     assert len(names) == architecture.num_layers * len(per_layer) + others
-    assert sum(p.numel() for p in model.parameters()) == architecture.num_parameters
+    assert sum(p.numel() for p in model.parameters()) == num_parameters(architecture)
 
 
 def test_cut_parameters_are_marked(tmp_path: Path, one_rank: None) -> None:

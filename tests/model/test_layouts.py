@@ -11,8 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.llama_cases import CASES, VOCAB_SIZE, divides, write_llama
-from tests.model.layout_runs import LOGITS_ATOL, assembled, reference, run_world
+from tests.llama_cases import CASES as LLAMA_CASES
+from tests.llama_cases import VOCAB_SIZE, divides, write_llama
+from tests.model.layout_runs import (
+    LOGITS_ATOL,
+    assembled,
+    reference,
+    reference_gradients,
+    run_world,
+)
+from tests.qwen_cases import CASES as QWEN_CASES
+from tests.qwen_cases import write_qwen
 
 pytestmark = pytest.mark.mcore
 
@@ -26,6 +35,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     },
     3: {"tp3": {"tp": 3}},
 }
+CASES = LLAMA_CASES | QWEN_CASES
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
 
 
@@ -40,7 +50,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case in every layout, one set of processes a world size."""
     work = tmp_path_factory.mktemp("layouts")
     for case, changes in CASES.items():
-        model = write_llama(work / "models" / case, **changes)
+        write = write_qwen if case in QWEN_CASES else write_llama
+        model = write(work / "models" / case, **changes)
         model.to(torch.bfloat16).save_pretrained(work / "bf16" / case)
     for world_size, layouts in LAYOUTS.items():
         run_world(work, world_size, layouts)
@@ -49,7 +60,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cases_of(layout: str) -> list[str]:
     tp = next(ls[layout] for ls in LAYOUTS.values() if layout in ls).get("tp", 1)
-    return [c for c, x in CASES.items() if x.get("num_key_value_heads", 6) % tp == 0]
+    heads = dict.fromkeys(QWEN_CASES, 2) | {
+        case: changes.get("num_key_value_heads", 6) for case, changes in LLAMA_CASES.items()
+    }
+    return [case for case in CASES if heads[case] % tp == 0]
 
 
 PAIRS = [(layout, case) for layout in NAMES for case in cases_of(layout)]
@@ -81,6 +95,19 @@ def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work
     assert all(torch.equal(found[name], single[name]) for name in single)
 
 
+@pytest.mark.parametrize(
+    ("layout", "case"), [(layout, case) for layout, case in PAIRS if "pp" not in layout]
+)
+def test_gradients_equal_transformers(layout: str, case: str, work: Path) -> None:
+    """Every rank's, summed where the ranks have seen other heads or tokens."""
+    expected = reference_gradients(work / "models" / case)
+    found = assembled(work, f"gradients-{layout}", case)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * scale, msg=name)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_random_weights_have_the_stated_spread(case: str, work: Path) -> None:
     weights = assembled(work, "single", case)
@@ -103,7 +130,7 @@ def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, w
 
 def test_every_case_runs_on_one_rank_and_some_on_two_and_three(work: Path) -> None:
     counts = {tp: sum(divides(work / "models" / c, tp) for c in CASES) for tp in (1, 2, 3)}
-    assert counts == {1: 5, 2: 4, 3: 4}
+    assert counts == {1: 9, 2: 8, 3: 4}
 
 
 @pytest.mark.slow

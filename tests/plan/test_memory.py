@@ -8,20 +8,24 @@ from typing import Any
 
 import pytest
 
-from megacpt.config.sections import DataConfig, Dtype, ParallelConfig, Recompute
-from megacpt.plan.memory import RankMemory, rank_memory, rank_parameters
+from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
+from megacpt.families.counts import num_parameters
+from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory, rank_parameters
 from tests.plan.test_check import ARCHITECTURE
 
 DATA = DataConfig(sequence_length=1024, global_batch_size=32)
 TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size
 
 
-def memory_of(offload: bool = False, **layout: Any) -> RankMemory:
+def memory_of(
+    offload: bool = False, optimizer: Optimizer = Optimizer.adamw, **layout: Any
+) -> RankMemory:
     return rank_memory(
         ARCHITECTURE,
         data=DATA,
         parallel=ParallelConfig(**layout),
         dtype=Dtype.bf16,
+        optimizer=optimizer,
         offload=offload,
     )
 
@@ -37,7 +41,7 @@ def test_stages_of_any_split_cover_the_model_with_a_tied_table_twice() -> None:
         parts = [
             rank_parameters(ARCHITECTURE, parallel=parallel, rank=n) for n in range(parallel.pp)
         ]
-        assert sum(parts) == ARCHITECTURE.num_parameters + table
+        assert sum(parts) == num_parameters(ARCHITECTURE) + table
 
 
 def test_context_parallelism_cuts_what_grows_with_the_sample() -> None:
@@ -81,7 +85,7 @@ def test_a_short_last_stage_makes_room_for_the_logits() -> None:
 def test_sharded_weights_cut_all_states() -> None:
     whole, cut = memory_of(dp=8), memory_of(dp=8, sharded_weights=True)
     assert cut.gradients == whole.gradients // 8
-    assert cut.optimizer == ARCHITECTURE.num_parameters * 8 // 8
+    assert cut.optimizer == num_parameters(ARCHITECTURE) * 8 // 8
     assert cut.weights < whole.weights
 
 
@@ -89,3 +93,16 @@ def test_offloaded_state_is_in_host_memory() -> None:
     here, there = memory_of(), memory_of(offload=True)
     assert (there.optimizer, there.host_optimizer) == (0, here.optimizer)
     assert there.total == here.total - here.optimizer
+
+
+def test_muon_keeps_one_moment_of_a_matrix_and_two_of_all_else() -> None:
+    layers, hidden = ARCHITECTURE.num_layers, ARCHITECTURE.hidden_size
+    others = ARCHITECTURE.vocab_size * hidden + (2 * layers + 1) * hidden
+    matrices = num_parameters(ARCHITECTURE) - others
+    moments = 4 * matrices + 8 * others
+    muon = memory_of(optimizer=Optimizer.muon)
+    assert muon.optimizer == moments + 4 * num_parameters(ARCHITECTURE)
+    assert replace(muon, optimizer=0) == replace(memory_of(), optimizer=0)
+    for dtype, weights in ((Dtype.fp32, 4), (Dtype.bf16, 6)):
+        found = checkpoint_bytes(ARCHITECTURE, dtype=dtype, optimizer=Optimizer.muon)
+        assert found == moments + weights * num_parameters(ARCHITECTURE)

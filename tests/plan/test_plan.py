@@ -23,6 +23,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.families.architecture import Architecture
+from megacpt.families.counts import num_parameters, training_flops_per_token
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
 from megacpt.plan.plan import checkpoints_kept, make_plan, shares
 
@@ -105,8 +106,8 @@ def test_stages_have_their_own_tokens_and_flops() -> None:
         ("never", 10, 0, 0),
     ]
     assert plan.tokens == 1280
-    long_flops = ARCHITECTURE.training_flops_per_token(sequence_length=32)
-    short_flops = ARCHITECTURE.training_flops_per_token(sequence_length=16)
+    long_flops = training_flops_per_token(ARCHITECTURE, sequence_length=32)
+    short_flops = training_flops_per_token(ARCHITECTURE, sequence_length=16)
     assert plan.training_flops == pytest.approx(512 * short_flops + 768 * long_flops)
     law, tax, web = plan.sources
     assert (law.samples, tax.samples, web.samples) == (18 + 2, 6 + 1 + 15, 8 + 1 + 5)
@@ -135,7 +136,7 @@ def test_rates_groups_and_advice_are_shown() -> None:
 
 
 def test_parameters_of_ranks_cover_the_model() -> None:
-    total = ARCHITECTURE.num_parameters
+    total = num_parameters(ARCHITECTURE)
     table = 80
     assert rank_parameters(ARCHITECTURE, parallel=ParallelConfig()) == total
     one_of_two = rank_parameters(ARCHITECTURE, parallel=ParallelConfig(tp=2))
@@ -148,7 +149,7 @@ def test_parameters_of_ranks_cover_the_model() -> None:
 def test_bytes_of_model_states(dtype: Dtype, per_parameter: int) -> None:
     memory = rank_memory(ARCHITECTURE, data=DataConfig(), parallel=ParallelConfig(), dtype=dtype)
     states = memory.weights + memory.gradients + memory.optimizer
-    assert states == per_parameter * ARCHITECTURE.num_parameters
+    assert states == per_parameter * num_parameters(ARCHITECTURE)
     assert memory.total == states + memory.activations + memory.logits
     assert checkpoint_bytes(ARCHITECTURE, dtype=dtype) == states - memory.gradients
 

@@ -21,6 +21,7 @@ from megacpt.config.sections import (
     SourceConfig,
 )
 from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.counts import num_parameters
 from megacpt.plan.memory import rank_memory
 from megacpt.plan.precision import format_of, keeps_bf16, precision_name, weight_copy_bytes
 from megacpt.plan.rules.precision import precision_violations
@@ -189,6 +190,6 @@ def test_quantised_weights_are_planned_for() -> None:
             weight_copy_bytes=weight_copy_bytes(PrecisionConfig(**precision)),
         ).weights
 
-    of_layers = LLAMA.num_parameters - 2 * 1000 * 256 - 256
+    of_layers = num_parameters(LLAMA) - 2 * 1000 * 256 - 256
     assert weights(**FP8) - weights() == 2 * of_layers // 2
     assert weights(**FP8, fp8_param_gather=True) == weights()

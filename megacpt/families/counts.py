@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and operations of a model: sums over the rows of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from megacpt.families import param_rows
+from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Param, Role
+
+
+def num_parameters(architecture: Architecture) -> int:
+    """Every weight once; a tied output layer is not counted twice."""
+    return sum(row.num_values(architecture) for row in param_rows(architecture))
+
+
+def num_expert_parameters(architecture: Architecture) -> int:
+    """All experts of all layers; 0 in a dense model."""
+    return sum(row.num_values(architecture) for row in param_rows(architecture) if row.per_expert)
+
+
+def num_active_parameters(architecture: Architecture) -> int:
+    """Those that one token passes: its own experts only."""
+    return _num_active(param_rows(architecture), architecture=architecture)
+
+
+def training_flops_per_token(architecture: Architecture, *, sequence_length: int) -> float:
+    """Forward and backward floating point operations of one token, causal attention counted at half
+    of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311); of the experts, those
+    of the token."""
+    # Looking up an embedding is no operation; as a tied head the same table is one.
+    head = Role.embedding if architecture.tied_embeddings else Role.head
+    products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
+    weights = _num_active(products, architecture=architecture)
+    query_values = architecture.num_heads * architecture.head_dim
+    attention = architecture.num_layers * query_values * sequence_length
+    return 6.0 * (weights + attention)
+
+
+def _num_active(rows: Iterable[Param], *, architecture: Architecture) -> int:
+    total = 0
+    for row in rows:
+        values = row.num_values(architecture)
+        if row.per_expert and architecture.experts is not None:
+            values = values // architecture.experts.num * architecture.experts.per_token
+        total += values
+    return total
