@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from megacpt.errors import Violation
 
@@ -70,7 +70,7 @@ COUNT = Limits(at_least=1)
 
 def limited(default: T, *, limits: Limits) -> T:
     """A dataclass field with a default and limits."""
-    return cast(T, field(default=default, metadata=required(limits)))
+    return field(default=default, metadata=required(limits))
 
 
 def required(limits: Limits) -> dict[str, Limits]:

@@ -202,7 +202,12 @@ class ReplayConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StageSourceConfig:
-    weight: float = 1.0
+    weight: float = limited(
+        1.0,
+        limits=Limits(
+            above=0, remedy="use a positive weight, or leave the source out of the stage"
+        ),
+    )
     """Share among the stage's sources that are not replay."""
 
 

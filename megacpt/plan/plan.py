@@ -131,7 +131,7 @@ def make_plan(
             for step in shown_steps(schedule)
         },
         lr_multipliers=group_multipliers(config.optim),
-        advice=advice(config),
+        advice=tuple(advice(config)),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,
