@@ -246,7 +246,8 @@ def _compose_groups(
 
 
 def _lay_over(base: DictConfig, *, request: _Request) -> dict[str, Any]:
-    merged = typing.cast(DictConfig, OmegaConf.merge(base, request.tree))
+    defaults = to_tree(RunConfig())
+    merged = typing.cast(DictConfig, OmegaConf.merge(defaults, base, request.tree))
     for assignment in request.assignments:
         if assignment.deletes:
             _delete(merged, key=assignment.key)

@@ -50,14 +50,21 @@ class Limits:
         if self.choices:
             return "is not one of the allowed values", f"use {one_of(self.choices)}"
         if math.isfinite(min(self.at_most, self.below)):
-            return f"is outside {self.interval}", f"use a number in {self.interval}"
+            return f"is outside {self._interval()}", f"use a number in {self._interval()}"
         if math.isfinite(self.above):
             return f"is not above {self.above:g}", "use a positive number"
         return f"is below {self.at_least:g}", f"use {self.at_least:g} or more"
 
-    @property
-    def interval(self) -> str:
-        """``[0, 1)``: a bracket includes the number beside it, a parenthesis does not."""
+    def range(self) -> str:
+        """Words that follow the type of the setting."""
+        if math.isfinite(min(self.at_most, self.below)):
+            return f" in {self._interval()}"
+        if math.isfinite(self.above):
+            return f" above {self.above:g}"
+        return f", {self.at_least:g} or more"
+
+    def _interval(self) -> str:
+        """``[0, 1)``: a bracket includes the number next to it, a parenthesis does not."""
         start = f"[{self.at_least:g}" if math.isfinite(self.at_least) else f"({self.above:g}"
         end = f"{self.at_most:g}]" if math.isfinite(self.at_most) else f"{self.below:g})"
         return f"{start}, {end}"

@@ -174,7 +174,7 @@ class SyntheticConfig:
     seed: int = 1
     """Seed of the generator; two sources with different seeds share no document."""
     topic: str = limited("plant", limits=TOPIC)
-    """``plant`` or ``kitchen``: two small vocabularies, so that sources differ."""
+    """Vocabulary of the text, so that sources can differ."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -197,7 +197,7 @@ class ReplayConfig:
     source: str
     """Name of one of ``data.sources``: text like what the base model was trained on."""
     share: float = field(metadata=required(REPLAY_SHARE))
-    """Fraction of the samples of every global batch, 0 < share < 1; 0.05 to 0.2 is usual."""
+    """Fraction of the samples of every global batch; 0.05 to 0.2 is usual."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -324,7 +324,7 @@ class MuonConfig:
     newton_schulz_steps: int = limited(5, limits=COUNT)
     """Iterations that make the update's singular values about one."""
     scale: str = limited("spectral", limits=Limits(choices=("spectral", "unit_rms_norm")))
-    """How the update's size follows a matrix's shape: ``spectral`` or ``unit_rms_norm``."""
+    """How the size of the update follows the shape of a matrix."""
     lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
     """Multiplier on the learning rate of the matrices Muon updates; all others are AdamW's."""
 
