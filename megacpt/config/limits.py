@@ -7,11 +7,12 @@ The check, the reference and the completion read the same limits, so that none c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from megacpt.errors import Violation
+from megacpt.text import one_of
 
 T = TypeVar("T")
 _KEY = "limits"
@@ -101,9 +102,3 @@ def beyond_limits(section: Any, *, prefix: str = "") -> Iterator[Violation]:
                 yield from beyond_limits(entry, prefix=f"{path}.{name}.")
         elif limits is not None and value is not None and not limits.allow(value):
             yield limits.violation(path, value=value)
-
-
-def one_of(values: Iterable[object]) -> str:
-    """``1, 2 or 4``"""
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -18,9 +18,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from megacpt.config.limits import limits_of, one_of
+from megacpt.config.limits import limits_of
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError, Violation
+from megacpt.text import one_of
 
 Where = Callable[[str], str]
 """Names where the value of a key was written, for messages; may be empty."""

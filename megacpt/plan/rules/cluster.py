@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megacpt.config.limits import one_of
 from megacpt.config.sections import ParallelConfig, RunConfig, SlurmConfig
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.parallel import divisors
+from megacpt.text import one_of
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _ONE_AFTER_THE_OTHER = re.compile(r"\d+(-\d+)?%1|\d+")

@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from megacpt.config.limits import one_of
 from megacpt.config.sections import ParallelConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.parallel import divisors
+from megacpt.text import one_of
 
 
 def expert_tensor_ranks(parallel: ParallelConfig) -> int:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from megacpt.config.limits import beyond_limits, one_of
+from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
 from megacpt.plan.layers_per_stage import stage_layers
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
+from megacpt.text import one_of
 
 
 def _layout(facts: Facts) -> Iterator[Violation]:

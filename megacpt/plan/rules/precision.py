@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.limits import one_of
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, Recipe, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
@@ -14,6 +13,7 @@ from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 from megacpt.plan.rules.experts import expert_tensor_ranks
+from megacpt.text import one_of
 
 GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
 """Recipes whose weights both versions' distributed optimizers can gather as they are."""
