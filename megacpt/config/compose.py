@@ -270,7 +270,7 @@ def _delete(config: DictConfig, *, key: str) -> None:
 def _origin(
     path: str, *, request: _Request, config_file: Path | None, chosen: Sequence[Path]
 ) -> str:
-    """Where the value at ``path`` was written, latest writer first."""
+    """The place where the value at ``path`` was written, latest writer first."""
     for assignment in request.assignments:
         if path == assignment.key or path.startswith(f"{assignment.key}."):
             return "command line"

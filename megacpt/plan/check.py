@@ -26,7 +26,7 @@ from megacpt.plan.rules import (
     optim,
     parallel,
     precision,
-    stages,
+    segments,
 )
 
 
@@ -43,7 +43,7 @@ RULES: tuple[Rule, ...] = (
     *model.RULES,
     *parallel.RULES,
     *data.RULES,
-    *stages.RULES,
+    *segments.RULES,
     *optim.RULES,
     *evaluate.RULES,
     *faults.RULES,

@@ -29,7 +29,7 @@ def _begin_apart(facts: Facts) -> Iterator[Violation]:
 
 
 def _segments(facts: Facts) -> tuple[Segment, ...]:
-    """None if the blend cannot be worked out: other rules say why."""
+    """Empty if the blend cannot be worked out: other rules say why."""
     try:
         return resolve(facts.config.data) if facts.config.data.sources else ()
     except ConfigError:
