@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
 from megacpt.config.compose import group_options
 from megacpt.config.paths import configs_root
-from megacpt.config.schema import entry_of, leaf_of, section_of
+from megacpt.config.schema import choices_of, entry_of, leaf_of, section_of
 from megacpt.config.sections import RunConfig
 
 PATH_KEYS = ("path", "prefix", "prompts", "run_dir")
@@ -46,15 +46,14 @@ def _values(key: str, *, typed: str) -> list[str]:
 
 def _leaf_values(key: str, *, typed: str) -> list[str]:
     parent, _, name = key.rpartition(".")
-    hint = _hints_below(parent).get(name)
-    if hint is None or section_of(hint) or entry_of(hint):
+    hint, section = _hints_below(parent).get(name), section_of(_hint_at(parent))
+    if hint is None or section is None or section_of(hint) or entry_of(hint):
         return []
     leaf = leaf_of(hint)
-    if issubclass(leaf, Enum):
-        return list(leaf.__members__)
     if leaf is bool:
         return ["true", "false"]
-    return _paths(typed) if name in PATH_KEYS else []
+    field = next(field for field in fields(section) if field.name == name)
+    return list(choices_of(field, leaf=leaf)) or (_paths(typed) if name in PATH_KEYS else [])
 
 
 def _paths(typed: str) -> list[str]:

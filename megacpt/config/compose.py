@@ -246,7 +246,8 @@ def _compose_groups(
 
 
 def _lay_over(base: DictConfig, *, request: _Request) -> dict[str, Any]:
-    merged = typing.cast(DictConfig, OmegaConf.merge(base, request.tree))
+    defaults = to_tree(RunConfig())
+    merged = typing.cast(DictConfig, OmegaConf.merge(defaults, base, request.tree))
     for assignment in request.assignments:
         if assignment.deletes:
             _delete(merged, key=assignment.key)
@@ -269,7 +270,7 @@ def _delete(config: DictConfig, *, key: str) -> None:
 def _origin(
     path: str, *, request: _Request, config_file: Path | None, chosen: Sequence[Path]
 ) -> str:
-    """Where the value at ``path`` was written, latest writer first."""
+    """The place where the value at ``path`` was written, latest writer first."""
     for assignment in request.assignments:
         if path == assignment.key or path.startswith(f"{assignment.key}."):
             return "command line"

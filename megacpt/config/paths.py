@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things lie: the packaged configs, files named ``builtin:``, parts of a run folder."""
+"""Places of files: the packaged configs, files named ``builtin:``, parts of a run folder."""
 
 from __future__ import annotations
 

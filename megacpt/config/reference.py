@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of all settings in docs/config.md, made from the section dataclasses.
 
-Types and defaults are those of the dataclasses. Python does not keep the docstring of a field, so
-those are read from the source text. The table stands between two comment lines of the page;
-everything else there is written by hand.
+Types, limits and defaults are those of the dataclasses; docstrings of fields, which Python does not
+keep, are read from the source text. The table stands between two comment lines of the page; all
+else there is written by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from megacpt.config import sections
-from megacpt.config.schema import entry_of, is_optional, leaf_of, section_of
+from megacpt.config.limits import limits_of
+from megacpt.config.schema import choices_of, entry_of, is_optional, leaf_of, section_of
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
@@ -91,7 +92,7 @@ def _settings_of(section: type, *, prefix: str, texts: FieldTexts) -> Iterator[S
         inner, entry = section_of(hint), entry_of(hint)
         row = Setting(
             key=key,
-            type=_type(hint),
+            type=_type(field, hint=hint),
             default=_default(field),
             meaning=_markdown(texts[section.__name__].get(field.name) or _choices_text(hint)),
         )
@@ -103,17 +104,18 @@ def _settings_of(section: type, *, prefix: str, texts: FieldTexts) -> Iterator[S
             yield from _settings_of(entry, prefix=f"{key}.NAME.", texts=texts)
 
 
-def _type(hint: object) -> str:
+def _type(field: Field[Any], *, hint: object) -> str:
     if entry_of(hint) is not None:
         return "entries by name"
-    words = "section" if section_of(hint) is not None else _leaf_type(leaf_of(hint))
+    words = "section" if section_of(hint) is not None else _leaf_type(field, leaf=leaf_of(hint))
     return f"{words}, or `null`" if is_optional(hint) else words
 
 
-def _leaf_type(leaf: type) -> str:
-    if issubclass(leaf, Enum):
-        return ", ".join(f"`{name}`" for name in leaf.__members__)
-    return TYPE_NAMES[leaf]
+def _leaf_type(field: Field[Any], *, leaf: type) -> str:
+    if choices := choices_of(field, leaf=leaf):
+        return ", ".join(f"`{name}`" for name in choices)
+    limits = limits_of(field)
+    return f"{TYPE_NAMES[leaf]}{limits.range()}" if limits else TYPE_NAMES[leaf]
 
 
 def _choices_text(hint: object) -> str:

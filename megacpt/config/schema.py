@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megacpt.config.limits import limits_of
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.text import one_of
@@ -80,6 +81,14 @@ def entry_of(hint: object) -> type | None:
 def leaf_of(hint: object) -> type:
     """The scalar type of a leaf field, also where it is optional."""
     return typing.cast(type, next(t for t in _alternatives(hint) if t is not type(None)))
+
+
+def choices_of(field: Field[Any], *, leaf: type) -> tuple[str, ...]:
+    """The words that a leaf field may be; empty for numbers and free text."""
+    if issubclass(leaf, Enum):
+        return tuple(leaf.__members__)
+    limits = limits_of(field)
+    return limits.choices if limits is not None else ()
 
 
 def is_optional(hint: object) -> bool:
@@ -168,8 +177,7 @@ def _leaf_problems(
 
 def _expected(leaf: type) -> tuple[str, str]:
     if issubclass(leaf, Enum):
-        names = list(leaf.__members__)
-        return "is not one of the allowed values", f"use {one_of(names)}"
+        return "is not one of the allowed values", f"use {one_of(leaf.__members__)}"
     return {
         bool: ("is neither true nor false", "use true or false"),
         int: ("is not a whole number", "use a whole number such as 8"),

@@ -10,9 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from megacpt.config.limits import COUNT, NOT_NEGATIVE, POSITIVE, Limits, limited, required
+
+FRACTION_OF_RUNNING_MEAN = Limits(at_least=0, below=1, remedy="0.9 to 0.999 is usual")
+FEWEST_SPIKE_STEPS = Limits(at_least=4)
+"""A line and a spread of fewer values say nothing."""
+STAGE_BEGIN = Limits(
+    at_least=1, remedy="use 1 or more; what holds from the start is set in data itself"
+)
+REPLAY_SHARE = Limits(
+    above=0, below=1, remedy="0.05 to 0.2 is usual; data.replay=null trains without replay"
+)
+TOPIC = Limits(choices=("plant", "kitchen"), rule="is not a topic of the generator")
+
 
 class Init(Enum):
-    """Where the first weights come from; anything but ``pretrained`` must be asked for by name."""
+    """Origin of the first weights; anything but ``pretrained`` must be asked for by name."""
 
     pretrained = "pretrained"
     random = "random"
@@ -76,7 +89,7 @@ class FaultPolicy(Enum):
 
 
 class PreflightWhen(Enum):
-    """``nodes``: where a run has several; ``always``: on one, too."""
+    """``nodes``: if the run has several nodes; ``always``: on a single node too."""
 
     never = "never"
     nodes = "nodes"
@@ -84,7 +97,7 @@ class PreflightWhen(Enum):
 
 
 class BadNodePolicy(Enum):
-    """What a bad node leads to: the run ends and names it, or goes on with a warning."""
+    """What to do about a bad node: end the run and name it, or warn and go on."""
 
     stop = "stop"
     warn = "warn"
@@ -142,19 +155,26 @@ class ModelConfig:
     init: Init = Init.pretrained
     """``random`` reads config.json and the tokenizer of ``path`` but no weights."""
     allow_unhealthy: bool = False
-    """Go on although the import health check found near-zero embedding rows or the like."""
-    router_aux_loss_coef: float | None = None
+    """Go on even if the health check of the import found, for example, near-zero embedding rows."""
+    router_aux_loss_coef: float | None = limited(
+        None,
+        limits=Limits(
+            at_least=0,
+            rule="is not a number from 0 up",
+            remedy="0.001 to 0.02 is usual, null takes the base model's",
+        ),
+    )
     """Weight of each layer's load-balancing loss (experts); not set: the base model's own."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SyntheticConfig:
-    documents: int = 400
+    documents: int = limited(400, limits=COUNT)
     """Number of generated documents."""
     seed: int = 1
     """Seed of the generator; two sources with different seeds share no document."""
-    topic: str = "plant"
-    """``plant`` or ``kitchen``: two small vocabularies, so that sources differ."""
+    topic: str = limited("plant", limits=TOPIC)
+    """Vocabulary of the text, so that sources can differ."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -162,41 +182,50 @@ class SourceConfig:
     prefix: str | None = None
     """Token shard without its .bin/.idx ending, as written by ``megacpt tokenize``."""
     synthetic: SyntheticConfig | None = None
-    """Generated text instead of a shard; written to RUN_DIR/data when the run starts."""
+    """Generated text instead of a shard, written to RUN_DIR/data when the run starts."""
     weight: float = 1.0
     """Share among the sources that are not replay; weights need not sum to one. 0: takes part only
     in the stages that name it."""
-    max_epochs: float | None = None
-    """A run that would go through the source more often than this is refused; not set: no cap."""
+    max_epochs: float | None = limited(
+        None, limits=Limits(above=0, remedy="use a positive number, or {path}=null for no cap")
+    )
+    """Most passes through the source; a run that would make more is refused. Not set: no cap."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ReplayConfig:
     source: str
-    """Which of ``data.sources`` is replay: text like what the base model was trained on."""
-    share: float
-    """Fraction of the samples of every global batch, 0 < share < 1; 0.05 to 0.2 is usual."""
+    """Name of one of ``data.sources``: text like what the base model was trained on."""
+    share: float = field(metadata=required(REPLAY_SHARE))
+    """Fraction of the samples of every global batch; 0.05 to 0.2 is usual."""
 
 
 @dataclass(kw_only=True, slots=True)
 class StageSourceConfig:
-    weight: float = 1.0
+    weight: float = limited(
+        1.0,
+        limits=Limits(
+            above=0, remedy="use a positive weight, or leave the source out of the stage"
+        ),
+    )
     """Share among the stage's sources that are not replay."""
 
 
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
-    from_step: int | None = None
+    from_step: int | None = limited(None, limits=STAGE_BEGIN)
     """Optimizer steps done before the stage begins; set this or ``from_tokens``."""
-    from_tokens: int | None = None
+    from_tokens: int | None = limited(None, limits=STAGE_BEGIN)
     """The stage begins with the first step after this many tokens of samples."""
     sources: dict[str, StageSourceConfig] = field(default_factory=dict)
     """The sources that take part and their weights; none named: as in the stage before."""
-    replay_share: float | None = None
+    replay_share: float | None = limited(
+        None, limits=Limits(above=0, below=1, remedy="0.05 to 0.2 is usual")
+    )
     """Replay's fraction of each global batch from here on; not set: as before."""
-    sequence_length: int | None = None
+    sequence_length: int | None = limited(None, limits=COUNT)
     """Tokens a sample from here on; not set: as before."""
-    global_batch_size: int | None = None
+    global_batch_size: int | None = limited(None, limits=COUNT)
     """Samples an optimizer step from here on; not set: as before."""
 
 
@@ -213,39 +242,38 @@ class DataConfig:
     order: SampleOrder = SampleOrder.keyed
     """``megatron`` repeats the sample order of megatron-core's GPTDataset and BlendedDataset."""
     document_mask: bool = False
-    """Attention stays within a document."""
-    prefetch_steps: int = 2
-    """Global batches read ahead in the background; 0 reads each when it is needed."""
-    chunk_length: int | None = None
-    """Tokens shuffled as one piece; not set: the longest sequence length of all stages."""
-    sequence_length: int = 512
+    """Let attention see only the token's own document."""
+    prefetch_steps: int = limited(2, limits=NOT_NEGATIVE)
+    """Global batches read ahead in the background; 0: read each when it is needed."""
+    chunk_length: int | None = limited(None, limits=COUNT)
+    """Tokens shuffled together as one chunk; not set: the longest sequence length of all stages."""
+    sequence_length: int = limited(512, limits=COUNT)
     """Tokens a sample."""
-    global_batch_size: int = 8
+    global_batch_size: int = limited(8, limits=COUNT)
     """Samples an optimizer step, over all ranks."""
-    micro_batch_size: int = 1
+    micro_batch_size: int = limited(1, limits=COUNT)
     """Samples a forward pass on one rank."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ParallelConfig:
-    tp: int = 1
+    tp: int = limited(1, limits=COUNT)
     """Tensor-parallel ranks: each layer is cut over this many."""
-    pp: int = 1
+    pp: int = limited(1, limits=COUNT)
     """Pipeline-parallel ranks: the layers are dealt to this many stages."""
-    vpp: int = 1
+    vpp: int = limited(1, limits=COUNT)
     """Virtual stages a pipeline rank holds (interleaved schedule when above 1)."""
-    dp: int = 1
+    dp: int = limited(1, limits=COUNT)
     """Data-parallel replicas; the run has tp * cp * pp * dp ranks."""
-    cp: int = 1
+    cp: int = limited(1, limits=COUNT)
     """Context-parallel ranks: each sample is cut over this many."""
-    ep: int = 1
-    """Expert-parallel ranks among the tp * cp * dp of a stage; each holds that part of the
-    experts."""
-    etp: int | None = None
+    ep: int = limited(1, limits=COUNT)
+    """Expert-parallel ranks: the experts are dealt to this many of a stage's tp * cp * dp."""
+    etp: int | None = limited(None, limits=COUNT)
     """Tensor-parallel ranks an expert is cut over; not set: parallel.tp."""
-    first_stage_layers: int | None = None
+    first_stage_layers: int | None = limited(None, limits=COUNT)
     """Layers on the first pipeline stage; not set: an even share."""
-    last_stage_layers: int | None = None
+    last_stage_layers: int | None = limited(None, limits=COUNT)
     """Layers on the last pipeline stage; not set: an even share."""
     sequence_parallel: bool = False
     """Also cut norms and residuals over the tensor-parallel ranks, along the sequence."""
@@ -258,13 +286,13 @@ class ParallelConfig:
     sharded_weights: bool = False
     """Cut weights and gradients over the data-parallel ranks too (ZeRO-3)."""
     recompute: Recompute = Recompute.none
-    """``selective`` keeps all but what is cheap to compute again; ``full`` keeps layer inputs."""
-    recompute_layers: int | None = None
+    """``selective`` recomputes what is cheap; ``full`` keeps only the inputs of the layers."""
+    recompute_layers: int | None = limited(None, limits=COUNT)
     """Layers of a stage that ``full`` recomputes; not set: all."""
 
     @property
     def num_ranks(self) -> int:
-        """Expert parallelism deals the same ranks once more and adds none."""
+        """Ranks of the run; expert parallelism adds none."""
         return self.tp * self.cp * self.pp * self.dp
 
 
@@ -277,155 +305,162 @@ class PrecisionConfig:
     fp8_format: Fp8Format | None = None
     """Number format of the fp8 recipes; not set: hybrid where a whole matrix has one scale
     (``delayed``, ``tensorwise``), e4m3 where each block has."""
-    amax_history_length: int = 1024
+    amax_history_length: int = limited(1024, limits=COUNT)
     """Forward passes (microbatches) whose largest absolute value sets the scale (``delayed``)."""
-    bf16_first_layers: int = 0
+    bf16_first_layers: int = limited(0, limits=NOT_NEGATIVE)
     """Layers at the start of the model that stay in bf16 (not with ``delayed``)."""
-    bf16_last_layers: int = 0
-    """Layers at its end that stay in bf16 (not with ``delayed``)."""
+    bf16_last_layers: int = limited(0, limits=NOT_NEGATIVE)
+    """Layers at the end of the model that stay in bf16 (not with ``delayed``)."""
     fp8_param_gather: bool = False
     """GPU: keep and gather the weights in fp8 (needs distributed_optimizer)."""
 
 
 @dataclass(kw_only=True, slots=True)
 class MuonConfig:
-    momentum: float = 0.95
+    momentum: float = limited(0.95, limits=FRACTION_OF_RUNNING_MEAN)
     """Decay of the running mean of the gradient."""
     nesterov: bool = True
     """Look one step ahead along the momentum."""
-    newton_schulz_steps: int = 5
+    newton_schulz_steps: int = limited(5, limits=COUNT)
     """Iterations that make the update's singular values about one."""
-    scale: str = "spectral"
-    """How the update's size follows a matrix's shape: ``spectral`` or ``unit_rms_norm``."""
-    lr_multiplier: float = 1.0
-    """On the rate of the matrices Muon updates; all others are AdamW's."""
+    scale: str = limited("spectral", limits=Limits(choices=("spectral", "unit_rms_norm")))
+    """How the size of the update follows the shape of a matrix."""
+    lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
+    """Multiplier on the learning rate of the matrices Muon updates; all others are AdamW's."""
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
     optimizer: Optimizer = Optimizer.adamw
-    """``muon`` updates the layers' matrices, AdamW all else."""
+    """``muon`` updates the matrices of the layers, and AdamW everything else."""
     muon: MuonConfig = field(default_factory=MuonConfig)
-    lr_peak: float = 2e-5
+    lr_peak: float = limited(2e-5, limits=POSITIVE)
     """Learning rate after warmup; continued pretraining wants 5e-6 to 5e-5."""
-    beta1: float = 0.9
+    beta1: float = limited(0.9, limits=FRACTION_OF_RUNNING_MEAN)
     """AdamW's decay of the gradient's running mean."""
-    beta2: float = 0.95
+    beta2: float = limited(0.95, limits=FRACTION_OF_RUNNING_MEAN)
     """AdamW's decay of the squared gradient's running mean."""
-    eps: float = 1e-8
-    """Added to the root of the squared mean."""
-    weight_decay: float = 0.1
-    """Decoupled; norms and biases are excluded."""
-    clip_grad_norm: float = 1.0
+    eps: float = limited(1e-8, limits=POSITIVE)
+    """Added to the root of the squared gradient's running mean, against division by zero."""
+    weight_decay: float = limited(0.1, limits=NOT_NEGATIVE)
+    """Decoupled weight decay; norms and biases are excluded."""
+    clip_grad_norm: float = limited(1.0, limits=NOT_NEGATIVE)
     """Largest global L2 norm of the gradient; 0 turns clipping off."""
-    embedding_lr_multiplier: float = 1.0
-    """On the rate of the input embedding."""
-    head_lr_multiplier: float = 1.0
-    """On the rate of an output matrix of its own (an untied head)."""
+    embedding_lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
+    """Multiplier on the learning rate of the input embedding."""
+    head_lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
+    """Multiplier on the learning rate of an untied head."""
     decay_embeddings: bool = True
-    """Weight decay on the embedding and the head as well."""
+    """Apply weight decay to the embedding and the head as well."""
     decay_norms: bool = False
-    """Weight decay on norms and biases as well."""
+    """Apply weight decay to norms and biases as well."""
     offload: bool = False
     """Keep the optimizer state in host memory and update there."""
-    base_lr_peak: float | None = None
-    """Peak rate of the base model's own pretraining, where known; the guard compares with it."""
+    base_lr_peak: float | None = limited(None, limits=POSITIVE)
+    """Peak learning rate of the base model's pretraining; ``megacpt plan`` compares lr_peak."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
-    steps: int = 100
+    steps: int = limited(100, limits=COUNT)
     """Optimizer steps of the whole run."""
-    warmup_steps: int = 5
+    warmup_steps: int = limited(5, limits=NOT_NEGATIVE)
     """Steps of linear warmup to lr_peak."""
     shape: LrShape = LrShape.cosine
-    """How the rate falls after warmup."""
-    decay_steps: int = 0
-    """Last steps, in which ``wsd`` falls as 1 - sqrt; before them it stays at lr_peak."""
-    lr_start_fraction: float = 0.0
-    """Warmup starts at this fraction of lr_peak: where the run before has ended."""
-    lr_final_fraction: float | None = None
-    """The last step of cosine, linear or wsd has this fraction of lr_peak; not set: 0.1."""
+    """How the learning rate falls after warmup."""
+    decay_steps: int = limited(0, limits=NOT_NEGATIVE)
+    """Number of last steps in which ``wsd`` falls as 1 - sqrt; before them it stays at lr_peak."""
+    lr_start_fraction: float = limited(
+        0.0, limits=Limits(at_least=0, at_most=1, remedy="0 is usual")
+    )
+    """Warmup starts at this fraction of lr_peak, for example where a previous run ended."""
+    lr_final_fraction: float | None = limited(
+        None, limits=Limits(at_least=0, at_most=1, remedy="0.1 is usual")
+    )
+    """Fraction of lr_peak at the last step of cosine, linear or wsd; not set: 0.1."""
 
 
 @dataclass(kw_only=True, slots=True)
 class FaultsConfig:
     nonfinite: FaultPolicy = FaultPolicy.rollback
-    """Where a loss or gradient norm is NaN or infinite; ``ignore`` is refused."""
+    """What to do when a loss or gradient norm is NaN or infinite; ``ignore`` is refused."""
     spike: FaultPolicy = FaultPolicy.skip
-    """Where a loss or gradient norm is far above the last ones."""
-    spike_z: float = 12.0
-    """How far: robust standard deviations (1.4826 * MAD) above the line of the last steps."""
-    spike_window_steps: int = 64
-    """Good steps of the present stage that the line and its spread are taken over."""
-    spike_min_steps: int = 16
-    """No step is called a spike before this many are known."""
-    rollback_skip_steps: int = 4
-    """After a rollback so many steps are passed over, the last of them the one at fault."""
-    rollback_lr_factor: float = 1.0
-    """Each rollback multiplies the rate by this from its checkpoint on."""
-    max_events: int = 5
+    """What to do when a loss or gradient norm is far above those of the last steps."""
+    spike_z: float = limited(
+        12.0, limits=Limits(above=0, rule="is not a positive number", remedy="6 to 20 is usual")
+    )
+    """Robust standard deviations (1.4826 * MAD) above the last steps' trend that make a spike."""
+    spike_window_steps: int = limited(64, limits=FEWEST_SPIKE_STEPS)
+    """Good steps of the current stage that give the trend and its spread; at most 1024."""
+    spike_min_steps: int = limited(16, limits=FEWEST_SPIKE_STEPS)
+    """Good steps that must be known before a step can be called a spike."""
+    rollback_skip_steps: int = limited(4, limits=COUNT)
+    """Steps whose samples are skipped after a rollback; the last of them is the step at fault."""
+    rollback_lr_factor: float = limited(
+        1.0, limits=Limits(above=0, at_most=1, remedy="1 keeps the rate, 0.5 halves it")
+    )
+    """Each rollback multiplies the learning rate by this, from its checkpoint on."""
+    max_events: int = limited(5, limits=NOT_NEGATIVE)
     """Skips and rollbacks allowed within ``spike_window_steps`` steps; one more ends the run."""
-    excerpt_tokens: int = 48
-    """Decoded tokens of each offending sample in the record of the event."""
-    straggler_factor: float = 1.5
-    """Name the slowest rank where it takes this many times the median rank's time."""
-    hang_minutes: float = 0.0
-    """No sign of life for this long: stacks of all ranks, then exit code 75; 0: nine tenths of
-    cluster.timeout_minutes."""
+    excerpt_tokens: int = limited(48, limits=COUNT)
+    """Tokens of each offending sample that are decoded into the record of the event."""
+    straggler_factor: float = limited(1.5, limits=COUNT)
+    """Name the slowest rank once it takes this many times the median rank's time."""
+    hang_minutes: float = limited(0.0, limits=NOT_NEGATIVE)
+    """Minutes without a sign of life after which all ranks write their stacks and end with exit
+    code 75; 0: nine tenths of cluster.timeout_minutes."""
 
 
 @dataclass(kw_only=True, slots=True)
 class LoadConfig:
     weights: bool = True
-    """The weights in place of the base model's."""
+    """Take its weights instead of the base model's."""
     optimizer: bool = False
-    """Both moments, fp32 masters and the number of updates; needs the weights."""
+    """Take both moments, fp32 master weights and the number of updates; needs the weights."""
     schedule: bool = False
-    """Go on with the step after it, of this run's own schedule; false: begin with step 1."""
+    """Go on with its next step, in this run's own schedule; false: begin with step 1."""
     data: bool = False
-    """Draw the samples that come next; false: draw from the first one on."""
+    """Draw the samples that come after its last ones; false: begin with the first sample."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    every_steps: int = 50
-    """Save each time this many steps are done, and at the end."""
-    keep_last: int = 2
-    """How many of the newest checkpoints stay on disk."""
-    keep_every_steps: int = 0
-    """Those of each step that this divides stay for ever; 0: none for this reason."""
+    every_steps: int = limited(50, limits=COUNT)
+    """Steps between two saves; the end is saved as well."""
+    keep_last: int = limited(2, limits=COUNT)
+    """Number of newest checkpoints that stay on disk."""
+    keep_every_steps: int = limited(0, limits=NOT_NEGATIVE)
+    """Checkpoints of steps that this divides are never deleted; 0: none for this reason."""
     keep_best: bool = False
-    """The one with the lowest loss on evaluate.domain (evaluate.general, where none is named)
-    stays; of those saved at a step whose held-out losses were measured."""
+    """Keep the checkpoint with the lowest loss on evaluate.domain (evaluate.general if not set),
+    among those saved at a step whose held-out losses were measured."""
     asynchronous: bool = True
-    """Training goes on while a checkpoint is written; false: it waits, and needs no memory for
-    what changes meanwhile."""
+    """Go on training while a checkpoint is written; false: wait, without host memory for a copy."""
     on_error: SaveErrorPolicy = SaveErrorPolicy.go_on
-    """``go_on`` warns and saves again when it is due; the third failure in a row, and one at the
-    end, stop the run all the same."""
+    """``go_on`` warns and saves again when the next save is due; the third failure in a row and one
+    at the end stop the run all the same."""
     save_before_end_s: float = 0.0
-    """So long before the time limit the run saves and ends; 0: three times the longest of a step
-    and the last save, and 30 s."""
+    """Seconds before the time limit at which the run saves and ends; 0: three times the longer of a
+    step and the last save, plus 30 s."""
     load_from: str | None = None
     """Warm start: another run's folder (its newest checkpoint) or one of its checkpoints; read
     once, when the run begins."""
     load: LoadConfig = field(default_factory=LoadConfig)
-    """What is taken from it; all else is this run's own."""
+    """What is taken from it; everything else is this run's own."""
 
 
 @dataclass(kw_only=True, slots=True)
 class MonitorConfig:
-    log_every_steps: int = 1
-    """One readable line each time this many steps are done."""
+    log_every_steps: int = limited(1, limits=COUNT)
+    """Steps between two lines on the terminal."""
     wandb: WandbMode = WandbMode.auto
     """``auto``: online where WANDB_API_KEY is set, else offline below RUN_DIR/wandb."""
     wandb_project: str = "megacpt"
-    """Project the run is shown in."""
+    """Weights & Biases project of the run."""
     wandb_entity: str | None = None
     """Team or user; not set: the account's own default."""
     wandb_name: str | None = None
-    """Defaults to the name of the run folder."""
+    """Name of the run there; not set: the name of the run folder."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -434,16 +469,16 @@ class HeldoutConfig:
     """Token shard of documents that are in no training source."""
     synthetic: SyntheticConfig | None = None
     """Generated text instead of a shard."""
-    max_tokens: int = 20_000
-    """Measured from the start of the shard; 0 takes all."""
+    max_tokens: int = limited(20_000, limits=NOT_NEGATIVE)
+    """Tokens measured, from the start of the shard; 0: all of them."""
 
 
 @dataclass(kw_only=True, slots=True)
 class GateConfig:
-    domain_perplexity_ratio_max: float | None = None
-    """Final over base on the domain set; declared before training, checked by ``evaluate``."""
-    general_perplexity_ratio_max: float | None = None
-    """Final over base on the general set: what may be forgotten at most."""
+    domain_perplexity_ratio_max: float | None = limited(None, limits=POSITIVE)
+    """Largest perplexity on the domain set, final over base, that passes ``megacpt evaluate``."""
+    general_perplexity_ratio_max: float | None = limited(None, limits=POSITIVE)
+    """Largest perplexity on the general set, final over base: how much may be forgotten."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -451,17 +486,17 @@ class EvaluateConfig:
     heldout: dict[str, HeldoutConfig] = field(default_factory=dict)
     """Name -> text the model never trains on."""
     general: str | None = None
-    """Which held-out set is general text; forgetting = its loss minus the base model's."""
+    """Name of the held-out set of general text; forgetting = its loss minus the base model's."""
     domain: str | None = None
-    """Which held-out set is the domain's."""
-    every_steps: int = 50
-    """Held-out losses each time this many steps are done, before step 1 and at the end."""
+    """Name of the held-out set of the domain."""
+    every_steps: int = limited(50, limits=COUNT)
+    """Steps between two measurements of the held-out losses; also before step 1 and at the end."""
     prompts: str | None = None
     """Text file, one prompt a line, continued before and during training."""
-    generate_every_steps: int = 0
-    """Spot-check generations; 0: before step 1 and at the end only."""
-    max_new_tokens: int = 32
-    """Tokens a spot-check generation."""
+    generate_every_steps: int = limited(0, limits=NOT_NEGATIVE)
+    """Steps between two continuations of the prompts; 0: only before step 1 and at the end."""
+    max_new_tokens: int = limited(32, limits=COUNT)
+    """Tokens generated for each prompt."""
     gate: GateConfig = field(default_factory=GateConfig)
 
 
@@ -470,115 +505,116 @@ class SlurmConfig:
     """Options of sbatch by their own names; ``null`` leaves one to the cluster's default."""
 
     partition: str | None = None
-    """Or several, separated by commas."""
+    """Partition, or several separated by commas."""
     account: str | None = None
-    """Whom the hours are charged to."""
+    """Account the hours are charged to."""
     qos: str | None = None
     """Quality of service."""
     reservation: str | None = None
-    """A reservation to run in."""
+    """Reservation to run in."""
     constraint: str | None = None
-    """Features of nodes, as ``h100&ib``."""
+    """Features the nodes must have, such as ``h100&ib``."""
     time: str = "24:00:00"
     """Limit of one job: minutes, H:M:S or D-H:M:S. The run goes on in the next one."""
-    cpus_per_task: int = 8
+    cpus_per_task: int = limited(8, limits=COUNT)
     """Cores of each rank."""
     mem: str = "0"
-    """Memory of each node, as ``400G``; 0 is all of it."""
+    """Memory of each node, such as ``400G``; 0: all of it."""
     exclusive: bool = True
     """Share no node with other jobs."""
     dependency: str | None = None
-    """Start after other jobs, as ``afterok:1234``."""
+    """Jobs to wait for, such as ``afterok:1234``."""
     array: str | None = None
-    """As ``1-5%1``: so many jobs of this run, one after the other."""
+    """Job array such as ``1-5%1``: five jobs of this run, one after the other."""
     chain: bool = False
     """Each job, once it runs, queues the next one, until the run is finished."""
     requeue: bool = True
     """Put the job back into the queue after a saved stop, a hang or a lost node."""
-    signal_seconds: int = 300
-    """So long before its limit the job is told to save and stop; more than a step and a save."""
-    max_restarts_without_progress: int = 3
-    """Restarts in a row without a newer checkpoint; the next one is refused."""
-    spare_nodes: int = 0
-    """Nodes beyond ``cluster.nodes`` that may take the place of bad ones."""
+    signal_seconds: int = limited(300, limits=NOT_NEGATIVE)
+    """Seconds before the time limit at which Slurm signals the job; longer than one step plus one
+    save."""
+    max_restarts_without_progress: int = limited(3, limits=NOT_NEGATIVE)
+    """Restarts in a row that are allowed without a newer checkpoint."""
+    spare_nodes: int = limited(0, limits=NOT_NEGATIVE)
+    """Nodes beyond ``cluster.nodes`` that can replace bad ones."""
     container_runtime: ContainerRuntime = ContainerRuntime.pyxis
     container_image: str | None = None
     """Image the ranks run in: a file, or what the runtime can pull."""
     container_mounts: str | None = None
     """HOST:CONTAINER, separated by commas; the run folder, model and shards must be among them."""
     modules: str | None = None
-    """What ``module load`` gets, separated by spaces."""
+    """Names for ``module load``, separated by spaces."""
     setup: str | None = None
-    """Shell lines of your own on the first node before the ranks start."""
+    """Shell lines of your own, run on the first node before the ranks start."""
     extra: str | None = None
-    """More options of sbatch, as ``--mail-type=END --switches=1``."""
+    """More options of sbatch, such as ``--mail-type=END --switches=1``."""
     python: str | None = None
-    """Interpreter of the ranks; not set: that of ``megacpt launch``, or python3 in a container."""
+    """Python of the ranks; not set: that of ``megacpt launch``, or python3 in a container."""
 
 
 @dataclass(kw_only=True, slots=True)
 class PreflightConfig:
     when: PreflightWhen = PreflightWhen.nodes
     on_bad: BadNodePolicy = BadNodePolicy.stop
-    appear_s: float = 300.0
-    """Seconds that all ranks may take to appear: Python loads slowly from a cold file system."""
-    limit_s: float = 60.0
-    """Seconds for each of the two parts after that: looking at the nodes, and at their links."""
-    disk_gib: float = 1.0
-    """Free space of the run folder below which a node is bad."""
-    disk_mib_s: float = 0.0
-    """Speed of lasting writes to the run folder below which a node is bad; 0 only warns."""
-    shm_mib: float | None = None
-    """Free /dev/shm below which a node is bad; not set: 32 MiB a rank on GPUs, none on CPUs."""
-    clock_s: float = 10.0
-    """Seconds a node's clock may be away from the others'."""
-    link_fraction: float = 0.5
-    """A pair of nodes slower than this part of the usual pair is slow; 0 compares none."""
-    link_mib_s: float = 0.0
-    """A pair of nodes slower than this is slow, whatever the others are."""
+    appear_s: float = limited(300.0, limits=POSITIVE)
+    """Seconds until all ranks must have appeared; Python loads slowly from a cold file system."""
+    limit_s: float = limited(60.0, limits=POSITIVE)
+    """Seconds for each of the two checks after that: of the nodes and of their links."""
+    disk_gib: float = limited(1.0, limits=NOT_NEGATIVE)
+    """Free GiB in the run folder below which a node is bad."""
+    disk_mib_s: float = limited(0.0, limits=NOT_NEGATIVE)
+    """MiB/s of durable writes to the run folder below which a node is bad; 0: only warn."""
+    shm_mib: float | None = limited(None, limits=NOT_NEGATIVE)
+    """Free MiB in /dev/shm below which a node is bad; not set: 32 a rank on GPUs, none on CPUs."""
+    clock_s: float = limited(10.0, limits=POSITIVE)
+    """Seconds a node's clock may differ from the others'."""
+    link_fraction: float = limited(0.5, limits=Limits(at_least=0, at_most=1, remedy="0.5 is usual"))
+    """Fraction of the usual pair's speed below which a pair of nodes is slow; 0: compare none."""
+    link_mib_s: float = limited(0.0, limits=NOT_NEGATIVE)
+    """MiB/s below which a pair of nodes is slow, whatever the other pairs reach."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
     device: DeviceKind = DeviceKind.auto
-    nodes: int = 1
+    nodes: int = limited(1, limits=COUNT)
     """Machines that ``megacpt launch`` asks Slurm for."""
-    gpus_per_node: int | None = None
-    """GPUs, and so ranks, of each; not set: the run's ranks over ``nodes``."""
+    gpus_per_node: int | None = limited(None, limits=COUNT)
+    """GPUs (and ranks) of each node; not set: the run's ranks divided by ``nodes``."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    threads_per_rank: int = 0
-    """CPU threads of a rank; 0 shares the machine's cores among its ranks."""
-    timeout_minutes: float = 10.0
-    """A collective that waits longer than this ends the run."""
+    threads_per_rank: int = limited(0, limits=NOT_NEGATIVE)
+    """CPU threads of a rank; 0: an equal share of the machine's cores."""
+    timeout_minutes: float = limited(10.0, limits=POSITIVE)
+    """Minutes a collective may wait before the run ends."""
     time_limit_minutes: float = 0.0
-    """The run saves and ends before it has run for so long; 0: before the end of its Slurm job."""
-    retries: int = 0
-    """Starts after a hang or a killed rank, each only if a checkpoint was written since the last;
-    for ranks that ``megacpt train`` itself has started."""
+    """Minutes the run may take: it saves and ends before; 0: the time of its Slurm job."""
+    retries: int = limited(0, limits=NOT_NEGATIVE)
+    """Restarts after a hang or a killed rank, each only if a checkpoint was written since the last
+    start; for ranks started by ``megacpt train`` itself."""
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 
 @dataclass(kw_only=True, slots=True)
 class VariableConfig:
     value: str
-    """What the variable is set to."""
+    """Value of the variable."""
 
 
 @dataclass(kw_only=True, slots=True)
 class KernelsConfig:
     grad_accum_fusion: bool = True
-    """GPU: weight gradients are added to the fp32 buffer by the matrix product itself."""
+    """GPU: the matrix product itself adds weight gradients to the fp32 buffer."""
     rope_fusion: bool = True
-    """GPU: rotary positions in one kernel."""
+    """GPU: apply rotary positions in one kernel."""
     cross_entropy_fusion: bool = True
-    """From logits to loss and gradient in few passes: fused kernels on GPUs, chunks on CPUs."""
+    """Compute loss and gradient from the logits in few passes: fused on GPUs, in chunks on CPUs."""
     tp_comm_overlap: bool = False
-    """GPU: tensor-parallel communication in pieces beside the products (needs
-    sequence_parallel, and NVLink between the ranks)."""
+    """GPU: overlap tensor-parallel communication with the matrix products (needs sequence_parallel,
+    and NVLink between the ranks)."""
     deterministic: bool = False
-    """The same bits from the same run again; slower, and refused with tp_comm_overlap."""
-    manual_gc_steps: int = 100
-    """Collect Python's garbage every so many steps, on all ranks at once; 0 leaves it to Python."""
+    """Make a repeated run give the same bits; slower, and refused with tp_comm_overlap."""
+    manual_gc_steps: int = limited(100, limits=NOT_NEGATIVE)
+    """Steps between two garbage collections, on all ranks at once; 0: leave it to Python."""
     environment: dict[str, VariableConfig] = field(default_factory=dict)
     """Environment variables every rank gets, unless its environment already has them."""
 
@@ -587,7 +623,7 @@ class KernelsConfig:
 class RunConfig:
     run_dir: str = "runs/default"
     """Everything a run writes goes here; the same folder resumes the run."""
-    seed: int = 1234
+    seed: int = limited(1234, limits=NOT_NEGATIVE)
     """Seed of weights (random init), data order and generation."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

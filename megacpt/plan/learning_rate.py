@@ -16,7 +16,7 @@ from megacpt.config.sections import LrShape, OptimConfig, ScheduleConfig
 from megacpt.plan.optimizers import OPTIMIZERS
 
 FINAL_FRACTION = 0.1
-"""Of the shapes that decay, where ``lr_final_fraction`` is not set."""
+"""Final fraction of the shapes that decay if ``lr_final_fraction`` is not set."""
 DECAYING = (LrShape.cosine, LrShape.linear, LrShape.wsd)
 
 
@@ -39,7 +39,7 @@ def fraction_of_peak(step: int, *, schedule: ScheduleConfig) -> float:
 
 
 def final_fraction(schedule: ScheduleConfig) -> float:
-    """Where a shape that decays ends."""
+    """Fraction of the peak at which a shape that decays ends."""
     return FINAL_FRACTION if schedule.lr_final_fraction is None else schedule.lr_final_fraction
 
 
@@ -64,7 +64,7 @@ def _left(progress: float, *, shape: LrShape) -> float:
 
 
 def describe(schedule: ScheduleConfig) -> str:
-    """In a few words, for reports."""
+    """The schedule in a few words, for reports."""
     warmup = f"{schedule.warmup_steps} warmup steps"
     if schedule.lr_start_fraction:
         warmup += f" from {schedule.lr_start_fraction:g} of it"
@@ -77,7 +77,7 @@ def describe(schedule: ScheduleConfig) -> str:
 
 
 def shown_steps(schedule: ScheduleConfig) -> list[int]:
-    """Where the shape turns: first, end of warmup, middle, last before the decay, last."""
+    """Steps at which the shape turns: first, end of warmup, middle, last before decay, last."""
     steps = schedule.steps
     wanted = {1, schedule.warmup_steps, -(-steps // 2), decay_start(schedule), steps}
     return sorted(step for step in wanted if 1 <= step <= steps)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The valid layout nearest to one that breaks rules: the cheapest set of changes that mends all.
+"""The valid layout nearest to one that breaks rules: the cheapest set of changes that fixes all.
 
-A best-first search (A*). The first broken rule says which settings can mend it, and each of their
+A best-first search (A*). The first broken rule says which settings can fix it, and each of their
 possible values is a step. A change costs the binary logarithm of its ratio; settings that change
 what is trained cost more than those that change where, and a change of the number of ranks costs
 beside that of the setting.
@@ -45,7 +45,7 @@ _OPTIMISER = (
 _BATCH = ("parallel.dp", "parallel.vpp", "data.micro_batch_size")
 _CUTS = ("parallel.tp", "parallel.cp", "parallel.sequence_parallel", "data.document_mask")
 _EXPERTS = ("parallel.ep", "parallel.etp")
-_MENDED_BY: dict[str, tuple[str, ...]] = {
+_FIXED_BY: dict[str, tuple[str, ...]] = {
     "parallel.tp": (),
     "parallel.cp": _CUTS,
     "parallel.pp": (*_PIPELINE, "parallel.sharded_weights"),
@@ -63,13 +63,13 @@ _MENDED_BY: dict[str, tuple[str, ...]] = {
     "data.micro_batch_size": _BATCH,
     **dict.fromkeys(_OPTIMISER, (*_OPTIMISER, *_EXPERTS)),
 }
-"""Path of a violation -> settings beside it that can mend it."""
+"""Path of a violation -> other settings that can fix it."""
 
 _WEIGHTS = {"data.document_mask": 6.0, "data.micro_batch_size": 0.5, "parallel.dp": 0.5}
 _BATCH_WEIGHT = 4.0
 _RANKS_WEIGHT = 2.0
 _EXPECTED = 1.0
-"""What to mend one more broken setting will about cost."""
+"""Estimated cost of fixing one more broken setting."""
 
 
 def nearest_layout(
@@ -80,7 +80,7 @@ def nearest_layout(
     faults: Callable[[RunConfig], Sequence[Violation]],
     accepts: Callable[[RunConfig], bool],
 ) -> dict[str, Any] | None:
-    """The settings to change; None where nothing in reach mends all.
+    """The settings to change; None if nothing in reach fixes all.
 
     ``faults``: what the layout breaks; ``accepts``: whether all else is as sound as it was.
     """
@@ -105,7 +105,7 @@ def nearest_layout(
 
 
 def as_text(settings: Settings) -> str:
-    """As on a command line: ``parallel.tp=2 parallel.recompute_layers=null``."""
+    """Settings as on a command line: ``parallel.tp=2 parallel.recompute_layers=null``."""
     return " ".join(f"{path}={_shown(value)}" for path, value in sorted(settings.items()))
 
 
@@ -150,16 +150,16 @@ def _steps(
     architecture: Architecture,
     num_ranks: int | None,
 ) -> Iterator[Settings]:
-    """Ways to mend the first fault; whether they do is not known yet."""
+    """Possible fixes of the first fault; whether they work is not known yet."""
     wanted = num_ranks or config.parallel.num_ranks
-    for path in (p for fault in faults[:1] for p in _mending(fault.path)):
+    for path in (p for fault in faults[:1] for p in _fixing(fault.path)):
         for value in _values(config, path=path, architecture=architecture):
             yield {path: value}
             yield from _same_ranks(config, step={path: value}, num_ranks=wanted)
 
 
-def _mending(path: str) -> Iterable[str]:
-    return dict.fromkeys((path, *_MENDED_BY.get(_general(path), ())))
+def _fixing(path: str) -> Iterable[str]:
+    return dict.fromkeys((path, *_FIXED_BY.get(_general(path), ())))
 
 
 def _same_ranks(config: RunConfig, *, step: Settings, num_ranks: int) -> Iterator[Settings]:

@@ -30,8 +30,6 @@ from megacpt.plan.segments import (
 )
 from megacpt.text import count, memory_size
 
-GIB = 2**30
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcePlan:
@@ -48,7 +46,7 @@ class SourcePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StagePlan:
+class SegmentPlan:
     """Steps with the same blend, sequence length and batch size."""
 
     name: str
@@ -70,23 +68,23 @@ class Plan:
     family: str
     parameters: int
     active_parameters: int
-    """Those one token passes: fewer than all where there are experts."""
+    """Parameters one token passes: fewer than all in a model with experts."""
     steps: int
     samples_per_step: int
-    """At the start, as all that stages may change but the totals."""
+    """Samples at the start, like everything here that stages may change, totals aside."""
     tokens_per_step: int
     tokens: int
     ranks: int
     layout: str
     microbatches: int
     sources: tuple[SourcePlan, ...]
-    stages: tuple[StagePlan, ...]
+    stages: tuple[SegmentPlan, ...]
     learning_rates: Mapping[int, float]
     """Step -> rate, where the schedule turns."""
     lr_multipliers: Mapping[str, float]
-    """Of the groups whose rate differs."""
+    """Group -> multiplier, for the groups whose rate differs."""
     advice: tuple[str, ...]
-    """What may be meant but often is a mistake; nothing that stops the run."""
+    """Settings that are often a mistake; none stops the run."""
     training_flops: float
     memory: RankMemory
     checkpoint_bytes: int
@@ -94,7 +92,7 @@ class Plan:
     """Host memory of a rank for what it saves beside training, from the first save on."""
     checkpoints_kept: int
     begins: tuple[str, ...] = ()
-    """Of a run that begins with another run's checkpoint: what is taken, and both rates."""
+    """What a warm start takes from the other run's checkpoint, and both rates."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"memory_total_bytes": self.memory.total}
@@ -111,10 +109,10 @@ def make_plan(
     source_tokens: Mapping[str, int],
     segments: Sequence[Segment] | None = None,
 ) -> Plan:
-    """Assumes that megacpt.plan.check found nothing. ``segments``: of a run that has begun."""
+    """Plan of a run in which megacpt.plan.check found nothing; ``segments`` if it has begun."""
     data, parallel, schedule = config.data, config.parallel, config.schedule
     segments = segments or resolve(data)
-    stages = _stages(segments, architecture=architecture, steps=schedule.steps)
+    stages = _segments(segments, architecture=architecture, steps=schedule.steps)
     whole = checkpoint_bytes(
         architecture, dtype=config.precision.dtype, optimizer=config.optim.optimizer
     )
@@ -139,7 +137,7 @@ def make_plan(
             for step in shown_steps(schedule)
         },
         lr_multipliers=group_multipliers(config.optim),
-        advice=advice(config),
+        advice=tuple(advice(config)),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,
@@ -171,13 +169,13 @@ def shares(
     return {name: float(asked.get(name, 0) / total) for name in data.sources}
 
 
-def _stages(
+def _segments(
     segments: Sequence[Segment], *, architecture: Architecture, steps: int
-) -> tuple[StagePlan, ...]:
-    """All of them; one that begins after the last step has no steps."""
+) -> tuple[SegmentPlan, ...]:
+    """Every segment; one that begins after the last step has no steps."""
     reached = {s.from_step: length for s, length in durations(segments, steps=steps)}
     return tuple(
-        StagePlan(
+        SegmentPlan(
             name=segment.name,
             from_step=segment.from_step,
             steps=(length := reached.get(segment.from_step, 0)),
@@ -199,7 +197,7 @@ def _sources(
     steps: int,
     source_tokens: Mapping[str, int],
 ) -> tuple[SourcePlan, ...]:
-    """Within one sample a stage of what is drawn."""
+    """Each source's share; within one sample a segment of what is drawn."""
     samples, tokens = dict.fromkeys(data.sources, 0), dict.fromkeys(data.sources, 0)
     epochs = dict.fromkeys(data.sources, 0.0)
     chunk = chunk_length(data)
@@ -247,7 +245,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"Tokens       {count(plan.tokens, digits=2)} in all, {plan.training_flops:.2e} FLOPs"
     if len(plan.stages) > 1:
         yield ""
-        yield from _stage_lines(plan.stages)
+        yield from _segment_lines(plan.stages)
     yield ""
     yield from _source_lines(plan.sources)
     yield ""
@@ -270,21 +268,21 @@ def _rate_lines(plan: Plan) -> Iterator[str]:
         yield from _wrapped("LR of groups", items=groups)
 
 
-def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
+def _segment_lines(segments: tuple[SegmentPlan, ...]) -> Iterator[str]:
     yield f"{'Stage':<24}{'from step':>11}{'steps':>9}{'length':>10}{'batch':>11}{'tokens':>11}"
-    for stage in stages:
+    for segment in segments:
         yield (
-            f"{_shortened(_stage_name(stage), width=23):<24}{stage.from_step:>11,}"
-            f"{stage.steps:>9,}{stage.sequence_length:>10,}{stage.global_batch_size:>11,}"
-            f"{count(stage.tokens, digits=2):>11}"
+            f"{_shortened(_segment_name(segment), width=23):<24}{segment.from_step:>11,}"
+            f"{segment.steps:>9,}{segment.sequence_length:>10,}{segment.global_batch_size:>11,}"
+            f"{count(segment.tokens, digits=2):>11}"
         )
         yield from _wrapped(
-            "", items=[f"{name} {share:.2%}" for name, share in stage.shares.items()]
+            "", items=[f"{name} {share:.2%}" for name, share in segment.shares.items()]
         )
 
 
-def _stage_name(stage: StagePlan) -> str:
-    return stage.name or ("(start)" if stage.from_step == 0 else "(resumed)")
+def _segment_name(segment: SegmentPlan) -> str:
+    return segment.name or ("(start)" if segment.from_step == 0 else "(resumed)")
 
 
 def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
@@ -299,7 +297,7 @@ def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
 
 
 def checkpoints_kept(config: RunConfig) -> int:
-    """On the disk at the end, for whatever reason; the best one may be one of the others."""
+    """Checkpoints on disk at the end, for any reason; the best may be one of the others."""
     checkpoint, last = config.checkpoint, config.schedule.steps
     saved = sorted({*range(checkpoint.every_steps, last, checkpoint.every_steps), last})
     every = checkpoint.keep_every_steps

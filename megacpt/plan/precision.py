@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the precision settings say, for whoever plans, checks, builds or labels a run."""
+"""What the precision settings mean for planning, checking, building and labelling a run."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def keeps_bf16(precision: PrecisionConfig, *, layer: int, num_layers: int) -> bo
 
 
 def weight_copy_bytes(precision: PrecisionConfig) -> int:
-    """Of each weight of a layer, beside the weight itself: its numbers for the products that read
-    rows and for those that read columns. Where weights are kept in fp8 these two replace bf16's."""
+    """Extra bytes of each weight of a layer: a copy for products that read rows and one for those
+    that read columns. Weights kept in fp8 need none: these two are the weight."""
     return 2 if quantises(precision) and not precision.fp8_param_gather else 0
 
 
 def precision_name(precision: PrecisionConfig, *, emulated: bool) -> str:
-    """In words, for logs and reports; an emulation is never shown without being called one."""
+    """Name for logs and reports, which says so if it is an emulation."""
     if not quantises(precision):
         return precision.dtype.name
     width = f"fp8 {precision.recipe.name}" if is_fp8(precision.recipe) else "nvfp4"

@@ -23,10 +23,10 @@ class Segment:
     """Holds from ``from_step`` (steps done before it) until the next segment begins."""
 
     name: str
-    """The stage's; empty before the first one."""
+    """Name of the stage in data.stages; empty before the first one."""
     from_step: int
     shares: Mapping[str, Fraction]
-    """Of every global batch, for each source that takes part, in the order of data.sources."""
+    """Source -> its part of every global batch, in the order of data.sources."""
     sequence_length: int
     global_batch_size: int
 
@@ -124,7 +124,7 @@ def _start(data: DataConfig) -> _Settings:
 
 
 def own(segments: Sequence[Segment]) -> list[Segment]:
-    """Without what another run drew before step 0."""
+    """The segments without what another run drew before step 0."""
     ends = [segment.from_step for segment in segments[1:]] + [None]
     return [
         replace(segment, from_step=max(segment.from_step, 0))

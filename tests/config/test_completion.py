@@ -23,6 +23,7 @@ from megacpt.config.completion import candidates
         ("data.sour", ["data.sources.", "data.sources.NAME."]),
         ("data.sources.law.w", ["data.sources.law.weight="]),
         ("data.sources.law.synthetic.t", ["data.sources.law.synthetic.topic="]),
+        ("optim.muon.scale=", ["optim.muon.scale=spectral", "optim.muon.scale=unit_rms_norm"]),
         ("nothing.at.all", []),
         ("optim.lr_peak=", []),
         ("nothing=", []),

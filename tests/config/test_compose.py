@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from megacpt.config.compose import compose, group_options, read_run_yaml, render, write_run_yaml
 from megacpt.config.paths import configs_root, contract, expand
@@ -19,6 +20,7 @@ from megacpt.config.sections import Dtype, Init, RunConfig, SourceConfig
 from megacpt.errors import ConfigError
 
 GROUPS = group_options([configs_root()])
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 
 
 def message_of(*overrides: str, **arguments: Path) -> str:
@@ -33,11 +35,25 @@ def test_no_override_gives_the_defaults_of_the_dataclasses() -> None:
     assert compose([]) == default
 
 
-@pytest.mark.parametrize(
-    ("group", "option"), [(g, o) for g, options in GROUPS.items() for o in options]
-)
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_group_option_composes(group: str, option: str) -> None:
     assert isinstance(compose([f"{group}={option}"]), RunConfig)
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g != "experiment"])
+def test_a_group_file_says_what_differs_in_its_own_section(group: str, option: str) -> None:
+    file = OmegaConf.to_container(OmegaConf.load(configs_root() / group / f"{option}.yaml"))
+    assert isinstance(file, dict)
+    written = {f"{group}.{key}" for key in flatten({str(k): v for k, v in file.items()})}
+    chosen = flatten(to_tree(compose([f"{group}={option}"])))
+    default = flatten(to_tree(compose([])))
+    changed = {key for key, value in chosen.items() if key not in default or default[key] != value}
+    assert written <= changed, "repeats a default, or is of another section"
+    assert all(key.startswith(f"{group}.") for key in changed), "sets another section silently"
+
+
+def test_a_default_can_be_referred_to_though_no_group_file_has_it() -> None:
+    assert compose(["schedule.decay_steps=${schedule.steps}"]).schedule.decay_steps == 100
 
 
 def test_precedence_is_group_then_experiment_then_file_then_command_line(tmp_path: Path) -> None:
@@ -288,8 +304,8 @@ def test_rendered_configuration_is_a_usable_file(tmp_path: Path) -> None:
     assert compose([], config_file=tmp_path / "again.yaml") == config
 
 
-def test_a_cluster_of_h100_overlaps_its_replicas() -> None:
-    config = compose(["model.path=m", "parallel=single", "cluster=h100"])
+def test_an_h100_overlaps_its_replicas() -> None:
+    config = compose(["model.path=m", "parallel=single", "experiment=h100"])
     assert config.cluster.device.name == "gpu"
     parallel = config.parallel
     assert parallel.distributed_optimizer

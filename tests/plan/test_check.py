@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from megacpt.config.limits import beyond_limits
 from megacpt.config.schema import to_run_config
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 from megacpt.families.architecture import Architecture
 from megacpt.plan.check import violations
+from megacpt.plan.rules import Facts, Rule
 
 ARCHITECTURE = Architecture(
     family="llama",
@@ -64,6 +66,13 @@ def messages(changes: Mapping[str, Any], **facts: Any) -> list[str]:
     """Without the layout that a remedy names (see test_plan_layout_rules.py)."""
     found = violations(config_of(changes), **({"architecture": ARCHITECTURE} | facts))
     return [str(violation).split("; nearest valid layout")[0] for violation in found]
+
+
+def broken(rules: Sequence[Rule], *, config: RunConfig, **facts: Any) -> list[str]:
+    """The sentences of the limits and of these rules alone."""
+    known = Facts(config=config, **facts)
+    found = (violation for rule in rules for violation in rule(known))
+    return [str(violation) for violation in (*beyond_limits(config), *found)]
 
 
 def test_a_sound_configuration_breaks_nothing() -> None:

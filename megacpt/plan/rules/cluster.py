@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megacpt.config.sections import RunConfig, SlurmConfig
+from megacpt.config.sections import ParallelConfig, RunConfig, SlurmConfig
 from megacpt.errors import Violation
+from megacpt.plan.rules import Facts, Rule
+from megacpt.plan.rules.parallel import divisors
 from megacpt.text import one_of
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -44,10 +46,9 @@ def tasks_per_node(config: RunConfig) -> int:
     )
 
 
-def slurm_violations(config: RunConfig) -> Iterator[Violation]:
-    """Of ``cluster.slurm`` by itself; it holds for any run, launched or not."""
-    slurm = config.cluster.slurm
-    yield from _numbers(config)
+def _job(facts: Facts) -> Iterator[Violation]:
+    """Rules of ``cluster.slurm`` by itself, for any run, launched or not."""
+    slurm = facts.config.cluster.slurm
     yield from _words(slurm)
     yield from _times(slurm)
     yield from _successors(slurm)
@@ -60,17 +61,17 @@ def slurm_violations(config: RunConfig) -> Iterator[Violation]:
         )
 
 
-def launch_violations(config: RunConfig) -> Iterator[Violation]:
-    """The machines asked for against the ranks of the layout: of a run that Slurm will start."""
-    cluster, num_ranks = config.cluster, config.parallel.num_ranks
-    if cluster.nodes < 1:
+def _machines(facts: Facts) -> Iterator[Violation]:
+    """The machines asked of Slurm against the ranks of the layout."""
+    cluster, num_ranks = facts.config.cluster, facts.config.parallel.num_ranks
+    if not facts.launched or cluster.nodes < 1:
         return
     if cluster.gpus_per_node is None and num_ranks % cluster.nodes:
         yield Violation(
             path="cluster.nodes",
             value=cluster.nodes,
             rule=f"does not divide the {num_ranks} ranks of the layout (tp * cp * pp * dp)",
-            remedy=f"use {_divisors_in_words(num_ranks)}, or another parallel.dp",
+            remedy=f"use {one_of(divisors(num_ranks, limit=num_ranks))}, or another parallel.dp",
         )
     elif cluster.gpus_per_node and cluster.nodes * cluster.gpus_per_node != num_ranks:
         found = cluster.nodes * cluster.gpus_per_node
@@ -79,37 +80,15 @@ def launch_violations(config: RunConfig) -> Iterator[Violation]:
             value=cluster.gpus_per_node,
             rule=f"on cluster.nodes={cluster.nodes} makes {found} ranks, but the layout has "
             f"{num_ranks} (tp * cp * pp * dp)",
-            remedy=_layout_remedy(config, found=found),
+            remedy=_layout_remedy(facts.config.parallel, found=found),
         )
 
 
-def _layout_remedy(config: RunConfig, *, found: int) -> str:
-    p = config.parallel
-    replica = p.tp * p.cp * p.pp
+def _layout_remedy(parallel: ParallelConfig, *, found: int) -> str:
+    replica = parallel.tp * parallel.cp * parallel.pp
     if found % replica == 0:
         return f"use parallel.dp={found // replica}, or other machines"
     return f"use a multiple of the {replica} ranks of a replica (tp * cp * pp)"
-
-
-def _divisors_in_words(number: int) -> str:
-    return one_of(n for n in range(1, number + 1) if number % n == 0)
-
-
-def _numbers(config: RunConfig) -> Iterator[Violation]:
-    cluster, slurm = config.cluster, config.cluster.slurm
-    least = {
-        "cluster.nodes": (cluster.nodes, 1),
-        "cluster.gpus_per_node": (cluster.gpus_per_node, 1),
-        "cluster.slurm.cpus_per_task": (slurm.cpus_per_task, 1),
-        "cluster.slurm.signal_seconds": (slurm.signal_seconds, 0),
-        "cluster.slurm.max_restarts_without_progress": (slurm.max_restarts_without_progress, 0),
-        "cluster.slurm.spare_nodes": (slurm.spare_nodes, 0),
-    }
-    for path, (value, lowest) in least.items():
-        if value is not None and value < lowest:
-            yield Violation(
-                path=path, value=value, rule=f"is below {lowest}", remedy=f"use {lowest} or more"
-            )
 
 
 def _words(slurm: SlurmConfig) -> Iterator[Violation]:
@@ -166,3 +145,6 @@ def _successors(slurm: SlurmConfig) -> Iterator[Violation]:
             rule="and an array are two ways to have a next job",
             remedy="use one of them: cluster.slurm.array=null, or chain=false",
         )
+
+
+RULES: tuple[Rule, ...] = (_job, _machines)

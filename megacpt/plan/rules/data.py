@@ -4,18 +4,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from megacpt.config.sections import DataConfig, Packing, SampleOrder, StageConfig
+from megacpt.config.limits import beyond_limits
+from megacpt.config.sections import (
+    DataConfig,
+    HeldoutConfig,
+    Packing,
+    SampleOrder,
+    SourceConfig,
+    StageConfig,
+)
 from megacpt.errors import Violation
+from megacpt.plan.rules import Facts, Rule
 
 
 def blend_violations(data: DataConfig) -> list[Violation]:
-    """All broken rules; megacpt.plan.segments works without asking again where there are none."""
-    stages = [
-        v for name, stage in data.stages.items() for v in _stage(data, name=name, stage=stage)
-    ]
-    return [*_weights(data), *_replay(data), *stages, *_lengths(data), *_orders(data)]
+    """All that keeps megacpt.plan.segments from working, which asks nothing else."""
+    return [*beyond_limits(data, prefix="data."), *_blend(data)]
+
+
+def _blend(data: DataConfig) -> Iterator[Violation]:
+    yield from _weights(data)
+    yield from _replay(data)
+    for name, stage in data.stages.items():
+        path = f"data.stages.{name}"
+        yield from _stage_begin(path, stage=stage)
+        yield from _stage_sources(data, path=path, stage=stage)
+        if stage.replay_share is not None and data.replay is None:
+            yield Violation(
+                path=f"{path}.replay_share",
+                value=stage.replay_share,
+                rule="needs a replay source",
+                remedy="set data.replay.source and data.replay.share",
+            )
+    yield from _lengths(data)
+    yield from _orders(data)
 
 
 def _is_replay(data: DataConfig, *, name: str) -> bool:
@@ -25,23 +49,22 @@ def _is_replay(data: DataConfig, *, name: str) -> bool:
 def _weights(data: DataConfig) -> Iterator[Violation]:
     """Weight 0 keeps a source for the stages that name it."""
     later = {name for stage in data.stages.values() for name in stage.sources}
-    for name, source in data.sources.items():
-        path = f"data.sources.{name}"
-        if _is_replay(data, name=name):
-            continue
-        if not (source.weight >= 0 and math.isfinite(source.weight)) or (
-            source.weight == 0 and name not in later
-        ):
-            remedy = f"use a positive weight, or leave the source out with ~{path}"
-            if source.weight == 0 and data.stages:
-                remedy = f"use a positive weight, or name {name} in a stage's sources"
-            yield _broken(
-                f"{path}.weight", value=source.weight, rule="is not above 0", remedy=remedy
-            )
     own = {name: s.weight for name, s in data.sources.items() if not _is_replay(data, name=name)}
+    for name, weight in own.items():
+        path = f"data.sources.{name}"
+        if not (weight >= 0 and math.isfinite(weight)) or (weight == 0 and name not in later):
+            other = f"leave the source out with ~{path}"
+            if weight == 0 and data.stages:
+                other = f"name {name} in a stage's sources"
+            yield Violation(
+                path=f"{path}.weight",
+                value=weight,
+                rule="is not above 0",
+                remedy=f"use a positive weight, or {other}",
+            )
     if own and not any(own.values()) and later.issuperset(own):
-        yield _broken(
-            "data.sources",
+        yield Violation(
+            path="data.sources",
             value=", ".join(own),
             rule="has no source with a weight above 0 to start with",
             remedy="give one a weight; stages say what changes later",
@@ -54,79 +77,52 @@ def _replay(data: DataConfig) -> Iterator[Violation]:
         return
     if replay.source not in data.sources:
         names = " or ".join(f"data.replay.source={n}" for n in data.sources)
-        yield _broken(
-            "data.replay.source",
+        yield Violation(
+            path="data.replay.source",
             value=replay.source,
             rule=f"is not among data.sources ({', '.join(data.sources) or 'none'})",
             remedy=f"set data.sources.{replay.source}.prefix=SHARD"
             + (f" or {names}" * bool(names)),
         )
     elif len(data.sources) == 1:
-        yield _broken(
-            "data.replay.source",
+        yield Violation(
+            path="data.replay.source",
             value=replay.source,
             rule="is the only source",
             remedy="add a domain source: data.sources.NAME.prefix=SHARD",
         )
-    if not 0 < replay.share < 1:
-        yield _broken(
-            "data.replay.share",
-            value=replay.share,
-            rule="is outside (0, 1)",
-            remedy="0.05 to 0.2 is usual; data.replay=null trains without replay",
-        )
 
 
-def _stage(data: DataConfig, *, name: str, stage: StageConfig) -> Iterator[Violation]:
-    path = f"data.stages.{name}"
+def _stage_begin(path: str, *, stage: StageConfig) -> Iterator[Violation]:
     begins = {"from_step": stage.from_step, "from_tokens": stage.from_tokens}
     given = {key: value for key, value in begins.items() if value is not None}
     if len(given) != 1:
-        rule = "says twice when it begins" if given else "does not say when it begins"
-        remedy = f"set {path}.from_step=N or {path}.from_tokens=N, one of them"
-        yield _broken(path, value=given or "{...}", rule=rule, remedy=remedy)
-    sizes = {"sequence_length": stage.sequence_length, "global_batch_size": stage.global_batch_size}
-    for key, value in {**given, **sizes}.items():
-        if value is not None and value < 1:
-            remedy = "use 1 or more"
-            if key in begins:
-                remedy += "; what holds from the start is set in data itself"
-            yield _broken(f"{path}.{key}", value=value, rule="is below 1", remedy=remedy)
-    yield from _stage_sources(data, path=path, stage=stage)
-    yield from _stage_replay(data, path=path, stage=stage)
+        yield Violation(
+            path=path,
+            value=given or "{...}",
+            rule="says twice when it begins" if given else "does not say when it begins",
+            remedy=f"set {path}.from_step=N or {path}.from_tokens=N, one of them",
+        )
 
 
 def _stage_sources(data: DataConfig, *, path: str, stage: StageConfig) -> Iterator[Violation]:
-    for name, source in stage.sources.items():
+    for name in stage.sources:
         place = f"{path}.sources.{name}"
         if name not in data.sources:
-            known = ", ".join(data.sources) or "none"
-            remedy = f"set data.sources.{name}.prefix=SHARD, or leave it out of the stage"
-            yield _broken(
-                place, value="{...}", rule=f"is not among data.sources ({known})", remedy=remedy
+            yield Violation(
+                path=place,
+                value="{...}",
+                rule=f"is not among data.sources ({', '.join(data.sources) or 'none'})",
+                remedy=f"set data.sources.{name}.prefix=SHARD, or leave it out of the stage",
             )
         elif _is_replay(data, name=name):
-            remedy = f"leave it out: replay is in every stage; {path}.replay_share sets its share"
-            yield _broken(place, value="{...}", rule="is the replay source", remedy=remedy)
-        if not (source.weight > 0 and math.isfinite(source.weight)):
-            remedy = "use a positive weight, or leave the source out of the stage"
-            yield _broken(
-                f"{place}.weight", value=source.weight, rule="is not above 0", remedy=remedy
+            yield Violation(
+                path=place,
+                value="{...}",
+                rule="is the replay source",
+                remedy="leave it out: replay is in every stage; "
+                f"{path}.replay_share sets its share",
             )
-
-
-def _stage_replay(data: DataConfig, *, path: str, stage: StageConfig) -> Iterator[Violation]:
-    share = stage.replay_share
-    if share is None:
-        return
-    if data.replay is None:
-        remedy = "set data.replay.source and data.replay.share"
-        yield _broken(
-            f"{path}.replay_share", value=share, rule="needs a replay source", remedy=remedy
-        )
-    if not 0 < share < 1:
-        remedy = "0.05 to 0.2 is usual"
-        yield _broken(f"{path}.replay_share", value=share, rule="is outside (0, 1)", remedy=remedy)
 
 
 def sequence_lengths(data: DataConfig) -> dict[str, int]:
@@ -140,14 +136,9 @@ def sequence_lengths(data: DataConfig) -> dict[str, int]:
 
 
 def _lengths(data: DataConfig) -> Iterator[Violation]:
-    if data.packing is not Packing.concat or data.order is not SampleOrder.keyed:
-        return
-    if data.chunk_length is not None and data.chunk_length < 1:
-        yield _broken(
-            "data.chunk_length", value=data.chunk_length, rule="is below 1", remedy="use 1 or more"
-        )
-    else:
-        yield from length_violations(data, chunk=data.chunk_length or longest(data))
+    chunk = longest(data) if data.chunk_length is None else data.chunk_length
+    if data.packing is Packing.concat and data.order is SampleOrder.keyed and chunk >= 1:
+        yield from length_violations(data, chunk=chunk)
 
 
 def longest(data: DataConfig) -> int:
@@ -157,17 +148,17 @@ def longest(data: DataConfig) -> int:
 
 def length_violations(data: DataConfig, *, chunk: int) -> list[Violation]:
     """Lengths that do not divide the chunks of a run."""
-    lengths = sequence_lengths(data)
-    common = math.lcm(*(length for length in lengths.values() if length >= 1))
+    lengths = {path: length for path, length in sequence_lengths(data).items() if length >= 1}
     return [
         Violation(
             path=path,
             value=length,
             rule=f"does not divide the {chunk} tokens that are shuffled as one piece",
-            remedy=f"use a divisor of {chunk}, or start a run with data.chunk_length={common}",
+            remedy=f"use a divisor of {chunk}, or start a run with "
+            f"data.chunk_length={math.lcm(*lengths.values())}",
         )
         for path, length in lengths.items()
-        if length >= 1 and chunk % length != 0
+        if chunk % length != 0
     ]
 
 
@@ -180,21 +171,76 @@ def _orders(data: DataConfig) -> Iterator[Violation]:
             ("data.chunk_length", data.chunk_length is not None, data.chunk_length),
         ):
             if is_set:
-                rule = "is not possible with data.order=megatron"
-                yield _broken(
-                    path, value=value, rule=rule, remedy="use data.order=keyed, or leave it out"
+                yield Violation(
+                    path=path,
+                    value=value,
+                    rule="is not possible with data.order=megatron",
+                    remedy="use data.order=keyed, or leave it out",
                 )
     elif data.packing is Packing.best_fit:
         for path, length in sequence_lengths(data).items():
             if length != data.sequence_length:
-                rule = f"differs from data.sequence_length={data.sequence_length}, but best_fit "
-                rule += "packs rows of one length"
-                remedy = "use data.packing=concat, or one length in all stages"
-                yield _broken(path, value=length, rule=rule, remedy=remedy)
+                yield Violation(
+                    path=path,
+                    value=length,
+                    rule=f"differs from data.sequence_length={data.sequence_length}, but best_fit "
+                    "packs rows of one length",
+                    remedy="use data.packing=concat, or one length in all stages",
+                )
         if data.chunk_length is not None:
-            rule, remedy = "has no meaning with data.packing=best_fit", "leave it out"
-            yield _broken("data.chunk_length", value=data.chunk_length, rule=rule, remedy=remedy)
+            yield Violation(
+                path="data.chunk_length",
+                value=data.chunk_length,
+                rule="has no meaning with data.packing=best_fit",
+                remedy="leave it out",
+            )
 
 
-def _broken(path: str, *, value: object, rule: str, remedy: str) -> Violation:
-    return Violation(path=path, value=value, rule=rule, remedy=remedy)
+def _sources(facts: Facts) -> Iterator[Violation]:
+    data = facts.config.data
+    yield from names_are_sound(data.sources, section="data.sources")
+    yield from names_are_sound(data.stages, section="data.stages")
+    for name, source in data.sources.items():
+        yield from text_is_named(f"data.sources.{name}", item=source)
+    if data.sources:
+        yield from _blend(data)
+    else:
+        yield Violation(
+            path="data.sources",
+            value="{}",
+            rule="names no text to train on",
+            remedy="set data.sources.NAME.prefix=SHARD, a shard written by megacpt tokenize",
+        )
+
+
+def text_is_named(path: str, *, item: SourceConfig | HeldoutConfig) -> Iterator[Violation]:
+    """A shard or generated text, one of them."""
+    if item.prefix and item.synthetic is not None:
+        yield Violation(
+            path=f"{path}.prefix",
+            value=item.prefix,
+            rule=f"is set beside {path}.synthetic",
+            remedy=f"set {path}.synthetic=null to use the shard",
+        )
+    if not item.prefix and item.synthetic is None:
+        yield Violation(
+            path=f"{path}.prefix",
+            value="null",
+            rule="names no token shard",
+            remedy=f"set {path}.prefix=SHARD, a shard written by megacpt tokenize",
+        )
+
+
+def names_are_sound(names: Iterable[str], *, section: str) -> Iterator[Violation]:
+    """Names become file names and metric names."""
+    for name in names:
+        if not name.replace("_", "a").replace("-", "a").isalnum():
+            yield Violation(
+                path=f"{section}.{name}",
+                value="{...}",
+                rule="has a name with other signs than letters, digits, _ and -",
+                remedy="rename it",
+            )
+
+
+RULES: tuple[Rule, ...] = (_sources,)

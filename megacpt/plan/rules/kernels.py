@@ -6,36 +6,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megacpt.config.sections import DeviceKind, Dtype, Recipe, RunConfig
+from megacpt.config.sections import DeviceKind, Dtype, Recipe
 from megacpt.errors import Violation
+from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 
 OVERLAP_RECIPES = (Recipe.none, Recipe.delayed, Recipe.tensorwise)
-"""Whose operands Transformer Engine's communication buffers are known to carry on Hopper."""
+"""Recipes whose operands Transformer Engine's communication buffers carry on Hopper."""
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-_OF_LAUNCHERS = re.compile(
-    "(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|SLURM_.*|MEGACPT_.*"
-)
+_LAUNCHERS = re.compile("(LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|SLURM_.*|MEGACPT_.*")
 _SECRET = re.compile("(.*_)?(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_.*)?", re.IGNORECASE)
 
 
-def kernel_violations(config: RunConfig) -> Iterator[Violation]:
-    """Of the section ``kernels``."""
-    kernels = config.kernels
-    if kernels.manual_gc_steps < 0:
-        yield Violation(
-            path="kernels.manual_gc_steps",
-            value=kernels.manual_gc_steps,
-            rule="is below 0",
-            remedy="use 0 or more",
-        )
-    if kernels.tp_comm_overlap:
-        yield from _overlap_violations(config)
-    for name in kernels.environment:
-        yield from _variable_violations(name)
-
-
-def _overlap_violations(config: RunConfig) -> Iterator[Violation]:
+def _overlap(facts: Facts) -> Iterator[Violation]:
+    config = facts.config
+    if not config.kernels.tp_comm_overlap:
+        return
     parallel, precision = config.parallel, config.precision
     lengths = set(sequence_lengths(config.data).values())
     recipes = ", ".join(recipe.name for recipe in OVERLAP_RECIPES)
@@ -75,21 +61,25 @@ def _overlap_violations(config: RunConfig) -> Iterator[Violation]:
             yield Violation(path="kernels.tp_comm_overlap", value="true", rule=rule, remedy=remedy)
 
 
-def _variable_violations(name: str) -> Iterator[Violation]:
-    for forbidden, rule, remedy in (
-        (not _NAME.fullmatch(name), "is no name of an environment variable", "rename it"),
-        (
-            _OF_LAUNCHERS.fullmatch(name),
-            "belongs to the launcher of the ranks",
-            "leave it out",
-        ),
-        (
-            _SECRET.fullmatch(name),
-            "looks like a secret, which run.yaml would show",
-            "set it in the environment instead",
-        ),
-    ):
-        if forbidden:
-            yield Violation(
-                path=f"kernels.environment.{name}", value="{...}", rule=rule, remedy=remedy
-            )
+def _variables(facts: Facts) -> Iterator[Violation]:
+    for name in facts.config.kernels.environment:
+        for forbidden, rule, remedy in (
+            (not _NAME.fullmatch(name), "is no name of an environment variable", "rename it"),
+            (
+                _LAUNCHERS.fullmatch(name),
+                "belongs to the launcher of the ranks",
+                "leave it out",
+            ),
+            (
+                _SECRET.fullmatch(name),
+                "looks like a secret, which run.yaml would show",
+                "set it in the environment instead",
+            ),
+        ):
+            if forbidden:
+                yield Violation(
+                    path=f"kernels.environment.{name}", value="{...}", rule=rule, remedy=remedy
+                )
+
+
+RULES: tuple[Rule, ...] = (_overlap, _variables)

@@ -10,34 +10,18 @@ https://arxiv.org/abs/2308.04014; Ibrahim et al., https://arxiv.org/abs/2403.087
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from megacpt.config.sections import LrShape, Optimizer, RunConfig
 from megacpt.errors import Violation
-from megacpt.families.architecture import Architecture
 from megacpt.plan.learning_rate import DECAYING
+from megacpt.plan.rules import Facts, Rule
 
 USUAL_PEAKS = (5e-6, 5e-5)
 LARGEST_PART_OF_BASE = 0.2
-MUON_SCALES = ("spectral", "unit_rms_norm")
 
 
-class Facts(Protocol):
-    """Of megacpt.plan.check, what is looked at here."""
-
-    @property
-    def config(self) -> RunConfig: ...
-
-    @property
-    def architecture(self) -> Architecture | None: ...
-
-
-def advice(config: RunConfig) -> tuple[str, ...]:
+def advice(config: RunConfig) -> Iterator[str]:
     """Sentences for the user; nothing here stops a run."""
-    return tuple(_advice(config))
-
-
-def _advice(config: RunConfig) -> Iterator[str]:
     optim, schedule = config.optim, config.schedule
     lowest, highest = USUAL_PEAKS
     if optim.base_lr_peak is not None and optim.lr_peak > LARGEST_PART_OF_BASE * optim.base_lr_peak:
@@ -59,10 +43,17 @@ def _advice(config: RunConfig) -> Iterator[str]:
         )
 
 
-def schedule_violations(facts: Facts) -> Iterator[Violation]:
+def _schedule(facts: Facts) -> Iterator[Violation]:
     """What the shape needs, and what it would leave unused."""
     schedule = facts.config.schedule
     shape = schedule.shape.name
+    if schedule.warmup_steps >= schedule.steps >= 1:
+        yield Violation(
+            path="schedule.warmup_steps",
+            value=schedule.warmup_steps,
+            rule=f"leaves no step after warmup, with schedule.steps={schedule.steps}",
+            remedy=f"use at most {schedule.steps - 1}, or more steps",
+        )
     if schedule.lr_final_fraction is not None and schedule.shape not in DECAYING:
         yield Violation(
             path="schedule.lr_final_fraction",
@@ -87,7 +78,7 @@ def schedule_violations(facts: Facts) -> Iterator[Violation]:
         )
 
 
-def optimizer_violations(facts: Facts) -> Iterator[Violation]:
+def _optimizer(facts: Facts) -> Iterator[Violation]:
     optim, architecture = facts.config.optim, facts.architecture
     tied = architecture is not None and architecture.tied_embeddings
     if optim.head_lr_multiplier != 1.0 and tied:
@@ -97,11 +88,10 @@ def optimizer_violations(facts: Facts) -> Iterator[Violation]:
             rule="has no tensor of its own: the model's head is its embedding",
             remedy="use 1, and optim.embedding_lr_multiplier for both",
         )
-    yield from _muon_violations(facts.config)
 
 
-def _muon_violations(config: RunConfig) -> Iterator[Violation]:
-    optim, parallel = config.optim, config.parallel
+def _muon(facts: Facts) -> Iterator[Violation]:
+    optim, parallel = facts.config.optim, facts.config.parallel
     if optim.optimizer is not Optimizer.muon:
         return
     for path, is_set in {
@@ -116,20 +106,13 @@ def _muon_violations(config: RunConfig) -> Iterator[Violation]:
                 rule="cuts matrices that optim.optimizer=muon needs whole",
                 remedy=f"use {path}=false or optim.optimizer=adamw",
             )
-    if optim.muon.scale not in MUON_SCALES:
-        yield Violation(
-            path="optim.muon.scale",
-            value=optim.muon.scale,
-            rule="is not one of the allowed values",
-            remedy=f"use {' or '.join(MUON_SCALES)}",
-        )
 
 
-def sharding_violations(facts: Facts) -> Iterator[Violation]:
+def _sharding(facts: Facts) -> Iterator[Violation]:
     """ZeRO-3, and optimizer state in host memory."""
     parallel, optim = facts.config.parallel, facts.config.optim
     if parallel.sharded_weights:
-        yield from _sharded_weights_violations(facts.config)
+        yield from _zero3(facts.config)
     if optim.offload and not parallel.distributed_optimizer and not parallel.sharded_weights:
         yield Violation(
             path="optim.offload",
@@ -139,7 +122,7 @@ def sharding_violations(facts: Facts) -> Iterator[Violation]:
         )
 
 
-def _sharded_weights_violations(config: RunConfig) -> Iterator[Violation]:
+def _zero3(config: RunConfig) -> Iterator[Violation]:
     parallel = config.parallel
     for path, value, allowed, reason in (
         ("parallel.pp", parallel.pp, 1, "gathers each layer once a microbatch and direction"),
@@ -161,3 +144,5 @@ def _sharded_weights_violations(config: RunConfig) -> Iterator[Violation]:
 
 _SHARDS = "cuts the optimizer state as well"
 _OVERLAPS = "always overlaps its own communication"
+
+RULES: tuple[Rule, ...] = (_schedule, _optimizer, _muon, _sharding)

@@ -12,21 +12,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
 from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 from megacpt.text import one_of
 
 
-def layout_violations(
-    config: RunConfig, *, architecture: Architecture | None, num_ranks: int | None
-) -> Iterator[Violation]:
-    """``architecture`` and ``num_ranks``: None where not known yet; then their rules wait."""
-    bad_counts = list(_counts(config.parallel))
-    yield from bad_counts
-    if bad_counts or min(config.data.micro_batch_size, config.data.global_batch_size) < 1:
+def _layout(facts: Facts) -> Iterator[Violation]:
+    config, architecture = facts.config, facts.architecture
+    sizes = min(config.data.micro_batch_size, config.data.global_batch_size)
+    if sizes < 1 or any(beyond_limits(config.parallel)):
         return
     if architecture is not None:
         yield from _tensor(config.parallel, architecture=architecture)
@@ -37,7 +36,7 @@ def layout_violations(
     yield from _context(config)
     yield from _sequence_parallel(config)
     yield from _overlap(config.parallel)
-    yield from _started(config.parallel, num_ranks=num_ranks)
+    yield from _started(config.parallel, num_ranks=facts.num_ranks)
 
 
 def divisors(number: int, *, limit: int = 1024) -> list[int]:
@@ -70,16 +69,6 @@ def neighbours(value: int, *, unit: int) -> list[int]:
     """The multiples of ``unit`` on both sides of ``value``."""
     below = value // unit * unit
     return [n for n in (below, below + unit) if n > 0]
-
-
-def _counts(parallel: ParallelConfig) -> Iterator[Violation]:
-    optional = ("first_stage_layers", "last_stage_layers", "recompute_layers")
-    for name in ("tp", "cp", "pp", "vpp", "dp", "ep", *optional):
-        value = getattr(parallel, name)
-        if value is not None and value < 1:
-            yield Violation(
-                path=f"parallel.{name}", value=value, rule="is below 1", remedy="use 1 or more"
-            )
 
 
 def _tensor_sizes(architecture: Architecture) -> dict[str, int]:
@@ -297,3 +286,6 @@ def _started(parallel: ParallelConfig, *, num_ranks: int | None) -> Iterator[Vio
         f"but {num_ranks} were started",
         remedy=remedy,
     )
+
+
+RULES: tuple[Rule, ...] = (_layout,)

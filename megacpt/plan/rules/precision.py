@@ -10,50 +10,17 @@ from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, Recipe, R
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
 from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
+from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 from megacpt.plan.rules.experts import expert_tensor_ranks
 from megacpt.text import one_of
 
 GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
-"""Whose weights megatron-core's distributed optimizer can gather as they are in both versions."""
+"""Recipes whose weights both versions' distributed optimizers can gather as they are."""
 
 
-def precision_violations(
-    config: RunConfig, *, architecture: Architecture | None
-) -> Iterator[Violation]:
-    """``architecture``: ``None`` while it is not known; then only what does not depend on it."""
-    precision = config.precision
-    if precision.amax_history_length < 1:
-        yield Violation(
-            path="precision.amax_history_length",
-            value=precision.amax_history_length,
-            rule="is below 1",
-            remedy="use 1 or more",
-        )
-    yield from _recipe_needed(config)
-    yield from _bf16_layer_violations(config, architecture=architecture)
-    if precision.fp8_param_gather:
-        yield from _gather_violations(config)
-    if not quantises(precision):
-        return
-    if precision.dtype is not Dtype.bf16:
-        yield Violation(
-            path="precision.recipe",
-            value=precision.recipe.name,
-            rule=f"needs bf16 for all that it does not quantise, but precision.dtype="
-            f"{precision.dtype.name}",
-            remedy="set precision.dtype=bf16 or precision.recipe=none",
-        )
-    parallel = config.parallel
-    if min(parallel.tp, parallel.cp, expert_tensor_ranks(parallel)) < 1:
-        return
-    yield from _token_violations(config)
-    if architecture is not None:
-        yield from _size_violations(config, architecture=architecture)
-
-
-def _recipe_needed(config: RunConfig) -> Iterator[Violation]:
-    precision = config.precision
+def _precision(facts: Facts) -> Iterator[Violation]:
+    config, precision = facts.config, facts.config.precision
     if precision.fp8_format is not None and not is_fp8(precision.recipe):
         yield Violation(
             path="precision.fp8_format",
@@ -61,23 +28,27 @@ def _recipe_needed(config: RunConfig) -> Iterator[Violation]:
             rule=f"is of the fp8 recipes, but precision.recipe={precision.recipe.name}",
             remedy="set precision.fp8_format=null or an fp8 recipe",
         )
+    if quantises(precision) and precision.dtype is not Dtype.bf16:
+        yield Violation(
+            path="precision.recipe",
+            value=precision.recipe.name,
+            rule=f"needs bf16 for all that it does not quantise, but precision.dtype="
+            f"{precision.dtype.name}",
+            remedy="set precision.dtype=bf16 or precision.recipe=none",
+        )
+    if precision.fp8_param_gather:
+        yield from _gather(config)
 
 
-def _bf16_layer_violations(
-    config: RunConfig, *, architecture: Architecture | None
-) -> Iterator[Violation]:
-    precision = config.precision
+def _bf16_layers(facts: Facts) -> Iterator[Violation]:
+    precision, architecture = facts.config.precision, facts.architecture
     counts = {
         "precision.bf16_first_layers": precision.bf16_first_layers,
         "precision.bf16_last_layers": precision.bf16_last_layers,
     }
     for path, count in counts.items():
-        if count < 0:
-            yield Violation(path=path, value=count, rule="is below 0", remedy="use 0 or more")
-        elif count > 0:
-            yield from _bf16_count_violations(
-                path, count=count, config=config, architecture=architecture
-            )
+        if count > 0:
+            yield from _bf16_count(facts, path=path, count=count)
     total = sum(counts.values())
     if architecture is not None and min(counts.values()) > 0 and total >= architecture.num_layers:
         yield Violation(
@@ -89,11 +60,8 @@ def _bf16_layer_violations(
         )
 
 
-def _bf16_count_violations(
-    path: str, *, count: int, config: RunConfig, architecture: Architecture | None
-) -> Iterator[Violation]:
-    """Of a count above zero."""
-    recipe, pp = config.precision.recipe, max(config.parallel.pp, 1)
+def _bf16_count(facts: Facts, *, path: str, count: int) -> Iterator[Violation]:
+    recipe, architecture = facts.config.precision.recipe, facts.architecture
     if recipe in (Recipe.none, Recipe.delayed):
         why = (
             "has no meaning without a recipe: all layers are in bf16"
@@ -103,8 +71,10 @@ def _bf16_count_violations(
         )
         remedy = f"set {path}=0 or another recipe, such as precision.recipe=tensorwise"
         yield Violation(path=path, value=count, rule=why, remedy=remedy)
-    if architecture is not None and count > architecture.num_layers // pp:
-        most = architecture.num_layers // pp
+    if architecture is None:
+        return
+    most = architecture.num_layers // max(facts.config.parallel.pp, 1)
+    if count > most:
         yield Violation(
             path=path,
             value=count,
@@ -113,10 +83,9 @@ def _bf16_count_violations(
         )
 
 
-def _gather_violations(config: RunConfig) -> Iterator[Violation]:
+def _gather(config: RunConfig) -> Iterator[Violation]:
     parallel, recipe = config.parallel, config.precision.recipe
-    names = [gathered.name for gathered in GATHERED_RECIPES]
-    possible = one_of(names)
+    possible = one_of(gathered.name for gathered in GATHERED_RECIPES)
     for allowed, rule, remedy in (
         (
             recipe in GATHERED_RECIPES,
@@ -145,7 +114,18 @@ def _gather_violations(config: RunConfig) -> Iterator[Violation]:
             )
 
 
-def _token_violations(config: RunConfig) -> Iterator[Violation]:
+def _product_sizes(facts: Facts) -> Iterator[Violation]:
+    config, parallel = facts.config, facts.config.parallel
+    if not quantises(config.precision):
+        return
+    if min(parallel.tp, parallel.cp, expert_tensor_ranks(parallel)) < 1:
+        return
+    yield from _tokens(config)
+    if facts.architecture is not None:
+        yield from _weights(config, architecture=facts.architecture)
+
+
+def _tokens(config: RunConfig) -> Iterator[Violation]:
     """A rank's tokens are a size of the weight gradient's product."""
     parallel, multiple = config.parallel, SIZE_MULTIPLE[config.precision.recipe]
     cut = parallel.cp * (parallel.tp if parallel.sequence_parallel else 1)
@@ -163,7 +143,7 @@ def _token_violations(config: RunConfig) -> Iterator[Violation]:
         )
 
 
-def _size_violations(config: RunConfig, *, architecture: Architecture) -> Iterator[Violation]:
+def _weights(config: RunConfig, *, architecture: Architecture) -> Iterator[Violation]:
     recipe, multiple = config.precision.recipe, SIZE_MULTIPLE[config.precision.recipe]
     for name, size in product_sizes(architecture, parallel=config.parallel).items():
         if size % multiple != 0:
@@ -191,3 +171,6 @@ def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> di
         f"the size of queries, keys and values{of_tp}": (queries + 2 * keys) / tp,
         f"intermediate_size{of_mlp}": architecture.ffn_hidden_size / mlp_cut,
     }
+
+
+RULES: tuple[Rule, ...] = (_precision, _bf16_layers, _product_sizes)

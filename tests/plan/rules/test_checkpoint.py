@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from megacpt.config.compose import compose
-from megacpt.plan.rules.checkpoint import load_violations, taken
+from megacpt.plan.rules.checkpoint import RULES, taken
+from tests.plan.test_check import broken
 
 SOURCE = "checkpoint.load_from=runs/other"
 
@@ -35,7 +36,7 @@ SOURCE = "checkpoint.load_from=runs/other"
 )
 def test_rules(settings: list[str], paths: list[str]) -> None:
     config = compose(["experiment=tiny", *settings])
-    assert [violation.path for violation in load_violations(config)] == paths
+    assert [text.partition("=")[0] for text in broken(RULES, config=config)] == paths
 
 
 def test_parts_are_named_as_in_the_settings() -> None:

@@ -9,22 +9,18 @@ import pytest
 
 from megacpt.config.sections import ClusterConfig, ParallelConfig, RunConfig, SlurmConfig
 from megacpt.plan.check import violations
-from megacpt.plan.rules.cluster import (
-    launch_violations,
-    seconds,
-    slurm_violations,
-    tasks_per_node,
-)
+from megacpt.plan.rules.cluster import RULES, seconds, tasks_per_node
+from tests.plan.test_check import broken
 
 
 def of_job(**slurm: Any) -> list[str]:
     config = RunConfig(cluster=ClusterConfig(slurm=SlurmConfig(**slurm)))
-    return [str(violation) for violation in slurm_violations(config)]
+    return broken(RULES, config=config)
 
 
 def of_machines(*, parallel: dict[str, int], **cluster: Any) -> list[str]:
     config = RunConfig(cluster=ClusterConfig(**cluster), parallel=ParallelConfig(**parallel))
-    return [str(violation) for violation in launch_violations(config)]
+    return broken(RULES, config=config, launched=True)
 
 
 def test_the_defaults_keep_every_rule() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import Dtype, ParallelConfig
-from megacpt.errors import Violation
 from megacpt.families.architecture import Experts
 from megacpt.families.counts import (
     num_active_parameters,
@@ -18,8 +17,8 @@ from megacpt.families.counts import (
     training_flops_per_token,
 )
 from megacpt.plan.memory import rank_memory
-from megacpt.plan.rules.experts import expert_violations
-from tests.plan.test_check import ARCHITECTURE, config_of, messages
+from megacpt.plan.rules import experts, model
+from tests.plan.test_check import ARCHITECTURE, broken, config_of, messages
 
 MIXTURE = replace(
     ARCHITECTURE,
@@ -30,10 +29,8 @@ TP3 = {"parallel.tp": 3, "parallel.sequence_parallel": True}
 
 
 def found(changes: dict[str, Any], architecture: Any = MIXTURE) -> list[str]:
-    violations: list[Violation] = list(
-        expert_violations(config_of(changes), architecture=architecture)
-    )
-    return [str(violation) for violation in violations]
+    rules = (*model.RULES, *experts.RULES)
+    return broken(rules, config=config_of(changes), architecture=architecture)
 
 
 @pytest.mark.parametrize(

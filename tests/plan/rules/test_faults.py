@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import ClusterConfig, FaultPolicy, RunConfig
-from megacpt.plan.rules.faults import fault_violations, hang_minutes
+from megacpt.plan.rules.faults import RULES, hang_minutes
+from tests.plan.test_check import broken
 
 
 def found(*, cluster: dict[str, Any] | None = None, **faults: Any) -> list[str]:
     config = RunConfig(cluster=ClusterConfig(**(cluster or {})))
     config.faults = dataclasses.replace(config.faults, **faults)
-    return [str(violation) for violation in fault_violations(config)]
+    return broken(RULES, config=config)
 
 
 def test_the_defaults_keep_every_rule() -> None:

@@ -19,7 +19,8 @@ from megacpt.config.sections import (
     VariableConfig,
 )
 from megacpt.plan.check import violations
-from megacpt.plan.rules.kernels import kernel_violations
+from megacpt.plan.rules.kernels import RULES
+from tests.plan.test_check import broken
 
 
 def overlapping() -> RunConfig:
@@ -31,7 +32,7 @@ def overlapping() -> RunConfig:
 
 
 def texts(config: RunConfig) -> list[str]:
-    return [str(violation) for violation in kernel_violations(config)]
+    return broken(RULES, config=config)
 
 
 def test_defaults_break_nothing() -> None:

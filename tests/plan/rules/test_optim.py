@@ -167,6 +167,6 @@ def test_a_tied_head_has_no_rate_of_its_own(tmp_path: Any) -> None:
 def test_advice_is_given_where_a_setting_is_unusual(
     changes: dict[str, Any], words: list[str]
 ) -> None:
-    found = advice(config_of(changes))
+    found = list(advice(config_of(changes)))
     assert len(found) == len(words)
     assert all(word in sentence for word, sentence in zip(words, found, strict=True))

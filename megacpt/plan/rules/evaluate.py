@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What held-out sets and gates must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megacpt.config.sections import HeldoutConfig, SourceConfig
+from megacpt.errors import Violation
+from megacpt.plan.rules import Facts, Rule
+from megacpt.plan.rules.data import names_are_sound, text_is_named
+
+
+def _sets(facts: Facts) -> Iterator[Violation]:
+    evaluate = facts.config.evaluate
+    yield from names_are_sound(evaluate.heldout, section="evaluate.heldout")
+    for name, heldout in evaluate.heldout.items():
+        yield from text_is_named(f"evaluate.heldout.{name}", item=heldout)
+    for role, chosen in (("general", evaluate.general), ("domain", evaluate.domain)):
+        if chosen is not None and chosen not in evaluate.heldout:
+            known = ", ".join(evaluate.heldout)
+            yield Violation(
+                path=f"evaluate.{role}",
+                value=chosen,
+                rule=f"is not among evaluate.heldout ({known or 'none'})",
+                remedy=f"set evaluate.heldout.{chosen}.prefix=SHARD"
+                + (f" or name one of {known}" if known else ""),
+            )
+
+
+def _sets_are_held_out(facts: Facts) -> Iterator[Violation]:
+    """A held-out set that is also trained on measures nothing."""
+    sources = {_text(source): name for name, source in facts.config.data.sources.items()}
+    for name, heldout in facts.config.evaluate.heldout.items():
+        source = sources.get(_text(heldout))
+        if source is not None:
+            kind = "prefix" if heldout.prefix else "synthetic"
+            yield Violation(
+                path=f"evaluate.heldout.{name}.{kind}",
+                value=heldout.prefix or heldout.synthetic,
+                rule=f"is also trained on, as data.sources.{source}",
+                remedy="hold out other documents",
+            )
+
+
+def _text(item: SourceConfig | HeldoutConfig) -> tuple[object, ...]:
+    """What two items with the same text have in common."""
+    if item.synthetic is not None and not item.prefix:
+        return ("synthetic", item.synthetic.topic, item.synthetic.seed)
+    return ("prefix", item.prefix or id(item))
+
+
+def _gate(facts: Facts) -> Iterator[Violation]:
+    evaluate = facts.config.evaluate
+    thresholds = {
+        "domain": (evaluate.domain, evaluate.gate.domain_perplexity_ratio_max),
+        "general": (evaluate.general, evaluate.gate.general_perplexity_ratio_max),
+    }
+    for role, (name, threshold) in thresholds.items():
+        if threshold is not None and name is None:
+            yield Violation(
+                path=f"evaluate.gate.{role}_perplexity_ratio_max",
+                value=threshold,
+                rule=f"needs a {role} set, but evaluate.{role} is not set",
+                remedy=f"set evaluate.{role}=NAME, one of evaluate.heldout",
+            )
+
+
+RULES: tuple[Rule, ...] = (_sets, _sets_are_held_out, _gate)
