@@ -33,8 +33,7 @@ from typing import Any
 import psutil
 
 from megacpt.demo.base_model import END_OF_TEXT, GGUF, gguf_folder
-from megacpt.demo.manuals import plain
-from megacpt.demo.texts import folder_of
+from megacpt.demo.texts import folder_of, plain
 
 DOCUMENT_CHARACTERS = 14_000
 CEILING = """
