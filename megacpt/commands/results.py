@@ -168,16 +168,33 @@ EVALUATE = Verb(
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from megacpt.convert.run import export_run
-
     output = arguments.output or arguments.run_dir / "hf"
-    export_run(arguments.run_dir, output=output)
+    _export_on_cpu(arguments.run_dir, output=output)
     say(
         f"Wrote the Hugging Face folder {shown(output)}",
         f"  its logits against the native model's: {shown(output)}/certificate.json",
         next_command=f"megacpt report {shown(arguments.run_dir)}",
     )
     return 0
+
+
+def _export_on_cpu(run_dir: Path, *, output: Path) -> None:
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.config.sections import ClusterConfig, DeviceKind
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo
+    from megacpt.device.quiet import quiet_libraries
+
+    quiet_libraries()
+    config = read_run_yaml(run_dir / "run.yaml")
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
+    try:
+        # It imports megatron.core, which the runtime's import hook has to prepare first.
+        from megacpt.convert.run import export_run
+
+        export_run(config, kind=started.kind, output=output)
+    finally:
+        runtime.stop()
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
