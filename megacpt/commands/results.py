@@ -20,29 +20,22 @@ DAMAGED = 1
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
-    from megacpt.checkpoint.difference import compare
     from megacpt.checkpoint.listing import list_checkpoints, prune_listed
     from megacpt.checkpoint.retention import loss_of, retention_of
     from megacpt.config.compose import read_run_yaml
-    from megacpt.monitor.checkpoints_text import render, render_difference
+    from megacpt.monitor.checkpoints_text import listing_text
 
     run_dir = arguments.run_dir
     if arguments.diff is not None:
         first, second = arguments.diff
-        rows = compare(run_dir, first=first, second=second)
-        print(render_difference(rows, first=first, second=second))
-        if arguments.weights:
-            _show_weights(run_dir, first=first, second=second)
-        say(next_command=f"megacpt checkpoints {shown(run_dir)} --verify")
-        return 0
+        return _compare(run_dir, first=first, second=second, weights=arguments.weights)
     if arguments.weights:
         raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
     config = read_run_yaml(run_dir / "run.yaml")
     policy = retention_of(config)
     if arguments.keep_last is not None:
-        policy = replace(
-            policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
-        )
+        last = _at_least(arguments.keep_last, least=1, name="--keep-last")
+        policy = replace(policy, keep_last=last)
     if arguments.keep_every_steps is not None:
         every = _at_least(arguments.keep_every_steps, least=0, name="--keep-every-steps")
         policy = replace(policy, keep_every_steps=every)
@@ -52,22 +45,28 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     )
     if arguments.prune:
         listing = prune_listed(listing, policy=policy)
-    print(render(listing))
+    print(listing_text(listing))
     say(next_command=_after_checkpoints(listing, run_dir=shown(run_dir)))
     return DAMAGED if listing.damaged else 0
 
 
-def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
-    from megacpt.checkpoint.difference import folder_of
-    from megacpt.checkpoint.weight_change import weight_changes
-    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
+def _compare(run_dir: Path, *, first: int, second: int, weights: bool) -> int:
+    from megacpt.checkpoint.difference import compare, folder_of
+    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, difference_text, weight_line
 
-    print(WEIGHTS_HEADER)
-    # A line as soon as it is known: a large model's weights take a while to read.
-    for change in weight_changes(
-        folder_of(run_dir, step=first), second=folder_of(run_dir, step=second)
-    ):
-        print(weight_line(change), flush=True)
+    rows = compare(run_dir, first=first, second=second)
+    print(difference_text(rows, first=first, second=second))
+    if weights:
+        # It imports torch, so only where it is asked for.
+        from megacpt.checkpoint.weight_change import weight_changes
+
+        print(WEIGHTS_HEADER)
+        before, after = (folder_of(run_dir, step=step) for step in (first, second))
+        # A line as soon as it is known: a large model's weights take a while to read.
+        for change in weight_changes(before, second=after):
+            print(weight_line(change), flush=True)
+    say(next_command=f"megacpt checkpoints {shown(run_dir)} --verify")
+    return 0
 
 
 def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:

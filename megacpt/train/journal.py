@@ -10,7 +10,7 @@ from typing import Any, cast
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import has_secret
 from megacpt.monitor.metrics import FaultRecord, MetricsLog, StepRecord
-from megacpt.monitor.terminal import Progress
+from megacpt.monitor.terminal import Terminal
 from megacpt.monitor.wandb import WandbRun
 from megacpt.plan.precision import quantises
 
@@ -36,7 +36,7 @@ class Journal:
         self._log = _open_log(self._path, step=start_step, is_new=is_new)
         base = self._log.kept[0] if self._log.kept else None
         self._label = {"arithmetic": arithmetic} if quantises(config.precision) else {}
-        self._progress = Progress(
+        self._progress = Terminal(
             config.schedule.steps,
             log_every_steps=config.monitor.log_every_steps,
             start_step=start_step,

