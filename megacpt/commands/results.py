@@ -20,30 +20,23 @@ DAMAGED = 1
 
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
-    from megacpt.checkpoint.difference import compare
     from megacpt.checkpoint.listing import list_checkpoints, prune_listed
     from megacpt.checkpoint.retention import loss_of, retention_of
     from megacpt.config.compose import read_run_yaml
-    from megacpt.monitor.checkpoints_text import render, render_difference
+    from megacpt.monitor.checkpoints_text import listing_text
 
     run_dir = arguments.run_dir
     if arguments.diff is not None:
         first, second = arguments.diff
-        rows = compare(run_dir, first=first, second=second)
-        print(render_difference(rows, first=first, second=second))
-        if arguments.weights:
-            _show_weights(run_dir, first=first, second=second)
-        say(next_command=f"megacpt checkpoints {shown(run_dir)} --verify")
-        return 0
+        return _compare(run_dir, first=first, second=second, weights=arguments.weights)
     if arguments.weights:
         raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
     config = read_run_yaml(run_dir / "run.yaml")
     best_of = loss_of(config.evaluate)
     policy = retention_of(config.checkpoint, best_of=best_of)
     if arguments.keep_last is not None:
-        policy = replace(
-            policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
-        )
+        last = _at_least(arguments.keep_last, least=1, name="--keep-last")
+        policy = replace(policy, keep_last=last)
     if arguments.keep_every_steps is not None:
         every = _at_least(arguments.keep_every_steps, least=0, name="--keep-every-steps")
         policy = replace(policy, keep_every_steps=every)
@@ -53,22 +46,28 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     )
     if arguments.prune:
         listing = prune_listed(listing, policy=policy)
-    print(render(listing))
+    print(listing_text(listing))
     say(next_command=_after_checkpoints(listing, run_dir=shown(run_dir)))
     return DAMAGED if listing.damaged else 0
 
 
-def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
-    from megacpt.checkpoint.difference import folder_of_step
-    from megacpt.checkpoint.weight_change import weight_changes
-    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
+def _compare(run_dir: Path, *, first: int, second: int, weights: bool) -> int:
+    from megacpt.checkpoint.difference import compare, folder_of_step
+    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, difference_text, weight_line
 
-    print(WEIGHTS_HEADER)
-    # A line as soon as it is known: a large model's weights take a while to read.
-    for change in weight_changes(
-        folder_of_step(run_dir, step=first), second=folder_of_step(run_dir, step=second)
-    ):
-        print(weight_line(change), flush=True)
+    rows = compare(run_dir, first=first, second=second)
+    print(difference_text(rows, first=first, second=second))
+    if weights:
+        # It imports torch, so only where it is asked for.
+        from megacpt.checkpoint.weight_change import weight_changes
+
+        print(WEIGHTS_HEADER)
+        before, after = (folder_of_step(run_dir, step=step) for step in (first, second))
+        # A line as soon as it is known: a large model's weights take a while to read.
+        for change in weight_changes(before, second=after):
+            print(weight_line(change), flush=True)
+    say(next_command=f"megacpt checkpoints {shown(run_dir)} --verify")
+    return 0
 
 
 def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:
@@ -169,16 +168,33 @@ EVALUATE = Verb(
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from megacpt.convert.run import export_run
-
     output = arguments.output or arguments.run_dir / "hf"
-    export_run(arguments.run_dir, output=output)
+    _export_on_cpu(arguments.run_dir, output=output)
     say(
         f"Wrote the Hugging Face folder {shown(output)}",
         f"  its logits against the native model's: {shown(output)}/certificate.json",
         next_command=f"megacpt report {shown(arguments.run_dir)}",
     )
     return 0
+
+
+def _export_on_cpu(run_dir: Path, *, output: Path) -> None:
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.config.sections import ClusterConfig, DeviceKind
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo
+    from megacpt.device.quiet import quiet_libraries
+
+    quiet_libraries()
+    config = read_run_yaml(run_dir / "run.yaml")
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
+    try:
+        # It imports megatron.core, which the runtime's import hook has to prepare first.
+        from megacpt.convert.run import export_run
+
+        export_run(config, kind=started.kind, output=output)
+    finally:
+        runtime.stop()
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

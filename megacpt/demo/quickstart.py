@@ -7,21 +7,23 @@ it was when it is started again.
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megacpt.checkpoint.folders import newest
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import compose
+from megacpt.demo import texts
 from megacpt.demo.base_model import write_smollm2_folder
-from megacpt.demo.corpus import write_corpus
-from megacpt.demo.table import closing_table, corpus_lines
+from megacpt.demo.overlap import Document, without_near_duplicates
 from megacpt.errors import EnvironmentError_
+from megacpt.files import write_text
 
 ROOT = Path("quickstart")
 """Relative, as in configs/experiment/quickstart.yaml; delete it to start from nothing."""
@@ -30,6 +32,14 @@ EXPERIMENT = "experiment=quickstart"
 SHARDS = ("folio", "manuals", "folio_heldout", "python_heldout")
 GATE_FAILED = 1
 Say = Callable[[str], None]
+SUMMARY = "corpus.json"
+"""Written last: where it exists, the texts are complete."""
+KINDS = {
+    "folio": "plays of Shakespeare's First Folio of 1623: the domain",
+    "manuals": "manuals of cloud services: replay, against forgetting",
+    "folio_heldout": "other plays of the Folio (openings): measured only",
+    "python_heldout": "pages of Python's manual (openings): measured only",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +156,80 @@ def _perform(step: Step, *, say: Say) -> int:
             "start the quickstart again to go on from there."
         )
     return code
+
+
+def write_corpus(folder: Path) -> dict[str, Any]:
+    """Write NAME.jsonl of every source and held-out set, unless done; the numbers about them."""
+    summary = folder / SUMMARY
+    if not summary.exists():
+        write_text(summary, text=json.dumps(_write_documents(folder), indent=2) + "\n")
+    written: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    return written
+
+
+def _write_documents(folder: Path) -> dict[str, Any]:
+    """Held-out works are in no source, nor are paragraphs that nearly repeat one of theirs."""
+    plays, pages = texts.plays(), texts.pages()
+    heldout_plays = [plays.pop(name) for name in texts.HELD_OUT_PLAYS]
+    sources, heldout = {}, {}
+    for name, documents in {"folio": [*plays.values()], "manuals": texts.manuals()}.items():
+        kept, overlap = without_near_duplicates(documents, heldout=[*heldout_plays, *pages])
+        sources[name] = _write(kept, path=folder / f"{name}.jsonl") | {"overlap": asdict(overlap)}
+    for name, works, characters in (
+        ("folio_heldout", heldout_plays, texts.PLAY_EXCERPT),
+        ("python_heldout", pages, texts.PAGE_EXCERPT),
+    ):
+        excerpts = [replace(w, text=opening(w.text, characters=characters)) for w in works]
+        heldout[name] = _write(excerpts, path=folder / f"{name}.jsonl")
+    return {"sources": sources, "heldout": heldout}
+
+
+def _write(documents: Sequence[Document], *, path: Path) -> dict[str, Any]:
+    lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
+    write_text(path, text="".join(lines))
+    return {"documents": len(documents), "characters": sum(len(d.text) for d in documents)}
+
+
+def opening(text: str, *, characters: int) -> str:
+    """The first whole paragraphs within ``characters``; the bare cut where there is none."""
+    if len(text) <= characters:
+        return text
+    end = text.rfind("\n\n", 0, characters + 2)
+    return text[: end if end > 0 else characters]
+
+
+def corpus_lines(numbers: Mapping[str, Any]) -> Iterator[str]:
+    """A line a file, for 80 columns, and below a source what it shares with held-out works."""
+    for name, found in (numbers["sources"] | numbers["heldout"]).items():
+        yield f"{name:<16}{found['documents']:>4} {KINDS[name]}"
+        if "overlap" in found:
+            removed, shared = found["overlap"]["removed"], found["overlap"]["shared_after"]
+            yield f"{'':<21}{removed} near-duplicates of held-out paragraphs removed,"
+            yield f"{'':<21}{shared:.2%} of held-out five-word runs still in it"
+
+
+def closing_table(run: Path, *, megacpt: str) -> str:
+    """Figures of report.json, and what to do next."""
+    report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    rows = [_table_row(change) for change in report["heldout"].values()]
+    folder = run / "hf"
+    return "\n".join(
+        [
+            "",
+            f"{'held-out perplexity':<24}{'base':>9}{'final':>9}{'final/base':>12}",
+            *rows,
+            f"{'forgetting':<24}{report['forgetting']:>+30.4f} nats a token",
+            f"gate declared before training: {report['gate']['verdict']}",
+            "",
+            f"Hugging Face folder  {folder}",
+            f"Report               {run / 'report.html'}",
+            "",
+            'Next, your own text: one JSON object a line, {"text": "..."}; then',
+            f"  {megacpt} tokenize YOUR.jsonl --tokenizer {folder} --output data/yours",
+        ]
+    )
+
+
+def _table_row(change: Mapping[str, Any]) -> str:
+    base, final = change["base"]["perplexity"], change["final"]["perplexity"]
+    return f"{change['role']:<24}{base:>9.2f}{final:>9.2f}{change['ratio']:>12.3f}"

@@ -25,12 +25,12 @@ WEIGHTS_HEADER = (
 )
 
 
-def render(listing: Listing) -> str:
+def listing_text(listing: Listing) -> str:
     """All of them, newest first, and why some are passed over."""
     return "\n".join([*_table(listing), *_passed_over(listing), *_about(listing)]) + "\n"
 
 
-def render_difference(rows: Sequence[Difference], *, first: int, second: int) -> str:
+def difference_text(rows: Sequence[Difference], *, first: int, second: int) -> str:
     header = f"{'':<{TITLE}}{f'step {first}':>{VALUE}}{f'step {second}':>{VALUE}}"
     lines = (
         f"{_cut(row.title):<{TITLE}}{_value(row.first, unit=row.unit):>{VALUE}}"

@@ -21,7 +21,7 @@ SAMPLE_LINES = 4
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def render(found: Inspection) -> str:
+def shard_text(found: Inspection) -> str:
     """All of it, in lines of at most 80 columns."""
     parts = [_about(found), _lengths(found.lengths), _vocabulary(found), _samples(found.samples)]
     return "\n\n".join(text for lines in parts if (text := "\n".join(lines))) + "\n"

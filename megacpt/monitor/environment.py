@@ -33,7 +33,7 @@ class Environment(TypedDict):
     ranks: int
     commit: str | None
     """Of the checkout megacpt runs from, with ``+changes`` where files differ from it."""
-    settings: Settings
+    settings: FoundSettings
 
 
 class VariableRecord(TypedDict):
@@ -43,7 +43,7 @@ class VariableRecord(TypedDict):
     library (by itself, after the start)."""
 
 
-class Settings(TypedDict, total=False):
+class FoundSettings(TypedDict, total=False):
     """How the first rank runs, as it found it."""
 
     kernels: dict[str, bool]
@@ -56,7 +56,7 @@ class Settings(TypedDict, total=False):
     """The precision in words; an emulation is called one."""
 
 
-def environment(*, device: str, ranks: int, settings: Settings | None = None) -> Environment:
+def environment(*, device: str, ranks: int, settings: FoundSettings | None = None) -> Environment:
     """``device``: what the ranks run on, in words."""
     return {
         "python": platform.python_version(),
@@ -74,7 +74,7 @@ def environment(*, device: str, ranks: int, settings: Settings | None = None) ->
 
 
 def write_environment(
-    run_dir: Path, *, device: str, ranks: int, settings: Settings | None = None
+    run_dir: Path, *, device: str, ranks: int, settings: FoundSettings | None = None
 ) -> None:
     facts = environment(device=device, ranks=ranks, settings=settings)
     write_text(run_dir / "environment.json", text=json.dumps(facts, indent=2) + "\n")

@@ -69,7 +69,7 @@ class Gate(TypedDict):
     checks: list[Mapping[str, Any]]
 
 
-class Sample(TypedDict):
+class PromptTexts(TypedDict):
     """One prompt; ``final`` is empty while there is only the base model's text."""
 
     prompt: str
@@ -77,7 +77,7 @@ class Sample(TypedDict):
     final: str
 
 
-class Saves(TypedDict):
+class SaveTotals(TypedDict):
     """Checkpoints published, and for how long training stood still for them in all."""
 
     published: int
@@ -108,9 +108,9 @@ class Summary(TypedDict):
     mfu: float | None
     elapsed_s: float | None
     peak_memory_gib: float | None
-    saves: Saves
+    saves: SaveTotals
     data_mix: list[MixRow]
-    generations: list[Sample]
+    generations: list[PromptTexts]
     generations_step: int | None
     plan: Mapping[str, Any] | None
     environment: Mapping[str, Any] | None
@@ -275,7 +275,7 @@ def tokens_per_s(trained: Sequence[StepRecord]) -> float | None:
     return trained[-1]["tokens"] / seconds
 
 
-def saves(records: Sequence[StepRecord]) -> Saves:
+def saves(records: Sequence[StepRecord]) -> SaveTotals:
     """The last one of a run is published after its last record, so it is not known here."""
     return {
         "published": sum("checkpoint_write_s" in record for record in records),
@@ -351,7 +351,7 @@ def _heldout_source(evaluation: Mapping[str, Any] | None, *, records: Sequence[S
 
 
 class _Samples(TypedDict):
-    generations: list[Sample]
+    generations: list[PromptTexts]
     generations_step: int | None
 
 

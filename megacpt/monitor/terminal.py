@@ -37,7 +37,7 @@ SOURCE_WIDTH = 6
 SOURCE_WIDTH_MAX = 12
 
 
-class Progress:
+class Terminal:
     """Shows records as they come; ``close`` leaves the terminal as it was."""
 
     def __init__(
@@ -208,15 +208,19 @@ def generation_lines(generations: list[Generation], *, step: int) -> list[str]:
     for generation in generations:
         prompt = textwrap.shorten(printable(generation["prompt"]), 56, placeholder=" ...")
         lines.append(f'  sample at step {step}: "{prompt}"')
-        lines += textwrap.wrap(
-            printable(generation["text"]) or "(nothing)",
-            width=WIDTH,
-            initial_indent="    > ",
-            subsequent_indent="      ",
-            max_lines=GENERATION_LINES,
-            placeholder=" ...",
-        )
+        lines += _quoted(generation["text"]) or ["    > (nothing)"]
     return lines
+
+
+def _quoted(text: str) -> list[str]:
+    return textwrap.wrap(
+        printable(text),
+        width=WIDTH,
+        initial_indent="    > ",
+        subsequent_indent="      ",
+        max_lines=GENERATION_LINES,
+        placeholder=" ...",
+    )
 
 
 def fault_lines(event: FaultRecord, *, again: bool) -> list[str]:
@@ -239,14 +243,7 @@ def fault_lines(event: FaultRecord, *, again: bool) -> list[str]:
             initial_indent="    ",
             subsequent_indent="    ",
         )
-        lines += textwrap.wrap(
-            printable(sample["excerpt"]),
-            width=WIDTH,
-            initial_indent="    > ",
-            subsequent_indent="      ",
-            max_lines=GENERATION_LINES,
-            placeholder=" ...",
-        )
+        lines += _quoted(sample["excerpt"])
     return lines
 
 

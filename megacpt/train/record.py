@@ -17,7 +17,7 @@ from megacpt.families.counts import training_flops_per_token
 from megacpt.model.forward import LossSums
 from megacpt.model.layers.router import RoutingFigures
 from megacpt.monitor.metrics import FaultRecord, MetricsLog, RankTimes, StepRecord
-from megacpt.monitor.terminal import Progress
+from megacpt.monitor.terminal import Terminal
 from megacpt.monitor.wandb import WandbRun
 from megacpt.samples.training_data import TrainingData
 from megacpt.train.batches import Account
@@ -158,7 +158,7 @@ class Journal:
         self._path = run_dir / "metrics.jsonl"
         self._log = _open_log(self._path, step=start_step, is_new=is_new)
         self._label = {"arithmetic": arithmetic} if quantises else {}
-        self._progress = Progress(
+        self._progress = Terminal(
             steps,
             log_every_steps=monitor.log_every_steps,
             start_step=start_step,

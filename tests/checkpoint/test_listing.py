@@ -14,7 +14,7 @@ from megacpt.checkpoint.retention import Retention
 from megacpt.cli import main
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.errors import CheckpointError, Superseded
-from megacpt.monitor.checkpoints_text import render, render_difference
+from megacpt.monitor.checkpoints_text import difference_text, listing_text
 from tests.checkpoint.checkpoints import claim, write, write_partial
 
 KEEP = Retention(keep_last=2, best_of="plant")
@@ -37,7 +37,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def listed(run_dir: Path, *, full: bool = False) -> list[str]:
-    text = render(list_checkpoints(run_dir, policy=KEEP, loss_of="plant", full=full))
+    text = listing_text(list_checkpoints(run_dir, policy=KEEP, loss_of="plant", full=full))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     return [" ".join(line.split()) for line in lines]
@@ -87,7 +87,7 @@ def test_prune_deletes_what_was_seen_to_be_damaged_or_left(run_dir: Path) -> Non
     assert [p.name for p in left.removed] == ["step_00000040", "step_00000020"]
     assert sorted(p.name for p in root.glob("step_*")) == ["step_00000010", "step_00000030"]
     assert left.partials == listing.partials
-    text = render(left)
+    text = listing_text(left)
     assert "deleted        step_00000020, step_00000040" in text
     assert starts.lineage(run_dir).from_steps == {1: 0, 2: 30}, "it is no start of the run"
 
@@ -111,17 +111,17 @@ def test_prune_yields_to_a_start_claimed_meanwhile(run_dir: Path) -> None:
 
 def test_folder_of_no_run_is_not_pruned(tmp_path: Path) -> None:
     listing = list_checkpoints(tmp_path, policy=KEEP)
-    assert render(listing).startswith(f"{tmp_path} has no complete checkpoint yet.")
+    assert listing_text(listing).startswith(f"{tmp_path} has no complete checkpoint yet.")
     with pytest.raises(CheckpointError, match="has no start of a run on record"):
         prune_listed(listing, policy=KEEP)
 
 
 def test_difference_counts_from_one_to_the_other(run_dir: Path) -> None:
-    text = render_difference(compare(run_dir, first=10, second=40), first=10, second=40)
+    text = difference_text(compare(run_dir, first=10, second=40), first=10, second=40)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "step 10 step 40"
     assert "tokens of domain 100 400 +300" in lines
-    assert "training 0:00:15 0:01:00 +0:00:45" in lines
+    assert "training 0:15 1:00 +0:45" in lines
     assert "held-out plant 1.2500 1.5000 +0.2500" in lines
     assert "size 440 B 440 B" in lines
     assert max(len(line) for line in text.splitlines()) <= 80

@@ -12,8 +12,16 @@ import pytest
 
 from megacpt.config.compose import compose
 from megacpt.config.paths import heldout_shards, source_shards
-from megacpt.demo.quickstart import DATA, RUN, SHARDS, Step, after_training, before_training
-from megacpt.demo.table import closing_table, corpus_lines
+from megacpt.demo.quickstart import (
+    DATA,
+    RUN,
+    SHARDS,
+    Step,
+    after_training,
+    before_training,
+    closing_table,
+    corpus_lines,
+)
 
 
 def test_a_step_is_done_when_its_output_is_newer_than_its_inputs(tmp_path: Path) -> None:

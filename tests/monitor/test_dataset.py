@@ -11,7 +11,7 @@ import pytest
 
 from megacpt.errors import ConfigError
 from megacpt.monitor.dataset_figure import draw
-from megacpt.monitor.dataset_text import bar, by_doubling, render, shown
+from megacpt.monitor.dataset_text import bar, by_doubling, shard_text, shown
 from megacpt.shards.inspect import Inspection, inspect_shard
 from megacpt.shards.manifest import BackendRecord, InputFile
 from megacpt.shards.reader import write_shard
@@ -35,13 +35,13 @@ def found(tmp_path: Path) -> Inspection:
 
 
 def test_every_line_fits_and_control_characters_are_gone(found: Inspection) -> None:
-    text = render(found)
+    text = shard_text(found)
     assert max(len(line) for line in text.splitlines() if not line.startswith("Shard")) <= 80
     assert all(c.isprintable() for c in text.replace("\n", ""))
 
 
 def test_what_is_said(found: Inspection) -> None:
-    text = render(found)
+    text = shard_text(found)
     for words in (
         "Documents     200\n",
         "              ... 5 files in all, ",
@@ -54,19 +54,19 @@ def test_what_is_said(found: Inspection) -> None:
         "<eos>\n",
     ):
         assert words in text
-    assert "Checksums     both files are as" in render(replace(found, verified=True))
+    assert "Checksums     both files are as" in shard_text(replace(found, verified=True))
 
 
 def test_a_shard_wholly_outside_its_vocabulary_is_shown(found: Inspection) -> None:
     use = found.vocabulary
     none = replace(use, ids_used=0, largest_id=None, outside=use.tokens_counted, top=())
-    text = render(replace(found, vocabulary=none))
+    text = shard_text(replace(found, vocabulary=none))
     assert f"WARNING: {use.tokens_counted:,} tokens are outside the vocabulary" in text
 
 
 def test_a_sample_of_the_tokens_is_called_one(found: Inspection) -> None:
     use = replace(found.vocabulary, tokens_counted=found.lengths.tokens // 2, outside=3)
-    text = render(replace(found, vocabulary=use))
+    text = shard_text(replace(found, vocabulary=use))
     assert "over a sample of " in text
     assert "--full reads all" in text
     assert "at most " in text
@@ -75,7 +75,7 @@ def test_a_sample_of_the_tokens_is_called_one(found: Inspection) -> None:
 
 def test_a_shard_of_another_tool(tmp_path: Path) -> None:
     write_shard(tmp_path / "bare", documents=[[5, 1], []], vocab_size=9)
-    text = render(inspect_shard(tmp_path / "bare"))
+    text = shard_text(inspect_shard(tmp_path / "bare"))
     assert "no manifest: written by another tool" in text
     assert "2 ids are used, the largest is 5" in text
     assert "Ends with EOS not known" in text
@@ -83,14 +83,14 @@ def test_a_shard_of_another_tool(tmp_path: Path) -> None:
 
 def test_nothing_in_it(tmp_path: Path) -> None:
     write_shard(tmp_path / "none", documents=[], vocab_size=9)
-    assert "Tokens        0, " in render(inspect_shard(tmp_path / "none"))
+    assert "Tokens        0, " in shard_text(inspect_shard(tmp_path / "none"))
 
 
 def test_written_without_eos_is_said(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text('{"text": "ab"}\n')
     tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", append_eos=False, workers=1)
-    text = render(inspect_shard(tmp_path / "a"))
+    text = shard_text(inspect_shard(tmp_path / "a"))
     assert "0 of 1 documents looked at (0%), written without EOS" in text
 
 
@@ -100,7 +100,7 @@ def test_what_was_left_out_and_who_encoded(tmp_path: Path) -> None:
     policy = OnError.quarantine
     tokenize([source], tokenizer=TINY, output_prefix=tmp_path / "a", on_error=policy)
     found = inspect_shard(tmp_path / "a")
-    text = render(found)
+    text = shard_text(found)
     words = "1 empty, 1 broken_json, 1 no_object; see a.quarantine.jsonl"
     assert f"Left out      {words}\n" in text
     assert found.manifest is not None
@@ -109,7 +109,7 @@ def test_what_was_left_out_and_who_encoded(tmp_path: Path) -> None:
     manifest = replace(
         found.manifest, backends=records, errors={}, long_documents=2, inputs=(wild,)
     )
-    text = render(replace(found, manifest=manifest))
+    text = shard_text(replace(found, manifest=manifest))
     assert "Encoded by    x 1, the same ids as tokenizers on 9 excerpts (2.1 kB)\n" in text
     assert "Made from     [2J , 1 bytes\n" in text
     assert "Long          2 documents over 100,000 tokens\n" in text

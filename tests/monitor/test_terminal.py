@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.terminal import (
-    Progress,
+    Terminal,
     generation_lines,
     heldout_lines,
     number,
@@ -44,7 +44,7 @@ def record(step: int) -> StepRecord:
 
 def shown(*records: StepRecord, log_every_steps: int = 1, total_steps: int = 60) -> list[str]:
     out, clock = io.StringIO(), Seconds()
-    progress = Progress(
+    progress = Terminal(
         total_steps, log_every_steps=log_every_steps, start_step=0, file=out, clock=clock
     )
     for item in records:
@@ -85,7 +85,7 @@ def test_a_resumed_run_still_knows_its_base() -> None:
     final = {"law": {"loss": 2.8, "perplexity": 16.44, "tokens": 100}}
     base: StepRecord = {"step": 0, "heldout": {"law": {**final["law"], "perplexity": 20.0}}}
     out = io.StringIO()
-    Progress(60, log_every_steps=1, start_step=30, base=base, file=out).update(
+    Terminal(60, log_every_steps=1, start_step=30, base=base, file=out).update(
         {"step": 31, "heldout": final}
     )
     assert out.getvalue().endswith("base 20.00  x 0.822\n")
@@ -101,7 +101,7 @@ def test_generations_are_quoted_in_few_lines_and_cannot_drive_the_terminal() -> 
 
 def test_what_the_output_cannot_encode_ends_no_run() -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    progress = Progress(9, log_every_steps=1, start_step=0, file=out)
+    progress = Terminal(9, log_every_steps=1, start_step=0, file=out)
     progress.update({"step": 1, "generations": [{"prompt": "né", "text": "日本"}]})
     out.seek(0)
     assert out.read() == '  sample at step 1: "n?"\n    > ??\n'
@@ -164,7 +164,7 @@ def test_a_step_passed_over_is_one_line() -> None:
 
 def test_after_a_rollback_the_bar_and_the_rate_begin_again() -> None:
     out, clock = io.StringIO(), Seconds()
-    progress = Progress(60, log_every_steps=1, start_step=0, file=out, clock=clock)
+    progress = Terminal(60, log_every_steps=1, start_step=0, file=out, clock=clock)
     for step in range(1, 59):
         clock.now += 2.0
         progress.update(record(step))

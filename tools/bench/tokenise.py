@@ -33,8 +33,7 @@ from typing import Any
 import psutil
 
 from megacpt.demo.base_model import END_OF_TEXT, GGUF, gguf_folder
-from megacpt.demo.manuals import plain
-from megacpt.demo.texts import folder_of
+from megacpt.demo.texts import package_folder, plain
 
 DOCUMENT_CHARACTERS = 14_000
 CEILING = """
@@ -119,7 +118,9 @@ def write_corpus(path: Path, *, num_bytes: int) -> Path:
 
 def documents() -> Iterator[str]:
     """Each pass begins its first cut elsewhere."""
-    services = [service(path) for path in sorted((folder_of("botocore") / "data").glob("*/*/*.gz"))]
+    services = [
+        service(path) for path in sorted((package_folder("botocore") / "data").glob("*/*/*.gz"))
+    ]
     for first in range(DOCUMENT_CHARACTERS, 1000, -DOCUMENT_CHARACTERS // 4):
         for text in services:
             start, stop = 0, first
