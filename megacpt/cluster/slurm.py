@@ -32,7 +32,7 @@ def render(config: RunConfig, *, python: str) -> str:
 
 
 def job_name(run_dir: str) -> str:
-    """Of all jobs of a run and of no other run: a job waits for the one before by its name."""
+    """The name of all jobs of a run and of no other: by it a job waits for the one before."""
     name = re.sub(r"[^\w.-]", "_", Path(run_dir).name)
     return f"{name}-{hashlib.sha256(run_dir.encode()).hexdigest()[:6]}"
 
@@ -100,7 +100,7 @@ def _lines(*options: tuple[str, object]) -> Iterator[str]:
 
 
 def _dependency(slurm: SlurmConfig) -> str | None:
-    """After what the user names, and never beside another job of the same run."""
+    """After what the user names, and never at the same time as another job of the run."""
     alone = [] if slurm.array is not None else ["singleton"]
     return ",".join([*([slurm.dependency] if slurm.dependency else []), *alone]) or None
 
