@@ -50,7 +50,7 @@ class RankFailure:
 
     @property
     def is_cause(self) -> bool:
-        """Not the consequence of another failure, and no reason to wait for the others'."""
+        """No consequence of another failure, so that there is nothing to wait for."""
         return self.kind not in ("peer", "hang", "request")
 
 
@@ -112,7 +112,7 @@ def ask_for_stacks(ranks: Sequence[Rank], *, folder: RunFolder) -> list[SilentRa
 
 
 def _is_stopped(process: int) -> bool:
-    """By SIGSTOP, a debugger or job control; only Linux says so."""
+    """Stopped by SIGSTOP, a debugger or job control; only Linux says so."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -92,7 +92,7 @@ def _begin(arguments: argparse.Namespace) -> int:
 
 
 def _without(arguments: argparse.Namespace) -> int:
-    """Before the ranks start, again where a preflight has ended them."""
+    """Runs before the ranks start, again where a preflight has ended them."""
     folder = RunFolder(arguments.run_dir)
     past = history(folder.jobs)
     logs.set_aside(folder, start=past.start_of(job=arguments.job, restart=arguments.restart))
@@ -158,7 +158,7 @@ def _last_words(text: str) -> str:
 
 
 def newest_step(run_dir: Path) -> int:
-    """That of the newest checkpoint; 0 without one."""
+    """Step of the newest checkpoint; 0 without one."""
     newest = folders.newest(run_dir / "checkpoints")
     return read_manifest(newest).step if newest is not None else 0
 

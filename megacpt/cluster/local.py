@@ -31,12 +31,12 @@ from megacpt.errors import EndedOnRequest, EnvironmentError_
 
 POLL_S = 0.02
 CULPRIT_WAIT_S = 1.0
-"""After a lost connection: how long the rank that caused it may take to end by itself."""
+"""How long the rank that caused a lost connection may take to end by itself."""
 KILL_WAIT_S = 2.0
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-"""To the ranks, which save and end (megacpt.train.requests)."""
+"""The ranks save and end on these (megacpt.train.requests)."""
 HANG_WAIT_S = 8.0
-"""After a rank has found that the run hangs: how long the others may take to find it too."""
+"""How long the other ranks may take to find that the run hangs, once one has found it."""
 
 
 def run_local(config: RunConfig, *, mode: str = "train") -> int:

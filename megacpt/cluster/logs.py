@@ -41,7 +41,7 @@ class RunLogs:
 
     history: History
     cause: Ending | None
-    """That of the last start; None where it has not failed, or runs."""
+    """Why the last start failed; None where it has not, or runs."""
     logs: Path
 
 
@@ -108,7 +108,7 @@ def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
 
 
 def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[dict[str, Any]]:
-    """Not those of an earlier start that lives on in a node that was cut off."""
+    """Reports of this start: an earlier one may live on in a node that was cut off."""
     for path in sorted(folder.logs.glob("rank_*.error.json")):
         report = _read(path)
         if report is not None and (start is None or report.get("slurm") == start.id):

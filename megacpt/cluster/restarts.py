@@ -29,11 +29,11 @@ class JobStart:
     job: str
     restart: int
     nodes: str
-    """In Slurm's short form, as ``node[1-4]``."""
+    """Slurm's short form, as ``node[1-4]``."""
     continues: bool
     """Requeued, or queued by the job before: no person has asked for this start."""
     step: int
-    """That of the newest checkpoint; 0 without one."""
+    """Step of the newest checkpoint; 0 without one."""
     time: float
 
     @property

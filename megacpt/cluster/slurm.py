@@ -100,7 +100,7 @@ def _lines(*options: tuple[str, object]) -> Iterator[str]:
 
 
 def _dependency(slurm: SlurmConfig) -> str | None:
-    """After what the user names, and never at the same time as another job of the run."""
+    """What the user names, and every earlier job of the same run."""
     alone = [] if slurm.array is not None else ["singleton"]
     return ",".join([*([slurm.dependency] if slurm.dependency else []), *alone]) or None
 

@@ -301,7 +301,7 @@ def _own_peak(precision: PrecisionConfig) -> Peak | None:
 
 
 def known_peak(gpu: str, *, precision: PrecisionConfig) -> Peak | None:
-    """Of the GPU of that name; None if it is not in the table."""
+    """Peak of the GPU of that name; None if it is not in the table."""
     number_format = _FORMAT.get(precision.recipe, "fp8") or precision.dtype.name
     for name, flops in _PEAK_FLOPS:
         if name.lower() in gpu.lower():

@@ -64,7 +64,7 @@ class Variable:
     also: tuple[str, ...] = ()
     """Other names of the same thing: where the user has set one, this stays unset."""
     accepted: tuple[str, ...] = ()
-    """Where not empty, a user's value other than these is an error."""
+    """A user's value other than these is an error; empty: any will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +258,7 @@ def missing_variables(
 
 
 def apply(config: RunSections) -> None:
-    """For a rank that no megacpt has started; call it before torch is imported."""
+    """Set them in a rank that no megacpt has started, before torch is imported."""
     os.environ.update(missing_variables(config))
 
 

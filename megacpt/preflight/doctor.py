@@ -86,7 +86,7 @@ def passes(results: Sequence[CheckResult]) -> bool:
 
 
 def screen(results: Sequence[CheckResult]) -> str:
-    """At most 80 columns; the remedy stands below what is not ok."""
+    """Text of at most 80 columns; the remedy stands below what is not ok."""
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     lines = [f"megacpt {megacpt.__version__} on {node_name()}, {now}", ""]
     for result in results:
@@ -214,7 +214,7 @@ def _slurm() -> CheckResult:
 
 
 def _clock() -> CheckResult:
-    """Without other nodes to ask, what the kernel knows of its clock."""
+    """What the kernel knows of its clock: there are no other nodes to ask."""
     synchronised = network.clock_is_synchronised()
     if synchronised is False:
         value = "the kernel says that nothing keeps it right"
