@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 import megacpt
 from megacpt.config.sections import OptimConfig, Optimizer
 from megacpt.errors import EnvironmentError_
+from megacpt.text import listed
 
 MUON_PACKAGES = {"megatron-core": (0, 18), "emerging-optimizers": (0, 2)}
 
@@ -30,7 +31,7 @@ def require_packages(optim: OptimConfig) -> None:
     ]
     if missing:
         raise EnvironmentError_(
-            f"optim.optimizer=muon needs {' and '.join(missing)}; use Python 3.12 or newer and "
+            f"optim.optimizer=muon needs {listed(missing)}; use Python 3.12 or newer and "
             "pip install 'megacpt[muon]', or optim.optimizer=adamw."
         )
 

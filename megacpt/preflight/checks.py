@@ -11,6 +11,7 @@ from megacpt.config.sections import PreflightConfig
 from megacpt.preflight.facts import Disk, NodeFacts
 from megacpt.preflight.gpus import Gpu, Gpus
 from megacpt.preflight.network import is_loopback
+from megacpt.text import memory_size
 
 SLOW_DISK_MIB_S = 50.0
 """A checkpoint of 10 GiB would take more than three minutes."""
@@ -62,7 +63,8 @@ def check_disk(disk: Disk, *, limits: PreflightConfig) -> CheckResult:
             value=f"{disk.folder} cannot be written: {disk.problem}",
             remedy="choose a folder with write permission and free space",
         )
-    value = f"{disk.folder}: {shown_gib(disk.free_gib)} free, {disk.written_mib_s:,.0f} MiB/s"
+    free = memory_size(disk.free_gib * 2**30, digits=1)
+    value = f"{disk.folder}: {free} free, {disk.written_mib_s:,.0f} MiB/s"
     if disk.free_gib < limits.disk_gib:
         limit = f"at least {limits.disk_gib:g} GiB free"
         remedy = "free space, or choose another folder (run_dir=FOLDER)"
@@ -189,9 +191,5 @@ def check_node(
     ]
 
 
-def shown_gib(gib: float) -> str:
-    return f"{gib / 1024:,.1f} TiB" if gib >= 1024 else f"{gib:,.1f} GiB"
-
-
 def shown_mib(mib: float) -> str:
-    return shown_gib(mib / 1024) if mib >= 1024 else f"{mib:,.0f} MiB"
+    return memory_size(mib * 2**20, digits=1)

@@ -41,10 +41,10 @@ from megacpt.preflight.checks import (
     check_shm,
     fail,
     ok,
-    shown_gib,
     warn,
 )
 from megacpt.preflight.gpus import Gpus
+from megacpt.text import memory_size
 
 WIDTH = 80
 MEMORY_GIB = 4.0
@@ -193,9 +193,9 @@ def _memory() -> CheckResult:
     memory = psutil.virtual_memory()
     limit = _CGROUP_MEMORY.read_text().strip() if _CGROUP_MEMORY.is_file() else "max"
     total = min(memory.total, int(limit)) if limit.isdigit() else memory.total
-    free = min(memory.available, total) / 2**30
-    value = f"{shown_gib(free)} available of {shown_gib(total / 2**30)}"
-    if free >= MEMORY_GIB:
+    free = min(memory.available, total)
+    value = f"{memory_size(free, digits=1)} available of {memory_size(total, digits=1)}"
+    if free >= MEMORY_GIB * 2**30:
         return ok("memory", value=value)
     remedy = "megacpt plan says what a run needs; end other programs, or raise the job's --mem"
     return warn("memory", value=value, limit=f"{MEMORY_GIB:g} GiB", remedy=remedy)

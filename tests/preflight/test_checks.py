@@ -11,7 +11,6 @@ from megacpt.preflight.checks import (
     check_gpus,
     check_server_clock,
     check_shm,
-    shown_gib,
 )
 from megacpt.preflight.facts import Disk
 from megacpt.preflight.gpus import Gpu, Gpus
@@ -25,7 +24,7 @@ LIMITS = PreflightConfig(disk_gib=1.0, disk_mib_s=2.0)
         (Disk(folder="/r", free_gib=9, written_mib_s=900), Mark.ok, "9.0 GiB free, 900 MiB/s"),
         (Disk(folder="/r", free_gib=9, written_mib_s=20), Mark.warn, "20 MiB/s"),
         (Disk(folder="/r", free_gib=9, written_mib_s=1), Mark.fail, "1 MiB/s"),
-        (Disk(folder="/r", free_gib=0.5, written_mib_s=900), Mark.fail, "0.5 GiB free"),
+        (Disk(folder="/r", free_gib=0.5, written_mib_s=900), Mark.fail, "512.0 MiB free"),
         (Disk(folder="/r", problem="Permission denied"), Mark.fail, "Permission denied"),
     ],
 )
@@ -89,7 +88,3 @@ def test_address() -> None:
     assert check_address("127.0.1.1", interface=None, several=True).mark is Mark.fail
     assert check_address(None, interface=None, several=False).mark is Mark.warn
     assert check_address("10.0.0.1", interface=None, several=True).mark is Mark.ok
-
-
-def test_sizes() -> None:
-    assert (shown_gib(2048), shown_gib(3.25)) == ("2.0 TiB", "3.2 GiB")

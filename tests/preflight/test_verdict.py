@@ -82,7 +82,7 @@ ODD: dict[str, tuple[NodeReport | None, str]] = {
     ),
     "few": (with_facts(gpus=Gpus(driver="575", gpus=CARDS[:7])), "n3: GPUs: 7 GPUs"),
     "sick": (with_facts(gpus=SICK), "n3: GPU 7: 2 errors (wanted: no fault)"),
-    "shm": (with_facts(shm_free_mib=64.0), "n3: /dev/shm: 64 MiB free (wanted: at least 256"),
+    "shm": (with_facts(shm_free_mib=64.0), "n3: /dev/shm: 64.0 MiB free (wanted: at least 256"),
     "silent": (None, "n3: facts: no facts within 60 s; look at that node"),
 }
 
