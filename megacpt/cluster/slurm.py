@@ -62,7 +62,7 @@ def _about(config: RunConfig) -> list[str]:
         "# SPDX-License-Identifier: Apache-2.0",
         f"# The run {config.run_dir}: {p.num_ranks} ranks on {config.cluster.nodes} nodes, "
         f"tp={p.tp} cp={p.cp} pp={p.pp} dp={p.dp}{experts}.",
-        "# Written by `megacpt launch`, anew each time; edit it and submit it as you like.",
+        "# Written by `megacpt launch`, again each time; edit it and submit it as you like.",
         "#",
         *(f"#   {command:<{width}}  {words}" for command, words in commands.items()),
     ]

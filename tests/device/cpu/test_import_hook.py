@@ -163,7 +163,7 @@ def test_import_survives_any_cache(tmp_path: Path) -> None:
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:-7])
     assert run_python(code, XDG_CACHE_HOME=str(cache)) == "megacpt.device.cpu.stub"
-    assert [entry.read_bytes() for entry in entries] == whole, "corrupt entries were not mended"
+    assert [entry.read_bytes() for entry in entries] == whole, "corrupt entries were not replaced"
     (tmp_path / "file").write_text("")
     unusable = str(tmp_path / "file")
     assert run_python(code, XDG_CACHE_HOME=unusable) == "megacpt.device.cpu.stub"
