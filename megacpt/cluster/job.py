@@ -34,11 +34,11 @@ from megacpt.errors import EndedOnRequest, MegacptError, Superseded
 from megacpt.preflight import bad_nodes
 
 FINISHED = 3
-"""Of ``begin``: all steps of the run are done."""
+"""Exit code of ``begin``: all steps of the run are done."""
 FIRST_SIGNAL = 128
 """Added to its number: the exit code of what a signal has ended."""
 BY_FILE = "`request`"
-"""In the words of a run that RUN_DIR/request has ended (megacpt.train.requests)."""
+"""Part of the words of a run that RUN_DIR/request has ended (megacpt.train.requests)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def _begin(arguments: argparse.Namespace) -> int:
         step=newest_step(arguments.run_dir),
         time=time.time(),
     )
-    _say(f"\n{logs.mark_of(job=start.job, restart=start.restart)} on {start.nodes}, {_now()}")
+    _say(f"\n{logs.heading(job=start.job, restart=start.restart)} on {start.nodes}, {_now()}")
     if start.step >= config.schedule.steps:
         _say(f"All {start.step} steps of {arguments.run_dir} are done; nothing is left to do.")
         return FINISHED
@@ -92,9 +92,10 @@ def _begin(arguments: argparse.Namespace) -> int:
 
 
 def _without(arguments: argparse.Namespace) -> int:
-    """Before the ranks start, again where a preflight has ended them."""
+    """Runs before the ranks start, again where a preflight has ended them."""
     folder = RunFolder(arguments.run_dir)
-    logs.set_aside(folder, start=_own_start(folder, arguments=arguments))
+    past = history(folder.jobs)
+    logs.set_aside(folder, start=past.start_of(job=arguments.job, restart=arguments.restart))
     here = arguments.nodes.split(",")
     bad = [host for host in bad_nodes.hosts_to_exclude(folder.root) if host in here]
     _say(",".join(bad[: arguments.spares]))
@@ -103,13 +104,13 @@ def _without(arguments: argparse.Namespace) -> int:
 
 def _end(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run_dir)
-    own, last = _own_start(folder, arguments=arguments), history(folder.jobs).starts[-1:]
-    if own is not None and last != (own,):
+    past = history(folder.jobs)
+    own = past.start_of(job=arguments.job, restart=arguments.restart)
+    if own is not None and past.starts[-1] != own:
         # This node was cut off: Slurm has long started the run elsewhere, maybe as the same job.
-        raise Superseded(
-            f"job {own.job} has been superseded by a start on {last[0].nodes}; it ends here."
-        )
-    code, why = _verdict(folder, start=own, code=arguments.code)
+        last = past.starts[-1].nodes
+        raise Superseded(f"job {own.job} has been superseded by a start on {last}; it ends here.")
+    code, why = _code_and_words(folder, start=own, code=arguments.code)
     _say(f"\n{why.rstrip()}")
     note_end(
         folder.jobs,
@@ -121,13 +122,7 @@ def _end(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _own_start(folder: RunFolder, *, arguments: argparse.Namespace) -> JobStart | None:
-    starts = history(folder.jobs).starts
-    own = [s for s in starts if (s.job, s.restart) == (arguments.job, arguments.restart)]
-    return own[-1] if own else None
-
-
-def _verdict(folder: RunFolder, *, start: JobStart | None, code: int) -> tuple[int, str]:
+def _code_and_words(folder: RunFolder, *, start: JobStart | None, code: int) -> tuple[int, str]:
     """The exit code that the script obeys, and the words: srun's own code is that of the rank it
     has killed, if it has killed any."""
     if code == 0:
@@ -157,13 +152,13 @@ def _without_error(folder: RunFolder, *, start: JobStart | None) -> tuple[int, s
 
 
 def _last_words(text: str) -> str:
-    """Of a traceback the error and its rank, of a message its first line."""
+    """The error and its rank where the text is a traceback, else its first line."""
     lines = text.strip().splitlines()
     return " ".join(lines[-2:]) if lines[-1].startswith("(rank ") else lines[0]
 
 
 def newest_step(run_dir: Path) -> int:
-    """Of the newest checkpoint; 0 without one."""
+    """Step of the newest checkpoint; 0 without one."""
     newest = folders.newest(run_dir / "checkpoints")
     return CheckpointManifest.read(newest).step if newest is not None else 0
 

@@ -25,7 +25,7 @@ class Launched:
     job: str
     """Slurm's number."""
     name: str
-    """Of all jobs of the run."""
+    """Common to all jobs of the run."""
 
 
 def launch(config: RunConfig, *, python: str) -> Launched:

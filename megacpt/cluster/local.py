@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start all ranks of a run on this machine, and end them all with one cause when one dies.
+"""Start all ranks of a run on this machine, and end them all with one cause when one fails.
 
 A failing rank leaves ``RUN_DIR/logs/rank_N.error.json``. The others lose their peer and fail too;
-of all the deaths the launcher shows one: a rank's own error before a lost connection, then the
+of all the failures the launcher shows one: a rank's own error before a lost connection, then the
 earliest. Where ranks hang, it asks those that have not written where they stand for their stacks,
-ends them, and names the one that is likely to blame.
+ends them, and names the likely cause.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from megacpt.checkpoint import folders
-from megacpt.cluster.deaths import Rank, ask_for_stacks, deaths_of, verdict
+from megacpt.cluster.failures import Rank, ask_for_stacks, ending, failures_of
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import die_with_parent
@@ -31,12 +31,12 @@ from megacpt.errors import EndedOnRequest, EnvironmentError_
 
 POLL_S = 0.02
 CULPRIT_WAIT_S = 1.0
-"""After a lost connection: how long the rank that caused it may take to end by itself."""
+"""How long the rank that caused a lost connection may take to end by itself."""
 KILL_WAIT_S = 2.0
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
-"""To the ranks, which save and end (megacpt.train.requests)."""
+"""The ranks save and end on these (megacpt.train.requests)."""
 HANG_WAIT_S = 8.0
-"""After a rank has found that the run hangs: how long the others may take to find it too."""
+"""How long the other ranks may take to find that the run hangs, once one has found it."""
 
 
 def run_local(config: RunConfig, *, mode: str = "train") -> int:
@@ -66,7 +66,7 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
 
 
 def _keep_stacks(folder: RunFolder, *, retry: int) -> None:
-    """Of the ranks that hung; the next ones write files of their own."""
+    """Keep those of the ranks that hung; the next ones write files of their own."""
     for path in folder.logs.glob("rank_*.stacks.txt"):
         if path.stat().st_size > 0:
             path.rename(path.with_name(f"{path.stem}.before_retry_{retry}.txt"))
@@ -79,9 +79,9 @@ def run_ranks(
     folder: RunFolder,
     variables: Mapping[str, str] | None = None,
 ) -> int:
-    """Run ``command`` once a rank, until all have ended well or one has died.
+    """Run ``command`` once a rank, until all have ended well or one has failed.
 
-    ``variables``: what all ranks have in their environment beside the launcher's own.
+    ``variables``: environment variables of all ranks, added to the launcher's own.
     """
     _forget_old_errors(folder)
     command = ["env", *(f"{name}={value}" for name, value in (variables or {}).items()), *command]
@@ -92,10 +92,10 @@ def run_ranks(
         _wait_for_end(ranks, folder=folder)
         silent = ask_for_stacks(ranks, folder=folder)
         _stop(ranks)
-    deaths = deaths_of(ranks, folder=folder)
-    if not deaths:
+    failures = failures_of(ranks, folder=folder)
+    if not failures:
         return 0
-    found = verdict(deaths, silent=silent, folder=folder)
+    found = ending(failures, silent=silent, folder=folder)
     sys.stderr.write(found.text.rstrip("\n") + "\n")
     if passed_on and found.exit_code == os.EX_TEMPFAIL:
         # It came before the ranks listened: a stop that was asked for, and no retry.
@@ -185,17 +185,18 @@ def _forget_old_errors(folder: RunFolder) -> None:
 
 
 def _wait_for_end(ranks: Sequence[Rank], *, folder: RunFolder) -> None:
-    """Return when all ranks have ended, or one has died and its cause is known."""
-    died_at: float | None = None
+    """Return when all ranks have ended, or one has failed and its cause is known."""
+    failed_at: float | None = None
     while any(rank.ended_at is None for rank in ranks):
         _note_ends(ranks)
-        deaths = deaths_of(ranks, folder=folder)
-        if any(death.is_lasting for death in deaths):
+        failures = failures_of(ranks, folder=folder)
+        if any(failure.is_cause for failure in failures):
             return
-        if deaths and died_at is None:
-            died_at = time.time()
-        wait_s = HANG_WAIT_S if any(d.kind == "hang" for d in deaths) else CULPRIT_WAIT_S
-        if died_at is not None and time.time() > died_at + wait_s:
+        if failures and failed_at is None:
+            failed_at = time.time()
+        is_hang = any(failure.kind == "hang" for failure in failures)
+        wait_s = HANG_WAIT_S if is_hang else CULPRIT_WAIT_S
+        if failed_at is not None and time.time() > failed_at + wait_s:
             return
         time.sleep(POLL_S)
 
@@ -215,11 +216,11 @@ def _has_ended(pid: int) -> bool:
 
 
 def _stop(ranks: Sequence[Rank]) -> None:
-    """Those that still run wait for one that has died, in a collective: nothing softer ends it."""
+    """Kill those that still run: they wait in a collective for a lost rank; no signal ends that."""
     _note_ends(ranks)
     for rank in ranks:
         if rank.ended_at is None:
-            rank.stopped_by += (signal.SIGKILL,)
+            rank.is_stopped_by_launcher = True
             rank.process.kill()
     stop_at = time.time() + KILL_WAIT_S
     while any(rank.ended_at is None for rank in ranks) and time.time() < stop_at:

@@ -2,7 +2,7 @@
 """The first error of a run, from what its ranks and Slurm have left in RUN_DIR/logs.
 
 Ranks that can still speak leave a report each; of one that was killed srun says so in the log of
-the job. Of all of them one is the cause: see megacpt.cluster.deaths for the order.
+the job. Of all of them one is the cause: see megacpt.cluster.failures for the order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacpt.cluster.deaths import ORDER, Death, Verdict, reported
+from megacpt.cluster.failures import (
+    OUT_OF_MEMORY,
+    Ending,
+    RankFailure,
+    cause_of,
+    failure_from_report,
+)
 from megacpt.cluster.restarts import History, JobEnd, JobStart, history
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError, EndedOnRequest
@@ -30,21 +36,21 @@ _REPORTS = ("rank_*.error.json", "rank_*.stacks*.txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class RunLogs:
     """What ``megacpt logs`` shows."""
 
     history: History
-    cause: Verdict | None
-    """Of the last start; None where it has not failed, or runs."""
+    cause: Ending | None
+    """Why the last start failed; None where it has not, or runs."""
     logs: Path
 
 
-def mark_of(*, job: str, restart: int) -> str:
-    """Begins each start's part of the job's log."""
+def heading(*, job: str, restart: int) -> str:
+    """The first line of each start in the log that all jobs of the run share."""
     return f"== job {job}, start {restart + 1}"
 
 
-def look(run_dir: Path) -> Found:
+def read_logs(run_dir: Path) -> RunLogs:
     folder = RunFolder(run_dir)
     if not folder.logs.is_dir():
         raise ConfigError(
@@ -52,21 +58,22 @@ def look(run_dir: Path) -> Found:
         )
     found = history(folder.jobs)
     last = found.starts[-1] if found.starts else None
-    return Found(history=found, cause=first_error(folder, start=last), logs=folder.logs)
+    return RunLogs(history=found, cause=first_error(folder, start=last), logs=folder.logs)
 
 
-def first_error(folder: RunFolder, *, start: JobStart | None) -> Verdict | None:
-    """The cause of death of a Slurm job's start, or of the last local one if it is None.
+def first_error(folder: RunFolder, *, start: JobStart | None) -> Ending | None:
+    """Why a Slurm job's start failed, or the last local one where it is None.
 
     None where no rank has left a report and srun has told of none that was killed.
     """
-    deaths = list(_reports(folder, start=start))
+    reports = _reports(folder, start=start)
+    failures = [failure_from_report(r) for r in reports if not _was_asked_for(r)]
     if start is not None:
-        deaths += _killed(folder, start=start)
-    if not deaths:
+        failures += _killed(folder, start=start)
+    if not failures:
         return None
-    cause = min(deaths, key=lambda death: (ORDER.index(death.kind), death.time))
-    return Verdict(text=cause.text, exit_code=cause.exit_code)
+    cause = cause_of(failures)
+    return Ending(text=cause.text, exit_code=cause.exit_code)
 
 
 def timeline(found: History) -> list[str]:
@@ -83,16 +90,13 @@ def _line(start: JobStart, *, end: JobEnd | None) -> str:
 
 def asked_to_end(folder: RunFolder, *, start: JobStart | None) -> str | None:
     """The words of a run that was asked to end before its last step; None: it was not."""
-    for path in sorted(folder.logs.glob("rank_*.error.json")):
-        report = _read(path)
-        if report is not None and _was_asked_for(report) and _is_of(report, start=start):
-            return str(report["message"])
-    return None
+    asked = (str(r["message"]) for r in _reports(folder, start=start) if _was_asked_for(r))
+    return next(asked, None)
 
 
 def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
     """Reports of an earlier start go into a folder of their own, so that none is taken for new."""
-    name = f"{start.job}.{start.restart}" if start is not None else "local"
+    name = start.id if start is not None else "local"
     old = [path for pattern in _REPORTS for path in folder.logs.glob(pattern)]
     if old:
         (folder.logs / _EARLIER / name).mkdir(parents=True, exist_ok=True)
@@ -103,24 +107,20 @@ def set_aside(folder: RunFolder, *, start: JobStart | None) -> None:
             path.replace(folder.logs / _EARLIER / name / path.name)
 
 
-def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[Death]:
+def _reports(folder: RunFolder, *, start: JobStart | None) -> Iterator[dict[str, Any]]:
+    """Reports of this start: an earlier one may live on in a node that was cut off."""
     for path in sorted(folder.logs.glob("rank_*.error.json")):
         report = _read(path)
-        if report is not None and not _was_asked_for(report) and _is_of(report, start=start):
-            yield reported(report, rank=report["rank"])
+        if report is not None and (start is None or report.get("slurm") == start.id):
+            yield report
 
 
 def _was_asked_for(report: dict[str, Any]) -> bool:
     return bool(report["exit_code"] == EndedOnRequest.exit_code)
 
 
-def _is_of(report: dict[str, Any], *, start: JobStart | None) -> bool:
-    """Not of an earlier start that lives on in a node that was cut off."""
-    return start is None or report.get("slurm") == f"{start.job}.{start.restart}"
-
-
 def _read(path: Path) -> dict[str, Any] | None:
-    """None where its writer died, or the disk is full."""
+    """None where its writer was lost, or the disk is full."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,14 +128,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     return report if isinstance(report, dict) else None
 
 
-def _killed(folder: RunFolder, *, start: JobStart) -> list[Death]:
+def _killed(folder: RunFolder, *, start: JobStart) -> list[RankFailure]:
     """The first ranks that srun has found killed, before it has ended any itself."""
     for line in log_of_start(folder, start=start):
         if _TERMINATING in line:
             break
         if match := _KILLED.match(line):
             return [
-                Death(
+                RankFailure(
                     rank=0,
                     time=start.time,
                     kind="killed",
@@ -147,7 +147,7 @@ def _killed(folder: RunFolder, *, start: JobStart) -> list[Death]:
 
 
 def _killed_text(folder: RunFolder, *, node: str, ranks: str, how: str) -> str:
-    memory = " (the system does that when memory runs out)" if how.startswith("Killed") else ""
+    memory = OUT_OF_MEMORY if how.startswith("Killed") else ""
     many = "s" if re.search(r"[,\-]", ranks) else ""
     return (
         f"Error: rank{many} {ranks.strip('[]')} on {node}: {how}{memory}; the run has ended. "
@@ -156,9 +156,9 @@ def _killed_text(folder: RunFolder, *, node: str, ranks: str, how: str) -> str:
 
 
 def log_of_start(folder: RunFolder, *, start: JobStart) -> list[str]:
-    """The lines of one start in the log that all jobs of the run share."""
+    """The lines of one start in the common log."""
     if not folder.train_log.exists():
         return []
     text = folder.train_log.read_text(encoding="utf-8", errors="replace")
-    _, found, after = text.rpartition(mark_of(job=start.job, restart=start.restart))
+    _, found, after = text.rpartition(heading(job=start.job, restart=start.restart))
     return after.partition("\n== job ")[0].splitlines() if found else []

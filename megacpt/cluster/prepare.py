@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before any process starts: check all that can be checked, then write the run folder.
+"""Check all that can be checked before any process starts, then write the run folder.
 
 ``check`` only reads. ``prepare`` also writes RUN_DIR/run.yaml, plan.json and the generated token
 shards; doing it again for the same run changes nothing.

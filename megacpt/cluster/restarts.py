@@ -19,7 +19,7 @@ from megacpt.errors import MegacptError
 
 
 class NoProgress(MegacptError):
-    """The run was started often enough without getting on."""
+    """The run was started often enough without progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,17 @@ class JobStart:
     job: str
     restart: int
     nodes: str
-    """In Slurm's short form, as ``node[1-4]``."""
+    """Slurm's short form, as ``node[1-4]``."""
     continues: bool
     """Requeued, or queued by the job before: no person has asked for this start."""
     step: int
-    """Of the newest checkpoint; 0 without one."""
+    """Step of the newest checkpoint; 0 without one."""
     time: float
+
+    @property
+    def id(self) -> str:
+        """A requeued job keeps its number."""
+        return f"{self.job}.{self.restart}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,10 @@ class History:
 
     starts: tuple[JobStart, ...]
     ends: tuple[JobEnd, ...]
+
+    def start_of(self, *, job: str, restart: int) -> JobStart | None:
+        of_it = [s for s in self.starts if (s.job, s.restart) == (job, restart)]
+        return of_it[-1] if of_it else None
 
     def end_of(self, start: JobStart) -> JobEnd | None:
         """None while it runs, or where its node was lost."""
@@ -85,7 +94,7 @@ def note_end(path: Path, *, job: str, restart: int, exit_code: int, why: str) ->
 def starts_without_progress(starts: Sequence[JobStart], *, step: int) -> int:
     """How many in a row, up to the last, have found a checkpoint as new as ``step`` or newer.
 
-    A person's start ends the count: something was mended, or is to be tried again.
+    A person's start ends the count: something was fixed, or is to be tried again.
     """
     number = 0
     for start in reversed(starts):

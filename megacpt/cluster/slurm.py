@@ -32,7 +32,7 @@ def render(config: RunConfig, *, python: str) -> str:
 
 
 def job_name(run_dir: str) -> str:
-    """Of all jobs of a run and of no other run: a job waits for the one before by its name."""
+    """The name of all jobs of a run and of no other: by it a job waits for the one before."""
     name = re.sub(r"[^\w.-]", "_", Path(run_dir).name)
     return f"{name}-{hashlib.sha256(run_dir.encode()).hexdigest()[:6]}"
 
@@ -62,7 +62,7 @@ def _about(config: RunConfig) -> list[str]:
         "# SPDX-License-Identifier: Apache-2.0",
         f"# The run {config.run_dir}: {p.num_ranks} ranks on {config.cluster.nodes} nodes, "
         f"tp={p.tp} cp={p.cp} pp={p.pp} dp={p.dp}{experts}.",
-        "# Written by `megacpt launch`, anew each time; edit it and submit it as you like.",
+        "# Written by `megacpt launch`, again each time; edit it and submit it as you like.",
         "#",
         *(f"#   {command:<{width}}  {words}" for command, words in commands.items()),
     ]
@@ -100,7 +100,7 @@ def _lines(*options: tuple[str, object]) -> Iterator[str]:
 
 
 def _dependency(slurm: SlurmConfig) -> str | None:
-    """After what the user names, and never beside another job of the same run."""
+    """What the user names, and every earlier job of the same run."""
     alone = [] if slurm.array is not None else ["singleton"]
     return ",".join([*([slurm.dependency] if slurm.dependency else []), *alone]) or None
 

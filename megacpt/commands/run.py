@@ -207,9 +207,9 @@ LAUNCH = Verb(
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from megacpt.cluster.logs import look, timeline
+    from megacpt.cluster.logs import read_logs, timeline
 
-    found = look(arguments.run_dir)
+    found = read_logs(arguments.run_dir)
     for line in timeline(found.history):
         print(line)
     if found.cause is not None:

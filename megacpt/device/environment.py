@@ -26,7 +26,7 @@ _FIRST_PORT, _NUM_PORTS = 20_000, 10_000
 AT_START = frozenset(os.environ)
 """Names of the variables that this process had before any library could set more."""
 STARTED_AT = time.time()
-"""Of this process, nearly: seconds since 1970."""
+"""Start of this process, nearly: seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class RankInfo:
     local_world_size: int = 1
     master_addr: str = "127.0.0.1"
     master_port: int = 0
-    """Where rank 0 listens; not used by a run of one rank."""
+    """Rank 0 listens there; not used by a run of one rank."""
 
 
 def rank_from_environment(environment: Mapping[str, str] | None = None) -> RankInfo | None:

@@ -85,7 +85,7 @@ def require_recipe(precision: PrecisionConfig) -> None:
 
 
 def equipment() -> Equipment:
-    """Of this process, whose GPU is taken already."""
+    """Equipment of this process, whose GPU is taken already."""
     engine, fault = engine_version()
     return Equipment(
         gpu=torch.cuda.get_device_name(),

@@ -62,7 +62,7 @@ def declared() -> list[Requirement]:
 
 
 def declared_python() -> SpecifierSet:
-    """As in ``>=3.11,<3.14``; empty where megacpt is not installed as a package."""
+    """Such as ``>=3.11,<3.14``; empty where megacpt is not installed as a package."""
     try:
         return SpecifierSet(metadata("megacpt")["Requires-Python"] or "")
     except PackageNotFoundError:
@@ -94,5 +94,5 @@ def satisfies(version: str, *, wanted: SpecifierSet) -> bool:
 
 
 def _applies(requirement: Requirement) -> bool:
-    """To this Python, without extras."""
+    """Whether it is meant for this Python, without extras."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": ""})

@@ -10,7 +10,7 @@ LIBRARIES = ("megatron", "torch", "transformers", "wandb")
 
 
 def quiet_libraries() -> None:
-    """For a process that a person watches; call it before the libraries are imported."""
+    """Call it before the libraries are imported, in a process that a person watches."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)

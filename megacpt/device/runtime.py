@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype, PrecisionConfig, Recipe
 from megacpt.device import environment
+from megacpt.device.cpu import host_memory, import_hook
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 
@@ -109,8 +110,6 @@ def start(
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        from megacpt.device.cpu import host_memory, import_hook
-
         import_hook.install()
         host_memory.keep_freed()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
@@ -302,7 +301,7 @@ def _own_peak(precision: PrecisionConfig) -> Peak | None:
 
 
 def known_peak(gpu: str, *, precision: PrecisionConfig) -> Peak | None:
-    """Of the GPU of that name; None if it is not in the table."""
+    """Peak of the GPU of that name; None if it is not in the table."""
     number_format = _FORMAT.get(precision.recipe, "fp8") or precision.dtype.name
     for name, flops in _PEAK_FLOPS:
         if name.lower() in gpu.lower():

@@ -12,8 +12,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from megacpt.config.sections import DeviceKind, Dtype, RunConfig, VariableConfig
+from megacpt.config.sections import (
+    ClusterConfig,
+    DeviceKind,
+    Dtype,
+    KernelsConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    VariableConfig,
+)
 from megacpt.device.environment import AT_START, likely_kind
 from megacpt.errors import EnvironmentError_
 
@@ -32,6 +41,15 @@ _OF_LIBRARIES = re.compile(
 )
 
 
+class RunSections(Protocol):
+    """The sections of a run's configuration that decide its variables."""
+
+    parallel: ParallelConfig
+    precision: PrecisionConfig
+    kernels: KernelsConfig
+    cluster: ClusterConfig
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
     """One row: set to ``value`` on ``kind`` where ``applies`` says so."""
@@ -40,17 +58,17 @@ class Variable:
     value: str
     kind: DeviceKind = DeviceKind.gpu
     when: str
-    applies: Callable[[RunConfig], bool]
+    applies: Callable[[RunSections], bool]
     reason: str
     source: str
     also: tuple[str, ...] = ()
     """Other names of the same thing: where the user has set one, this stays unset."""
     accepted: tuple[str, ...] = ()
-    """Where not empty, a user's value other than these is an error."""
+    """A user's value other than these is an error; empty: any will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SetVariable:
     """A variable as the ranks have it. ``set_by``: megacpt, kernels.environment, environment (the
     user), or library (such as megatron-core, as it chose its attention)."""
 
@@ -58,24 +76,20 @@ class Setting:
     set_by: str
 
 
-def _orders_kernels(config: RunConfig) -> bool:
+def _orders_kernels(config: RunSections) -> bool:
     """Sharded weights want many queues, more than communication inside a layer wants one."""
     parallel = config.parallel
     return (parallel.tp > 1 or parallel.cp > 1) and not parallel.sharded_weights
 
 
-def _many_ranks(config: RunConfig) -> bool:
+def _many_ranks(config: RunSections) -> bool:
     return config.parallel.num_ranks > 1
 
 
-def _overlaps_replicas(config: RunConfig) -> bool:
+def _overlaps_replicas(config: RunSections) -> bool:
     p = config.parallel
     overlaps = p.overlap_grad_reduce or p.overlap_param_gather or p.sharded_weights
     return overlaps and p.dp * p.cp > 1
-
-
-def _always(_config: RunConfig) -> bool:
-    return True
 
 
 VARIABLES: tuple[Variable, ...] = (
@@ -137,7 +151,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="PYTORCH_CUDA_ALLOC_CONF",
         value="expandable_segments:True",
         when="always",
-        applies=_always,
+        applies=lambda config: True,
         reason="memory that was cut for other shapes is joined again, which matters where stages "
         "change the sequence length; torch and megatron-core both know this name",
         source=_RECIPES,
@@ -185,7 +199,7 @@ VARIABLES: tuple[Variable, ...] = (
         value="passive",
         kind=DeviceKind.cpu,
         when="always",
-        applies=_always,
+        applies=lambda config: True,
         reason="a thread that spins at the end of a parallel loop takes the core the last one "
         "needs: 4 to 8 times slower beside one busy process, on two cores",
         source="https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html",
@@ -193,14 +207,14 @@ VARIABLES: tuple[Variable, ...] = (
 )
 
 
-def defaults(config: RunConfig, *, kind: DeviceKind) -> dict[str, Variable]:
+def defaults(config: RunSections, *, kind: DeviceKind) -> dict[str, Variable]:
     """What megacpt sets for this run on this kind of device."""
     return {v.name: v for v in VARIABLES if v.kind is kind and v.applies(config)}
 
 
 def resolve(
-    config: RunConfig, *, kind: DeviceKind, environment: Mapping[str, str]
-) -> dict[str, Setting]:
+    config: RunSections, *, kind: DeviceKind, environment: Mapping[str, str]
+) -> dict[str, SetVariable]:
     """What the ranks run with; EnvironmentError_ where the user's value breaks a promise."""
     own, asked = defaults(config, kind=kind), config.kernels.environment
     ours = environment.get(MARK, "").split()
@@ -210,11 +224,11 @@ def resolve(
         names = (name, *(own[name].also if name in own else ()))
         theirs = next((n for n in names if n in environment and n not in ours), None)
         if theirs is not None:
-            found[theirs] = Setting(value=environment[theirs], set_by=ENVIRONMENT)
+            found[theirs] = SetVariable(value=environment[theirs], set_by=ENVIRONMENT)
         elif name in asked:
-            found[name] = Setting(value=asked[name].value, set_by=CONFIG)
+            found[name] = SetVariable(value=asked[name].value, set_by=CONFIG)
         elif not any(n in asked for n in names):
-            found[name] = Setting(value=own[name].value, set_by=MEGACPT)
+            found[name] = SetVariable(value=own[name].value, set_by=MEGACPT)
     return found
 
 
@@ -233,7 +247,7 @@ def _refuse_broken_promises(
 
 
 def missing_variables(
-    config: RunConfig, *, environment: Mapping[str, str] | None = None
+    config: RunSections, *, environment: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """What a rank lacks, for the launcher to give it; torch need not know the device yet."""
     known = os.environ if environment is None else environment
@@ -243,17 +257,17 @@ def missing_variables(
     return {**ours, MARK: " ".join(ours)}
 
 
-def apply(config: RunConfig) -> None:
-    """For a rank that no megacpt has started; call it before torch is imported."""
+def apply(config: RunSections) -> None:
+    """Set them in a rank that no megacpt has started, before torch is imported."""
     os.environ.update(missing_variables(config))
 
 
-def record(config: RunConfig, *, kind: DeviceKind) -> dict[str, Setting]:
+def record(config: RunSections, *, kind: DeviceKind) -> dict[str, SetVariable]:
     """What this process really has: the settings, and what else its libraries look at."""
     settings = resolve(config, kind=kind, environment=os.environ)
     there = {n: setting for n, setting in settings.items() if os.environ.get(n) == setting.value}
     others = {
-        name: Setting(value=value, set_by=_setter(name))
+        name: SetVariable(value=value, set_by=_setter(name))
         for name, value in sorted(os.environ.items())
         if _OF_LIBRARIES.match(name) and name not in there
     }
@@ -266,7 +280,7 @@ def _setter(name: str) -> str:
     return ENVIRONMENT if name in AT_START else LIBRARY
 
 
-def notes(config: RunConfig) -> list[str]:
+def notes(config: RunSections) -> list[str]:
     """The settings as lines for run.yaml."""
     kind = likely_kind(config.cluster.device)
     settings = resolve(config, kind=kind, environment=os.environ)

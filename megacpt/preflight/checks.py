@@ -81,7 +81,7 @@ def check_disk(disk: Disk, *, limits: PreflightConfig) -> CheckResult:
 
 
 def check_server_clock(disk: Disk) -> Iterator[CheckResult]:
-    """Only where it is wrong: of a local disk the clock is the machine's own."""
+    """A wrong clock of a file server; a local disk has this machine's."""
     if not disk.problem and abs(disk.clock_ahead_s) > SERVER_CLOCK_S:
         yield warn(
             "file server",

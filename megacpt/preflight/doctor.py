@@ -86,7 +86,7 @@ def passes(results: Sequence[CheckResult]) -> bool:
 
 
 def screen(results: Sequence[CheckResult]) -> str:
-    """At most 80 columns; the remedy stands below what is not ok."""
+    """Text of at most 80 columns; the remedy stands below what is not ok."""
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     lines = [f"megacpt {megacpt.__version__} on {node_name()}, {now}", ""]
     for result in results:
@@ -193,9 +193,9 @@ def _memory() -> CheckResult:
     memory = psutil.virtual_memory()
     limit = _CGROUP_MEMORY.read_text().strip() if _CGROUP_MEMORY.is_file() else "max"
     total = min(memory.total, int(limit)) if limit.isdigit() else memory.total
-    free = min(memory.available, total) / 2**30
-    value = f"{memory_size(free * 2**30, digits=1)} available of {memory_size(total, digits=1)}"
-    if free >= MEMORY_GIB:
+    free = min(memory.available, total)
+    value = f"{memory_size(free, digits=1)} available of {memory_size(total, digits=1)}"
+    if free >= MEMORY_GIB * 2**30:
         return ok("memory", value=value)
     remedy = "megacpt plan says what a run needs; end other programs, or raise the job's --mem"
     return warn("memory", value=value, limit=f"{MEMORY_GIB:g} GiB", remedy=remedy)
@@ -214,7 +214,7 @@ def _slurm() -> CheckResult:
 
 
 def _clock() -> CheckResult:
-    """Without other nodes to ask, what the kernel knows of its clock."""
+    """What the kernel knows of its clock: there are no other nodes to ask."""
     synchronised = network.clock_is_synchronised()
     if synchronised is False:
         value = "the kernel says that nothing keeps it right"

@@ -39,9 +39,9 @@ class Disk:
     folder: str
     free_gib: float = 0.0
     written_mib_s: float = 0.0
-    """Of what must survive a power cut, as checkpoints do."""
+    """Speed of lasting writes, as checkpoints make them."""
     clock_ahead_s: float = 0.0
-    """Of the file server, by the time it gives a file; a local disk has this machine's clock."""
+    """The file server's clock, by the time it gives a file; 0 for a local disk."""
     problem: str = ""
     """Why nothing could be written, in the system's words."""
 
@@ -94,7 +94,7 @@ def facts_from_json(tree: dict[str, Any]) -> NodeFacts:
 
 
 def _versions() -> dict[str, str]:
-    """From metadata and files: importing torch for this would take seconds."""
+    """Read from metadata and files: importing torch for this would take seconds."""
     engine = next((v for name in TRANSFORMER_ENGINE if (v := found_version(name))), NONE)
     return {
         "python": platform.python_version(),

@@ -106,7 +106,7 @@ def _faults(card: ElementTree.Element) -> list[str]:
 
 
 def _slowed(card: ElementTree.Element) -> list[str]:
-    """By its own hardware, that is by heat or by a lack of power; the list has two names."""
+    """Slowed down by its own hardware: heat or a lack of power. The list has two names."""
     notes = []
     for group in ("clocks_event_reasons", "clocks_throttle_reasons"):
         for reason in card.find(group) or ():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From values of many nodes, or of pairs of them, to the nodes that are at fault.
+"""Nodes that are at fault, found from values of many nodes, or of pairs of them.
 
 A fault that more than half of the nodes share is no node's own: the setup has it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before training on several nodes: can each of them take part? Bounded in time, and one line.
+"""Check that each of several nodes can take part, before training: bounded in time, and one line.
 
     meet at the store -> all there? -> each node checks itself and its way to the others -> verdict
     -> join the process group (megacpt.device.runtime) -> links of all pairs of nodes -> verdict
@@ -73,7 +73,7 @@ class Preflight:
     store: Store
     nodes: list[Node] = field(default_factory=list)
     spent_s: float = 0.0
-    """In both halves; joining the process group lies between them."""
+    """Both halves; joining the process group lies between them."""
     has_token: bool = False
     """The first node could leave a file that the others must see."""
     record: dict[str, Any] = field(default_factory=dict)

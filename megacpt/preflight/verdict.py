@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the reports of all nodes to the nodes that cannot take part, each with its reasons."""
+"""Nodes that cannot take part, found from the reports of all nodes, each with its reasons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Node:
     host: str
     leader: int
     ranks: list[int]
-    """By their local numbers."""
+    """Sorted by their local numbers."""
     address: str
     port: int
 

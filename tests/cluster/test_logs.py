@@ -39,7 +39,7 @@ def report(
 
 
 def say(folder: RunFolder, *lines: str, start: JobStart = START) -> None:
-    mark = logs.mark_of(job=start.job, restart=start.restart)
+    mark = logs.heading(job=start.job, restart=start.restart)
     with folder.train_log.open("a") as stream:
         stream.write("\n".join(["", f"{mark} on {start.nodes}, today", *lines, ""]))
 
@@ -112,11 +112,11 @@ def test_earlier_reports_are_set_aside(folder: RunFolder) -> None:
 def test_all_starts_are_shown_with_their_ends(folder: RunFolder) -> None:
     note_start(folder.jobs, start=START)
     report(folder, 1, "defect")
-    assert logs.timeline(logs.look(folder.root).history)[0].endswith(
+    assert logs.timeline(logs.read_logs(folder.root).history)[0].endswith(
         "job 7 restart 1 on n[1-2] from step 8: runs, or was lost with its node"
     )
     note_end(folder.jobs, job="7", restart=1, exit_code=1, why="ValueError: defect of 1 (rank 1)")
-    found = logs.look(folder.root)
+    found = logs.read_logs(folder.root)
     assert logs.timeline(found.history)[0].endswith(
         "from step 8: [1] ValueError: defect of 1 (rank 1)"
     )
@@ -126,11 +126,11 @@ def test_all_starts_are_shown_with_their_ends(folder: RunFolder) -> None:
 def test_a_local_run_has_a_first_error_too(folder: RunFolder) -> None:
     report(folder, 1, "peer", slurm=None)
     report(folder, 0, "user", slurm=None)
-    found = logs.look(folder.root)
+    found = logs.read_logs(folder.root)
     assert found.cause is not None
     assert (found.cause.exit_code, found.cause.text) == (2, "Error: user of 0")
 
 
 def test_a_folder_that_was_never_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no logs: it is no folder of a run that was started"):
-        logs.look(tmp_path)
+        logs.read_logs(tmp_path)

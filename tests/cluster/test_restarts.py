@@ -43,7 +43,7 @@ def test_the_start_after_the_last_restart_is_refused() -> None:
         require_progress(past, start=start(0), restarts_max=3)
 
 
-def test_progress_and_a_person_begin_the_count_anew() -> None:
+def test_progress_and_a_person_begin_the_count_again() -> None:
     past = [start(0, continues=False), start(0), start(0)]
     assert starts_without_progress(past, step=0) == 3
     assert starts_without_progress(past, step=8) == 0

@@ -21,7 +21,14 @@ from megacpt.config.sections import (
     VariableConfig,
 )
 from megacpt.device.environment import gpu_files, likely_kind
-from megacpt.device.variables import MARK, VARIABLES, Setting, defaults, missing_variables, resolve
+from megacpt.device.variables import (
+    MARK,
+    VARIABLES,
+    SetVariable,
+    defaults,
+    missing_variables,
+    resolve,
+)
 from megacpt.errors import EnvironmentError_
 
 GPU, CPU = DeviceKind.gpu, DeviceKind.cpu
@@ -123,16 +130,16 @@ def test_the_users_environment_wins_and_is_shown_as_theirs() -> None:
     config = on_gpu(environment={"NCCL_DEBUG": VariableConfig(value="WARN")})
     found = resolve(config, kind=GPU, environment={"CUDA_DEVICE_MAX_CONNECTIONS": "8"})
     assert found == {
-        "CUDA_DEVICE_MAX_CONNECTIONS": Setting(value="8", set_by="environment"),
-        "PYTORCH_CUDA_ALLOC_CONF": Setting(value="expandable_segments:True", set_by="megacpt"),
-        "NCCL_DEBUG": Setting(value="WARN", set_by="kernels.environment"),
+        "CUDA_DEVICE_MAX_CONNECTIONS": SetVariable(value="8", set_by="environment"),
+        "PYTORCH_CUDA_ALLOC_CONF": SetVariable(value="expandable_segments:True", set_by="megacpt"),
+        "NCCL_DEBUG": SetVariable(value="WARN", set_by="kernels.environment"),
     }
 
 
 def test_the_configuration_wins_over_a_default() -> None:
     name = "CUDA_DEVICE_MAX_CONNECTIONS"
     config = on_gpu(environment={name: VariableConfig(value="4")})
-    assert resolve(config, kind=GPU, environment={})[name] == Setting(
+    assert resolve(config, kind=GPU, environment={})[name] == SetVariable(
         value="4", set_by="kernels.environment"
     )
     assert resolve(config, kind=GPU, environment={name: "2"})[name].value == "2"
@@ -142,7 +149,7 @@ def test_the_configuration_wins_over_a_default() -> None:
 def test_either_name_of_the_allocator_is_the_users(theirs: str) -> None:
     found = resolve(on_gpu(), kind=GPU, environment={theirs: "max_split_size_mb:64"})
     allocator = {name: setting for name, setting in found.items() if "ALLOC" in name}
-    assert allocator == {theirs: Setting(value="max_split_size_mb:64", set_by="environment")}
+    assert allocator == {theirs: SetVariable(value="max_split_size_mb:64", set_by="environment")}
     named = on_gpu(environment={theirs: VariableConfig(value="x")})
     assert [n for n in resolve(named, kind=GPU, environment={}) if "ALLOC" in n] == [theirs]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let glibc keep the memory that tensors free, so that the next step does not fault it in anew.
+"""Let glibc keep the memory that tensors free, so that the next step does not fault it in again.
 
 By default glibc gives each large block back to the kernel, which clears every page again when it is
 handed out. A training step frees and takes the same blocks over and over.

@@ -52,7 +52,7 @@ _POINTLESS_WARNING = "CPU RNG state changed within GPU RNG context"
 def compile_for_cpu(source: bytes, *, path: str, module: str, optimize: int = -1) -> CodeType:
     """Code object of ``source`` with every use of CUDA replaced."""
     with warnings.catch_warnings():
-        # pip has compiled these files before; their bad escapes are not the user's to mend.
+        # pip has compiled these files before; their bad escapes are not the user's to fix.
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = rewrite(ast.parse(source, path), module=module)
         return compile(tree, path, "exec", dont_inherit=True, optimize=optimize)
@@ -71,7 +71,7 @@ def rewrite(tree: ast.Module, *, module: str) -> ast.Module:
 
 
 def _first_statement(tree: ast.Module) -> int:
-    """Where code may be inserted: after the docstring and the ``__future__`` imports."""
+    """Index at which code may be inserted: after the docstring and ``__future__`` imports."""
     for index, node in enumerate(tree.body):
         docstring = index == 0 and isinstance(node, ast.Expr) and _is_string(node.value)
         future = isinstance(node, ast.ImportFrom) and node.module == "__future__"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``torch.cuda`` means to megatron-core on a CPU: one device, one stream, one generator.
 
-import_hook.py beside it makes every ``torch.cuda`` inside ``megatron.core`` name this module;
+import_hook.py next to it makes every ``torch.cuda`` inside ``megatron.core`` name this module;
 ``torch.cuda`` itself stays as it is. A CPU runs operations in the order they were called, so
 streams and events have nothing to wait for. Functions without a counterpart here are missing on
 purpose: megatron-core then fails with the name of what it asked for, and cannot start to use a GPU

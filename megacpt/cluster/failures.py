@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why ranks have ended, or have not: of all their reports the one to show.
+"""Why ranks have failed, or hang: of all their reports the one to show.
 
 A rank's own error counts before a lost connection, which is a consequence. Where the run hangs,
 ranks that can still run report it themselves, with the time of their last sign of life; one that
@@ -22,7 +22,9 @@ from megacpt.config.paths import RunFolder
 
 STACKS_WAIT_S = 1.0
 ORDER = ("user", "defect", "killed", "hang", "request", "peer")
-"""Which of several deaths is the cause, whichever came first."""
+"""Which of several failures is the cause, whichever came first."""
+OUT_OF_MEMORY = " (the system does that when memory runs out)"
+START_AGAIN = "Start the same command again: it goes on from the last checkpoint"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,12 +32,12 @@ class Rank:
     rank: int
     process: subprocess.Popen[bytes]
     ended_at: float | None = None
-    stopped_by: tuple[int, ...] = ()
-    """Signals the launcher itself has sent; such an end is no cause."""
+    is_stopped_by_launcher: bool = False
+    """It was killed for the failure of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Death:
+class RankFailure:
     """Why a rank ended, in the words to show."""
 
     rank: int
@@ -47,30 +49,21 @@ class Death:
     text: str
 
     @property
-    def is_lasting(self) -> bool:
-        """No consequence of another death, and no time to be given to others."""
+    def is_cause(self) -> bool:
+        """No consequence of another failure, so that there is nothing to wait for."""
         return self.kind not in ("peer", "hang", "request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Ending:
     """What the launcher says and ends with."""
 
     text: str
     exit_code: int
 
 
-def verdict(deaths: Sequence[Death], *, silent: Sequence[Silent], folder: RunFolder) -> Verdict:
-    cause = min(deaths, key=lambda death: (ORDER.index(death.kind), death.time))
-    # Lost connections of all others, while one still runs, are its doing.
-    if cause.kind == "hang" or (cause.kind == "peer" and silent):
-        text = _hang_text(cause, silent=silent, folder=folder)
-        return Verdict(text=text, exit_code=os.EX_TEMPFAIL)
-    return Verdict(text=cause.text, exit_code=cause.exit_code)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silent:
+class SilentRank:
     """A rank that neither ended nor wrote its stacks when the others did."""
 
     rank: int
@@ -80,10 +73,25 @@ class Silent:
     """It wrote its stacks when the launcher asked for them."""
 
 
-def ask_for_stacks(ranks: Sequence[Rank], *, folder: RunFolder) -> list[Silent]:
-    """Of the ranks that still run after others died of a hang or a lost connection."""
-    deaths = deaths_of(ranks, folder=folder)
-    if not deaths or any(death.is_lasting for death in deaths):
+def cause_of(failures: Sequence[RankFailure]) -> RankFailure:
+    return min(failures, key=lambda failure: (ORDER.index(failure.kind), failure.time))
+
+
+def ending(
+    failures: Sequence[RankFailure], *, silent: Sequence[SilentRank], folder: RunFolder
+) -> Ending:
+    cause = cause_of(failures)
+    # Lost connections of all others, while one still runs, are its doing.
+    if cause.kind == "hang" or (cause.kind == "peer" and silent):
+        text = _hang_text(cause, silent=silent, folder=folder)
+        return Ending(text=text, exit_code=os.EX_TEMPFAIL)
+    return Ending(text=cause.text, exit_code=cause.exit_code)
+
+
+def ask_for_stacks(ranks: Sequence[Rank], *, folder: RunFolder) -> list[SilentRank]:
+    """Ask the ranks that still run after others ended by a hang or a lost connection."""
+    failures = failures_of(ranks, folder=folder)
+    if not failures or any(failure.is_cause for failure in failures):
         return []
     asked = [rank for rank in ranks if rank.ended_at is None]
     stopped = {rank.rank: _is_stopped(rank.process.pid) for rank in asked}
@@ -93,7 +101,7 @@ def ask_for_stacks(ranks: Sequence[Rank], *, folder: RunFolder) -> list[Silent]:
     if asked:
         time.sleep(STACKS_WAIT_S)
     return [
-        Silent(
+        SilentRank(
             rank=rank.rank,
             process=rank.process.pid,
             is_stopped=stopped[rank.rank],
@@ -104,7 +112,7 @@ def ask_for_stacks(ranks: Sequence[Rank], *, folder: RunFolder) -> list[Silent]:
 
 
 def _is_stopped(process: int) -> bool:
-    """By SIGSTOP, a debugger or job control; only Linux says so."""
+    """Stopped by SIGSTOP, a debugger or job control; only Linux says so."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -117,12 +125,12 @@ def _has_stacks(rank: int, *, folder: RunFolder) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _hang_text(cause: Death, *, silent: Sequence[Silent], folder: RunFolder) -> str:
+def _hang_text(cause: RankFailure, *, silent: Sequence[SilentRank], folder: RunFolder) -> str:
     """``cause`` is the rank whose last sign of life is the oldest, of those that still could say
-    so; one that could not say it is more likely to blame."""
+    so; one that could not say it is the likelier cause."""
     if silent:
         worst = min(silent, key=lambda rank: (not rank.is_stopped, rank.has_answered))
-        blamed = f"rank {worst.rank} (process {worst.process})"
+        culprit = f"rank {worst.rank} (process {worst.process})"
         if worst.is_stopped:
             why = "is stopped (SIGSTOP or a debugger) and could not write its stacks"
         elif worst.has_answered:
@@ -130,67 +138,62 @@ def _hang_text(cause: Death, *, silent: Sequence[Silent], folder: RunFolder) -> 
         else:
             why = "did not respond"
     else:
-        blamed, why = f"rank {cause.rank}", f"has the oldest last sign of life: {cause.text}"
+        culprit, why = f"rank {cause.rank}", f"has the oldest last sign of life: {cause.text}"
     return (
-        f"Error: the run hung and was ended. Likely to blame: {blamed}, which {why}.\n"
+        f"Error: the run hung and was ended. Likely to blame: {culprit}, which {why}.\n"
         f"Where each thread of the others stood: {folder.logs}/rank_*.stacks*.txt\n"
-        "Start the same command again: it goes on from the last checkpoint (cluster.retries=N "
-        "does so by itself)."
+        f"{START_AGAIN} (cluster.retries=N does so by itself)."
     )
 
 
-def deaths_of(ranks: Sequence[Rank], *, folder: RunFolder) -> list[Death]:
-    return [death for rank in ranks if (death := _death_of(rank, folder=folder)) is not None]
+def failures_of(ranks: Sequence[Rank], *, folder: RunFolder) -> list[RankFailure]:
+    found = (_failure_of(rank, folder=folder) for rank in ranks)
+    return [failure for failure in found if failure is not None]
 
 
-def _death_of(rank: Rank, *, folder: RunFolder) -> Death | None:
+def _failure_of(rank: Rank, *, folder: RunFolder) -> RankFailure | None:
     """None where the rank still runs, ended well, or was ended by the launcher."""
     code = rank.process.returncode
     if rank.ended_at is None or code in (None, 0):
         return None
     report = folder.error_of(rank.rank)
     if report.exists():
-        return reported(json.loads(report.read_text(encoding="utf-8")), rank=rank.rank)
-    if -code in rank.stopped_by:
+        return failure_from_report(json.loads(report.read_text(encoding="utf-8")))
+    if rank.is_stopped_by_launcher and code == -signal.SIGKILL:
         return None
-    return Death(
+    # faulthandler's own timer leaves stacks but no report.
+    kind = "hang" if _has_stacks(rank.rank, folder=folder) else "defect"
+    return RankFailure(
         rank=rank.rank,
         time=rank.ended_at,
-        kind=_kind_without_report(rank, folder=folder),
+        kind="killed" if code < 0 else kind,
         exit_code=1 if code > 0 else os.EX_TEMPFAIL,
-        text=_without_report(rank, folder=folder),
+        text=_text_without_report(rank, folder=folder),
     )
 
 
-def _kind_without_report(rank: Rank, *, folder: RunFolder) -> str:
-    """faulthandler's own timer leaves stacks but no report."""
-    if rank.process.returncode < 0:
-        return "killed"
-    return "hang" if _has_stacks(rank.rank, folder=folder) else "defect"
-
-
-def reported(report: dict[str, Any], *, rank: int) -> Death:
+def failure_from_report(report: dict[str, Any]) -> RankFailure:
     """What ``RUN_DIR/logs/rank_N.error.json`` says, as the rank itself has written it."""
-    texts = {"user": f"Error: {report['message']}", "hang": report["message"]}
-    texts["request"] = report["message"]
-    return Death(
-        rank=rank,
+    kind, message = report["kind"], report["message"]
+    texts = {"user": f"Error: {message}", "hang": message, "request": message}
+    return RankFailure(
+        rank=report["rank"],
         time=float(report["time"]),
-        kind=report["kind"],
+        kind=kind,
         exit_code=report["exit_code"],
-        text=texts.get(report["kind"]) or f"{report['traceback']}(rank {rank})",
+        text=texts.get(kind) or f"{report['traceback']}(rank {report['rank']})",
     )
 
 
-def _without_report(rank: Rank, *, folder: RunFolder) -> str:
+def _text_without_report(rank: Rank, *, folder: RunFolder) -> str:
     code = rank.process.returncode
     if code >= 0:
         end = f"ended with exit code {code} and left no message"
     else:
         end = f"was killed by {signal.Signals(-code).name}"
-    memory = " (the system does that when memory runs out)" if -code == signal.SIGKILL else ""
+    memory = OUT_OF_MEMORY if -code == signal.SIGKILL else ""
     see = f" Its output is in {folder.log_of(rank.rank)}." * (rank.rank > 0)
     if _has_stacks(rank.rank, folder=folder):
         see += f" Where it stood: {folder.stacks_of(rank.rank)}."
-    again = " Start the same command again: it goes on from the last checkpoint." * (code < 0)
+    again = f" {START_AGAIN}." * (code < 0)
     return f"Error: rank {rank.rank} {end}{memory}; the run has ended.{see}{again}"
