@@ -20,7 +20,7 @@ class OnError(enum.Enum):
     skip = "skip"
     """It is counted by kind in the manifest."""
     quarantine = "quarantine"
-    """And kept, with its place and what is wrong, in PREFIX.quarantine.jsonl."""
+    """It is counted and kept, with its place and what is wrong, in PREFIX.quarantine.jsonl."""
 
 
 class ErrorKind(enum.Enum):
@@ -38,7 +38,7 @@ class BadLine:
     """A line (of Parquet a row) that is not a document."""
 
     line: int
-    """From 1, counted within the extent that was read."""
+    """Number in the extent that was read, from 1."""
     kind: ErrorKind
     problem: str
     """A sentence without its beginning, which is the place."""

@@ -66,7 +66,7 @@ def _text_of(line: bytes, *, key: str) -> str | tuple[ErrorKind, str]:
     except UnicodeDecodeError as error:
         return ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file"
     except (ValueError, RecursionError) as error:
-        return ErrorKind.broken_json, f"is not JSON ({error}); mend or remove the line"
+        return ErrorKind.broken_json, f"is not JSON ({error}); fix or remove the line"
     if not isinstance(value, dict):
         kind = type(value).__name__
         return ErrorKind.no_object, f"must hold a JSON object, got {kind}"
@@ -84,5 +84,5 @@ def _checked(text: str) -> str | tuple[ErrorKind, str]:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        return ErrorKind.invalid_unicode, f"text is not Unicode ({error}); mend or remove it"
+        return ErrorKind.invalid_unicode, f"text is not Unicode ({error}); fix or remove it"
     return text

@@ -27,7 +27,7 @@ from megacpt.tokenizer.fast import first_differing_text
 
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
-"""Of a passage, and of the first passage of a piece."""
+"""Excerpts of a passage, and of the first passage of a piece."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""
 LONG_TOKENS = 100_000
