@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_values
-from megacpt.corpus.jsonl import parse_lines
+from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_lines, parse_values
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
