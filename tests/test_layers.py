@@ -33,7 +33,7 @@ TORCH_FREE = [
     *("errors", "files", "config", "families", "tokenizer", "corpus"),
     *("plan", "shards", "samples", "cluster"),
 ]
-ENVIRONMENT_READERS = {"device", "preflight", "cli"}
+ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
 

@@ -15,7 +15,7 @@ import torch
 from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
 from tests.support import free_port
 
-WORKER = Path(__file__).with_name("model_layout_worker.py")
+WORKER = Path(__file__).with_name("layouts_worker.py")
 LOGITS_ATOL = 2e-5
 
 

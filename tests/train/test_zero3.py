@@ -21,7 +21,7 @@ from tests.train.parity import (
 )
 from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("sharded_weights_worker.py")
+WORKER = Path(__file__).with_name("zero3_worker.py")
 BF16 = {"precision": {"dtype": "bf16"}}
 ZERO3 = {"dp": 2, "sharded_weights": True}
 OFFLOAD = {"parallel": {"distributed_optimizer": True}, "optim": {"offload": True}}

@@ -9,7 +9,6 @@ the work is interrupted and wherever it goes on.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
 from megacpt.corpus.pieces import cut, piece_bytes
+from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
 from megacpt.shards.manifest import Manifest, manifest_path, read_shard_manifest
@@ -83,7 +83,7 @@ def tokenize(
         folder=folder,
         plan=plan,
         tokenizer=tokenizer,
-        workers=workers or usable_cores(),
+        workers=workers or num_cores(),
         on_error=on_error,
         numbers=range(first, len(plan.pieces), step),
         progress=progress,
@@ -197,12 +197,6 @@ def parse_task(text: str) -> tuple[int, int]:
         return int(first), int(count)
     except ValueError as error:
         raise ConfigError(f"task={text} must be K/N, as in 0/4 for the first of four.") from error
-
-
-def usable_cores() -> int:
-    """Fewer than the machine's where a container or a batch system says so (Linux knows)."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _require_numbers(
