@@ -65,32 +65,37 @@ def tokenize(
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)
     _require_free_name(output_prefix, files=files)
-    settings = ShardSettings(
+    settings = _settings(
+        tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes
+    )
+    size = piece_size or piece_bytes(sum(file.bytes for file in files))
+    work = _Work(
+        folder=folder,
+        plan=PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size))),
+        tokenizer=tokenizer,
+        workers=workers or num_cores(),
+        on_error=on_error,
+        task=task,
+        progress=progress,
+        notice=notice,
+    )
+    own_log = work.run()
+    return None if task else merge(output_prefix, own_log=own_log)
+
+
+def _settings(
+    tokenizer: Tokenizer, *, append_eos: bool, special: bool, key: str, max_bytes: int
+) -> ShardSettings:
+    return ShardSettings(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         append_eos=append_eos,
         special=special,
         key=key,
-        max_document_bytes=max_document_bytes,
+        max_document_bytes=max_bytes,
         dtype=choose_dtype(tokenizer.vocab_size).name,
     )
-    size = piece_size or piece_bytes(sum(file.bytes for file in files))
-    plan = PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
-    folder.start(plan, is_task=task is not None, notice=notice)
-    first, step = task or (0, 1)
-    work = _Work(
-        folder=folder,
-        plan=plan,
-        tokenizer=tokenizer,
-        workers=workers or num_cores(),
-        on_error=on_error,
-        numbers=range(first, len(plan.pieces), step),
-        progress=progress,
-        notice=notice,
-    )
-    own_log = work.run()
-    return None if task else merge(output_prefix, own_log=own_log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,7 @@ class _Work:
     tokenizer: Tokenizer
     workers: int
     on_error: OnError
-    numbers: Sequence[int]
+    task: tuple[int, int] | None
     progress: ProgressCallback | None
     notice: Callable[[str], None]
 
@@ -111,6 +116,7 @@ class _Work:
 
         Returns the log that this process wrote, if any.
         """
+        self.folder.start(self.plan, is_task=self.task is not None, notice=self.notice)
         try:
             return self._make()
         except BackendDiffersError as error:
@@ -127,9 +133,11 @@ class _Work:
             raise
 
     def _make(self) -> str | None:
-        records = {n: self.folder.record(n, on_error=self.on_error) for n in self.numbers}
+        first, step = self.task or (0, 1)
+        numbers = range(first, len(self.plan.pieces), step)
+        records = {n: self.folder.record(n, on_error=self.on_error) for n in numbers}
         left = [number for number, record in records.items() if record is None]
-        tally = _Tally(self._bytes_of(self.numbers), callback=self.progress)
+        tally = _Tally(self._bytes_of(numbers), callback=self.progress)
         for record in records.values():
             if record is not None:
                 tally.begin(record.bytes_read, documents=record.documents, tokens=record.tokens)
