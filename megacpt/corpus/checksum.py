@@ -39,7 +39,7 @@ class Leaves:
 
 
 def root(leaves: Sequence[str]) -> str:
-    """Of all leaves of a file, in order."""
+    """Checksum of a file from all its leaves, in order."""
     if len(leaves) == 1:
         return leaves[0]
     return hashlib.sha256(b"".join(map(bytes.fromhex, leaves))).hexdigest()

@@ -12,16 +12,15 @@ import enum
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError, EnvironmentError_
 
 STANDARD_INPUT = "-"
 COMPRESSED = (".gz", ".zst")
-CHUNK_BYTES = 1 << 20
+BYTES_AT_ONCE = 1 << 20
 
 
 class FileFormat(enum.Enum):
@@ -81,11 +80,11 @@ def _files_of(
     is_pipe = path.exists() and not (path.is_dir() or path.is_file())
     if is_pipe or str(name) == STANDARD_INPUT:
         kept = _kept(path, folder=spool, file_format=file_format or FileFormat.jsonl)
-        yield _described(kept, file_format=file_format or FileFormat.jsonl, modified=False)
+        yield replace(_described(kept, file_format=file_format), modified_ns=0)
     elif path.is_dir():
         yield from _files_in(path, file_format=file_format)
     elif path.exists():
-        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format)
     elif glob.has_magic(str(name)):
         yield from _matches(str(name), file_format=file_format)
     else:
@@ -96,7 +95,7 @@ def _files_of(
 
 
 def format_of(path: Path) -> FileFormat | None:
-    """By the ending, that of a compression put aside."""
+    """The format that the ending tells, below that of a compression."""
     suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
     return (ENDINGS | IN_NAMED_FILES).get(suffix)
 
@@ -112,7 +111,7 @@ def _files_in(folder: Path, *, file_format: FileFormat | None) -> Iterator[Sourc
             "or .zst); name the files, or their kind with --format."
         )
     for path in taken:
-        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format)
 
 
 def _tells_its_kind(path: Path) -> bool:
@@ -130,16 +129,16 @@ def _matches(pattern: str, *, file_format: FileFormat | None) -> Iterator[Source
     if not files:
         raise DataError(f"input {pattern} matches no file; check the pattern.")
     for path in files:
-        yield _described(path, file_format=file_format or format_of(path) or FileFormat.jsonl)
+        yield _described(path, file_format=file_format)
 
 
-def _described(path: Path, *, file_format: FileFormat, modified: bool = True) -> SourceFile:
+def _described(path: Path, *, file_format: FileFormat | None) -> SourceFile:
     about = path.stat()
     return SourceFile(
         path=str(path),
-        format=file_format,
+        format=file_format or format_of(path) or FileFormat.jsonl,
         bytes=about.st_size,
-        modified_ns=about.st_mtime_ns if modified else 0,
+        modified_ns=about.st_mtime_ns,
     )
 
 
@@ -150,17 +149,12 @@ def _kept(pipe: Path, *, folder: Path, file_format: FileFormat) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with pipe.open("rb") as source, aside.open("wb") as target:
-            for chunk in _chunks(source):
-                digest.update(chunk)
-                target.write(chunk)
+            while content := source.read(BYTES_AT_ONCE):
+                digest.update(content)
+                target.write(content)
         return aside.replace(folder / f"pipe-{digest.hexdigest()[:16]}.{file_format.value}")
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise EnvironmentError_(
             f"{pipe} cannot be kept in {folder}: {error.strerror}; free space, or give files."
         ) from error
-
-
-def _chunks(source: BinaryIO) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK_BYTES):
-        yield chunk

@@ -11,7 +11,7 @@ from megacpt.errors import DataError, EnvironmentError_
 
 BATCH_BYTES = 1 << 20
 ROWS_MAX = 1 << 14
-"""In memory at once: about BATCH_BYTES of text, and no more rows than these."""
+"""Most rows in memory at once, besides about BATCH_BYTES of text."""
 
 
 def row_group_bytes(path: str) -> list[int]:

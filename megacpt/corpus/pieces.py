@@ -17,7 +17,7 @@ from megacpt.corpus.parquet import row_group_bytes
 PIECE_BYTES_MIN = 1 << 23
 PIECE_BYTES_MAX = 1 << 30
 PIECES = 1024
-"""About so many at most, unless single pieces would be larger than PIECE_BYTES_MAX."""
+"""Most pieces, about, unless single pieces would be larger than PIECE_BYTES_MAX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

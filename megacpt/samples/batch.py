@@ -30,7 +30,7 @@ class Batch:
     """0 .. S-1; with a document mask they start again at each document."""
     source_ids_B: npt.NDArray[np.int64]
     cu_seqlens: tuple[npt.NDArray[np.int32], ...]
-    """Of each row: 0, the start of every further document among its inputs, S; strictly rising.
+    """Bounds in each row: 0, the start of every further document of its inputs, S; strictly rising.
     Padding is a document of its own. Without a document mask only 0 and S."""
 
 

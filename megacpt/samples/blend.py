@@ -42,7 +42,7 @@ class BlendState:
     """All there is to know at a step to go on from it."""
 
     step: int
-    """Of the run, as all steps here."""
+    """Counted from the start of the run, as all steps here."""
     drawn: tuple[int, ...]
     """Samples of each source since the segment began."""
     lags: tuple[int, ...]
@@ -51,7 +51,7 @@ class BlendState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCounts:
-    """Samples of each source in the segment before a step, and in it."""
+    """Samples of each source in the segment before a step, and in the step."""
 
     before: tuple[int, ...]
     counts: tuple[int, ...]
@@ -85,12 +85,12 @@ class BlendCursor:
         return BlendState(step=step, drawn=tuple(drawn), lags=lags)
 
     def state(self, step: int) -> BlendState:
-        """Before the batch of ``step`` is drawn."""
+        """State before the batch of ``step`` is drawn."""
         with self._lock:
             return self._recent.get(step) or self._move(step)
 
     def at(self, step: int) -> StepCounts:
-        """Of the batch that follows ``step`` steps."""
+        """Samples in the batch that follows ``step`` steps, and before it."""
         before, after = self.state(step).drawn, self.state(step + 1).drawn
         return StepCounts(
             before=before, counts=tuple(b - a for a, b in zip(before, after, strict=True))

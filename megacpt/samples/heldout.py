@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacpt.samples.batch import Batch, make_batch
-from megacpt.samples.windows import Windows
+from megacpt.samples.batch import Batch, Row, make_batch
+from megacpt.samples.tape import require_two_tokens
 from megacpt.shards.reader import IndexedShard
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldoutSet:
-    windows: Windows
-    document_mask: bool = False
+    """Sample k has inputs k*S .. k*S+S-1 and targets one further; the last one may be shorter."""
+
+    shard: IndexedShard
+    sequence_length: int
+    num_tokens: int
+    """Predicted targets."""
+    document_mask: bool
     """Each document is predicted from itself alone, as in a run with ``data.document_mask``."""
 
     @classmethod
@@ -30,24 +35,25 @@ class HeldoutSet:
     ) -> HeldoutSet:
         """The first ``max_tokens`` targets of the shard; 0 takes all."""
         shard = IndexedShard(prefix, vocab_size=vocab_size)
-        windows = Windows.of(
-            shard, source_id=0, sequence_length=sequence_length, max_targets=max_tokens
+        require_two_tokens(shard)
+        targets = shard.num_tokens - 1
+        return cls(
+            shard=shard,
+            sequence_length=sequence_length,
+            num_tokens=min(targets, max_tokens) if max_tokens > 0 else targets,
+            document_mask=document_mask,
         )
-        return cls(windows, document_mask=document_mask)
 
     @property
     def num_samples(self) -> int:
-        return len(self.windows)
-
-    @property
-    def num_tokens(self) -> int:
-        """Predicted targets."""
-        return self.windows.num_targets
+        return -(-self.num_tokens // self.sequence_length)
 
     def load(self, positions: Sequence[int]) -> Batch:
         """Samples by number, 0 .. num_samples-1; ``source_ids_B`` is all zero."""
+        starts = [k * self.sequence_length for k in positions]
+        stops = [min(start + self.sequence_length, self.num_tokens) + 1 for start in starts]
         return make_batch(
-            [self.windows[k] for k in positions],
-            sequence_length=self.windows.sequence_length,
+            [Row(self.shard, 0, [i], [j]) for i, j in zip(starts, stops, strict=True)],
+            sequence_length=self.sequence_length,
             document_mask=self.document_mask,
         )

@@ -89,8 +89,7 @@ class _Leg:
     seed: int
     tapes: dict[str, Tape] = field(default_factory=dict)
     active: list[tuple[Source, Tape]] = field(default_factory=list)
-    deals: dict[int, _Deal] = field(default_factory=dict)
-    """Of recent steps."""
+    recent_deals: dict[int, _Deal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.active = [(self.sources[name], self.tape(name)) for name in self.segment.shares]
@@ -101,9 +100,8 @@ class _Leg:
         return self.tapes[name]
 
     def deal(self, step: int) -> _Deal:
-        return self.deals.get(step) or self._new_deal(step)
-
-    def _new_deal(self, step: int) -> _Deal:
+        if step in (recent := self.recent_deals):
+            return recent[step]
         drawn = self.cursor.at(step)
         deal = _Deal(
             before=drawn.before,
@@ -112,7 +110,7 @@ class _Leg:
                 self.segment.global_batch_size, key=order_key("batch", self.seed, step)
             ),
         )
-        self.deals = {**self.deals, step: deal} if len(self.deals) < RECENT_STEPS else {step: deal}
+        self.recent_deals = ({} if len(recent) >= RECENT_STEPS else recent) | {step: deal}
         return deal
 
     def drawn(self, step: int) -> dict[str, int]:

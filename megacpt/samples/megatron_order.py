@@ -33,7 +33,7 @@ SURPLUS = 0.005
 SEPARATE_BELOW = 0.80
 """megatron-core shuffles the last epoch apart when less than this part of it is asked for."""
 MOST_ENTRIES = 2**31 - 1
-"""Of an index; megatron-core goes on with 64 bits, which no memory of a rank would hold."""
+"""Largest index; megatron-core goes on with 64 bits, which no memory of a rank would hold."""
 LARGEST_SEED = 2**32 - 1
 
 
@@ -64,7 +64,7 @@ class SourceOrder:
     document_index: npt.NDArray[np.int32]
     """The sequences of all epochs, shuffled."""
     sample_index: npt.NDArray[np.int32]
-    """Where each sample begins: a place in ``document_index`` and a token of the sequence there."""
+    """Start of each sample: a place in ``document_index`` and a token of the sequence there."""
     shuffle_index: npt.NDArray[np.uint32]
 
     @classmethod
@@ -268,6 +268,3 @@ def _require_enough(sources: Mapping[str, SourceOrder], *, owners: npt.NDArray[n
                 f"have cut {len(order):,}, {SURPLUS:.1%} above its share, and ended; use other "
                 "weights or more steps, or data.order=keyed."
             )
-
-
-__all__ = ["EpochPlan", "MegatronOrder", "SourceOrder", "data_path_weights"]

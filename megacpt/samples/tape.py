@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
+from megacpt.errors import DataError
 from megacpt.samples.batch import Places
+from megacpt.shards.reader import IndexedShard
 
 Key = Callable[[int], int]
 """Epoch -> the 64 bits its order is shuffled with."""
-
-
 Spans = tuple[Places, Places]
 """Starts and stops in a stream: span i has inputs ``starts[i] .. stops[i]-2``, and the targets one
 further."""
@@ -49,6 +49,14 @@ class Rest:
     epoch: int = 0
     begun: tuple[Begun, ...] = ()
     first: int = 0
+
+
+def require_two_tokens(shard: IndexedShard) -> None:
+    if shard.num_tokens < 2:
+        raise DataError(
+            f"{shard.prefix}.bin has {shard.num_tokens} tokens, but a sample needs at least 2; "
+            "tokenize more text."
+        )
 
 
 class Tape(Protocol):
@@ -100,7 +108,7 @@ class Tiles:
         self._order = Shuffled(self.num_tiles, key=key)
 
     def start(self, epoch: int, *, place: int) -> int:
-        """Where the tile at this place begins in the stream."""
+        """First token of the tile at this place."""
         tile = self._order.at(epoch, place=place) if place < self.num_tiles else place
         return tile * self.chunk_length
 

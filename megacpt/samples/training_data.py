@@ -27,7 +27,7 @@ from megacpt.samples.record import (
     require_same_contents,
     require_same_settings,
 )
-from megacpt.samples.tape import Key, RowsOfSpans, Tiles
+from megacpt.samples.tape import Key, RowsOfSpans, Tiles, require_two_tokens
 from megacpt.shards.manifest import identity_of, require_one_tokenizer
 from megacpt.shards.packing import PackedShard
 from megacpt.shards.reader import IndexedShard
@@ -93,7 +93,7 @@ class TrainingData:
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """In the order of ``source_ids_B``."""
+        """Names in the order of ``source_ids_B``."""
         return tuple(self.shards)
 
     @property
@@ -170,13 +170,13 @@ def segments_of(config: DataConfig, *, past: DataRecord | None) -> tuple[Segment
 
 
 def fresh_record(config: DataConfig, *, seed: int, step: int) -> DataRecord:
-    """Of a run that counts its steps from ``step`` on and has drawn nothing."""
+    """The record of a run that counts its steps from ``step`` on and has drawn nothing."""
     settings = _settings(config, seed=seed, past=None)
     return DataRecord(step=step, settings=settings, contents={}, segments=())
 
 
 def _chunk_length(config: DataConfig, *, past: DataRecord | None) -> int:
-    """A run keeps the chunks it began with, though a new stage may have other lengths."""
+    """A run keeps the chunks it began with, though a new segment may have other lengths."""
     if past is not None and config.chunk_length is None:
         return past.settings.chunk_length
     return chunk_length(config)
@@ -194,13 +194,9 @@ def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Orde
 def _contents(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
     manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
     return {
-        name: _digest(identity_of(shard, manifest=manifest))
+        name: hashlib.sha256(identity_of(shard, manifest=manifest).encode("utf-8")).hexdigest()
         for (name, shard), manifest in zip(shards.items(), manifests, strict=True)
     }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _keyed(
@@ -210,26 +206,18 @@ def _keyed(
     settings: OrderSettings,
     past: DataRecord | None,
 ) -> KeyedOrder:
-    sources = {
-        name: Source(
-            name=name,
-            number=number,
-            shard=shard,
-            cut=_cut(shard, settings=settings, key=epoch_key(settings.seed, name=name)),
-            key=epoch_key(settings.seed, name=name),
-        )
-        for number, (name, shard) in enumerate(shards.items())
-    }
-    known = past.known if past else ()
-    return KeyedOrder(sources, segments=segments, seed=settings.seed, known=known)
+    sources = {}
+    for number, (name, shard) in enumerate(shards.items()):
+        key = epoch_key(settings.seed, name=name)
+        cut = _cut(shard, settings=settings, key=key)
+        sources[name] = Source(name=name, number=number, shard=shard, cut=cut, key=key)
+    return KeyedOrder(
+        sources, segments=segments, seed=settings.seed, known=past.known if past else ()
+    )
 
 
 def _cut(shard: IndexedShard, *, settings: OrderSettings, key: Key) -> Tiles | RowsOfSpans:
-    if shard.num_tokens < 2:
-        raise DataError(
-            f"{shard.prefix}.bin has {shard.num_tokens} tokens, but a sample needs at least 2; "
-            "tokenize more text."
-        )
+    require_two_tokens(shard)
     if settings.packing == Packing.best_fit.name:
         return PackedShard.open(shard.prefix, sequence_length=settings.chunk_length)
     return Tiles(shard.num_tokens, chunk_length=settings.chunk_length, key=key)

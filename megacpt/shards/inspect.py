@@ -31,12 +31,12 @@ IDS_MAX = 1 << 22
 """Larger ids are not counted one by one: no tokenizer has so many."""
 TOP = 10
 SHOWN_TOKENS = 200
-"""Of a sample: these from its beginning, and ENDING_TOKENS more."""
+"""Tokens shown of a document's beginning, with ENDING_TOKENS of its end."""
 ENDING_TOKENS = 16
 
 Ids = npt.NDArray[np.integer[Any]]
 Progress = Callable[[int, int], None]
-"""Is told the tokens read and those to read."""
+"""Called with the tokens read and those to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class VocabularyUse:
     tokens_counted: int
     ids_used: int
     ids_for_99_percent: int
-    """So many of the most frequent ids make 99 % of the tokens."""
+    """Number of the most frequent ids that make 99 % of the tokens."""
     largest_id: int | None
     outside: int
     """Tokens whose id is negative or not below ``vocab_size``: the shard cannot be trained on."""
@@ -63,7 +63,7 @@ class VocabularyUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentEnds:
-    """Of the documents that end in the tokens counted, those whose last id is EOS."""
+    """Documents that end in the tokens counted, and those whose last id is EOS."""
 
     eos_id: int
     documents: int
@@ -98,7 +98,7 @@ class Inspection:
 
     @property
     def input_bytes_per_token(self) -> float | None:
-        """Of the input files as they are on disk; None where that says nothing of the text."""
+        """Size of the input files on disk; None where that says nothing of the text."""
         if self.manifest is None or self.lengths.tokens == 0:
             return None
         return sum(file.bytes for file in self.manifest.inputs) / self.lengths.tokens
@@ -234,7 +234,7 @@ def spans_to_read(num_tokens: int, *, sampled_tokens: int | None) -> list[tuple[
 
 
 def document_ends(shard: IndexedShard, *, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Where documents that are not empty end, of all ends in ``start+1 .. stop``."""
+    """Ends of documents that are not empty, of all in ``start+1 .. stop``."""
 
     def end_of(document: int) -> int:
         return int(shard.starts(document, stop=document)[0])

@@ -43,7 +43,7 @@ class LengthStatistics:
     longest: int
     mean: float
     bins: tuple[LengthBin, ...]
-    """Without gaps, from that of the shortest document to that of the longest."""
+    """Bins without gaps, from that of the shortest document to that of the longest."""
 
 
 class LengthCounter:

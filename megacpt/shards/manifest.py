@@ -18,8 +18,7 @@ from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
 
 VERSION = 1
-PIECE_BYTES = 1 << 22
-"""Read at once."""
+BYTES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class InputFile:
     path: str
     bytes: int
     sha256: str
-    """Of a file over 8 MiB, as data.tree_hash says."""
+    """Checksum of a file over 8 MiB as megacpt.corpus.checksum says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,7 @@ class Manifest:
     special: bool = True
     """Whether documents begin as the tokenizer's own rule says (BOS)."""
     long_documents: int = 0
-    """Of more than 100,000 tokens; they are in the shard, whole."""
+    """Documents of more than 100,000 tokens; they are in the shard, whole."""
     on_error: str = "stop"
     errors: dict[str, int] = field(default_factory=dict)
     """Lines that were left out, by the kind of what is wrong with them."""
@@ -122,17 +121,13 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    parts = {
-        "inputs": tuple(_record(InputFile, content=part) for part in content["inputs"]),
-        "backends": tuple(
-            _record(BackendRecord, content=part) for part in content.get("backends", ())
-        ),
-    }
-    return _record(Manifest, content=content | parts)
+    inputs = tuple(_record(InputFile, content=file) for file in content["inputs"])
+    backends = tuple(_record(BackendRecord, content=b) for b in content.get("backends", ()))
+    return _record(Manifest, content=content | {"inputs": inputs, "backends": backends})
 
 
 def _record(kind: type[Record], *, content: dict[str, Any]) -> Record:
-    """Of the known keys alone; TypeError where one is missing or not of the declared type."""
+    """Read the known keys alone; TypeError where one is missing or not of the declared type."""
     declared = {f.name: str(f.type) for f in fields(kind)}
     made = kind(**{name: value for name, value in content.items() if name in declared})
     for name, kinds in declared.items():
@@ -191,9 +186,9 @@ def verify_file(
     digest, path = hashlib.sha256(), Path(f"{prefix}.{kind}")
     try:
         with path.open("rb", buffering=0) as stream:
-            while piece := stream.read(PIECE_BYTES):
-                digest.update(piece)
-                count(len(piece))
+            while content := stream.read(BYTES_AT_ONCE):
+                digest.update(content)
+                count(len(content))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; restore the file.") from error
     require_checksum(prefix, kind=kind, expected=expected, found=digest.hexdigest())
@@ -236,7 +231,7 @@ def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | Non
 
 
 def shard_identity(shard: IndexedShard) -> str:
-    """``identity_of`` a shard and the manifest beside it."""
+    """``identity_of`` a shard and the manifest next to it."""
     return identity_of(shard, manifest=read_shard_manifest(shard.prefix))
 
 

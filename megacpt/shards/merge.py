@@ -2,7 +2,7 @@
 """Several token shards to one that holds their documents in the order given.
 
 The bytes are those of tokenizing the inputs of all of them together, in that order. Files are
-copied piece by piece and each byte is compared with its manifest's checksum on the way.
+copied bit by bit and each byte is compared with its manifest's checksum on the way.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from megacpt.shards.manifest import (
     total_backends,
     verify_file,
 )
-from megacpt.shards.reader import PIECE, IndexedShard, Tokens
-from megacpt.shards.writer import DocumentBounds, ShardFiles, ShardWriter
+from megacpt.shards.reader import IndexedShard, Tokens
+from megacpt.shards.writer import AT_ONCE, DocumentBounds, ShardFiles, ShardWriter
 
 Progress = Callable[[int, int], None]
-"""Is told the bytes copied and those to copy."""
+"""Called with the bytes copied and those to copy."""
 EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos", "special")
 
 
@@ -98,7 +98,7 @@ def _require_free_name(prefixes: Sequence[Path | str], *, output_prefix: Path | 
 
 
 def _require_described(output_prefix: Path | str, *, manifests: Sequence[Manifest]) -> None:
-    """A manifest of another shard must not stay beside one that has none."""
+    """A manifest of another shard must not stay next to one that has none."""
     if not manifests and manifest_path(output_prefix).exists():
         raise DataError(
             f"{manifest_path(output_prefix)} describes another shard, and what is merged has no "
@@ -129,24 +129,16 @@ def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
         )
     for prefix, manifest in zip(prefixes, known, strict=False):
         for field in EQUAL_FIELDS:
-            _require_equal(
-                field, prefix=prefix, manifest=manifest, first=prefixes[0], first_manifest=known[0]
-            )
+            expected, written = getattr(known[0], field), getattr(manifest, field)
+            if expected != written:
+                raise DataError(
+                    f"token shard {prefix} was written with {field}={written!r}, but "
+                    f"{prefixes[0]} with {expected!r}; tokenize one of them again."
+                )
     for shard, manifest in zip(shards, known, strict=False):
         identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
         verify_file(shard.prefix, kind="idx", manifest=manifest)
     return known
-
-
-def _require_equal(
-    field: str, *, prefix: Path, manifest: Manifest, first: Path, first_manifest: Manifest
-) -> None:
-    expected, found = getattr(first_manifest, field), getattr(manifest, field)
-    if expected != found:
-        raise DataError(
-            f"token shard {prefix} was written with {field}={found!r}, but {first} with "
-            f"{expected!r}; tokenize one of them again."
-        )
 
 
 def _copy(
@@ -159,7 +151,7 @@ def _copy(
     total = sum(shard.num_tokens for shard in shards) * writer.dtype.itemsize
     for n, shard in enumerate(shards):
         digest = hashlib.sha256()
-        for ids in _pieces(shard):
+        for ids in _all_tokens(shard):
             digest.update(ids.data)
             writer.add_tokens(ids)
             if progress:
@@ -167,30 +159,30 @@ def _copy(
         if manifests:
             expected = manifests[n].bin_sha256
             require_checksum(shard.prefix, kind="bin", expected=expected, found=digest.hexdigest())
-        for at in range(0, shard.sequence_lengths.size, PIECE):
-            writer.add_lengths(shard.sequence_lengths[at : at + PIECE])
+        for at in range(0, shard.sequence_lengths.size, AT_ONCE):
+            writer.add_lengths(shard.sequence_lengths[at : at + AT_ONCE])
 
 
-def _pieces(shard: IndexedShard) -> Iterator[Tokens]:
+def _all_tokens(shard: IndexedShard) -> Iterator[Tokens]:
     """All tokens; read, not mapped: mapped pages would count as this process's memory."""
     with Path(f"{shard.prefix}.bin").open("rb", buffering=0) as stream:
-        while (ids := np.fromfile(stream, dtype=shard.dtype, count=PIECE)).size:
+        while (ids := np.fromfile(stream, dtype=shard.dtype, count=AT_ONCE)).size:
             yield ids
 
 
 def _bounds(shards: Sequence[IndexedShard]) -> DocumentBounds:
     """Document bounds of all shards, those of each moved by the sequences before it."""
 
-    def pieces() -> Iterator[npt.NDArray[np.int64]]:
+    def numbers() -> Iterator[npt.NDArray[np.int64]]:
         sequences = 0
         for shard in shards:
             bounds = shard.document_bounds[:-1]
-            for at in range(0, bounds.size, PIECE):
-                yield bounds[at : at + PIECE] + sequences
+            for at in range(0, bounds.size, AT_ONCE):
+                yield bounds[at : at + AT_ONCE] + sequences
             sequences += shard.sequence_lengths.size
         yield np.array([sequences])
 
-    return DocumentBounds(documents=sum(s.num_documents for s in shards), pieces=pieces())
+    return DocumentBounds(documents=sum(s.num_documents for s in shards), numbers=numbers())
 
 
 def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> bool:
@@ -205,8 +197,7 @@ def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> 
 def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
     for path in paths:
         with path.open("rb") as stream:
-            while piece := stream.read(PIECE):
-                yield piece
+            yield from iter(lambda: stream.read(AT_ONCE), b"")
 
 
 def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> Manifest:

@@ -62,7 +62,7 @@ class PackSummary:
 
     @property
     def fill_rate(self) -> float:
-        """Part of the rows that is not padding."""
+        """Fraction of the rows that is not padding."""
         return self.inputs / (self.rows * self.sequence_length)
 
     @property
@@ -124,20 +124,19 @@ def build_packing(shard: IndexedShard, *, sequence_length: int) -> Path:
 class PackedShard:
     """PREFIX.pack<S>, memory-mapped; opening it reads a few pages whatever its size."""
 
-    prefix: Path
+    path: Path
     summary: PackSummary
     rows: _C.PackedRows
 
     @classmethod
     def open(cls, prefix: Path | str, *, sequence_length: int) -> PackedShard:
         """DataError unless the file is whole and was made from this very shard."""
-        raw = _map(prefix, sequence_length=sequence_length)
-        summary, identity = _read_header(raw, prefix=prefix, sequence_length=sequence_length)
+        path = pack_path(prefix, sequence_length=sequence_length)
+        raw = _map(path)
+        summary, identity = _read_header(raw, path=path, sequence_length=sequence_length)
         if identity != _identity(IndexedShard(prefix)):
-            raise _unusable(
-                prefix, sequence_length=sequence_length, problem="was packed from another shard"
-            )
-        return cls(prefix=Path(prefix), summary=summary, rows=_arrays(raw, summary=summary))
+            raise _unusable(path, problem="was packed from another shard")
+        return cls(path=path, summary=summary, rows=_arrays(raw, summary=summary))
 
     @property
     def num_rows(self) -> int:
@@ -145,60 +144,43 @@ class PackedShard:
 
     def row(self, number: int) -> Spans:
         """The tokens of each piece, first and one past the last, in the order of the text."""
+        length, num_tokens = self.summary.sequence_length, self.summary.tokens
         try:
-            return self.rows.row(
-                number,
-                sequence_length=self.summary.sequence_length,
-                num_tokens=self.summary.tokens,
-            )
+            return self.rows.row(number, sequence_length=length, num_tokens=num_tokens)
         except ValueError as error:
-            problem = f"is damaged: {error}"
-            raise _unusable(
-                self.prefix, sequence_length=self.summary.sequence_length, problem=problem
-            ) from error
+            raise _unusable(self.path, problem=f"is damaged: {error}") from error
 
 
 def _identity(shard: IndexedShard) -> bytes:
     return hashlib.sha256(shard_identity(shard).encode()).digest()
 
 
-def _map(prefix: Path | str, *, sequence_length: int) -> npt.NDArray[np.uint8]:
-    path = pack_path(prefix, sequence_length=sequence_length)
+def _map(path: Path) -> npt.NDArray[np.uint8]:
     try:
         return np.frombuffer(memoryview(_C.MappedFile(str(path))), dtype=np.uint8)
     except FileNotFoundError as error:
         raise DataError(
-            f"{path} does not exist, but data.packing=best_fit needs it; run: "
-            f"{_command(prefix, sequence_length=sequence_length)}"
+            f"{path} does not exist, but data.packing=best_fit needs it; run: {_command(path)}"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; check the file.") from error
 
 
 def _read_header(
-    raw: npt.NDArray[np.uint8], *, prefix: Path | str, sequence_length: int
+    raw: npt.NDArray[np.uint8], *, path: Path, sequence_length: int
 ) -> tuple[PackSummary, bytes]:
     head = raw[: HEADER.size].tobytes()
     digest = raw[HEADER.size : ARRAYS_AT].tobytes()
     if digest != hashlib.sha256(head).digest():
-        raise _unusable(
-            prefix, sequence_length=sequence_length, problem="does not begin with a whole header"
-        )
+        raise _unusable(path, problem="does not begin with a whole header")
     magic, version, *counts, identity = HEADER.unpack(head)
     if magic != MAGIC or version != VERSION:
-        raise _unusable(
-            prefix, sequence_length=sequence_length, problem=f"is not of version {VERSION}"
-        )
+        raise _unusable(path, problem=f"is not of version {VERSION}")
     summary = PackSummary(**dict(zip(PackSummary.__slots__, counts, strict=True)))
     if summary.sequence_length != sequence_length:
-        raise _unusable(
-            prefix,
-            sequence_length=sequence_length,
-            problem=f"packs rows of {summary.sequence_length}",
-        )
+        raise _unusable(path, problem=f"packs rows of {summary.sequence_length}")
     if raw.size != summary.file_bytes:
-        problem = f"has {raw.size} bytes instead of {summary.file_bytes}"
-        raise _unusable(prefix, sequence_length=sequence_length, problem=problem)
+        raise _unusable(path, problem=f"has {raw.size} bytes instead of {summary.file_bytes}")
     return summary, identity
 
 
@@ -206,19 +188,14 @@ def _arrays(raw: npt.NDArray[np.uint8], *, summary: PackSummary) -> _C.PackedRow
     sizes = [8 * (summary.rows + 1), 8 * summary.rows, 8 * summary.pieces, 4 * summary.pieces]
     ends = ARRAYS_AT + np.cumsum([0, *sizes])
     types = ("<i8", "<u8", "<i8", "<i4")
-    parts = zip(ends[:-1].tolist(), ends[1:].tolist(), types, strict=True)
-    return _C.PackedRows(*(raw[begin:end].view(kind) for begin, end, kind in parts))
+    arrays = zip(ends[:-1].tolist(), ends[1:].tolist(), types, strict=True)
+    return _C.PackedRows(*(raw[begin:end].view(kind) for begin, end, kind in arrays))
 
 
-def _unusable(prefix: Path | str, *, sequence_length: int, problem: str) -> DataError:
-    path = pack_path(prefix, sequence_length=sequence_length)
-    return DataError(
-        f"{path} {problem}; make it again: {_command(prefix, sequence_length=sequence_length)}"
-    )
+def _unusable(path: Path, *, problem: str) -> DataError:
+    return DataError(f"{path} {problem}; make it again: {_command(path)}")
 
 
-def _command(prefix: Path | str, *, sequence_length: int) -> str:
+def _command(path: Path) -> str:
+    prefix, _, sequence_length = str(path).rpartition(".pack")
     return f"megacpt pack {prefix} --sequence-length {sequence_length}"
-
-
-__all__ = ["PackSummary", "PackedShard", "build_packing", "pack", "pack_path"]

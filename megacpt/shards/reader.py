@@ -31,12 +31,9 @@ import numpy.typing as npt
 from megacpt import _C
 from megacpt.errors import DataError
 from megacpt.shards.format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
-from megacpt.shards.writer import ShardWriter
+from megacpt.shards.writer import AT_ONCE, ShardWriter
 
 Tokens = npt.NDArray[np.integer[Any]]
-
-PIECE = 1 << 20
-"""Sequences whose index entries are checked at once."""
 
 
 class IndexedShard:
@@ -47,7 +44,7 @@ class IndexedShard:
     ) -> None:
         """``scattered``: read here and there rather than from front to back."""
         self.prefix = Path(prefix)
-        self.vocab_size = vocab_size
+        self._id_limit = np.iinfo(np.int64).max if vocab_size is None else vocab_size
         idx, bin_ = (
             _map(Path(f"{self.prefix}.{kind}"), prefix=self.prefix, scattered=scattered)
             for kind in ("idx", "bin")
@@ -55,21 +52,24 @@ class IndexedShard:
         code, num_sequences, num_bounds = self._read_header(idx)
         self.dtype = TYPE_CODES[code]
         at = HEADER.size
-        self._lengths = idx[at : (at := at + 4 * num_sequences)].view("<i4")
-        self._offsets = idx[at : (at := at + 8 * num_sequences)].view("<i8")
-        self._bounds = idx[at : (at := at + 8 * num_bounds)].view("<i8")
+        self.sequence_lengths = idx[at : (at := at + 4 * num_sequences)].view("<i4")
+        """Ids in each sequence, a view into the index as the next two."""
+        self.sequence_offsets = idx[at : (at := at + 8 * num_sequences)].view("<i8")
+        """Start of each sequence in PREFIX.bin, in bytes."""
+        self.document_bounds = idx[at : (at := at + 8 * num_bounds)].view("<i8")
+        """The sequence each document begins with, and the number of sequences."""
         self._check_ends(bin_bytes=bin_.size)
         self._tokens: Tokens = bin_.view(self.dtype)
         self.stream = _C.TokenStream(
             self._tokens,
-            offsets=self._offsets,
-            bounds=self._bounds,
-            id_limit=np.iinfo(np.int64).max if vocab_size is None else vocab_size,
+            offsets=self.sequence_offsets,
+            bounds=self.document_bounds,
+            id_limit=self._id_limit,
         )
 
     @property
     def num_documents(self) -> int:
-        return self._bounds.size - 1
+        return self.document_bounds.size - 1
 
     @property
     def num_tokens(self) -> int:
@@ -78,40 +78,23 @@ class IndexedShard:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Ids in each document, of a shard that passed ``check_index``; takes O(documents)."""
-        starts = np.append(self._offsets, self._tokens.nbytes) // self.dtype.itemsize
-        lengths: npt.NDArray[np.int64] = np.diff(starts[self._bounds])
-        return lengths
-
-    @property
-    def sequence_lengths(self) -> npt.NDArray[np.int32]:
-        """Ids in each sequence, a view into the index."""
-        return self._lengths
-
-    @property
-    def sequence_offsets(self) -> npt.NDArray[np.int64]:
-        """Where each sequence begins in PREFIX.bin, in bytes, a view into the index."""
-        return self._offsets
-
-    @property
-    def document_bounds(self) -> npt.NDArray[np.int64]:
-        """The sequence each document begins with, and the number of sequences; a view."""
-        return self._bounds
+        return np.diff(self.starts(0, stop=self.num_documents))
 
     def starts(self, first: int, *, stop: int) -> npt.NDArray[np.int64]:
-        """Where documents ``first .. stop-1`` begin in the stream, and where the last of them ends,
+        """Starts of documents ``first .. stop-1`` in the stream, and the end of the last of them,
         of a shard that passed ``check_index``."""
-        sequences = self._bounds[first : stop + 1]
+        sequences = self.document_bounds[first : stop + 1]
         starts = np.full(sequences.size, self.num_tokens, dtype=np.int64)
-        inside = sequences < self._offsets.size
-        starts[inside] = self._offsets[sequences[inside]] // self.dtype.itemsize
+        inside = sequences < self.sequence_offsets.size
+        starts[inside] = self.sequence_offsets[sequences[inside]] // self.dtype.itemsize
         return starts
 
     def document(self, number: int) -> Tokens:
         """Ids of document ``number``, a view into the file."""
         if not 0 <= number < self.num_documents:
             raise IndexError(f"document {number} of {self.num_documents}")
-        first, last = self._bounds[number], self._bounds[number + 1]
-        if not 0 <= first <= last <= self._offsets.size:
+        first, last = self.document_bounds[number], self.document_bounds[number + 1]
+        if not 0 <= first <= last <= self.sequence_offsets.size:
             raise self._broken(f"bounds document {number} by sequences {first} and {last}")
         return self.span(self._start_of(int(first)), stop=self._start_of(int(last)))
 
@@ -126,7 +109,7 @@ class IndexedShard:
     def ids(self, start: int, *, stop: int) -> npt.NDArray[np.int64]:
         """A copy of ``span`` in which every id is known to be within the vocabulary."""
         ids = self.span(start, stop=stop).astype(np.int64)
-        limit = self.vocab_size if self.vocab_size is not None else np.iinfo(np.int64).max
+        limit = self._id_limit
         if ids.size and not (ids.min() >= 0 and ids.max() < limit):
             wrong = start + int(np.argmax((ids < 0) | (ids >= limit)))
             raise DataError(
@@ -154,35 +137,35 @@ class IndexedShard:
         return after - 1, token - self._first_token(after - 1)
 
     def _first_token(self, document: int) -> int:
-        sequence = int(self._bounds[document])
-        if 0 <= sequence <= self._offsets.size:
-            token, rest = divmod(self._start_in_bytes(sequence), self.dtype.itemsize)
+        sequence = int(self.document_bounds[document])
+        if 0 <= sequence <= self.sequence_offsets.size:
+            whole = sequence == self.sequence_offsets.size
+            begin = self._tokens.nbytes if whole else int(self.sequence_offsets[sequence])
+            token, rest = divmod(begin, self.dtype.itemsize)
             if rest == 0 and 0 <= token <= self.num_tokens:
                 return token
         raise self._broken(f"says nothing sensible of where document {document} begins")
 
-    def _start_in_bytes(self, sequence: int) -> int:
-        whole = sequence == self._offsets.size
-        return self._tokens.nbytes if whole else int(self._offsets[sequence])
-
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
         end = 0
-        for at in range(0, self._offsets.size, PIECE):
-            lengths = self._lengths[at : at + PIECE]
+        for at in range(0, self.sequence_offsets.size, AT_ONCE):
+            lengths = self.sequence_lengths[at : at + AT_ONCE]
             starts = np.zeros(lengths.size + 1, dtype=np.int64)
             np.cumsum(lengths, dtype=np.int64, out=starts[1:])
             expected = end + starts * self.dtype.itemsize
-            if np.any(lengths < 0) or np.any(self._offsets[at : at + PIECE] != expected[:-1]):
+            if np.any(lengths < 0) or np.any(
+                self.sequence_offsets[at : at + AT_ONCE] != expected[:-1]
+            ):
                 raise self._broken("holds lengths and offsets that contradict each other")
             end = int(expected[-1])
-        if np.any(self._bounds[1:] < self._bounds[:-1]):
+        if np.any(self.document_bounds[1:] < self.document_bounds[:-1]):
             raise self._broken("holds document bounds that go backwards")
 
     def _start_of(self, sequence: int) -> int:
-        if sequence == self._offsets.size:
+        if sequence == self.sequence_offsets.size:
             return self.num_tokens
-        return int(self._offsets[sequence]) // self.dtype.itemsize
+        return int(self.sequence_offsets[sequence]) // self.dtype.itemsize
 
     def _read_header(self, idx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
         if idx.size < HEADER.size:
@@ -205,9 +188,9 @@ class IndexedShard:
 
     def _check_ends(self, *, bin_bytes: int) -> None:
         """What can be known of index and tokens together without reading all of the index."""
-        if self._bounds[0] != 0 or self._bounds[-1] != self._offsets.size:
+        if self.document_bounds[0] != 0 or self.document_bounds[-1] != self.sequence_offsets.size:
             raise self._broken("holds document bounds that do not cover its sequences")
-        first = int(self._offsets[0]) if self._offsets.size else 0
+        first = int(self.sequence_offsets[0]) if self.sequence_offsets.size else 0
         end = self._end_in_bytes()
         if first != 0 or end != bin_bytes or end % self.dtype.itemsize:
             raise self._broken(
@@ -215,13 +198,16 @@ class IndexedShard:
             )
 
     def _end_in_bytes(self) -> int:
-        """Of the last sequence with ids: an empty one would fit ids of any size."""
-        last = self._lengths.size - 1
-        while last >= 0 and self._lengths[last] == 0:
+        """End of the last sequence with ids: an empty one would fit ids of any size."""
+        last = self.sequence_lengths.size - 1
+        while last >= 0 and self.sequence_lengths[last] == 0:
             last -= 1
         if last < 0:
             return 0
-        return int(self._offsets[last]) + int(self._lengths[last]) * self.dtype.itemsize
+        return (
+            int(self.sequence_offsets[last])
+            + int(self.sequence_lengths[last]) * self.dtype.itemsize
+        )
 
     def _broken(self, problem: str) -> DataError:
         return DataError(
@@ -253,6 +239,3 @@ def write_shard(
             writer.add(np.asarray(document))
         writer.publish()
     return IndexedShard(prefix)
-
-
-__all__ = ["IndexedShard", "ShardWriter", "choose_dtype", "write_shard"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a token shard aside and publish it whole: readers see the old shard, none, or the new one.
 
-Memory is bounded: lengths go to a file as they come, and the index is made from it in pieces.
+Memory is bounded: lengths go to a file as they come, and the index is made from it bit by bit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import sync
 from megacpt.shards.format import HEADER, MAGIC, VERSION, code_of
 
-PIECE = 1 << 20
-"""Documents whose index entries are in memory at once (8 MiB)."""
+AT_ONCE = 1 << 20
+"""Index entries that are in memory at once (8 MiB)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,10 @@ class ShardFiles:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentBounds:
     """Documents that are not one sequence each: the sequence each begins with, and at the end the
-    number of sequences; ``documents + 1`` numbers in pieces."""
+    number of sequences; ``documents + 1`` numbers, some at a time."""
 
     documents: int
-    pieces: Iterable[npt.NDArray[np.int64]]
+    numbers: Iterable[npt.NDArray[np.int64]]
 
 
 class ShardWriter:
@@ -95,7 +95,7 @@ class ShardWriter:
         return Path(f"{self.prefix}.{kind}")
 
     def aside(self, kind: str) -> Path:
-        """Where a file is written before it gets its name PREFIX.``kind``."""
+        """The path a file is written to before it gets its name PREFIX.``kind``."""
         return Path(f"{self.prefix}.{kind}.partial")
 
     def add(self, document: npt.NDArray[Any]) -> None:
@@ -110,7 +110,7 @@ class ShardWriter:
         self.add_lengths(lengths)
 
     def add_tokens(self, tokens: npt.NDArray[Any]) -> None:
-        """A part of the stream; ``add_lengths`` says, before or after, where documents end."""
+        """Append to the stream; ``add_lengths`` says, before or after, where documents end."""
         self._check_range(tokens)
         with self._reported():
             self._bin.write(tokens.astype(self.dtype, copy=False).tobytes())
@@ -137,11 +137,8 @@ class ShardWriter:
 
     def write_beside(self, kind: str, *, content: Iterable[bytes]) -> None:
         """A further file, to be published with the shard."""
-        with self._reported(), self.aside(kind).open("wb") as stream:
-            for piece in content:
-                stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with self._reported():
+            _write_synced(self.aside(kind), content=content)
 
     def publish(
         self,
@@ -161,7 +158,7 @@ class ShardWriter:
             files = self._finish(bounds)
             text = describe(files) if describe else None
             if text is not None:
-                _write_synced(self.aside("json"), text=text)
+                _write_synced(self.aside("json"), content=[text.encode("utf-8")])
             self._name("idx").unlink(missing_ok=True)
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
@@ -191,21 +188,21 @@ class ShardWriter:
         bounds = bounds or _one_sequence_each(self.documents)
         num_bounds = bounds.documents + 1
         idx.write(HEADER.pack(MAGIC, VERSION, code_of(self.dtype), self.documents, num_bounds))
-        for piece in self._length_pieces():
-            idx.write(piece.tobytes())
+        for lengths in self._all_lengths():
+            idx.write(lengths.tobytes())
         offset = 0
-        for piece in self._length_pieces():
-            ends = offset + np.cumsum(piece, dtype=np.int64) * self.dtype.itemsize
+        for lengths in self._all_lengths():
+            ends = offset + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
             idx.write(np.append(offset, ends[:-1]).astype("<i8").tobytes())
             offset = int(ends[-1])
         assert offset == self._bin.size, "lengths and tokens were added in equal number"
-        for bound in bounds.pieces:
+        for bound in bounds.numbers:
             idx.write(bound.astype("<i8").tobytes())
 
-    def _length_pieces(self) -> Iterator[npt.NDArray[np.int32]]:
+    def _all_lengths(self) -> Iterator[npt.NDArray[np.int32]]:
         self._lengths.seek(0)
-        while block := self._lengths.read(4 * PIECE):
-            yield np.frombuffer(block, dtype="<i4")
+        while content := self._lengths.read(4 * AT_ONCE):
+            yield np.frombuffer(content, dtype="<i4")
 
     def _check_range(self, tokens: npt.NDArray[Any]) -> None:
         limits = np.iinfo(self.dtype)
@@ -228,9 +225,9 @@ class ShardWriter:
 
 
 def _one_sequence_each(documents: int) -> DocumentBounds:
-    starts = range(0, documents + 1, PIECE)
-    pieces = (np.arange(start, min(start + PIECE, documents + 1)) for start in starts)
-    return DocumentBounds(documents=documents, pieces=pieces)
+    starts = range(0, documents + 1, AT_ONCE)
+    numbers = (np.arange(start, min(start + AT_ONCE, documents + 1)) for start in starts)
+    return DocumentBounds(documents=documents, numbers=numbers)
 
 
 class _HashedFile:
@@ -268,8 +265,8 @@ class _HashedFile:
         os.fsync(self.stream.fileno())
 
 
-def _write_synced(path: Path, *, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+def _write_synced(path: Path, *, content: Iterable[bytes]) -> None:
+    with path.open("wb") as stream:
+        stream.writelines(content)
         stream.flush()
         os.fsync(stream.fileno())

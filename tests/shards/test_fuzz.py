@@ -38,8 +38,8 @@ from megacpt.shards.manifest import (
     verify,
 )
 from megacpt.shards.packing import PackedShard, pack
-from megacpt.shards.reader import IndexedShard, ShardWriter
-from megacpt.shards.writer import ShardFiles
+from megacpt.shards.reader import IndexedShard
+from megacpt.shards.writer import ShardFiles, ShardWriter
 
 VOCAB, S, STEPS, BATCH = 300, 8, 9, 4
 KINDS = ("idx", "bin", "json", f"pack{S}")

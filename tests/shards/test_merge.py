@@ -97,7 +97,7 @@ def test_documents_follow_each_other(tmp_path: Path, corpora: list[list[list[int
 
 
 def test_copying_in_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 3)
+    monkeypatch.setattr(module, "AT_ONCE", 3)
     write_shard(tmp_path / "a", documents=[[1] * 7, [2], [], [3], [4]], vocab_size=9)
     write_shard(tmp_path / "b", documents=[[5, 6]], vocab_size=9)
     merge_shards([tmp_path / "a", tmp_path / "b"], output_prefix=tmp_path / "all")

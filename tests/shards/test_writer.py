@@ -14,7 +14,7 @@ import pytest
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.shards.format import choose_dtype
 from megacpt.shards.reader import IndexedShard, write_shard
-from megacpt.shards.writer import PIECE, ShardWriter
+from megacpt.shards.writer import AT_ONCE, ShardWriter
 
 UINT16 = choose_dtype(100)
 
@@ -96,8 +96,8 @@ def test_lengths_must_add_up(tmp_path: Path) -> None:
         writer.add_many(np.array([1, 2]), lengths=np.array([3]))
 
 
-def test_an_index_longer_than_a_piece(tmp_path: Path) -> None:
-    count = PIECE + 3
+def test_an_index_longer_than_is_kept_in_memory(tmp_path: Path) -> None:
+    count = AT_ONCE + 3
     lengths = np.arange(count) % 2
     with ShardWriter(tmp_path / "shard", dtype=UINT16) as writer:
         writer.add_many(np.zeros(int(lengths.sum()), dtype=np.int32), lengths=lengths)

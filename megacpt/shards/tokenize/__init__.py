@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents to a token shard with a manifest, on all cores of one machine or of many.
 
-The inputs are cut into pieces (data.pieces), each is tokenized to files of its own in
-PREFIX.pieces/ (data.work_folder), and all are joined (data.merge). The cut does not depend on who
+The inputs are cut into pieces (corpus.pieces), each is tokenized to files of its own in
+PREFIX.pieces/ (work_folder), and all are joined (join). The cut does not depend on who
 does the work, so the bytes of the shard depend on the inputs and the settings alone, however often
 the work is interrupted and wherever it goes on.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.corpus.documents import QUARANTINE, OnError
@@ -51,11 +52,11 @@ def tokenize(
 ) -> Manifest | None:
     """Write ``output_prefix``.bin, .idx and .json; files of these names are replaced at the end.
 
-    ``inputs`` are files, folders, patterns or "-" (data.inputs). A document is what the tokenizer
+    ``inputs`` are files, folders, patterns or "-" (corpus.inputs). A document is what the tokenizer
     makes of a text, with what its own rule adds to it (BOS) unless ``special`` is off, and then
     EOS. ``workers`` is a number of threads, in processes of a few; 0 takes one for each core this
     process may use. ``task`` (k, n) makes the pieces k, k+n, k+2n ... alone and returns None; when
-    all tasks are done, data.merge joins the pieces. ``notice`` is told what is not as expected.
+    all tasks are done, ``merge`` joins the pieces. ``notice`` gets what is not as expected.
     """
     _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
     if not isinstance(tokenizer, Tokenizer):
@@ -64,107 +65,103 @@ def tokenize(
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)
     _require_free_name(output_prefix, files=files)
-    settings = ShardSettings(
+    settings = _settings(
+        tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes
+    )
+    size = piece_size or piece_bytes(sum(file.bytes for file in files))
+    work = _Work(
+        folder=folder,
+        plan=PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size))),
+        tokenizer=tokenizer,
+        workers=workers or num_cores(),
+        on_error=on_error,
+        task=task,
+        progress=progress,
+        notice=notice,
+    )
+    own_log = work.run()
+    return None if task else merge(output_prefix, own_log=own_log)
+
+
+def _settings(
+    tokenizer: Tokenizer, *, append_eos: bool, special: bool, key: str, max_bytes: int
+) -> ShardSettings:
+    return ShardSettings(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         append_eos=append_eos,
         special=special,
         key=key,
-        max_document_bytes=max_document_bytes,
+        max_document_bytes=max_bytes,
         dtype=choose_dtype(tokenizer.vocab_size).name,
     )
-    plan = _plan(files, settings=settings, size=piece_size)
-    work = _Work(
-        folder, plan=plan, tokenizer=tokenizer, workers=workers or num_cores(), on_error=on_error
-    )
-    work.start(task=task, notice=notice)
-    work.run(task=task, progress=progress, notice=notice)
-    return None if task else merge(output_prefix, own_log=work.own_log)
 
 
-def _plan(files: Sequence[SourceFile], *, settings: ShardSettings, size: int | None) -> PiecePlan:
-    size = size or piece_bytes(sum(file.bytes for file in files))
-    return PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """The pieces of one plan that this call is to make."""
+    """The pieces of a plan that this call is to make, and whom to tell."""
 
-    def __init__(
-        self,
-        folder: WorkFolder,
-        *,
-        plan: PiecePlan,
-        tokenizer: Tokenizer,
-        workers: int,
-        on_error: OnError,
-    ) -> None:
-        self._folder, self._plan, self._tokenizer = folder, plan, tokenizer
-        self._workers, self._on_error = workers, on_error
-        self.own_log: str | None = None
+    folder: WorkFolder
+    plan: PiecePlan
+    tokenizer: Tokenizer
+    workers: int
+    on_error: OnError
+    task: tuple[int, int] | None
+    progress: ProgressCallback | None
+    notice: Callable[[str], None]
 
-    def start(self, *, task: tuple[int, int] | None, notice: Callable[[str], None]) -> None:
-        self._folder.start(self._plan, is_task=task is not None, notice=notice)
+    def run(self) -> str | None:
+        """Make the pieces that are not finished; all of them by tokenizers if fastokens differs.
 
-    def run(
-        self,
-        *,
-        task: tuple[int, int] | None,
-        progress: ProgressCallback | None,
-        notice: Callable[[str], None],
-    ) -> None:
-        """Make the pieces that are not finished; all of them by tokenizers if fastokens differs."""
-        first, step = task or (0, 1)
-        numbers = range(first, len(self._plan.pieces), step)
+        Returns the log that this process wrote, if any.
+        """
+        self.folder.start(self.plan, is_task=self.task is not None, notice=self.notice)
         try:
-            self._make(numbers, progress=progress, notice=notice)
+            return self._make()
         except BackendDiffersError as error:
-            self._folder.require_reference(error.text)
-            notice(
+            self.folder.require_reference(error.text)
+            self.notice(
                 "fastokens and tokenizers differ on this corpus (as on "
                 f"{error.text[:60]!r}): all is done again with tokenizers, which is slower."
             )
-            self._make(numbers, progress=progress, notice=notice)
+            return self._make()
         except MegacptError:
             # What was finished may be used again; without, nothing should stay behind.
-            if not any(self._folder.path.glob("[0-9]*.json")):
-                self._folder.remove()
+            if not any(self.folder.path.glob("[0-9]*.json")):
+                self.folder.remove()
             raise
 
-    def _make(
-        self,
-        numbers: Sequence[int],
-        *,
-        progress: ProgressCallback | None,
-        notice: Callable[[str], None],
-    ) -> None:
-        records = {n: self._folder.record(n, on_error=self._on_error) for n in numbers}
+    def _make(self) -> str | None:
+        first, step = self.task or (0, 1)
+        numbers = range(first, len(self.plan.pieces), step)
+        records = {n: self.folder.record(n, on_error=self.on_error) for n in numbers}
         left = [number for number, record in records.items() if record is None]
-        tally = _Tally(self._bytes_of(numbers), callback=progress)
+        tally = _Tally(self._bytes_of(numbers), callback=self.progress)
         for record in records.values():
             if record is not None:
                 tally.begin(record.bytes_read, documents=record.documents, tokens=record.tokens)
-        if len(left) < len(numbers):
-            notice(f"{len(numbers) - len(left)} of {len(numbers)} pieces are there already.")
+        if len(left) < len(records):
+            self.notice(f"{len(records) - len(left)} of {len(records)} pieces are there already.")
         if not left:
-            return
-        num_bytes = self._bytes_of(left)
-        processes = num_processes(self._workers, num_pieces=len(left), num_bytes=num_bytes)
-        job = Job(
-            prefix=self._folder.prefix,
-            tokenizer=self._tokenizer.folder,
-            tokenizer_settings=self._tokenizer.settings,
-            use_fast=not self._folder.reference_required,
-            threads=-(-self._workers // processes),
-            on_error=self._on_error,
+            return None
+        processes = num_processes(
+            self.workers, num_pieces=len(left), num_bytes=self._bytes_of(left)
         )
-        runner = PieceRunner(job, plan=self._plan, tokenizer=self._tokenizer)
+        job = Job(
+            prefix=self.folder.prefix,
+            tokenizer=self.tokenizer.folder,
+            tokenizer_settings=self.tokenizer.settings,
+            use_fast=not self.folder.reference_required,
+            threads=-(-self.workers // processes),
+            on_error=self.on_error,
+        )
+        runner = PieceRunner(job, plan=self.plan, tokenizer=self.tokenizer)
         run_pieces(left, runner=runner, job=job, processes=processes, report=tally.add)
-        self.own_log = runner.log
+        return runner.log
 
     def _bytes_of(self, numbers: Sequence[int]) -> int:
-        return sum(extent.bytes for number in numbers for extent in self._plan.pieces[number])
+        return sum(extent.bytes for number in numbers for extent in self.plan.pieces[number])
 
 
 class _Tally:

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_values
-from megacpt.corpus.jsonl import parse_lines
+from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_lines, parse_values
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
@@ -27,7 +26,7 @@ from megacpt.tokenizer.fast import first_differing_text
 
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
-"""Of a passage, and of the first passage of a piece."""
+"""Excerpts of a passage, and of the first passage of a piece."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""
 LONG_TOKENS = 100_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
 from megacpt.shards.manifest import (
+    BYTES_AT_ONCE,
     BackendRecord,
     InputFile,
     Manifest,
@@ -28,7 +29,6 @@ from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.shards.writer import ShardFiles, ShardWriter
 
-CHUNK_BYTES = 1 << 22
 NAMED = 8
 """Missing pieces that an error names."""
 
@@ -59,26 +59,16 @@ def merge(
     return pieces.manifest(files)
 
 
-class _Digests:
-    """Of the files of all logs, as far as they were read."""
+class _Checked:
+    """Digest of a log's file up to the position that was read."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], tuple[Any, int]] = {}
+        self.digest = hashlib.sha256()
+        self.position = 0
 
-    def position(self, record: PieceRecord, *, kind: str) -> int:
-        return self._of(record, kind=kind)[1]
-
-    def update(self, record: PieceRecord, *, kind: str, content: bytes) -> None:
-        digest, position = self._of(record, kind=kind)
-        digest.update(content)
-        self._found[record.log, kind] = digest, position + len(content)
-
-    def hexdigest(self, record: PieceRecord, *, kind: str) -> str:
-        found: str = self._of(record, kind=kind)[0].hexdigest()
-        return found
-
-    def _of(self, record: PieceRecord, *, kind: str) -> tuple[Any, int]:
-        return self._found.get((record.log, kind)) or (hashlib.sha256(), 0)
+    def update(self, content: bytes) -> None:
+        self.digest.update(content)
+        self.position += len(content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +111,10 @@ class _Pieces:
             raise self._nothing_found()
 
     def _adopt(self, writer: ShardWriter) -> bool:
-        """Where this process made all pieces, its file is the shard's."""
+        """Take this process's file as the shard's, if it made all pieces."""
         last = self.records[-1]
-        if {record.log for record in self.records} != {self.own_log}:
-            return False
-        if not last.stops["bin"]:
+        logs = {record.log for record in self.records}
+        if logs != {self.own_log} or not last.stops["bin"]:
             return False
         path = self.folder.log_file(last, kind="bin")
         return writer.adopt_tokens(path, sha256=last.digests["bin"])
@@ -137,12 +126,13 @@ class _Pieces:
         take: Callable[[bytes], None],
         progress: ProgressCallback | None = None,
     ) -> None:
-        digests = _Digests()
+        logs: defaultdict[str, _Checked] = defaultdict(_Checked)
         done = Counter(bytes=0, documents=0, tokens=0)
         for number, record in enumerate(self.records):
-            for content in self._contents(number, kind=kind, digests=digests):
+            checked = logs[record.log]
+            for content in self._contents(number, kind=kind, checked=checked):
                 take(content)
-            if digests.hexdigest(record, kind=kind) != record.digests[kind]:
+            if checked.digest.hexdigest() != record.digests[kind]:
                 raise self._damaged(number, kind=kind)
             done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
             if progress:
@@ -155,28 +145,26 @@ class _Pieces:
                     )
                 )
 
-    def _contents(self, number: int, *, kind: str, digests: _Digests) -> Iterator[bytes]:
-        """What the piece has in a file of its log, in chunks.
+    def _contents(self, number: int, *, kind: str, checked: _Checked) -> Iterator[bytes]:
+        """Content of the piece in a file of its log, some at a time.
 
-        Of that log, all from the end of the piece before goes into the digest: a piece between the
+        All of that file from the end of the piece before goes into the digest: a piece between the
         two may have been made once more elsewhere.
         """
         record = self.records[number]
         start, stop = record.starts[kind], record.stops[kind]
-        at = digests.position(record, kind=kind)
-        if at == stop:
+        if checked.position == stop:
             return
         with self.folder.log_file(record, kind=kind).open("rb", buffering=0) as stream:
-            stream.seek(at)
-            while at < stop:
+            stream.seek(checked.position)
+            while (at := checked.position) < stop:
                 limit = start if at < start else stop
-                chunk = stream.read(min(CHUNK_BYTES, limit - at))
-                if not chunk:
+                content = stream.read(min(BYTES_AT_ONCE, limit - at))
+                if not content:
                     raise self._damaged(number, kind=kind)
-                digests.update(record, kind=kind, content=chunk)
+                checked.update(content)
                 if at >= start:
-                    yield chunk
-                at += len(chunk)
+                    yield content
 
     def _damaged(self, number: int, *, kind: str) -> DataError:
         record = self.records[number]
@@ -238,7 +226,15 @@ class _Pieces:
             long_documents=sum(record.long_documents for record in self.records),
             on_error=self._on_error,
             errors=dict(sum((Counter(record.errors) for record in self.records), Counter())),
-            backends=total_backends(self._backends()),
+            backends=total_backends(
+                BackendRecord(
+                    name=record.backend,
+                    documents=record.documents,
+                    checked_documents=record.checked_documents,
+                    checked_bytes=record.checked_bytes,
+                )
+                for record in self.records
+            ),
             **asdict(files),
         )
 
@@ -249,15 +245,6 @@ class _Pieces:
                 leaves[extent.file] += found
         for number, file in enumerate(self.plan.files):
             yield InputFile(path=file.path, bytes=file.bytes, sha256=root(leaves[number]))
-
-    def _backends(self) -> Iterator[BackendRecord]:
-        for record in self.records:
-            yield BackendRecord(
-                name=record.backend,
-                documents=record.documents,
-                checked_documents=record.checked_documents,
-                checked_bytes=record.checked_bytes,
-            )
 
     def _nothing_found(self) -> DataError:
         names = ", ".join(file.path for file in self.plan.files)

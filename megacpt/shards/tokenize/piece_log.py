@@ -4,7 +4,7 @@
 NAME.bin, NAME.lens and NAME.bad only grow; NAME is drawn for each process and run, so no two ever
 write the same file. A piece counts when its record NNNNN.json has been given its name; what follows
 the last recorded piece in the files is of no meaning. One process that made all pieces has thereby
-written the whole .bin of the shard already, which data.merge then need not copy.
+written the whole .bin of the shard already, which ``join`` then need not copy.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedPassage
 
 KEPT_BYTES = 1 << 20
-"""Of a line that is set aside."""
-
-
+"""Bytes of a line that is set aside."""
 KINDS = ("bin", "lens", "bad")
 
 
@@ -38,7 +36,7 @@ class PieceRecord:
     log: str
     starts: dict[str, int]
     stops: dict[str, int]
-    """Where the piece lies in the files of the log, by their kind, in bytes."""
+    """Place of the piece in the files of the log, by their kind, in bytes."""
     digests: dict[str, str]
     """sha256 of each of these files up to the end of the piece."""
     backend: str
@@ -52,9 +50,9 @@ class PieceRecord:
     bytes_read: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     num_lines: list[int] = field(default_factory=list)
-    """Of each extent."""
+    """Lines of each extent."""
     leaves: list[list[str]] = field(default_factory=list)
-    """Of each extent: checksums as in data.tree_hash."""
+    """Checksums of each extent, as in megacpt.corpus.checksum."""
 
 
 class PieceLog:

@@ -23,7 +23,7 @@ from megacpt.shards.tokenize.runner import Job, PieceRunner, Report, open_runner
 THREADS_MAX = 4
 """Encoding threads of a process."""
 BYTES_MIN = 1 << 27
-"""A further process takes as long to start as this process takes to tokenize so much."""
+"""Bytes that this process tokenizes in the time another takes to start."""
 PIECES_AHEAD = 2
 
 
@@ -118,7 +118,7 @@ class _Helper:
             )
 
     def _send_next(self, pieces: _Numbers) -> bool:
-        """Whether there was one; None says there will be no more."""
+        """Send a number, or None if there will be no more; return whether there was one."""
         number = next(pieces, None)
         self._connection.send(number)
         return number is not None

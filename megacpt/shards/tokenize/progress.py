@@ -17,13 +17,13 @@ LINE_S, REDRAW_S = 5.0, 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeProgress:
-    """Where a tokenization is."""
+    """State of a tokenization."""
 
     bytes_done: int
     bytes_total: int
-    """Of the input files on disk."""
+    """Bytes of the input files on disk."""
     bytes_before: int = 0
-    """Of those, done by an earlier run."""
+    """Bytes that an earlier run has done."""
     documents: int
     tokens: int
     tokens_before: int = 0
@@ -69,7 +69,7 @@ class ProgressLine:
 
 
 def render(progress: TokenizeProgress, *, elapsed_s: float) -> str:
-    """At most 80 columns."""
+    """A line of at most 80 columns."""
     elapsed_s = max(elapsed_s, 1e-9)
     share = progress.bytes_done / max(progress.bytes_total, 1)
     rate = (progress.bytes_done - progress.bytes_before) / elapsed_s

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
+from megacpt.corpus.documents import OnError, Passage, refusal
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.device.environment import set_default
 from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedPassage
@@ -22,7 +23,7 @@ from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 Report = Callable[[int, int, int], None]
-"""Is told bytes read, documents and tokens of each passage that was written."""
+"""Called with bytes read, documents and tokens of each passage that was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +67,12 @@ class PieceRunner:
         log = PieceLog(self._folder.path, backend=backend, on_error=self._job.on_error)
         self.log = log.name
 
-        def settle(step: _Encoded) -> None:
+        def settle(step: _Step) -> None:
             if step.encoded is not None:
-                self._write(log, step=step, report=report)
+                self._write(log, number=step.number, encoded=step.encoded, report=report)
             else:
-                self._publish(log, piece=step.piece)
-                finished(step.piece.number)
+                self._publish(log, step=step)
+                finished(step.number)
 
         try:
             map_in_order(
@@ -83,22 +84,22 @@ class PieceRunner:
     def _steps(self, numbers: Iterable[int]) -> Iterator[_Step]:
         """The passages of each piece, then its end."""
         for number in numbers:
-            piece = self._open(number)
-            count = 0
-            for reader in piece.readers:
-                for passage in reader:
-                    yield _Step(piece, passage, count)
-                    count += 1
-            yield _Step(piece, None, count)
+            readers = self._readers(number)
+            passages = chain.from_iterable(readers)
+            yield from (
+                _Step(number, readers, passage, place) for place, passage in enumerate(passages)
+            )
+            yield _Step(number, readers)
 
-    def _encode(self, step: _Step) -> _Encoded:
+    def _encode(self, step: _Step) -> _Step:
         if step.passage is None:
-            return _Encoded(step.piece, None)
-        return _Encoded(step.piece, self._encoder.encode(step.passage, number=step.number))
+            return step
+        encoded = self._encoder.encode(step.passage, number=step.place)
+        return step._replace(passage=None, encoded=encoded)
 
-    def _open(self, number: int) -> _OpenPiece:
+    def _readers(self, number: int) -> list[ExtentReader]:
         settings = self._plan.settings
-        readers = [
+        return [
             ExtentReader(
                 self._plan.files[extent.file],
                 extent=extent,
@@ -108,52 +109,43 @@ class PieceRunner:
             )
             for n, extent in enumerate(self._plan.pieces[number])
         ]
-        return _OpenPiece(number, readers)
 
-    def _write(self, log: PieceLog, *, step: _Encoded, report: Report) -> None:
-        encoded = step.encoded
-        assert encoded is not None
+    def _write(
+        self, log: PieceLog, *, number: int, encoded: EncodedPassage, report: Report
+    ) -> None:
         if encoded.bad and self._job.on_error is OnError.stop:
-            raise self._refusal(step.piece, bad=encoded.bad[0], extent=encoded.passage.extent)
+            bad, extent = encoded.bad[0], self._plan.pieces[number][encoded.passage.extent]
+            file = self._plan.files[extent.file]
+            line = first_line(file, extent=extent) + bad.line - 1
+            raise refusal(bad, path=file.path, line=line)
         log.add(encoded)
         report(encoded.passage.bytes_read, encoded.lengths.size, encoded.tokens.size)
 
-    def _publish(self, log: PieceLog, *, piece: _OpenPiece) -> None:
+    def _publish(self, log: PieceLog, *, step: _Step) -> None:
         if self._encoder.is_fast and self._folder.reference_required:
             # Found on another machine.
             raise BackendDiffersError("")
         log.finish(
-            self._folder.stem(piece.number),
-            num_lines=[reader.num_lines for reader in piece.readers],
-            leaves=[reader.leaves for reader in piece.readers],
+            self._folder.stem(step.number),
+            num_lines=[reader.num_lines for reader in step.readers],
+            leaves=[reader.leaves for reader in step.readers],
         )
-
-    def _refusal(self, piece: _OpenPiece, *, bad: BadLine, extent: int) -> Exception:
-        where = self._plan.pieces[piece.number][extent]
-        file = self._plan.files[where.file]
-        return refusal(bad, path=file.path, line=first_line(file, extent=where) + bad.line - 1)
-
-
-class _OpenPiece(NamedTuple):
-    number: int
-    readers: list[ExtentReader]
 
 
 class _Step(NamedTuple):
-    """A passage of a piece, or without one its end."""
+    """A passage of a piece, read or encoded; with neither, the end of the piece."""
 
-    piece: _OpenPiece
-    passage: Passage | None
     number: int
-
-
-class _Encoded(NamedTuple):
-    piece: _OpenPiece
-    encoded: EncodedPassage | None
+    """Number of the piece."""
+    readers: list[ExtentReader]
+    passage: Passage | None = None
+    place: int = 0
+    """Number of the passage in the piece."""
+    encoded: EncodedPassage | None = None
 
 
 def open_runner(job: Job) -> PieceRunner:
-    """For a process that has nothing but the job."""
+    """Runner of a process that has nothing but the job."""
     plan = WorkFolder(job.prefix).plan()
     tokenizer = load_tokenizer(job.tokenizer, settings=job.tokenizer_settings, fast=job.use_fast)
     return PieceRunner(job, plan=plan, tokenizer=tokenizer)

@@ -90,7 +90,7 @@ class WorkFolder:
             self._clear_unused(len(plan.pieces))
 
     def _publish_plan(self, plan: PiecePlan) -> None:
-        """By a link, which fails where another task was first."""
+        """Link the plan to its name, which fails where another task was first."""
         aside = self.path / f"{PLAN}.{secrets.token_hex(4)}.partial"
         aside.write_text(json.dumps(_as_json(plan)) + "\n", encoding="utf-8")
         with suppress(FileExistsError):
@@ -154,7 +154,7 @@ class WorkFolder:
         return self.path / f"{number:05}"
 
     def record(self, number: int, *, on_error: OnError | None = None) -> PieceRecord | None:
-        """Of a finished piece that may be used: not made by fastokens where that is known to
+        """Record of a finished piece that may be used: not made by fastokens where that is known to
         differ, and with its bad lines treated as ``on_error`` says."""
         try:
             content = json.loads(Path(f"{self.stem(number)}.json").read_text(encoding="utf-8"))

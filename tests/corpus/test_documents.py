@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.corpus.documents import ErrorKind, Parsed
-from megacpt.corpus.jsonl import parse_lines
+from megacpt.corpus.documents import ErrorKind, Parsed, parse_lines
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
