@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megacpt.commands.account import account
 from megacpt.shards.manifest import BackendRecord
-from tests.corpus.corpus_cases import make, write_jsonl
+from tests.corpus.cases import make, write_jsonl
 
 
 def test_only_what_happened_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
 from megacpt.corpus.parts import Part, cut
 from megacpt.corpus.reader import PartReader, first_line
 from megacpt.errors import DataError
-from tests.corpus.corpus_cases import write_jsonl
+from tests.corpus.cases import write_jsonl
 
 
 def source(path: Path, **options: FileFormat) -> SourceFile:

@@ -22,7 +22,7 @@ from megacpt.shards.tokenize.join import merge
 from megacpt.tokenizer import load_tokenizer
 from megacpt.tokenizer.backend import Encoded, join
 from megacpt.tokenizer.fast import FastBackend
-from tests.corpus.corpus_cases import TINY, make, shard_bytes, words, write_jsonl
+from tests.corpus.cases import TINY, make, shard_bytes, words, write_jsonl
 
 TOKENIZER = load_tokenizer(TINY)
 

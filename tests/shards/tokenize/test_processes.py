@@ -17,7 +17,7 @@ import pytest
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.shards.tokenize import processes
 from megacpt.shards.tokenize.processes import num_processes
-from tests.corpus.corpus_cases import TINY, make, words, write_jsonl
+from tests.corpus.cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 

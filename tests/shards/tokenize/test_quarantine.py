@@ -14,7 +14,7 @@ import pytest
 from megacpt.corpus.documents import OnError
 from megacpt.errors import DataError
 from megacpt.shards.tokenize import tokenize
-from tests.corpus.corpus_cases import decoded, make, words, write_jsonl
+from tests.corpus.cases import decoded, make, words, write_jsonl
 
 BAD: dict[str, bytes] = {
     "broken_json": b'{"text": "a"',

@@ -23,7 +23,7 @@ from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import Progress
 from megacpt.shards.tokenize.work_folder import WorkFolder
 from megacpt.tokenizer import load_tokenizer
-from tests.corpus.corpus_cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
+from tests.corpus.cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["one", "two words", "", "ünïcode ✓", "last"]
