@@ -64,11 +64,10 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[str]], *, timeout_s: float) 
     """Kill all of them when one has failed or the time is up; none outlives this call."""
     stop_at = time.monotonic() + timeout_s
     try:
-        while any(rank.poll() is None for rank in ranks):
-            assert not any(rank.returncode for rank in ranks), [rank.returncode for rank in ranks]
+        while None in (codes := [rank.poll() for rank in ranks]) and not any(codes):
             assert time.monotonic() < stop_at, f"ranks still run after {timeout_s:.0f} s"
             time.sleep(0.02)
-        assert [rank.returncode for rank in ranks] == [0] * len(ranks)
+        assert codes == [0] * len(ranks), f"exit codes of the ranks: {codes}"
     finally:
         for rank in ranks:
             if rank.poll() is None:

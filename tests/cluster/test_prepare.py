@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from megacpt.checkpoint import folders
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
@@ -24,7 +26,10 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     run_dir.mkdir(parents=True)
     write_run_yaml(config_of(run_dir, *settings), path=run_dir / "run.yaml")
     root = run_dir / "checkpoints"
-    small.write(root, step=steps, start=small.claim(root))
+    start = small.claim(root)
+    partial = small.write_partial(root, step=steps, start=start)
+    manifest = replace(small.manifest_of(partial, step=steps, start=start), data={})
+    folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
 WSD = ("schedule=wsd", "schedule.steps=20", "schedule.warmup_steps=2", "schedule.decay_steps=5")
