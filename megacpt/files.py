@@ -27,7 +27,7 @@ def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -37,9 +37,9 @@ def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the renames inside a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

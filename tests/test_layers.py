@@ -33,7 +33,7 @@ TORCH_FREE = [
     *("errors", "files", "config", "families", "tokenizer", "corpus"),
     *("plan", "shards", "samples", "cluster"),
 ]
-ENVIRONMENT_READERS = {"device", "preflight", "cli"}
+ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
 TESTS = Path(__file__).parent
 TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
@@ -42,7 +42,7 @@ TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
 SCENARIOS = {
     "": "docs docs_gpu docs_tokenize launch layers packaging readme run_on_ranks",
     "checkpoint": "interleavings",
-    "commands": "bad_inputs inspect launch tokenize train",
+    "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
     "model": "layouts mixtral te te_moe te_precision",
     "model/layers": "elementwise",
@@ -120,8 +120,8 @@ def mirrors(test: Path) -> bool:
     """Whether a source file, or a folder as a whole, has the name and place of the test."""
     folder, name = test.relative_to(TESTS).parent, test.stem.removeprefix("test_")
     source = TESTED_FOLDERS.get(str(folder), ROOT / folder)
-    if name == source.name:
-        return (source / "__init__.py").exists()
+    if name in ("init", source.name) and (source / "__init__.py").exists():
+        return True
     return any(source.glob(f"{name}.*")) or (source / name / "__init__.py").exists()
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from megacpt.commands.account import account
+from megacpt.commands.tokenize import account
 from megacpt.corpus.documents import OnError
 from megacpt.errors import MegacptError
 from megacpt.shards.manifest import Manifest

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest, read_manifest, write
 from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Lineage, Start
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
-from megacpt.files import sync_folder, write_text
+from megacpt.files import sync, write_text
 
 logger = logging.getLogger(__name__)
 LATEST = "latest"
@@ -127,7 +126,7 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: S
     try:
         _seal(partial, manifest=manifest)
         _move_in(partial, final=final, start=start)
-        sync_folder(root)
+        sync(root)
         start.require_held()
         write_text(root / LATEST, text=final.name)
     except (OSError, EnvironmentError_) as error:
@@ -229,7 +228,7 @@ def _may_go(candidate: Candidate, *, kept: set[int], start: Start, damaged: bool
 
 def _seal(partial: Path, *, manifest: CheckpointManifest) -> None:
     for path in (partial, *partial.rglob("*")):
-        _fsync(path)
+        sync(path)
     write_manifest(partial, manifest=manifest)
     if problems := verify.quick(partial):
         raise EnvironmentError_(
@@ -302,11 +301,3 @@ def _start_of(folder: Path) -> int:
         return read_manifest(folder).start
     except CheckpointError:
         return 0
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.errors import EnvironmentError_, Superseded
-from megacpt.files import sync_folder, write_text
+from megacpt.files import sync, write_text
 
 FOLDER = "starts"
 
@@ -132,7 +132,7 @@ def _create_next(run_dir: Path) -> int:
         number = max(_numbers(run_dir), default=0) + 1
         while not _create(_path(run_dir, number=number)):
             number += 1
-        sync_folder(run_dir / FOLDER)
+        sync(run_dir / FOLDER)
     except OSError as error:
         raise EnvironmentError_(
             f"{run_dir / FOLDER} cannot be written: {error.strerror}; "

@@ -32,6 +32,7 @@ from megacpt.plan.learning_rate import describe, learning_rate
 from megacpt.plan.rules.checkpoint import taken
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import fresh_record
+from megacpt.text import listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +105,8 @@ def sentences(source: WarmSource, *, config: RunConfig) -> Iterator[str]:
     step = source.manifest.step
     own = [name for name in asdict(source.load) if name not in taken(source.load)]
     yield (
-        f"Begins with {source.folder} (step {step}): its {_listed(taken(source.load))}. As in any "
-        f"new run: {_listed([*own, 'random generators'])}."
+        f"Begins with {source.folder} (step {step}): its {listed(taken(source.load))}. As in any "
+        f"new run: {listed([*own, 'random generators'])}."
     )
     there = (
         f"at step {step} there "
@@ -123,10 +124,6 @@ def sentences(source: WarmSource, *, config: RunConfig) -> Iterator[str]:
 def _rate(step: int, *, optim: OptimConfig, schedule: ScheduleConfig) -> str:
     rate = learning_rate(step, optim=optim, schedule=schedule)
     return f"{rate:.3g} (peak {optim.lr_peak:.3g}, {describe(schedule)}, {schedule.steps} steps)"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _chosen_before(run_dir: Path, *, wanted: str) -> Path | None:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError, Violation
+from megacpt.text import one_of
 
 Where = Callable[[str], str]
 """Names where the value of a key was written, for messages; may be empty."""
@@ -168,7 +169,7 @@ def _leaf_problems(
 def _expected(leaf: type) -> tuple[str, str]:
     if issubclass(leaf, Enum):
         names = list(leaf.__members__)
-        return "is not one of the allowed values", f"use {', '.join(names[:-1])} or {names[-1]}"
+        return "is not one of the allowed values", f"use {one_of(names)}"
     return {
         bool: ("is neither true nor false", "use true or false"),
         int: ("is not a whole number", "use a whole number such as 8"),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from megacpt.config.sections import Dtype
 from megacpt.convert.certificate import CERTIFICATE
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
+from megacpt.files import sync
 from megacpt.model.hf_tensors import INDEX, SINGLE
 from megacpt.model.weights import iter_hf
 
@@ -164,19 +164,11 @@ def _write_json(path: Path, *, content: dict[str, Any]) -> None:
 def _publish(aside: Path, *, output: Path) -> None:
     """Flush every file, then swap the folder in; an earlier export goes last."""
     for path in [*aside.iterdir(), aside]:
-        _fsync(path)
+        sync(path)
     replaced = output.with_name(f".{output.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if output.exists():
         output.rename(replaced)
     aside.rename(output)
-    _fsync(output.parent)
+    sync(output.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

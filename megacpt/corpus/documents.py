@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts of a block of input, and the lines of it that hold none, by the kind of what is wrong."""
+"""Texts of a passage of input, and the lines of it that hold none, by the kind of what is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BadLine:
     """A line (of Parquet a row) that is not a document."""
 
     line: int
-    """From 1, counted within the part that was read."""
+    """From 1, counted within the extent that was read."""
     kind: ErrorKind
     problem: str
     """A sentence without its beginning, which is the place."""
@@ -53,16 +53,16 @@ class Parsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Some consecutive lines or rows of one part of a piece."""
+class Passage:
+    """Some consecutive lines or rows of one extent of a piece."""
 
-    part: int
+    extent: int
     first_line: int
     num_lines: int
     content: bytes | list[object]
     """Lines of JSON, or values that ought to be text."""
     bytes_read: int
-    """Bytes on the disk that were read since the block before."""
+    """Bytes on the disk that were read since the passage before."""
     bad: tuple[BadLine, ...] = ()
     """Lines too long to be kept in memory."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The texts of JSON lines.
 
-orjson reads the lines, all in one go where nothing is wrong. A block with a line it refuses is
+orjson reads the lines, all in one go where nothing is wrong. A passage with a line it refuses is
 read again by the standard library, which decides: it also takes NaN, big numbers and a byte order
 mark, and says what is wrong.
 """

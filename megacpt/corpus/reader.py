@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read one part of a file as blocks, with bounded memory, and its checksum by the way."""
+"""Read one extent of a file as passages, with bounded memory, and its checksum by the way."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import numpy as np
 
 from megacpt.corpus import parquet
 from megacpt.corpus.checksum import Leaves
-from megacpt.corpus.documents import BadLine, Block, too_long
+from megacpt.corpus.documents import BadLine, Passage, too_long
 from megacpt.corpus.inputs import FileFormat, SourceFile
-from megacpt.corpus.parts import Part
+from megacpt.corpus.pieces import Extent
 from megacpt.errors import DataError
 
-BLOCK_BYTES = 1 << 21
+PASSAGE_BYTES = 1 << 21
 """What a worker gets at once, unless a line is longer."""
 HEAD_BYTES = 1 << 16
 """Kept of a line that is too long for memory."""
 
 
-class PartReader:
-    """Iterate over the blocks; then ``leaves`` and ``num_lines`` describe what was read."""
+class ExtentReader:
+    """Iterate over the passages; then ``leaves`` and ``num_lines`` describe what was read."""
 
     def __init__(
-        self, file: SourceFile, *, part: Part, number: int, key: str, max_bytes: int
+        self, file: SourceFile, *, extent: Extent, number: int, key: str, max_bytes: int
     ) -> None:
-        self._file, self._part, self._number = file, part, number
+        self._file, self._extent, self._number = file, extent, number
         self._key = key
         self._max_bytes = max_bytes
         self._leaves = Leaves()
@@ -44,11 +44,11 @@ class PartReader:
     def leaves(self) -> list[str]:
         return self._leaves.hexdigests()
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Passage]:
         path = self._file.path
         try:
             _require_unchanged(self._file)
-            yield from self._blocks()
+            yield from self._passages()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{path} is not a complete gzip file ({error}); compress or copy it again."
@@ -60,7 +60,7 @@ class PartReader:
                 ) from error
             raise DataError(f"{path} cannot be read: {error.strerror}; check it.") from error
 
-    def _blocks(self) -> Iterator[Block]:
+    def _passages(self) -> Iterator[Passage]:
         if self._file.format is FileFormat.parquet:
             yield from self._rows()
             return
@@ -72,11 +72,11 @@ class PartReader:
                 yield from self._lines(self._owned(raw))
             else:
                 stream = self._open(raw, stack=stack)
-                yield from self._lines(iter(lambda: stream.read(BLOCK_BYTES), b""))
+                yield from self._lines(iter(lambda: stream.read(PASSAGE_BYTES), b""))
 
     def _open(self, raw: io.FileIO, *, stack: ExitStack) -> io.BufferedIOBase | BinaryIO:
         """The file's content, decompressed."""
-        source = io.BufferedReader(_Watched(raw, watcher=self._seen), BLOCK_BYTES)
+        source = io.BufferedReader(_Watched(raw, watcher=self._seen), PASSAGE_BYTES)
         match self._file.compression:
             case "gz":
                 return stack.enter_context(gzip.GzipFile(fileobj=source))
@@ -94,15 +94,15 @@ class PartReader:
         return count
 
     def _owned(self, raw: BinaryIO) -> Iterator[bytes]:
-        """The lines that begin in the part: not its beginning, if that is another line's end, but
+        """The lines that begin in the extent: not its beginning, if that is another line's end, but
         all of its last line."""
-        start, stop = self._part.start, self._part.stop
+        start, stop = self._extent.start, self._extent.stop
         raw.seek(max(start - 1, 0))
         inside = start > 0 and raw.read(1) != b"\n"
         last = b"\n"
         while start < stop:
             chunk = raw.read(
-                _bytes_of_lines(raw, start=start, limit=min(BLOCK_BYTES, stop - start))
+                _bytes_of_lines(raw, start=start, limit=min(PASSAGE_BYTES, stop - start))
             )
             if not chunk:
                 raise _changed(self._file)
@@ -117,8 +117,8 @@ class PartReader:
             yield chunk[: end + 1] if end >= 0 else chunk
             last = b"\n" if end >= 0 else last
 
-    def _lines(self, chunks: Iterator[bytes]) -> Iterator[Block]:
-        """Blocks that end where a line does; of a line too long for memory, its head."""
+    def _lines(self, chunks: Iterator[bytes]) -> Iterator[Passage]:
+        """Passages that end where a line does; of a line too long for memory, its head."""
         kept: list[bytes] = []
         head, dropped = b"", 0
         for chunk in chunks:
@@ -131,55 +131,57 @@ class PartReader:
                 chunk, dropped = chunk[end + 1 :], 0
             end = chunk.rfind(b"\n") + 1
             if end:
-                yield self._block(b"".join([*kept, chunk[:end]]))
+                yield self._passage(b"".join([*kept, chunk[:end]]))
                 kept = []
             if end < len(chunk):
                 kept.append(chunk[end:])
-            if sum(map(len, kept)) > self._max_bytes + BLOCK_BYTES:
+            if sum(map(len, kept)) > self._max_bytes + PASSAGE_BYTES:
                 head, dropped = b"".join(kept)[:HEAD_BYTES], sum(map(len, kept))
                 kept = []
         if dropped:
             yield self._dropped(head, num_bytes=dropped)
-        yield self._block(b"".join(kept))
+        yield self._passage(b"".join(kept))
 
-    def _block(self, content: bytes) -> Block:
+    def _passage(self, content: bytes) -> Passage:
         # Python's count takes half as long as parsing.
         num_breaks = int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord("\n")))
         num_lines = num_breaks + (content[-1:] not in (b"", b"\n"))
         return self._made(content, num_lines=num_lines)
 
-    def _dropped(self, head: bytes, *, num_bytes: int) -> Block:
+    def _dropped(self, head: bytes, *, num_bytes: int) -> Passage:
         line = self.num_lines + 1
         bad = too_long(line, num_bytes=num_bytes, limit=self._max_bytes, head=head)
         return self._made(b"", num_lines=1, bad=(bad,))
 
-    def _whole(self, stream: io.BufferedIOBase | BinaryIO) -> Block:
+    def _whole(self, stream: io.BufferedIOBase | BinaryIO) -> Passage:
         """All of the file as one value; it is cut just after the limit, and the rest only read."""
         value = stream.read(self._max_bytes + 1)
-        while stream.read(BLOCK_BYTES):
+        while stream.read(PASSAGE_BYTES):
             pass
         return self._made([value], num_lines=1)
 
-    def _rows(self) -> Iterator[Block]:
-        path, part = self._file.path, self._part
-        if part.start == 0:
+    def _rows(self) -> Iterator[Passage]:
+        path, extent = self._file.path, self._extent
+        if extent.start == 0:
             with Path(path).open("rb", buffering=0) as raw:
-                while chunk := raw.read(BLOCK_BYTES):
+                while chunk := raw.read(PASSAGE_BYTES):
                     self._leaves.update(chunk)
-        total = parquet.num_rows(path, start=part.start, stop=part.stop)
+        total = parquet.num_rows(path, start=extent.start, stop=extent.stop)
         reported = 0
-        for values in parquet.read_values(path, start=part.start, stop=part.stop, key=self._key):
-            share = part.bytes * (self.num_lines + len(values)) // total
+        for values in parquet.read_values(
+            path, start=extent.start, stop=extent.stop, key=self._key
+        ):
+            share = extent.bytes * (self.num_lines + len(values)) // total
             self._unreported, reported = share - reported, share
             yield self._made(values, num_lines=len(values))
 
     def _made(
         self, content: bytes | list[object], *, num_lines: int, bad: tuple[BadLine, ...] = ()
-    ) -> Block:
+    ) -> Passage:
         first_line = self.num_lines + 1
         self.num_lines += num_lines
-        return Block(
-            part=self._number,
+        return Passage(
+            extent=self._number,
             first_line=first_line,
             num_lines=num_lines,
             content=content,
@@ -190,7 +192,7 @@ class PartReader:
 
 def _bytes_of_lines(raw: BinaryIO, *, start: int, limit: int) -> int:
     """How many of the next bytes to read so that they end where a line does; ``limit`` where no
-    line ends near it. Then a block need not be copied to cut it."""
+    line ends near it. Then a passage need not be copied to cut it."""
     tail = min(HEAD_BYTES, limit)
     end = os.pread(raw.fileno(), tail, start + limit - tail).rfind(b"\n") + 1
     return limit - tail + end if end else limit
@@ -224,15 +226,15 @@ def _changed(file: SourceFile) -> DataError:
     )
 
 
-def first_line(file: SourceFile, *, part: Part) -> int:
-    """Number in the whole file of the first line that belongs to the part, from 1."""
+def first_line(file: SourceFile, *, extent: Extent) -> int:
+    """Number in the whole file of the first line that belongs to the extent, from 1."""
     if file.format is FileFormat.parquet:
-        return 1 + parquet.num_rows(file.path, start=0, stop=part.start)
-    if part.start == 0:
+        return 1 + parquet.num_rows(file.path, start=0, stop=extent.start)
+    if extent.start == 0:
         return 1
-    lines, left = 2, part.start - 1
+    lines, left = 2, extent.start - 1
     with Path(file.path).open("rb", buffering=0) as raw:
-        while left > 0 and (chunk := raw.read(min(BLOCK_BYTES, left))):
+        while left > 0 and (chunk := raw.read(min(PASSAGE_BYTES, left))):
             lines += chunk.count(b"\n")
             left -= len(chunk)
     return lines

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def _torchrun_rank(variables: Mapping[str, str]) -> RankInfo:
 def _slurm_rank(variables: Mapping[str, str]) -> RankInfo:
     tasks = _tasks_per_node(_text(variables, name="SLURM_STEP_TASKS_PER_NODE"))
     job = _integer(variables, name="SLURM_JOB_ID") * 7 + _integer(variables, name="SLURM_STEP_ID")
-    first_node = _first_host(_text(variables, name="SLURM_STEP_NODELIST"))
+    first_node = expand_hosts(_text(variables, name="SLURM_STEP_NODELIST"))[0]
     return RankInfo(
         rank=_integer(variables, name="SLURM_PROCID"),
         world_size=_integer(variables, name="SLURM_STEP_NUM_TASKS"),
@@ -111,19 +112,50 @@ def _integer(variables: Mapping[str, str], *, name: str, default: int | None = N
     return int(text)
 
 
-def _first_host(node_list: str) -> str:
-    """``gpu[07-09,12],cpu1`` -> ``gpu07``."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", node_list)
-    assert first is not None
-    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group())
-
-
 def _tasks_per_node(text: str) -> list[int]:
     """``4(x2),3`` -> [4, 4, 3]."""
     tasks: list[int] = []
     for count, repeat in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
         tasks += [int(count)] * int(repeat or 1)
     return tasks
+
+
+def expand_hosts(node_list: str) -> list[str]:
+    """``gpu[07-09,12],cpu1`` -> gpu07, gpu08, gpu09, gpu12, cpu1: how Slurm writes hosts."""
+    parts = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", node_list)
+    return [host for part in parts for host in _expand(part)]
+
+
+def _expand(part: str) -> list[str]:
+    found = re.search(r"\[([^\]]*)\]", part)
+    if found is None:
+        return [part]
+    head, tail = part[: found.start()], part[found.end() :]
+    hosts: list[str] = []
+    for numbers in found.group(1).split(","):
+        low, _, high = numbers.partition("-")
+        span = range(int(low), int(high or low) + 1)
+        hosts += [f"{head}{n:0{len(low)}d}{end}" for n in span for end in _expand(tail)]
+    return hosts
+
+
+def step_hosts() -> list[str]:
+    """The nodes of this job step; none outside Slurm."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
+    return expand_hosts(nodes)
+
+
+def node_name() -> str:
+    """What Slurm calls this machine, which ``--exclude`` wants; else its host name."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def chosen_interface() -> str | None:
+    """``NAME (VARIABLE)`` where the user has chosen the interface that ranks meet on."""
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if os.environ.get(variable):
+            return f"{os.environ[variable]} ({variable})"
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

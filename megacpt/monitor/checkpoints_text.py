@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from megacpt.checkpoint.difference import Row
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.listing import Listing
+from megacpt.text import duration, memory_size
 
 if TYPE_CHECKING:  # It imports torch.
     from megacpt.checkpoint.weight_change import WeightChange
@@ -60,7 +61,7 @@ def _line(listing: Listing, *, candidate: Candidate) -> str:
     start, size, loss = "-", "-", ""
     if manifest is not None:
         start = str(manifest.start)
-        size = _size(sum(file.bytes for file in manifest.files.values()))
+        size = memory_size(sum(file.bytes for file in manifest.files.values()))
         if listing.loss_of in (manifest.heldout or {}):
             loss = f"{(manifest.heldout or {})[str(listing.loss_of)]:.4f}"
     kept = listing.kept.get(step, "")
@@ -121,9 +122,9 @@ def _value(value: object, *, unit: str) -> str:
     if value is None:
         return "-"
     if unit == "bytes" and isinstance(value, int):
-        return _size(value)
+        return memory_size(value)
     if unit == "s" and isinstance(value, float):
-        return _time(value)
+        return duration(value)
     return f"{value:.4f}" if isinstance(value, float) else _whole(value)
 
 
@@ -147,17 +148,5 @@ def _cut(text: str, *, width: int = TITLE - 1) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def _size(num_bytes: int) -> str:
-    for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if num_bytes >= 2**power:
-            return f"{num_bytes / 2**power:.2f} {name}"
-    return f"{num_bytes} B"
-
-
 def _clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

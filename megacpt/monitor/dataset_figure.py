@@ -19,9 +19,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from megacpt.errors import ConfigError
 from megacpt.monitor.figures import COLOURS, GRID, INK, MUTED
-from megacpt.monitor.terminal import count
 from megacpt.shards.inspect import Inspection
 from megacpt.shards.lengths import LengthBin
+from megacpt.text import count
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megacpt.monitor.terminal import printable
-from megacpt.shards.inspect import Inspection, Sample, VocabularyUse
+from megacpt.shards.inspect import Inspection, ShownDocument, VocabularyUse
 from megacpt.shards.lengths import LengthBin, LengthStatistics
 from megacpt.shards.manifest import BackendRecord, Manifest
+from megacpt.text import text_size
 
 WIDTH = 80
 TITLE = 14
@@ -35,7 +36,7 @@ def _about(found: Inspection) -> Iterator[str]:
     yield from _titled("Documents", text=documents)
     yield from _titled("Tokens", text=f"{lengths.tokens:,}, stored as {found.dtype}")
     yield from _titled(
-        "Files", text=f".bin {_size(found.bin_bytes)}, .idx {_size(found.idx_bytes)}"
+        "Files", text=f".bin {text_size(found.bin_bytes)}, .idx {text_size(found.idx_bytes)}"
     )
     yield from _origin(found)
     yield from _titled("Ends with EOS", text=_ends(found))
@@ -49,9 +50,11 @@ def _origin(found: Inspection) -> Iterator[str]:
         )
         return
     for n, file in enumerate(manifest.inputs[:INPUTS_SHOWN]):
-        yield from _titled("" if n else "Made from", text=f"{_end(file.path)}, {_size(file.bytes)}")
+        yield from _titled(
+            "" if n else "Made from", text=f"{_end(file.path)}, {text_size(file.bytes)}"
+        )
     if len(manifest.inputs) > INPUTS_SHOWN:
-        size = _size(sum(file.bytes for file in manifest.inputs))
+        size = text_size(sum(file.bytes for file in manifest.inputs))
         yield from _titled("", text=f"... {len(manifest.inputs):,} files in all, {size}")
     if found.input_bytes_per_token is not None:
         rate = f"{found.input_bytes_per_token:.2f} bytes of the input files, as they are on disk"
@@ -76,7 +79,7 @@ def _encoded_by(record: BackendRecord) -> str:
         return record.name
     return (
         f"{record.name}, the same ids as tokenizers on {record.checked_documents:,} excerpts "
-        f"({_size(record.checked_bytes)})"
+        f"({text_size(record.checked_bytes)})"
     )
 
 
@@ -181,7 +184,7 @@ def _counted(use: VocabularyUse, *, tokens: int) -> str:
     return f"over a sample of {use.tokens_counted:,} tokens ({share}; --full reads all)"
 
 
-def _samples(samples: tuple[Sample, ...]) -> Iterator[str]:
+def _samples(samples: tuple[ShownDocument, ...]) -> Iterator[str]:
     for n, sample in enumerate(samples):
         if n:
             yield ""
@@ -189,7 +192,7 @@ def _samples(samples: tuple[Sample, ...]) -> Iterator[str]:
         yield from (f"  | {line}" for line in _beginning_and_end(sample))
 
 
-def _beginning_and_end(sample: Sample) -> list[str]:
+def _beginning_and_end(sample: ShownDocument) -> list[str]:
     lines = textwrap.wrap(printable(sample.text), width=WIDTH - 4)
     end = lines[-1:] if sample.end is None else textwrap.wrap(printable(sample.end), WIDTH - 4)
     if sample.end is None and len(lines) <= SAMPLE_LINES + 2:
@@ -226,10 +229,3 @@ def _percent(part: int, *, whole: int) -> str:
     if 1000 * part < whole:
         return "<0.1%"
     return f"{min(100 * part / whole, 99.9):.1f}%"
-
-
-def _size(num_bytes: int) -> str:
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.1f} {name}"
-    return f"{num_bytes} bytes"

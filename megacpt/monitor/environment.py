@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import TypedDict
 import psutil
 
 import megacpt
+from megacpt.device.environment import num_cores
 from megacpt.files import write_text
 
 PACKAGES = ("megacpt", "torch", "megatron-core", "transformer-engine", "transformers", "numpy")
@@ -64,7 +64,7 @@ def environment(*, device: str, ranks: int, settings: Settings | None = None) ->
         "platform": platform.platform(),
         "host": platform.node(),
         "processor": processor(Path("/proc/cpuinfo")),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": device,
         "ranks": ranks,

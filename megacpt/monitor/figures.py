@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.summary import measured
-from megacpt.monitor.terminal import count
+from megacpt.text import count
 
 COLOURS = ("#1d5fa6", "#b3500c", "#1b7a54", "#7b4ba0", "#a33058", "#5c6670", "#7a6a00", "#0f7380")
 INK, MUTED, GRID = "#1c2733", "#5b6672", "#e4e8ec"

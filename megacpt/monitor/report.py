@@ -25,14 +25,13 @@ from megacpt.monitor.figures import draw_all
 from megacpt.monitor.metrics import json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
 from megacpt.monitor.terminal import (
-    count,
-    duration,
     fault_consequence,
     fault_value,
     printable,
     sample_origin,
 )
 from megacpt.plan.learning_rate import describe
+from megacpt.text import count, duration
 
 
 def write_report(run_dir: Path) -> Summary:

@@ -18,6 +18,7 @@ from megacpt.monitor.metrics import (
     StepRecord,
 )
 from megacpt.plan.plan import shares
+from megacpt.text import listed
 
 LAST_PART = 0.1
 """The final training loss is the mean over this last part of the steps."""
@@ -225,7 +226,7 @@ def headline(heldout: Mapping[str, HeldoutChange], *, steps: int) -> str:
     parts = [_clause(name, change=change) for name, change in heldout.items() if "final" in change]
     if not parts:
         return "Gain and forgetting are not known yet: only the base model was measured."
-    text = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
+    text = listed(parts)
     return text[0].upper() + text[1:] + "."
 
 

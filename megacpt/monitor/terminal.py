@@ -26,6 +26,7 @@ from megacpt.monitor.metrics import (
     RankTimes,
     StepRecord,
 )
+from megacpt.text import count, duration
 
 WIDTH = 80
 HEADER_EVERY_LINES = 20
@@ -295,25 +296,3 @@ def number(value: float | None, *, digits: int) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
-
-
-def count(value: float | None) -> str:
-    """``612``, ``12.3k``, ``4.6M``, ``80.0B``, ``1.2T``."""
-    if value is None:
-        return "-"
-    if value < 10_000:
-        return f"{value:.0f}"
-    for size, letter in ((1e3, "k"), (1e6, "M"), (1e9, "B")):
-        if value < 999.95 * size:
-            return f"{value / size:.1f}{letter}"
-    return f"{value / 1e12:.1f}T"
-
-
-def duration(seconds: float) -> str:
-    """``0:42``, ``1:02:03``, ``3d 04h``."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour:02d}h"
-    return f"{hour}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -23,6 +23,7 @@ from megacpt.plan.segments import (
     samples_asked,
     samples_per_epoch,
 )
+from megacpt.text import count, memory_size
 
 GIB = 2**30
 
@@ -196,13 +197,13 @@ def _sources(
     chunk = chunk_length(data)
     for segment, length in durations(segments, steps=steps):
         counts = apportion(segment.shares, total=length * segment.global_batch_size)
-        for name, count in counts.items():
-            samples[name] += count
-            tokens[name] += count * segment.sequence_length
+        for name, number in counts.items():
+            samples[name] += number
+            tokens[name] += number * segment.sequence_length
             length_of_epoch = samples_per_epoch(
                 source_tokens[name], sequence_length=segment.sequence_length, chunk_length=chunk
             )
-            epochs[name] += count / max(length_of_epoch, 1)
+            epochs[name] += number / max(length_of_epoch, 1)
     asked, total = shares(data, steps=steps, segments=segments), sum(samples.values())
     return tuple(
         SourcePlan(
@@ -221,9 +222,9 @@ def _sources(
 
 def _lines(plan: Plan) -> Iterator[str]:
     yield f"Run folder   {plan.run_dir}"
-    active = f", {_count(plan.active_parameters)} active for a token"
+    active = f", {count(plan.active_parameters, digits=2)} active for a token"
     yield (
-        f"Model        {plan.family}, {_count(plan.parameters)} parameters"
+        f"Model        {plan.family}, {count(plan.parameters, digits=2)} parameters"
         + active * (plan.active_parameters < plan.parameters)
     )
     yield (
@@ -233,9 +234,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     start = " at the start" if len(plan.stages) > 1 else ""
     yield (
         f"Steps        {plan.steps:,} of {plan.samples_per_step:,} samples "
-        f"= {_count(plan.tokens_per_step)} tokens each{start}"
+        f"= {count(plan.tokens_per_step, digits=2)} tokens each{start}"
     )
-    yield f"Tokens       {_count(plan.tokens)} in all, {plan.training_flops:.2e} FLOPs"
+    yield f"Tokens       {count(plan.tokens, digits=2)} in all, {plan.training_flops:.2e} FLOPs"
     if len(plan.stages) > 1:
         yield ""
         yield from _stage_lines(plan.stages)
@@ -267,7 +268,7 @@ def _stage_lines(stages: tuple[StagePlan, ...]) -> Iterator[str]:
         yield (
             f"{_shortened(_stage_name(stage), width=23):<24}{stage.from_step:>11,}"
             f"{stage.steps:>9,}{stage.sequence_length:>10,}{stage.global_batch_size:>11,}"
-            f"{_count(stage.tokens):>11}"
+            f"{count(stage.tokens, digits=2):>11}"
         )
         yield from _wrapped(
             "", items=[f"{name} {share:.2%}" for name, share in stage.shares.items()]
@@ -283,9 +284,9 @@ def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
     for source in sources:
         name = source.name + (" (replay)" if source.is_replay else "")
         yield (
-            f"{_shortened(name, width=23):<24}{_count(source.available_tokens):>11}"
+            f"{_shortened(name, width=23):<24}{count(source.available_tokens, digits=2):>11}"
             f"{source.share_asked:>9.2%}{source.share_achieved:>10.2%}"
-            f"{_count(source.tokens):>11}{source.epochs:>9.2f}"
+            f"{count(source.tokens, digits=2):>11}{source.epochs:>9.2f}"
         )
 
 
@@ -300,22 +301,25 @@ def checkpoints_kept(config: RunConfig) -> int:
 
 def _memory_lines(plan: Plan) -> Iterator[str]:
     memory = plan.memory
-    yield f"Memory       {_size(memory.total)} on the fullest rank (estimate):"
+    yield f"Memory       {memory_size(memory.total)} on the fullest rank (estimate):"
     yield (
-        f"             weights {_size(memory.weights)}, gradients {_size(memory.gradients)}, "
-        f"optimizer {_size(memory.optimizer)},"
+        f"             weights {memory_size(memory.weights)}, "
+        f"gradients {memory_size(memory.gradients)}, optimizer {memory_size(memory.optimizer)},"
     )
-    yield f"             activations {_size(memory.activations)}, logits {_size(memory.logits)}"
+    yield (
+        f"             activations {memory_size(memory.activations)}, "
+        f"logits {memory_size(memory.logits)}"
+    )
     if memory.host_optimizer:
-        yield f"             and in host memory optimizer {_size(memory.host_optimizer)}"
+        yield f"             and in host memory optimizer {memory_size(memory.host_optimizer)}"
     if plan.snapshot_bytes:
         yield (
-            f"             and in host memory {_size(plan.snapshot_bytes)}, "
+            f"             and in host memory {memory_size(plan.snapshot_bytes)}, "
             "a copy of its share of a checkpoint"
         )
     yield (
-        f"Disk         {_size(plan.checkpoint_bytes)} a checkpoint, "
-        f"{_size(plan.checkpoint_bytes * plan.checkpoints_kept)} for the "
+        f"Disk         {memory_size(plan.checkpoint_bytes)} a checkpoint, "
+        f"{memory_size(plan.checkpoint_bytes * plan.checkpoints_kept)} for the "
         f"{plan.checkpoints_kept} kept"
     )
 
@@ -333,17 +337,3 @@ def _wrapped(title: str, *, items: list[str], width: int = 80, gap: str = "  ") 
 
 def _shortened(text: str, *, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 2]}.."
-
-
-def _count(number: int) -> str:
-    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.2f} {name}"
-    return str(number)
-
-
-def _size(num_bytes: int) -> str:
-    for unit, name in ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.2f} {name}"
-    return f"{num_bytes} B"

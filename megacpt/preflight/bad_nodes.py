@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megacpt.files import write_text
@@ -49,20 +49,10 @@ def record(
 ) -> None:
     """``bad``: host -> reasons, most certain first; ``good``: hosts nothing was found against."""
     settled = {*bad, *good}
-    kept = [old for old in read(run_dir) if old.host not in settled]
     new = [BadNodeRecord(host=h, time=time, job=job, reasons=why) for h, why in bad.items()]
-    if not kept and not new:
+    nodes = [*new, *(old for old in read(run_dir) if old.host not in settled)]
+    if not nodes:
         (run_dir / NAME).unlink(missing_ok=True)
         return
-    nodes = [_entry(entry) for entry in [*new, *kept]]
-    tree = {"exclude": [node["host"] for node in nodes], "nodes": nodes}
+    tree = {"exclude": [node.host for node in nodes], "nodes": [asdict(node) for node in nodes]}
     write_text(run_dir / NAME, text=json.dumps(tree, indent=2) + "\n")
-
-
-def _entry(entry: BadNodeRecord) -> dict[str, object]:
-    return {
-        "host": entry.host,
-        "time": entry.time,
-        "job": entry.job,
-        "reasons": entry.reasons,
-    }

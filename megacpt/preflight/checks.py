@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from megacpt.config.sections import PreflightConfig
-from megacpt.preflight.disk import Disk
-from megacpt.preflight.facts import NodeFacts
+from megacpt.preflight.facts import Disk, NodeFacts
 from megacpt.preflight.gpus import Gpu, Gpus
 from megacpt.preflight.network import is_loopback
+from megacpt.text import memory_size
 
 SLOW_DISK_MIB_S = 50.0
 """A checkpoint of 10 GiB would take more than three minutes."""
@@ -30,7 +30,7 @@ class Mark(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckResult:
     """One check of one machine. ``own``: a fault that no other machine can be the cause of."""
 
     check: str
@@ -41,176 +41,155 @@ class Finding:
     own: bool = False
 
 
-def disk_finding(disk: Disk, *, limits: PreflightConfig) -> Finding:
-    """Space and speed of the folder a run writes to."""
-    if disk.problem:
-        return Finding(
-            check="disk",
-            mark=Mark.fail,
-            value=f"{disk.folder} cannot be written: {disk.problem}",
-            remedy="choose a folder with write permission and free space",
-        )
-    value = f"{disk.folder}: {shown_gib(disk.free_gib)} free, {disk.written_mib_s:,.0f} MiB/s"
-    if disk.free_gib < limits.disk_gib:
-        return Finding(
-            check="disk",
-            mark=Mark.fail,
-            value=value,
-            limit=f"at least {limits.disk_gib:g} GiB free",
-            remedy="free space, or choose another folder (run_dir=FOLDER)",
-        )
-    if disk.written_mib_s < limits.disk_mib_s:
-        return Finding(
-            check="disk",
-            mark=Mark.fail,
-            value=value,
-            limit=f"at least {limits.disk_mib_s:g} MiB/s",
-            remedy="look for a full or failing disk or network mount, or choose another folder",
-        )
-    slow = disk.written_mib_s < SLOW_DISK_MIB_S
-    return Finding(
-        check="disk",
-        mark=Mark.warn if slow else Mark.ok,
-        value=value,
-        limit=f"at least {SLOW_DISK_MIB_S:g} MiB/s",
-        remedy="checkpoints will be slow: save less often, or choose a faster folder" * slow,
+def ok(check: str, *, value: str) -> CheckResult:
+    return CheckResult(check=check, mark=Mark.ok, value=value)
+
+
+def warn(check: str, *, value: str, remedy: str, limit: str = "") -> CheckResult:
+    return CheckResult(check=check, mark=Mark.warn, value=value, remedy=remedy, limit=limit)
+
+
+def fail(check: str, *, value: str, remedy: str, limit: str = "", own: bool = False) -> CheckResult:
+    return CheckResult(
+        check=check, mark=Mark.fail, value=value, remedy=remedy, limit=limit, own=own
     )
 
 
-def server_clock_findings(disk: Disk) -> Iterator[Finding]:
+def check_disk(disk: Disk, *, limits: PreflightConfig) -> CheckResult:
+    """Space and speed of the folder a run writes to."""
+    if disk.problem:
+        return fail(
+            "disk",
+            value=f"{disk.folder} cannot be written: {disk.problem}",
+            remedy="choose a folder with write permission and free space",
+        )
+    free = memory_size(disk.free_gib * 2**30, digits=1)
+    value = f"{disk.folder}: {free} free, {disk.written_mib_s:,.0f} MiB/s"
+    if disk.free_gib < limits.disk_gib:
+        limit = f"at least {limits.disk_gib:g} GiB free"
+        remedy = "free space, or choose another folder (run_dir=FOLDER)"
+        return fail("disk", value=value, limit=limit, remedy=remedy)
+    if disk.written_mib_s < limits.disk_mib_s:
+        limit = f"at least {limits.disk_mib_s:g} MiB/s"
+        remedy = "look for a full or failing disk or network mount, or choose another folder"
+        return fail("disk", value=value, limit=limit, remedy=remedy)
+    if disk.written_mib_s < SLOW_DISK_MIB_S:
+        limit = f"at least {SLOW_DISK_MIB_S:g} MiB/s"
+        remedy = "checkpoints will be slow: save less often, or choose a faster folder"
+        return warn("disk", value=value, limit=limit, remedy=remedy)
+    return ok("disk", value=value)
+
+
+def check_server_clock(disk: Disk) -> Iterator[CheckResult]:
     """Only where it is wrong: of a local disk the clock is the machine's own."""
     if not disk.problem and abs(disk.clock_ahead_s) > SERVER_CLOCK_S:
-        yield Finding(
-            check="file server",
-            mark=Mark.warn,
+        yield warn(
+            "file server",
             value=f"its clock is {disk.clock_ahead_s:+.0f} s off this machine's",
             limit=f"within {SERVER_CLOCK_S:g} s",
             remedy="synchronise the clocks of both (chrony, NTP); times of files are wrong",
         )
 
 
-def shm_finding(free_mib: float | None, *, least_mib: float, on_gpu: bool) -> Finding:
+def check_shm(free_mib: float | None, *, least_mib: float, on_gpu: bool) -> CheckResult:
     remedy = "in a container: --shm-size=1g or --ipc=host; else mount /dev/shm larger"
     if free_mib is None:
-        return Finding(check="/dev/shm", mark=Mark.ok, value="none on this system")
+        return ok("/dev/shm", value="none on this system")
     value = f"{shown_mib(free_mib)} free"
     if free_mib < least_mib:
         limit = f"at least {least_mib:g} MiB"
-        return Finding(check="/dev/shm", mark=Mark.fail, value=value, limit=limit, remedy=remedy)
+        return fail("/dev/shm", value=value, limit=limit, remedy=remedy)
     if on_gpu and free_mib < SHM_MIB_USUAL:
         limit = f"{SHM_MIB_USUAL:g} MiB is usual"
-        return Finding(check="/dev/shm", mark=Mark.warn, value=value, limit=limit, remedy=remedy)
-    return Finding(check="/dev/shm", mark=Mark.ok, value=value)
+        return warn("/dev/shm", value=value, limit=limit, remedy=remedy)
+    return ok("/dev/shm", value=value)
 
 
-def gpu_findings(found: Gpus | None, *, num_needed: int) -> Iterator[Finding]:
+def check_gpus(found: Gpus | None, *, num_needed: int) -> Iterator[CheckResult]:
     """``num_needed``: ranks of this machine that want a GPU each; 0 where none does."""
     if found is None and num_needed == 0:
-        yield Finding(check="GPUs", mark=Mark.ok, value="none: ranks run on the CPU")
+        yield ok("GPUs", value="none: ranks run on the CPU")
         return
     if found is None:
         # The driver can be there without its tools, as in a slim container: torch will tell.
-        yield Finding(
-            check="GPUs",
-            mark=Mark.warn,
+        yield warn(
+            "GPUs",
             value="nvidia-smi is not there",
             remedy="put NVIDIA's tools on PATH, so that the health of the GPUs can be seen",
         )
         return
     if found.problem or len(found.gpus) < num_needed:
-        yield Finding(
-            check="GPUs",
-            mark=Mark.fail,
+        yield fail(
+            "GPUs",
             value=found.problem or f"{len(found.gpus)} GPUs",
             limit=f"{num_needed} ranks with one each",
             remedy="see dmesg for NVRM and Xid lines; reboot the node or take it out of service",
             own=True,
         )
         return
-    yield _count(found)
-    for gpu in found.gpus:
-        yield from _health(gpu)
-
-
-def _count(found: Gpus) -> Finding:
     names = sorted({f"{gpu.name}, {gpu.memory_mib / 1024:.0f} GiB" for gpu in found.gpus})
-    value = f"{len(found.gpus)} ({'; '.join(names)}), driver {found.driver}"
-    return Finding(check="GPUs", mark=Mark.ok, value=value)
+    yield ok("GPUs", value=f"{len(found.gpus)} ({'; '.join(names)}), driver {found.driver}")
+    for gpu in found.gpus:
+        yield from _check_health(gpu)
 
 
-def _health(gpu: Gpu) -> Iterator[Finding]:
+def _check_health(gpu: Gpu) -> Iterator[CheckResult]:
     name = f"GPU {gpu.index}"
     if gpu.faults:
-        yield Finding(
-            check=name,
-            mark=Mark.fail,
+        yield fail(
+            name,
             value="; ".join(gpu.faults),
             limit="no fault",
             remedy="reset the GPU (nvidia-smi -r) or reboot; have it replaced if it comes back",
             own=True,
         )
     if gpu.notes:
-        yield Finding(
-            check=name,
-            mark=Mark.warn,
-            value="; ".join(gpu.notes),
-            remedy="look after cooling and power: all others wait for the slowest GPU",
-        )
+        remedy = "look after cooling and power: all others wait for the slowest GPU"
+        yield warn(name, value="; ".join(gpu.notes), remedy=remedy)
     if gpu.used_mib > USED_GPU_MIB:
-        yield Finding(
-            check=name,
-            mark=Mark.warn,
-            value=f"{shown_mib(gpu.used_mib)} of {shown_mib(gpu.memory_mib)} are in use",
-            remedy="end what runs there (nvidia-smi shows it), or ask for other GPUs",
-        )
+        value = f"{shown_mib(gpu.used_mib)} of {shown_mib(gpu.memory_mib)} are in use"
+        remedy = "end what runs there (nvidia-smi shows it), or ask for other GPUs"
+        yield warn(name, value=value, remedy=remedy)
 
 
-def port_findings(ports: dict[str, str]) -> Iterator[Finding]:
+def check_ports(ports: dict[str, str]) -> Iterator[CheckResult]:
     """InfiniBand that is down is often not cabled: odd is only what other nodes have."""
     if ports:
-        value = ", ".join(f"{name} {state}" for name, state in ports.items())
-        yield Finding(check="InfiniBand", mark=Mark.ok, value=value)
+        yield ok("InfiniBand", value=", ".join(f"{name} {state}" for name, state in ports.items()))
 
 
-def address_finding(address: str | None, *, interface: str | None, several: bool) -> Finding:
+def check_address(address: str | None, *, interface: str | None, several: bool) -> CheckResult:
     """``interface``: the one the user has chosen. gloo binds to what the host's name stands for."""
     if interface is not None:
-        return Finding(check="network", mark=Mark.ok, value=f"interface {interface}")
-    remedy = (
-        "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface nodes meet on "
-        "(kernels.environment), or mend /etc/hosts"
-    )
-    wrong = Mark.fail if several else Mark.warn
+        return ok("network", value=f"interface {interface}")
+    if address is not None and not is_loopback(address):
+        return ok("network", value=address)
     if address is None:
         value = "this machine's name has no address"
-        return Finding(check="network", mark=wrong, value=value, remedy=remedy)
-    if is_loopback(address):
+    else:
         value = f"this machine's name stands for {address}, which no other node can reach"
-        return Finding(check="network", mark=wrong, value=value, remedy=remedy)
-    return Finding(check="network", mark=Mark.ok, value=address)
+    remedy = (
+        "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface nodes meet on "
+        "(kernels.environment), or fix /etc/hosts"
+    )
+    return (fail if several else warn)("network", value=value, remedy=remedy)
 
 
-def node_findings(
+def check_node(
     facts: NodeFacts, *, limits: PreflightConfig, num_ranks: int, on_gpu: bool
-) -> list[Finding]:
-    """Of a machine that takes part in a run with ``num_ranks`` of its ranks."""
+) -> list[CheckResult]:
+    """Checks of a machine that takes part in a run with ``num_ranks`` of its ranks."""
     least_mib = SHM_MIB_A_GPU_RANK * num_ranks if on_gpu else 0.0
+    if limits.shm_mib is not None:
+        least_mib = limits.shm_mib
     return [
-        disk_finding(facts.disk, limits=limits),
-        *server_clock_findings(facts.disk),
-        shm_finding(
-            facts.shm_free_mib,
-            least_mib=least_mib if limits.shm_mib is None else limits.shm_mib,
-            on_gpu=on_gpu,
-        ),
-        *gpu_findings(facts.gpus, num_needed=num_ranks if on_gpu else 0),
-        *port_findings(facts.ports),
+        check_disk(facts.disk, limits=limits),
+        *check_server_clock(facts.disk),
+        check_shm(facts.shm_free_mib, least_mib=least_mib, on_gpu=on_gpu),
+        *check_gpus(facts.gpus, num_needed=num_ranks if on_gpu else 0),
+        *check_ports(facts.ports),
     ]
 
 
-def shown_gib(gib: float) -> str:
-    return f"{gib / 1024:,.1f} TiB" if gib >= 1024 else f"{gib:,.1f} GiB"
-
-
 def shown_mib(mib: float) -> str:
-    return shown_gib(mib / 1024) if mib >= 1024 else f"{mib:,.0f} MiB"
+    return memory_size(mib * 2**20, digits=1)

@@ -4,28 +4,46 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import os
 import platform
-import re
 import shutil
 import socket
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 import megacpt
-from megacpt.device.environment import num_cores
+from megacpt.device.environment import chosen_interface, node_name, num_cores
 from megacpt.device.packages import found_version
-from megacpt.preflight import disk, gpus, network
-from megacpt.preflight.disk import Disk
+from megacpt.preflight import gpus, network
 from megacpt.preflight.gpus import Gpu, Gpus
 
 SAME_EVERYWHERE = ("torch", "megatron-core", "transformers", "numpy")
 TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch", "transformer_engine")
 SHARED_MEMORY = Path("/dev/shm")
 NONE = "none"
+WRITE_BYTES = 2**21
+"""Written and forced to the disk at once: a slow disk is found after one write, not after all."""
+TOTAL_BYTES = 2**24
+LIMIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A folder's free space and speed."""
+
+    folder: str
+    free_gib: float = 0.0
+    written_mib_s: float = 0.0
+    """Of what must survive a power cut, as checkpoints do."""
+    clock_ahead_s: float = 0.0
+    """Of the file server, by the time it gives a file; a local disk has this machine's clock."""
+    problem: str = ""
+    """Why nothing could be written, in the system's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,48 +67,45 @@ class NodeFacts:
     interface: str | None = None
     """The network interface the user has chosen."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def gather(folder: Path) -> NodeFacts:
     """``folder``: where the run writes; it must exist."""
     found = gpus.query()
     return NodeFacts(
-        host=network.node_name(),
-        versions=versions() | {"NVIDIA driver": found.driver if found else NONE},
+        host=node_name(),
+        versions=_versions() | {"NVIDIA driver": found.driver if found else NONE},
         cores=num_cores(),
         memory_gib=psutil.virtual_memory().total / 2**30,
         shm_free_mib=shm_free_mib(),
-        disk=disk.measure(folder),
+        disk=measure_disk(folder),
         gpus=found,
         ports=network.infiniband_ports(),
         machine=socket.gethostname(),
         address=network.own_address(),
-        interface=network.chosen_interface(),
+        interface=chosen_interface(),
     )
 
 
-def from_json(tree: dict[str, Any]) -> NodeFacts:
+def facts_from_json(tree: dict[str, Any]) -> NodeFacts:
     found = tree["gpus"]
     if found is not None:
         found = Gpus(**found | {"gpus": [Gpu(**gpu) for gpu in found["gpus"]]})
     return NodeFacts(**tree | {"disk": Disk(**tree["disk"]), "gpus": found})
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """From metadata and files: importing torch for this would take seconds."""
     engine = next((v for name in TRANSFORMER_ENGINE if (v := found_version(name))), NONE)
     return {
         "python": platform.python_version(),
-        "megacpt": f"{megacpt.__version__} (code {code_digest()})",
+        "megacpt": f"{megacpt.__version__} (code {_code_digest()})",
         **{name: found_version(name) or NONE for name in SAME_EVERYWHERE},
         "transformer-engine": engine,
     }
 
 
-def code_digest() -> str:
-    """Of megacpt's own source: checkouts of the same version can differ."""
+def _code_digest() -> str:
+    """Digest of megacpt's own source: checkouts of the same version can differ."""
     root = Path(megacpt.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -98,15 +113,34 @@ def code_digest() -> str:
     return digest.hexdigest()[:8]
 
 
-def torch_cuda() -> str | None:
-    """The CUDA version torch was built for, read from its files; None for a CPU build."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return None
-    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
-    built_for = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)", text, re.MULTILINE)
-    return built_for.group(1) if built_for else None
+def shm_free_mib() -> float | None:
+    return shutil.disk_usage(SHARED_MEMORY).free / 2**20 if SHARED_MEMORY.is_dir() else None
 
 
-def shm_free_mib(folder: Path = SHARED_MEMORY) -> float | None:
-    return shutil.disk_usage(folder).free / 2**20 if folder.is_dir() else None
+def measure_disk(folder: Path, *, total_bytes: int = TOTAL_BYTES, limit_s: float = LIMIT_S) -> Disk:
+    """Writes to a file without a name, so that nothing is left behind whatever happens."""
+    try:
+        free_gib = shutil.disk_usage(folder).free / 2**30
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            rate, ahead_s = _write(file.fileno(), total_bytes=total_bytes, limit_s=limit_s)
+    except OSError as error:
+        return Disk(folder=str(folder), problem=error.strerror or str(error))
+    return Disk(
+        folder=str(folder), free_gib=free_gib, written_mib_s=rate / 2**20, clock_ahead_s=ahead_s
+    )
+
+
+def _write(handle: int, *, total_bytes: int, limit_s: float) -> tuple[float, float]:
+    """Bytes a second, and how far the file's time is ahead of ours."""
+    # Random: file systems that compress, or skip zeros, would look too fast.
+    content = os.urandom(WRITE_BYTES)
+    written = 0
+    began_at, started_s = time.time(), time.perf_counter()
+    while written < total_bytes and time.perf_counter() - started_s < limit_s:
+        written += os.write(handle, content)
+        os.fsync(handle)
+    rate = written / (time.perf_counter() - started_s)
+    # The file has a time between these two; a server may note when data comes, not leaves.
+    # Kernels count file times in ticks, so what is a few milliseconds early is not.
+    file_at, ended_at = os.fstat(handle).st_mtime, time.time()
+    return rate, max(file_at - ended_at, 0.0) + min(file_at - began_at + 0.02, 0.0)

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from megacpt.device.runtime import synchronize
-from megacpt.preflight.blame import Pair, rounds
+from megacpt.preflight.outliers import Pair
 from megacpt.preflight.verdict import Node
 
 if TYPE_CHECKING:
@@ -65,6 +65,23 @@ def measure(
                 store.set(_go_key(number + 1), STOP)
                 break
     return _collect(store, own=own, rank=rank, meetings=meetings)
+
+
+def rounds(num_nodes: int) -> list[list[Pair]]:
+    """All pairs, each once, in rounds in which no node has two: one sits, the others walk round.
+
+    See https://en.wikipedia.org/wiki/Round-robin_tournament#Circle_method
+    """
+    seats: list[int | None] = [*range(num_nodes), *([None] if num_nodes % 2 else [])]
+    played = []
+    for _ in range(len(seats) - 1):
+        half = len(seats) // 2
+        facing = zip(seats[:half], reversed(seats[half:]), strict=True)
+        played.append(
+            [(min(a, b), max(a, b)) for a, b in facing if a is not None and b is not None]
+        )
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return played
 
 
 def _own_pair(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is there, and what each node reports, through the store alone: no process group exists yet.
+"""Which ranks are there, and what they tell each other through the store: no process group yet.
 
-The first rank collects and speaks; one rank of each node (local number 0) looks and reports; the
-others wait for what the first one says. Every wait has a limit.
+The first rank collects and decides; one rank of each node (local number 0) reports on it; the
+others wait for the first one's verdict. Every wait has a limit.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from megacpt.device.environment import RankInfo
-from megacpt.preflight.blame import expand_hosts
+from megacpt.device.environment import RankInfo, node_name
+from megacpt.errors import BadNode, EnvironmentError_
 from megacpt.preflight.verdict import Node
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 POLL_S = 0.02
+HEARD_WITHIN_S = 10.0
 SLACK_S = 10.0
-"""The first rank gives up so much earlier than those that wait for its word."""
+"""The first rank gives up so much earlier than those that wait for it."""
 LOST = "Connection closed by peer: the first rank, which keeps the store, has gone"
 _ARRIVED = "preflight/arrived"
 
@@ -41,8 +43,7 @@ class Presence:
 
 
 def announce(store: Store, *, presence: Presence) -> None:
-    row = [presence.rank, presence.local_rank, presence.host, presence.address, presence.port]
-    store.set(f"preflight/rank/{presence.rank}", json.dumps(row))
+    store.set(f"preflight/rank/{presence.rank}", json.dumps(asdict(presence)))
     store.add(_ARRIVED, 1)
 
 
@@ -52,24 +53,18 @@ def wait_for_all(store: Store, *, world_size: int, limit_s: float) -> list[Prese
     while store.add(_ARRIVED, 0) < world_size and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     keys = [f"preflight/rank/{rank}" for rank in range(world_size)]
-    there = [key for key in keys if store.check([key])]
-    return [_presence(*json.loads(store.get(key))) for key in there]
+    return [Presence(**json.loads(store.get(key))) for key in keys if store.check([key])]
 
 
-def _presence(rank: int, local_rank: int, host: str, address: str, port: int) -> Presence:
-    return Presence(rank=rank, local_rank=local_rank, host=host, address=address, port=port)
-
-
-def absent(present: list[Presence], *, ranks: RankInfo, slurm_hosts: str) -> list[str]:
-    """Hosts of which no rank, or not every rank, has appeared; without Slurm the ranks' numbers."""
+def absent(present: list[Presence], *, world_size: int, hosts: list[str]) -> list[str]:
+    """Hosts of which some rank has not appeared; where ``hosts`` is empty, a rank's number."""
     seen = {p.rank for p in present}
-    hosts = expand_hosts(slurm_hosts)
-    unseen = [host for host in hosts if host not in {p.host for p in present}]
-    if unseen or len(seen) == ranks.world_size:
+    counts = Counter(p.host for p in present)
+    unseen = [host for host in hosts if host not in counts]
+    if unseen or len(seen) == world_size:
         return unseen
-    counts = {p.host: sum(q.host == p.host for q in present) for p in present}
     partial = [host for host, count in counts.items() if count < max(counts.values())]
-    lost = [rank for rank in range(ranks.world_size) if rank not in seen]
+    lost = [rank for rank in range(world_size) if rank not in seen]
     return partial or [f"the node of rank {lost[0]}"]
 
 
@@ -112,12 +107,41 @@ def hear_all(store: Store, *, topics: list[str], limit_s: float) -> dict[str, An
         time.sleep(POLL_S)
 
 
-def let_all_hear(store: Store, *, topic: str, ranks: RankInfo, limit_s: float) -> None:
-    """The first rank, which may keep the store, stays until all have heard its last word."""
+def say_verdict(
+    store: Store, *, topic: str, ranks: RankInfo, problem: BadNode | EnvironmentError_ | None
+) -> None:
+    """Tell all ranks, as the first one; raises the problem, once they have heard it."""
+    if problem is None:
+        say(store, topic=f"verdict/{topic}", tree=None)
+        return
+    say(store, topic=f"verdict/{topic}", tree=[isinstance(problem, BadNode), str(problem)])
+    _let_all_hear(store, topic=topic, ranks=ranks)
+    raise problem
+
+
+def obey_verdict(
+    store: Store, *, topic: str, ranks: RankInfo, limit_s: float, must_hear: bool = True
+) -> None:
+    """Raise the problem the first rank has found, or that nothing was heard of it in time."""
+    heard = hear_all(store, topics=[f"verdict/{topic}"], limit_s=limit_s)
+    if not heard and must_hear:
+        raise BadNode(
+            f"{node_name()} (rank {ranks.rank}) has heard nothing of the first rank's preflight "
+            f"({topic}); see that rank's log."
+        )
+    tree = heard.get(f"verdict/{topic}")
+    if tree is not None:
+        _let_all_hear(store, topic=topic, ranks=ranks)
+        is_node, text = tree
+        raise BadNode(text) if is_node else EnvironmentError_(text)
+
+
+def _let_all_hear(store: Store, *, topic: str, ranks: RankInfo) -> None:
+    """The first rank, which may keep the store, stays until all have heard its verdict."""
     key = f"preflight/heard/{topic}"
     with contextlib.suppress(dist.DistError):
         store.add(key, 1)
-        deadline_s = time.monotonic() + limit_s
+        deadline_s = time.monotonic() + HEARD_WITHIN_S
         while ranks.rank == 0 and time.monotonic() < deadline_s:
             if store.add(key, 0) >= ranks.world_size:
                 return

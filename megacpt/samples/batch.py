@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a forward pass needs, as NumPy arrays, and how pieces of a token stream become one row.
+"""What a forward pass needs, as NumPy arrays, and how spans of a token stream become one row.
 
 Shapes: B samples, S sequence length.
 """
@@ -40,9 +40,9 @@ Places = npt.NDArray[np.int64] | list[int]
 class Row(NamedTuple):
     """Which tokens of which shard fill a row.
 
-    Piece i is tokens ``starts[i] .. stops[i]-1`` of all documents laid end to end. Unless
-    ``joined``, each piece of n+1 tokens gives n inputs and n targets of its own: its last token is
-    a target only. Joined pieces are one text of S+1 tokens, and so have one such token together.
+    Span i is tokens ``starts[i] .. stops[i]-1`` of all documents laid end to end. Unless
+    ``joined``, each span of n+1 tokens gives n inputs and n targets of its own: its last token is
+    a target only. Joined spans are one text of S+1 tokens, and so have one such token together.
     """
 
     shard: IndexedShard
@@ -73,11 +73,11 @@ def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = F
 
 def _fault(row: Row, *, sequence_length: int) -> DataError:
     """What is wrong with a row that could not be filled; most often its shard says it itself."""
-    pieces = [(int(i), int(j)) for i, j in zip(row.starts, row.stops, strict=True)]
-    for start, stop in pieces:
+    spans = [(int(i), int(j)) for i, j in zip(row.starts, row.stops, strict=True)]
+    for start, stop in spans:
         row.shard.ids(start, stop=stop)
         row.shard.document_starts(start, stop=stop)
     return DataError(
         f"{row.shard.prefix}: a sample of {sequence_length} tokens cannot be made of the pieces "
-        f"{pieces}; pack the shard again."
+        f"{spans}; pack the shard again."
     )

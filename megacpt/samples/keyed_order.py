@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of a run as arithmetic: (shards, segments, seed, step, position) -> pieces of a stream.
+"""The order of a run as arithmetic: (shards, segments, seed, step, position) -> spans of a stream.
 
     step      -> its segment, and how many samples each source has given in it before  (blend.py)
     position  -> slot of the batch, by a bijection keyed (seed, step)
     slot      -> source, and the number of the sample among the source's in the segment
-    number    -> epoch, place in its shuffled order, and pieces                        (tape.py)
+    number    -> epoch, place in its shuffled order, and spans                        (tape.py)
 
 Nothing is drawn, stored or built: any process computes any sample of any step by itself.
 """
@@ -24,12 +24,12 @@ from megacpt.plan.segments import Segment
 from megacpt.samples.batch import Row
 from megacpt.samples.blend import RECENT_STEPS, BlendCursor
 from megacpt.samples.record import DrawnSegment
-from megacpt.samples.tape import ConcatTape, Key, PackedRows, PackedTape, Rest, Stream, Tape
+from megacpt.samples.tape import ConcatTape, Key, PackedTape, Rest, RowsOfSpans, Tape, Tiles
 from megacpt.shards.reader import IndexedShard
 
-FEWEST_CHUNKS = 64
+FEWEST_TILES = 64
 BATCHES_APART = 4
-"""Neighbours in a chunk are dealt to batches at least this far apart."""
+"""Neighbours in a tile are dealt to batches at least this far apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +40,18 @@ class Source:
     number: int
     """``source_id`` of its rows."""
     shard: IndexedShard
-    cut: Stream | PackedRows
+    cut: Tiles | RowsOfSpans
     key: Key
 
     def tape(self, rest: Rest, *, segment: Segment) -> Tape:
-        if not isinstance(self.cut, Stream):
+        if not isinstance(self.cut, Tiles):
             return PackedTape(self.cut, rest=rest, key=self.key)
         share = segment.shares.get(self.name, 0)
         return ConcatTape(
             self.cut,
             rest=rest,
             sequence_length=segment.sequence_length,
-            block=max(BATCHES_APART * math.ceil(share * segment.global_batch_size), FEWEST_CHUNKS),
+            group=max(BATCHES_APART * math.ceil(share * segment.global_batch_size), FEWEST_TILES),
         )
 
 
@@ -211,5 +211,5 @@ def _row(leg: _Leg, *, deal: _Deal, position: int) -> Row:
     k = bisect_right(deal.ends, slot)
     source, tape = leg.active[k]
     begin = deal.ends[k - 1] if k else 0
-    starts, stops = tape.pieces(deal.before[k] + slot - begin)
+    starts, stops = tape.spans(deal.before[k] + slot - begin)
     return Row(source.shard, source.number, starts, stops)

@@ -20,7 +20,7 @@ ORDER_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class OrderSettings:
     """What holds for a whole run."""
 
     seed: int
@@ -43,7 +43,7 @@ class DataRecord:
     """The data at a step; ``to_json`` and ``from_json`` are inverse."""
 
     step: int
-    settings: Settings
+    settings: OrderSettings
     contents: Mapping[str, str]
     """Fingerprint of each source that was drawn from."""
     segments: tuple[DrawnSegment, ...]
@@ -90,7 +90,7 @@ class DataRecord:
         try:
             return cls(
                 step=int(content["step"]),
-                settings=Settings(
+                settings=OrderSettings(
                     seed=int(content["seed"]),
                     order=str(content["order"]),
                     packing=str(content["packing"]),
@@ -135,7 +135,7 @@ def _segment_from_json(content: Mapping[str, Any]) -> DrawnSegment:
     )
 
 
-def require_same_settings(record: DataRecord, *, settings: Settings) -> None:
+def require_same_settings(record: DataRecord, *, settings: OrderSettings) -> None:
     """Raise DataError where the run began with other settings than it would go on with."""
     for what, was, now in (
         ("the version of the sample order", record.settings.version, settings.version),

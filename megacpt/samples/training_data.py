@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import DataConfig, SampleOrder
-from megacpt.config.sections import Packing as PackingKind
+from megacpt.config.sections import DataConfig, Packing, SampleOrder
 from megacpt.errors import ConfigError, DataError
 from megacpt.plan.rules.data import length_violations
 from megacpt.plan.segments import Segment, at, chunk_length, epoch_cap_violations, resolve
@@ -24,13 +23,13 @@ from megacpt.samples.megatron_order import MegatronOrder, data_path_weights
 from megacpt.samples.record import (
     DataRecord,
     DrawnSegment,
-    Settings,
+    OrderSettings,
     require_same_contents,
     require_same_settings,
 )
-from megacpt.samples.tape import Key, PackedRows, Stream
+from megacpt.samples.tape import Key, RowsOfSpans, Tiles
 from megacpt.shards.manifest import identity_of, require_one_tokenizer
-from megacpt.shards.packing import Packing
+from megacpt.shards.packing import PackedShard
 from megacpt.shards.reader import IndexedShard
 
 
@@ -39,7 +38,7 @@ class TrainingData:
     """``load`` is a pure function of its arguments; threads may share it."""
 
     config: DataConfig
-    settings: Settings
+    settings: OrderSettings
     shards: Mapping[str, IndexedShard]
     contents: Mapping[str, str]
     """Fingerprint of each source's tokens."""
@@ -183,8 +182,8 @@ def _chunk_length(config: DataConfig, *, past: DataRecord | None) -> int:
     return chunk_length(config)
 
 
-def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Settings:
-    return Settings(
+def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> OrderSettings:
+    return OrderSettings(
         seed=seed,
         order=config.order.name,
         packing=config.packing.name,
@@ -208,7 +207,7 @@ def _keyed(
     shards: Mapping[str, IndexedShard],
     *,
     segments: Sequence[Segment],
-    settings: Settings,
+    settings: OrderSettings,
     past: DataRecord | None,
 ) -> KeyedOrder:
     sources = {
@@ -225,15 +224,15 @@ def _keyed(
     return KeyedOrder(sources, segments=segments, seed=settings.seed, known=known)
 
 
-def _cut(shard: IndexedShard, *, settings: Settings, key: Key) -> Stream | PackedRows:
+def _cut(shard: IndexedShard, *, settings: OrderSettings, key: Key) -> Tiles | RowsOfSpans:
     if shard.num_tokens < 2:
         raise DataError(
             f"{shard.prefix}.bin has {shard.num_tokens} tokens, but a sample needs at least 2; "
             "tokenize more text."
         )
-    if settings.packing == PackingKind.best_fit.name:
-        return Packing.open(shard.prefix, sequence_length=settings.chunk_length)
-    return Stream(shard.num_tokens, chunk_length=settings.chunk_length, key=key)
+    if settings.packing == Packing.best_fit.name:
+        return PackedShard.open(shard.prefix, sequence_length=settings.chunk_length)
+    return Tiles(shard.num_tokens, chunk_length=settings.chunk_length, key=key)
 
 
 def _megatron(

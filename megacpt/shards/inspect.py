@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ConfigError
 from megacpt.shards.lengths import LengthCounter, LengthStatistics
-from megacpt.shards.manifest import Manifest, identity_of, read_manifest, require_tokenizer
+from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_tokenizer
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ class DocumentEnds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class ShownDocument:
     """The text of a document; a long one has its first tokens in ``text``, its last in ``end``."""
 
     document: int
@@ -91,7 +91,7 @@ class Inspection:
     vocabulary: VocabularyUse
     ends: DocumentEnds | None
     """None where neither manifest nor tokenizer names an EOS id."""
-    samples: tuple[Sample, ...]
+    samples: tuple[ShownDocument, ...]
     manifest: Manifest | None
     verified: bool = False
     """Whether the caller has compared both files with the manifest's checksums."""
@@ -117,7 +117,7 @@ def inspect_shard(
         raise ConfigError(f"samples={samples} must be at least 0 and needs a tokenizer to decode.")
     shard = IndexedShard(prefix)
     shard.check_index()
-    manifest = read_manifest(prefix)
+    manifest = read_shard_manifest(prefix)
     if manifest is not None:
         identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
     if tokenizer is not None:
@@ -248,14 +248,14 @@ def document_ends(shard: IndexedShard, *, start: int, stop: int) -> npt.NDArray[
     return ends[np.diff(ends, prepend=start) > 0]
 
 
-def _samples(shard: IndexedShard, *, tokenizer: Tokenizer, count: int) -> Iterator[Sample]:
+def _samples(shard: IndexedShard, *, tokenizer: Tokenizer, count: int) -> Iterator[ShownDocument]:
     """Documents at equal distances."""
     count = min(count, shard.num_documents)
     for n in range(count):
         number = (2 * n + 1) * shard.num_documents // (2 * count)
         ids = shard.document(number)
         whole = ids.size <= SHOWN_TOKENS + ENDING_TOKENS
-        yield Sample(
+        yield ShownDocument(
             document=number,
             tokens=ids.size,
             text=tokenizer.decode(ids if whole else ids[:SHOWN_TOKENS]),

@@ -96,12 +96,12 @@ def manifest_path(prefix: Path | str) -> Path:
     return Path(f"{prefix}.json")
 
 
-def render(manifest: Manifest) -> str:
+def manifest_json(manifest: Manifest) -> str:
     """The text of PREFIX.json."""
     return json.dumps(asdict(manifest), indent=2) + "\n"
 
 
-def read_manifest(prefix: Path | str) -> Manifest | None:
+def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     """The manifest of a shard; None where there is none."""
     path = manifest_path(prefix)
     try:
@@ -162,7 +162,7 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
 
     ``progress`` is told the bytes read and those to read.
     """
-    manifest = read_manifest(prefix)
+    manifest = read_shard_manifest(prefix)
     if manifest is None:
         raise DataError(f"{manifest_path(prefix)} does not exist: nothing to verify {prefix} with.")
     total, done = manifest.bin_bytes + manifest.idx_bytes, 0
@@ -206,7 +206,9 @@ def require_checksum(prefix: Path | str, *, kind: str, expected: str, found: str
 
 def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
     """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
-    _require_tokenizer(read_manifest(prefix), prefix=prefix, fingerprint=fingerprint, owner=owner)
+    _require_tokenizer(
+        read_shard_manifest(prefix), prefix=prefix, fingerprint=fingerprint, owner=owner
+    )
 
 
 def _require_tokenizer(
@@ -222,7 +224,7 @@ def _require_tokenizer(
 
 def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:
     """The manifests of the shards; raises DataError if two of them name different tokenizers."""
-    manifests = [read_manifest(prefix) for prefix in prefixes]
+    manifests = [read_shard_manifest(prefix) for prefix in prefixes]
     first: tuple[Path | str, str] | None = None
     for prefix, manifest in zip(prefixes, manifests, strict=True):
         if manifest is None:
@@ -235,7 +237,7 @@ def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | Non
 
 def shard_identity(shard: IndexedShard) -> str:
     """``identity_of`` a shard and the manifest beside it."""
-    return identity_of(shard, manifest=read_manifest(shard.prefix))
+    return identity_of(shard, manifest=read_shard_manifest(shard.prefix))
 
 
 def identity_of(shard: IndexedShard, *, manifest: Manifest | None) -> str:

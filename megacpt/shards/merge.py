@@ -22,9 +22,9 @@ from megacpt.errors import DataError
 from megacpt.shards.manifest import (
     Manifest,
     identity_of,
+    manifest_json,
     manifest_path,
-    read_manifest,
-    render,
+    read_shard_manifest,
     require_checksum,
     require_one_tokenizer,
     total_backends,
@@ -68,7 +68,7 @@ def merge_shards(
         has_bad = _copy_quarantine(prefixes, writer=writer)
         files = writer.publish(
             beside=(QUARANTINE,) if has_bad else (),
-            describe=(lambda files: render(describe(files))) if manifests else None,
+            describe=(lambda files: manifest_json(describe(files))) if manifests else None,
             bounds=_bounds(shards),
         )
     return Merged(files=files, manifest=describe(files) if manifests else None)
@@ -94,7 +94,7 @@ def _require_free_name(prefixes: Sequence[Path | str], *, output_prefix: Path | 
         raise DataError("there are no shards to merge; give their prefixes.")
     if Path(output_prefix).resolve() in {Path(prefix).resolve() for prefix in prefixes}:
         raise DataError(f"output prefix {output_prefix} is one of the shards; choose another.")
-    read_manifest(output_prefix)  # refuses to replace a JSON file that is something else
+    read_shard_manifest(output_prefix)  # refuses to replace a JSON file that is something else
 
 
 def _require_described(output_prefix: Path | str, *, manifests: Sequence[Manifest]) -> None:

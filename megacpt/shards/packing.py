@@ -79,7 +79,7 @@ def pack(prefixes: Sequence[Path | str], *, sequence_length: int) -> list[PackSu
     summaries = []
     for prefix in prefixes:
         build_packing(IndexedShard(prefix), sequence_length=sequence_length)
-        summaries.append(Packing.open(prefix, sequence_length=sequence_length).summary)
+        summaries.append(PackedShard.open(prefix, sequence_length=sequence_length).summary)
     return summaries
 
 
@@ -121,7 +121,7 @@ def build_packing(shard: IndexedShard, *, sequence_length: int) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
+class PackedShard:
     """PREFIX.pack<S>, memory-mapped; opening it reads a few pages whatever its size."""
 
     prefix: Path
@@ -129,7 +129,7 @@ class Packing:
     rows: _C.PackedRows
 
     @classmethod
-    def open(cls, prefix: Path | str, *, sequence_length: int) -> Packing:
+    def open(cls, prefix: Path | str, *, sequence_length: int) -> PackedShard:
         """DataError unless the file is whole and was made from this very shard."""
         raw = _map(prefix, sequence_length=sequence_length)
         summary, identity = _read_header(raw, prefix=prefix, sequence_length=sequence_length)
@@ -221,4 +221,4 @@ def _command(prefix: Path | str, *, sequence_length: int) -> str:
     return f"megacpt pack {prefix} --sequence-length {sequence_length}"
 
 
-__all__ = ["PackSummary", "Packing", "build_packing", "pack", "pack_path"]
+__all__ = ["PackSummary", "PackedShard", "build_packing", "pack", "pack_path"]

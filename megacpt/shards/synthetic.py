@@ -17,7 +17,7 @@ from pathlib import Path
 from megacpt.config.sections import SyntheticConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.files import write_text
-from megacpt.shards.manifest import Manifest, read_manifest
+from megacpt.shards.manifest import Manifest, read_shard_manifest
 from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import Tokenizer
 
@@ -98,7 +98,7 @@ def _as_jsonl(config: SyntheticConfig) -> str:
 def ensure_shard(prefix: Path | str, *, config: SyntheticConfig, tokenizer: Tokenizer) -> Manifest:
     """Write PREFIX.jsonl and its token shard, unless they lie there already."""
     source = Path(f"{prefix}.jsonl")
-    manifest = read_manifest(prefix)
+    manifest = read_shard_manifest(prefix)
     if (
         manifest is not None
         and manifest.tokenizer_fingerprint == tokenizer.fingerprint

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError, EnvironmentError_
-from megacpt.files import sync_folder
+from megacpt.files import sync
 from megacpt.shards.format import HEADER, MAGIC, VERSION, code_of
 
 PIECE = 1 << 20
@@ -165,7 +165,7 @@ class ShardWriter:
             self._name("idx").unlink(missing_ok=True)
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
-            sync_folder(self.prefix.parent)
+            sync(self.prefix.parent)
         return files
 
     def _finish(self, bounds: DocumentBounds | None) -> ShardFiles:

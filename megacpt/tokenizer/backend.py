@@ -18,8 +18,8 @@ class Encoded:
     ids: npt.NDArray[np.integer]
     bounds: npt.NDArray[np.int64]
 
-    def part(self, start: int, *, stop: int) -> Encoded:
-        """Of the texts ``start .. stop-1``, without copying ids."""
+    def texts(self, start: int, *, stop: int) -> Encoded:
+        """Texts ``start .. stop-1``, without copying ids."""
         bounds = self.bounds[start : stop + 1]
         return Encoded(ids=self.ids[bounds[0] : bounds[-1]], bounds=bounds - bounds[0])
 
@@ -33,14 +33,18 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the library, with its version."""
+        """Name of the library and its version."""
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
         """Ids of all texts; ``special`` adds what the tokenizer's own rule adds (BOS)."""
 
 
 class Backend(Encoder, Protocol):
-    """One that reads a kind of tokenizer file, and turns ids into text as well."""
+    """An encoder that reads a kind of tokenizer file, and turns ids into text as well."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, added tokens included."""
 
     def decode(self, ids: list[int]) -> str:
         """The text of ``ids``, special tokens shown."""

@@ -2,7 +2,7 @@
 """tokenizer.json through fastokens, some thirty times as fast as ``tokenizers``.
 
 It is another implementation, so it is only used where it proves equal: on the texts made here
-before the work begins, and on a sample of the corpus while it is done (data.proof).
+before the work begins, and on excerpts of the corpus meanwhile (megacpt.shards.tokenize.encode).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
-from megacpt.tokenizer.backend import Encoded
+from megacpt.tokenizer.backend import Encoded, Encoder
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class FastBackend:
         return Encoded(ids=np.frombuffer(ids, "<u4"), bounds=np.frombuffer(bounds, "<i8"))
 
 
-def read_fast(content: bytes) -> FastBackend | None:
+def read_fast(content: bytes) -> Encoder | None:
     """The faster backend, unproven; None where it is missing or cannot read the file."""
     try:
         import fastokens
@@ -64,22 +64,22 @@ def read_fast(content: bytes) -> FastBackend | None:
         return None
 
 
-def read_in_background(content: bytes) -> Future[FastBackend | None]:
-    """It takes some tenths of a second, without Python's lock."""
+def read_in_background(content: bytes) -> Future[Encoder | None]:
+    """``read_fast`` in a thread; it takes some tenths of a second, without Python's lock."""
     pool = ThreadPoolExecutor(1)
     pending = pool.submit(read_fast, content)
     pool.shutdown(wait=False)
     return pending
 
 
-def load_fast(reference: HuggingFaceBackend) -> FastBackend | None:
+def load_fast(reference: HuggingFaceBackend) -> Encoder | None:
     """The faster backend, or None where it is missing or differs on the texts made here."""
     fast = reference.fast.result() if reference.fast else read_fast(reference.content)
     if fast is None:
         return None
     texts = probes(reference.added_tokens)
     found, expected = (encoder.encode(texts, special=True) for encoder in (fast, reference))
-    return fast if first_difference(found, expected=expected) is None else None
+    return fast if first_differing_text(found, expected=expected) is None else None
 
 
 def probes(added_tokens: Sequence[str]) -> list[str]:
@@ -90,7 +90,7 @@ def probes(added_tokens: Sequence[str]) -> list[str]:
     return texts
 
 
-def first_difference(found: Encoded, *, expected: Encoded) -> int | None:
+def first_differing_text(found: Encoded, *, expected: Encoded) -> int | None:
     """Number of the first text whose ids differ."""
     if np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.ids, expected.ids):
         return None

@@ -6,16 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tokenizers
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Encoded, join
-
-if TYPE_CHECKING:
-    from megacpt.tokenizer.fast import FastBackend
-
+from megacpt.tokenizer.backend import Encoded, Encoder, join
 
 FEW = 8
 """Texts that are not worth waking the library's threads for, which may all have other work."""
@@ -31,7 +26,7 @@ class HuggingFaceBackend:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.content = content
-        self.fast: Future[FastBackend | None] | None = None
+        self.fast: Future[Encoder | None] | None = None
         """Set where fastokens reads the file meanwhile."""
         self.name = f"tokenizers {tokenizers.__version__}"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer is a Hugging Face folder, or a file: tokenizer.json, SentencePiece, tiktoken.
+"""Tokenizers from a Hugging Face folder or a file: tokenizer.json, SentencePiece, tiktoken.
 
-Of a folder, tokenizer.json is read, and the files beside it that name the special tokens.
+In a folder, tokenizer.json is read, and the files beside it that name the special tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Tokenizer:
     """Encodes and decodes; ids are below ``vocab_size``."""
 
     folder: Path
-    """Where it came from: the folder, or the file that is not in a model's folder."""
+    """The folder, or the file that is not in a model's folder."""
     vocab_size: int
     """One more than the largest id, added tokens included: the embedding rows a model needs."""
     eos_id: int | None
@@ -70,7 +70,8 @@ def load_tokenizer(
         content = _read(path)
         if TIKTOKEN_LINE.match(content):
             return _load_tiktoken(path, content=content, settings=settings)
-        return _load_sentence_piece(path, content=content)
+        model = SentencePieceBackend(content, path=path)
+        return _tokenizer(path, backend=model, special_ids=model.special_ids, content=content)
     folder = path.parent if path.is_file() else path
     file = path if path.is_file() else folder / "tokenizer.json"
     return _load_hugging_face(folder, path=file, fast=fast)
@@ -85,45 +86,32 @@ def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
     pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
     backend.fast = pending
-    special = {
+    special_ids = {
         name: _special_id(folder, backend=backend, name=name) for name in ("eos", "pad", "bos")
     }
-    return Tokenizer(
-        folder=folder if path == folder / "tokenizer.json" else path,
-        vocab_size=backend.vocab_size,
-        eos_id=special["eos"],
-        pad_id=special["pad"],
-        bos_id=special["bos"],
-        fingerprint=hashlib.sha256(content).hexdigest(),
-        backend=backend,
-    )
-
-
-def _load_sentence_piece(path: Path, *, content: bytes) -> Tokenizer:
-    backend = SentencePieceBackend(content, path=path)
-    return Tokenizer(
-        folder=path,
-        vocab_size=backend.vocab_size,
-        eos_id=backend.eos_id,
-        pad_id=backend.pad_id,
-        bos_id=backend.bos_id,
-        fingerprint=hashlib.sha256(content).hexdigest(),
-        backend=backend,
-    )
+    named = folder if path == folder / "tokenizer.json" else path
+    return _tokenizer(named, backend=backend, special_ids=special_ids, content=content)
 
 
 def _load_tiktoken(path: Path, *, content: bytes, settings: str | None) -> Tokenizer:
-    read, text = read_settings(path, given=settings)
+    read = read_settings(path, given=settings)
     backend = TiktokenBackend(content, path=path, settings=read)
+    content += read.text.encode()
+    made = _tokenizer(path, backend=backend, special_ids=read.special_ids, content=content)
+    return replace(made, settings=settings)
+
+
+def _tokenizer(
+    path: Path, *, backend: Backend, special_ids: Mapping[str, int | None], content: bytes
+) -> Tokenizer:
     return Tokenizer(
         folder=path,
         vocab_size=backend.vocab_size,
-        eos_id=read.named.get("eos_token"),
-        pad_id=read.named.get("pad_token"),
-        bos_id=read.named.get("bos_token"),
-        fingerprint=hashlib.sha256(content + text.encode()).hexdigest(),
+        eos_id=special_ids.get("eos"),
+        pad_id=special_ids.get("pad"),
+        bos_id=special_ids.get("bos"),
+        fingerprint=hashlib.sha256(content).hexdigest(),
         backend=backend,
-        settings=settings,
     )
 
 

@@ -25,50 +25,34 @@ class SentencePieceBackend:
                 f"{path} is not a SentencePiece model ({error}); copy the file again from where "
                 "the model came."
             ) from error
+        read = self._processor
+        ids = {"eos": read.eos_id(), "pad": read.pad_id(), "bos": read.bos_id()}
+        # The library says -1 where a model has none.
+        self.special_ids = {name: number for name, number in ids.items() if number >= 0}
+        self.vocab_size = int(read.vocab_size())
         self.name = f"sentencepiece {sentencepiece.__version__}"
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
-        add_bos = special and self.bos_id is not None
+        add_bos = special and "bos" in self.special_ids
         return join(self._processor.encode(list(texts), out_type=int, add_bos=add_bos))
 
     def decode(self, ids: list[int]) -> str:
-        return "".join(self._shown(part) for part in self._parts(ids))
+        return "".join(map(self._shown, self._runs(ids)))
 
-    def _parts(self, ids: list[int]) -> list[list[int]]:
+    def _runs(self, ids: list[int]) -> list[list[int]]:
         """Runs of text, and control tokens each by itself: the library drops those."""
-        parts: list[list[int]] = []
+        runs: list[list[int]] = []
         for number in ids:
-            if parts and not self._is_control(number) and not self._is_control(parts[-1][0]):
-                parts[-1].append(number)
+            if runs and not self._is_control(number) and not self._is_control(runs[-1][0]):
+                runs[-1].append(number)
             else:
-                parts.append([number])
-        return parts
+                runs.append([number])
+        return runs
 
     def _is_control(self, number: int) -> bool:
         return bool(self._processor.is_control(number))
 
-    def _shown(self, part: list[int]) -> str:
-        if self._is_control(part[0]):
-            return str(self._processor.id_to_piece(part[0]))
-        return str(self._processor.decode(part))
-
-    @property
-    def vocab_size(self) -> int:
-        return int(self._processor.vocab_size())
-
-    @property
-    def bos_id(self) -> int | None:
-        return _or_none(self._processor.bos_id())
-
-    @property
-    def eos_id(self) -> int | None:
-        return _or_none(self._processor.eos_id())
-
-    @property
-    def pad_id(self) -> int | None:
-        return _or_none(self._processor.pad_id())
-
-
-def _or_none(number: int) -> int | None:
-    """The library says -1 where there is none."""
-    return number if number >= 0 else None
+    def _shown(self, run: list[int]) -> str:
+        if self._is_control(run[0]):
+            return str(self._processor.id_to_piece(run[0]))
+        return str(self._processor.decode(run))

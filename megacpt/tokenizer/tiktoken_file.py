@@ -23,15 +23,21 @@ from typing import Any
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.tokenizer.backend import Encoded, join
 
-NAMES = ("eos_token", "bos_token", "pad_token")
+NAMES = ("eos", "bos", "pad")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiktokenSettings:
     pattern: str
     special_tokens: dict[str, int]
-    named: dict[str, int]
-    """eos_token, bos_token and pad_token -> id, those that are named."""
+    special_ids: dict[str, int]
+    """Ids of eos, bos and pad, those that are named."""
+
+    @property
+    def text(self) -> str:
+        """The settings in one form, for the fingerprint."""
+        named = {f"{name}_token": number for name, number in self.special_ids.items()}
+        return json.dumps([self.pattern, self.special_tokens, named], sort_keys=True)
 
 
 class TiktokenBackend:
@@ -56,7 +62,7 @@ class TiktokenBackend:
                 f"{path} cannot be used with its settings ({error}); check pattern and "
                 "special_tokens."
             ) from error
-        self._bos_id = settings.named.get("bos_token")
+        self._bos_id = settings.special_ids.get("bos")
         self.vocab_size = self._encoding.n_vocab
         self.name = f"tiktoken {tiktoken.__version__}"
 
@@ -81,11 +87,8 @@ def _ranks(content: bytes, *, path: Path) -> dict[bytes, int]:
         ) from error
 
 
-def read_settings(path: Path, *, given: str | None) -> tuple[TiktokenSettings, str]:
-    """The settings, and their text in one form (for the fingerprint).
-
-    ``given`` is JSON, or the name of a file of it; without, it is ``path``.json.
-    """
+def read_settings(path: Path, *, given: str | None) -> TiktokenSettings:
+    """``given`` is JSON, or the name of a file of it; without, it is ``path``.json."""
     where = "--tokenizer-settings" if given and given.startswith("{") else given or f"{path}.json"
     try:
         is_text = given is not None and given.startswith("{")
@@ -93,7 +96,8 @@ def read_settings(path: Path, *, given: str | None) -> tuple[TiktokenSettings, s
         content: Any = json.loads(text)
         special = {str(token): int(number) for token, number in content["special_tokens"].items()}
         pattern = str(content["pattern"])
-        named = {name: special[content[name]] for name in NAMES if content.get(name)}
+        tokens = {name: content.get(f"{name}_token") for name in NAMES}
+        named = {name: special[token] for name, token in tokens.items() if token}
     except FileNotFoundError as error:
         raise ModelError(
             f"tiktoken file {path} says neither its pattern nor its special tokens, and {where} "
@@ -103,7 +107,6 @@ def read_settings(path: Path, *, given: str | None) -> tuple[TiktokenSettings, s
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{where} must be a JSON object with pattern, special_tokens and eos_token "
-            f"({type(error).__name__}: {error}); mend it."
+            f"({type(error).__name__}: {error}); correct it."
         ) from error
-    settings = TiktokenSettings(pattern=pattern, special_tokens=special, named=named)
-    return settings, json.dumps([pattern, special, named], sort_keys=True)
+    return TiktokenSettings(pattern=pattern, special_tokens=special, special_ids=named)

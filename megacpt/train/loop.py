@@ -23,7 +23,8 @@ from megacpt.monitor.metrics import FaultRecord
 from megacpt.train import warm_start
 from megacpt.train.batches import Account, StepBatch, read_batches
 from megacpt.train.garbage import collecting_every
-from megacpt.train.guard import Guard, faults, samples_of
+from megacpt.train.guard import faults
+from megacpt.train.guard.guard import Guard, samples_of
 from megacpt.train.journal import Journal
 from megacpt.train.position import Position, resume
 from megacpt.train.prefetch import Prefetcher

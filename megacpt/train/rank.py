@@ -24,6 +24,7 @@ import torch
 
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
+from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import (
     RankInfo,
@@ -35,7 +36,7 @@ from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 from megacpt.files import write_text
 from megacpt.plan.rules.faults import hang_minutes
-from megacpt.preflight.when import is_wanted
+from megacpt.preflight import is_wanted
 from megacpt.train.guard.watchdog import SignOfLife, Stacks, Watchdog
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def _look(config: RunConfig, *, ranks: RankInfo) -> Preflight | None:
         return None
     from megacpt.preflight import preflight
 
-    return preflight.look(config, ranks=ranks)
+    return preflight.check_nodes(
+        ranks, run_dir=Path(config.run_dir), cluster=config.cluster, settings=to_tree(config)
+    )
 
 
 def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.device) -> None:

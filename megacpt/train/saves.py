@@ -23,12 +23,13 @@ from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
 from megacpt.checkpoint.retention import retention_of
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import adam, entries
-from megacpt.checkpoint.writer import Failure, Saver, on_first_rank
+from megacpt.checkpoint.writer.saver import Failure, Saver, on_first_rank
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
 from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.evaluate.heldout import evaluating
 from megacpt.families.architecture import Architecture
+from megacpt.text import memory_size
 from megacpt.train.position import Position, manifest_of
 from megacpt.train.run import Run
 
@@ -204,6 +205,6 @@ def _require_space(folder: Path, *, architecture: Architecture) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise EnvironmentError_(
-            f"it needs about {needed_bytes / 2**20:,.1f} MiB, and {folder.parent} has "
-            f"{free_bytes / 2**20:,.1f} MiB free"
+            f"it needs about {memory_size(needed_bytes)}, and {folder.parent} has "
+            f"{memory_size(free_bytes)} free"
         )

@@ -25,7 +25,7 @@ def write(run_dir: Path, *, step: int, tensors: Tensors, pieces: int) -> Path:
     """As a run of so many tensor-parallel ranks would, cut along the first dimension."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-    from megacpt.checkpoint import writer
+    from megacpt.checkpoint.writer import saver
 
     root = run_dir / "checkpoints"
     start = claim(root, from_step=0)
@@ -36,7 +36,7 @@ def write(run_dir: Path, *, step: int, tensors: Tensors, pieces: int) -> Path:
         for name, tensor in tensors.items()
         for n, piece in enumerate(tensor.chunk(pieces))
     }
-    writer.save(partial, state=state | {"iteration": step})
+    saver.save(partial, state=state | {"iteration": step})
     manifest = manifest_of(partial, step=step, start=start)
     return folders.publish(root, partial=partial, manifest=manifest, start=start)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from megacpt import cli
 from megacpt.cli import main
+from megacpt.commands import common
 from megacpt.shards.tokenize import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -78,12 +78,12 @@ def test_the_tool_does_the_same_without_torch(shard: str) -> None:
 def test_slow_work_shows_how_far_it_is_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a child process whose standard error is a terminal; nothing shows before two seconds."""
     code = (
-        "from megacpt import cli\n"
-        "cli.SLOW_S = {slow}\ncli.REDRAW_S = 0\n"
-        "show = cli._slow_progress('tokens')\n"
+        "from megacpt.commands import common\n"
+        "common.SLOW_S = {slow}\ncommon.REDRAW_S = 0\n"
+        "show = common.slow_progress('tokens')\n"
         "for n in range(1, 5): show(n, 4)\n"
     )
-    assert cli.SLOW_S == 2
+    assert common.SLOW_S == 2
     assert run_on_terminal(code.format(slow=60)) == ""
     shown = [f"\r\x1b[Ktokens  {share}%  0:00 left" for share in ("25.0", "50.0", "75.0")]
     assert run_on_terminal(code.format(slow=-1)) == "".join(shown) + "\r\x1b[K"

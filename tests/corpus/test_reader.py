@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every line in one part, whatever the cut; checksums of whole files from parts; broken files."""
+"""Every line is in one extent, whatever the cut; checksums of whole files; broken files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt.corpus import checksum, reader
-from megacpt.corpus.documents import Block
+from megacpt.corpus.documents import Passage
 from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
-from megacpt.corpus.parts import Part, cut
-from megacpt.corpus.reader import PartReader, first_line
+from megacpt.corpus.pieces import Extent, cut
+from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.errors import DataError
 from tests.corpus.cases import write_jsonl
 
@@ -27,15 +27,15 @@ def source(path: Path, **options: FileFormat) -> SourceFile:
 
 
 def read(
-    file: SourceFile, part: Part | None = None, *, max_bytes: int = 1 << 30
-) -> tuple[PartReader, list[Block]]:
-    whole = Part(file=0, start=0, stop=file.bytes, bytes=file.bytes)
-    made = PartReader(file, part=part or whole, number=0, key="text", max_bytes=max_bytes)
+    file: SourceFile, extent: Extent | None = None, *, max_bytes: int = 1 << 30
+) -> tuple[ExtentReader, list[Passage]]:
+    whole = Extent(file=0, start=0, stop=file.bytes, bytes=file.bytes)
+    made = ExtentReader(file, extent=extent or whole, number=0, key="text", max_bytes=max_bytes)
     return made, list(made)
 
 
-def contents(blocks: list[Block]) -> bytes:
-    return b"".join(b.content for b in blocks if isinstance(b.content, bytes))
+def contents(passages: list[Passage]) -> bytes:
+    return b"".join(b.content for b in passages if isinstance(b.content, bytes))
 
 
 @given(
@@ -51,41 +51,41 @@ def test_every_line_is_in_one_part(
     path.write_bytes(b"\n".join(lines) + b"\n" * ends)
     file = source(path)
     found, line = b"", 1
-    for (part,) in cut([file], size=size):
-        made, blocks = read(file, part)
-        assert first_line(file, part=part) == line or made.num_lines == 0
-        assert [b.first_line for b in blocks] == sorted(b.first_line for b in blocks)
-        assert sum(b.bytes_read for b in blocks) == part.bytes
-        found += contents(blocks)
+    for (extent,) in cut([file], size=size):
+        made, passages = read(file, extent)
+        assert first_line(file, extent=extent) == line or made.num_lines == 0
+        assert [b.first_line for b in passages] == sorted(b.first_line for b in passages)
+        assert sum(b.bytes_read for b in passages) == extent.bytes
+        found += contents(passages)
         line += made.num_lines
     assert found == path.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_blocks_are_bounded_and_whole_lines(tmp_path: Path, suffix: str) -> None:
-    content = b"".join(b"%d" % n * (reader.BLOCK_BYTES // 3) + b"\n" for n in range(9))
+    content = b"".join(b"%d" % n * (reader.PASSAGE_BYTES // 3) + b"\n" for n in range(9))
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(packed(content, suffix))
-    made, blocks = read(source(path))
-    assert contents(blocks) == content
+    made, passages = read(source(path))
+    assert contents(passages) == content
     assert made.num_lines == 9
-    for block in blocks:
-        assert len(contents([block])) <= 2 * reader.BLOCK_BYTES
+    for block in passages:
+        assert len(contents([block])) <= 2 * reader.PASSAGE_BYTES
         assert contents([block])[-1:] in (b"\n", b"")
         assert block.num_lines == contents([block]).count(b"\n")
     assert made.leaves == [hashlib.sha256(path.read_bytes()).hexdigest()]
-    assert sum(b.bytes_read for b in blocks) == path.stat().st_size
+    assert sum(b.bytes_read for b in passages) == path.stat().st_size
 
 
 def test_blocks_of_short_lines_end_with_the_last_that_fits(tmp_path: Path) -> None:
-    content = b"".join(b"%d\n" % n for n in range(reader.BLOCK_BYTES // 3))
+    content = b"".join(b"%d\n" % n for n in range(reader.PASSAGE_BYTES // 3))
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
-    made, blocks = read(source(path))
-    assert contents(blocks) == content
-    sizes = [len(contents([block])) for block in blocks if block.content]
-    assert len(sizes) == len(content) // reader.BLOCK_BYTES + 1
-    assert all(reader.BLOCK_BYTES - 8 < size <= reader.BLOCK_BYTES for size in sizes[:-1])
+    made, passages = read(source(path))
+    assert contents(passages) == content
+    sizes = [len(contents([block])) for block in passages if block.content]
+    assert len(sizes) == len(content) // reader.PASSAGE_BYTES + 1
+    assert all(reader.PASSAGE_BYTES - 8 < size <= reader.PASSAGE_BYTES for size in sizes[:-1])
     assert made.leaves == [hashlib.sha256(content).hexdigest()]
 
 
@@ -125,7 +125,7 @@ def test_checksums_of_parts_are_those_of_the_file(
     expected = read(file)[0].leaves
     assert len(expected) == -(-file.bytes // 1024)
     pieces = cut([file], size=1 << 12)
-    assert [leaf for (part,) in pieces for leaf in read(file, part)[0].leaves] == expected
+    assert [leaf for (extent,) in pieces for leaf in read(file, extent)[0].leaves] == expected
     digests = [hashlib.sha256(path.read_bytes()[n : n + 1024]) for n in range(0, file.bytes, 1024)]
     joined = b"".join(digest.digest() for digest in digests)
     assert checksum.root(expected) == hashlib.sha256(joined).hexdigest()
@@ -133,24 +133,24 @@ def test_checksums_of_parts_are_those_of_the_file(
 
 @pytest.mark.parametrize("last", [False, True])
 def test_a_line_too_long_for_memory_is_dropped(tmp_path: Path, last: bool) -> None:
-    long = b"x" * (5 * reader.BLOCK_BYTES + 17)
+    long = b"x" * (5 * reader.PASSAGE_BYTES + 17)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"1\n2\n" + long + (b"" if last else b"\n4\n"))
-    made, blocks = read(source(path), max_bytes=1 << 20)
-    assert contents(blocks) == (b"1\n2\n" if last else b"1\n2\n4\n")
-    (bad,) = (bad for block in blocks for bad in block.bad)
+    made, passages = read(source(path), max_bytes=1 << 20)
+    assert contents(passages) == (b"1\n2\n" if last else b"1\n2\n4\n")
+    (bad,) = (bad for block in passages for bad in block.bad)
     assert (bad.line, made.num_lines) == (3, 3 if last else 4)
     assert f"has {len(long)} bytes, but documents may have 1048576" in bad.problem
     assert len(bad.content) == reader.HEAD_BYTES
-    assert sum(b.bytes_read for b in blocks) == path.stat().st_size
+    assert sum(b.bytes_read for b in passages) == path.stat().st_size
 
 
 def test_a_text_file_is_one_value(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"two\nlines\n")
     assert [b.content for b in read(source(path))[1]] == [[b"two\nlines\n"]]
-    made, blocks = read(source(path), max_bytes=4)
-    assert [b.content for b in blocks] == [[b"two\nl"]]
+    made, passages = read(source(path), max_bytes=4)
+    assert [b.content for b in passages] == [[b"two\nl"]]
     assert made.leaves == [hashlib.sha256(b"two\nlines\n").hexdigest()]
 
 
@@ -163,12 +163,12 @@ def test_rows_of_a_parquet_file_are_in_one_part_each(tmp_path: Path, size: int) 
     file = source(path)
     found: list[object] = []
     leaves = []
-    for (part,) in cut([file], size=size):
-        assert first_line(file, part=part) == len(found) + 1
-        made, blocks = read(file, part)
-        found += [value for b in blocks for value in b.content]
+    for (extent,) in cut([file], size=size):
+        assert first_line(file, extent=extent) == len(found) + 1
+        made, passages = read(file, extent)
+        found += [value for b in passages for value in b.content]
         leaves += made.leaves
-        assert sum(b.bytes_read for b in blocks) == part.bytes
+        assert sum(b.bytes_read for b in passages) == extent.bytes
     assert found == [text.encode() for text in texts]
     assert leaves == [hashlib.sha256(path.read_bytes()).hexdigest()]
 

@@ -12,6 +12,7 @@ import pytest
 from megacpt.device.environment import (
     RankInfo,
     SlurmJob,
+    expand_hosts,
     has_secret,
     rank_from_environment,
     slurm_job,
@@ -186,3 +187,16 @@ def test_a_rank_with_a_living_parent_goes_on() -> None:
 )
 def test_job(variables: dict[str, str], job: SlurmJob) -> None:
     assert slurm_job(variables) == job
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("gpu1", ["gpu1"]),
+        ("gpu[07-09,12],cpu1", ["gpu07", "gpu08", "gpu09", "gpu12", "cpu1"]),
+        ("r[1-2]n[9-10]-ib", ["r1n9-ib", "r1n10-ib", "r2n9-ib", "r2n10-ib"]),
+        ("", []),
+    ],
+)
+def test_expand_hosts(text: str, hosts: list[str]) -> None:
+    assert expand_hosts(text) == hosts

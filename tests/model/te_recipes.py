@@ -145,8 +145,8 @@ def round_trip(folder: Path, *, model: Any, plain: Any) -> bool:
 
 def pass_on(folder: Path, *, source: Any, target: Any) -> None:
     from megacpt.checkpoint import state as checkpoint_state
-    from megacpt.checkpoint import writer
+    from megacpt.checkpoint.writer import saver
 
     folder.mkdir(parents=True)
-    writer.save(folder, state=checkpoint_state._model_state([source]))
+    saver.save(folder, state=checkpoint_state._model_state([source]))
     checkpoint_state.load_model(folder, chunks=[target])

@@ -6,15 +6,12 @@ from __future__ import annotations
 import io
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.terminal import (
     Progress,
-    count,
-    duration,
     generation_lines,
     heldout_lines,
     number,
@@ -127,29 +124,6 @@ def test_header_and_line_fit_80_columns_and_align(
 @given(st.text())
 def test_printable_is_one_line(text: str) -> None:
     assert printable(text).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (42.4, "0:42"), (59.6, "1:00"), (3723, "1:02:03"), (273_600, "3d 04h")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (612.3, "612"),
-        (12_345, "12.3k"),
-        (999_990, "1.0M"),
-        (4.56e6, "4.6M"),
-        (8e10, "80.0B"),
-    ],
-)
-def test_count(value: float | None, text: str) -> None:
-    assert count(value) == text
 
 
 def test_number() -> None:

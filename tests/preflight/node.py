@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from megacpt.config.schema import to_tree
 from megacpt.config.sections import (
     BadNodePolicy,
     ClusterConfig,
@@ -30,8 +31,7 @@ from megacpt.config.sections import (
 from megacpt.device import runtime
 from megacpt.device.environment import RankInfo, rank_from_environment
 from megacpt.errors import MegacptError
-from megacpt.preflight import preflight
-from megacpt.preflight.when import is_wanted
+from megacpt.preflight import is_wanted, preflight
 
 
 def go_through(work: Path, cases: dict[str, dict[str, Any]]) -> None:
@@ -78,7 +78,9 @@ def run(case: dict[str, Any], *, work: Path, ranks: RankInfo) -> str:
     config = RunConfig(run_dir=case.get("run_dir", str(work / "run")), cluster=cluster)
     try:
         assert is_wanted(cluster.preflight, ranks=ranks)
-        checked = preflight.look(config, ranks=ranks)
+        checked = preflight.check_nodes(
+            ranks, run_dir=Path(config.run_dir), cluster=cluster, settings=to_tree(config)
+        )
         device = runtime.start(ranks, cluster=cluster, store=checked.store).device
         checked.check_links(device)
         total = torch.ones(1)

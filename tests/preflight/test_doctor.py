@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.cli import main
-from megacpt.preflight.checks import Finding, Mark
-from megacpt.preflight.doctor import diagnose, passes, render
+from megacpt.preflight.checks import CheckResult, Mark
+from megacpt.preflight.doctor import diagnose, passes, screen
 
 
 def test_one_screen_and_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,25 +36,27 @@ def test_what_fails_has_a_remedy_and_exit_code_1(
     assert "Next:" not in shown
 
 
-def test_every_finding_that_is_not_ok_has_a_remedy(tmp_path: Path) -> None:
-    findings = diagnose(tmp_path)
-    assert all(finding.remedy for finding in findings if finding.mark is not Mark.ok)
-    assert passes(findings)
+def test_every_check_that_is_not_ok_has_a_remedy(tmp_path: Path) -> None:
+    results = diagnose(tmp_path)
+    assert all(result.remedy for result in results if result.mark is not Mark.ok)
+    assert passes(results)
 
 
-def test_render_wraps_and_counts() -> None:
+def test_the_screen_wraps_and_counts() -> None:
     long = "a value that is much too long for a single line of eighty columns, so it is wrapped"
-    shown = render(
+    shown = screen(
         [
-            Finding(check="one", mark=Mark.ok, value="fine", limit="not shown", remedy="neither"),
-            Finding(check="two", mark=Mark.warn, value=long, limit="less", remedy="mend it"),
+            CheckResult(
+                check="one", mark=Mark.ok, value="fine", limit="not shown", remedy="neither"
+            ),
+            CheckResult(check="two", mark=Mark.warn, value=long, limit="less", remedy="fix it"),
         ]
     ).splitlines()
     assert shown[2] == "ok    one         fine"
     assert shown[3].startswith("warn  two         a value")
     assert shown[4].startswith(" " * 18)
-    assert shown[-3:] == ["               -> mend it", "", "1 warn"]
-    assert render([]).splitlines()[-1] == "All is well."
+    assert shown[-3:] == ["               -> fix it", "", "1 warn"]
+    assert screen([]).splitlines()[-1] == "All is well."
 
 
 def test_it_loads_no_torch_and_is_quick(tmp_path: Path) -> None:

@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who meets whom; the exchange itself is in test_train_preflight.py."""
+"""Who meets whom; the exchange itself is in test_preflight.py."""
 
 from __future__ import annotations
 
-from megacpt.preflight.blame import rounds
-from megacpt.preflight.links import _own_pair
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megacpt.preflight.links import _own_pair, rounds
 from megacpt.preflight.verdict import Node
+
+
+@given(st.integers(1, 40))
+def test_rounds_hold_every_pair_once_and_a_node_once_a_round(num_nodes: int) -> None:
+    played = rounds(num_nodes)
+    pairs = [pair for pairs in played for pair in pairs]
+    assert sorted(pairs) == list(combinations(range(num_nodes), 2))
+    for together in played:
+        busy = [node for pair in together for node in pair]
+        assert len(busy) == len(set(busy)) >= num_nodes - 1
 
 
 def test_ranks_meet_those_of_the_same_local_number() -> None:

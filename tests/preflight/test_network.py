@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from pathlib import Path
 
+import pytest
+
 from megacpt.preflight.network import (
+    TimeServer,
     address_towards,
+    ask_time,
+    clock_is_synchronised,
     infiniband_ports,
-    interface_of,
     interfaces,
     is_loopback,
     own_address,
@@ -15,8 +22,6 @@ from megacpt.preflight.network import (
 
 def test_addresses() -> None:
     assert address_towards("127.0.0.1", port=9) == "127.0.0.1"
-    assert interface_of("127.0.0.1") in ("lo", "lo0")
-    assert interface_of("192.0.2.99") is None
     assert is_loopback("127.0.1.1")
     assert is_loopback("::1")
     assert not is_loopback("fe80::1%eth0")
@@ -36,3 +41,38 @@ def test_infiniband_ports_are_read_from_linux_files(tmp_path: Path) -> None:
         "mlx5_1:1": "DOWN 400 Gb/sec (4X NDR)",
     }
     assert infiniband_ports(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 120.0, -3.5])
+def test_a_clock_is_read_within_its_error(ahead_s: float) -> None:
+    with TimeServer(lambda: time.time() + ahead_s) as server:
+        reading = ask_time("127.0.0.1", port=server.port, timeout_s=5)
+    assert abs(reading.ahead_s - ahead_s) <= reading.error_s + 1e-3
+    assert reading.error_s < 1.0
+
+
+def test_nobody_answers_once_the_server_has_ended() -> None:
+    with TimeServer() as server:
+        ask_time("127.0.0.1", port=server.port, timeout_s=5, rounds=1)
+    with pytest.raises(OSError, match="refused"):
+        ask_time("127.0.0.1", port=server.port, timeout_s=5)
+
+
+def test_one_that_accepts_and_is_silent_takes_no_longer_than_the_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            ask_time("127.0.0.1", port=silent.getsockname()[1], timeout_s=0.2)
+        assert time.monotonic() - started_s < 5
+
+
+def test_one_that_closes_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        with pytest.raises(ConnectionError):
+            ask_time("127.0.0.1", port=address[1], timeout_s=5)
+
+
+def test_the_kernel_is_asked() -> None:
+    assert clock_is_synchronised() in (True, False, None)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import ClusterConfig
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 from megacpt.preflight import bad_nodes, preflight
@@ -231,4 +231,4 @@ def test_a_port_that_something_else_has_is_no_bad_node(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ranks = RankInfo(rank=0, world_size=2, master_port=other.getsockname()[1])
         with pytest.raises(EnvironmentError_, match=r"cannot listen at 127\.0\.0\.1:\d+: .*in use"):
-            preflight.look(RunConfig(run_dir=str(tmp_path)), ranks=ranks)
+            preflight.check_nodes(ranks, run_dir=tmp_path, cluster=ClusterConfig(), settings={})

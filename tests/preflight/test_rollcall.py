@@ -4,7 +4,6 @@ from __future__ import annotations
 import pytest
 import torch.distributed as dist
 
-from megacpt.device.environment import RankInfo
 from megacpt.preflight.rollcall import (
     Presence,
     absent,
@@ -43,17 +42,16 @@ def test_ranks_belong_to_nodes(places: str, ranks: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "world", "slurm", "hosts"),
+    ("places", "world", "hosts", "missing"),
     [
-        ("a0 a1 b0 b1", 6, "a,b,c", ["c"]),
-        ("a0 a1 b0", 4, "a,b", ["b"]),
-        ("a0 a1 b0 b1", 4, "a,b", []),
-        ("a0 a1", 4, "", ["the node of rank 2"]),
+        ("a0 a1 b0 b1", 6, ["a", "b", "c"], ["c"]),
+        ("a0 a1 b0", 4, ["a", "b"], ["b"]),
+        ("a0 a1 b0 b1", 4, ["a", "b"], []),
+        ("a0 a1", 4, [], ["the node of rank 2"]),
     ],
 )
-def test_absent(places: str, world: int, slurm: str, hosts: list[str]) -> None:
-    ranks = RankInfo(world_size=world)
-    assert absent(dealt(places), ranks=ranks, slurm_hosts=slurm) == hosts
+def test_absent(places: str, world: int, hosts: list[str], missing: list[str]) -> None:
+    assert absent(dealt(places), world_size=world, hosts=hosts) == missing
 
 
 def test_what_is_said_is_heard_until_the_store_has_gone() -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ import pytest
 
 from megacpt.config.sections import PreflightConfig
 from megacpt.preflight.checks import Mark
-from megacpt.preflight.clock import Reading
-from megacpt.preflight.disk import Disk
-from megacpt.preflight.facts import NodeFacts, from_json, gather
+from megacpt.preflight.facts import Disk, NodeFacts, facts_from_json, gather
 from megacpt.preflight.gpus import Gpu, Gpus
+from megacpt.preflight.network import Reading
 from megacpt.preflight.verdict import (
     Node,
-    Report,
+    NodeReport,
+    NodeVerdict,
+    judge_absent,
     judge_links,
     judge_nodes,
-    missing,
     report_from_json,
 )
 
@@ -42,7 +42,7 @@ FACTS = NodeFacts(
     ports={"mlx5_0:1": "ACTIVE 400", "mlx5_1:1": "ACTIVE 400"},
     address="10.0.0.1",
 )
-WELL = Report(
+WELL = NodeReport(
     facts=FACTS,
     settings="abc",
     sees_folder=True,
@@ -50,18 +50,18 @@ WELL = Report(
 )
 
 
-def verdict(changed: dict[int, Report | None]) -> Any:
+def verdict(changed: dict[int, NodeReport | None]) -> NodeVerdict:
     reports = {i: changed.get(i, WELL) for i in range(NUM)}
     there = {i: report for i, report in reports.items() if report is not None}
     return judge_nodes(NODES, reports=there, limits=LIMITS, on_gpu=True)
 
 
-def with_facts(**changes: Any) -> Report:
+def with_facts(**changes: Any) -> NodeReport:
     return replace(WELL, facts=replace(FACTS, **changes))
 
 
 SICK = Gpus(driver="575", gpus=[*CARDS[:7], replace(CARDS[7], faults=["2 errors"])])
-ODD: dict[str, tuple[Report | None, str]] = {
+ODD: dict[str, tuple[NodeReport | None, str]] = {
     "version": (
         with_facts(versions=FACTS.versions | {"torch": "2.12.1"}),
         "n3: torch: 2.12.1 (wanted: 2.13.0, as on 7 of 8 nodes); give all nodes the same files",
@@ -82,14 +82,14 @@ ODD: dict[str, tuple[Report | None, str]] = {
     ),
     "few": (with_facts(gpus=Gpus(driver="575", gpus=CARDS[:7])), "n3: GPUs: 7 GPUs"),
     "sick": (with_facts(gpus=SICK), "n3: GPU 7: 2 errors (wanted: no fault)"),
-    "shm": (with_facts(shm_free_mib=64.0), "n3: /dev/shm: 64 MiB free (wanted: at least 256"),
+    "shm": (with_facts(shm_free_mib=64.0), "n3: /dev/shm: 64.0 MiB free (wanted: at least 256"),
     "silent": (None, "n3: facts: no facts within 60 s; look at that node"),
 }
 
 
 def test_all_well() -> None:
     found = verdict({})
-    assert found.passes
+    assert not found.faults
     assert found.warnings == []
 
 
@@ -97,7 +97,7 @@ def test_all_well() -> None:
 def test_the_odd_node_is_bad(name: str) -> None:
     report, words = ODD[name]
     found = verdict({3: report})
-    assert not found.passes
+    assert found.faults
     assert list(found.bad) == ["n3"]
     assert found.bad["n3"][0].startswith(words)
     assert found.common == []
@@ -117,13 +117,13 @@ def test_gpus_are_their_nodes_own_fault_however_many() -> None:
 def test_a_clock_a_little_off_is_a_warning() -> None:
     report = replace(WELL, first_clock=Reading(ahead_s=3.0, error_s=0.5))
     found = verdict({3: report})
-    assert found.passes
+    assert not found.faults
     assert found.warnings[0].startswith("n3: clock: -3.0 s off the others")
 
 
 def test_an_uncertain_clock_is_not_held_against_a_node() -> None:
     report = replace(WELL, first_clock=Reading(ahead_s=60.0, error_s=60.0))
-    assert verdict({3: report}).passes
+    assert not verdict({3: report}).faults
 
 
 def test_of_nodes_that_cannot_reach_each_other_the_one_in_most_pairs_is_bad() -> None:
@@ -136,14 +136,14 @@ def test_of_nodes_that_cannot_reach_each_other_the_one_in_most_pairs_is_bad() ->
 
 def test_links() -> None:
     rates = {(a, b): 100.0 for a in range(NUM) for b in range(a + 1, NUM)}
-    assert judge_links(NODES, rates=rates, limits=LIMITS).passes
+    assert not judge_links(NODES, rates=rates, limits=LIMITS).faults
     slow = {pair: 20.0 if 3 in pair else rate for pair, rate in rates.items()}
     found = judge_links(NODES, rates=slow, limits=LIMITS)
     assert list(found.bad) == ["n3"]
     assert found.bad["n3"][0].startswith("n3: link: 20.0 MiB/s to n0 (wanted: at least 50.0 MiB/s)")
     one = judge_links(NODES, rates=rates | {(2, 5): 20.0}, limits=LIMITS)
-    assert one.passes
-    assert one.findings[0].finding.mark is Mark.warn
+    assert not one.faults
+    assert one.results[0][1].mark is Mark.warn
     stuck = judge_links(NODES[:2], rates={(0, 1): 0.0}, limits=LIMITS)
     assert list(stuck.bad) == ["n1"]
     all_slow = judge_links(NODES, rates=rates, limits=PreflightConfig(link_mib_s=500.0))
@@ -152,18 +152,18 @@ def test_links() -> None:
 
 
 def test_missing_nodes_are_named_unless_most_are_missing() -> None:
-    found = missing(["n3"], first="n0:1", num_nodes=NUM, appear_s=300)
+    found = judge_absent(["n3"], first="n0:1", num_nodes=NUM, appear_s=300)
     assert list(found.bad) == ["n3"]
-    assert list(missing(["n1"], first="n0:1", num_nodes=2, appear_s=300).bad) == ["n1"]
-    most = missing(["n1", "n2", "n3"], first="n0:1", num_nodes=4, appear_s=300)
+    assert list(judge_absent(["n1"], first="n0:1", num_nodes=2, appear_s=300).bad) == ["n1"]
+    most = judge_absent(["n1", "n2", "n3"], first="n0:1", num_nodes=4, appear_s=300)
     assert (most.bad, len(most.common)) == ({}, 3)
 
 
 def test_a_report_survives_its_journey(tmp_path: Path) -> None:
     facts = gather(tmp_path)
-    assert from_json(facts.to_json()) == facts
+    assert facts_from_json(asdict(facts)) == facts
     report = replace(WELL, unreached={4: "why"})
-    tree = report.to_json()
+    tree = asdict(report)
     tree["unreached"] = {"4": "why"}  # JSON's keys are text
     assert report_from_json(tree) == report
-    assert report_from_json(replace(WELL, first_clock=None).to_json()).first_clock is None
+    assert report_from_json(asdict(replace(WELL, first_clock=None))).first_clock is None

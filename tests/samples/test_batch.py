@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows filled in C++ against a twin in NumPy: any pieces, documents, padding, dtypes."""
+"""Rows filled in C++ against a twin in NumPy: any spans, documents, padding, dtypes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ in_one_folder = settings(
 class Case:
     documents: list[int]
     """Lengths; the id at place n is n + 1, so that no token looks like padding."""
-    pieces: list[tuple[int, int]]
+    spans: list[tuple[int, int]]
     joined: bool
     length: int
     large_ids: bool
@@ -40,10 +40,10 @@ def cases(draw: st.DrawFn) -> Case:
     total = sum(documents)
     joined = draw(st.booleans())
     ends = st.tuples(st.integers(0, total), st.integers(0, total)).map(sorted)
-    pieces = [(a, b) for a, b in draw(st.lists(ends, max_size=4)) if a < b]
-    inputs = sum(b - a - (not joined) for a, b in pieces) - joined
+    spans = [(a, b) for a, b in draw(st.lists(ends, max_size=4)) if a < b]
+    inputs = sum(b - a - (not joined) for a, b in spans) - joined
     length = max(inputs, 1) + draw(st.integers(0, 5))
-    return Case(documents, pieces, joined, length, draw(st.booleans()))
+    return Case(documents, spans, joined, length, draw(st.booleans()))
 
 
 def shard_of(folder: Path, case: Case) -> IndexedShard:
@@ -61,7 +61,7 @@ def row_twin(
     """Tokens, labels, positions and bounds, token by token."""
     stream = shard.span(0, stop=shard.num_tokens).tolist()
     starts = set(np.cumsum([0, *case.documents]).tolist())
-    texts = [list(range(a, b)) for a, b in case.pieces]
+    texts = [list(range(a, b)) for a, b in case.spans]
     tokens, labels, new = [], [], []
     for text in [list(chain(*texts))] if case.joined else texts:
         for n, (at, following) in enumerate(pairwise(text)):
@@ -86,7 +86,7 @@ def row_twin(
 @in_one_folder
 def test_rows_equal_their_twin(tmp_path: Path, case: Case, document_mask: bool) -> None:
     shard = shard_of(tmp_path, case)
-    starts, stops = (np.array([piece[n] for piece in case.pieces], dtype=np.int64) for n in (0, 1))
+    starts, stops = (np.array([span[n] for span in case.spans], dtype=np.int64) for n in (0, 1))
     as_arrays = Row(shard, 3, starts, stops, case.joined)
     as_lists = Row(shard, 5, starts.tolist(), stops.tolist(), case.joined)
     batch = make_batch(
@@ -150,7 +150,7 @@ def test_a_row_of_documents_that_ends_with_one_has_no_empty_document(tmp_path: P
 
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize(
-    ("pieces", "message"),
+    ("spans", "message"),
     [
         ([(-1, 3)], "span -1..3 is not within its 6 tokens"),
         ([(4, 7)], "span 4..7 is not within its 6 tokens"),
@@ -160,10 +160,10 @@ def test_a_row_of_documents_that_ends_with_one_has_no_empty_document(tmp_path: P
     ],
 )
 def test_pieces_that_cannot_be_are_named(
-    tmp_path: Path, pieces: list[tuple[int, int]], message: str, joined: bool
+    tmp_path: Path, spans: list[tuple[int, int]], message: str, joined: bool
 ) -> None:
     shard = write_shard(tmp_path / "s", documents=[[1, 2, 3], [4, 5, 6]], vocab_size=10)
-    starts, stops = (list(ends) for ends in zip(*pieces, strict=True))
+    starts, stops = (list(ends) for ends in zip(*spans, strict=True))
     with pytest.raises(DataError, match=message):
         make_batch([Row(shard, 0, starts, stops, joined)], sequence_length=5)
 

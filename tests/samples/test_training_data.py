@@ -345,14 +345,14 @@ def test_epochs_seeds_and_sources_are_shuffled_differently(tmp_path: Path) -> No
         assert sum(a == b for a, b in zip(left, right, strict=True)) < 10
 
 
-def test_neighbours_in_a_chunk_are_batches_apart(tmp_path: Path) -> None:
+def test_neighbours_in_a_tile_are_batches_apart(tmp_path: Path) -> None:
     data = open_data(tmp_path, tokens={"a": 100 * 32 * 8 + 1}, batch=32, chunk_length=32)
     latest: dict[int, int] = {}
     for step in range(200):
         for row in data.rows(step, positions=range(32)):
-            chunk = int(row.starts[0]) // 32
-            assert step - latest.get(chunk, -9) >= 3
-            latest[chunk] = step
+            tile = int(row.starts[0]) // 32
+            assert step - latest.get(tile, -9) >= 3
+            latest[tile] = step
 
 
 def test_a_source_can_come_and_go(tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_record_of_no_steps_binds_nothing_of_the_blend(tmp_path: Path) -> None
     assert slots(resumed, 3) == slots(TrainingData.open(config, seed=1, shards=shards), 3)
 
 
-def test_a_run_keeps_its_chunks_when_a_longer_stage_is_added(tmp_path: Path) -> None:
+def test_a_run_keeps_its_tiles_when_a_longer_stage_is_added(tmp_path: Path) -> None:
     data = open_data(tmp_path, tokens=BLEND)
     shards = {name: tmp_path / name for name in BLEND}
     longer = replace(data.config, stages={"long": StageConfig(from_step=9, sequence_length=8)})

@@ -30,9 +30,14 @@ from megacpt.samples.batch import Batch
 from megacpt.samples.heldout import HeldoutSet
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.format import TYPE_CODES
-from megacpt.shards.manifest import Manifest, read_manifest, render, require_tokenizer, verify
-from megacpt.shards.packing import Packing as PackedShard
-from megacpt.shards.packing import pack
+from megacpt.shards.manifest import (
+    Manifest,
+    manifest_json,
+    read_shard_manifest,
+    require_tokenizer,
+    verify,
+)
+from megacpt.shards.packing import PackedShard, pack
 from megacpt.shards.reader import IndexedShard, ShardWriter
 from megacpt.shards.writer import ShardFiles
 
@@ -136,7 +141,7 @@ def write_sample(prefix: Path, *, code: int, last_is_empty: bool) -> Sample:
     lengths = np.append(rng.choice([0, 1, 2, 3, 9, 20], size=30), 0 if last_is_empty else 4)
 
     def describe(files: ShardFiles) -> str:
-        return render(manifest_of(files, dtype=TYPE_CODES[code].name))
+        return manifest_json(manifest_of(files, dtype=TYPE_CODES[code].name))
 
     with ShardWriter(prefix, dtype=TYPE_CODES[code]) as writer:
         for length in lengths:
@@ -387,7 +392,7 @@ def test_a_manifest_of_another_shape_is_refused(
 ) -> None:
     prefix = copy_to(tmp_path, sample)
     Path(f"{prefix}.json").write_bytes(content)
-    for read in (read_manifest, verify, concat, lambda p: require_tokenizer(p, **TOKENIZER)):
+    for read in (read_shard_manifest, verify, concat, lambda p: require_tokenizer(p, **TOKENIZER)):
         with pytest.raises(MegacptError, match=r"shard\.json "):
             read(prefix)
 

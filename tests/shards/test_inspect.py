@@ -20,7 +20,7 @@ from megacpt.shards.inspect import (
     spans_to_read,
     to_json,
 )
-from megacpt.shards.manifest import read_manifest
+from megacpt.shards.manifest import read_shard_manifest
 from megacpt.shards.reader import IndexedShard, write_shard
 from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
@@ -53,7 +53,7 @@ def test_counts_of_a_shard_with_manifest(shard: Path) -> None:
     assert use.tokens_counted == stream.size
     assert found.ends is not None
     assert (found.ends.eos_id, found.ends.documents, found.ends.with_eos) == (256, 4, 4)
-    assert found.manifest == read_manifest(shard)
+    assert found.manifest == read_shard_manifest(shard)
     size = (shard.parent / "texts.jsonl").stat().st_size
     assert found.input_bytes_per_token == size / stream.size
 

@@ -38,33 +38,33 @@ def change(prefix: Path, **values: Any) -> None:
 
 def test_it_is_read_as_it_was_written(prefix: Path) -> None:
     found = manifest.verify(prefix)
-    assert found == manifest.read_manifest(prefix)
-    assert manifest.render(found) == manifest.manifest_path(prefix).read_text()
+    assert found == manifest.read_shard_manifest(prefix)
+    assert manifest.manifest_json(found) == manifest.manifest_path(prefix).read_text()
     assert (found.documents, found.tokens, found.vocab_size, found.eos_id) == (2, 13, 257, 256)
 
 
 def test_keys_of_a_newer_megacpt_are_no_obstacle(prefix: Path) -> None:
-    expected = manifest.read_manifest(prefix)
+    expected = manifest.read_shard_manifest(prefix)
     change(prefix, packing="concat")
-    assert manifest.read_manifest(prefix) == expected
+    assert manifest.read_shard_manifest(prefix) == expected
 
 
 def test_another_version_is_refused(prefix: Path) -> None:
     change(prefix, version=2)
     with pytest.raises(DataError, match=r"a.json has version 2, this megacpt reads 1; use the"):
-        manifest.read_manifest(prefix)
+        manifest.read_shard_manifest(prefix)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version":1,"n":0}'])
 def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
     manifest.manifest_path(prefix).write_text(content)
     with pytest.raises(DataError, match=r"a.json cannot be read as a manifest"):
-        manifest.read_manifest(prefix)
+        manifest.read_shard_manifest(prefix)
 
 
 def test_a_shard_without_one_cannot_be_verified(tmp_path: Path) -> None:
     write_shard(tmp_path / "b", documents=[[1]], vocab_size=9)
-    assert manifest.read_manifest(tmp_path / "b") is None
+    assert manifest.read_shard_manifest(tmp_path / "b") is None
     with pytest.raises(DataError, match=r"b.json does not exist: nothing to verify"):
         manifest.verify(tmp_path / "b")
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from megacpt.errors import DataError
 from megacpt.shards import merge as module
-from megacpt.shards.manifest import Manifest, read_manifest, verify
+from megacpt.shards.manifest import Manifest, read_shard_manifest, verify
 from megacpt.shards.merge import merge_shards, shards_in
 from megacpt.shards.reader import IndexedShard, write_shard
 from megacpt.shards.tokenize import OnError, tokenize
@@ -255,4 +255,4 @@ def test_files_of_another_shard_are_found(parts: list[Path], tmp_path: Path) -> 
         shutil.copy(parts[1].with_suffix(f".{kind}"), parts[0].with_suffix(f".{kind}"))
     with pytest.raises(DataError, match=r"in/b\.json says: documents, tokens and type"):
         merge_shards(parts, output_prefix=tmp_path / "all")
-    assert read_manifest(tmp_path / "all") is None
+    assert read_shard_manifest(tmp_path / "all") is None

@@ -16,7 +16,7 @@ from megacpt.cli import main
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.samples.batch import Row, make_batch
 from megacpt.shards.format import HEADER, MAGIC
-from megacpt.shards.packing import ARRAYS_AT, Packing, build_packing, pack, pack_path
+from megacpt.shards.packing import ARRAYS_AT, PackedShard, build_packing, pack, pack_path
 from megacpt.shards.reader import IndexedShard, write_shard
 
 VOCAB = 1000
@@ -56,7 +56,7 @@ def test_batches_hold_every_target_of_every_document_once(
     texts = [np.arange(i, j) for i, j in pairwise(ends)]
     shard = write_shard(tmp_path / "shard", documents=texts, vocab_size=5000)
     build_packing(shard, sequence_length=S)
-    packing = Packing.open(shard.prefix, sequence_length=S)
+    packing = PackedShard.open(shard.prefix, sequence_length=S)
     rows = [
         Row(shard=shard, source_id=0, starts=starts, stops=stops)
         for starts, stops in map(packing.row, range(packing.num_rows))
@@ -83,8 +83,8 @@ def test_the_summary_counts_what_the_file_holds(tmp_path: Path) -> None:
 
 def test_each_sequence_length_has_its_own_file(prefix: Path) -> None:
     pack([prefix], sequence_length=16)
-    assert Packing.open(prefix, sequence_length=16).summary.sequence_length == 16
-    assert Packing.open(prefix, sequence_length=S).summary.sequence_length == S
+    assert PackedShard.open(prefix, sequence_length=16).summary.sequence_length == 16
+    assert PackedShard.open(prefix, sequence_length=S).summary.sequence_length == S
 
 
 def test_documents_of_several_sequences_stay_whole(tmp_path: Path) -> None:
@@ -96,36 +96,36 @@ def test_documents_of_several_sequences_stay_whole(tmp_path: Path) -> None:
     sequences = idx.read_bytes()[HEADER.size : HEADER.size + 12 * 3]
     idx.write_bytes(header + sequences + np.array([0, 2, 3], dtype="<i8").tobytes())
     pack([prefix], sequence_length=S)
-    packing = Packing.open(prefix, sequence_length=S)
+    packing = PackedShard.open(prefix, sequence_length=S)
     assert [part.tolist() for part in packing.row(0)] == [[0, 6], [6, 9]]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "shard", [5])
     with pytest.raises(DataError, match=rf"shard\.pack8 does not exist.*run: {REMEDY}"):
-        Packing.open(tmp_path / "shard", sequence_length=S)
+        PackedShard.open(tmp_path / "shard", sequence_length=S)
 
 
 def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
     packed_path(tmp_path / "shard").mkdir()
     with pytest.raises(DataError, match=r"shard\.pack8 cannot be read: .*; check the file"):
-        Packing.open(tmp_path / "shard", sequence_length=S)
+        PackedShard.open(tmp_path / "shard", sequence_length=S)
 
 
 def test_a_shard_written_anew_is_noticed(prefix: Path) -> None:
     lengths = np.random.default_rng(1).integers(0, 25, size=60).tolist()
     write(prefix, lengths, seed=3)
     with pytest.raises(DataError, match=f"packed from another shard; make it again: {REMEDY}"):
-        Packing.open(prefix, sequence_length=S)
+        PackedShard.open(prefix, sequence_length=S)
     pack([prefix], sequence_length=S)
-    assert Packing.open(prefix, sequence_length=S).num_rows > 0
+    assert PackedShard.open(prefix, sequence_length=S).num_rows > 0
 
 
 def test_a_file_of_another_length_is_noticed(prefix: Path) -> None:
     pack([prefix], sequence_length=16)
     pack_path(prefix, sequence_length=16).rename(packed_path(prefix))
     with pytest.raises(DataError, match=f"packs rows of 16; make it again: {REMEDY}"):
-        Packing.open(prefix, sequence_length=S)
+        PackedShard.open(prefix, sequence_length=S)
 
 
 @pytest.mark.parametrize("size", [0, 7, ARRAYS_AT - 1, ARRAYS_AT, -1])
@@ -133,7 +133,7 @@ def test_a_file_cut_short_is_noticed(prefix: Path, size: int) -> None:
     path = packed_path(prefix)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=rf"shard\.pack8 .*; make it again: {REMEDY}"):
-        Packing.open(prefix, sequence_length=S)
+        PackedShard.open(prefix, sequence_length=S)
 
 
 def test_a_changed_row_is_noticed_when_it_is_read(prefix: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_changed_row_is_noticed_when_it_is_read(prefix: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    packing = Packing.open(prefix, sequence_length=S)
+    packing = PackedShard.open(prefix, sequence_length=S)
     with pytest.raises(DataError, match=f"is damaged: a row is not what was.*{REMEDY}"):
         packing.row(packing.num_rows - 1)
 

@@ -15,7 +15,7 @@ from string import ascii_lowercase
 import pytest
 import sentencepiece
 
-from megacpt.corpus.parts import PIECE_BYTES_MIN
+from megacpt.corpus.pieces import PIECE_BYTES_MIN
 from megacpt.shards.manifest import verify
 from megacpt.shards.tokenize import tokenize
 from tests.slurm.support import Cluster, wait_until

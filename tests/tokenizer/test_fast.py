@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from megacpt.tokenizer import load_tokenizer
-from megacpt.tokenizer.fast import FastBackend, first_difference, load_fast, probes
+from megacpt.tokenizer.fast import FastBackend, first_differing_text, load_fast, probes
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
@@ -25,7 +25,7 @@ def difference(
     fast: FastBackend, reference: HuggingFaceBackend, texts: list[str], *, special: bool = True
 ) -> int | None:
     found, expected = (one.encode(texts, special=special) for one in (fast, reference))
-    return first_difference(found, expected=expected)
+    return first_differing_text(found, expected=expected)
 
 
 def backend(made: tokenizers.Tokenizer) -> HuggingFaceBackend:

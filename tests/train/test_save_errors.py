@@ -104,7 +104,7 @@ def test_the_last_save_must_succeed_and_the_same_command_goes_on(work: Path) -> 
 
 @pytest.mark.mcore
 def test_the_reason_is_the_system_s_own(one_rank: None) -> None:
-    from megacpt.checkpoint.writer import reason_of
+    from megacpt.checkpoint.writer.saver import reason_of
 
     hidden = RuntimeError("unexpected pos 64 vs 0")
     hidden.__context__ = PermissionError(13, "Permission denied", "/runs/a")

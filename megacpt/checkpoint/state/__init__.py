@@ -17,15 +17,15 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.utils import unwrap_model
 
-from megacpt.checkpoint import writer
 from megacpt.checkpoint.state import adam, layer_states, zero3
 from megacpt.checkpoint.state import optimizer as state_optimizer
+from megacpt.checkpoint.writer import saver
 from megacpt.errors import CheckpointError
 
 
 def save(folder: Path, *, chunks: list[Any], optimizer: Any, rng_state: dict[str, Any]) -> None:
     """Write every rank's share into ``folder`` (which exists and is empty), and wait for it."""
-    writer.save(folder, state=entries(chunks, optimizer=optimizer, rng_state=rng_state))
+    saver.save(folder, state=entries(chunks, optimizer=optimizer, rng_state=rng_state))
 
 
 def entries(chunks: list[Any], *, optimizer: Any, rng_state: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from megacpt.checkpoint.verify import sums_of
 from megacpt.checkpoint.writer.process import Background, Rest
 from megacpt.checkpoint.writer.shared_memory import Place, plain
 from megacpt.checkpoint.writer.small_writes import SmallWrites
-from megacpt.files import sync_folder
+from megacpt.files import sync
 
 FORMAT = CheckpointingConfig("torch_dist", 1)
 
@@ -226,5 +226,5 @@ def complete(folder: Path, *, metadata: Metadata, written: Sequence[Written]) ->
     files = sums_of(folder, names=[".metadata", "metadata.json"])
     for share in written:
         files |= share.files
-    sync_folder(folder)
+    sync(folder)
     return dict(sorted(files.items()))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from megacpt.config.sections import RunConfig, SlurmConfig
 from megacpt.errors import Violation
+from megacpt.text import one_of
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _ONE_AFTER_THE_OTHER = re.compile(r"\d+(-\d+)?%1|\d+")
@@ -91,8 +92,7 @@ def _layout_remedy(config: RunConfig, *, found: int) -> str:
 
 
 def _divisors_in_words(number: int) -> str:
-    found = [str(n) for n in range(1, number + 1) if number % n == 0]
-    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
+    return one_of(n for n in range(1, number + 1) if number % n == 0)
 
 
 def _numbers(config: RunConfig) -> Iterator[Violation]:

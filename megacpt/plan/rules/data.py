@@ -18,12 +18,6 @@ def blend_violations(data: DataConfig) -> list[Violation]:
     return [*_weights(data), *_replay(data), *stages, *_lengths(data), *_orders(data)]
 
 
-def one_of(values: list[int]) -> str:
-    """``1, 2 or 4``"""
-    words = [str(value) for value in values]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
 def _is_replay(data: DataConfig, *, name: str) -> bool:
     return data.replay is not None and name == data.replay.source
 

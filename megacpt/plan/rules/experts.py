@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from megacpt.config.sections import ParallelConfig, RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture, Experts
-from megacpt.plan.rules.data import one_of, sequence_lengths
+from megacpt.plan.rules.data import sequence_lengths
+from megacpt.text import one_of
 
 
 def expert_tensor_ranks(parallel: ParallelConfig) -> int:

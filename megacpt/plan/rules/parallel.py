@@ -16,7 +16,8 @@ from megacpt.config.sections import DataConfig, ParallelConfig, Recompute, RunCo
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
 from megacpt.plan.layers_per_stage import stage_layers
-from megacpt.plan.rules.data import one_of, sequence_lengths
+from megacpt.plan.rules.data import sequence_lengths
+from megacpt.text import one_of
 
 
 def layout_violations(

@@ -12,6 +12,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
 from megacpt.plan.rules.data import sequence_lengths
 from megacpt.plan.rules.experts import expert_tensor_ranks
+from megacpt.text import one_of
 
 GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
 """Whose weights megatron-core's distributed optimizer can gather as they are in both versions."""
@@ -115,7 +116,7 @@ def _bf16_count_violations(
 def _gather_violations(config: RunConfig) -> Iterator[Violation]:
     parallel, recipe = config.parallel, config.precision.recipe
     names = [gathered.name for gathered in GATHERED_RECIPES]
-    possible = f"{', '.join(names[:-1])} or {names[-1]}"
+    possible = one_of(names)
     for allowed, rule, remedy in (
         (
             recipe in GATHERED_RECIPES,

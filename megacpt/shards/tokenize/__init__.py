@@ -9,23 +9,23 @@ the work is interrupted and wherever it goes on.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
-from megacpt.corpus.parts import cut, piece_bytes
+from megacpt.corpus.pieces import cut, piece_bytes
+from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
-from megacpt.shards.manifest import Manifest, manifest_path, read_manifest
+from megacpt.shards.manifest import Manifest, manifest_path, read_shard_manifest
 from megacpt.shards.tokenize.encode import BackendDiffersError
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.processes import num_processes, run_pieces
-from megacpt.shards.tokenize.progress import Progress, ProgressCallback
+from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import Job, PieceRunner
-from megacpt.shards.tokenize.work_folder import Plan, Settings, WorkFolder
+from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 DOCUMENT_BYTES_MAX = 1 << 26
@@ -64,7 +64,7 @@ def tokenize(
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)
     _require_free_name(output_prefix, files=files)
-    settings = Settings(
+    settings = ShardSettings(
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
@@ -76,16 +76,16 @@ def tokenize(
     )
     plan = _plan(files, settings=settings, size=piece_size)
     work = _Work(
-        folder, plan=plan, tokenizer=tokenizer, workers=workers or usable_cores(), on_error=on_error
+        folder, plan=plan, tokenizer=tokenizer, workers=workers or num_cores(), on_error=on_error
     )
     work.start(task=task, notice=notice)
     work.run(task=task, progress=progress, notice=notice)
     return None if task else merge(output_prefix, own_log=work.own_log)
 
 
-def _plan(files: Sequence[SourceFile], *, settings: Settings, size: int | None) -> Plan:
+def _plan(files: Sequence[SourceFile], *, settings: ShardSettings, size: int | None) -> PiecePlan:
     size = size or piece_bytes(sum(file.bytes for file in files))
-    return Plan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
+    return PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size)))
 
 
 class _Work:
@@ -95,7 +95,7 @@ class _Work:
         self,
         folder: WorkFolder,
         *,
-        plan: Plan,
+        plan: PiecePlan,
         tokenizer: Tokenizer,
         workers: int,
         on_error: OnError,
@@ -164,7 +164,7 @@ class _Work:
         self.own_log = runner.log
 
     def _bytes_of(self, numbers: Sequence[int]) -> int:
-        return sum(part.bytes for number in numbers for part in self._plan.pieces[number])
+        return sum(extent.bytes for number in numbers for extent in self._plan.pieces[number])
 
 
 class _Tally:
@@ -190,7 +190,7 @@ class _Tally:
             self._documents += documents
             self._tokens += tokens
             if self._callback is not None:
-                now = Progress(
+                now = TokenizeProgress(
                     bytes_done=self._bytes,
                     bytes_total=self._total_bytes,
                     bytes_before=self._bytes_before,
@@ -208,12 +208,6 @@ def parse_task(text: str) -> tuple[int, int]:
         return int(first), int(count)
     except ValueError as error:
         raise ConfigError(f"task={text} must be K/N, as in 0/4 for the first of four.") from error
-
-
-def usable_cores() -> int:
-    """Fewer than the machine's where a container or a batch system says so (Linux knows)."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _require_numbers(
@@ -249,7 +243,7 @@ def _require_free_name(prefix: Path | str, *, files: Sequence[SourceFile]) -> No
                 f"output prefix {prefix} would replace input {file.path}; choose another."
             )
     try:
-        read_manifest(prefix)
+        read_shard_manifest(prefix)
     except DataError as error:
         raise DataError(
             f"{manifest_path(prefix)} exists and is not a manifest of this megacpt; move it away "

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of input to tokens, and the proof that the fast backend makes the reference's tokens.
+"""Passages of input to tokens, and the proof that the fast backend makes the reference's tokens.
 
 fastokens is another implementation of tokenizer.json than ``tokenizers``. So a part of the corpus
-is encoded by both while the work is done: excerpts of two documents in every block (of about 2 MiB)
-and of four in the first block of a piece, which takes about 5 % of the time. Which ones depends on
+is encoded by both while the work is done: excerpts of two documents in every passage (about 2 MiB)
+and of four in the first passage of a piece, about 5 % of the time. Which ones depends on
 the input alone. A single id that differs ends the work, which is then done again with
 ``tokenizers``.
 """
@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.corpus.documents import BadLine, Block, Parsed, parse_values
+from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_values
 from megacpt.corpus.jsonl import parse_lines
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
-from megacpt.tokenizer.fast import FastBackend, first_difference
+from megacpt.tokenizer.fast import first_differing_text
 
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
-"""Of a block, and of the first block of a piece."""
+"""Of a passage, and of the first passage of a piece."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""
 LONG_TOKENS = 100_000
@@ -43,10 +43,10 @@ class BackendDiffersError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedBlock:
-    """The documents of one block; bounds and tokens as they go into the shard."""
+class EncodedPassage:
+    """The documents of one passage; bounds and tokens as they go into the shard."""
 
-    block: Block
+    passage: Passage
     tokens: npt.NDArray[np.integer[Any]]
     lengths: npt.NDArray[np.int32]
     bad: list[BadLine]
@@ -56,13 +56,13 @@ class EncodedBlock:
 
 
 class DocumentEncoder:
-    """Thread-safe: several blocks may be encoded at the same time."""
+    """Thread-safe: several passages may be encoded at the same time."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         *,
-        fast: FastBackend | None,
+        fast: Encoder | None,
         key: str,
         append_eos: bool,
         special: bool,
@@ -82,35 +82,35 @@ class DocumentEncoder:
     def backend(self) -> Encoder:
         return self._tokenizer.backend if self._fast is None else self._fast
 
-    def encode(self, block: Block, *, number: int) -> EncodedBlock:
-        """``number`` counts the blocks of a piece from 0."""
-        parsed = self._parse(block)
+    def encode(self, passage: Passage, *, number: int) -> EncodedPassage:
+        """``number`` counts the passages of a piece from 0."""
+        parsed = self._parse(passage)
         texts = [text for text in parsed.texts if text]
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
         encoded = self.backend.encode([*texts, *checked], special=self._special)
         if checked:
-            self._check(encoded.part(len(texts), stop=len(texts) + len(checked)), texts=checked)
-        tokens, lengths = self._ended(encoded.part(0, stop=len(texts)))
-        return EncodedBlock(
-            block=block,
+            self._check(encoded.texts(len(texts), stop=len(texts) + len(checked)), texts=checked)
+        tokens, lengths = self._ended(encoded.texts(0, stop=len(texts)))
+        return EncodedPassage(
+            passage=passage,
             tokens=tokens,
             lengths=lengths,
-            bad=[*block.bad, *parsed.bad],
+            bad=[*passage.bad, *parsed.bad],
             empty_documents=len(parsed.texts) - lengths.size,
             checked_documents=len(checked),
             checked_bytes=sum(len(text.encode()) for text in checked),
         )
 
-    def _parse(self, block: Block) -> Parsed:
-        line, limit = block.first_line, self._max_bytes
-        if isinstance(block.content, bytes):
-            return parse_lines(block.content, first_line=line, key=self._key, limit=limit)
-        return parse_values(block.content, first_line=line, limit=limit)
+    def _parse(self, passage: Passage) -> Parsed:
+        line, limit = passage.first_line, self._max_bytes
+        if isinstance(passage.content, bytes):
+            return parse_lines(passage.content, first_line=line, key=self._key, limit=limit)
+        return parse_values(passage.content, first_line=line, limit=limit)
 
     def _check(self, encoded: Encoded, *, texts: Sequence[str]) -> None:
         """Compare with the reference."""
         expected = self._tokenizer.backend.encode(texts, special=self._special)
-        different = first_difference(encoded, expected=expected)
+        different = first_differing_text(encoded, expected=expected)
         if different is not None:
             raise BackendDiffersError(texts[different])
 

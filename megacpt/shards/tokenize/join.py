@@ -16,10 +16,16 @@ import numpy as np
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
-from megacpt.shards.manifest import BackendRecord, InputFile, Manifest, render, total_backends
+from megacpt.shards.manifest import (
+    BackendRecord,
+    InputFile,
+    Manifest,
+    manifest_json,
+    total_backends,
+)
 from megacpt.shards.tokenize.piece_log import PieceRecord
-from megacpt.shards.tokenize.progress import Progress, ProgressCallback
-from megacpt.shards.tokenize.work_folder import Plan, WorkFolder
+from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
+from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.shards.writer import ShardFiles, ShardWriter
 
 CHUNK_BYTES = 1 << 22
@@ -44,7 +50,7 @@ def merge(
         pieces.put(writer, progress=progress)
         has_bad = pieces.write_quarantine(writer)
         files = writer.publish(
-            describe=lambda files: render(pieces.manifest(files)),
+            describe=lambda files: manifest_json(pieces.manifest(files)),
             beside=(QUARANTINE,) if has_bad else (),
         )
     if not has_bad:
@@ -80,7 +86,7 @@ class _Pieces:
     """All pieces of a plan, finished."""
 
     folder: WorkFolder
-    plan: Plan
+    plan: PiecePlan
     records: Sequence[PieceRecord]
     own_log: str | None
 
@@ -141,7 +147,7 @@ class _Pieces:
             done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
             if progress:
                 progress(
-                    Progress(
+                    TokenizeProgress(
                         bytes_done=done["bytes"],
                         bytes_total=self.plan.num_bytes,
                         documents=done["documents"],
@@ -194,14 +200,14 @@ class _Pieces:
     def _quarantined(self) -> Iterator[dict[str, Any]]:
         lines_before: Counter[int] = Counter()
         for number, record in enumerate(self.records):
-            parts = self.plan.pieces[number]
+            extents = self.plan.pieces[number]
             for text in self._bad_lines(record):
                 found = json.loads(text)
-                file = parts[found.pop("part")].file
+                file = extents[found.pop("part")].file
                 found["line"] += lines_before[file]
                 yield {"file": self.plan.files[file].path} | found
-            for part, lines in zip(parts, record.num_lines, strict=True):
-                lines_before[part.file] += lines
+            for extent, lines in zip(extents, record.num_lines, strict=True):
+                lines_before[extent.file] += lines
 
     def _bad_lines(self, record: PieceRecord) -> list[bytes]:
         start, stop = record.starts["bad"], record.stops["bad"]
@@ -239,8 +245,8 @@ class _Pieces:
     def _inputs(self) -> Iterator[InputFile]:
         leaves: dict[int, list[str]] = {number: [] for number in range(len(self.plan.files))}
         for piece, record in zip(self.plan.pieces, self.records, strict=True):
-            for part, found in zip(piece, record.leaves, strict=True):
-                leaves[part.file] += found
+            for extent, found in zip(piece, record.leaves, strict=True):
+                leaves[extent.file] += found
         for number, file in enumerate(self.plan.files):
             yield InputFile(path=file.path, bytes=file.bytes, sha256=root(leaves[number]))
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from megacpt.corpus.documents import BadLine, OnError
 from megacpt.errors import EnvironmentError_
-from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedBlock
+from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedPassage
 
 KEPT_BYTES = 1 << 20
 """Of a line that is set aside."""
@@ -52,13 +52,13 @@ class PieceRecord:
     bytes_read: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     num_lines: list[int] = field(default_factory=list)
-    """Of each part."""
+    """Of each extent."""
     leaves: list[list[str]] = field(default_factory=list)
-    """Of each part: checksums as in data.tree_hash."""
+    """Of each extent: checksums as in data.tree_hash."""
 
 
 class PieceLog:
-    """Takes the blocks of one piece after another, in order."""
+    """Takes the passages of one piece after another, in order."""
 
     def __init__(self, folder: Path, *, backend: str, on_error: OnError) -> None:
         self.name = secrets.token_hex(8)
@@ -70,13 +70,13 @@ class PieceLog:
         self._counts: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
 
-    def add(self, encoded: EncodedBlock) -> None:
+    def add(self, encoded: EncodedPassage) -> None:
         with full_disk_told(self._folder):
             self._append("bin", content=encoded.tokens.data.cast("B"))
             self._append("lens", content=encoded.lengths.data.cast("B"))
             if encoded.bad and self._on_error is OnError.quarantine:
-                part = encoded.block.part
-                lines = (json.dumps(_kept(bad, part=part)) + "\n" for bad in encoded.bad)
+                extent = encoded.passage.extent
+                lines = (json.dumps(_kept(bad, extent=extent)) + "\n" for bad in encoded.bad)
                 self._append("bad", content=memoryview("".join(lines).encode()))
         self._errors.update(bad.kind.value for bad in encoded.bad)
         self._counts.update(
@@ -86,7 +86,7 @@ class PieceLog:
             long_documents=int((encoded.lengths > LONG_TOKENS).sum()),
             checked_documents=encoded.checked_documents,
             checked_bytes=encoded.checked_bytes,
-            bytes_read=encoded.block.bytes_read,
+            bytes_read=encoded.passage.bytes_read,
         )
 
     def _append(self, kind: str, *, content: memoryview) -> None:
@@ -133,10 +133,10 @@ def _write(file: BinaryIO, *, content: memoryview) -> None:
         content = content[file.write(content) :]
 
 
-def _kept(bad: BadLine, *, part: int) -> dict[str, Any]:
-    """A line of NNNNN.bad; the merge puts file and number of the line in the place of the part."""
+def _kept(bad: BadLine, *, extent: int) -> dict[str, Any]:
+    """A line of NNNNN.bad; the join replaces the number of the extent by its file."""
     content = bad.content[:KEPT_BYTES]
-    found = {"part": part, "line": bad.line, "kind": bad.kind.value, "problem": bad.problem}
+    found = {"part": extent, "line": bad.line, "kind": bad.kind.value, "problem": bad.problem}
     if len(bad.content) > KEPT_BYTES:
         found["cut_at_bytes"] = KEPT_BYTES
     try:

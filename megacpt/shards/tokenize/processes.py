@@ -102,7 +102,7 @@ class _Helper:
             under_way = sum(self._send_next(pieces) for _ in range(PIECES_AHEAD))
             while under_way:
                 kind, content = self._connection.recv()
-                if kind == "block":
+                if kind == "passage":
                     report(*content)
                 elif kind == "piece":
                     under_way += self._send_next(pieces) - 1
@@ -133,8 +133,8 @@ def _serve(connection: Connection, *, job: Job) -> None:
         target=_fill, args=(inbox,), kwargs={"connection": connection}, daemon=True
     ).start()
 
-    def report(*block: int) -> None:
-        connection.send(("block", block))
+    def report(*passage: int) -> None:
+        connection.send(("passage", passage))
 
     def finished(number: int) -> None:
         connection.send(("piece", number))

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
+from megacpt.text import duration, text_size
+
 QUIET_S = 2.0
 """Work that is done sooner shows nothing where its output is kept in a file."""
 LINE_S, REDRAW_S = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class TokenizeProgress:
     """Where a tokenization is."""
 
     bytes_done: int
@@ -27,11 +29,11 @@ class Progress:
     tokens_before: int = 0
 
 
-ProgressCallback = Callable[[Progress], None]
+ProgressCallback = Callable[[TokenizeProgress], None]
 
 
 class ProgressLine:
-    """Call it with each Progress: on a terminal one line is redrawn, else one comes now and then.
+    """Called with all progress: redraws a line on a terminal, else adds one now and then.
 
     ``close`` removes the line again.
     """
@@ -50,7 +52,7 @@ class ProgressLine:
         self._due_at = self._started_at + (0 if self._is_terminal else QUIET_S)
         self._drawn = False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TokenizeProgress) -> None:
         now = self._clock()
         if now < self._due_at:
             return
@@ -66,7 +68,7 @@ class ProgressLine:
             self._stream.flush()
 
 
-def render(progress: Progress, *, elapsed_s: float) -> str:
+def render(progress: TokenizeProgress, *, elapsed_s: float) -> str:
     """At most 80 columns."""
     elapsed_s = max(elapsed_s, 1e-9)
     share = progress.bytes_done / max(progress.bytes_total, 1)
@@ -74,21 +76,7 @@ def render(progress: Progress, *, elapsed_s: float) -> str:
     tokens_per_s = (progress.tokens - progress.tokens_before) / elapsed_s
     left_s = (progress.bytes_total - progress.bytes_done) / rate if rate else 0.0
     return (
-        f"{share:6.1%} of {shown_bytes(progress.bytes_total)}  {rate / 1e6:.1f} MB/s  "
+        f"{share:6.1%} of {text_size(progress.bytes_total)}  {rate / 1e6:.1f} MB/s  "
         f"{tokens_per_s / 1e6:.2f} M tokens/s  {progress.documents:,} documents  "
-        f"{shown_time(left_s)} left"
+        f"{duration(left_s)} left"
     )
-
-
-def shown_bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def shown_time(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenize pieces in this process, several blocks at a time."""
+"""Tokenize pieces in this process, several passages at a time."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.corpus.documents import BadLine, Block, OnError, refusal
-from megacpt.corpus.reader import PartReader, first_line
+from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
+from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.device.environment import set_default
-from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedBlock
+from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedPassage
 from megacpt.shards.tokenize.in_order import map_in_order
 from megacpt.shards.tokenize.piece_log import PieceLog
-from megacpt.shards.tokenize.work_folder import Plan, WorkFolder
+from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 Report = Callable[[int, int, int], None]
-"""Is told bytes read, documents and tokens of each block that was written."""
+"""Is told bytes read, documents and tokens of each passage that was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Job:
 
 
 class PieceRunner:
-    def __init__(self, job: Job, *, plan: Plan, tokenizer: Tokenizer) -> None:
+    def __init__(self, job: Job, *, plan: PiecePlan, tokenizer: Tokenizer) -> None:
         self._job, self._plan = job, plan
         self._folder = WorkFolder(job.prefix)
         self.log: str | None = None
@@ -81,32 +81,32 @@ class PieceRunner:
             log.close()
 
     def _steps(self, numbers: Iterable[int]) -> Iterator[_Step]:
-        """The blocks of each piece, then its end."""
+        """The passages of each piece, then its end."""
         for number in numbers:
             piece = self._open(number)
             count = 0
             for reader in piece.readers:
-                for block in reader:
-                    yield _Step(piece, block, count)
+                for passage in reader:
+                    yield _Step(piece, passage, count)
                     count += 1
             yield _Step(piece, None, count)
 
     def _encode(self, step: _Step) -> _Encoded:
-        if step.block is None:
+        if step.passage is None:
             return _Encoded(step.piece, None)
-        return _Encoded(step.piece, self._encoder.encode(step.block, number=step.number))
+        return _Encoded(step.piece, self._encoder.encode(step.passage, number=step.number))
 
     def _open(self, number: int) -> _OpenPiece:
         settings = self._plan.settings
         readers = [
-            PartReader(
-                self._plan.files[part.file],
-                part=part,
+            ExtentReader(
+                self._plan.files[extent.file],
+                extent=extent,
                 number=n,
                 key=settings.key,
                 max_bytes=settings.max_document_bytes,
             )
-            for n, part in enumerate(self._plan.pieces[number])
+            for n, extent in enumerate(self._plan.pieces[number])
         ]
         return _OpenPiece(number, readers)
 
@@ -114,9 +114,9 @@ class PieceRunner:
         encoded = step.encoded
         assert encoded is not None
         if encoded.bad and self._job.on_error is OnError.stop:
-            raise self._refusal(step.piece, bad=encoded.bad[0], part=encoded.block.part)
+            raise self._refusal(step.piece, bad=encoded.bad[0], extent=encoded.passage.extent)
         log.add(encoded)
-        report(encoded.block.bytes_read, encoded.lengths.size, encoded.tokens.size)
+        report(encoded.passage.bytes_read, encoded.lengths.size, encoded.tokens.size)
 
     def _publish(self, log: PieceLog, *, piece: _OpenPiece) -> None:
         if self._encoder.is_fast and self._folder.reference_required:
@@ -128,28 +128,28 @@ class PieceRunner:
             leaves=[reader.leaves for reader in piece.readers],
         )
 
-    def _refusal(self, piece: _OpenPiece, *, bad: BadLine, part: int) -> Exception:
-        where = self._plan.pieces[piece.number][part]
+    def _refusal(self, piece: _OpenPiece, *, bad: BadLine, extent: int) -> Exception:
+        where = self._plan.pieces[piece.number][extent]
         file = self._plan.files[where.file]
-        return refusal(bad, path=file.path, line=first_line(file, part=where) + bad.line - 1)
+        return refusal(bad, path=file.path, line=first_line(file, extent=where) + bad.line - 1)
 
 
 class _OpenPiece(NamedTuple):
     number: int
-    readers: list[PartReader]
+    readers: list[ExtentReader]
 
 
 class _Step(NamedTuple):
-    """A block of a piece, or without one its end."""
+    """A passage of a piece, or without one its end."""
 
     piece: _OpenPiece
-    block: Block | None
+    passage: Passage | None
     number: int
 
 
 class _Encoded(NamedTuple):
     piece: _OpenPiece
-    encoded: EncodedBlock | None
+    encoded: EncodedPassage | None
 
 
 def open_runner(job: Job) -> PieceRunner:

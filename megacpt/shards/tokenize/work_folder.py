@@ -25,7 +25,7 @@ from typing import Any
 
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.inputs import FileFormat, SourceFile
-from megacpt.corpus.parts import Part, Piece
+from megacpt.corpus.pieces import Extent, Piece
 from megacpt.errors import DataError
 from megacpt.shards.tokenize.piece_log import KINDS, PieceRecord, full_disk_told
 
@@ -35,7 +35,7 @@ REFERENCE_REQUIRED = "fastokens-differs.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ShardSettings:
     """All that the bytes of the shard depend on, besides the inputs."""
 
     tokenizer_fingerprint: str
@@ -50,8 +50,8 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    settings: Settings
+class PiecePlan:
+    settings: ShardSettings
     files: tuple[SourceFile, ...]
     pieces: tuple[Piece, ...]
 
@@ -65,7 +65,7 @@ class WorkFolder:
         self.prefix = Path(prefix)
         self.path = Path(f"{prefix}.pieces")
 
-    def start(self, plan: Plan, *, is_task: bool, notice: Callable[[str], None]) -> None:
+    def start(self, plan: PiecePlan, *, is_task: bool, notice: Callable[[str], None]) -> None:
         """Make the folder, or find that of an interrupted run of the same plan.
 
         Another plan is started over by a run that has the folder for itself, and refused by a task.
@@ -89,7 +89,7 @@ class WorkFolder:
         elif not is_task:
             self._clear_unused(len(plan.pieces))
 
-    def _publish_plan(self, plan: Plan) -> None:
+    def _publish_plan(self, plan: PiecePlan) -> None:
         """By a link, which fails where another task was first."""
         aside = self.path / f"{PLAN}.{secrets.token_hex(4)}.partial"
         aside.write_text(json.dumps(_as_json(plan)) + "\n", encoding="utf-8")
@@ -111,18 +111,18 @@ class WorkFolder:
             if is_log or path.suffix == ".partial":
                 path.unlink()
 
-    def plan(self) -> Plan:
+    def plan(self) -> PiecePlan:
         content = self._read_plan_json()
         try:
-            return Plan(
-                settings=Settings(**content["settings"]),
+            return PiecePlan(
+                settings=ShardSettings(**content["settings"]),
                 files=tuple(
                     SourceFile(**file | {"format": FileFormat(file["format"])})
                     for file in content["files"]
                 ),
                 pieces=tuple(
                     tuple(
-                        Part(file=file, start=start, stop=stop, bytes=size)
+                        Extent(file=file, start=start, stop=stop, bytes=size)
                         for file, start, stop, size in piece
                     )
                     for piece in content["pieces"]
@@ -196,7 +196,7 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _as_json(plan: Plan) -> dict[str, Any]:
+def _as_json(plan: PiecePlan) -> dict[str, Any]:
     return {
         "settings": asdict(plan.settings),
         "files": [asdict(file) | {"format": file.format.value} for file in plan.files],

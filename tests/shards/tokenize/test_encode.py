@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.corpus.documents import Block
+from megacpt.corpus.documents import Passage
 from megacpt.errors import DataError
-from megacpt.shards.manifest import BackendRecord, read_manifest
+from megacpt.shards.manifest import BackendRecord, read_shard_manifest
 from megacpt.shards.tokenize import encode, tokenize
 from megacpt.shards.tokenize.encode import DocumentEncoder, excerpts
 from megacpt.shards.tokenize.join import merge
@@ -39,9 +39,9 @@ def encoder(*, append_eos: bool = True) -> DocumentEncoder:
     )
 
 
-def block(texts: Sequence[str]) -> Block:
+def block(texts: Sequence[str]) -> Passage:
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-    return Block(part=0, first_line=1, num_lines=len(texts), content=content, bytes_read=7)
+    return Passage(extent=0, first_line=1, num_lines=len(texts), content=content, bytes_read=7)
 
 
 TEXT = st.builds(str.__add__, st.text("ab é", max_size=5), st.sampled_from(["", "<eos>"]))
@@ -146,7 +146,7 @@ def test_without_fastokens_tokenizers_does_it(
     assert manifest.backends == (
         BackendRecord(name=TOKENIZER.backend.name, documents=manifest.documents),
     )
-    assert read_manifest(tmp_path / "plain") == manifest
+    assert read_shard_manifest(tmp_path / "plain") == manifest
     assert shard_bytes(tmp_path / "fast")["bin"] == shard_bytes(tmp_path / "plain")["bin"]
 
 

@@ -19,7 +19,7 @@ from megacpt.shards.tokenize import processes
 from megacpt.shards.tokenize.processes import num_processes
 from tests.corpus.cases import TINY, make, words, write_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,9 @@ def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from megacpt.samples import workers
-from megacpt.shards.tokenize import tokenize
+from megacpt.shards.tokenize import processes, tokenize
 if __name__ == "__main__":
-    workers.BYTES_MIN = workers.THREADS_MAX = 1
+    processes.BYTES_MIN = processes.THREADS_MAX = 1
     source, tokenizer, prefix = map(Path, sys.argv[1:])
     tokenize([source], tokenizer=tokenizer, output_prefix=prefix, workers=3, piece_size=1 << 16)
 """

@@ -7,11 +7,11 @@ import io
 
 import pytest
 
-from megacpt.shards.tokenize.progress import Progress, ProgressLine, render, shown_bytes, shown_time
+from megacpt.shards.tokenize.progress import ProgressLine, TokenizeProgress, render
 
 
-def at(done: int, *, before: int = 0) -> Progress:
-    return Progress(
+def at(done: int, *, before: int = 0) -> TokenizeProgress:
+    return TokenizeProgress(
         bytes_done=done,
         bytes_total=1_000_000_000,
         bytes_before=before,
@@ -61,16 +61,3 @@ def test_rate_and_time_left_are_of_this_run() -> None:
     assert "60.0% of 1.0 GB  100.0 MB/s  25.00 M tokens/s  600,000 documents  0:04 left" in shown
     assert len(render(at(999_999_999), elapsed_s=86_400.0)) <= 80
     assert "0:00 left" in render(at(0), elapsed_s=0.0)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2e9, "2.0 GB"), (3e15, "3000.0 TB")],
-)
-def test_sizes(count: float, text: str) -> None:
-    assert shown_bytes(count) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.4, "0:05"), (65, "1:05"), (3725, "1:02:05")])
-def test_times(seconds: float, text: str) -> None:
-    assert shown_time(seconds) == text

@@ -14,7 +14,7 @@ import pytest
 from megacpt.corpus.documents import OnError
 from megacpt.errors import DataError
 from megacpt.shards.tokenize import tokenize
-from tests.corpus.cases import decoded, make, words, write_jsonl
+from tests.corpus.cases import TINY, decoded, make, words, write_jsonl
 
 BAD: dict[str, bytes] = {
     "broken_json": b'{"text": "a"',
@@ -103,7 +103,7 @@ def test_skip_leaves_no_file_and_removes_one_of_before(tmp_path: Path) -> None:
 def test_pieces_with_bad_lines_are_made_again_under_another_policy(tmp_path: Path) -> None:
     placed = with_bad_lines(tmp_path / "a.jsonl")
     options = {"piece_size": 1 << 14, "max_document_bytes": LIMIT, "workers": 1}
-    options |= {"tokenizer": Path(__file__).parents[2] / "configs" / "model" / "tiny"}
+    options |= {"tokenizer": TINY}
     tokenize(
         [tmp_path / "a.jsonl"],
         output_prefix=tmp_path / "out",

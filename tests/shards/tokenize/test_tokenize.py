@@ -20,12 +20,12 @@ from megacpt.shards.manifest import verify
 from megacpt.shards.reader import IndexedShard
 from megacpt.shards.tokenize import processes, tokenize
 from megacpt.shards.tokenize.join import merge
-from megacpt.shards.tokenize.progress import Progress
+from megacpt.shards.tokenize.progress import TokenizeProgress
 from megacpt.shards.tokenize.work_folder import WorkFolder
 from megacpt.tokenizer import load_tokenizer
 from tests.corpus.cases import PIECE, TINY, decoded, make, shard_bytes, words, write_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTS = ["one", "two words", "", "ünïcode ✓", "last"]
 
 
@@ -81,7 +81,7 @@ def test_files_follow_one_another(tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_workers(
     corpus: list[Path], undisturbed: dict[str, bytes], tmp_path: Path, workers: int
 ) -> None:
-    make(corpus, tmp_path / "out", workers=processes, piece_size=1 << 16)
+    make(corpus, tmp_path / "out", workers=workers, piece_size=1 << 16)
     assert shard_bytes(tmp_path / "out") == undisturbed
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".idx", ".json"]
 
@@ -192,7 +192,7 @@ def test_sigkill_at_random_moments_and_then_the_same_bytes(
 
 
 def test_progress_reaches_the_end(corpus: list[Path], tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[TokenizeProgress] = []
     manifest = make(corpus, tmp_path / "out", workers=2, progress=seen.append)
     last = seen[-1]
     assert last.bytes_done == last.bytes_total == sum(path.stat().st_size for path in corpus)
@@ -206,7 +206,7 @@ def test_a_broken_line_leaves_nothing(tmp_path: Path, workers: int) -> None:
     with source.open("a") as stream:
         stream.write('{"text": 3}\n')
     with pytest.raises(DataError, match=r"a.jsonl:6: holds no text under 'text'.*--on-error skip"):
-        make([source], tmp_path / "out", workers=processes)
+        make([source], tmp_path / "out", workers=workers)
     assert list(tmp_path.iterdir()) == [source]
 
 

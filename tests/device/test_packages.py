@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from megacpt.preflight.requirements import broken, declared, pins, satisfies
+from megacpt.device.packages import broken, declared, pins, satisfies
 
 
 @pytest.mark.parametrize(

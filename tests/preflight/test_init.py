@@ -8,7 +8,7 @@ import pytest
 
 from megacpt.config.sections import PreflightConfig, PreflightWhen
 from megacpt.device.environment import RankInfo
-from megacpt.preflight.when import is_wanted
+from megacpt.preflight import is_wanted
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megacpt.corpus.inputs import FileFormat, SourceFile
-from megacpt.corpus.parts import PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES, cut, piece_bytes
+from megacpt.corpus.pieces import PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES, cut, piece_bytes
 
 
 def file(size: int, *, name: str = "a.jsonl") -> SourceFile:
@@ -19,14 +19,14 @@ def file(size: int, *, name: str = "a.jsonl") -> SourceFile:
 @given(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=40), size=st.integers(1, 90))
 def test_all_of_every_file_is_taken_once(sizes: list[int], size: int) -> None:
     pieces = cut([file(n) for n in sizes], size=size)
-    parts = [part for piece in pieces for part in piece]
+    extents = [extent for piece in pieces for extent in piece]
     for number, expected in enumerate(sizes):
-        taken = [part for part in parts if part.file == number]
+        taken = [extent for extent in extents if extent.file == number]
         assert taken[0].start == 0
         assert taken[-1].stop == expected
         assert all(one.stop == other.start for one, other in itertools.pairwise(taken))
-    assert [part.file for part in parts] == sorted(part.file for part in parts)
-    assert all(sum(part.bytes for part in piece) <= size for piece in pieces)
+    assert [extent.file for extent in extents] == sorted(extent.file for extent in extents)
+    assert all(sum(extent.bytes for extent in piece) <= size for piece in pieces)
 
 
 def test_compressed_files_are_whole() -> None:

@@ -21,7 +21,7 @@ PIECES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Extent:
     """What a piece takes of one file: bytes ``start .. stop-1``, of Parquet row groups."""
 
     file: int
@@ -30,7 +30,7 @@ class Part:
     bytes: int
 
 
-Piece = tuple[Part, ...]
+Piece = tuple[Extent, ...]
 
 
 def piece_bytes(total_bytes: int) -> int:
@@ -42,37 +42,37 @@ def piece_bytes(total_bytes: int) -> int:
 
 
 def cut(files: Sequence[SourceFile], *, size: int) -> list[Piece]:
-    """All of every file once, in order; a piece has at least one part."""
+    """All of every file once, in order; a piece has at least one extent."""
     pieces: list[Piece] = []
-    parts: list[Part] = []
+    extents: list[Extent] = []
     taken = 0
     for number, file in enumerate(files):
-        for part in _parts(number, file=file, size=size):
-            if parts and taken + part.bytes > size:
-                pieces.append(tuple(parts))
-                parts, taken = [], 0
-            parts.append(part)
-            taken += part.bytes
-    return [*pieces, tuple(parts)] if parts else pieces
+        for extent in _extents(number, file=file, size=size):
+            if extents and taken + extent.bytes > size:
+                pieces.append(tuple(extents))
+                extents, taken = [], 0
+            extents.append(extent)
+            taken += extent.bytes
+    return [*pieces, tuple(extents)] if extents else pieces
 
 
-def _parts(number: int, *, file: SourceFile, size: int) -> Iterator[Part]:
+def _extents(number: int, *, file: SourceFile, size: int) -> Iterator[Extent]:
     if file.format is FileFormat.parquet:
         yield from _row_groups(number, weights=row_group_bytes(file.path), size=size)
     elif file.format is FileFormat.jsonl and file.compression is None:
         for start in range(0, max(file.bytes, 1), size):
             stop = min(start + size, file.bytes)
-            yield Part(file=number, start=start, stop=stop, bytes=stop - start)
+            yield Extent(file=number, start=start, stop=stop, bytes=stop - start)
     else:
-        yield Part(file=number, start=0, stop=file.bytes, bytes=file.bytes)
+        yield Extent(file=number, start=0, stop=file.bytes, bytes=file.bytes)
 
 
-def _row_groups(number: int, *, weights: Sequence[int], size: int) -> Iterator[Part]:
+def _row_groups(number: int, *, weights: Sequence[int], size: int) -> Iterator[Extent]:
     """Consecutive row groups up to ``size``; one at least."""
     start = taken = 0
     for group, weight in enumerate(weights):
         if group > start and taken + weight > size:
-            yield Part(file=number, start=start, stop=group, bytes=taken)
+            yield Extent(file=number, start=start, stop=group, bytes=taken)
             start, taken = group, 0
         taken += weight
-    yield Part(file=number, start=start, stop=len(weights), bytes=taken)
+    yield Extent(file=number, start=start, stop=len(weights), bytes=taken)

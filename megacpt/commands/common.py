@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What verbs share: a row of the help, the settings as arguments, what is said at the end."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.text import duration
+
+if TYPE_CHECKING:
+    from megacpt.config.sections import RunConfig
+
+SLOW_S = 2.0
+REDRAW_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One sub-command: what help shows, its arguments and what it does."""
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def settings_arguments(parser: argparse.ArgumentParser) -> None:
+    settings = parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="a setting, as in optim.lr_peak=1e-5, or an option of a group, as in parallel=tp2",
+    )
+    settings.completer = _complete_setting  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file of settings; KEY=VALUE goes over it"
+    )
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="folder with group files of your own"
+    )
+
+
+def _complete_setting(prefix: str, **_: object) -> list[str]:
+    from megacpt.config.completion import candidates
+
+    return candidates(prefix)
+
+
+def run_dir_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a run")
+
+
+def config_of(arguments: argparse.Namespace) -> RunConfig:
+    from megacpt.config.compose import compose
+
+    return compose(
+        arguments.overrides, config_file=arguments.config, config_dir=arguments.config_dir
+    )
+
+
+def same_settings(arguments: argparse.Namespace) -> str:
+    """The settings as typed, for the next command."""
+    words: list[str] = []
+    if arguments.config is not None:
+        words += ["--config", str(arguments.config)]
+    if arguments.config_dir is not None:
+        words += ["--config-dir", str(arguments.config_dir)]
+    return shlex.join([*words, *arguments.overrides])
+
+
+def shown(path: Path | str) -> str:
+    """Relative where it lies below the current folder."""
+    absolute = Path(path).absolute()
+    return str(
+        absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+    )
+
+
+def say(*lines: str, next_command: str) -> None:
+    for line in lines:
+        print(line)
+    print(f"Next: {next_command}")
+
+
+def plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
+    # A name in a key has no dots, spaces or quotes.
+    name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
+    model = [f"model.path={tokenizer}"] if tokenizer else []
+    return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={shown(prefix)}"])
+
+
+def slow_progress(what: str) -> Callable[[int, int], None] | None:
+    """Shows how far work is that takes more than two seconds, on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    started_at = time.monotonic()
+    shown_at = started_at
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_at
+        now = time.monotonic()
+        if done >= total and shown_at > started_at:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - started_at > SLOW_S and now - shown_at > REDRAW_S:
+            shown_at = now
+            left = duration((now - started_at) * (total - done) / max(done, 1))
+            text = f"\r\x1b[K{what} {done / total:6.1%}  {left} left"
+            print(text, end="", file=sys.stderr, flush=True)
+
+    return show

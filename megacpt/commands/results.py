@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of what a run has made: checkpoints, evaluate, export, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
+from megacpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from megacpt.checkpoint.listing import Listing
+
+GATE_FAILED = 1
+DAMAGED = 1
+
+
+def _checkpoints(arguments: argparse.Namespace) -> int:
+    from megacpt.checkpoint.difference import compare
+    from megacpt.checkpoint.listing import list_checkpoints, prune_listed
+    from megacpt.checkpoint.retention import loss_of, retention_of
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.monitor.checkpoints_text import render, render_difference
+
+    run_dir = arguments.run_dir
+    if arguments.diff is not None:
+        first, second = arguments.diff
+        rows = compare(run_dir, first=first, second=second)
+        print(render_difference(rows, first=first, second=second))
+        if arguments.weights:
+            _show_weights(run_dir, first=first, second=second)
+        say(next_command=f"megacpt checkpoints {shown(run_dir)} --verify")
+        return 0
+    if arguments.weights:
+        raise ConfigError("--weights belongs to --diff STEP STEP; name the two checkpoints.")
+    config = read_run_yaml(run_dir / "run.yaml")
+    policy = retention_of(config)
+    if arguments.keep_last is not None:
+        policy = replace(
+            policy, keep_last=_at_least(arguments.keep_last, least=1, name="--keep-last")
+        )
+    if arguments.keep_every_steps is not None:
+        every = _at_least(arguments.keep_every_steps, least=0, name="--keep-every-steps")
+        policy = replace(policy, keep_every_steps=every)
+    progress = slow_progress("checksums") if arguments.verify else None
+    listing = list_checkpoints(
+        run_dir, policy=policy, loss_of=loss_of(config), full=arguments.verify, progress=progress
+    )
+    if arguments.prune:
+        listing = prune_listed(listing, policy=policy)
+    print(render(listing))
+    say(next_command=_after_checkpoints(listing, run_dir=shown(run_dir)))
+    return DAMAGED if listing.damaged else 0
+
+
+def _show_weights(run_dir: Path, *, first: int, second: int) -> None:
+    from megacpt.checkpoint.difference import folder_of
+    from megacpt.checkpoint.weight_change import weight_changes
+    from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
+
+    print(WEIGHTS_HEADER)
+    # A line as soon as it is known: a large model's weights take a while to read.
+    for change in weight_changes(
+        folder_of(run_dir, step=first), second=folder_of(run_dir, step=second)
+    ):
+        print(weight_line(change), flush=True)
+
+
+def _after_checkpoints(listing: Listing, *, run_dir: str) -> str:
+    if not listing.found:
+        return f"megacpt train --config {run_dir}/run.yaml"
+    if listing.newest is None:
+        return "bring one back from a copy; or move them away, to begin at the base model"
+    if listing.damaged:
+        return f"megacpt checkpoints {run_dir} --prune"
+    if not listing.verified:
+        return f"megacpt checkpoints {run_dir} --verify"
+    return f"megacpt evaluate {run_dir}"
+
+
+def _at_least(value: int, *, least: int, name: str) -> int:
+    if value < least:
+        raise ConfigError(f"{name}={value} is below {least}; use {least} or more.")
+    return value
+
+
+def _checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
+    run_dir_argument(parser)
+    parser.add_argument(
+        "--verify", action="store_true", help="read every byte and compare it with its checksum"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="delete what need not be kept, and what is damaged"
+    )
+    parser.add_argument("--keep-last", type=int, metavar="N", help="instead of the run's own")
+    parser.add_argument(
+        "--keep-every-steps", type=int, metavar="N", help="instead of the run's own"
+    )
+    parser.add_argument(
+        "--diff", type=int, nargs=2, metavar="STEP", help="show what lies between two of them"
+    )
+    parser.add_argument(
+        "--weights", action="store_true", help="with --diff: how far each weight has moved"
+    )
+
+
+CHECKPOINTS = Verb(
+    name="checkpoints",
+    summary="list, verify, compare and prune the checkpoints of a run",
+    example="  megacpt checkpoints runs/tiny --verify\n"
+    "  megacpt checkpoints runs/tiny --diff 16 24 --weights\n"
+    "  megacpt checkpoints runs/tiny --keep-last 1            # what would stay\n"
+    "  megacpt checkpoints runs/tiny --keep-last 1 --prune\n"
+    "Exit code 1: one of them is damaged.",
+    add_arguments=_checkpoints_arguments,
+    run=_checkpoints,
+)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.local import run_local
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.device.environment import rank_from_environment
+
+    config = read_run_yaml(arguments.run_dir / "run.yaml")
+    ranks = rank_from_environment()
+    if ranks is not None:
+        from megacpt.device import variables
+
+        variables.apply(config)
+        # It imports torch, so only now.
+        from megacpt.train.rank import run_rank
+
+        run_rank(config, ranks=ranks, mode="evaluate")
+    else:
+        code = run_local(config, mode="evaluate")
+        if code != 0:
+            return code
+    return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
+
+
+def _say_evaluated(run_dir: Path) -> int:
+    path = run_dir / "evaluation.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    print(f"{'held-out set':<24}{'base perplexity':>18}{'final':>12}{'ratio':>10}")
+    for name, losses in result["heldout"].items():
+        base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
+        print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
+    failed = [check for check in result["gate"] if check["verdict"] == "failed"]
+    for check in result["gate"]:
+        print(f"Gate: {check['sentence']}")
+    say(f"Wrote {shown(path)}", next_command=f"megacpt export {shown(run_dir)}")
+    return GATE_FAILED if failed else 0
+
+
+EVALUATE = Verb(
+    name="evaluate",
+    summary="measure the held-out sets, base model beside newest checkpoint, and the gate",
+    example="  megacpt evaluate runs/tiny\n"
+    "Exit code 1: a gate threshold (evaluate.gate) is exceeded.",
+    add_arguments=run_dir_argument,
+    run=_evaluate,
+)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from megacpt.convert.run import export_run
+
+    output = arguments.output or arguments.run_dir / "hf"
+    export_run(arguments.run_dir, output=output)
+    say(
+        f"Wrote the Hugging Face folder {shown(output)}",
+        f"  its logits against the native model's: {shown(output)}/certificate.json",
+        next_command=f"megacpt report {shown(arguments.run_dir)}",
+    )
+    return 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    run_dir_argument(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where to write (default: RUN_DIR/hf)"
+    )
+
+
+EXPORT = Verb(
+    name="export",
+    summary="write the newest checkpoint as a Hugging Face folder with a certificate",
+    example="  megacpt export runs/tiny --output models/tiny-adapted",
+    add_arguments=_export_arguments,
+    run=_export,
+)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from megacpt.monitor.report import write_report
+
+    write_report(arguments.run_dir)
+    folder = shown(arguments.run_dir)
+    say(
+        f"Wrote {folder}/report.html and {folder}/report.json",
+        next_command=f"open {folder}/report.html in a browser",
+    )
+    return 0
+
+
+REPORT = Verb(
+    name="report",
+    summary="write report.json and a single-file report.html",
+    example="  megacpt report runs/tiny",
+    add_arguments=run_dir_argument,
+    run=_report,
+)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that lead to a trained model: config, plan, train, launch, logs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.commands.common import (
+    Verb,
+    config_of,
+    run_dir_argument,
+    same_settings,
+    say,
+    settings_arguments,
+    shown,
+)
+from megacpt.errors import EndedOnRequest, MegacptError
+
+if TYPE_CHECKING:
+    from megacpt.config.sections import RunConfig
+    from megacpt.device.environment import RankInfo
+    from megacpt.plan.plan import Plan
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from megacpt.config.compose import render
+
+    print(render(config_of(arguments)), end="")
+    print(f"# Next: megacpt plan {same_settings(arguments)}".rstrip())
+    return 0
+
+
+CONFIG = Verb(
+    name="config",
+    summary="print the resolved configuration",
+    example="  megacpt config experiment=tiny parallel.tp=2\n"
+    "  megacpt config --config my.yaml optim.lr_peak=1e-5",
+    add_arguments=settings_arguments,
+    run=_config,
+)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.prepare import check
+    from megacpt.files import write_text
+    from megacpt.plan.learning_rate import rate_table
+
+    config = config_of(arguments)
+    print(check(config).render())
+    if arguments.lr_table is not None:
+        rows = rate_table(optim=config.optim, schedule=config.schedule)
+        write_text(arguments.lr_table, text="".join(f"{row}\n" for row in rows))
+    say("", next_command=f"megacpt train {same_settings(arguments)}".rstrip())
+    return 0
+
+
+def _advise(plan: Plan) -> None:
+    """What the plan says of settings that often are mistakes, also where nobody asked for it."""
+    for sentence in plan.advice:
+        print(f"Advice: {sentence}", file=sys.stderr)
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    settings_arguments(parser)
+    parser.add_argument(
+        "--lr-table", type=Path, metavar="FILE", help="write every step's learning rate there (TSV)"
+    )
+
+
+PLAN = Verb(
+    name="plan",
+    summary="show tokens, epochs, learning rates, memory and disk of a run; write nothing",
+    example="  megacpt plan model.path=models/llama data.sources.law.prefix=data/law",
+    add_arguments=_plan_arguments,
+    run=_plan,
+)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.local import run_local
+    from megacpt.cluster.prepare import prepare
+    from megacpt.device.environment import rank_from_environment
+
+    ranks = rank_from_environment()
+    if ranks is not None:
+        return train_as_rank(arguments, ranks=ranks)
+    config = config_of(arguments)
+    _advise(prepare(config))
+    code = run_local(config)
+    if code == 0:
+        _say_trained(config)
+    return code
+
+
+def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
+    """Started by torchrun or srun: this process is one rank. The first speaks for all."""
+    from megacpt.cluster.prepare import prepare
+    from megacpt.device import variables
+
+    try:
+        config = config_of(arguments)
+        variables.apply(config)
+    except MegacptError as error:
+        if ranks.rank == 0:
+            raise
+        return error.exit_code
+    # It imports torch, so only now.
+    from megacpt.train.rank import run_rank
+
+    try:
+        run_rank(
+            config,
+            ranks=ranks,
+            mode="train",
+            prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
+        )
+    except EndedOnRequest as end:
+        if ranks.rank == 0:
+            raise
+        return end.exit_code
+    if ranks.rank == 0:
+        _say_trained(config)
+    return 0
+
+
+def _say_trained(config: RunConfig) -> None:
+    folder = shown(config.run_dir)
+    say(
+        f"Trained {config.schedule.steps} steps:",
+        f"  metrics      {folder}/metrics.jsonl",
+        f"  checkpoints  {folder}/checkpoints",
+        next_command=f"megacpt evaluate {folder}",
+    )
+
+
+TRAIN = Verb(
+    name="train",
+    summary="train on this machine, or as one rank under torchrun or srun",
+    example="  megacpt train experiment=tiny\n"
+    "  megacpt train experiment=tiny parallel.tp=2 run_dir=runs/tiny_tp2\n"
+    "The same command again resumes the run.",
+    add_arguments=settings_arguments,
+    run=_train,
+)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.launch import dry_run, launch
+    from megacpt.config.paths import RunFolder
+
+    config = config_of(arguments)
+    if arguments.prepare_only is not None:
+        return _prepare_only(config, ranks=arguments.prepare_only)
+    if arguments.dry_run:
+        print(dry_run(config, python=sys.executable), end="")
+        return 0
+    launched = launch(config, python=sys.executable)
+    _advise(launched.plan)
+    folder, run_dir = RunFolder(Path(config.run_dir)), shown(config.run_dir)
+    say(
+        f"Job {launched.job} is queued: {shown(launched.script)}",
+        f"  watch   squeue --job={launched.job}; megacpt logs {run_dir}",
+        f"  stop    echo save_and_exit > {run_dir}/request   (it saves first)",
+        f"          scancel --name={launched.name}   (all jobs of the run)",
+        "  extend  the same command again, with more schedule.steps where that is wanted",
+        next_command=f"tail -F {shown(folder.train_log)}",
+    )
+    return 0
+
+
+def _prepare_only(config: RunConfig, *, ranks: int) -> int:
+    from megacpt.cluster.prepare import prepare
+    from megacpt.config.paths import RunFolder
+
+    _advise(prepare(config, num_ranks=ranks))
+    RunFolder(Path(config.run_dir)).logs.mkdir(exist_ok=True)
+    print(config.run_dir)
+    return 0
+
+
+def _launch_arguments(parser: argparse.ArgumentParser) -> None:
+    settings_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check, print the batch script, write nothing"
+    )
+    parser.add_argument(
+        "--prepare-only",
+        type=int,
+        metavar="RANKS",
+        help="write the run folder for so many ranks and print its path (launch/train.sbatch)",
+    )
+
+
+LAUNCH = Verb(
+    name="launch",
+    summary="check a run, write its batch script and submit it to Slurm",
+    example="  megacpt launch experiment=tiny cluster=slurm cluster.device=cpu\n"
+    "  megacpt launch --config law.yaml cluster=slurm cluster.nodes=4 \\\n"
+    "      cluster.gpus_per_node=8 cluster.slurm.partition=gpu --dry-run\n"
+    "The same command again goes on from the newest checkpoint.",
+    add_arguments=_launch_arguments,
+    run=_launch,
+)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from megacpt.cluster.logs import look, timeline
+
+    found = look(arguments.run_dir)
+    for line in timeline(found.history):
+        print(line)
+    if found.cause is not None:
+        print(f"The first error of the last start:\n{found.cause.text.rstrip()}")
+    elif not found.history.starts:
+        print("No rank has left an error.")
+    files = sorted(path.name for path in found.logs.glob("*.log"))
+    say(
+        f"Logs, in {shown(found.logs)}: {', '.join(files) or 'none'}",
+        next_command=f"tail -F {shown(found.logs / files[-1])}" if files else "megacpt train",
+    )
+    return 0
+
+
+LOGS = Verb(
+    name="logs",
+    summary="show the starts of a run, its first error and where its logs are",
+    example="  megacpt logs runs/law",
+    add_arguments=run_dir_argument,
+    run=_logs,
+)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb tokenize, and what it says of its work."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.commands.common import Verb, plan_command, say, shown
+from megacpt.errors import ConfigError
+from megacpt.text import text_size
+
+if TYPE_CHECKING:
+    from megacpt.shards.manifest import Manifest
+    from megacpt.shards.tokenize.progress import ProgressLine
+
+FAST = "fastokens"
+
+
+def _tokenize(arguments: argparse.Namespace) -> int:
+    from megacpt.shards.tokenize.join import merge
+    from megacpt.shards.tokenize.progress import ProgressLine
+
+    started_at = time.monotonic()
+    line = ProgressLine(sys.stderr)
+    try:
+        if arguments.merge:
+            manifest = merge(arguments.output, progress=line)
+        else:
+            made = _tokenize_inputs(arguments, line=line)
+            if made is None:
+                return _say_task_done(arguments)
+            manifest = made
+    finally:
+        line.close()
+    output = shown(arguments.output)
+    lines = account(manifest, output=output, elapsed_s=time.monotonic() - started_at)
+    if arguments.pack is not None:
+        from megacpt.shards.packing import build_packing
+        from megacpt.shards.reader import IndexedShard
+
+        packing = build_packing(IndexedShard(arguments.output), sequence_length=arguments.pack)
+        lines.append(f"  {shown(packing)}, for data.packing=best_fit")
+    say(*lines, next_command=plan_command(arguments.output, tokenizer=arguments.tokenizer))
+    return 0
+
+
+def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Manifest | None:
+    from megacpt.shards.tokenize import (
+        DOCUMENT_BYTES_MAX,
+        FileFormat,
+        OnError,
+        parse_task,
+        tokenize,
+    )
+    from megacpt.tokenizer import load_tokenizer
+
+    if not arguments.inputs or arguments.tokenizer is None:
+        raise ConfigError(
+            "megacpt tokenize needs files and --tokenizer; only --merge does without them."
+        )
+    limit = arguments.max_document_bytes
+    return tokenize(
+        arguments.inputs,
+        tokenizer=load_tokenizer(
+            arguments.tokenizer, settings=arguments.tokenizer_settings, fast=True
+        ),
+        output_prefix=arguments.output,
+        key=arguments.key,
+        append_eos=not arguments.no_eos,
+        special=not arguments.no_special,
+        workers=arguments.workers,
+        on_error=OnError(arguments.on_error),
+        file_format=FileFormat(arguments.format) if arguments.format else None,
+        max_document_bytes=DOCUMENT_BYTES_MAX if limit is None else limit,
+        task=parse_task(arguments.task) if arguments.task else None,
+        progress=line,
+        notice=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def _say_task_done(arguments: argparse.Namespace) -> int:
+    say(
+        f"Task {arguments.task} is done: its pieces are in {shown(arguments.output)}.pieces",
+        next_command="when all tasks are done: "
+        + shlex.join(["megacpt", "tokenize", "--merge", "--output", shown(arguments.output)]),
+    )
+    return 0
+
+
+def account(manifest: Manifest, *, output: str, elapsed_s: float) -> list[str]:
+    """``output`` is the prefix as it is to be shown."""
+    num_bytes = sum(file.bytes for file in manifest.inputs)
+    rate = num_bytes / max(elapsed_s, 1e-9)
+    return [
+        f"Wrote {manifest.documents:,} documents, {manifest.tokens:,} tokens of "
+        f"{text_size(num_bytes)} in {elapsed_s:.1f} s ({text_size(rate)}/s):",
+        f"  {output}.bin, {output}.idx, {output}.json",
+        *_left_out(manifest, output=output),
+        *(f"  {line}" for line in _encoded_by(manifest)),
+    ]
+
+
+def _left_out(manifest: Manifest, *, output: str) -> list[str]:
+    lines = []
+    if manifest.errors:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(manifest.errors.items()))
+        kept = f"; they are in {output}.quarantine.jsonl" * (manifest.on_error == "quarantine")
+        lines.append(f"  {sum(manifest.errors.values()):,} bad lines left out ({kinds}){kept}")
+    if manifest.empty_documents:
+        lines.append(f"  {manifest.empty_documents:,} empty documents left out")
+    if manifest.long_documents:
+        lines.append(f"  {manifest.long_documents:,} documents have more than 100,000 tokens each")
+    return lines
+
+
+def _encoded_by(manifest: Manifest) -> list[str]:
+    lines = []
+    for backend in manifest.backends:
+        checked = (
+            f", equal to tokenizers on {backend.checked_documents:,} excerpts of this text "
+            f"({text_size(backend.checked_bytes)})"
+        )
+        lines.append(f"by {backend.name}{checked * backend.name.startswith(FAST)}")
+    return lines
+
+
+def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="FILE",
+        help="JSONL, Parquet or text, also .gz and .zst; a folder, a pattern, or - for stdin",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="Hugging Face folder of the model; or a SentencePiece or tiktoken file",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
+    )
+    parser.add_argument("--key", default="text", help="field or column of the text (default: text)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="threads (default: one a core)"
+    )
+    _tokenize_options(parser)
+    parser.add_argument(
+        "--task", metavar="K/N", help="make only pieces K, K+N, K+2N ...: one task of N, K from 0"
+    )
+    parser.add_argument("--merge", action="store_true", help="join the pieces that the tasks made")
+    parser.add_argument(
+        "--pack", type=int, metavar="LENGTH", help="also pack for data.sequence_length=LENGTH"
+    )
+
+
+def _tokenize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-error",
+        choices=["stop", "skip", "quarantine"],
+        default="stop",
+        help="for lines that hold no text: stop (default), or leave them out",
+    )
+    parser.add_argument(
+        "--format", choices=["jsonl", "parquet", "text"], help="of all files, whatever their names"
+    )
+    parser.add_argument("--no-eos", action="store_true", help="no end-of-text token at the end")
+    parser.add_argument("--no-special", action="store_true", help="no BOS where the model has one")
+    parser.add_argument(
+        "--max-document-bytes",
+        type=int,
+        metavar="N",
+        help="longer is an error (default: 64 Mi)",
+    )
+    parser.add_argument(
+        "--tokenizer-settings", metavar="JSON", help="what a tiktoken file lacks: file or JSON"
+    )
+
+
+TOKENIZE = Verb(
+    name="tokenize",
+    summary="turn documents into a token shard",
+    example="  megacpt tokenize law.jsonl --tokenizer models/llama --output data/law\n"
+    "  megacpt tokenize corpus/ 'b/*.parquet' --tokenizer models/llama \\\n"
+    "      --output data/law --key body --on-error quarantine\n"
+    "  zcat dump.gz | megacpt tokenize - --tokenizer models/llama --output data/dump\n"
+    "The same command again goes on from the finished pieces. On several machines:\n"
+    "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 0/2\n"
+    "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 1/2\n"
+    "  megacpt tokenize --merge --output data/law",
+    add_arguments=_tokenize_arguments,
+    run=_tokenize,
+)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes, counts, durations and lists as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def memory_size(num_bytes: float, *, digits: int = 2) -> str:
+    """Powers of 1024, for memory and what is made of it: ``512 B``, ``1.59 MiB``, ``2.00 TiB``."""
+    return _scaled(num_bytes, base=1024, units=("B", "KiB", "MiB", "GiB", "TiB"), digits=digits)
+
+
+def text_size(num_bytes: float) -> str:
+    """Powers of 1000, for text and shards: ``999 bytes``, ``1.5 kB``, ``2.0 GB``."""
+    return _scaled(num_bytes, base=1000, units=("bytes", "kB", "MB", "GB", "TB"), digits=1)
+
+
+def _scaled(size: float, *, base: int, units: Sequence[str], digits: int) -> str:
+    power = 0
+    while size >= base and power < len(units) - 1:
+        size, power = size / base, power + 1
+    return f"{size:,.{digits if power else 0}f} {units[power]}"
+
+
+def count(number: float | None, *, digits: int = 1) -> str:
+    """``612``, ``12.3k``, ``4.6M``, ``80.0B``, ``1.2T``; a dash for what is not known."""
+    if number is None:
+        return "-"
+    if number < 10_000:
+        return f"{number:.0f}"
+    for size, letter in ((1e3, "k"), (1e6, "M"), (1e9, "B")):
+        if number < 999.95 * size:
+            return f"{number / size:.{digits}f}{letter}"
+    return f"{number / 1e12:.{digits}f}T"
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``1:02:03``, ``3d 04h``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}h"
+    return f"{hour}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def listed(words: Iterable[object]) -> str:
+    """``law``, ``law and code``, ``law, code and news``."""
+    return _joined(words, last="and")
+
+
+def one_of(words: Iterable[object]) -> str:
+    """``1``, ``1 or 2``, ``1, 2 or 4``."""
+    return _joined(words, last="or")
+
+
+def _joined(words: Iterable[object], *, last: str) -> str:
+    *before, end = map(str, words)
+    return f"{', '.join(before)} {last} {end}" if before else end
