@@ -52,7 +52,7 @@ SCENARIOS = {
     "slurm": "preprocess survival train",
     "tokenizer": "files",
     "train": "changes damaged documents export kills layouts megatron_files moe parity precision "
-    "reshard resume save_errors stages zero3",
+    "reshard resume save_errors stages warm_start zero3",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
