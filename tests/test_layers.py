@@ -35,6 +35,26 @@ TORCH_FREE = [
 ]
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
+TESTS = Path(__file__).parent
+TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
+"""Folders of tests whose source is not in the package's folder of that name."""
+# What no single source file does: runs and failures as wholes, and pages. By folder.
+SCENARIOS = {
+    "": "architecture docs docs_gpu docs_tokenize launch layers packaging readme run_on_ranks",
+    "checkpoint": "interleavings",
+    "commands": "bad_inputs inspect launch train",
+    "gpu": "optimizer smoke",
+    "model": "layouts mixtral te te_moe te_precision",
+    "model/layers": "elementwise",
+    "monitor": "dataset",
+    "shards": "fuzz",
+    "shards/tokenize": "quarantine",
+    "slurm": "preprocess survival train",
+    "tokenizer": "files",
+    "train": "changes damaged documents export kills layouts megatron_files moe parity precision "
+    "reshard resume save_errors stages warm_start zero3",
+    "train/guard": "fault_state hang",
+}
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
 
 
@@ -94,3 +114,39 @@ def test_functions_are_short_and_the_environment_is_read_in_two_places(path: Pat
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             reads = (node.value.id, node.attr) in {("os", "environ"), ("os", "getenv")}
             assert not reads or package_of(path) in ENVIRONMENT_READERS, f"{path}:{node.lineno}"
+
+
+def mirrors(test: Path) -> bool:
+    """Whether a source file, or a folder as a whole, has the name and place of the test."""
+    folder, name = test.relative_to(TESTS).parent, test.stem.removeprefix("test_")
+    source = TESTED_FOLDERS.get(str(folder), ROOT / folder)
+    if name in ("init", source.name) and (source / "__init__.py").exists():
+        return True
+    return any(source.glob(f"{name}.*")) or (source / name / "__init__.py").exists()
+
+
+def test_tests_stand_where_their_source_does() -> None:
+    """Each tests megacpt/ROOM/X.py as tests/ROOM/test_X.py, or is a scenario listed above."""
+    listed = {
+        TESTS / folder / f"test_{name}.py"
+        for folder, names in SCENARIOS.items()
+        for name in names.split()
+    }
+    strays = {test for test in set(TESTS.rglob("test_*.py")) - listed if not mirrors(test)}
+    assert not strays, f"rename as their source or add to SCENARIOS: {relative(strays)}"
+    gone = {test for test in listed if not test.exists()}
+    assert not gone, f"take out of SCENARIOS: {relative(gone)}"
+
+
+def test_files_do_not_repeat_their_folder_s_name() -> None:
+    repeating = {
+        path
+        for path in TESTS.rglob("*.py")
+        if path.parent.name in path.stem.removeprefix("test_").split("_")
+        and not (path.stem.startswith("test_") and mirrors(path))
+    }
+    assert not repeating, relative(repeating)
+
+
+def relative(paths: set[Path]) -> list[str]:
+    return sorted(str(path.relative_to(TESTS)) for path in paths)

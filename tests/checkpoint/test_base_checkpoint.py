@@ -19,7 +19,7 @@ from megacpt.errors import CheckpointError, ConfigError
 from megacpt.families import read_architecture
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import fresh_record
-from tests.checkpoint.checkpoints import claim, manifest_of, write_partial
+from tests.checkpoint.small import claim, manifest_of, write_partial
 
 
 @pytest.fixture

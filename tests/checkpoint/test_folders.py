@@ -12,7 +12,7 @@ from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import CheckpointError, EnvironmentError_, Superseded
-from tests.checkpoint.checkpoints import claim, manifest_of, names, write, write_partial
+from tests.checkpoint.small import claim, manifest_of, names, write, write_partial
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from megacpt.checkpoint import folders, starts
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.retention import Retention
 from megacpt.errors import Superseded
-from tests.checkpoint.checkpoints import manifest_of
 from tests.checkpoint.interleaving import Actor, play
+from tests.checkpoint.small import manifest_of
 
 STEPS_A_SAVE = 10
 POLICY = Retention(keep_last=2)

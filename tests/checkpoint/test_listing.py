@@ -15,7 +15,7 @@ from megacpt.cli import main
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.errors import CheckpointError, Superseded
 from megacpt.monitor.checkpoints_text import difference_text, listing_text
-from tests.checkpoint.checkpoints import claim, write, write_partial
+from tests.checkpoint.small import claim, write, write_partial
 
 KEEP = Retention(keep_last=2, best_of="plant")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from megacpt.checkpoint import verify
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.errors import CheckpointError
-from tests.checkpoint.checkpoints import FILES, claim, write
+from tests.checkpoint.small import FILES, claim, write
 
 NAMES = [*FILES, "manifest.json"]
 

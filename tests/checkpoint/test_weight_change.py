@@ -14,7 +14,7 @@ from megacpt.checkpoint import folders
 from megacpt.checkpoint.weight_change import MASTER, WeightChange, weight_changes
 from megacpt.errors import CheckpointError
 from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, WIDTH, weight_line
-from tests.checkpoint.checkpoints import claim, manifest_of
+from tests.checkpoint.small import claim, manifest_of
 
 pytestmark = pytest.mark.mcore
 Tensors = dict[str, torch.Tensor]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import folders, starts, verify
-from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.cluster import job
 from megacpt.cluster.restarts import history
 from megacpt.config.compose import write_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import ClusterConfig, RunConfig, ScheduleConfig, SlurmConfig
 from megacpt.preflight import bad_nodes
+from tests.checkpoint import small
 
 STEPS = 8
 
@@ -40,24 +39,7 @@ def call(verb: str, folder: RunFolder, *words: str, number: int = 7, restart: in
 
 def checkpoint(folder: RunFolder, step: int) -> None:
     root = folder.root / "checkpoints"
-    start = starts.claim(folder.root, host="n1", pid=1)
-    starts.record_from(start, step=0)
-    partial = folders.partial_folder(root, step=step, start=start)
-    partial.mkdir(parents=True)
-    manifest = CheckpointManifest(
-        step=step,
-        start=start.number,
-        architecture={},
-        layout={},
-        data={},
-        tokens_per_source={},
-        elapsed_s=0.0,
-        base_heldout=None,
-        heldout=None,
-        faults={},
-        files=verify.sums_of(partial),
-    )
-    folders.publish(root, partial=partial, manifest=manifest, start=start)
+    small.write(root, step=step, start=small.claim(root, from_step=0))
 
 
 def report(

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from megacpt.checkpoint import folders, starts
-from megacpt.checkpoint.manifest import CheckpointManifest
+from megacpt.checkpoint import folders
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
 from megacpt.device.packages import found_version
 from megacpt.errors import ConfigError, EnvironmentError_
+from tests.checkpoint import small
 
 
 def config_of(run_dir: Path, *settings: str) -> RunConfig:
@@ -25,22 +26,9 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     run_dir.mkdir(parents=True)
     write_run_yaml(config_of(run_dir, *settings), path=run_dir / "run.yaml")
     root = run_dir / "checkpoints"
-    start = starts.claim(run_dir, host="node", pid=1)
-    partial = folders.partial_folder(root, step=steps, start=start)
-    partial.mkdir(parents=True)
-    manifest = CheckpointManifest(
-        step=steps,
-        start=start.number,
-        architecture={},
-        layout={},
-        data={},
-        tokens_per_source={},
-        elapsed_s=0.0,
-        base_heldout=None,
-        heldout=None,
-        faults={},
-        files={},
-    )
+    start = small.claim(root)
+    partial = small.write_partial(root, step=steps, start=start)
+    manifest = replace(small.manifest_of(partial, step=steps, start=start), data={})
     folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 

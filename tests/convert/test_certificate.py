@@ -110,10 +110,3 @@ def test_smollm2_there_and_back(
     assert written.keys() == original.keys()
     for name, tensor in original.items():
         assert torch.equal(written[name], tensor.to(written[name].dtype)), name
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from megacpt.demo.base_model import write_smollm2_folder
-
-    return write_smollm2_folder(tmp_path_factory.mktemp("smollm2") / "model")

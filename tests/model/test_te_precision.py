@@ -14,11 +14,11 @@ import pytest
 
 from megacpt.families import FAMILIES
 from tests.model.test_te import run_python
+from tests.run_on_ranks import run_on_ranks
 from tests.support import LLAMA, write_model_folder
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 
-HERE = Path(__file__).parent
 NUM_LAYERS = LLAMA["num_hidden_layers"]
 MIXTRAL = {
     "architectures": ["MixtralForCausalLM"],
@@ -54,8 +54,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("te_precision")
     for name, changes in FOLDERS.items():
         write_model_folder(work / "models" / name, **changes)
-    worker = run_python(str(HERE / "te_precision_worker.py"), str(work))
-    assert worker.returncode == 0, worker.stderr
+    run_on_ranks("tests.model.te_recipes:describe_all", work, world=1, cases=None, timeout_s=900.0)
     built: dict[str, Any] = json.loads((work / "found.json").read_text())
     return built
 
@@ -131,10 +130,8 @@ def test_an_engine_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_reference_quantisers_give_the_same_bits(tmp_path: Path) -> None:
     """Current scaling, scales of blocks and NVFP4, of 40 matrices."""
     require_engine()
-    output = tmp_path / "oracle.json"
-    done = run_python(str(HERE / "quantise_oracle_worker.py"), str(output))
-    assert done.returncode == 0, done.stderr
-    results: dict[str, dict[str, bool]] = json.loads(output.read_text())
+    run_on_ranks("tests.model.te_quantisers:compare", tmp_path, world=1, cases=None)
+    results: dict[str, dict[str, bool]] = json.loads((tmp_path / "oracle.json").read_text())
     wrong = [f"{case}: {name}" for case in results for name, ok in results[case].items() if not ok]
     assert len(results) == 40
     assert wrong == []

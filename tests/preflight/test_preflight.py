@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +19,9 @@ from megacpt.config.sections import ClusterConfig
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 from megacpt.preflight import bad_nodes, preflight
+from tests.run_on_ranks import rank_command, rank_variables, start_rank, wait_for_ranks
 from tests.support import free_port
 
-WORKER = Path(__file__).with_name("preflight_worker.py")
 IS_ROOT = os.geteuid() == 0 and all(shutil.which(tool) for tool in ("ip", "tc", "unshare"))
 Case = dict[str, Any]
 
@@ -37,32 +36,22 @@ def run_nodes(
     variables: dict[str, str] | None = None,
 ) -> dict[str, dict[int, Any]]:
     """Case -> rank -> its end."""
-    common = {"WORLD_SIZE": str(num_nodes), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    common |= {"MASTER_ADDR": master, "MASTER_PORT": str(free_port(span=len(cases)))}
-    common |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     for name in ("TORCHELASTIC_USE_AGENT_STORE", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
         assert name not in os.environ
-    processes = [
-        subprocess.Popen(
-            [
-                *(prefixes[rank] if prefixes else ()),
-                *(sys.executable, str(WORKER), str(work), json.dumps(cases)),
-            ],
-            env={
-                **os.environ,
-                **common,
-                **(variables or {}),
-                "RANK": str(rank),
-                "SLURMD_NODENAME": f"node{rank}",
-            },
+    command = rank_command("tests.preflight.node:go_through", work, cases=cases)
+    common = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": master}
+    common |= variables or {}
+    port = free_port(span=len(cases))
+    nodes = [
+        start_rank(
+            [*(prefixes[node] if prefixes else ()), *command],
+            variables=rank_variables(node, world=num_nodes, port=port)
+            | common
+            | {"SLURMD_NODENAME": f"node{node}"},
         )
-        for rank in range(num_nodes)
+        for node in range(num_nodes)
     ]
-    try:
-        assert [process.wait(timeout=240) for process in processes] == [0] * num_nodes
-    finally:
-        for process in processes:
-            process.kill()
+    wait_for_ranks(nodes, timeout_s=240)
     return {name: _ends(work, name, num_nodes=num_nodes) for name in cases}
 
 

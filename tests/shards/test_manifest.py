@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt.errors import DataError
-from megacpt.monitor.dataset_text import render
+from megacpt.monitor.dataset_text import shard_text
 from megacpt.shards import manifest
 from megacpt.shards.inspect import inspect_shard
 from megacpt.shards.merge import merge_shards
@@ -151,7 +151,7 @@ def test_whatever_a_key_holds_is_read_or_refused(
         holder[key] = value
     path.write_text(json.dumps(content))
     try:
-        render(inspect_shard(prefix))
+        shard_text(inspect_shard(prefix))
         manifest.verify(prefix)
         merge_shards([prefix, prefix], output_prefix=prefix.parent / "merged")
     except DataError:
@@ -174,7 +174,7 @@ def test_a_changed_byte_is_never_merged(prefix: Path, kind: str, data: st.DataOb
     merged = prefix.parent / "merged"
     try:
         with suppress(DataError):
-            render(inspect_shard(prefix))
+            shard_text(inspect_shard(prefix))
         merge_shards([prefix], output_prefix=merged)
         after = [Path(f"{merged}.{part}").read_bytes() for part in ("bin", "idx")]
         assert (kind, after) == ("json", before)

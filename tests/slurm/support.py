@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tests talk to a Slurm that slurm-sandbox.sh started."""
+"""How the tests talk to a Slurm that sandbox.sh started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SANDBOX = Path(__file__).with_name("slurm-sandbox.sh")
+SANDBOX = Path(__file__).with_name("sandbox.sh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

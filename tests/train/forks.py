@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts of the trainer that cost little: forks of a process which has imported all it needs.
 
-For scripts that a test starts, not for the test's own process: only one without threads is safely
-forked.
+For modules that tests.run_on_ranks imports, not for the test's own process: only one without
+threads is safely forked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megacpt.device.environment import RankInfo, die_with_parent
 from megacpt.device.quiet import quiet_libraries
 from megacpt.errors import MegacptError
 from tests.support import free_port
-from tests.train.guard.fault_worker import run_config
+from tests.train.guard.fault_loop import run_config
 
 quiet_libraries()
 import_hook.install()

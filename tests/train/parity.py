@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from megacpt.shards.reader import write_shard
+from tests.run_on_ranks import run_on_ranks
 from tests.support import write_model_folder
-from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("parity_worker.py")
 LOSS_RTOL = 1e-5
 GRAD_NORM_RTOL = 1e-4
 # fp32 sums in another order differ by a few units of 6e-8 a term; twenty steps of AdamW amplify
@@ -47,7 +46,7 @@ def write_run_inputs(work: Path, *, tied: bool) -> None:
 
 
 def train_curves(work: Path, cases: dict[int, dict[str, Any]]) -> dict[str, np.ndarray]:
-    """World size -> name -> settings, to name -> one row a step (see parity_worker.py).
+    """World size -> name -> settings, to name -> one row a step (see curves.py).
 
     Four samples a microbatch, shared by the replicas, unless a case says otherwise: still several
     microbatches everywhere, and few collectives, which are most of the time.
@@ -55,7 +54,7 @@ def train_curves(work: Path, cases: dict[int, dict[str, Any]]) -> dict[str, np.n
     found: dict[str, np.ndarray] = {}
     for world, changes in cases.items():
         paired = {name: _with_few_microbatches(case) for name, case in changes.items()}
-        start_ranks(WORKER, work, world=world, cases=paired)
+        run_on_ranks("tests.train.curves:write_curves", work, world=world, cases=paired)
         text = (work / f"curves-{world}.json").read_text()
         found |= {name: np.array(curve) for name, curve in json.loads(text).items()}
     return found

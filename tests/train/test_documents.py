@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.llama_cases import CASES, write_llama
-from tests.train.documents_worker import BOUNDS, CHANGES, changed_tokens
+from tests.run_on_ranks import run_on_ranks
+from tests.train.masked_logits import BOUNDS, CHANGES, changed_tokens
 from tests.train.parity import assert_same_curve, train_curves, write_run_inputs
-from tests.train.ranks import start_ranks
 
 pytestmark = pytest.mark.mcore
 
-WORKER = Path(__file__).with_name("documents_worker.py")
+WRITE_LOGITS = "tests.train.masked_logits:write_all"
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"single": {}},
     2: {
@@ -41,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("documents")
     write_llama(work / "model", **CASES["tied-gqa"])
     for world, layouts in LAYOUTS.items():
-        start_ranks(WORKER, work, world=world, cases=layouts)
+        run_on_ranks(WRITE_LOGITS, work, world=world, cases=layouts)
     return work
 
 
@@ -98,7 +98,7 @@ def test_no_bit_changes_in_other_documents(layout: str, dtype: str, work: Path) 
 @pytest.mark.te
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_a_gpu_reads_documents_as_a_cpu_does(work: Path, alone: dict[Any, torch.Tensor]) -> None:
-    start_ranks(WORKER, work, world=1, cases={"gpu": {}})
+    run_on_ranks(WRITE_LOGITS, work, world=1, cases={"gpu": {}})
     test_each_document_equals_transformers_on_it_alone("gpu", "bf16", BF16_ATOL, work, alone)
     test_no_bit_changes_in_other_documents("gpu", "bf16", work)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint.manifest import CheckpointManifest
+from tests.run_on_ranks import run_on_ranks
 from tests.train.guard.fault_runs import curve, settings, write_inputs
-from tests.train.ranks import start_ranks
 
 KILLS = 30
 STEPS = 200
@@ -27,9 +27,9 @@ def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -
     run["model"] = {"path": str(tmp_path / "model"), "init": "random"}
     run["data"]["micro_batch_size"] = 4
     run["data"]["sources"] = {"letters": {"prefix": str(tmp_path / "letters")}}
-    worker, seed = Path(__file__).with_name("kill_worker.py"), time.time_ns() % 2**32
+    target, seed = "tests.train.kills:kill_and_go_on", time.time_ns() % 2**32
     cases = {"settings": run, "kills": KILLS, "seed": seed}
-    start_ranks(worker, tmp_path, world=1, cases=cases, timeout_s=900)
+    run_on_ranks(target, tmp_path, world=1, cases=cases, timeout_s=900)
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert len(kills) == KILLS
     in_saves = sum(any(name.endswith(".partial") for name in kill["found"]) for kill in kills)

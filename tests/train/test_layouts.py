@@ -23,11 +23,10 @@ from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.plan.check import nearest_valid_layout, violations
 from megacpt.plan.nearest_layout import as_text, with_settings
+from tests.run_on_ranks import run_on_ranks
+from tests.train.curves import parity_config
 from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
-from tests.train.parity_worker import parity_config
-from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("layouts_worker.py")
 COUNT = 200
 MOST_RANKS = 4
 TOY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6}
@@ -205,7 +204,7 @@ def test_what_is_let_through_computes_the_same_as_one_rank(sorted_out: Layouts) 
         worlds[1][reference(case)] = case | {"parallel": {}, "optim": {}}
     found: dict[str, tuple[float, float]] = {}
     for world, cases in sorted(worlds.items()):
-        start_ranks(WORKER, sorted_out.work, world=world, cases=cases)
+        run_on_ranks("tests.train.one_step:write_steps", sorted_out.work, world=world, cases=cases)
         found |= json.loads((sorted_out.work / f"steps-{world}.json").read_text())
     for name in sorted_out.valid:
         case = sorted_out.cases[name]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.train.moe_worker import SAVED_AT
+from tests.run_on_ranks import run_on_ranks
+from tests.train.expert_runs import SAVED_AT
 from tests.train.parity import (
     GRAD_NORM_RTOL,
     LOSS_RTOL,
@@ -18,7 +19,6 @@ from tests.train.parity import (
     train_curves,
     write_run_inputs,
 )
-from tests.train.ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
@@ -108,12 +108,11 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on ep=2 saved half-way, and gone on with from there on ep=2 and on one rank."""
     work = tmp_path_factory.mktemp("moe-resume")
     write_inputs(work)
-    worker = Path(__file__).with_name("moe_worker.py")
     two = {"whole": EP2, "again": EP2 | {"from": "whole"}}
-    start_ranks(worker, work, world=2, cases=two)
+    run_on_ranks("tests.train.expert_runs:run_cases", work, world=2, cases=two)
     # The state of a distributed optimizer is read by another one, on however many ranks.
     alone = {"parallel": {"distributed_optimizer": True}, "from": "whole", "export": "hf"}
-    start_ranks(worker, work, world=1, cases={"alone": alone})
+    run_on_ranks("tests.train.expert_runs:run_cases", work, world=1, cases={"alone": alone})
     return work
 
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.run_on_ranks import run_on_ranks
 from tests.train.parity import GRAD_NORM_RTOL, LOSS_RTOL, write_run_inputs
-from tests.train.ranks import start_ranks
-from tests.train.reshard_worker import STEPS_AFTER
+from tests.train.resharding import STEPS_AFTER
 
-WORKER = Path(__file__).with_name("reshard_worker.py")
+SAVE_AND_LOAD = "tests.train.resharding:save_and_load"
 EXPERTS = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
@@ -111,7 +111,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     cases: dict[Any, Any] = worlds(work)
     with ThreadPoolExecutor() as pool:
         started = [
-            pool.submit(start_ranks, WORKER, work, world=n, cases=cases, timeout_s=900.0)
+            pool.submit(run_on_ranks, SAVE_AND_LOAD, work, world=n, cases=cases, timeout_s=900.0)
             for n in cases
         ]
     for future in started:

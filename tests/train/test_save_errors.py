@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.run_on_ranks import rank_command, start_rank, wait_for_ranks
 from tests.train.guard.fault_runs import settings, write_inputs
 
-WORKER = Path(__file__).with_name("save_error_worker.py")
+RUN_CASES = "tests.train.failing_saves:run_cases"
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 STEPS = 36
 
@@ -38,9 +37,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run["checkpoint"] = {"every_steps": 6, "keep_last": 2}
     run["model"] = {"path": str(folder / "model"), "init": "random"}
     run["data"]["sources"] = {"letters": {"prefix": str(folder / "letters")}}
-    command = [sys.executable, str(WORKER), str(folder), json.dumps({"settings": run})]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([*NAMESPACE, *command], check=True, timeout=300, env=environment)
+    command = [*NAMESPACE, *rank_command(RUN_CASES, folder, cases={"settings": run})]
+    wait_for_ranks([start_rank(command, variables={})], timeout_s=300)
     return folder
 
 

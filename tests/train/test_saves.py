@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.run_on_ranks import run_on_ranks
 from tests.train.guard.fault_runs import curve, settings, write_inputs
-from tests.train.ranks import start_ranks
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
-WORKER = Path(__file__).with_name("save_worker.py")
+RUN_CASES = "tests.train.asked_saves:run_cases"
 STEPS = 40
 CASES = [
     "save",
@@ -45,7 +45,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("save")
     write_inputs(folder)
     cases = [*CASES, *(f"bytes{of}" for of in SAME_BYTES)]
-    start_ranks(WORKER, folder, world=1, cases={"cases": cases, "settings": small_run(folder)})
+    run_on_ranks(RUN_CASES, folder, world=1, cases={"cases": cases, "settings": small_run(folder)})
     return folder
 
 

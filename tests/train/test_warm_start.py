@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.run_on_ranks import run_on_ranks
 from tests.train.parity import LOSS_RTOL, write_run_inputs
-from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("warm_start_worker.py")
+TRAIN_ALL = "tests.train.warm_starts:train_all"
 SAVED_AT, STEPS = 3, 6
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
@@ -55,14 +55,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "weights-schedule-whole": settings(work, "weights", "schedule", steps=STEPS + 2),
         "data": settings(work, "data", steps=2),
     }
-    start_ranks(WORKER, work, world=1, cases=alone)
+    run_on_ranks(TRAIN_ALL, work, world=1, cases=alone)
     zero3 = {"parallel": {"dp": 2, "sharded_weights": True}}
     zero1 = {"parallel": {"dp": 2, "distributed_optimizer": True}, "precision": {"dtype": "bf16"}}
     together = {
         "fork-zero3": settings(work, *everything, **zero3),
         "weights-zero1-bf16": settings(work, "weights", steps=2, lr_peak=1e-3, **zero1),
     }
-    start_ranks(WORKER, work, world=2, cases=together)
+    run_on_ranks(TRAIN_ALL, work, world=2, cases=together)
     return work
 
 

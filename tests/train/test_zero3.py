@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.run_on_ranks import run_on_ranks
 from tests.train.parity import (
     GRAD_NORM_RTOL,
     LOSS_RTOL,
@@ -19,9 +19,7 @@ from tests.train.parity import (
     train_curves,
     write_run_inputs,
 )
-from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("zero3_worker.py")
 BF16 = {"precision": {"dtype": "bf16"}}
 ZERO3 = {"dp": 2, "sharded_weights": True}
 OFFLOAD = {"parallel": {"distributed_optimizer": True}, "optim": {"offload": True}}
@@ -71,7 +69,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     work = tmp_path_factory.mktemp("resumed")
     write_run_inputs(work, tied=False)
     for world, cases in RESUMED.items():
-        start_ranks(WORKER, work, world=world, cases=cases)
+        run_on_ranks("tests.train.sharded_runs:run_cases", work, world=world, cases=cases)
     return json.loads((work / "sharded-2.json").read_text())
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import free_port
-
-WORKER = Path(__file__).with_name("layout_worker.py")
+from tests.run_on_ranks import run_on_ranks
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -29,32 +27,23 @@ def run_python(code: str, **variables: str) -> str:
     return done.stdout.strip()
 
 
-def train_layouts(layouts: list[dict[str, object]], *, num_ranks: int) -> list[dict[str, Any]]:
+def train_layouts(
+    work: Path, layouts: list[dict[str, object]], *, num_ranks: int
+) -> list[dict[str, Any]]:
     """Losses of ``layouts``, trained one after another by the same ranks."""
-    common = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(WORKER), json.dumps(layouts)]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(num_ranks)
-    ]
-    outputs = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * num_ranks, outputs
-    curves: list[dict[str, Any]] = json.loads(outputs[0][0].splitlines()[-1])
+    target = "tests.device.cpu.small_gpt:write_losses"
+    run_on_ranks(target, work, world=num_ranks, cases=layouts, timeout_s=300.0)
+    curves: list[dict[str, Any]] = json.loads((work / f"losses-{num_ranks}.json").read_text())
     return curves
 
 
 @pytest.mark.mcore
 @pytest.mark.slow
-def test_every_layout_trains_to_the_same_losses() -> None:
-    alone = train_layouts([{}, {"optimizer": True}, {"bf16": True}, {"experts": 4}], num_ranks=1)
+def test_every_layout_trains_to_the_same_losses(tmp_path: Path) -> None:
+    cases: list[dict[str, object]] = [{}, {"optimizer": True}, {"bf16": True}, {"experts": 4}]
+    alone = train_layouts(tmp_path, cases, num_ranks=1)
     pairs = train_layouts(
+        tmp_path,
         [
             {},
             {"optimizer": True},

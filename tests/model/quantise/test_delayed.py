@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.model.quantise import quantise_twins as twins
+from tests.model.quantise import twins
 
 if TYPE_CHECKING:
     from megacpt.model.quantise.delayed import DelayedScaling

@@ -24,7 +24,7 @@ from megacpt.model.quantise.recipes import (
     hadamard,
     rotated,
 )
-from tests.model.quantise import quantise_twins as twins
+from tests.model.quantise import twins
 
 FORMATS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 RECIPES: dict[str, Quantiser] = {

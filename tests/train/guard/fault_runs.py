@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from megacpt.shards.reader import write_shard
+from tests.run_on_ranks import run_on_ranks
 from tests.support import LLAMA, write_model_folder
-from tests.train.ranks import start_ranks
 
-WORKER = Path(__file__).with_name("fault_worker.py")
 LETTERS = 97 + np.arange(8)
 GARBAGE = 210 + np.arange(40)
 BROKEN_TOKEN = 200
@@ -107,10 +106,10 @@ def settings(work: Path, *, run: str, bad: str, **faults: Any) -> dict[str, Any]
 def train_all(work: Path, runs: dict[int, list[dict[str, Any]]]) -> None:
     """World size -> settings of runs that are trained one after another in one start of ranks.
 
-    A setting ``cut`` is not the product's: see fault_worker.py.
+    A setting ``cut`` is not the product's: see fault_loop.py.
     """
     for world, cases in runs.items():
-        start_ranks(WORKER, work, world=world, cases={"runs": cases})
+        run_on_ranks("tests.train.guard.fault_loop:train_runs", work, world=world, cases=cases)
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:

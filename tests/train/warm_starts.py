@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_warm_start.py: trains runs one after the other.
-
-    python warm_start_worker.py WORK_DIR RUNS_JSON
+"""On a rank of test_warm_start.py: train runs one after the other.
 
 Each run is a name, which is its folder in WORK_DIR, and its settings (see parity_config). A name
 with ``again`` behind it goes on in the folder of the name before it.
@@ -10,28 +8,19 @@ with ``again`` behind it goes on in the folder of the name before it.
 from __future__ import annotations
 
 import gc
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from megacpt.cluster.prepare import prepare
-from megacpt.config.sections import ClusterConfig, DeviceKind
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
-from tests.train.parity_worker import parity_config
+from tests.rank import rank_on_cpu
+from tests.train.curves import parity_config
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    runs: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    for name, settings in runs.items():
-        train(work, rank_runtime, name.removesuffix(" again"), settings)
-    runtime.stop()
+def train_all(work: Path, runs: dict[str, dict[str, Any]]) -> None:
+    with rank_on_cpu() as started:
+        for name, settings in runs.items():
+            train(work, started, name.removesuffix(" again"), settings)
 
 
 def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[str, Any]) -> None:
@@ -54,7 +43,3 @@ def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[s
     stacks.close()
     gc.collect()
     parallel_state.destroy_model_parallel()
-
-
-if __name__ == "__main__":
-    main()

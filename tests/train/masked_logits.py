@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_documents.py: logits of masked documents in several layouts.
-
-    python documents_worker.py WORK_DIR LAYOUTS_JSON
+"""On a rank of test_documents.py: logits of masked documents in several layouts.
 
 A layout named ``gpu`` runs there, in bf16, on Transformer Engine's layers; all others on the CPU.
 Writes WORK_DIR/LAYOUT-DTYPE-CHANGED-ROW.pt for each row of the batch, CHANGED being the number of
@@ -10,8 +8,6 @@ the document in row 0 that got other tokens (or ``none``).
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +31,7 @@ BOUNDS = ([0, 30, 96], [0, 1, 47, 72, 96])
 CHANGES = ("none", "0", "1")
 
 
-def main() -> None:
-    work, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
+def write_all(work: Path, layouts: dict[str, dict[str, Any]]) -> None:
     ranks = rank_from_environment()
     assert ranks is not None
     kind = DeviceKind.gpu if "gpu" in layouts else DeviceKind.cpu
@@ -125,7 +120,3 @@ def write_logits(
             if parallel_state.get_tensor_model_parallel_rank() == 0:
                 for row, logits_SV in zip(rows, logits_BSV[..., :VOCAB_SIZE], strict=True):
                     torch.save(logits_SV.cpu().clone(), work / f"{name}-{row}.pt")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started by test_model_quantise_te.py: Transformer Engine's reference quantisers beside ours.
+"""Transformer Engine's reference quantisers beside ours, in a process of their own.
 
-    python quantise_oracle_worker.py OUTPUT
-
-OUTPUT gets, for every case, whether codes and scales are the same, bit for bit. The references are
-pure PyTorch and run on a CPU; only importing their package asks for a GPU.
+WORK_DIR/oracle.json gets, for every case, whether codes and scales are the same, bit for bit. The
+references are pure PyTorch and run on a CPU; only importing their package asks for a GPU.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.model.te_worker import pretend_a_gpu
+from tests.model.te_documents import pretend_a_gpu
 
 SHAPES = [(64, 48), (128, 256), (16, 16), (160, 96)]
 
@@ -114,13 +111,9 @@ def amax(quantised: Any) -> torch.Tensor:
     return found
 
 
-def main() -> None:
+def compare(work: Path, _: Any) -> None:
     pretend_a_gpu()
     import transformer_engine.pytorch  # noqa: F401
 
     found = {name: tensorwise(x) | block_scale(x) | nvfp4(x) for name, x in matrices()}
-    Path(sys.argv[1]).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+    (work / "oracle.json").write_text(json.dumps(found))

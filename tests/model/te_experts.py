@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started by test_model_te_moe.py: a model with experts, of Transformer Engine's layers and plain.
+"""A model with experts, of Transformer Engine's layers and plain, in a process of its own.
 
-    python te_moe_worker.py MODEL_FOLDER OUTPUT
-
-Both get the same random weights. OUTPUT gets, for each: the names of a layer's parameters, whether
-each expert's are marked as such, and what its checkpoint would hold (key -> shape and checksum).
+Both get the same random weights. WORK_DIR/found.pt gets, for each: the names of a layer's
+parameters, whether each expert's are marked as such, and what its checkpoint would hold (key ->
+shape and checksum).
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ import torch
 import torch.distributed as dist
 
 from megacpt.config.sections import DeviceKind
-from tests.model.te_worker import build, pretend_a_gpu
+from tests.model.te_documents import build, pretend_a_gpu
 
 
-def main() -> None:
-    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+def describe(work: Path, _: Any) -> None:
     pretend_a_gpu()
     stay_on_the_host()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -29,7 +26,8 @@ def main() -> None:
 
     parallel_state.initialize_model_parallel()
     kinds = {"engine": DeviceKind.gpu, "plain": DeviceKind.cpu}
-    torch.save({name: facts(build(folder, kind)) for name, kind in kinds.items()}, output)
+    found = {name: facts(build(work / "model", kind)) for name, kind in kinds.items()}
+    torch.save(found, work / "found.pt")
 
 
 def stay_on_the_host() -> None:
@@ -69,7 +67,3 @@ def saved(model: Any) -> dict[str, list[Any]]:
             part = (value.global_offset, value.global_shape, float(value.data.double().sum()))
             found.setdefault(value.key, []).append(part)
     return {key: sorted(parts) for key, parts in found.items()}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by the tests of parity: trains several cases of one world size in turn.
-
-    python parity_worker.py WORK_DIR CASES_JSON
+"""On a rank of the tests of parity: train several cases of one world size in turn.
 
 A case is a name and the settings in which it departs from ``parity_config``; with ``nudge_seed``
 the initial weights, too, are each off by a random rounding of bf16. Rank 0 writes
@@ -12,28 +10,21 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
+from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
+from tests.rank import rank_on_cpu
 
 STEPS = 20
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    curves = {name: train_case(work, rank_runtime, changes) for name, changes in cases.items()}
-    if ranks.rank == 0:
-        (work / f"curves-{ranks.world_size}.json").write_text(json.dumps(curves))
-    runtime.stop()
+def write_curves(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+    with rank_on_cpu() as started:
+        curves = {name: train_case(work, started, changes) for name, changes in cases.items()}
+    if started.ranks.rank == 0:
+        (work / f"curves-{started.ranks.world_size}.json").write_text(json.dumps(curves))
 
 
 def train_case(
@@ -108,7 +99,3 @@ def parity_config(work: Path, changes: dict[str, Any]) -> RunConfig:
     config = OmegaConf.to_object(tree)
     assert isinstance(config, RunConfig)
     return config
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One node that goes through preflights as a training rank does, and notes how each ends.
 
-    python preflight_worker.py WORK_DIR CASES_JSON
-
 Each process is a node of its own (LOCAL_WORLD_SIZE=1). A case: ``settings`` of cluster.preflight,
 ``before``: rank -> shell command run there, ``path``: rank -> folder put first on sys.path,
 ``run_dir``, ``absent``: ranks that do not take part.
@@ -36,7 +34,8 @@ from megacpt.errors import MegacptError
 from megacpt.preflight import is_wanted, preflight
 
 
-def main(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+def go_through(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+    logging.getLogger("megacpt").setLevel(logging.INFO)
     first = rank_from_environment()
     assert first is not None
     for number, (name, case) in enumerate(cases.items()):
@@ -52,6 +51,9 @@ def main(work: Path, cases: dict[str, dict[str, Any]]) -> None:
             end = {"code": error.exit_code, "message": str(error)}
         logging.getLogger("megacpt").removeHandler(handler)
         (work / f"{name}.{ranks.rank}.json").write_text(json.dumps(end | {"said": said}))
+    # Not by way of the libraries, which wait for nodes that are gone.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 class Lines(logging.Handler):
@@ -89,10 +91,3 @@ def run(case: dict[str, Any], *, work: Path, ranks: RankInfo) -> str:
         runtime.stop()
         if rank in case.get("path", {}):
             sys.path.remove(case["path"][rank])
-
-
-if __name__ == "__main__":
-    logging.getLogger("megacpt").setLevel(logging.INFO)
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
-    sys.stdout.flush()
-    os._exit(0)

@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rank of a small GPT trained by megatron-core itself, in several layouts, on a CPU.
-
-python layout_worker.py '[{"tp": 2, ...}, ...]': rank 0 prints, as JSON, the losses of each layout.
-"""
+"""On a rank: a small GPT trained by megatron-core itself, in several layouts, on a CPU."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from megacpt.config.sections import ClusterConfig, DeviceKind
-from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
+from tests.rank import rank_on_cpu
 
 STEPS, SEQUENCE, VOCABULARY, GLOBAL_BATCH = 3, 16, 64, 4
 
@@ -37,15 +32,13 @@ class Layout:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def main() -> None:
-    layouts = [Layout(**values) for values in json.loads(sys.argv[1])]
-    ranks = rank_from_environment() or RankInfo()
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    runtime.start(ranks, cluster=cluster)
-    curves = [{"layout": asdict(layout), "losses": train(layout)} for layout in layouts]
-    if ranks.rank == 0:
-        sys.stdout.write(json.dumps(curves) + "\n")
-    runtime.stop()
+def write_losses(work: Path, cases: list[dict[str, Any]]) -> None:
+    """Rank 0 writes WORK_DIR/losses-WORLD.json: of each layout, in their order."""
+    layouts = [Layout(**values) for values in cases]
+    with rank_on_cpu() as started:
+        curves = [{"layout": asdict(layout), "losses": train(layout)} for layout in layouts]
+    if started.ranks.rank == 0:
+        (work / f"losses-{started.ranks.world_size}.json").write_text(json.dumps(curves))
 
 
 def train(layout: Layout) -> list[float]:
@@ -211,7 +204,3 @@ def forward_step(data: Iterator[torch.Tensor], model: Any) -> Any:
         return loss, {"loss": loss.detach().clone()}
 
     return output, loss_function
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long the matrix products of a step take when there is nothing else, on either device.
 
-    python floor_worker.py cpu|gpu SHAPE_JSON
-
-Prints {"step_s": seconds}. Every linear layer's product, its gradient to the input and to the
-weight, in bf16, once a layer and microbatch; attention and all else is left out.
+WORK_DIR/floor.json gets {"step_s": seconds}. Every linear layer's product, its gradient to the
+input and to the weight, in bf16, once a layer and microbatch; attention and all else is left out.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,14 +21,13 @@ from megacpt.device.environment import RankInfo
 WARMUPS, ROUNDS = 2, 5
 
 
-def main() -> None:
-    device_name, text = sys.argv[1:]
-    shape = json.loads(text)
-    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind[device_name]))
+def write_floor(work: Path, cases: dict[str, Any]) -> None:
+    shape, device = cases["shape"], DeviceKind[cases["device"]]
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=device))
     microbatch_s = timed_microbatch(shape, device=started.device)
     runtime.stop()
     step_s = microbatch_s * shape["samples"] / shape["micro"]
-    sys.stdout.write(json.dumps({"step_s": step_s}))
+    (work / "floor.json").write_text(json.dumps({"step_s": step_s}))
 
 
 def linear_layers(shape: dict[str, int]) -> list[tuple[int, int, int]]:
@@ -71,7 +69,3 @@ def timed_microbatch(shape: dict[str, int], *, device: torch.device) -> float:
 
 def random_matrix(rows: int, columns: int, *, device: torch.device) -> torch.Tensor:
     return torch.randn(rows, columns, device=device).bfloat16()
-
-
-if __name__ == "__main__":
-    main()

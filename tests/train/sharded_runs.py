@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank: runs are saved, resumed, measured and reread.
-
-    python sharded_weights_worker.py WORK_DIR CASES_JSON
+"""On a rank of test_zero3.py: runs are saved, resumed, measured and reread.
 
 A case is a name and settings. With parallel.sharded_weights (ZeRO-3) it is run beside one with
 whole weights, and each continues from the other's file. Rank 0 writes WORK_DIR/sharded-WORLD.json.
@@ -10,29 +8,23 @@ whole weights, and each continues from the other's file. Rank 0 writes WORK_DIR/
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
+from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
-from tests.train.parity_worker import parity_config
+from tests.rank import rank_on_cpu
+from tests.train.curves import parity_config
+from tests.train.resharding import train
 
 STEPS_BEFORE, STEPS_AFTER = 3, 3
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    found = {name: run_case(work / name, rank_runtime, changes) for name, changes in cases.items()}
-    if ranks.rank == 0:
-        (work / f"sharded-{ranks.world_size}.json").write_text(json.dumps(found))
-    runtime.stop()
+def run_cases(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+    with rank_on_cpu() as started:
+        found = {name: run_case(work / name, started, changes) for name, changes in cases.items()}
+    if started.ranks.rank == 0:
+        (work / f"sharded-{started.ranks.world_size}.json").write_text(json.dumps(found))
 
 
 def run_case(
@@ -52,12 +44,12 @@ def run_case(
         whole_folder = folder.with_name(f"{folder.name}-whole")
         found["whole"] = save_halfway(whole_folder, rank_runtime, whole)
         run = resumed(whole_folder, rank_runtime, config, same_layout=False)
-        found["from-whole"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
+        found["from-whole"] = train(run, first=STEPS_BEFORE + 1, last=last_step())
         run = resumed(folder, rank_runtime, config)
         found |= look(run, whole, folder=folder)
     else:
         run = resumed(folder, rank_runtime, config)
-    found["resumed"] = steps(run, first=STEPS_BEFORE + 1, last=last_step())
+    found["resumed"] = train(run, first=STEPS_BEFORE + 1, last=last_step())
     parallel_state.destroy_model_parallel()
     return found
 
@@ -70,13 +62,13 @@ def save_halfway(
     from megacpt.train.assembly import assemble
 
     run = assemble(config, runtime=rank_runtime)
-    steps(run, first=1, last=STEPS_BEFORE)
+    train(run, first=1, last=STEPS_BEFORE)
     if rank_runtime.ranks.rank == 0:
         folder.mkdir()
     barrier()
     state = run.state
     save(folder, chunks=state.chunks, optimizer=state.optimizer, rng_state=runtime.rng_state())
-    return steps(run, first=STEPS_BEFORE + 1, last=last_step())
+    return train(run, first=STEPS_BEFORE + 1, last=last_step())
 
 
 def resumed(
@@ -98,23 +90,6 @@ def resumed(
 
 def last_step() -> int:
     return STEPS_BEFORE + STEPS_AFTER
-
-
-def steps(run: Any, *, first: int, last: int) -> list[list[float]]:
-    """[loss, gradient norm] of each step."""
-    from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.batches import read_batches
-    from megacpt.train.step import forward_backward, gradient_norm, update
-
-    device, curve = run.runtime.device, []
-    optimizer, optim, schedule = run.state.optimizer, run.config.optim, run.config.schedule
-    with read_batches(run.data, first_step=first, last_step=last, device=device) as batches:
-        for step in range(first, last + 1):
-            sums = forward_backward(run.state, batch=batches.take(step), device=device)
-            norm, lr = gradient_norm(optimizer), learning_rate(step, optim=optim, schedule=schedule)
-            update(optimizer, norm=norm, lr=lr, optim=optim)
-            curve.append([sums.mean_loss, norm])
-    return curve
 
 
 def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
@@ -165,7 +140,3 @@ def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
         device=device,
     )
     return {"loss": losses["late"]["loss"], "texts": [text["text"] for text in texts]}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_reshard.py: saves in each layout, then loads all in each.
+"""On a rank of test_reshard.py: save in each layout, then load all in each.
 
-    python reshard_worker.py WORK_DIR WORLDS_JSON
-
-The JSON maps each world size to its layouts: name -> settings (see parity_config). All worlds run
+The cases map each world size to its layouts: name -> settings (see parity_config). All worlds run
 at once; each saves, waits until the others have, and loads what they have saved: of each layout,
 the ones that its ``from`` names. Rank 0 writes WORK_DIR/reshard-WORLD.json.
 """
@@ -12,36 +10,30 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype
+from megacpt.config.sections import Dtype
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
-from tests.train.parity_worker import parity_config
+from tests.rank import rank_on_cpu
+from tests.train.curves import parity_config
 
 SAVED_AT, STEPS_AFTER = 3, 5
 PATIENCE_S = 600.0
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    worlds: dict[str, dict[str, dict[str, Any]]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=10)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    mine = worlds[str(ranks.world_size)]
+def save_and_load(work: Path, worlds: dict[str, dict[str, dict[str, Any]]]) -> None:
     everything = [name for cases in worlds.values() for name in cases]
-    found = {name: save(work, rank_runtime, name, case) for name, case in mine.items()}
-    wait_for(work, everything)
-    for name, case in mine.items():
-        found[name] |= load_all(work, rank_runtime, name, case)
+    with rank_on_cpu(timeout_minutes=10) as started:
+        ranks = started.ranks
+        mine = worlds[str(ranks.world_size)]
+        found = {name: save(work, started, name, case) for name, case in mine.items()}
+        wait_for(work, everything)
+        for name, case in mine.items():
+            found[name] |= load_all(work, started, name, case)
     if ranks.rank == 0:
         (work / f"reshard-{ranks.world_size}.json").write_text(json.dumps(found))
-    runtime.stop()
 
 
 def wait_for(work: Path, names: list[str]) -> None:
@@ -193,7 +185,3 @@ def train(run: Any, *, first: int, last: int) -> list[list[float]]:
             update(optimizer, norm=norm, lr=lr, optim=optim)
             curve.append([sums.mean_loss, norm])
     return curve
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by the tests of megacpt.model: takes each case in each layout, in turn.
-
-    python layouts_worker.py WORK_DIR LAYOUTS_JSON
+"""On a rank of the tests of layouts: take each case in each layout, in turn.
 
 Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares. A
 case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.
@@ -9,43 +7,35 @@ case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from megacpt.config.sections import (
-    ClusterConfig,
     DeviceKind,
     Dtype,
     ParallelConfig,
     PrecisionConfig,
     RunConfig,
 )
-from megacpt.device import runtime
-from megacpt.device.environment import rank_from_environment
 from tests.llama_cases import TOKENS_BS, divides
+from tests.rank import rank_on_cpu
 
 
-def main() -> None:
-    work, layouts = Path(sys.argv[1]), json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert ranks is not None
-    runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1))
-    from megatron.core import parallel_state
+def write_outputs(work: Path, layouts: dict[str, dict[str, Any]]) -> None:
+    with rank_on_cpu(timeout_minutes=10):
+        from megatron.core import parallel_state
 
-    from megacpt.device.groups import initialise_parallel
+        from megacpt.device.groups import initialise_parallel
 
-    for layout, fields in layouts.items():
-        parallel = ParallelConfig(**fields)
-        initialise_parallel(parallel, seed=1)
-        for folder in sorted((work / "models").iterdir()):
-            if divides(folder, parallel.tp):
-                run_case(work, layout, folder, parallel)
-        parallel_state.destroy_model_parallel()
-    runtime.stop()
+        for layout, fields in layouts.items():
+            parallel = ParallelConfig(**fields)
+            initialise_parallel(parallel, seed=1)
+            for folder in sorted((work / "models").iterdir()):
+                if divides(folder, parallel.tp):
+                    run_case(work, layout, folder, parallel)
+            parallel_state.destroy_model_parallel()
 
 
 def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) -> None:
@@ -156,7 +146,3 @@ def write_round_trip(work: Path, folder: Path, chunks: list[Any], architecture: 
     chunks = build(architecture, ParallelConfig(), Dtype.bf16)
     load_hf(chunks, folder=work / "bf16" / folder.name, architecture=architecture)
     torch.save(to_hf(chunks, architecture=architecture), work / f"bf16-{folder.name}.pt")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started inside a mount namespace of its own by the tests of saves that fail.
-
-    python save_error_worker.py WORK_DIR '{"settings": SETTINGS}'
+"""Runs whose saves fail, inside a mount namespace of their own.
 
 The folder of checkpoints is a small file system, which is full or read-only at times. Each case is
 one function below; what it found goes to WORK_DIR/NAME.json.
@@ -12,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.train import forks
-from tests.train.save_worker import Found, Settings, found
+from tests.train.asked_saves import Found, Settings, found
 
 MIB = 2**20
 CASES = "full_for_a_while full_for_good read_only stops_at_once full_at_the_end no_permission"
@@ -25,8 +23,7 @@ CAPABILITY_VERSION = 0x20080522
 """Of capset(2), which takes a header of two words and six words of flags."""
 
 
-def main() -> None:
-    work, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+def run_cases(work: Path, cases: dict[str, Any]) -> None:
     for name in CASES.split():
         settings = json.loads(json.dumps(cases["settings"])) | {"run_dir": str(work / name)}
         (work / f"{name}.json").write_text(json.dumps(globals()[name](settings)))
@@ -136,7 +133,3 @@ def no_permission(settings: Settings) -> Found:
     outcome = result(settings, forks.wait(children))
     root.chmod(0o700)
     return outcome
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_moe.py: resumes and exports a run of a model with experts.
-
-    python moe_worker.py WORK_DIR CASES_JSON
+"""On a rank of test_moe.py: train, resume and export runs of a model with experts.
 
 Each case is a name and its settings (see parity_config). ``from`` names the case whose checkpoint
 it goes on from, after SAVED_AT steps; a case without trains STEPS steps and saves there. Rank 0
@@ -14,30 +12,22 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
-from tests.train.parity_worker import parity_config
+from tests.rank import rank_on_cpu
+from tests.train.curves import parity_config
 
 STEPS, SAVED_AT = 6, 3
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    for name, case in cases.items():
-        curve = run_case(work, rank_runtime, name, dict(case))
-        if ranks.rank == 0:
-            (work / f"{name}.json").write_text(json.dumps(curve))
-    runtime.stop()
+def run_cases(work: Path, cases: dict[str, dict[str, Any]]) -> None:
+    with rank_on_cpu() as started:
+        for name, case in cases.items():
+            curve = run_case(work, started, name, dict(case))
+            if started.ranks.rank == 0:
+                (work / f"{name}.json").write_text(json.dumps(curve))
 
 
 def run_case(
@@ -118,7 +108,3 @@ def export_folder(run: Any, *, output: Path) -> None:
             chunks, architecture=run.architecture, folder=folder, tokenizer=run.tokenizer
         ),
     )
-
-
-if __name__ == "__main__":
-    main()

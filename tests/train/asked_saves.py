@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once by the tests of saving: runs that are asked to save, to end, and that cannot save.
-
-    python save_worker.py WORK_DIR '{"cases": [NAME, ...], "settings": SETTINGS}'
+"""Runs that are asked to save, to end, and that cannot save, in forks of one process.
 
 Each case is one function below; what it found goes to WORK_DIR/NAME.json.
 """
@@ -12,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +23,7 @@ Settings = dict[str, Any]
 Found = dict[str, Any]
 
 
-def main() -> None:
-    work, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+def run_cases(work: Path, cases: dict[str, Any]) -> None:
     for name in cases["cases"]:
         settings = json.loads(json.dumps(cases["settings"])) | {"run_dir": str(work / name)}
         (work / f"{name}.json").write_text(json.dumps(CASES[name](settings)))
@@ -188,6 +184,3 @@ CASES: dict[str, Callable[[Settings], Found]] = {
     ),
     "bytes_zero3": lambda s: same_bytes(with_parallel(s, dp=2, sharded_weights=True), world=2),
 }
-
-if __name__ == "__main__":
-    main()

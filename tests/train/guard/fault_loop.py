@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by the tests of faults: trains runs one after another.
-
-    python fault_worker.py WORK_DIR '{"runs": [SETTINGS, ...]}'
+"""On a rank of the tests of faults: train runs one after another.
 
 Each is trained by the product's own loop in its run folder. ``cut`` makes a run go on from the
 folder of another one as a kill would have left it: {"of": RUN, "after": STEP, "event_written":
@@ -14,29 +12,23 @@ import gc
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
+from megacpt.config.sections import RunConfig
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
 from megacpt.errors import TrainingFault
+from tests.rank import rank_on_cpu
 
 
-def main() -> None:
-    runs = json.loads(sys.argv[2])["runs"]
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=2)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
-    for changes in runs:
-        cut = changes.pop("cut", None)
-        config = run_config(changes)
-        if cut is not None and ranks.rank == 0:
-            copy_cut(Path(config.run_dir), **cut)
-        train(config, rank_runtime)
-    runtime.stop()
+def train_runs(_: Path, runs: list[dict[str, Any]]) -> None:
+    with rank_on_cpu() as started:
+        for changes in runs:
+            cut = changes.pop("cut", None)
+            config = run_config(changes)
+            if cut is not None and started.ranks.rank == 0:
+                copy_cut(Path(config.run_dir), **cut)
+            train(config, started)
 
 
 def run_config(changes: dict[str, Any]) -> RunConfig:
@@ -91,7 +83,3 @@ def weights_hash(chunks: list[Any]) -> str:
             digest.update(name.encode())
             digest.update(param.detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once a rank by test_train_layouts.py: one training step in each of many layouts.
+"""On a rank of test_layouts.py: one training step in each of many layouts (name -> settings).
 
-    python layouts_worker.py WORK_DIR LAYOUTS_JSON
-
-LAYOUTS_JSON: name -> settings. Rank 0 writes WORK_DIR/steps-WORLD.json: name -> [loss, gradient
-norm].
+Rank 0 writes WORK_DIR/steps-WORLD.json: name -> [loss, gradient norm].
 """
 
 from __future__ import annotations
@@ -15,26 +12,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import ClusterConfig, DeviceKind, ParallelConfig, RunConfig
+from megacpt.config.sections import ParallelConfig, RunConfig
 from megacpt.device import runtime
-from megacpt.device.environment import RankInfo, rank_from_environment
-from tests.train.parity_worker import parity_config
+from tests.rank import rank_on_cpu
+from tests.train.curves import parity_config
 
 Groups = tuple[int | None, ...]
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
-    cases: dict[str, dict[str, Any]] = json.loads(sys.argv[2])
-    ranks = rank_from_environment()
-    assert isinstance(ranks, RankInfo)
-    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=5)
-    rank_runtime = runtime.start(ranks, cluster=cluster)
+def write_steps(work: Path, cases: dict[str, dict[str, Any]]) -> None:
     configs = {name: parity_config(work, changes) for name, changes in cases.items()}
-    found = run_all(configs, rank_runtime=rank_runtime)
-    if ranks.rank == 0:
-        (work / f"steps-{ranks.world_size}.json").write_text(json.dumps(found))
-    runtime.stop()
+    with rank_on_cpu(timeout_minutes=5) as started:
+        found = run_all(configs, rank_runtime=started)
+    if started.ranks.rank == 0:
+        (work / f"steps-{started.ranks.world_size}.json").write_text(json.dumps(found))
 
 
 def run_all(
@@ -80,7 +71,3 @@ def take_a_step(config: RunConfig, *, rank_runtime: runtime.Runtime) -> tuple[fl
     lr = learning_rate(1, optim=optim, schedule=config.schedule)
     update(run.state.optimizer, norm=norm, lr=lr, optim=optim)
     return sums.mean_loss, norm
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started by test_model_te.py: Transformer Engine's layers of a model with masked documents.
-
-    python te_worker.py MODEL_FOLDER OUTPUT
+"""Transformer Engine's layers of a model with masked documents, in a process of their own.
 
 Without a GPU the kernels cannot run, so each is stood in for by its formula in torch: the linear
 layers and norms, the rotary positions (Transformer Engine's own unfused code) and, behind its
 DotProductAttention with all its checks, the fused attention. What megatron-core and Transformer
-Engine make of the batch up to there is real. OUTPUT gets the arguments of the fused attention, one
-entry a layer, and the logits beside those of the plain layers with the same weights.
+Engine make of the batch up to there is real. WORK_DIR/found.pt gets the arguments of the fused
+attention, one entry a layer, and the logits beside those of the plain layers with the same weights.
 """
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,8 +121,8 @@ def logits_of(model: Any) -> torch.Tensor:
     return output
 
 
-def main() -> None:
-    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+def describe(work: Path, _: Any) -> None:
+    folder = work / "model"
     pretend_a_gpu()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     from megatron.core import parallel_state
@@ -141,8 +138,4 @@ def main() -> None:
         "core_attention": type(model.decoder.layers[0].self_attention.core_attention).__name__,
         "rope_is_fused": model.config.apply_rope_fusion,
     }
-    torch.save(found, output)
-
-
-if __name__ == "__main__":
-    main()
+    torch.save(found, work / "found.pt")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started by test_model_te_precision.py: every family in every recipe, of real engine layers.
-
-    python te_precision_worker.py WORK_DIR
+"""Every family in every recipe, of real engine layers, in a process of their own.
 
 Without a GPU the kernels cannot run, but models are constructed for real: which layers, which
 recipe, which names and keys. WORK_DIR/found.json gets what was built, and WORK_DIR/models holds the
@@ -12,7 +10,6 @@ recipe that has a state of its own.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,13 @@ import torch
 import torch.distributed as dist
 
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
-from tests.model.te_worker import pretend_a_gpu
+from tests.model.te_documents import pretend_a_gpu
 
 FAMILY_FOLDERS = ("llama", "mixtral")
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 
-def main() -> None:
-    work = Path(sys.argv[1])
+def describe_all(work: Path, _: Any) -> None:
     pretend_a_gpu(capability=(10, 0))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     from megatron.core import parallel_state
@@ -154,7 +150,3 @@ def pass_on(folder: Path, *, source: Any, target: Any) -> None:
     folder.mkdir(parents=True)
     save_now(folder, state=model_entries([source]))
     load_model(folder, chunks=[target])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Started once by the test of kills: starts the trainer again and again, and kills it.
-
-    python kill_worker.py WORK_DIR '{"settings": SETTINGS, "kills": N, "seed": N}'
+"""Start the trainer again and again, and kill it: {"settings": SETTINGS, "kills": N, "seed": N}.
 
 Writes WORK_DIR/kills.json: for each kill the step that was reached and what lay in the folder of
 checkpoints.
@@ -13,10 +11,10 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.train import forks
 
@@ -31,8 +29,7 @@ MOMENTS = (
 """What shows in the folder of checkpoints while one is written, published and pruned."""
 
 
-def main() -> None:
-    work, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+def kill_and_go_on(work: Path, cases: dict[str, Any]) -> None:
     settings, rng, kills = cases["settings"], random.Random(cases["seed"]), []
     assert forks.run(settings | {"run_dir": str(work / "whole")}) == [0]
     settings["run_dir"] = str(work / "broken")
@@ -86,7 +83,3 @@ def last_step(run_dir: Path) -> int:
 def contents(run_dir: Path) -> list[str]:
     root = run_dir / "checkpoints"
     return sorted(path.name for path in root.glob("*")) if root.exists() else []
-
-
-if __name__ == "__main__":
-    main()
