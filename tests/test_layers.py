@@ -44,7 +44,7 @@ SCENARIOS = {
     "checkpoint": "interleavings",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
-    "model": "layouts mixtral te te_moe te_precision",
+    "model": "layouts mixtral qwen te te_moe te_precision",
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",
