@@ -30,7 +30,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 TORCH_FREE = [
-    *("errors", "files", "config", "families", "tokenizer", "corpus"),
+    *("errors", "files", "text", "config", "families", "tokenizer", "corpus"),
     *("plan", "shards", "samples", "cluster"),
 ]
 ENVIRONMENT_READERS = {"device", "cli"}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run gained and what it forgot, judged against thresholds declared before training."""
+"""Gain and forgetting of a run, judged against thresholds declared before training."""

@@ -94,7 +94,7 @@ def _padded(windows: Sequence[Sequence[int]], *, on_gpu: bool) -> Batch:
 
 
 def _tp_size() -> int:
-    """With sequence parallelism it has to divide a length, too."""
+    """Tensor-parallel ranks; with sequence parallelism they divide a length, too."""
     return int(parallel_state.get_tensor_model_parallel_world_size())
 
 

@@ -7,26 +7,41 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from megatron.core import parallel_state
 
+from megacpt.config.sections import DataConfig, EvaluateConfig
 from megacpt.model.forward import run_microbatches
 from megacpt.model.microbatch import host_microbatch
 from megacpt.samples.batch import Batch
 from megacpt.samples.heldout import HeldoutSet
 
+Losses = dict[str, float]
+"""``loss`` (mean, in nats a token), ``perplexity`` and ``tokens`` (targets) of one set."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldoutLoss:
-    """Mean loss in nats a token over ``tokens`` target tokens."""
 
-    loss: float
-    perplexity: float
-    tokens: int
+def open_heldout(
+    evaluate: EvaluateConfig,
+    *,
+    data: DataConfig,
+    shards: Mapping[str, str],
+    vocab_size: int,
+    max_tokens: int | None = None,
+) -> dict[str, HeldoutSet]:
+    """The named sets, cut to their own ``max_tokens`` unless another bound is given (0: all)."""
+    return {
+        name: HeldoutSet.open(
+            shards[name],
+            sequence_length=data.sequence_length,
+            max_tokens=heldout.max_tokens if max_tokens is None else max_tokens,
+            vocab_size=vocab_size,
+            document_mask=data.document_mask,
+        )
+        for name, heldout in evaluate.heldout.items()
+    }
 
 
 def measure_all(
@@ -35,7 +50,7 @@ def measure_all(
     sets: Mapping[str, HeldoutSet],
     micro_batch_size: int,
     device: torch.device,
-) -> dict[str, HeldoutLoss]:
+) -> dict[str, Losses]:
     """The loss of every set; a collective call, with the same result on every rank."""
     with evaluating(chunks):
         return {
@@ -75,7 +90,7 @@ def _gathers_in_hooks(chunk: Any) -> bool:
 
 def _measure(
     chunks: Sequence[Any], *, heldout: HeldoutSet, micro_batch_size: int, device: torch.device
-) -> HeldoutLoss:
+) -> Losses:
     batches = _rank_batches(heldout, micro_batch_size=micro_batch_size, num_chunks=len(chunks))
     microbatches = [
         host_microbatch(batch, document_mask=heldout.document_mask, device=device).to(device)
@@ -83,7 +98,7 @@ def _measure(
     ]
     sums = run_microbatches(chunks, microbatches=microbatches, num_sources=1, forward_only=True)
     loss = sums.mean_loss
-    return HeldoutLoss(loss=loss, perplexity=_perplexity(loss), tokens=sums.tokens)
+    return {"loss": loss, "perplexity": _perplexity(loss), "tokens": sums.tokens}
 
 
 def _perplexity(loss: float) -> float:
@@ -107,11 +122,3 @@ def _load_filled(heldout: HeldoutSet, *, start: int, size: int) -> Batch:
     batch = heldout.load([int(n) for n in np.minimum(wanted, heldout.num_samples - 1)])
     batch.loss_mask_BS[wanted >= heldout.num_samples] = 0.0
     return batch
-
-
-def as_record(losses: Mapping[str, HeldoutLoss]) -> dict[str, dict[str, float]]:
-    """The form metrics.jsonl keeps."""
-    return {
-        name: {"loss": x.loss, "perplexity": x.perplexity, "tokens": x.tokens}
-        for name, x in losses.items()
-    }

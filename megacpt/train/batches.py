@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from megatron.core import parallel_state
 
-from megacpt.config.sections import RunConfig
 from megacpt.model.microbatch import Microbatch, host_microbatch
 from megacpt.plan.segments import at
 from megacpt.samples.training_data import TrainingData
@@ -17,13 +16,13 @@ from megacpt.train.prefetch import Prefetcher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What is known of a step's data beside its samples."""
+    """Facts on a step's data beside its samples."""
 
     stage: str
     """The entry of ``data.stages`` the step is in; empty before the first one."""
     sequence_length: int
     samples_per_source: dict[str, int]
-    """In all steps up to and with this one."""
+    """Counted over all steps up to and with this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,21 +33,22 @@ class StepBatch:
 
 
 def read_batches(
-    data: TrainingData, *, config: RunConfig, first_step: int, device: torch.device
+    data: TrainingData, *, first_step: int, last_step: int, device: torch.device
 ) -> Prefetcher[StepBatch]:
-    """From ``first_step`` (the first is 1) on, ``data.prefetch_steps`` of them ahead."""
+    """Batches from ``first_step`` (the first is 1) on, ``data.prefetch_steps`` of them ahead."""
     dp_rank = parallel_state.get_data_parallel_rank()
     dp_size = parallel_state.get_data_parallel_world_size()
+    settings = data.config
 
     def load(step: int) -> StepBatch:
         positions = rank_positions(
             data.batch_size(step - 1),
-            micro_batch_size=config.data.micro_batch_size,
+            micro_batch_size=settings.micro_batch_size,
             dp_rank=dp_rank,
             dp_size=dp_size,
         )
         batches = [data.load(step - 1, positions=p) for p in positions]
-        masked = config.data.document_mask
+        masked = settings.document_mask
         return StepBatch(
             microbatches=[host_microbatch(b, document_mask=masked, device=device) for b in batches],
             account=Account(
@@ -58,12 +58,7 @@ def read_batches(
             ),
         )
 
-    return Prefetcher(
-        load,
-        first=first_step,
-        last=config.schedule.steps,
-        num_ahead=config.data.prefetch_steps,
-    )
+    return Prefetcher(load, first=first_step, last=last_step, num_ahead=settings.prefetch_steps)
 
 
 def rank_positions(

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
 from megacpt.checkpoint import starts
+from megacpt.checkpoint.base_checkpoint import BaseCheckpoint
 from megacpt.checkpoint.choose import Origin
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.starts import Start
@@ -47,12 +48,12 @@ class Position:
     """Held-out losses of this very step; None where none are due."""
     faults: FaultState = field(default_factory=FaultState)
     checkpoint_step: int = 0
-    """Of the newest checkpoint; 0 is the start of the run."""
+    """Step of the newest checkpoint; 0 is the start of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a checkpoint says of the run that wrote it."""
+    """Facts of a run that its checkpoints name."""
 
     architecture: Architecture
     parallel: ParallelConfig
@@ -71,14 +72,15 @@ def resume(
     state: TrainState,
     identity: Identity,
     origin: Origin,
-    begin: Callable[[], Position] = Position,
+    base: BaseCheckpoint | None = None,
 ) -> Position:
     """Load what ``origin`` names and say so in the record of its start; a collective call.
 
-    ``begin``: where a run stands that has no checkpoint yet.
+    ``base``: what a run begins with that has no checkpoint yet.
     """
-    loaded = _load(state, identity=identity, origin=origin)
-    position = begin() if loaded is None else loaded
+    position = _load(state, identity=identity, origin=origin)
+    if position is None:
+        position = _begin(base, state=state) if base is not None else Position()
     barrier()
     if torch.distributed.get_rank() == 0:
         starts.record_from(origin.start, step=position.step)
@@ -120,6 +122,23 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
     )
 
 
+def _begin(base: BaseCheckpoint, *, state: TrainState) -> Position:
+    """Start from another run's checkpoint; the optimizer is filled where that was asked for."""
+    if base.load.optimizer:
+        load(
+            base.folder,
+            chunks=state.chunks,
+            optimizer=state.optimizer,
+            step=base.updates,
+            same_layout=False,
+        )
+    return Position(
+        step=base.step,
+        checkpoint_step=base.step,
+        faults=FaultState(updates=base.updates),
+    )
+
+
 def _described(layout: Mapping[str, int]) -> str:
     own = {n: size for n, size in layout.items() if size != (layout["tp"] if n == "etp" else 1)}
     return " ".join(f"{name}={size}" for name, size in own.items()) or "one rank"
@@ -134,7 +153,7 @@ def _with_events(position: Position, *, written: Sequence[FaultRecord], path: Pa
 
 
 def manifest_of(position: Position, *, identity: Identity, start: Start) -> CheckpointManifest:
-    """What a checkpoint says of itself; which files it has is known once they are written."""
+    """A checkpoint's manifest, but for its files, which are known once they are written."""
     return CheckpointManifest(
         step=position.step,
         start=start.number,

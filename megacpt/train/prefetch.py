@@ -44,7 +44,7 @@ class Prefetcher(Generic[Item]):
             self._next = ahead + 1
 
     def close(self) -> None:
-        """What is being read is waited for, the rest is dropped."""
+        """Wait for what is being read and drop the rest."""
         self._items.clear()
         self._reader.shutdown(wait=True, cancel_futures=True)
 

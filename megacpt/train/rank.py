@@ -20,8 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.config.schema import to_tree
@@ -68,7 +66,7 @@ def run_reported(run_dir: Path, *, ranks: RankInfo, mode: str) -> int:
     try:
         run_rank(read_run_yaml(run_dir / "run.yaml"), ranks=ranks, mode=mode)
     except BaseException as error:  # noqa: BLE001 - the last resort: reported, then the rank ends
-        _leave_error(RunFolder(run_dir).error_of(ranks.rank), error=error, rank=ranks.rank)
+        leave_error(RunFolder(run_dir).error_of(ranks.rank), error=error, rank=ranks.rank)
         return _exit_code(error)
     return 0
 
@@ -82,8 +80,10 @@ def run_rank(
 ) -> None:
     """Take this rank's part of the run; the first rank runs ``prepare`` before all go on."""
     quiet_libraries()
-    # megatron.core must not be imported before the runtime knows the device (its CPU import hook).
+    # torch must not be imported before its variables are set, nor megatron.core before the runtime
+    # knows the device (its CPU import hook).
     from megacpt.device import runtime
+    from megacpt.device.collective import from_first_rank
 
     checked = _look(config, ranks=ranks)
     rank_runtime = runtime.start(
@@ -95,8 +95,14 @@ def run_rank(
     if checked is not None:
         checked.check_links(rank_runtime.device)
     if prepare is not None:
-        _on_first_rank(prepare, rank=ranks.rank, device=rank_runtime.device)
-    from megacpt.train import modes
+        try:
+            from_first_rank(prepare)
+        except MegacptError as refusal:
+            # The first rank alone says why.
+            if ranks.rank == 0:
+                raise
+            raise SystemExit(MegacptError.exit_code) from refusal
+    from megacpt.train.assembly import run_mode
 
     folder = RunFolder(Path(config.run_dir))
     stacks = Stacks(folder.stacks_of(ranks.rank))
@@ -106,7 +112,7 @@ def run_rank(
         stacks=stacks,
         leave=lambda sign: _leave_hang(folder.error_of(ranks.rank), sign=sign, rank=ranks.rank),
     )
-    modes.MODES[mode](config, runtime=rank_runtime, watchdog=watchdog)
+    run_mode(mode, config=config, runtime=rank_runtime, watchdog=watchdog)
     stacks.close()
     # Only after success: leaving the group can block for ever once a peer has died.
     runtime.stop()
@@ -123,46 +129,22 @@ def _look(config: RunConfig, *, ranks: RankInfo) -> Preflight | None:
     )
 
 
-def _on_first_rank(prepare: Callable[[], object], *, rank: int, device: torch.device) -> None:
-    """Where the first rank refuses, it alone says why; the others end with the same code."""
-    refusal: MegacptError | None = None
-    if rank == 0:
-        try:
-            prepare()
-        except MegacptError as error:
-            refusal = error
-    refused = torch.tensor([refusal is not None], dtype=torch.int32, device=device)
-    torch.distributed.all_reduce(refused)
-    if refusal is not None:
-        raise refusal
-    if refused.item():
-        raise SystemExit(MegacptError.exit_code)
-
-
-def _leave_error(path: Path, *, error: BaseException, rank: int) -> None:
-    report = {
-        "rank": rank,
-        "slurm": slurm_start(),
-        "time": time.time(),
-        "kind": _kind(error),
-        "exit_code": _exit_code(error),
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    write_text(path, text=json.dumps(report))
+def leave_error(path: Path, *, error: BaseException, rank: int) -> None:
+    """Write why the rank ends, for the launcher."""
+    report = _report(rank, at=time.time(), kind=_kind(error), code=_exit_code(error))
+    lines = traceback.format_exception(error)
+    write_text(path, text=json.dumps(report | {"message": str(error), "traceback": "".join(lines)}))
 
 
 def _leave_hang(path: Path, *, sign: SignOfLife, rank: int) -> None:
     """``time`` is that of the last sign of life: the oldest one points to the rank to blame."""
-    report = {
-        "rank": rank,
-        "slurm": slurm_start(),
-        "time": sign.at,
-        "kind": "hang",
-        "exit_code": os.EX_TEMPFAIL,
-        "message": f"rank {rank} hangs; its last sign of life was {sign}",
-    }
-    write_text(path, text=json.dumps(report))
+    report = _report(rank, at=sign.at, kind="hang", code=os.EX_TEMPFAIL)
+    message = f"rank {rank} hangs; its last sign of life was {sign}"
+    write_text(path, text=json.dumps(report | {"message": message}))
+
+
+def _report(rank: int, *, at: float, kind: str, code: int) -> dict[str, object]:
+    return {"rank": rank, "slurm": slurm_start(), "time": at, "kind": kind, "exit_code": code}
 
 
 def _exit_code(error: BaseException) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a running run is asked to do, agreed between all ranks once a step.
+"""Requests to a running run, agreed between all ranks once a step.
 
 A signal may reach one rank and not another, and only the first looks at the clock, at the file
 RUN_DIR/request and at the fence. One small all_reduce makes one decision of it, so that no rank
@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 
-from megacpt.config.paths import RunFolder
-from megacpt.config.sections import RunConfig
 from megacpt.device import environment
 
 logger = logging.getLogger(__name__)
@@ -33,7 +31,7 @@ LONGEST_TIMES = 3.0
 
 
 class Request(IntEnum):
-    """What to do after the step, the stronger wish above the weaker."""
+    """An action after the step; a stronger wish has a higher number."""
 
     none = 0
     save = 1
@@ -68,7 +66,7 @@ WORDS = {r.name: r for r in (Request.save, Request.save_and_exit, Request.stop)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The same on every rank."""
+    """One answer for all ranks."""
 
     request: Request
     is_writing: bool
@@ -84,7 +82,7 @@ class TimeLimit:
     margin_s: float
     """``checkpoint.save_before_end_s``; 0: from what steps and saves have taken."""
     longest_step_s: float = 0.0
-    """With all that was done after it."""
+    """Measurements and saves after it included."""
     last_save_s: float = 0.0
 
     def is_near(self, *, now: float) -> bool:
@@ -162,19 +160,14 @@ class Requests:
         return WORDS.get(word, Request.none)
 
 
-def open_requests(config: RunConfig, *, device: torch.device) -> Requests:
-    return Requests(
-        file=RunFolder(Path(config.run_dir)).request,
-        time_limit=TimeLimit(
-            ends_at=ends_at(
-                started_at=environment.STARTED_AT,
-                limit_minutes=config.cluster.time_limit_minutes,
-                job_ends_at=environment.job_ends_at(),
-            ),
-            margin_s=config.checkpoint.save_before_end_s,
-        ),
-        device=device,
+def time_limit(limit_minutes: float, *, margin_s: float) -> TimeLimit:
+    """The limit of this process: the configured one (0: none), or the job's."""
+    end = ends_at(
+        started_at=environment.STARTED_AT,
+        limit_minutes=limit_minutes,
+        job_ends_at=environment.job_ends_at(),
     )
+    return TimeLimit(ends_at=end, margin_s=margin_s)
 
 
 def ends_at(*, started_at: float, limit_minutes: float, job_ends_at: float | None) -> float | None:

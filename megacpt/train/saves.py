@@ -18,11 +18,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import torch
+
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
-from megacpt.checkpoint.retention import loss_of, retention_of
+from megacpt.checkpoint.retention import Retention
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import adam, entries
+from megacpt.checkpoint.writer.process import Background
 from megacpt.checkpoint.writer.saver import Failure, Saver, on_first_rank
 from megacpt.config.sections import SaveErrorPolicy
 from megacpt.device import runtime
@@ -30,12 +33,12 @@ from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.evaluate.heldout import evaluating
 from megacpt.families.architecture import Architecture
 from megacpt.text import memory_size
-from megacpt.train.position import Position, manifest_of
-from megacpt.train.run import Run
+from megacpt.train.position import Identity, Position, manifest_of
+from megacpt.train.state import TrainState
 
 logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
-"""In a row; the next one would be no other."""
+"""Failures in a row after which a run ends: the next save would fail as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +55,24 @@ class Saves:
     """Collective calls but for ``is_writing``, ``settle``, ``hurry`` and ``figures``."""
 
     def __init__(
-        self, run: Run, *, count_seconds: Callable[[float], None] = lambda seconds: None
+        self,
+        state: TrainState,
+        *,
+        folder: Path,
+        identity: Identity,
+        retention: Retention,
+        on_error: SaveErrorPolicy,
+        writer: Background[Any] | None = None,
+        beat: Callable[[str], None] = lambda activity: None,
+        count_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """``count_seconds`` is told how long each save would have taken had it been waited for."""
-        self._run = run
-        self._saver = Saver(run.writer)
-        self._retention = retention_of(run.config.checkpoint, best_of=loss_of(run.config.evaluate))
-        self._count_seconds = count_seconds
+        """``folder``: of all checkpoints. ``writer``: writes beside training; None: it waits.
+
+        ``count_seconds`` is told how long each save would have taken had it been waited for.
+        """
+        self._state, self._folder, self._identity = state, folder, identity
+        self._retention, self._on_error = retention, on_error
+        self._saver, self._beat, self._count_seconds = Saver(writer), beat, count_seconds
         self._pending: Pending | None = None
         self._prune_thread: Thread | None = None
         self._failures = 0
@@ -71,7 +85,7 @@ class Saves:
         return self._saver.is_writing()
 
     def figures(self) -> dict[str, Any]:
-        """Of the time since they were last asked for; empty where nothing was saved."""
+        """Seconds since they were last asked for; empty where nothing was saved."""
         found: dict[str, Any] = {"checkpoint_stall_s": self._stall_s} if self._stall_s else {}
         if self._write_s is not None:
             found["checkpoint_write_s"] = self._write_s
@@ -79,37 +93,36 @@ class Saves:
         return found
 
     def prepare(self) -> None:
-        """Once a start, when the first step is done: plans and memory for the first save."""
+        """Make plans and memory for the first save, once, when the first step is done."""
         if not self._is_prepared:
             self._is_prepared = True
             with self._stalled():
-                self._saver.prepare(state=self._state())
+                self._saver.prepare(state=self._entries())
 
-    def begin(self, position: Position, *, must: bool = False) -> None:
+    def begin(self, position: Position, *, start: Start, must: bool = False) -> None:
         """Take the snapshot; the save before it, if it still runs, is waited for.
 
         ``must``: the run ends with it, so that its failure is the run's.
         """
         self.finish(position)
-        run, start = self._run, self._run.origin.start
-        run.beat(f"checkpoint of step {position.step}")
-        partial = folders.partial_folder(run.checkpoints, step=position.step, start=start)
+        self._beat(f"checkpoint of step {position.step}")
+        partial = folders.partial_folder(self._folder, step=position.step, start=start)
         with self._stalled():
             began_at = time.monotonic()
             if self._prune_thread is not None:
                 self._prune_thread.join()
             failure = on_first_rank(
-                lambda: _make_folder(partial, start=start, architecture=run.architecture)
+                lambda: _make_folder(partial, start=start, architecture=self._identity.architecture)
             )
             if failure is not None:
                 self._fail(failure, partial=partial, position=position, must=must)
                 return
-            manifest = manifest_of(position, identity=run.identity, start=start)
-            self._saver.begin(partial, state=self._state())
+            manifest = manifest_of(position, identity=self._identity, start=start)
+            self._saver.begin(partial, state=self._entries())
         self._pending = Pending(manifest=manifest, partial=partial, start=start, began_at=began_at)
 
     def settle(self) -> float:
-        """To be called before weights or optimizer state change: the snapshot is taken by then.
+        """Wait for the snapshot; call it before weights or optimizer state change.
 
         The seconds it took, which are part of the stall.
         """
@@ -123,8 +136,8 @@ class Saves:
         """The run will soon end. Signal handlers may call it."""
         self._saver.hurry()
 
-    def _state(self) -> dict[str, Any]:
-        chunks, optimizer = self._run.state.chunks, self._run.state.optimizer
+    def _entries(self) -> dict[str, Any]:
+        chunks, optimizer = self._state.chunks, self._state.optimizer
         # Of an optimizer whose every update was skipped there would be nothing to write.
         adam.allocate_state(optimizer)
         with evaluating(chunks):
@@ -136,7 +149,7 @@ class Saves:
         if pending is None:
             return
         step = pending.manifest.step
-        self._run.beat(f"waiting for the checkpoint of step {step}")
+        self._beat(f"waiting for the checkpoint of step {step}")
         with self._stalled():
             failure = self._saver.finish(
                 lambda files: self._publish(pending, files=files, wait=must)
@@ -150,9 +163,9 @@ class Saves:
         position.checkpoint_step = step
 
     def _publish(self, pending: Pending, *, files: Mapping[str, FileSum], wait: bool) -> None:
-        root, start = self._run.checkpoints, pending.start
+        start = pending.start
         manifest = replace(pending.manifest, files=dict(files))
-        folders.publish(root, partial=pending.partial, manifest=manifest, start=start)
+        folders.publish(self._folder, partial=pending.partial, manifest=manifest, start=start)
         # Deleting gigabytes takes a while, and nothing waits for it but the end of the run.
         self._prune_thread = Thread(target=self._prune, args=(start,), name="prune")
         self._prune_thread.start()
@@ -161,14 +174,14 @@ class Saves:
 
     def _prune(self, start: Start) -> None:
         try:
-            folders.prune(self._run.checkpoints, policy=self._retention, start=start)
+            folders.prune(self._folder, policy=self._retention, start=start)
         except Superseded:
             pass  # The loop sees it at its next step, and says so.
         except OSError as error:
             logger.warning("an old checkpoint could not be deleted: %s", error)
 
     def _fail(self, failure: Failure, *, partial: Path, position: Position, must: bool) -> None:
-        """The same on all ranks: they were told the same reason."""
+        """Warn or raise, the same on all ranks: they all know the same reason."""
         self._failures += 1
         on_first_rank(lambda: shutil.rmtree(partial, ignore_errors=True))
         last = position.checkpoint_step
@@ -177,10 +190,9 @@ class Saves:
             f"{partial} could not be written: {failure.reason}; {kept}. "
             "Free space or mend what is wrong there"
         )
-        stops = self._run.config.checkpoint.on_error is SaveErrorPolicy.stop
-        if must or stops or self._failures >= MOST_FAILURES:
+        if must or self._on_error is SaveErrorPolicy.stop or self._failures >= MOST_FAILURES:
             raise EnvironmentError_(f"{message}, then start the same command again.")
-        if self._run.runtime.ranks.rank == 0:
+        if torch.distributed.get_rank() == 0:
             logger.warning("%s; the run goes on and saves again when it is due.", message)
 
     @contextmanager

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +20,21 @@ from megacpt.train.optimizer import build_optimizer
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """What one rank holds. ``chunks`` has one entry a virtual pipeline stage."""
+    """Model and optimizer of one rank. ``chunks`` has one entry a virtual pipeline stage."""
 
     chunks: list[Any]
     """DistributedDataParallel around (Float16Module around) a GPTModel, or ShardedWeights."""
     optimizer: Any
     transformer: Any
     """The TransformerConfig all chunks share; the schedules read their callbacks from it."""
+
+    def become(self, build: Callable[[], TrainState]) -> None:
+        """Take over what ``build`` makes; what was there is freed first, as only one may fit."""
+        self.chunks, self.optimizer, self.transformer = [], None, None
+        gc.collect()
+        built = build()
+        self.chunks, self.optimizer = built.chunks, built.optimizer
+        self.transformer = built.transformer
 
 
 def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.device) -> TrainState:

@@ -1,100 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimizer step: this rank's samples, the schedule, the update."""
+"""The pieces of an optimizer step: gradients, their norm, the update.
+
+Between norm and update the caller may refuse the step: then weights, moments and step counts stay
+as they are, in every optimizer and however its state is sharded.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-from megacpt.config.sections import RunConfig
-from megacpt.device import runtime
+from megacpt.checkpoint.state.adam import members
+from megacpt.config.sections import OptimConfig
 from megacpt.model.forward import LossSums, run_microbatches
-from megacpt.model.layers.router import RoutingFigures, take_figures
-from megacpt.plan.learning_rate import learning_rate
-from megacpt.train.batches import Account, StepBatch
+from megacpt.train.batches import StepBatch
 from megacpt.train.optimizer import set_learning_rate
-from megacpt.train.prefetch import Prefetcher
 from megacpt.train.state import TrainState
-from megacpt.train.update import step_if
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFacts:
-    """What is known before the update is applied."""
-
-    loss: float
-    """Mean of all ranks' tokens."""
-    grad_norm: float
-    account: Account
-    data_wait_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """The same on every rank, but for the seconds."""
-
-    sums: LossSums
-    grad_norm: float
-    """Global L2 norm before clipping."""
-    lr: float
-    account: Account
-    routing: RoutingFigures | None
-    """``None``: the model has no experts."""
-    step_s: float
-    """All of it, the wait for data included."""
-    data_wait_s: float
-
-
-def train_step(
-    state: TrainState,
-    *,
-    config: RunConfig,
-    batches: Prefetcher[StepBatch],
-    step: int,
-    device: torch.device,
-    lr_factor: float = 1.0,
-    accept: Callable[[StepFacts], bool] = lambda facts: True,
-) -> StepResult:
-    """Take optimizer step ``step`` (the first is 1); the update is applied where ``accept`` says
-    so, the same on every rank."""
-    started_at = time.perf_counter()
-    batch = batches.take(step)
-    data_wait_s = time.perf_counter() - started_at
+def forward_backward(state: TrainState, *, batch: StepBatch, device: torch.device) -> LossSums:
+    """Leave the gradients of the global batch in the buffers; its losses."""
     for chunk in state.chunks:
         chunk.train()
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    sums = run_microbatches(
+    return run_microbatches(
         state.chunks,
         microbatches=[microbatch.to(device) for microbatch in batch.microbatches],
         num_sources=len(batch.account.samples_per_source),
         forward_only=False,
     )
-    lr = lr_factor * learning_rate(step, optim=config.optim, schedule=config.schedule)
-    set_learning_rate(state.optimizer, lr=lr, optim=config.optim)
 
-    def accept_norm(grad_norm: float) -> bool:
-        return accept(
-            StepFacts(
-                loss=sums.mean_loss,
-                grad_norm=grad_norm,
-                account=batch.account,
-                data_wait_s=data_wait_s,
+
+def gradient_norm(optimizer: Any) -> float:
+    """Global L2 norm before clipping; the optimizer holds the gradients from here on."""
+    # It would report overflow, but only of fp16's loss scaling, which no run has.
+    optimizer.prepare_grads()
+    return float(optimizer.get_grad_norm())
+
+
+@torch.no_grad()
+def update(optimizer: Any, *, norm: float, lr: float, optim: OptimConfig) -> None:
+    """megatron-core's ``step`` for gradients whose ``norm`` is known: it is not measured again."""
+    set_learning_rate(optimizer, lr=lr, optim=optim)
+    for part in members(optimizer):
+        # None where this rank has no parameters of the part, such as experts.
+        if parameters := part.get_parameters():
+            clip_grad_by_total_norm_fp32(
+                parameters,
+                max_norm=part.config.clip_grad,
+                total_norm=norm,
+                use_decoupled_grad=part.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8,
             )
-        )
-
-    grad_norm = step_if(state.optimizer, accept=accept_norm)
-    routing = take_figures(state.chunks)
-    runtime.synchronize(device)
-    return StepResult(
-        sums=sums,
-        grad_norm=grad_norm,
-        lr=lr,
-        account=batch.account,
-        routing=routing,
-        step_s=time.perf_counter() - started_at,
-        data_wait_s=data_wait_s,
-    )
+    optimizer.step_with_ready_grads()

@@ -10,12 +10,10 @@ log of the job, every other rank to RUN_DIR/logs/rank_N.log.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from megacpt.config.paths import RunFolder
 from megacpt.device import variables
 from megacpt.device.environment import RankInfo, rank_from_environment, slurm_start
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
-from megacpt.files import write_text
+from megacpt.train.rank import leave_error, run_reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _prepare(arguments.run_dir, ranks=ranks)
     except MegacptError as error:
-        _leave_error(error, run_dir=arguments.run_dir, rank=ranks.rank)
+        folder = RunFolder(arguments.run_dir)
+        leave_error(folder.error_of(ranks.rank), error=error, rank=ranks.rank)
         return error.exit_code
-    # It imports torch, so only now.
-    from megacpt.train.rank import run_reported
-
     code = run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
     # srun would kill the ranks that are not through yet. The batch script sees that steps are left.
     return 0 if code == EndedOnRequest.exit_code else code
@@ -59,19 +55,6 @@ def _prepare(run_dir: Path, *, ranks: RankInfo) -> None:
             "parallel.dp, or ask sbatch for other machines."
         )
     variables.apply(config)
-
-
-def _leave_error(error: MegacptError, *, run_dir: Path, rank: int) -> None:
-    report = {
-        "rank": rank,
-        "slurm": slurm_start(),
-        "time": time.time(),
-        "kind": "user",
-        "exit_code": error.exit_code,
-        "message": str(error),
-        "traceback": "",
-    }
-    write_text(RunFolder(run_dir).error_of(rank), text=json.dumps(report))
 
 
 def _write_to(log: Path) -> None:

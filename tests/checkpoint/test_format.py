@@ -73,7 +73,7 @@ def test_keys_of_a_saved_state(tmp_path: Path, one_rank: None) -> None:
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
     from torch.distributed.checkpoint import FileSystemReader
 
-    from megacpt.checkpoint.state.optimizer import fill_optimizer, optimizer_entries
+    from megacpt.checkpoint.state.optimizer import fill_optimizer, optimizer_entries, tensors_of
     from megacpt.checkpoint.writer.saver import save_now
 
     narrow = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.bfloat16))
@@ -101,7 +101,7 @@ def test_keys_of_a_saved_state(tmp_path: Path, one_rank: None) -> None:
     assert names(tmp_path) == [".metadata", "__0_0.distcp", "common.pt", "metadata.json"]
     ones = {"exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
     fill_optimizer(
-        {"part0": {"model0.wide.weight": entries["part0"]["model0.wide.weight"]}},
+        tensors_of({"part0": {"model0.wide.weight": entries["part0"]["model0.wide.weight"]}}),
         loaded={"part0": {"model0.wide.weight": ones}},
     )
     assert torch.equal(optimizer.state[wide]["exp_avg"], torch.ones(3))

@@ -68,14 +68,18 @@ def groups(parallel: ParallelConfig) -> Groups:
 
 
 def take_a_step(config: RunConfig, *, rank_runtime: runtime.Runtime) -> tuple[float, float]:
+    from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
-    from megacpt.train.run import assemble
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     run, device = assemble(config, runtime=rank_runtime), rank_runtime.device
-    with read_batches(run.data, config=config, first_step=1, device=device) as batches:
-        result = train_step(run.state, config=config, batches=batches, step=1, device=device)
-    return result.sums.mean_loss, result.grad_norm
+    with read_batches(run.data, first_step=1, last_step=1, device=device) as batches:
+        sums = forward_backward(run.state, batch=batches.take(1), device=device)
+    norm, optim = gradient_norm(run.state.optimizer), config.optim
+    lr = learning_rate(1, optim=optim, schedule=config.schedule)
+    update(run.state.optimizer, norm=norm, lr=lr, optim=optim)
+    return sums.mean_loss, norm
 
 
 if __name__ == "__main__":

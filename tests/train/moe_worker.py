@@ -47,7 +47,7 @@ def run_case(
 
     from megacpt.checkpoint.state import barrier
     from megacpt.device.groups import initialise_parallel
-    from megacpt.train.run import assemble
+    from megacpt.train.assembly import assemble
 
     source, export = case.pop("from", None), case.pop("export", None)
     run_dir = work / f"run-{name}"
@@ -68,26 +68,35 @@ def run_case(
 
 def train(run: Any, *, is_first: bool) -> list[list[float]]:
     """To the last step; the first run saves at SAVED_AT on the way."""
+    from megacpt.checkpoint.retention import Retention
+    from megacpt.plan.learning_rate import learning_rate
     from megacpt.train.batches import read_batches
     from megacpt.train.position import resume
     from megacpt.train.saves import Saves
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     position = resume(run.run_dir, state=run.state, identity=run.identity, origin=run.origin)
     assert position.step == (0 if is_first else SAVED_AT)
     device, curve = run.runtime.device, []
     first_step = position.step + 1
-    with read_batches(run.data, config=run.config, first_step=first_step, device=device) as batches:
+    optimizer, optim, schedule = run.state.optimizer, run.config.optim, run.config.schedule
+    with read_batches(run.data, first_step=first_step, last_step=STEPS, device=device) as batches:
         for step in range(first_step, STEPS + 1):
-            result = train_step(
-                run.state, config=run.config, batches=batches, step=step, device=device
-            )
-            curve.append([result.sums.mean_loss, result.grad_norm])
+            sums = forward_backward(run.state, batch=batches.take(step), device=device)
+            norm, lr = gradient_norm(optimizer), learning_rate(step, optim=optim, schedule=schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
+            curve.append([sums.mean_loss, norm])
             position.step = step
             position.faults.updates += 1
             if is_first and step == SAVED_AT:
-                saves = Saves(run)
-                saves.begin(position, must=True)
+                saves = Saves(
+                    run.state,
+                    folder=run.run_dir / "checkpoints",
+                    identity=run.identity,
+                    retention=Retention(keep_last=1),
+                    on_error=run.config.checkpoint.on_error,
+                )
+                saves.begin(position, start=run.origin.start, must=True)
                 saves.finish(position, must=True)
     return curve
 

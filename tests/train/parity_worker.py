@@ -39,13 +39,14 @@ def main() -> None:
 def train_case(
     work: Path, rank_runtime: runtime.Runtime, changes: dict[str, Any]
 ) -> list[list[float]]:
-    """STEPS steps of the product's own train_step."""
+    """STEPS steps of the product's own pieces of a step."""
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
+    from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
-    from megacpt.train.run import assemble
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     settings = {name: value for name, value in changes.items() if name != "nudge_seed"}
     config, device = parity_config(work, settings), rank_runtime.device
@@ -54,18 +55,15 @@ def train_case(
     if "nudge_seed" in changes:
         nudge(run.state.chunks, seed=changes["nudge_seed"])
     curve = []
-    with read_batches(run.data, config=config, first_step=1, device=device) as batches:
+    optimizer, optim = run.state.optimizer, config.optim
+    with read_batches(run.data, first_step=1, last_step=STEPS, device=device) as batches:
         for step in range(1, STEPS + 1):
-            result = train_step(
-                run.state,
-                config=config,
-                batches=batches,
-                step=step,
-                device=device,
-            )
-            sums = result.sums
+            sums = forward_backward(run.state, batch=batches.take(step), device=device)
+            norm = gradient_norm(optimizer)
+            lr = learning_rate(step, optim=optim, schedule=config.schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
             of_sources = [x / max(n, 1) for x, n in zip(sums.loss_N, sums.tokens_N, strict=True)]
-            curve.append([sums.mean_loss, result.grad_norm, *of_sources])
+            curve.append([sums.mean_loss, norm, *of_sources])
     del run
     gc.collect()
     parallel_state.destroy_model_parallel()

@@ -53,7 +53,7 @@ def wait_for(work: Path, names: list[str]) -> None:
 
 def assembled(work: Path, rank_runtime: runtime.Runtime, case: dict[str, Any]) -> Any:
     from megacpt.device.groups import initialise_parallel
-    from megacpt.train.run import assemble
+    from megacpt.train.assembly import assemble
 
     config = parity_config(work, {key: value for key, value in case.items() if key != "from"})
     initialise_parallel(config.parallel, seed=config.seed)
@@ -180,16 +180,18 @@ def tensors_of(folder: Path) -> dict[str, Any]:
 
 def train(run: Any, *, first: int, last: int) -> list[list[float]]:
     """[loss, gradient norm] of each step."""
+    from megacpt.plan.learning_rate import learning_rate
     from megacpt.train.batches import read_batches
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     device, curve = run.runtime.device, []
-    with read_batches(run.data, config=run.config, first_step=first, device=device) as batches:
+    optimizer, optim, schedule = run.state.optimizer, run.config.optim, run.config.schedule
+    with read_batches(run.data, first_step=first, last_step=last, device=device) as batches:
         for step in range(first, last + 1):
-            result = train_step(
-                run.state, config=run.config, batches=batches, step=step, device=device
-            )
-            curve.append([result.sums.mean_loss, result.grad_norm])
+            sums = forward_backward(run.state, batch=batches.take(step), device=device)
+            norm, lr = gradient_norm(optimizer), learning_rate(step, optim=optim, schedule=schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
+            curve.append([sums.mean_loss, norm])
     return curve
 
 

@@ -81,17 +81,23 @@ def named(state: Any) -> dict[str, Any]:
 
 def take_step(state: Any, optim: OptimConfig) -> dict[str, npt.NDArray[np.float32]]:
     """One update with random gradients, which are returned."""
-    import torch
-
     from megacpt.train.optimizer import set_learning_rate
+
+    gradients = draw_gradients(state)
+    set_learning_rate(state.optimizer, lr=LR, optim=optim)
+    state.optimizer.step()
+    return gradients
+
+
+def draw_gradients(state: Any) -> dict[str, npt.NDArray[np.float32]]:
+    """The same each time."""
+    import torch
 
     generator = torch.Generator().manual_seed(3)
     gradients = {}
     for name, param in named(state).items():
         param.main_grad.normal_(generator=generator)
         gradients[name] = param.main_grad.clone().numpy()
-    set_learning_rate(state.optimizer, lr=LR, optim=optim)
-    state.optimizer.step()
     return gradients
 
 
@@ -165,6 +171,26 @@ def test_groups_read_back_hold_the_multipliers(folder: Path, name: str) -> None:
         for group in state.optimizer.param_groups
     }
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+@pytest.mark.parametrize("offload", [False, True])
+def test_an_update_is_megatron_cores_own_step(folder: Path, offload: bool, clip: float) -> None:
+    """Bit for bit, with the norm known before it; a step that is refused changes nothing."""
+    from megacpt.train.step import gradient_norm, update
+
+    optim = OptimConfig(clip_grad_norm=clip, offload=offload)
+    whole = state_of(folder, optim, distributed_optimizer=offload)
+    take_step(whole, optim)
+    state = state_of(folder, optim, distributed_optimizer=offload)
+    before, gradients = values(state), draw_gradients(state)
+    norm = gradient_norm(state.optimizer)
+    assert norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in gradients.values())))
+    for name, value in values(state).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    update(state.optimizer, norm=norm, lr=LR, optim=optim)
+    for name, value in values(whole).items():
+        np.testing.assert_array_equal(values(state)[name], value, err_msg=name)
 
 
 def test_adamw_runs_in_one_kernel(folder: Path) -> None:

@@ -38,7 +38,7 @@ def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[s
     from megatron.core import parallel_state
 
     from megacpt.checkpoint import state
-    from megacpt.train import modes
+    from megacpt.train import assembly
     from megacpt.train.guard.watchdog import Stacks, Watchdog
 
     folder = work / name
@@ -50,7 +50,7 @@ def train(work: Path, rank_runtime: runtime.Runtime, name: str, settings: dict[s
     state.barrier()
     stacks = Stacks(folder / f"stacks-{rank_runtime.ranks.rank}.txt")
     watchdog = Watchdog(hang_s=120, stacks=stacks, leave=lambda sign: None)
-    modes.train(config, runtime=rank_runtime, watchdog=watchdog)
+    assembly.train(config, runtime=rank_runtime, watchdog=watchdog)
     stacks.close()
     gc.collect()
     parallel_state.destroy_model_parallel()

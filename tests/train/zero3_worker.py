@@ -67,7 +67,7 @@ def save_halfway(
 ) -> list[list[float]]:
     """The curve after the step that is saved."""
     from megacpt.checkpoint.state import barrier, save
-    from megacpt.train.run import assemble
+    from megacpt.train.assembly import assemble
 
     run = assemble(config, runtime=rank_runtime)
     steps(run, first=1, last=STEPS_BEFORE)
@@ -83,7 +83,7 @@ def resumed(
     folder: Path, rank_runtime: runtime.Runtime, config: RunConfig, *, same_layout: bool = True
 ) -> Any:
     from megacpt.checkpoint.state import load
-    from megacpt.train.run import assemble
+    from megacpt.train.assembly import assemble
 
     run = assemble(config, runtime=rank_runtime)
     load(
@@ -102,16 +102,18 @@ def last_step() -> int:
 
 def steps(run: Any, *, first: int, last: int) -> list[list[float]]:
     """[loss, gradient norm] of each step."""
+    from megacpt.plan.learning_rate import learning_rate
     from megacpt.train.batches import read_batches
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     device, curve = run.runtime.device, []
-    with read_batches(run.data, config=run.config, first_step=first, device=device) as batches:
+    optimizer, optim, schedule = run.state.optimizer, run.config.optim, run.config.schedule
+    with read_batches(run.data, first_step=first, last_step=last, device=device) as batches:
         for step in range(first, last + 1):
-            result = train_step(
-                run.state, config=run.config, batches=batches, step=step, device=device
-            )
-            curve.append([result.sums.mean_loss, result.grad_norm])
+            sums = forward_backward(run.state, batch=batches.take(step), device=device)
+            norm, lr = gradient_norm(optimizer), learning_rate(step, optim=optim, schedule=schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
+            curve.append([sums.mean_loss, norm])
     return curve
 
 
@@ -162,7 +164,7 @@ def measured(run: Any, chunks: list[Any]) -> dict[str, Any]:
         sequence_length=32,
         device=device,
     )
-    return {"loss": losses["late"].loss, "texts": [text["text"] for text in texts]}
+    return {"loss": losses["late"]["loss"], "texts": [text["text"] for text in texts]}
 
 
 if __name__ == "__main__":

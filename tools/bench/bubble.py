@@ -73,8 +73,8 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
 
     from megacpt.device.groups import initialise_parallel
     from megacpt.model.forward import run_microbatches
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
-    from megacpt.train.run import assemble
 
     computing = Computing(schedules)
     settings = run_settings(folder, microbatches=microbatches)
@@ -83,7 +83,7 @@ def work(folder: Path, *, microbatches: int, rounds: int) -> None:
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=started)
     run.state.transformer.finalize_model_grads_func = None
-    with read_batches(run.data, config=config, first_step=1, device=started.device) as batches:
+    with read_batches(run.data, first_step=1, last_step=1, device=started.device) as batches:
         batch = batches.take(1).microbatches
     for _ in range(rounds):
         torch.distributed.barrier()

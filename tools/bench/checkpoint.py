@@ -118,47 +118,53 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
     quiet_libraries()
     started = runtime.start(RankInfo(), cluster=ClusterConfig())
 
+    from megacpt.checkpoint.retention import retention_of
     from megacpt.checkpoint.writer.pace import CORES
     from megacpt.checkpoint.writer.process import Background
     from megacpt.device.groups import initialise_parallel
+    from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
     from megacpt.train.garbage import collecting_every
     from megacpt.train.position import Position
-    from megacpt.train.run import assemble
     from megacpt.train.saves import Saves
-    from megacpt.train.step import StepFacts, train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     config = run_config(work, length=arguments.length)
     initialise_parallel(config.parallel, seed=config.seed)
     writer: Background[Any] = Background(cores=CORES)
-    run = assemble(config, runtime=started, writer=writer)
-    position = Position()
-    beside = Saves(run)
-    run.writer = None
-    waiting = Saves(run)
+    run = assemble(config, runtime=started)
+    position, optimizer, optim = Position(), run.state.optimizer, config.optim
+    beside, waiting = (
+        Saves(
+            run.state,
+            folder=run.run_dir / "checkpoints",
+            identity=run.identity,
+            retention=retention_of(config.checkpoint, best_of=None),
+            on_error=config.checkpoint.on_error,
+            writer=of,
+        )
+        for of in (writer, None)
+    )
     with (
         collecting_every(config.kernels.manual_gc_steps) as collect_garbage,
-        read_batches(run.data, config=config, first_step=1, device=started.device) as batches,
+        read_batches(
+            run.data, first_step=1, last_step=config.schedule.steps, device=started.device
+        ) as batches,
     ):
 
         def step() -> None:
             position.step += 1
-            train_step(
-                run.state,
-                config=config,
-                batches=batches,
-                step=position.step,
-                device=started.device,
-                accept=settled,
-            )
+            batch = batches.take(position.step)
+            forward_backward(run.state, batch=batch, device=started.device)
+            norm = gradient_norm(optimizer)
+            beside.settle()
+            lr = learning_rate(position.step, optim=optim, schedule=config.schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
             collect_garbage(position.step)
 
-        def settled(_: StepFacts) -> bool:
-            beside.settle()
-            return True
-
         def save(saves: Saves) -> None:
-            saves.begin(position, must=True)
+            saves.begin(position, start=run.origin.start, must=True)
             saves.finish(position)
 
         # Both once before: plans, and memory that is touched for the first time.
@@ -170,7 +176,14 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
             # Beside it the last round's checkpoint is deleted.
             step()
             found.append(
-                one_round(step, lambda: save(waiting), beside, position, steps=arguments.steps)
+                one_round(
+                    step,
+                    lambda: save(waiting),
+                    lambda: beside.begin(position, start=run.origin.start, must=True),
+                    beside,
+                    position,
+                    steps=arguments.steps,
+                )
             )
             show(number + 1, found[-1])
     writer.close()
@@ -180,6 +193,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[Round]:
 def one_round(
     step: Callable[[], None],
     save_waiting: Callable[[], None],
+    begin_beside: Callable[[], None],
     beside: Any,
     position: Any,
     *,
@@ -190,7 +204,7 @@ def one_round(
     alone.append(seconds(step))
     beside.figures()
     began_at = time.perf_counter()
-    beside.begin(position, must=True)
+    begin_beside()
     during = [seconds(step)]
     while beside.is_writing():
         during.append(seconds(step))

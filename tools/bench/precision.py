@@ -57,9 +57,10 @@ def _train(config: RunConfig) -> dict[str, Any]:
 
     from megacpt.device.groups import initialise_parallel
     from megacpt.evaluate.heldout import measure_all
+    from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
-    from megacpt.train.run import assemble
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     domain = str(config.evaluate.domain)
     config.evaluate.heldout = {domain: config.evaluate.heldout[domain]}
@@ -67,17 +68,22 @@ def _train(config: RunConfig) -> dict[str, Any]:
     initialise_parallel(config.parallel, seed=config.seed)
     run, device = assemble(config, runtime=rank_runtime), rank_runtime.device
     losses, cpu_s = [], []
-    with read_batches(run.data, config=config, first_step=1, device=device) as batches:
-        for step in range(1, config.schedule.steps + 1):
+    optimizer, optim, schedule = run.state.optimizer, config.optim, config.schedule
+    last = schedule.steps
+    with read_batches(run.data, first_step=1, last_step=last, device=device) as batches:
+        for step in range(1, last + 1):
             started_s = time.process_time()
-            result = train_step(run.state, config=config, batches=batches, step=step, device=device)
+            sums = forward_backward(run.state, batch=batches.take(step), device=device)
+            norm, lr = gradient_norm(optimizer), learning_rate(step, optim=optim, schedule=schedule)
+            update(optimizer, norm=norm, lr=lr, optim=optim)
             cpu_s.append(time.process_time() - started_s)
-            losses.append(result.sums.mean_loss)
+            losses.append(sums.mean_loss)
             print(f"step {step} loss {losses[-1]:.5f} {cpu_s[-1]:.1f} s of CPU", flush=True)
-    heldout = measure_all(run.state.chunks, sets=run.heldout, micro_batch_size=1, device=device)
+    sets = run.measure.heldout
+    heldout = measure_all(run.state.chunks, sets=sets, micro_batch_size=1, device=device)
     parallel_state.destroy_model_parallel()
     runtime.stop()
-    return {"losses": losses, "cpu_s": cpu_s, "heldout": heldout[domain].loss}
+    return {"losses": losses, "cpu_s": cpu_s, "heldout": heldout[domain]["loss"]}
 
 
 def _print_table(results: dict[str, dict[str, Any]]) -> None:

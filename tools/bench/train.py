@@ -10,7 +10,7 @@ vocabulary 32000, 4 sequences of 1024 tokens a step, AdamW, clipping, all cores 
     floor   the matrix products of every linear layer and scaled_dot_product_attention, forward and
             backward, in bf16, and nothing else
     peer    transformers' LlamaForCausalLM under bf16 autocast with torch's fused AdamW
-    ours    megacpt's train_step: bf16, fp32 master weights and gradients
+    ours    megacpt's step: bf16, fp32 master weights and gradients
     dp2     the same on two data-parallel ranks, half of the cores each, communication overlapped
 
 Each is a process of its own (dp2: two), all alive at once; they take turns, a step at a time, so a
@@ -127,9 +127,10 @@ def ours(name: str, work: Path) -> Step:
     from omegaconf import OmegaConf
 
     from megacpt.device.groups import initialise_parallel
+    from megacpt.plan.learning_rate import learning_rate
+    from megacpt.train.assembly import assemble
     from megacpt.train.batches import read_batches
-    from megacpt.train.run import assemble
-    from megacpt.train.step import train_step
+    from megacpt.train.step import forward_backward, gradient_norm, update
 
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(RunConfig), run_settings(work), OURS_SETTINGS[name])
@@ -137,18 +138,16 @@ def ours(name: str, work: Path) -> Step:
     assert isinstance(config, RunConfig)
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=started)
-    batches = read_batches(run.data, config=config, first_step=1, device=started.device)
-    numbers = iter(range(1, config.schedule.steps + 1))
+    optimizer, optim, schedule = run.state.optimizer, config.optim, config.schedule
+    batches = read_batches(run.data, first_step=1, last_step=schedule.steps, device=started.device)
+    numbers = iter(range(1, schedule.steps + 1))
 
     def step() -> float:
-        result = train_step(
-            run.state,
-            config=config,
-            batches=batches,
-            step=next(numbers),
-            device=started.device,
-        )
-        return result.sums.mean_loss
+        number = next(numbers)
+        sums = forward_backward(run.state, batch=batches.take(number), device=started.device)
+        lr = learning_rate(number, optim=optim, schedule=schedule)
+        update(optimizer, norm=gradient_norm(optimizer), lr=lr, optim=optim)
+        return sums.mean_loss
 
     return step
 
@@ -329,7 +328,7 @@ def own_imports_s() -> float:
     """Seconds in modules of megacpt, without those that they import from elsewhere."""
     code = (
         "import megacpt.device.cpu.import_hook as h; h.install(); "
-        "import megacpt.cli, megacpt.train.modes"
+        "import megacpt.cli, megacpt.train.assembly"
     )
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],

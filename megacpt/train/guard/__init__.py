@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches a run: faults and spikes of steps, slow ranks, hangs."""
+"""Watchers of a run: faults and spikes of steps, slow ranks, hangs."""

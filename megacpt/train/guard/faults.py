@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run does about a step whose loss or gradient norm is not finite, or a spike.
+"""Decisions about a step whose loss or gradient norm is not finite, or a spike.
 
 Everything here is decided from values that all ranks share and from the steps before, both of
 which a restart finds again: the recent values and the events lie in the checkpoint, a rollback also
@@ -29,7 +29,7 @@ from megacpt.train.guard.spikes import spike_threshold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What is wrong with a step, and what the settings say of it."""
+    """A step's defect, and what the settings want done about it."""
 
     kind: str
     what: str
@@ -40,18 +40,18 @@ class Fault:
 
 @dataclass(slots=True, kw_only=True)
 class FaultState:
-    """What decisions about the steps to come are made from; part of every checkpoint."""
+    """The past that decisions are made from; part of every checkpoint."""
 
     stage: str = ""
-    """In which the recent values were measured: another blend has other losses."""
+    """Stage of the recent values: another blend has other losses."""
     losses: list[float] = field(default_factory=list)
-    """Of the last good steps of the stage, at most ``spike_window_steps``."""
+    """Values of the last good steps of the stage, at most ``spike_window_steps``."""
     grad_norms: list[float] = field(default_factory=list)
-    """Of the same steps."""
+    """Values of the same steps."""
     updates: int = 0
     """Updates applied; the steps that are missing were skipped or passed over."""
     skipped_samples: dict[str, int] = field(default_factory=dict)
-    """Of each source, in those steps."""
+    """Samples of each source in those steps."""
     events: list[FaultRecord] = field(default_factory=list)
     """Rollbacks, and all others on the way to the present step."""
 
@@ -110,7 +110,7 @@ class FaultState:
         return next(found, None)
 
     def lr_factor(self, step: int) -> float:
-        """Of all rollbacks to a step before ``step``."""
+        """Product over all rollbacks to a step before ``step``."""
         return math.prod(
             event["lr_factor"]
             for event in self.events
@@ -196,12 +196,12 @@ def as_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def stop_message(event: FaultRecord, *, run_dir: str) -> str:
-    """What happened, why the run ends, and what can be done."""
+def stop(event: FaultRecord, *, run_dir: str) -> TrainingFault:
+    """The error that says what happened, why the run ends, and what can be done."""
     fault = fault_value(event)
     worst = event["samples"][:1]
     sample = f" The worst sample is {sample_origin(worst[0])}." if worst else ""
-    return (
+    return TrainingFault(
         f"step {event['step']}: {fault}; its update was not applied and the run ends, because "
         f"{event['reason']}.{sample} {run_dir}/faults.jsonl has the samples. Nothing was written "
         f"over: to go on from the last checkpoint, {_remedy(event)}, then start the same command "
@@ -220,10 +220,6 @@ def _remedy(event: FaultRecord) -> str:
     return (
         f"mend or drop the source of these samples, or set faults.{event['kind']}=rollback or skip"
     )
-
-
-def stop(event: FaultRecord, *, run_dir: str) -> TrainingFault:
-    return TrainingFault(stop_message(event, run_dir=run_dir))
 
 
 def merged(events: Sequence[FaultRecord], *, written: Sequence[FaultRecord]) -> list[FaultRecord]:
@@ -250,5 +246,5 @@ def write_events(path: Path, *, events: Sequence[FaultRecord]) -> None:
 
 
 def normal(event: FaultRecord) -> FaultRecord:
-    """As it will be read back, so that events compare equal whatever they went through."""
+    """The event as it will be read back, so that events compare equal wherever they come from."""
     return cast(FaultRecord, json.loads(json.dumps(event)))

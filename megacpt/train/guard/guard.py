@@ -3,71 +3,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from megacpt.config.paths import RunFolder
-from megacpt.monitor.metrics import FaultRecord, RankTimes
+from megacpt.config.sections import FaultsConfig
+from megacpt.monitor.metrics import FaultRecord
+from megacpt.samples.training_data import TrainingData
+from megacpt.tokenizer import Tokenizer
 from megacpt.train.guard import faults
-from megacpt.train.guard.faults import Fault
-from megacpt.train.guard.samples import measure_samples, worst_samples
-from megacpt.train.guard.straggler import gather
-from megacpt.train.position import Position
-from megacpt.train.run import Run
-from megacpt.train.step import StepFacts
+from megacpt.train.guard.faults import Fault, FaultState
+from megacpt.train.guard.samples import measure_samples, samples_of, worst_samples
+from megacpt.train.state import TrainState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """``accept`` each step; then ``fault`` says what was wrong with it, if anything."""
+    config: FaultsConfig
+    state: TrainState
+    data: TrainingData
+    tokenizer: Tokenizer
+    device: torch.device
+    run_dir: str
 
-    def __init__(self, run: Run, *, position: Position) -> None:
-        self._run, self.position = run, position
-        self.fault: Fault | None = None
-        self.rank_times: RankTimes | None = None
+    def judge(self, past: FaultState, *, loss: float, grad_norm: float, stage: str) -> Fault | None:
+        """Whether the update may be applied: None where it may."""
+        return past.judge(loss=loss, grad_norm=grad_norm, stage=stage, config=self.config)
 
-    def accept(self, facts: StepFacts) -> bool:
-        """Whether the update is applied; a collective call with one answer."""
-        run, state = self._run, self.position.faults
-        gathered = gather(
-            grad_norm=facts.grad_norm,
-            compute_s=facts.data_wait_s + run.timers.stopwatch.total_s(),
-            device=run.runtime.device,
-        )
-        run.timers.stopwatch.reset()
-        if len(gathered.compute_s_R) > 1:
-            self.rank_times = run.stragglers.add(gathered.compute_s_R)
-        values = {"loss": facts.loss, "grad_norm": gathered.grad_norm}
-        config, stage = run.config.faults, facts.account.stage
-        self.fault = state.judge(**values, stage=stage, config=config)
-        if self.fault is None:
-            state.count_good(**values, stage=stage, window=config.spike_window_steps)
-        return self.fault is None
+    def act(self, fault: Fault, *, past: FaultState, step: int, restart_step: int) -> FaultRecord:
+        """Name the samples to blame, decide, and put it on the disk; a collective call.
 
-    def act(self, fault: Fault, *, step: int) -> FaultRecord:
-        """Name the samples to blame, decide, and put it on the disk; a collective call."""
-        run, state = self._run, self.position.faults
-        losses = measure_samples(run, step=step)
-        run.timers.stopwatch.reset()
+        ``restart_step``: where a rollback would go back to.
+        """
+        losses = measure_samples(self.state.chunks, data=self.data, step=step, device=self.device)
         event = faults.normal(
-            state.decide(
+            past.decide(
                 fault,
                 step=step,
-                restart_step=self.position.checkpoint_step,
-                sources=samples_of(run, step=step),
+                restart_step=restart_step,
+                sources=samples_of(self.data, step=step),
                 nonfinite_samples=losses.num_nonfinite,
-                samples=worst_samples(run, losses=losses, step=step),
-                config=run.config.faults,
+                samples=worst_samples(
+                    losses,
+                    data=self.data,
+                    step=step,
+                    tokenizer=self.tokenizer,
+                    excerpt_tokens=self.config.excerpt_tokens,
+                ),
+                config=self.config,
             )
         )
-        state.events.append(event)
-        if run.runtime.ranks.rank == 0:
-            faults.write_events(RunFolder(run.run_dir).faults, events=state.events)
+        past.events.append(event)
+        if torch.distributed.get_rank() == 0:
+            faults.write_events(RunFolder(Path(self.run_dir)).faults, events=past.events)
         torch.distributed.barrier()
         return event
-
-
-def samples_of(run: Run, *, step: int) -> Mapping[str, int]:
-    """Samples of each source in global batch ``step`` (the first is 1)."""
-    before, after = run.data.consumed_samples(step - 1), run.data.consumed_samples(step)
-    return {name: n - before[name] for name, n in after.items() if n > before[name]}

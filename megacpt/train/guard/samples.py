@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,11 @@ from megacpt.evaluate.heldout import evaluating
 from megacpt.model.forward import run_losses
 from megacpt.model.microbatch import host_microbatch
 from megacpt.monitor.metrics import DocumentPart, FaultSample
-from megacpt.samples.batch import Row
+from megacpt.samples.batch import Batch, Row
+from megacpt.samples.training_data import TrainingData
+from megacpt.tokenizer import Tokenizer
 from megacpt.train.batches import rank_positions
 from megacpt.train.guard.faults import as_number
-from megacpt.train.run import Run
 
 WORST = 4
 """Samples named in an event."""
@@ -33,7 +35,7 @@ MOST_DOCUMENTS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleLosses:
-    """Of every sample of a global batch, the same on every rank."""
+    """Losses of every sample of a global batch, the same on every rank."""
 
     mean_G: npt.NDArray[np.float64]
     worst_token_G: npt.NDArray[np.int64]
@@ -50,19 +52,33 @@ class SampleLosses:
         return [int(n) for n in np.argsort(-badness_G, kind="stable")[:count]]
 
 
-def measure_samples(run: Run, *, step: int) -> SampleLosses:
-    """Of global batch ``step`` (the first is 1) under the present weights; a collective call."""
-    size = run.data.batch_size(step - 1)
-    table_G3 = torch.zeros(size, 3, dtype=torch.float64, device=run.runtime.device)
+def samples_of(data: TrainingData, *, step: int) -> Mapping[str, int]:
+    """Samples of each source in global batch ``step`` (the first is 1)."""
+    before, after = data.consumed_samples(step - 1), data.consumed_samples(step)
+    return {name: n - before[name] for name, n in after.items() if n > before[name]}
+
+
+def measure_samples(
+    chunks: list[Any], *, data: TrainingData, step: int, device: torch.device
+) -> SampleLosses:
+    """Losses of global batch ``step`` under the present weights; a collective call."""
+    size = data.batch_size(step - 1)
+    table_G3 = torch.zeros(size, 3, dtype=torch.float64, device=device)
     replica = rank_positions(
         size,
-        micro_batch_size=run.config.data.micro_batch_size,
+        micro_batch_size=data.config.micro_batch_size,
         dp_rank=parallel_state.get_data_parallel_rank(),
         dp_size=parallel_state.get_data_parallel_world_size(),
     )
-    with evaluating(run.state.chunks):
+    with evaluating(chunks):
         for positions in replica:
-            _measure_microbatch(run, step=step, positions=positions, table_G3=table_G3)
+            _measure_microbatch(
+                chunks,
+                batch=data.load(step - 1, positions=positions),
+                positions=positions,
+                masked=data.config.document_mask,
+                table_G3=table_G3,
+            )
     torch.distributed.all_reduce(table_G3)
     sums_G, tokens_G, worst_G = table_G3.cpu().numpy().T
     return SampleLosses(
@@ -71,14 +87,12 @@ def measure_samples(run: Run, *, step: int) -> SampleLosses:
 
 
 def _measure_microbatch(
-    run: Run, *, step: int, positions: list[int], table_G3: torch.Tensor
+    chunks: list[Any], *, batch: Batch, positions: list[int], masked: bool, table_G3: torch.Tensor
 ) -> None:
     """Write each sample's summed loss, number of targets and worst token into its row."""
-    device = run.runtime.device
-    batch = run.data.load(step - 1, positions=positions)
-    masked = run.config.data.document_mask
+    device = table_G3.device
     microbatch = host_microbatch(batch, document_mask=masked, device=device).to(device)
-    losses_BS = run_losses(run.state.chunks, batch=microbatch)
+    losses_BS = run_losses(chunks, batch=microbatch)
     if losses_BS is None or not _speaks_for_replica():
         return
     counts_BS = torch.from_numpy(batch.loss_mask_BS).to(device) > 0
@@ -97,27 +111,32 @@ def _speaks_for_replica() -> bool:
     return ranks == (0, 0)
 
 
-def worst_samples(run: Run, *, losses: SampleLosses, step: int) -> list[FaultSample]:
+def worst_samples(
+    losses: SampleLosses,
+    *,
+    data: TrainingData,
+    step: int,
+    tokenizer: Tokenizer,
+    excerpt_tokens: int,
+) -> list[FaultSample]:
     """The worst few with where they come from and what they say, worst first."""
-    return [_sample(run, losses=losses, step=step, position=n) for n in losses.worst(WORST)]
-
-
-def _sample(run: Run, *, losses: SampleLosses, step: int, position: int) -> FaultSample:
-    (row,) = run.data.rows(step - 1, positions=[position])
-    batch = run.data.load(step - 1, positions=[position])
-    text = excerpt(
-        batch.tokens_BS[0],
+    found: list[FaultSample] = []
+    for position in losses.worst(WORST):
+        (row,) = data.rows(step - 1, positions=[position])
+        tokens_S = data.load(step - 1, positions=[position]).tokens_BS[0]
         # The guilty token may be the target or what it is predicted from.
-        around=int(losses.worst_token_G[position]) + 1,
-        num_tokens=run.config.faults.excerpt_tokens,
-    )
-    return {
-        "source": run.data.source_names[row.source_id],
-        "position": position,
-        "loss": as_number(float(losses.mean_G[position])),
-        "documents": documents_of(row),
-        "excerpt": run.tokenizer.decode(text),
-    }
+        around = int(losses.worst_token_G[position]) + 1
+        text = excerpt(tokens_S, around=around, num_tokens=excerpt_tokens)
+        found.append(
+            {
+                "source": data.source_names[row.source_id],
+                "position": position,
+                "loss": as_number(float(losses.mean_G[position])),
+                "documents": documents_of(row),
+                "excerpt": tokenizer.decode(text),
+            }
+        )
+    return found
 
 
 def excerpt(tokens_S: npt.NDArray[np.int64], *, around: int, num_tokens: int) -> list[int]:

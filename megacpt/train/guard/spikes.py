@@ -17,15 +17,15 @@ import numpy as np
 
 SIGMA_PER_MAD = 1.4826
 SMALLEST_SPREAD = 0.01
-"""Of the values' median, at the least one standard deviation: a curve that hardly moves would make
+"""Least standard deviation, as a share of the values' median: a curve that hardly moves would make
 a spike of every tremor."""
 FEWEST_VALUES = 2
 LAST_PART = 4
-"""Where a curve has been last: the median of the last fourth of its values, of at least four."""
+"""A curve's present level is the median of the last fourth of its values, of at least four."""
 
 
 def spike_threshold(values: Sequence[float], *, z: float) -> float:
-    """What the value after ``values`` must not exceed: z standard deviations above their line."""
+    """Limit of the value after ``values``: z standard deviations above their line."""
     assert len(values) >= FEWEST_VALUES, "a line needs two points"
     x = np.asarray(values, dtype=np.float64)
     at = np.arange(x.size, dtype=np.float64)

@@ -21,12 +21,12 @@ WINDOW_STEPS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """What one small collective a step tells every rank."""
+    """The answer of one small collective a step, the same on every rank."""
 
     grad_norm: float
     """The largest any rank has found (they agree but for a fault of the machine), or NaN."""
     compute_s_R: list[float]
-    """Of every rank."""
+    """Seconds of every rank."""
 
 
 def gather(*, grad_norm: float, compute_s: float, device: torch.device) -> Gathered:

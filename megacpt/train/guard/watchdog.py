@@ -81,7 +81,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, activity: str | None = None) -> None:
-        """What begins now, or that the last one still goes on.
+        """Sign of life: a new activity, or None to repeat the last.
 
         Cheap enough for every microbatch: one assignment, atomic between threads.
         """

@@ -59,34 +59,23 @@ def copy_cut(folder: Path, *, of: str, after: int, event_written: bool) -> None:
 
 
 def train(config: RunConfig, rank_runtime: runtime.Runtime) -> None:
-    """As megacpt.train.modes does, but in a process that goes on afterwards."""
+    """As megacpt.train.assembly does, but in a process that goes on afterwards."""
     from megatron.core import parallel_state
 
     from megacpt.device.groups import initialise_parallel
-    from megacpt.train import loop
-    from megacpt.train.journal import Journal
-    from megacpt.train.run import assemble
+    from megacpt.train.assembly import assemble, find_position, fit, open_journal
 
     initialise_parallel(config.parallel, seed=config.seed)
     run = assemble(config, runtime=rank_runtime)
-    position = loop.start(run)
+    position = find_position(run)
     is_first = rank_runtime.ranks.rank == 0
-    journal = None
-    if is_first:
-        journal = Journal(
-            config,
-            resolved={},
-            start_step=position.step,
-            is_new=position.base_heldout is None,
-            arithmetic="",
-        )
+    journal = open_journal(run, position=position) if is_first else None
     error = ""
     try:
-        loop.fit(run, position=position, journal=journal)
+        fit(run, position=position, journal=journal)
     except TrainingFault as fault:
         error = str(fault)
-    if journal is not None:
-        journal.close(failed=bool(error))
+    if is_first:
         outcome = {"error": error, "weights": weights_hash(run.state.chunks)}
         (run.run_dir / "outcome.json").write_text(json.dumps(outcome))
     del run

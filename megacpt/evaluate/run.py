@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure whole held-out sets, the base model beside the newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megacpt.checkpoint import state
+from megacpt.checkpoint.choose import choose
+from megacpt.checkpoint.manifest import require_architecture
+from megacpt.config.paths import heldout_shards
+from megacpt.config.sections import DeviceKind, EvaluateConfig, RunConfig
+from megacpt.device.groups import initialise_parallel
+from megacpt.device.runtime import Runtime
+from megacpt.device.stopwatch import Stopwatch
+from megacpt.device.timers import Timers
+from megacpt.errors import CheckpointError
+from megacpt.evaluate.gate import verdict
+from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
+from megacpt.files import write_text
+from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
+from megacpt.plan.precision import precision_name
+
+
+def evaluate(
+    config: RunConfig,
+    *,
+    runtime: Runtime,
+    watched: AbstractContextManager[object],
+    beat: Callable[[], None],
+) -> None:
+    """Write RUN_DIR/evaluation.json.
+
+    ``watched``: open while it measures. ``beat``: called at every sign of life.
+    """
+    chosen = choose(Path(config.run_dir) / "checkpoints")
+    if chosen is None or chosen.manifest is None:
+        raise CheckpointError(
+            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
+        )
+    architecture = read_architecture(Path(str(config.model.path)))
+    folder, manifest = chosen.folder, chosen.manifest
+    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    initialise_parallel(config.parallel, seed=config.seed)
+    timers = Timers(Stopwatch(runtime.device), beat=beat)
+    chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
+    measured = partial(
+        measure_all,
+        chunks,
+        sets=open_heldout(
+            config.evaluate,
+            data=config.data,
+            shards=heldout_shards(config),
+            vocab_size=architecture.vocab_size,
+            max_tokens=0,
+        ),
+        micro_batch_size=config.data.micro_batch_size,
+        device=runtime.device,
+    )
+    with watched:
+        base = measured()
+        state.load_model(folder, chunks=chunks)
+        final = measured()
+    if runtime.ranks.rank == 0:
+        emulated = runtime.kind is not DeviceKind.gpu
+        result = {
+            "step": manifest.step,
+            "arithmetic": precision_name(config.precision, emulated=emulated),
+            **_comparison(config.evaluate, base=base, final=final),
+        }
+        write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
+
+
+def base_chunks(
+    config: RunConfig, *, architecture: Architecture, runtime: Runtime, timers: Timers
+) -> list[Any]:
+    """This rank's stages of the base model, for forward passes alone."""
+    chunks = build_chunks(
+        without_overlap(config),
+        architecture=architecture,
+        runtime=runtime,
+        base_folder=Path(str(config.model.path)),
+    )
+    chunks[0].config.timers = timers
+    return wrap_for_forward(chunks, config=config, device=runtime.device)
+
+
+def _comparison(
+    evaluate: EvaluateConfig, *, base: Mapping[str, Losses], final: Mapping[str, Losses]
+) -> dict[str, Any]:
+    heldout = {name: {"base": base[name], "final": final[name]} for name in base}
+    checks = verdict(heldout, gate=evaluate.gate, domain=evaluate.domain, general=evaluate.general)
+    return {"heldout": heldout, "gate": [asdict(check) for check in checks]}
