@@ -14,12 +14,17 @@ from typing import Any
 
 import torch
 
-from megacpt.checkpoint import base_checkpoint
-from megacpt.checkpoint import state as checkpoint_state
-from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
+from megacpt.checkpoint.base_checkpoint import (
+    BaseCheckpoint,
+    UpdateSettings,
+    find,
+    require_fit,
+    sentences,
+)
 from megacpt.checkpoint.choose import Origin, claim_origin, damage
 from megacpt.checkpoint.retention import loss_of, retention_of
 from megacpt.checkpoint.starts import Start
+from megacpt.checkpoint.state import barrier, load_model
 from megacpt.checkpoint.writer import pace, process
 from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -72,7 +77,7 @@ class Parts:
     data: TrainingData
     origin: Origin
     """This start of the run and the checkpoint it begins with; a rollback makes another."""
-    source: BaseCheckpoint | None
+    base_checkpoint: BaseCheckpoint | None
     """The other run's checkpoint that it begins with while it has none of its own."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
@@ -116,7 +121,7 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
         except (TrainingFault, EndedOnRequest, Superseded):
             # All ranks raise it at once: none may end the run before the first has closed its
             # journal.
-            checkpoint_state.barrier()
+            barrier()
             raise
 
 
@@ -126,19 +131,23 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir))
-    source = None if origin.folder else _base_checkpoint(config, architecture=architecture)
+    base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
     measure = _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer)
     base_record = None
-    if source is not None and source.load.weights:
+    if base_checkpoint is not None and base_checkpoint.load.weights:
         chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
         base_record = measure.base_record(chunks)
         del chunks
         gc.collect()
     state = _build_state(
-        config, architecture=architecture, runtime=runtime, timers=timers, source=source
+        config,
+        architecture=architecture,
+        runtime=runtime,
+        timers=timers,
+        base=base_checkpoint,
     )
     return Parts(
         config=config,
@@ -152,10 +161,12 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
             shards=source_shards(config),
             vocab_size=architecture.vocab_size,
             steps=config.schedule.steps,
-            record=source.data_record(config.data, seed=config.seed) if source else origin.data,
+            record=base_checkpoint.data_record(config.data, seed=config.seed)
+            if base_checkpoint
+            else origin.data,
         ),
         origin=origin,
-        source=source,
+        base_checkpoint=base_checkpoint,
         base_record=base_record,
         state=state,
         first_rng=rng_state(),
@@ -168,22 +179,20 @@ def _base_checkpoint(config: RunConfig, *, architecture: Architecture) -> BaseCh
     """The checkpoint of another run to begin with, every byte of it read; a collective call."""
     if config.checkpoint.load_from is None:
         return None
-    base = from_first_rank(
-        lambda: base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
-    )
+    base = from_first_rank(lambda: find(config.checkpoint, run_dir=Path(config.run_dir)))
     if base is None:
         return None
     settings = UpdateSettings(
         optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
     )
-    base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+    require_fit(base, architecture=architecture, settings=settings)
     if problem := damage(base.folder, manifest=base.manifest):
         raise CheckpointError(
             f"checkpoint.load_from={config.checkpoint.load_from}: {base.folder} is damaged: "
             f"{problem}; name another checkpoint of that run."
         )
     if torch.distributed.get_rank() == 0:
-        for sentence in base_checkpoint.sentences(base, settings=settings):
+        for sentence in sentences(base, settings=settings):
             logger.info("%s", sentence)
     return base
 
@@ -220,13 +229,13 @@ def _build_state(
     architecture: Architecture,
     runtime: Runtime,
     timers: Timers,
-    source: BaseCheckpoint | None,
+    base: BaseCheckpoint | None,
 ) -> TrainState:
-    base = Path(str(config.model.path))
-    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=base)
-    if source is not None and source.load.weights and not source.load.optimizer:
+    folder = Path(str(config.model.path))
+    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=folder)
+    if base is not None and base.load.weights and not base.load.optimizer:
         # Before an optimizer makes its masters of them.
-        checkpoint_state.load_model(source.folder, chunks=chunks)
+        load_model(base.folder, chunks=chunks)
     state = wrap_for_training(chunks, config=config, device=runtime.device)
     state.transformer.timers = timers
     return state
@@ -252,7 +261,7 @@ def find_position(parts: Parts) -> Position:
         state=parts.state,
         identity=parts.identity,
         origin=parts.origin,
-        source=parts.source,
+        base=parts.base_checkpoint,
     )
 
 
@@ -384,7 +393,7 @@ def _restart(parts: Parts) -> tuple[Start, Position]:
             architecture=parts.architecture,
             runtime=parts.runtime,
             timers=parts.timers,
-            source=parts.source if parts.origin.folder is None else None,
+            base=parts.base_checkpoint if parts.origin.folder is None else None,
         )
     )
     set_rng_state(parts.first_rng)

@@ -72,15 +72,15 @@ def resume(
     state: TrainState,
     identity: Identity,
     origin: Origin,
-    source: BaseCheckpoint | None = None,
+    base: BaseCheckpoint | None = None,
 ) -> Position:
     """Load what ``origin`` names and say so in the record of its start; a collective call.
 
-    ``source``: what a run begins with that has no checkpoint yet.
+    ``base``: what a run begins with that has no checkpoint yet.
     """
     position = _load(state, identity=identity, origin=origin)
     if position is None:
-        position = _begin(source, state=state) if source is not None else Position()
+        position = _begin(base, state=state) if base is not None else Position()
     barrier()
     if torch.distributed.get_rank() == 0:
         starts.record_from(origin.start, step=position.step)
@@ -122,20 +122,20 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
     )
 
 
-def _begin(source: BaseCheckpoint, *, state: TrainState) -> Position:
+def _begin(base: BaseCheckpoint, *, state: TrainState) -> Position:
     """Start from another run's checkpoint; the optimizer is filled where that was asked for."""
-    if source.load.optimizer:
+    if base.load.optimizer:
         load(
-            source.folder,
+            base.folder,
             chunks=state.chunks,
             optimizer=state.optimizer,
-            step=source.updates,
+            step=base.updates,
             same_layout=False,
         )
     return Position(
-        step=source.step,
-        checkpoint_step=source.step,
-        faults=FaultState(updates=source.updates),
+        step=base.step,
+        checkpoint_step=base.step,
+        faults=FaultState(updates=base.updates),
     )
 
 

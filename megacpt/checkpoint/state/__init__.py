@@ -18,7 +18,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.utils import unwrap_model
 
 from megacpt.checkpoint.state import adam, layer_states, zero3
-from megacpt.checkpoint.state.optimizer import PREFIX, fill_optimizer, optimizer_entries
+from megacpt.checkpoint.state.optimizer import PREFIX, fill_optimizer, optimizer_entries, tensors_of
 from megacpt.checkpoint.writer.saver import save_now
 from megacpt.errors import CheckpointError
 
@@ -45,13 +45,14 @@ def load(
     """
     adam.allocate_state(optimizer)
     state = model_entries(chunks)
-    wanted = _optimizer_entries(chunks, optimizer=optimizer, model=state)
-    state["optimizer"] = wanted
+    state["optimizer"] = _optimizer_entries(chunks, optimizer=optimizer, model=state)
+    # Before the load: it puts other views into the entries.
+    tensors = tensors_of(state["optimizer"])
     if same_layout:
         state["rng"] = _rng_object({})
     loaded = _load_strictly(state, folder=folder, may_have_more=() if same_layout else ("rng",))
     _fill_model(chunks, loaded=loaded, masters_follow=True)
-    fill_optimizer(wanted, loaded=loaded.get("optimizer", {}))
+    fill_optimizer(tensors, loaded=loaded.get("optimizer", {}))
     adam.renew_copies(optimizer)
     adam.set_step(optimizer, step=step)
     rng: dict[str, Any] | None = loaded.get("rng")

@@ -41,17 +41,28 @@ def optimizer_entries(optimizer: Any, *, model: Entries) -> Entries:
     }
 
 
-def fill_optimizer(entries: Entries, *, loaded: Entries) -> None:
-    """Copy what was loaded into the tensors that ``entries`` refer to.
+def tensors_of(entries: Entries) -> Entries:
+    """The tensors in memory that ``entries`` refer to: one, or the blocks that this rank has."""
+    return {
+        owner: {
+            name: {key: [e.data for e in _as_list(entry)] for key, entry in states.items()}
+            for name, states in weights.items()
+        }
+        for owner, weights in entries.items()
+    }
+
+
+def fill_optimizer(tensors: Entries, *, loaded: Entries) -> None:
+    """Copy what was loaded into the optimizer's tensors.
 
     The weights have been filled already: masters of fp32 weights are these themselves.
     """
-    for owner, weights in entries.items():
+    for owner, weights in tensors.items():
         for name, states in weights.items():
-            for key, entry in states.items():
-                found = loaded[owner][name][key]
-                for target, block in zip(_as_list(entry), _as_list(found), strict=True):
-                    target.data.copy_(block)
+            for key, targets in states.items():
+                blocks = _as_list(loaded[owner][name][key])
+                for target, block in zip(targets, blocks, strict=True):
+                    target.copy_(block)
 
 
 def _as_list(value: Any) -> list[Any]:
