@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.weights import Packing, Param, Role, linear, norm, vocabulary
+from megacpt.families.weights import Grouping, Param, Role, linear, norm, vocabulary
 
 MODEL_TYPE = "llama"
 
@@ -49,11 +49,11 @@ def _attention(
     *parts: tuple[str, str, str],
     tp_dim: int,
     bias: Callable[[Architecture], bool],
-    packing: Packing = Packing.once,
+    grouping: Grouping = Grouping.once,
 ) -> tuple[Param, Param]:
     sources = tuple((f"{_HF}.self_attn.{name}", out, into) for name, out, into in parts)
     native = f"{_NATIVE}.self_attention.{path}"
-    return linear(native, sources=sources, tp_dim=tp_dim, bias=bias, packing=packing)
+    return linear(native, sources=sources, tp_dim=tp_dim, bias=bias, grouping=grouping)
 
 
 def _mlp(path: str, *parts: tuple[str, str, str], tp_dim: int) -> tuple[Param, Param]:
@@ -94,7 +94,7 @@ BEFORE_MLP: tuple[Param, ...] = (
         *(_Q, _K, _V),
         tp_dim=0,
         bias=lambda a: a.attention_bias or a.qkv_bias,
-        packing=Packing.by_kv_head,
+        grouping=Grouping.by_kv_head,
     ),
     _head_norm("q_layernorm", source="q_norm"),
     _head_norm("k_layernorm", source="k_norm"),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.weights import Param, Part, Role, Source
+from megacpt.families.weights import HfTensor, Param, Part, Role
 
 MODEL_TYPE = "mixtral"
 
@@ -52,7 +52,7 @@ def read(config: HfConfig) -> Architecture:
     )
 
 
-def _expert(linear: str, *sources: Source, tp_dim: int) -> Param:
+def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Param:
     return Param(
         native=f"{_NATIVE}.experts.local_experts.{{expert}}.{linear}.weight",
         engine=f"{_NATIVE}.experts.{linear}.weight{{expert}}",
@@ -61,8 +61,8 @@ def _expert(linear: str, *sources: Source, tp_dim: int) -> Param:
     )
 
 
-def _source(name: str, *dims: str) -> Source:
-    return Source(name=f"{_HF}.experts.{{expert}}.{name}.weight", dims=dims)
+def _source(name: str, *dims: str) -> HfTensor:
+    return HfTensor(name=f"{_HF}.experts.{{expert}}.{name}.weight", dims=dims)
 
 
 _GATE, _UP, _DOWN = "w1", "w3", "w2"
@@ -71,7 +71,7 @@ PARAMS = (
     Param(
         native=f"{_NATIVE}.router.weight",
         role=Role.router,
-        sources=(Source(name=f"{_HF}.gate.weight", dims=("experts", "hidden")),),
+        sources=(HfTensor(name=f"{_HF}.gate.weight", dims=("experts", "hidden")),),
     ),
     _expert("linear_fc1", _source(_GATE, "ffn", "hidden"), _source(_UP, "ffn", "hidden"), tp_dim=0),
     _expert("linear_fc2", _source(_DOWN, "hidden", "ffn"), tp_dim=1),

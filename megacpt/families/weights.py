@@ -6,7 +6,7 @@ shape checks all read the same row, so the two directions cannot disagree. Count
 memory and the optimizer's groups are sums and selections over the rows. Free of torch: only tensor
 methods are called.
 
-Packing. A native matrix may hold several Hugging Face matrices:
+Grouping. A native matrix may hold several Hugging Face matrices:
 
     fc1 of a gated MLP      gate rows, then up rows (of this rank)
     qkv                     for each key-value head: its query heads' rows, its key, its value
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Packing(Enum):
+class Grouping(Enum):
     """How many groups a rank's native tensor has."""
 
     once = "once"
@@ -58,7 +58,7 @@ def _always(_: Architecture) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class HfTensor:
     """A Hugging Face tensor: its name (``{layer}``, ``{expert}`` open), the names of its sizes."""
 
     name: str
@@ -76,11 +76,11 @@ class Param:
     native: str
     """megatron-core's name, ``{layer}`` and ``{expert}`` open (both counted over the whole model
     from 0)."""
-    sources: tuple[Source, ...]
+    sources: tuple[HfTensor, ...]
     role: Role = Role.linear
     tp_dim: int | None = None
     """Which dimension tensor parallelism cuts; ``None``: the same on every rank."""
-    packing: Packing = Packing.once
+    grouping: Grouping = Grouping.once
     engine: str | None = None
     """The name within Transformer Engine's modules, where it is another: a norm fused into the
     linear layer after it, an expert grouped with the others."""
@@ -105,7 +105,7 @@ class Param:
 
     def views(self, shard: Tensor, *, architecture: Architecture, tp: int) -> list[Tensor]:
         """For each source the part of a rank's native tensor it fills: (groups, rows, ...)."""
-        groups = architecture.num_kv_heads // tp if self.packing is Packing.by_kv_head else 1
+        groups = architecture.num_kv_heads // tp if self.grouping is Grouping.by_kv_head else 1
         grouped = shard.view(groups, shard.shape[0] // groups, *shard.shape[1:])
         if len(self.sources) == 1:
             return [grouped]
@@ -117,7 +117,9 @@ class Param:
             start += rows
         return views
 
-    def span(self, view: Tensor, *, source: Source, architecture: Architecture, rank: int) -> slice:
+    def span(
+        self, view: Tensor, *, source: HfTensor, architecture: Architecture, rank: int
+    ) -> slice:
         """Which indices of the source along ``tp_dim`` a rank's view holds.
 
         A padded vocabulary makes the last ranks' spans shorter than their views, or empty.
@@ -134,21 +136,21 @@ def linear(
     sources: tuple[tuple[str, str, str], ...],
     tp_dim: int,
     bias: Callable[[Architecture], bool],
-    packing: Packing = Packing.once,
+    grouping: Grouping = Grouping.once,
 ) -> tuple[Param, Param]:
     """Weight and bias rows of a linear layer; ``sources`` are (name, output size, input size)."""
     weight = Param(
         native=f"{native}.weight",
-        sources=tuple(Source(name=f"{n}.weight", dims=(out, into)) for n, out, into in sources),
+        sources=tuple(HfTensor(name=f"{n}.weight", dims=(out, into)) for n, out, into in sources),
         tp_dim=tp_dim,
-        packing=packing,
+        grouping=grouping,
     )
     # The bias of a layer cut along its inputs is added once, after the ranks' sums are reduced.
     bias_row = Param(
         native=f"{native}.bias",
-        sources=tuple(Source(name=f"{n}.bias", dims=(out,)) for n, out, _ in sources),
+        sources=tuple(HfTensor(name=f"{n}.bias", dims=(out,)) for n, out, _ in sources),
         tp_dim=0 if tp_dim == 0 else None,
-        packing=packing,
+        grouping=grouping,
         role=Role.bias,
         present=bias,
     )
@@ -166,7 +168,7 @@ def norm(
     """The row of an RMSNorm's scale."""
     return Param(
         native=native,
-        sources=(Source(name=source, dims=(size,)),),
+        sources=(HfTensor(name=source, dims=(size,)),),
         role=Role.norm,
         engine=engine,
         present=present,
@@ -179,7 +181,7 @@ def vocabulary(
     """The row of an embedding or output matrix, cut along the vocabulary."""
     return Param(
         native=native,
-        sources=(Source(name=source, dims=("vocab", "hidden")),),
+        sources=(HfTensor(name=source, dims=("vocab", "hidden")),),
         role=role,
         tp_dim=0,
         present=present,

@@ -15,7 +15,7 @@ from megatron.core.utils import unwrap_model
 
 from megacpt.families import param_rows, table_row
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Param, Role, Source
+from megacpt.families.weights import HfTensor, Param, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Placed:
     layer: int | None
     expert: int | None
 
-    def hf_name(self, source: Source) -> str:
+    def hf_name(self, source: HfTensor) -> str:
         return source.name.format(layer=self.layer, expert=self.expert)
 
     @property

@@ -20,11 +20,11 @@ from megatron.core.fp8_utils import is_float8tensor
 from megacpt.errors import ModelError
 from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Role, Source
+from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors, require_names
 from megacpt.model.placement import Placed, hf_shapes, placed_params
 
-ReadSlice = Callable[[Placed, Source, slice], torch.Tensor]
+ReadSlice = Callable[[Placed, HfTensor, slice], torch.Tensor]
 """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
 
 
@@ -40,7 +40,7 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
         tensors = _without_tied_head(tensors, architecture=architecture, folder=folder)
     require_names(tensors, expected=hf_shapes(architecture), folder=folder)
 
-    def read(placed: Placed, source: Source, span: slice) -> torch.Tensor:
+    def read(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
         return tensors.read(
             placed.hf_name(source),
             shape=source.shape(architecture),
@@ -80,7 +80,7 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
     Each tensor is drawn whole from a generator of its own and then cut.
     """
 
-    def draw(placed: Placed, source: Source, span: slice) -> torch.Tensor:
+    def draw(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
         whole = _draw(
             placed.hf_name(source),
             source=source,
@@ -95,7 +95,7 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
 
 
 def _draw(
-    name: str, *, source: Source, role: Role, architecture: Architecture, seed: int
+    name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
     if role in (Role.norm, Role.bias):

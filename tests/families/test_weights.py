@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packing: what goes in comes out, and lies where megatron-core looks for it."""
+"""Rows: what goes in comes out, and lies where megatron-core looks for it."""
 
 from __future__ import annotations
 
