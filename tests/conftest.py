@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import free_port
 
@@ -18,6 +19,9 @@ from tests.support import free_port
 def pytest_configure() -> None:
     # A shell that starts `make test &` ignores Ctrl-C for it and for all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A busy machine is no failure.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
