@@ -19,6 +19,7 @@ from tests.model.layout_runs import (
     reference,
     run_world,
 )
+from tests.model.on_one_rank import loaded
 
 pytestmark = pytest.mark.mcore
 
@@ -96,24 +97,6 @@ def test_both_saved_layouts_hold_the_same_model(
     expected = load_file(work / "models" / case / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def loaded(folder: Path) -> tuple[Any, Any]:
-    from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
-    from megacpt.families import read_architecture
-    from megacpt.model.build import build_model
-    from megacpt.model.weights import load_hf
-
-    architecture = read_architecture(folder)
-    (model,) = build_model(
-        architecture,
-        parallel=ParallelConfig(),
-        precision=PrecisionConfig(dtype=Dtype.fp32),
-        kind=DeviceKind.cpu,
-        sequence_length=TOKENS_BS.shape[1],
-    )
-    load_hf([model], folder=folder, architecture=architecture)
-    return model, architecture
 
 
 def twin_of_balancing_loss(logits_TE: torch.Tensor, *, per_token: int) -> torch.Tensor:

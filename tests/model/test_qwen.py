@@ -18,6 +18,7 @@ from megacpt.config.sections import (
     PrecisionConfig,
 )
 from tests.llama_cases import TOKENS_BS
+from tests.model.on_one_rank import loaded
 from tests.qwen_cases import CASES, write_qwen
 
 pytestmark = pytest.mark.mcore
@@ -27,19 +28,7 @@ LOGITS_ATOL = 2e-5
 
 def logits_of(folder: Path, change: Callable[[Any], None] | None = None) -> torch.Tensor:
     """``change``: to the layers, after the weights are loaded."""
-    from megacpt.families import read_architecture
-    from megacpt.model.build import build_model
-    from megacpt.model.weights import load_hf
-
-    architecture = read_architecture(folder)
-    (model,) = build_model(
-        architecture,
-        parallel=ParallelConfig(),
-        precision=PrecisionConfig(dtype=Dtype.fp32),
-        kind=DeviceKind.cpu,
-        sequence_length=TOKENS_BS.shape[1],
-    )
-    load_hf([model], folder=folder, architecture=architecture)
+    model, _ = loaded(folder)
     for layer in model.decoder.layers:
         if change is not None:
             change(layer.self_attention)
