@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 
 class MegacptError(Exception):
-    """A problem the user can mend; its message is all the user needs."""
+    """A problem the user can fix; its message is all the user needs."""
 
     exit_code = 2
 

@@ -67,7 +67,7 @@ def fail(message: str) -> int:
 
 
 def ours(venv: Path) -> bool:
-    """Whether nothing is lost by making the environment anew."""
+    """Whether nothing is lost by making the environment again."""
     return not venv.exists() or (venv / ".megacpt").exists() or not any(venv.iterdir())
 
 

@@ -149,7 +149,7 @@ def publish(root: Path, *, partial: Path, manifest: CheckpointManifest, start: S
             raise
         raise EnvironmentError_(
             f"{error.filename or partial} cannot be written: {error.strerror}; free space or "
-            "mend the file system. The checkpoints before are untouched."
+            "fix the file system. The checkpoints before are untouched."
         ) from error
     return final
 
@@ -246,7 +246,7 @@ def _seal(partial: Path, *, manifest: CheckpointManifest) -> None:
     if problems := verify.quick(partial):
         raise EnvironmentError_(
             f"{partial} was not written as its manifest says: {'; '.join(problems)}; "
-            "mend the file system."
+            "fix the file system."
         )
 
 

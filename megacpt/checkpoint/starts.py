@@ -57,7 +57,7 @@ class Start:
             return
         newer = max(_numbers(self.run_dir), default=0)
         found = _read(self.run_dir, number=newer) if newer > self.number else None
-        by = f"start {newer}" if newer > self.number else "a run begun anew in that folder"
+        by = f"start {newer}" if newer > self.number else "a run started again in that folder"
         where = f" ({found.who})" if found is not None else ""
         raise Superseded(
             f"start {self.number} of {self.run_dir} ({self.who}) is superseded by {by}{where}; "

@@ -71,6 +71,6 @@ def submit(script: Path) -> str:
     if done.returncode != 0:
         words = " ".join(done.stderr.split()).removeprefix("sbatch: error: ")
         raise EnvironmentError_(
-            f"sbatch refused {script}: {words}; mend cluster.slurm and launch again."
+            f"sbatch refused {script}: {words}; fix cluster.slurm and launch again."
         )
     return done.stdout.strip().partition(";")[0]

@@ -31,7 +31,7 @@ MAY_CHANGE = (
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
     *("schedule.", "optim.base_lr_peak"),
 )
-"""Keys of run.yaml that a resumed run may set anew: what they change begins with the next step.
+"""Keys of run.yaml that a resumed run may set again: what they change begins with the next step.
 That no stage is edited whose steps were done, and that these keep their learning rate, is checked
 against the checkpoint."""
 

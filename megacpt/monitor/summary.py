@@ -161,7 +161,7 @@ def measured(records: Sequence[StepRecord]) -> list[StepRecord]:
     if found and found[0]["step"] != 0:
         raise DataError(
             f"metrics.jsonl has held-out losses from step {found[0]['step']} on, but none of the "
-            "untouched base model at step 0; start the run anew in an empty run_dir"
+            "untouched base model at step 0; start the run again in an empty run_dir"
         )
     return found
 

@@ -189,7 +189,7 @@ class Saves:
         kept = f"the checkpoint of step {last} is whole" if last else "there is none before it"
         message = (
             f"{partial} could not be written: {failure.reason}; {kept}. "
-            "Free space or mend what is wrong there"
+            "Free space or fix what is wrong there"
         )
         if must or self._on_error is SaveErrorPolicy.stop or self._failures >= MOST_FAILURES:
             raise EnvironmentError_(f"{message}, then start the same command again.")

@@ -65,7 +65,7 @@ def test_run_begun_anew_in_the_same_folder_supersedes(tmp_path: Path) -> None:
     shutil.rmtree(run_dir)
     new = claim(run_dir)
     assert (old.number, new.number) == (1, 1)
-    with pytest.raises(Superseded, match="by a run begun anew in that folder"):
+    with pytest.raises(Superseded, match="by a run started again in that folder"):
         old.require_held()
     assert new.is_held()
 

@@ -126,8 +126,8 @@ def test_blocking_findings_raise_unless_allowed(one_rank: None) -> None:
     from megacpt.model.health import Finding, require_healthy
 
     note = Finding(subject="a", rule="is odd", remedy="look", blocks=False)
-    worse = Finding(subject="b=1", rule="is broken", remedy="mend it", blocks=True)
+    worse = Finding(subject="b=1", rule="is broken", remedy="fix it", blocks=True)
     require_healthy([note], folder=Path("m"), allow_unhealthy=False)
     require_healthy([note, worse], folder=Path("m"), allow_unhealthy=True)
-    with pytest.raises(ModelError, match=r"m is not healthy .*\n  1. b=1 is broken; mend it."):
+    with pytest.raises(ModelError, match=r"m is not healthy .*\n  1. b=1 is broken; fix it."):
         require_healthy([note, worse], folder=Path("m"), allow_unhealthy=False)

@@ -121,9 +121,9 @@ def test_what_another_run_drew_lies_before_step_0() -> None:
     assert [s.from_step for s in found] == [-7, 2]
     assert [s.from_step for s in own(found)] == [0, 2]
     assert resolve(data_of(later), past=found, step=5) == found
-    anew = resolve(data_of(later, sequence_length=4), past=other, step=0)
-    assert [s.from_step for s in anew] == [-7, 0, 4]
-    assert [s.from_step for s in own(anew)] == [0, 4]
+    again = resolve(data_of(later, sequence_length=4), past=other, step=0)
+    assert [s.from_step for s in again] == [-7, 0, 4]
+    assert [s.from_step for s in own(again)] == [0, 4]
 
 
 def test_steps_before_a_run_that_begins_late_are_not_compared() -> None:

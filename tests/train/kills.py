@@ -53,7 +53,7 @@ def in_step(run_dir: Path, rng: random.Random) -> Callable[[], bool]:
 
 
 def in_save(run_dir: Path, rng: random.Random) -> Callable[[], bool]:
-    """Where one of MOMENTS shows anew, in the first, second or third save.
+    """Where one of MOMENTS shows again, in the first, second or third save.
 
     The shortest ones may be missed; then some time later.
     """

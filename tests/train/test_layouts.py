@@ -183,8 +183,8 @@ def test_what_is_refused_is_refused_with_a_layout_that_works(sorted_out: Layouts
         assert nearest, sorted_out.cases[name]
         for violation in violations(config, architecture=architecture):
             assert violation.remedy.endswith(f"nearest valid layout: {as_text(nearest)}")
-        mended = with_settings(config, settings=nearest)
-        assert violations(mended, architecture=architecture) == [], sorted_out.cases[name]
+        fixed = with_settings(config, settings=nearest)
+        assert violations(fixed, architecture=architecture) == [], sorted_out.cases[name]
 
 
 def test_no_process_is_started_for_them(sorted_out: Layouts) -> None:

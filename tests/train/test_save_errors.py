@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_for_a_while_costs_the_saves_of_that_while(work: Pat
     assert result["checkpoints"][-1] == f"step_{STEPS:08d}"
     assert result["whole"] == [True, True]
     assert "No space left on device" in result["log"]
-    assert "is whole. Free space or mend what is wrong there; the run goes on" in result["log"]
+    assert "is whole. Free space or fix what is wrong there; the run goes on" in result["log"]
 
 
 @pytest.mark.mcore

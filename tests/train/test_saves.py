@@ -143,4 +143,4 @@ def test_a_killed_writer_costs_one_checkpoint(work: Path) -> None:
     assert step_of(result) == STEPS
     assert result["log"].count("could not be written") == 1
     assert "killed by SIGKILL, which the system does when memory runs out (rank 0)" in result["log"]
-    assert "there is none before it. Free space or mend what is wrong there" in result["log"]
+    assert "there is none before it. Free space or fix what is wrong there" in result["log"]

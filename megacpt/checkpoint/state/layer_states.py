@@ -58,7 +58,7 @@ def _report_new_histories(model: torch.nn.Module, *, loaded: dict[str, Any]) -> 
     if new:
         logger.warning(
             "precision: the checkpoint holds no amax histories for %d of %d layers; they start "
-            "anew, with a scale of 1",
+            "again, with a scale of 1",
             len(new),
             len(layers),
         )

@@ -139,7 +139,7 @@ def save_now(folder: Path, *, state: dict[str, Any]) -> None:
     saver.begin(folder, state=state)
     if failure := saver.finish(lambda files: None):
         raise EnvironmentError_(
-            f"{folder} cannot be written: {failure.reason}; free space or mend it."
+            f"{folder} cannot be written: {failure.reason}; free space or fix it."
         )
 
 

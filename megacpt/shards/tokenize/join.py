@@ -173,7 +173,7 @@ class _Pieces:
                 self.folder.forget(n)
         return DataError(
             f"{self.folder.log_file(record, kind=kind)} is damaged (most often by a crash of the "
-            "machine); its pieces are made anew by the same command, or by the tasks that made "
+            "machine); its pieces are made again by the same command, or by the tasks that made "
             "them: start those again."
         )
 

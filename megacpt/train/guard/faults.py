@@ -218,7 +218,7 @@ def _remedy(event: FaultRecord) -> str:
     if "max_events" in event["reason"]:
         return "look at the data these samples come from, lower optim.lr_peak or raise the limit"
     return (
-        f"mend or drop the source of these samples, or set faults.{event['kind']}=rollback or skip"
+        f"fix or drop the source of these samples, or set faults.{event['kind']}=rollback or skip"
     )
 
 

@@ -94,8 +94,8 @@ def test_the_nearest_layout_changes_little(changes: dict[str, Any], nearest: str
     settings = nearest_valid_layout(config_of(changes), architecture=ARCHITECTURE)
     assert settings is not None
     assert as_text(settings) == nearest
-    mended = with_settings(config_of(changes), settings=settings)
-    assert violations(mended, architecture=ARCHITECTURE) == []
+    fixed = with_settings(config_of(changes), settings=settings)
+    assert violations(fixed, architecture=ARCHITECTURE) == []
 
 
 def test_every_remedy_of_a_broken_layout_names_the_same_way_out() -> None:

@@ -291,7 +291,7 @@ def test_damaged_pieces_are_made_anew(tmp_path: Path) -> None:
     content = bytearray(log.read_bytes())
     content[len(content) // 2] ^= 1
     log.write_bytes(content)
-    with pytest.raises(DataError, match=r"is damaged .*; its pieces are made anew by the same"):
+    with pytest.raises(DataError, match=r"is damaged .*; its pieces are made again by the same"):
         merge(tmp_path / "out")
     make([source], tmp_path / "out", piece_size=1 << 14)
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "reference")
