@@ -70,7 +70,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 def test_sbatchs_refusal_is_shown(tmp_path: Path, commands: Path) -> None:
     add_sbatch(commands, "echo 'sbatch: error: invalid partition: gpu' >&2", "exit 1")
-    with pytest.raises(EnvironmentError_, match=r"^sbatch refused \S+: invalid partition: gpu; fix"):
+    with pytest.raises(
+        EnvironmentError_, match=r"^sbatch refused \S+: invalid partition: gpu; fix"
+    ):
         launch(run(tmp_path), python=PYTHON)
 
 

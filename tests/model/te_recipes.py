@@ -19,7 +19,7 @@ import torch.distributed as dist
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
 from tests.model.te_documents import pretend_a_gpu
 
-FAMILY_FOLDERS = ("llama", "mixtral")
+FAMILY_FOLDERS = ("llama", "mixtral", "qwen2", "qwen3")
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 

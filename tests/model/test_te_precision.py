@@ -28,7 +28,12 @@ MIXTRAL = {
     "router_aux_loss_coef": 0.02,
     "sliding_window": None,
 }
-FOLDERS: dict[str, dict[str, Any]] = {"llama": {}, "mixtral": MIXTRAL}
+FOLDERS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mixtral": MIXTRAL,
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16},
+}
 # megatron-core lays a class of its own over delayed scaling, to keep wgrad in bf16 if asked.
 EXPECTED: dict[str, dict[str, Any]] = {
     "delayed": {"kinds": "DelayedScaling", "format": "HYBRID"},
