@@ -22,13 +22,13 @@ from megacpt.config.sections import (
     StageConfig,
     StageSourceConfig,
 )
-from megacpt.families.architecture import Architecture
 from megacpt.families.counts import num_parameters, training_flops_per_token
 from megacpt.plan.memory import checkpoint_bytes, rank_memory, rank_parameters
 from megacpt.plan.plan import checkpoints_kept, make_plan, shares
+from tests.plan.test_check import ARCHITECTURE as SMOLLM2
 
-ARCHITECTURE = Architecture(
-    family="llama",
+ARCHITECTURE = replace(
+    SMOLLM2,
     num_layers=4,
     hidden_size=8,
     ffn_hidden_size=16,
@@ -37,16 +37,7 @@ ARCHITECTURE = Architecture(
     head_dim=2,
     vocab_size=10,
     max_positions=64,
-    norm_eps=1e-5,
     tied_embeddings=False,
-    attention_bias=False,
-    mlp_bias=False,
-    rope_theta=1e4,
-    rope_scaling=None,
-    initializer_range=0.02,
-    bos_id=None,
-    eos_id=0,
-    pad_id=None,
 )
 
 

@@ -25,10 +25,10 @@ from megacpt.families.counts import num_parameters
 from megacpt.plan.memory import rank_memory
 from megacpt.plan.precision import format_of, keeps_bf16, precision_name, weight_copy_bytes
 from megacpt.plan.rules.precision import RULES
-from tests.plan.test_check import broken
+from tests.plan.test_check import ARCHITECTURE, broken
 
-LLAMA = Architecture(
-    family="llama",
+LLAMA = replace(
+    ARCHITECTURE,
     num_layers=8,
     hidden_size=256,
     ffn_hidden_size=704,
@@ -36,17 +36,7 @@ LLAMA = Architecture(
     num_kv_heads=4,
     head_dim=32,
     vocab_size=1000,
-    max_positions=2048,
-    norm_eps=1e-5,
     tied_embeddings=False,
-    attention_bias=False,
-    mlp_bias=False,
-    rope_theta=1e4,
-    rope_scaling=None,
-    initializer_range=0.02,
-    bos_id=None,
-    eos_id=None,
-    pad_id=None,
 )
 FP8 = {"recipe": Recipe.tensorwise}
 
