@@ -99,6 +99,7 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     """Started by torchrun or srun: this process is one rank. The first speaks for all."""
     from megacpt.cluster.prepare import prepare
     from megacpt.device import variables
+    from megacpt.train.rank import run_rank
 
     try:
         config = config_of(arguments)
@@ -107,9 +108,6 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
         if ranks.rank == 0:
             raise
         return error.exit_code
-    # It imports torch, so only now.
-    from megacpt.train.rank import run_rank
-
     try:
         run_rank(
             config,

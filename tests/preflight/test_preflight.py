@@ -80,6 +80,11 @@ def test_two_nodes(tmp_path: Path) -> None:
             "run_dir": str(tmp_path / "warned"),
         },
         "lost": {"absent": [1], "settings": {"appear_s": 1.0}, "run_dir": str(tmp_path / "lost")},
+        "lost-warned": {
+            "absent": [1],
+            "settings": {"appear_s": 1.0, "on_bad": "warn"},
+            "run_dir": str(tmp_path / "lost-warned"),
+        },
         "headless": {"absent": [0], "settings": {"appear_s": 0.1}},
     }
     ends = run_nodes(tmp_path, cases, num_nodes=2)
@@ -106,9 +111,10 @@ def test_two_nodes(tmp_path: Path) -> None:
     assert any("numpy: 1.0.0" in line for line in ends["warned"][0]["said"])
     assert not (tmp_path / "warned" / "bad_nodes.json").exists()
 
-    assert list(ends["lost"]) == [0]
-    assert ends["lost"][0]["code"] == 69
-    assert "the node of rank 1: start: no rank has appeared" in ends["lost"][0]["message"]
+    for case in ("lost", "lost-warned"):
+        assert list(ends[case]) == [0]
+        assert ends[case][0]["code"] == 69
+        assert "the node of rank 1: start: no rank has appeared" in ends[case][0]["message"]
 
     assert list(ends["headless"]) == [1]
     assert ends["headless"][1]["code"] == 69
