@@ -211,7 +211,10 @@ def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> st
     if name in groups[group] or (group == "experiment" and name == "null"):
         return name
     close = difflib.get_close_matches(name, groups[group], n=1, cutoff=0.0)[0]
-    meant = f"model.path={name}" if group == "model" and "/" in name else f"{group}={close}"
+    elsewhere = [other for other, names in groups.items() if name in names]
+    meant = f"{elsewhere[0]}={name}" if elsewhere else f"{group}={close}"
+    if group == "model" and "/" in name:
+        meant = f"model.path={name}"
     raise ConfigError(
         f"{group}={name} is not an option of the group {group}; did you mean {meant}? "
         f"Options: {', '.join(groups[group])}."

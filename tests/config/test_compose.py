@@ -111,6 +111,7 @@ def test_any_text_in_quotes_arrives_unchanged(text: str) -> None:
         ("data.sources.law.prefx=a", ["did you mean data.sources.law.prefix?"]),
         ("data.sorces.law.prefix=a", ["did you mean data.sources?"]),
         ("experiment=tniy", ["experiment=tniy", "did you mean experiment=tiny?"]),
+        ("cluster=h100", ["cluster=h100", "did you mean experiment=h100?"]),
         ("tiny", ["did you mean experiment=tiny?"]),
         ("precision.dtype=fp17", ["precision.dtype=fp17", "fp32 or bf16"]),
         ("optim.lr_peak=abc", ["optim.lr_peak=abc", "is not a number"]),
