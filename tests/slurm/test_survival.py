@@ -210,10 +210,14 @@ def test_a_job_of_more_weight_takes_the_nodes(
 
 @pytest.fixture(scope="module")
 def limited(cluster: Cluster, folder: Path, undisturbed: Run) -> Run:
-    """A job of a minute, in which it does not get through. It runs beside the next test."""
+    """A job of two minutes, in which it does not get through. It runs beside the next test.
+
+    Slurm may send the signal up to a minute early. A start takes less than the minute before that,
+    in which the signal would be ignored and the clock end the run.
+    """
     (folder / "limited" / "hooks").mkdir(parents=True)
-    (folder / "limited" / "hooks" / "slow").write_text("0.2")
-    limits = ("cluster.slurm.time=00:01:00", "cluster.slurm.signal_seconds=20")
+    (folder / "limited" / "hooks" / "slow").write_text("2")
+    limits = ("cluster.slurm.time=00:02:00", "cluster.slurm.signal_seconds=20")
     # Else it would look at the clock itself, and be faster.
     own = ("checkpoint.save_before_end_s=1", "parallel.dp=2")
     return launch(cluster, folder / "limited", *limits, *own, nodes=1)
