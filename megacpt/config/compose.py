@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
-from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
+from megacpt.config.schema import flatten, hint, shown, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
+from megacpt.config.yaml_file import load_texts, nested, one_line
 from megacpt.errors import ConfigError
 from megacpt.files import write_text
+from megacpt.text import one_of
 
 MAY_CHANGE = (
     *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.", "kernels."),
@@ -100,7 +103,8 @@ def read_run_yaml(path: Path) -> RunConfig:
             f"{path.parent} is not a run folder: it has no {path.name}; "
             "give a folder that megacpt train has written."
         )
-    tree = _load_yaml(path)
+    with _resolving():
+        tree = _plain_tree(OmegaConf.create(load_texts(path)))
     config = to_run_config(tree, where=lambda _: str(path))
     return with_expanded_paths(replace(config, run_dir=str(path.parent)))
 
@@ -138,29 +142,14 @@ def _existing_folder(folder: Path) -> Path:
     return folder.absolute()
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds {type(tree).__name__} at its top; it must hold `key: value`."
-        )
-    return {str(key): value for key, value in tree.items()}
-
-
 def _read_user_file(path: Path, *, groups: Mapping[str, list[str]], request: _Request) -> None:
     """A text at a group's place picks the group's option; everything else is values."""
     if not path.is_file():
         raise ConfigError(f"--config {path} does not exist; give a YAML file of settings.")
-    for key, value in _load_yaml(path).items():
-        if key in groups and not isinstance(value, Mapping):
-            request.options[key] = _option(key, value=value, groups=groups)
-        else:
-            request.tree[key] = value
+    texts = load_texts(path)
+    for key in [k for k in texts if k in groups and not isinstance(texts[k], Mapping)]:
+        request.options[key] = _option(key, value=texts.pop(key), groups=groups)
+    request.tree = nested(texts, path=path)
 
 
 def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Request) -> None:
@@ -174,11 +163,16 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
         key, value = override.key_or_group, override.value()
     except HydraException as error:
         raise ConfigError(
-            f"{text!r} cannot be read: {_one_line(error)}. Write key=value and quote a value with "
-            "spaces, commas or brackets, as in \"run_dir='my run'\"."
+            f"{text!r} cannot be read: {one_line(error)}. Write key=value and quote a value with "
+            "spaces, commas, brackets or ~, as in \"run_dir='my run'\"."
         ) from error
     if override.is_sweep_override():
         raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
+    if override.package is not None:
+        raise ConfigError(f"{text!r} holds @, but a setting has one place; leave @... out.")
+    if isinstance(value, bool | int | float):
+        # As it is written: a run may be named 1e3, and the schema knows where a number is wanted.
+        value = text.partition("=")[2].strip()
     if override.is_delete():
         request.assignments.append(_Assignment(key=key, value=None, deletes=True))
     elif key in groups and not isinstance(value, dict):
@@ -194,22 +188,32 @@ def _plain(value: Any) -> Any:
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, dict):
-        return {str(_plain(k)): _plain(v) for k, v in value.items()}
+        return {_word(_plain(k)): _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _word(value: object) -> str:
+    """``true``, ``false`` and ``null`` as they are written."""
+    return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 def _no_equals_sign(text: str, *, groups: Mapping[str, list[str]]) -> str:
     holders = [name for name, options in groups.items() if text in options]
     if holders:
         return f"{text!r} is not key=value; did you mean {holders[0]}={text}?"
-    near = nearest_key(text, siblings=[])
-    return f"{text!r} is not key=value; did you mean {near}=...?"
+    sections = [field.name for field in fields(RunConfig)]
+    return f"{text!r} is not key=value; {hint(text, siblings=sections)}"
 
 
 def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> str:
-    name = "null" if value is None else str(_plain(value))
+    name = _word(_plain(value))
     if name in groups[group] or (group == "experiment" and name == "null"):
         return name
+    if name in ("null", ""):
+        raise ConfigError(
+            f"{group}={name} is not an option of the group {group}: it has no value; leave it out, "
+            f"or name an option: {one_of(groups[group])}."
+        )
     close = difflib.get_close_matches(name, groups[group], n=1, cutoff=0.0)[0]
     elsewhere = [other for other, names in groups.items() if name in names]
     meant = f"{elsewhere[0]}={name}" if elsewhere else f"{group}={close}"
@@ -223,24 +227,29 @@ def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> st
 
 def _compose_groups(
     options: Mapping[str, str], *, folders: Sequence[Path]
-) -> tuple[DictConfig, list[Path]]:
+) -> tuple[dict[str, Any], list[Path]]:
     """The chosen group files merged in Hydra's order, and the files themselves."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
 
+    from megacpt.config.group_source import SCHEME, register
+
     overrides = [f"{group}={o}" for group, o in options.items() if o != "null"]
-    overrides += [f"hydra.searchpath=[{', '.join(repr(str(f)) for f in folders[1:])}]"]
+    register()
+    places = ", ".join(repr(f"{SCHEME}://{folder}") for folder in folders[1:])
+    overrides += [f"hydra.searchpath=[{places}]"]
     try:
         with initialize_config_dir(config_dir=str(folders[0]), version_base="1.3"):
             config = hydra_compose("config", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"The group files cannot be composed: {_one_line(error)}") from error
+        raise ConfigError(f"The group files cannot be composed: {one_line(error)}") from error
     chosen = {k: v for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(config, False)
     OmegaConf.set_readonly(config, False)
     del config["hydra"]
-    return config, [
+    base = typing.cast(dict[str, Any], OmegaConf.to_container(config))
+    return base, [
         f / k / f"{v}.yaml"
         for f in folders
         for k, v in chosen.items()
@@ -248,18 +257,45 @@ def _compose_groups(
     ]
 
 
-def _lay_over(base: DictConfig, *, request: _Request) -> dict[str, Any]:
+def _lay_over(base: Mapping[str, Any], *, request: _Request) -> dict[str, Any]:
     defaults = to_tree(RunConfig())
-    merged = typing.cast(DictConfig, OmegaConf.merge(defaults, base, request.tree))
-    for assignment in request.assignments:
-        if assignment.deletes:
-            _delete(merged, key=assignment.key)
+    with _resolving():
+        tree = _overlaid(_overlaid(defaults, over=base), over=request.tree)
+        merged = OmegaConf.create(tree)
+        for assignment in request.assignments:
+            if assignment.deletes:
+                _delete(merged, key=assignment.key)
+            else:
+                OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
+        return _plain_tree(merged)
+
+
+def _overlaid(tree: Mapping[str, Any], *, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of ``over`` in the place of those of ``tree``; sections are laid over each other."""
+    laid = dict(tree)
+    for key, value in over.items():
+        below = laid.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            laid[key] = _overlaid(below, over=value)
         else:
-            OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
+            laid[key] = value
+    return laid
+
+
+def _plain_tree(tree: DictConfig) -> dict[str, Any]:
+    """Plain values, with ``${...}`` as what it names."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+
+
+@contextmanager
+def _resolving() -> Iterator[None]:
     try:
-        return typing.cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"A setting cannot be resolved: {_one_line(error)}") from error
+        yield
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(
+            f"A setting cannot be resolved: {one_line(error)}. ${{SECTION.KEY}} is the value of "
+            "another setting, ${oc.env:NAME} that of a variable of the environment."
+        ) from error
 
 
 def _delete(config: DictConfig, *, key: str) -> None:
@@ -281,8 +317,7 @@ def _origin(
         return str(config_file)
     last = path.rsplit(".", 1)[-1]
     for file in reversed(chosen):
-        content = OmegaConf.to_container(OmegaConf.load(file))
-        if isinstance(content, dict) and _holds_key(content, key=last):
+        if _holds_key(nested(load_texts(file), path=file), key=last):
             return str(file)
     return ""
 
@@ -296,8 +331,3 @@ def _holds(tree: Mapping[str, Any], *, path: str) -> bool:
 
 def _holds_key(tree: Mapping[Any, Any], *, key: str) -> bool:
     return key in tree or any(_holds_key(v, key=key) for v in tree.values() if isinstance(v, dict))
-
-
-def _one_line(error: BaseException) -> str:
-    """The parts of a library's message that are not blank, on one line."""
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -8,20 +8,31 @@ tree at once and words them for people.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from decimal import Decimal
 from enum import Enum
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megacpt.config.foreign import counterpart_of, suggestion
 from megacpt.config.limits import limits_of
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.text import one_of
+
+MISSING_TEXT = "???"
+"""OmegaConf's own mark of a value that is still to be given."""
+BASED = re.compile("[-+]?0[xXoObB]_?[0-9a-fA-F_]+")
+OCTAL = re.compile("[-+]?0[0-9_]+")
+DIGITS_MAX = 30
+"""More digits than any setting has; keeps ``1e999999`` from being written out."""
 
 Where = Callable[[str], str]
 """Names where the value of a key was written, for messages; may be empty."""
@@ -29,6 +40,7 @@ Where = Callable[[str], str]
 
 def to_run_config(tree: Mapping[str, Any], *, where: Where = lambda path: "") -> RunConfig:
     """The typed configuration; ConfigError lists every unknown key and unusable value."""
+    tree = _spelt_out(tree, hint=RunConfig)
     problems = list(_problems(tree, section=RunConfig, path="", where=where))
     if problems:
         raise ConfigError(problems)
@@ -99,6 +111,28 @@ def _alternatives(hint: object) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
+def _spelt_out(value: Any, *, hint: object) -> Any:
+    """The value with whole numbers as such where they are wanted: ``1e3``, ``0x10``, ``2.5e9``."""
+    inner, entry = section_of(hint), entry_of(hint)
+    if isinstance(value, Mapping):
+        hints = get_type_hints(inner) if inner is not None else {}
+        return {key: _spelt_out(v, hint=hints.get(key, entry)) for key, v in value.items()}
+    wanted = inner is None and entry is None and hint is not None and leaf_of(hint) is int
+    return _whole_number(value) if wanted and isinstance(value, str | float) else value
+
+
+def _whole_number(value: str | float) -> Any:
+    text = str(value).strip()
+    try:
+        if BASED.fullmatch(text):
+            return int(text, 0)
+        number = Decimal(text)
+    except (ValueError, ArithmeticError):
+        return value
+    is_whole = number.is_finite() and number.adjusted() < DIGITS_MAX and number == int(number)
+    return int(number) if is_whole and not OCTAL.fullmatch(text) else value
+
+
 def _problems(tree: Any, *, section: type, path: str, where: Where) -> Iterator[Violation]:
     hints = get_type_hints(section)
     # One for all values of the section: it takes longer to make than all they take to be tried.
@@ -106,9 +140,8 @@ def _problems(tree: Any, *, section: type, path: str, where: Where) -> Iterator[
     for key, value in tree.items():
         below = f"{path}{key}"
         if key not in hints:
-            yield _unknown(
-                below, value=value, siblings=[f"{path}{name}" for name in hints], where=where
-            )
+            siblings = [f"{path}{name}" for name in hints]
+            yield from _unknown(below, value=value, section=section, siblings=siblings, where=where)
         else:
             yield from _value_problems(value, hint=hints[key], node=node, path=below, where=where)
     for field in fields(section):
@@ -135,19 +168,22 @@ def _value_problems(
     elif value is None and is_optional(hint):
         return
     elif not isinstance(value, Mapping):
+        rule = "has no value" if value is None else "is a section of settings, not a value"
         yield Violation(
             path=path,
-            value=_show(value),
-            rule=f"is a section of settings, not a value{_at(where, path=path)}",
+            value=shown(value),
+            rule=f"{rule}{_at(where, path=path)}",
             remedy=f"set one of its keys, as in {_example(path, hint=hint)}",
         )
     elif inner is not None:
         yield from _problems(value, section=inner, path=f"{path}.", where=where)
     else:
         for name, item in value.items():
-            yield from _value_problems(
-                item, hint=entry, node=node, path=f"{path}.{name}", where=where
-            )
+            below = f"{path}.{name}"
+            if not is_sound(name):
+                yield unsound(below, place=_at(where, path=below))
+            else:
+                yield from _value_problems(item, hint=entry, node=node, path=below, where=where)
 
 
 def _example(path: str, *, hint: object) -> str:
@@ -162,20 +198,50 @@ def _keys_below(hint: object) -> list[str]:
     return [f"NAME.{key}" for key in known_keys(entry)] if entry is not None else []
 
 
+def is_sound(name: object) -> bool:
+    """Whether an entry may have the name, which becomes part of files' and metrics' names."""
+    return isinstance(name, str) and name.replace("_", "a").replace("-", "a").isalnum()
+
+
+def unsound(path: str, *, place: str = "") -> Violation:
+    return Violation(
+        path=path,
+        value="{...}",
+        rule=f"has a name with other signs than letters, digits, _ and -{place}",
+        remedy="rename it",
+    )
+
+
 def _leaf_problems(
     value: Any, *, hint: object, node: DictConfig, path: str, where: Where
 ) -> Iterator[Violation]:
     field = path.rsplit(".", 1)[-1]
     try:
         node[field] = value
+        problem = _unclear(value, hint=hint, path=path)
     except OmegaConfBaseException:
-        rule, remedy = _expected(leaf_of(hint))
+        problem = _expected(leaf_of(hint), value=value)
+    if problem is not None:
+        rule, remedy = problem
         yield Violation(
-            path=path, value=_show(value), rule=f"{rule}{_at(where, path=path)}", remedy=remedy
+            path=path, value=shown(value), rule=f"{rule}{_at(where, path=path)}", remedy=remedy
         )
 
 
-def _expected(leaf: type) -> tuple[str, str]:
+def _unclear(value: Any, *, hint: object, path: str) -> tuple[str, str] | None:
+    """Rule and remedy for what says nothing, or not one thing; a variable may be empty."""
+    leaf, text = leaf_of(hint), str(value).strip()
+    if leaf is int and OCTAL.fullmatch(text):
+        return "is one number in YAML 1.1 and another elsewhere", "write it without the 0 in front"
+    if text == MISSING_TEXT or (text == "" and not path.startswith("kernels.environment.")):
+        other = f"{path}=null" if is_optional(hint) else "leave it out for the default"
+        return "has no value", f"give it one, or {other}"
+    return None
+
+
+def _expected(leaf: type, *, value: object) -> tuple[str, str]:
+    if value is None or value == "":
+        return "has no value", "give it one, or leave it out for the default"
     if issubclass(leaf, Enum):
         return "is not one of the allowed values", f"use {one_of(leaf.__members__)}"
     return {
@@ -186,7 +252,10 @@ def _expected(leaf: type) -> tuple[str, str]:
     }[leaf]
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of any kind, in a message."""
+    if isinstance(value, Mapping):
+        return "{...}"
     return "null" if value is None else str(value)
 
 
@@ -195,21 +264,66 @@ def _at(where: Where, *, path: str) -> str:
     return f" ({place})" if place else ""
 
 
-def _unknown(path: str, *, value: object, siblings: list[str], where: Where) -> Violation:
-    return Violation(
-        path=path,
-        value=_show(value),
-        rule=f"is not a setting{_at(where, path=path)}",
-        remedy=f"did you mean {nearest_key(path, siblings=siblings)}?",
+def _unknown(
+    path: str, *, value: object, section: type, siblings: list[str], where: Where
+) -> Iterator[Violation]:
+    """One problem, or where a section of another trainer is meant, one for each known key of it."""
+    below = flatten(value, prefix=f"{path}.") if isinstance(value, Mapping) else {}
+    foreign = {key: v for key, v in below.items() if counterpart_of(key) is not None}
+    whole = counterpart_of(path)
+    if (whole and not whole.change) or _closest(path, keys=siblings, cutoff=0.6):
+        foreign = {}
+    for key, item in (foreign or {path: value}).items():
+        yield Violation(
+            path=key,
+            value=shown(item),
+            rule=f"is not a setting{_at(where, path=key)}",
+            remedy=_dotted_name(path, value=value, section=section)
+            or hint(key, value=item, siblings=siblings),
+        )
+
+
+def _dotted_name(path: str, *, value: object, section: type) -> str:
+    """What to do about ``data.sources.v1.5.prefix``, if this is one."""
+    names = get_type_hints(section)
+    if (
+        section not in _entries()
+        or not isinstance(value, Mapping)
+        or names.keys().isdisjoint(value)
+    ):
+        return ""
+    above, name, rest = path.rsplit(".", 2)
+    return f"a name has no dot: write {above}.{name}_{rest}.{next(k for k in value if k in names)}"
+
+
+@cache
+def _entries(section: type = RunConfig) -> frozenset[type]:
+    """The dataclasses whose fields stand below a name."""
+    found: set[type] = set()
+    for annotation in get_type_hints(section).values():
+        inner, entry = section_of(annotation), entry_of(annotation)
+        found |= {entry} if entry is not None else set()
+        for below in (inner, entry):
+            found |= _entries(below) if below is not None else set()
+    return frozenset(found)
+
+
+def hint(path: str, *, value: object = "", siblings: list[str]) -> str:
+    """What may be meant by a key that does not exist: another trainer's name for one, a sibling or
+    any key with a like last part; else the keys there are."""
+    near = _closest(path, keys=siblings, cutoff=0.6) or _closest(
+        path, keys=known_keys(), cutoff=0.75
     )
+    if found := suggestion(path, value=value):
+        return found
+    if near is not None:
+        return f"did you mean {near}?"
+    section = path.rpartition(".")[0]
+    names = ", ".join(key.rsplit(".", 1)[-1] for key in siblings)
+    return f"the keys of {section} are {names}" if section else f"the sections are {names}"
 
 
-def nearest_key(path: str, *, siblings: list[str]) -> str:
-    """The valid key most like ``path``: a sibling, else any with a like last part, else any."""
-    leaf = path.rsplit(".", 1)[-1]
-    for candidates, cutoff in ((siblings, 0.6), (known_keys(), 0.75), (known_keys(), 0.0)):
-        names = [key.rsplit(".", 1)[-1] for key in candidates]
-        close = difflib.get_close_matches(leaf, names, n=1, cutoff=cutoff)
-        if close:
-            return candidates[names.index(close[0])]
-    return siblings[0]
+def _closest(path: str, *, keys: list[str], cutoff: float) -> str | None:
+    names = [key.rsplit(".", 1)[-1] for key in keys]
+    close = difflib.get_close_matches(path.rsplit(".", 1)[-1], names, n=1, cutoff=cutoff)
+    return keys[names.index(close[0])] if close else None

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from megacpt.config.limits import beyond_limits
+from megacpt.config.schema import is_sound, unsound
 from megacpt.config.sections import (
     DataConfig,
     HeldoutConfig,
@@ -233,14 +234,7 @@ def text_is_named(path: str, *, item: SourceConfig | HeldoutConfig) -> Iterator[
 
 def names_are_sound(names: Iterable[str], *, section: str) -> Iterator[Violation]:
     """Names become file names and metric names."""
-    for name in names:
-        if not name.replace("_", "a").replace("-", "a").isalnum():
-            yield Violation(
-                path=f"{section}.{name}",
-                value="{...}",
-                rule="has a name with other signs than letters, digits, _ and -",
-                remedy="rename it",
-            )
+    return (unsound(f"{section}.{name}") for name in names if not is_sound(name))
 
 
 RULES: tuple[Rule, ...] = (_sources,)
