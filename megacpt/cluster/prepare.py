@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,9 +35,10 @@ from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
+from megacpt.plan.run_length import sentences, with_steps
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
-from megacpt.samples.training_data import segments_of
+from megacpt.samples.training_data import epoch_samples, segments_of
 from megacpt.shards.manifest import require_tokenizer
 from megacpt.shards.reader import IndexedShard
 from megacpt.shards.synthetic import documents, ensure_shard
@@ -49,8 +51,20 @@ class _Model:
     tokenizer: Tokenizer
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    config: RunConfig
+    """With the length and the warmup of the run in steps."""
+    plan: Plan
+
+
 def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
-    """Everything that can be known without starting a rank; writes nothing.
+    """Everything that can be known without starting a rank; writes nothing."""
+    return checked(config, num_ranks=num_ranks, launched=launched).plan
+
+
+def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Checked:
+    """``check``, and the configuration that it has resolved.
 
     ``num_ranks``: how many torchrun or srun has started, where one of them has; ``launched``: a job
     of ``cluster.nodes`` will be asked for.
@@ -62,6 +76,8 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")
     tokens = _source_tokens(config, tokenizer=model.tokenizer)
+    base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
+    asked, config = config, _with_steps(config, tokens=tokens, base=base)
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
     _check_prompts(config.evaluate.prompts)
@@ -69,7 +85,6 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     settings = UpdateSettings(
         optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
     )
-    base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
     if base is not None:
         base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
     chosen = config.optim.optimizer
@@ -81,18 +96,34 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
         segments=own(_segments(config, base=base)),
     )
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    return replace(plan, begins=begins)
+    length = tuple(sentences(asked, schedule=config.schedule))
+    return Checked(config=config, plan=replace(plan, begins=begins, length=length))
+
+
+def _with_steps(
+    config: RunConfig, *, tokens: Mapping[str, int], base: BaseCheckpoint | None
+) -> RunConfig:
+    if not config.schedule.is_open:
+        return config
+    return with_steps(
+        config,
+        segments=own(_segments(config, base=base)),
+        epoch_samples=lambda name, length: epoch_samples(
+            config.data, name=name, num_tokens=tokens[name], sequence_length=length
+        ),
+    )
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
     """Check, then write what the ranks read."""
-    plan = check(config, num_ranks=num_ranks, launched=launched)
+    found = checked(config, num_ranks=num_ranks, launched=launched)
+    config, plan = found.config, found.plan
     folder = RunFolder(Path(config.run_dir))
     _check_writable(folder.root)
     base = base_checkpoint.find(config.checkpoint, run_dir=folder.root)
     if base is not None:
         base.remember(folder.root)
-    write_run_yaml(config, path=folder.run_yaml, notes=notes(config))
+    write_run_yaml(config, path=folder.run_yaml, notes=[*plan.length, *notes(config)])
     tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
         ensure_shard(prefix, config=synthetic, tokenizer=tokenizer)

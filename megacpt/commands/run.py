@@ -44,12 +44,13 @@ CONFIG = Verb(
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from megacpt.cluster.prepare import check
+    from megacpt.cluster.prepare import checked
     from megacpt.files import write_text
     from megacpt.plan.learning_rate import rate_table
 
-    config = config_of(arguments)
-    print(check(config).render())
+    found = checked(config_of(arguments))
+    config = found.config
+    print(found.plan.render())
     if arguments.lr_table is not None:
         rows = rate_table(optim=config.optim, schedule=config.schedule)
         write_text(arguments.lr_table, text="".join(f"{row}\n" for row in rows))
@@ -81,23 +82,35 @@ PLAN = Verb(
 
 def _train(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.local import run_local
-    from megacpt.cluster.prepare import prepare
     from megacpt.device.environment import rank_from_environment
 
     ranks = rank_from_environment()
     if ranks is not None:
         return train_as_rank(arguments, ranks=ranks)
-    config = config_of(arguments)
-    _advise(prepare(config))
+    config = _prepared(config_of(arguments))
     code = run_local(config)
     if code == 0:
         _say_trained(config)
     return code
 
 
+def _prepared(config: RunConfig, *, num_ranks: int | None = None) -> RunConfig:
+    """Write the run folder; the configuration as its run.yaml has it, the length in steps."""
+    from megacpt.cluster.prepare import prepare
+
+    _advise(prepare(config, num_ranks=num_ranks))
+    return _as_written(config)
+
+
+def _as_written(config: RunConfig) -> RunConfig:
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.config.paths import RunFolder
+
+    return read_run_yaml(RunFolder(Path(config.run_dir)).run_yaml)
+
+
 def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     """Started by torchrun or srun: this process is one rank. The first speaks for all."""
-    from megacpt.cluster.prepare import prepare
     from megacpt.device import variables
     from megacpt.train.rank import run_rank
 
@@ -113,14 +126,14 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
             config,
             ranks=ranks,
             mode="train",
-            prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
+            prepare=lambda: _prepared(config, num_ranks=ranks.world_size),
         )
     except EndedOnRequest as end:
         if ranks.rank == 0:
             raise
         return end.exit_code
     if ranks.rank == 0:
-        _say_trained(config)
+        _say_trained(_as_written(config))
     return 0
 
 
@@ -163,7 +176,7 @@ def _launch(arguments: argparse.Namespace) -> int:
         f"  watch   squeue --job={launched.job}; megacpt logs {run_dir}",
         f"  stop    echo save_and_exit > {run_dir}/request   (it saves first)",
         f"          scancel --name={launched.name}   (all jobs of the run)",
-        "  extend  the same command again, with more schedule.steps where that is wanted",
+        "  extend  the same command again, with a longer schedule where that is wanted",
         next_command=f"tail -F {shown(folder.train_log)}",
     )
     return 0

@@ -21,6 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megacpt.config.alternatives import given_way
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
 from megacpt.config.schema import flatten, hint, shown, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
@@ -267,7 +268,17 @@ def _lay_over(base: Mapping[str, Any], *, request: _Request) -> dict[str, Any]:
                 _delete(merged, key=assignment.key)
             else:
                 OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
+        for key, value in given_way([_tree_of(request.assignments), request.tree, base]).items():
+            OmegaConf.update(merged, key, value)
         return _plain_tree(merged)
+
+
+def _tree_of(assignments: Sequence[_Assignment]) -> dict[str, Any]:
+    """What the command line sets, as a file would."""
+    tree = OmegaConf.create({})
+    for assignment in assignments:
+        OmegaConf.update(tree, assignment.key, assignment.value, force_add=True)
+    return typing.cast(dict[str, Any], OmegaConf.to_container(tree))
 
 
 def _overlaid(tree: Mapping[str, Any], *, over: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from megacpt.config.limits import COUNT, NOT_NEGATIVE, POSITIVE, Limits, limited
 FRACTION_OF_RUNNING_MEAN = Limits(at_least=0, below=1, remedy="0.9 to 0.999 is usual")
 FEWEST_SPIKE_STEPS = Limits(at_least=4)
 """A line and a spread of fewer values say nothing."""
+STEPS = Limits(at_least=0, rule="is below 1", remedy="use 1 or more")
 STAGE_BEGIN = Limits(
     at_least=1, remedy="use 1 or more; what holds from the start is set in data itself"
 )
@@ -362,10 +363,20 @@ class OptimConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
-    steps: int = limited(100, limits=COUNT)
-    """Optimizer steps of the whole run."""
+    steps: int = limited(100, limits=STEPS)
+    """Optimizer steps of the whole run; set this, ``epochs`` or ``tokens``. 0: one of those."""
+    epochs: float | None = limited(None, limits=POSITIVE)
+    """The run ends when the domain samples it has drawn are this many times those that all sources
+    but replay hold together; run.yaml has the steps."""
+    tokens: int | None = limited(None, limits=COUNT)
+    """The run ends with the first step that reaches so many tokens of samples, replay's too;
+    run.yaml has the steps."""
     warmup_steps: int = limited(5, limits=NOT_NEGATIVE)
-    """Steps of linear warmup to lr_peak."""
+    """Steps of linear warmup to lr_peak; set this or ``warmup_fraction``."""
+    warmup_fraction: float | None = limited(
+        None, limits=Limits(at_least=0, below=1, remedy="0.01 to 0.1 is usual")
+    )
+    """Fraction of all steps that is warmup, rounded up; run.yaml has the steps."""
     shape: LrShape = LrShape.cosine
     """How the learning rate falls after warmup."""
     decay_steps: int = limited(0, limits=NOT_NEGATIVE)
@@ -378,6 +389,11 @@ class ScheduleConfig:
         None, limits=Limits(at_least=0, at_most=1, remedy="0.1 is usual")
     )
     """Fraction of lr_peak at the last step of cosine, linear or wsd; not set: 0.1."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether ``steps`` or ``warmup_steps`` are still to be worked out."""
+        return any(v is not None for v in (self.epochs, self.tokens, self.warmup_fraction))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -91,6 +91,8 @@ class Plan:
     snapshot_bytes: int
     """Host memory of a rank for what it saves beside training, from the first save on."""
     checkpoints_kept: int
+    length: tuple[str, ...] = ()
+    """What schedule.epochs, tokens and warmup_fraction come to."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
 
@@ -242,6 +244,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"Steps        {plan.steps:,} of {plan.samples_per_step:,} samples "
         f"= {count(plan.tokens_per_step, digits=2)} tokens each{start}"
     )
+    for sentence in plan.length:
+        yield f"Length       {sentence}"
     yield f"Tokens       {count(plan.tokens, digits=2)} in all, {plan.training_flops:.2e} FLOPs"
     if len(plan.stages) > 1:
         yield ""

@@ -215,12 +215,19 @@ def durations(segments: Sequence[Segment], *, steps: int) -> Iterator[tuple[Segm
 
 def step_at_tokens(segments: Sequence[Segment], *, tokens: int) -> int:
     """The fewest steps whose samples have at least ``tokens`` tokens; the last segment lasts."""
+    return step_at(segments, amount=Fraction(tokens), a_step=lambda s: Fraction(s.tokens_per_step))
+
+
+def step_at(
+    segments: Sequence[Segment], *, amount: Fraction, a_step: Callable[[Segment], Fraction]
+) -> int:
+    """The fewest steps that make ``amount``, of which each segment makes some a step."""
     for segment, following in zip(segments, [*segments[1:], None], strict=True):
-        steps = -(-tokens // segment.tokens_per_step)
+        steps = math.ceil(amount / a_step(segment))
         length = following.from_step - segment.from_step if following else steps
         if steps <= length:
             return segment.from_step + max(steps, 0)
-        tokens -= length * segment.tokens_per_step
+        amount -= length * a_step(segment)
     raise AssertionError("the last segment has no end")
 
 

@@ -16,7 +16,14 @@ from typing import Any
 from megacpt.config.sections import DataConfig, Packing, SampleOrder
 from megacpt.errors import ConfigError, DataError
 from megacpt.plan.rules.data import length_violations
-from megacpt.plan.segments import Segment, at, chunk_length, epoch_cap_violations, resolve
+from megacpt.plan.segments import (
+    Segment,
+    at,
+    chunk_length,
+    epoch_cap_violations,
+    resolve,
+    samples_per_epoch,
+)
 from megacpt.samples.batch import Batch, Row, make_batch
 from megacpt.samples.keyed_order import KeyedOrder, Source, epoch_key
 from megacpt.samples.megatron_order import MegatronOrder, data_path_weights
@@ -167,6 +174,18 @@ def segments_of(config: DataConfig, *, past: DataRecord | None) -> tuple[Segment
     if broken := length_violations(config, chunk=_chunk_length(config, past=past)):
         raise ConfigError(broken)
     return resolve(config, past=past.past, step=past.step)
+
+
+def epoch_samples(config: DataConfig, *, name: str, num_tokens: int, sequence_length: int) -> int:
+    """Samples of a pass through a source of so many tokens, before its order is worked out."""
+    prefix = config.sources[name].prefix
+    if config.order is SampleOrder.megatron:
+        return max(num_tokens // sequence_length, 1)
+    if config.packing is Packing.best_fit and prefix is not None:
+        return int(PackedShard.open(prefix, sequence_length=sequence_length).num_rows)
+    return samples_per_epoch(
+        num_tokens, sequence_length=sequence_length, chunk_length=chunk_length(config)
+    )
 
 
 def fresh_record(config: DataConfig, *, seed: int, step: int) -> DataRecord:

@@ -76,9 +76,10 @@ def run_rank(
     *,
     ranks: RankInfo,
     mode: str,
-    prepare: Callable[[], object] | None = None,
+    prepare: Callable[[], RunConfig] | None = None,
 ) -> None:
-    """Take this rank's part of the run; the first rank runs ``prepare`` before all go on."""
+    """Take this rank's part of the run; the first rank runs ``prepare`` before all go on with what
+    it has resolved."""
     quiet_libraries()
     # torch must not be imported before its variables are set, nor megatron.core before the runtime
     # knows the device (its CPU import hook).
@@ -96,7 +97,7 @@ def run_rank(
         checked.check_links(rank_runtime.device)
     if prepare is not None:
         try:
-            from_first_rank(prepare)
+            config = from_first_rank(prepare)
         except MegacptError as refusal:
             # The first rank alone says why.
             if ranks.rank == 0:

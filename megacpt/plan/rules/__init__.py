@@ -16,6 +16,7 @@ class Facts:
     """What is known of a run; a rule about something that is ``None`` waits."""
 
     config: RunConfig
+    """Rules about steps wait while ``config.schedule.is_open``."""
     architecture: Architecture | None = None
     shard_tokens: Mapping[str, int] | None = None
     """Tokens of each source."""

@@ -72,7 +72,10 @@ def _best(facts: Facts) -> Iterator[Violation]:
             rule="needs a held-out set to compare by",
             remedy="name one of evaluate.heldout as evaluate.domain",
         )
-    elif math.lcm(every, evaluate.every_steps) > facts.config.schedule.steps:
+    elif (
+        math.lcm(every, evaluate.every_steps) > facts.config.schedule.steps
+        and not facts.config.schedule.is_open
+    ):
         yield Violation(
             path="checkpoint.keep_best",
             value=True,

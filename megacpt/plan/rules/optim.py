@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import LrShape, Optimizer, RunConfig
+from megacpt.config.sections import STEPS, LrShape, Optimizer, RunConfig
 from megacpt.errors import Violation
 from megacpt.plan.learning_rate import DECAYING
 from megacpt.plan.rules import Facts, Rule
@@ -46,6 +46,10 @@ def advice(config: RunConfig) -> Iterator[str]:
 def _schedule(facts: Facts) -> Iterator[Violation]:
     """What the shape needs, and what it would leave unused."""
     schedule = facts.config.schedule
+    if schedule.is_open:
+        return
+    if schedule.steps == 0:
+        yield STEPS.violation("schedule.steps", value=0)
     shape = schedule.shape.name
     if schedule.warmup_steps >= schedule.steps >= 1:
         yield Violation(

@@ -74,7 +74,7 @@ def _shards_hold_a_sample(facts: Facts) -> Iterator[Violation]:
 def _epoch_caps(facts: Facts) -> Iterator[Violation]:
     data, steps, tokens = facts.config.data, facts.config.schedule.steps, facts.shard_tokens
     segments = _segments(facts)
-    if tokens is None or not segments or steps < 1:
+    if tokens is None or not segments or steps < 1 or facts.config.schedule.is_open:
         return
     yield from epoch_cap_violations(
         data,
