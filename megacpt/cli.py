@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from megacpt import __version__
-from megacpt.commands import machine, results, run, shards, tokenize
+from megacpt.commands import imports, machine, results, run, shards, tokenize
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
     run.CONFIG,
+    imports.IMPORT_CONFIG,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
@@ -109,9 +110,22 @@ def _take_left_over(
     name = next((n for n in ("overrides", "inputs") if hasattr(arguments, n)), None)
     if name is None or any(word.startswith("-") for word in left):
         wrong = next((word for word in left if word.startswith("-")), left[0])
-        parser.error(f"{wrong!r} is not an argument of megacpt {words[0]}")
+        parser.error(
+            f"{wrong!r} is not an argument of megacpt {words[0]}{_setting(wrong, of=name)}"
+        )
     taken = {*getattr(arguments, name), *left}
     setattr(arguments, name, [word for word in words[1:] if word in taken])
+
+
+def _setting(option: str, *, of: str | None) -> str:
+    """What to write for an option of another trainer, where settings are taken."""
+    if of != "overrides":
+        return ""
+    from megacpt.config.foreign import suggestion
+
+    key, _, value = option.partition("=")
+    found = suggestion(key, value=value) if value else suggestion(key, value="VALUE")
+    return f"; settings are written KEY=VALUE: {found}" if found else ""
 
 
 def _fail(message: str, *, code: int, label: str = "Error: ") -> int:

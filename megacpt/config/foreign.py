@@ -45,7 +45,8 @@ def suggestion(name: str, *, value: object) -> str | None:
     if found.change is None:
         return f"did you mean {found.key}" + f", {found.note}" * bool(found.note) + "?"
     try:
-        return f"did you mean {found.key}={found.change(value, {plain_name(name): value})}?"
+        here = found.change(value, {plain_name(name): value})
+        return f"did you mean {found.key}" + f"={here}" * (str(here) != str(value)) + "?"
     except NoCounterpart as why:
         return f"did you mean {found.key}? But {why}"
     except KeyError:
@@ -116,6 +117,12 @@ def _warmup_fraction(value: Any, given: Given) -> float:
     if decay is None:
         return number(value)
     return float(f"{number(value) * number(decay) / number(given['train_iters']):.6g}")
+
+
+def _steps(value: Any, _: Given) -> Any:
+    if number(value) <= 0:
+        raise NoCounterpart("it is off")
+    return value
 
 
 def _steps_or_share(value: Any, _: Given) -> int:
@@ -190,7 +197,7 @@ _TAKEN: tuple[tuple[str, str, Change | None, str], ...] = (
     (
         "schedule.steps",
         "max_steps train_iters train_steps num_train_steps total_steps max_iters num_steps",
-        None,
+        _steps,
         "",
     ),
     ("schedule.epochs", "num_train_epochs num_epochs max_epochs train_epochs epochs", None, ""),
@@ -424,7 +431,10 @@ _WITHOUT: tuple[tuple[str, str], ...] = (
         "load_in_4bit gptq unfrozen_parameters qlora",
     ),
     ("there is no dropout", "hidden_dropout attention_dropout neftune_noise_alpha lora_dropout"),
-    ("bf16 needs no loss scale", "fp16 float16 loss_scale initial_loss_scale min_loss_scale"),
+    (
+        "there is no fp16; bf16 needs no loss scale",
+        "fp16 float16 loss_scale initial_loss_scale min_loss_scale",
+    ),
     (
         "megacpt chooses it for the device",
         "flash_attention attn_implementation sdp_attention xformers_attention use_flash_attn "
