@@ -110,21 +110,21 @@ def _take_left_over(
     name = next((n for n in ("overrides", "inputs") if hasattr(arguments, n)), None)
     if name is None or any(word.startswith("-") for word in left):
         wrong = next((word for word in left if word.startswith("-")), left[0])
-        parser.error(
-            f"{wrong!r} is not an argument of megacpt {words[0]}{_setting(wrong, of=name)}"
-        )
+        meant = _setting(words[words.index(wrong) :]) if name == "overrides" else ""
+        parser.error(f"{wrong!r} is not an argument of megacpt {words[0]}{meant}")
     taken = {*getattr(arguments, name), *left}
     setattr(arguments, name, [word for word in words[1:] if word in taken])
 
 
-def _setting(option: str, *, of: str | None) -> str:
-    """What to write for an option of another trainer, where settings are taken."""
-    if of != "overrides":
-        return ""
+def _setting(words: list[str]) -> str:
+    """What to write for an option of another trainer, which comes first; "" if it is none."""
     from megacpt.config.foreign import suggestion
 
-    key, _, value = option.partition("=")
-    found = suggestion(key, value=value) if value else suggestion(key, value="VALUE")
+    option, equals, value = words[0].partition("=")
+    if not equals:
+        following = [word for word in words[1:2] if not word.startswith("-") and "=" not in word]
+        value = following[0] if following else "true"
+    found = suggestion(option, value=value)
     return f"; settings are written KEY=VALUE: {found}" if found else ""
 
 
