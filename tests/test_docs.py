@@ -29,7 +29,7 @@ LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 REPOSITORY_PATH = re.compile(
     r"(?<![\w./-])(?:megacpt|csrc|configs|launch|tests|tools|docs)/[\w./-]*\w"
 )
-VERB = re.compile(r"\bmegacpt ([a-z]\w*)")
+VERB = re.compile(r"\bmegacpt ([a-z][\w-]*\w)")
 SECTIONS = [key for key in known_keys() if "." not in key]
 DOTTED_KEY = re.compile(rf"(?<![\w./-])(?:{'|'.join(SECTIONS)})(?:\.[\w-]+)+")
 FILE_ENDINGS = (".json", ".jsonl", ".yaml", ".py", ".safetensors", ".md", ".index")
@@ -67,7 +67,7 @@ def examples(page: Path) -> Iterator[Example]:
 def composed_examples() -> list[Example]:
     """Those whose settings can be composed here."""
     found = [example for page in PAGES for example in examples(page)]
-    verbs = ("config", "plan", "train")
+    verbs = ("config", "plan", "train", "import-config")
     return [e for e in found if e.words[0] == "megacpt" and e.words[1] in verbs]
 
 
@@ -170,7 +170,7 @@ def test_examples_print_what_is_shown(
     (tmp_path / "configs").symlink_to(configs_root())
     monkeypatch.chdir(tmp_path)
     verb, *arguments = example.words[1:]
-    if verb == "config" or (verb == "plan" and "experiment=tiny" in arguments):
+    if verb in ("config", "import-config") or (verb == "plan" and "experiment=tiny" in arguments):
         code = cli.main([verb, *arguments])
         printed = capsys.readouterr()
         assert code == (2 if is_error(example) else 0)

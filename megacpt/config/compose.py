@@ -9,6 +9,7 @@ Workers read ``RUN_DIR/run.yaml`` and need OmegaConf alone.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,11 +158,15 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if "=" not in text and not text.startswith("~"):
+    written, equals, rest = text.partition("=")
+    key, deletes = written.strip().lstrip("+~").strip(), text.startswith("~")
+    if not equals and not deletes:
         raise ConfigError(_no_equals_sign(text, groups=groups))
+    if not all(key.split(".")) or "@" in key:
+        raise ConfigError(f"{text!r} names no setting; write SECTION.KEY=VALUE, without signs.")
     try:
-        override = OverridesParser.create().parse_override(text)
-        key, value = override.key_or_group, override.value()
+        override = OverridesParser.create().parse_override(f"key={rest}")
+        value = _plain(override.value())
     except HydraException as error:
         raise ConfigError(
             f"{text!r} cannot be read: {one_line(error)}. Write key=value and quote a value with "
@@ -169,17 +174,13 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
         ) from error
     if override.is_sweep_override():
         raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
-    if override.package is not None:
-        raise ConfigError(f"{text!r} holds @, but a setting has one place; leave @... out.")
     if isinstance(value, bool | int | float):
         # As it is written: a run may be named 1e3, and the schema knows where a number is wanted.
-        value = text.partition("=")[2].strip()
-    if override.is_delete():
-        request.assignments.append(_Assignment(key=key, value=None, deletes=True))
-    elif key in groups and not isinstance(value, dict):
+        value = rest.strip()
+    if key in groups and not deletes and not isinstance(value, dict):
         request.options[key] = _option(key, value=value, groups=groups)
     else:
-        request.assignments.append(_Assignment(key=key, value=_plain(value)))
+        request.assignments.append(_Assignment(key=key, value=value, deletes=deletes))
 
 
 def _plain(value: Any) -> Any:
@@ -260,25 +261,25 @@ def _compose_groups(
 
 def _lay_over(base: Mapping[str, Any], *, request: _Request) -> dict[str, Any]:
     defaults = to_tree(RunConfig())
+    tree = copy.deepcopy(_overlaid(_overlaid(defaults, over=base), over=request.tree))
+    typed: dict[str, Any] = {}
+    for assignment in request.assignments:
+        if assignment.deletes:
+            _delete(tree, key=assignment.key)
+        else:
+            one = _tree_of(assignment.key, value=assignment.value)
+            tree, typed = _overlaid(tree, over=one), _overlaid(typed, over=one)
+    for key, value in given_way([typed, request.tree, base]).items():
+        tree = _overlaid(tree, over=_tree_of(key, value=value))
     with _resolving():
-        tree = _overlaid(_overlaid(defaults, over=base), over=request.tree)
-        merged = OmegaConf.create(tree)
-        for assignment in request.assignments:
-            if assignment.deletes:
-                _delete(merged, key=assignment.key)
-            else:
-                OmegaConf.update(merged, assignment.key, assignment.value, force_add=True)
-        for key, value in given_way([_tree_of(request.assignments), request.tree, base]).items():
-            OmegaConf.update(merged, key, value)
-        return _plain_tree(merged)
+        return _plain_tree(OmegaConf.create(tree))
 
 
-def _tree_of(assignments: Sequence[_Assignment]) -> dict[str, Any]:
-    """What the command line sets, as a file would."""
-    tree = OmegaConf.create({})
-    for assignment in assignments:
-        OmegaConf.update(tree, assignment.key, assignment.value, force_add=True)
-    return typing.cast(dict[str, Any], OmegaConf.to_container(tree))
+def _tree_of(key: str, *, value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` of ``a.b``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
 
 
 def _overlaid(tree: Mapping[str, Any], *, over: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,12 +310,14 @@ def _resolving() -> Iterator[None]:
         ) from error
 
 
-def _delete(config: DictConfig, *, key: str) -> None:
-    parent_key, _, last = key.rpartition(".")
-    parent = OmegaConf.select(config, parent_key) if parent_key else config
-    if not isinstance(parent, DictConfig) or last not in parent:
+def _delete(tree: dict[str, Any], *, key: str) -> None:
+    *sections, last = key.split(".")
+    place: Any = tree
+    for section in sections:
+        place = place.get(section) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last not in place:
         raise ConfigError(f"~{key} removes a setting that is not there; leave it out.")
-    del parent[last]
+    del place[last]
 
 
 def _origin(
