@@ -19,6 +19,8 @@ _ASSIGNMENT = re.compile(r"\s*(?:(?:export|local|readonly|declare)\s+)?(\w+)\+?=
 _VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=]([^{}]*))?\}|\$(\w+)")
 _SUM = re.compile(r"\$\(\((.+)\)\)")
 _OPTION = re.compile(r"--[A-Za-z]")
+_QUOTED_OPTIONS = re.compile(r"\s*--[\w-]+(?:\s|=.*\s--)")
+"""One word that is several options, or one with its value; no value that holds a space."""
 _OTHERS_OPTIONS = re.compile(r"\$\{?\w*(?:ARGS|OPTIONS|OPTS|\[@\])")
 _ENDS = frozenset({"|", "||", "&&", "&", ";", ">", ">>", "2>&1", "\\"})
 _SIGNS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -61,7 +63,7 @@ def _words(line: str) -> list[str]:
         words = shlex.split(line, comments=True)
     except ValueError:
         words = re.sub(r"(^|\s)#.*", "", line).replace('"', " ").replace("'", " ").split()
-    parts = [part for w in words for part in (w.split() if _OPTION.match(w.lstrip()) else [w])]
+    parts = [part for w in words for part in (w.split() if _QUOTED_OPTIONS.match(w) else [w])]
     bare = [part if "$(" in part else part.strip("()") for part in parts]
     return [part for part in bare if part]
 
