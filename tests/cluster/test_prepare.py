@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint import folders
-from megacpt.cluster.prepare import check
-from megacpt.config.compose import compose, write_run_yaml
+from megacpt.cluster.prepare import check, prepare
+from megacpt.config.compose import compose, read_run_yaml, write_run_yaml
 from megacpt.config.sections import RunConfig
 from megacpt.device.packages import found_version
 from megacpt.errors import ConfigError, EnvironmentError_
@@ -25,6 +25,10 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     """What a run leaves that was stopped after ``steps``."""
     run_dir.mkdir(parents=True)
     write_run_yaml(config_of(run_dir, *settings), path=run_dir / "run.yaml")
+    leave_checkpoint(run_dir, steps=steps)
+
+
+def leave_checkpoint(run_dir: Path, *, steps: int) -> None:
     root = run_dir / "checkpoints"
     start = small.claim(root)
     partial = small.write_partial(root, step=steps, start=start)
@@ -68,3 +72,61 @@ def test_muon_without_its_packages_is_refused(tmp_path: Path) -> None:
         EnvironmentError_, match=r"optim.optimizer=muon needs .*emerging-optimizers"
     ):
         check(config_of(tmp_path / "run", "optim.optimizer=muon"))
+
+
+def test_a_length_in_epochs_is_pinned_as_steps(tmp_path: Path) -> None:
+    asked = ["experiment=tiny", f"run_dir={tmp_path / 'run'}", "schedule.epochs=0.2"]
+    plan = prepare(compose([*asked, "schedule.warmup_fraction=0.1"]))
+    assert plan.steps == 98
+    assert "Length       schedule.epochs=0.2 of plant and garden: 98 steps" in plan.render()
+    run_yaml = tmp_path / "run" / "run.yaml"
+    pinned = read_run_yaml(run_yaml).schedule
+    assert (pinned.steps, pinned.warmup_steps, pinned.is_open) == (98, 10, False)
+    assert "# schedule.warmup_fraction=0.1: 10 steps" in run_yaml.read_text()
+    # The domain's samples, of which there are six in a step.
+    drawn = {source.name: source for source in plan.sources}
+    held = sum(drawn[name].available_tokens for name in ("plant", "garden"))
+    of_domain = sum(drawn[name].tokens for name in ("plant", "garden"))
+    assert 0.2 <= of_domain / held < 0.2 + 6 * 64 / held + 1e-3
+
+
+def test_the_same_length_again_goes_on_to_the_same_step(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    asked = ["experiment=tiny", f"run_dir={run_dir}", "schedule.warmup_fraction=0.1"]
+    config = compose([*asked, "schedule.tokens=10_000"])
+    assert prepare(config).steps == 20
+    before = (run_dir / "run.yaml").read_text()
+    leave_checkpoint(run_dir, steps=15)
+    assert prepare(config).steps == 20
+    assert (run_dir / "run.yaml").read_text() == before
+    with pytest.raises(ConfigError, match="schedule changes what was done"):
+        check(compose([*asked, "schedule.tokens=20_000"]))
+
+
+def test_rules_of_steps_wait_for_the_steps(tmp_path: Path) -> None:
+    asked = ["experiment=tiny", f"run_dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"978 steps go through plant 1\.773 times"):
+        check(compose([*asked, "schedule.epochs=2", "data.sources.plant.max_epochs=1"]))
+    with pytest.raises(ConfigError, match=r"warmup_steps=5 leaves no step after warmup"):
+        check(compose([*asked, "schedule.tokens=2_000", "schedule.warmup_steps=5"]))
+    for wrong in ("schedule.epochs=0", "schedule.tokens=0", "schedule.warmup_fraction=1"):
+        with pytest.raises(ConfigError, match=wrong):
+            check(compose([*asked, wrong]))
+
+
+CONFIG_PAGE = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+
+
+def test_the_page_shows_what_a_changed_rate_is_answered_with(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    settings = ["experiment=tiny", f"run_dir={run_dir}"]
+    run_dir.mkdir()
+    write_run_yaml(compose(settings), path=run_dir / "run.yaml")
+    leave_checkpoint(run_dir, steps=24)
+    with pytest.raises(ConfigError) as of_rate:
+        check(compose([*settings, "optim.lr_peak=0.001"]))
+    with pytest.raises(ConfigError) as of_seed:
+        write_run_yaml(compose([*settings, "seed=3"]), path=run_dir / "run.yaml")
+    for caught in (of_rate, of_seed):
+        message = str(caught.value).replace(str(run_dir), "/home/me/runs/tiny")
+        assert f"Error: {message}\n" in CONFIG_PAGE

@@ -97,7 +97,7 @@ def test_a_file_of_axolotl(tmp_path: Path) -> None:
         "precision.dtype": "bf16",
         "parallel.recompute": "full",
         "schedule.warmup_fraction": "0.1",
-        "monitor.log_every_steps": "1",
+        "monitor.log_every_steps": 1,
         "schedule.lr_final_fraction": 0.0,
         "optim.weight_decay": 0.0,
         "optim.beta2": 0.999,
