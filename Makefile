@@ -26,8 +26,9 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py tools/install.py $(wildcar
 quickstart: $(INSTALLED)
 	@$(BIN)/python tools/quickstart.py
 
+# COVERAGE=1: and say which share of the branches they take.
 test: $(INSTALLED)
-	$(PYTEST) -m "not slurm"
+	$(PYTEST) $(if $(COVERAGE),-p tests.branch_coverage) -m "not slurm"
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
