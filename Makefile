@@ -32,11 +32,8 @@ test: $(INSTALLED)
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
-SLOW_ON_EACH := $(patsubst %,tests/train/test_%.py,parity moe zero3 reshard)
-
 test-mcore: $(INSTALLED)
-	$(PYTEST) -m "mcore and not slow and not slurm"
-	$(PYTEST) -m "mcore and slow" $(SLOW_ON_EACH)
+	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)
