@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 import yaml
 
 from megacpt.config.argument_file import options_of
-from megacpt.config.compose import compose
 from megacpt.config.foreign import NoCounterpart, counterpart_of, plain_name
 from megacpt.config.limits import beyond_limits
-from megacpt.config.schema import flatten, shown, to_tree
+from megacpt.config.schema import flatten, shown, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
-from megacpt.config.yaml_file import load_texts
+from megacpt.config.yaml_file import load_texts, nested
 from megacpt.errors import ConfigError
 from megacpt.text import listed
 
@@ -347,10 +345,8 @@ def _unusable(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _composed(settings: Mapping[str, Any]) -> RunConfig:
     """Checked as a file of settings is."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "imported.yaml"
-        file.write_text(yaml.safe_dump({k: str(v) for k, v in settings.items()}), "utf-8")
-        return compose([], config_file=file)
+    texts = {key: str(value) for key, value in settings.items()}
+    return to_run_config(nested(texts, path=Path("it")))
 
 
 def _short(value: Any, *, width: int = 48) -> str:

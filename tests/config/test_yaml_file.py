@@ -33,15 +33,16 @@ UNKNOWN_TO_HYDRA = ["010", "0x10", "1e3", "3gpp"]
 NAMES = [*UNKNOWN_TO_HYDRA, "no", "yes", "on", "Off", "true", "null", "2024", "1_000", "a-1"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_what_is_written_as_on_the_command_line(tmp_path: Path, name: str) -> None:
-    for section in ("data.sources", "evaluate.heldout"):
+@pytest.mark.parametrize("section", ["data.sources", "evaluate.heldout"])
+def test_a_name_is_what_is_written_as_on_the_command_line(tmp_path: Path, section: str) -> None:
+    first, second = section.split(".")
+    entries = ", ".join(f"{name}: {{prefix: t{name}}}" for name in NAMES)
+    found = settings_of(f"{first}: {{{second}: {{{entries}}}}}\n", folder=tmp_path)
+    for name in NAMES:
         key = f"{section}.{name}.prefix"
+        assert found[key] == f"t{name}"
         if name not in UNKNOWN_TO_HYDRA:
             assert OverridesParser.create().parse_override(f"{key}=t").key_or_group == key
-        first, second = section.split(".")
-        found = settings_of(f"{first}: {{{second}: {{{name}: {{prefix: t}}}}}}\n", folder=tmp_path)
-        assert found[key] == "t"
 
 
 @pytest.mark.parametrize(
@@ -91,29 +92,33 @@ def test_group_files_of_ones_own_are_read_in_the_same_way(tmp_path: Path) -> Non
         compose(["data=mine"], config_dir=tmp_path)
 
 
-@pytest.mark.parametrize("text", ["1e-5", "1E-5", "2.e-5", ".5", "1_0.5", "3", "+4", '"1e-5"'])
+@pytest.mark.parametrize("text", ["1e-5", "2.e-5", ".5", "1_0.5", '"1E-5"'])
 def test_a_number_is_what_omegaconf_reads(tmp_path: Path, text: str) -> None:
     found = settings_of(f"optim: {{lr_peak: {text}}}\n", folder=tmp_path)
     assert found["optim.lr_peak"] == float(OmegaConf.create(f"x: {text}").x)
 
 
-@pytest.mark.parametrize("text", ["12", "1_000", "0x10", "0b11", "+7", '"12"', "1e3", "2.5e9"])
+@pytest.mark.parametrize("text", ["1_000", "0x10", "+7", '"12"', "2.5e9"])
 def test_a_whole_number_is_what_omegaconf_reads(tmp_path: Path, text: str) -> None:
     found = settings_of(f"schedule: {{tokens: {text}}}\n", folder=tmp_path)
     assert found["schedule.tokens"] == int(OmegaConf.create(f"x: {text}").x)
 
 
-@pytest.mark.parametrize("text", ["yes", "no", "on", "Off", "true", "False", "y", "n"])
+@pytest.mark.parametrize("text", ["yes", "Off", "False", "y"])
 def test_a_choice_of_two_is_what_omegaconf_reads(tmp_path: Path, text: str) -> None:
     found = settings_of(f"optim: {{offload: {text}}}\n", folder=tmp_path)
     assert found["optim.offload"] == (text.lower() in ("yes", "on", "true", "y"))
 
 
-@pytest.mark.parametrize("text", ["24:00:00", "1:30", "no", "010", "1e3", "2024-01-01", "1_000"])
+@pytest.mark.parametrize("text", ["24:00:00", "no", "010", "1e3", "2024-01-01"])
 def test_a_text_is_what_is_written(tmp_path: Path, text: str) -> None:
     found = settings_of(f"cluster: {{slurm: {{time: {text}}}}}\nrun_dir: {text}\n", folder=tmp_path)
     assert (found["cluster.slurm.time"], found["run_dir"]) == (text, text)
-    assert compose([f"monitor.wandb_name={text}"]).monitor.wandb_name == text
+
+
+def test_a_text_of_the_command_line_is_what_is_written() -> None:
+    monitor = compose(["monitor.wandb_name=1e3", "monitor.wandb_project=1_000"]).monitor
+    assert (monitor.wandb_name, monitor.wandb_project) == ("1e3", "1_000")
 
 
 @pytest.mark.parametrize(
