@@ -86,11 +86,13 @@ def test_a_killed_launcher_leaves_no_rank(tmp_path: Path) -> None:
     process.communicate(timeout=30)
 
 
-def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
-    settings = ["experiment=tiny", "monitor=quiet", "schedule.steps=2", "schedule.warmup_steps=1"]
+@pytest.mark.parametrize("length", ["schedule.steps=2", "schedule.tokens=1_000"])
+def test_torchrun_starts_the_ranks(tmp_path: Path, length: str) -> None:
+    settings = ["experiment=tiny", "monitor=quiet", length, "schedule.warmup_steps=1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]
     words = ["megacpt", "train", *settings, "parallel.dp=2", f"run_dir={tmp_path / 'run'}"]
     ended = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("Next: megacpt evaluate") == 1
+    assert "Trained 2 steps:" in ended.stdout
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()
