@@ -180,8 +180,8 @@ def _value_problems(
     else:
         for name, item in value.items():
             below = f"{path}.{name}"
-            if not is_sound(name):
-                yield unsound(below, place=_at(where, path=below))
+            if not _is_sound(name):
+                yield _unsound(below, place=_at(where, path=below))
             else:
                 yield from _value_problems(item, hint=entry, node=node, path=below, where=where)
 
@@ -198,12 +198,12 @@ def _keys_below(hint: object) -> list[str]:
     return [f"NAME.{key}" for key in known_keys(entry)] if entry is not None else []
 
 
-def is_sound(name: object) -> bool:
+def _is_sound(name: object) -> bool:
     """Whether an entry may have the name, which becomes part of files' and metrics' names."""
     return isinstance(name, str) and name.replace("_", "a").replace("-", "a").isalnum()
 
 
-def unsound(path: str, *, place: str = "") -> Violation:
+def _unsound(path: str, *, place: str) -> Violation:
     return Violation(
         path=path,
         value="{...}",

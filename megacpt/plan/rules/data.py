@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from megacpt.config.limits import beyond_limits
-from megacpt.config.schema import is_sound, unsound
 from megacpt.config.sections import (
     DataConfig,
     HeldoutConfig,
@@ -199,8 +198,6 @@ def _orders(data: DataConfig) -> Iterator[Violation]:
 
 def _sources(facts: Facts) -> Iterator[Violation]:
     data = facts.config.data
-    yield from names_are_sound(data.sources, section="data.sources")
-    yield from names_are_sound(data.stages, section="data.stages")
     for name, source in data.sources.items():
         yield from text_is_named(f"data.sources.{name}", item=source)
     if data.sources:
@@ -230,11 +227,6 @@ def text_is_named(path: str, *, item: SourceConfig | HeldoutConfig) -> Iterator[
             rule="names no token shard",
             remedy=f"set {path}.prefix=SHARD, a shard written by megacpt tokenize",
         )
-
-
-def names_are_sound(names: Iterable[str], *, section: str) -> Iterator[Violation]:
-    """Names become file names and metric names."""
-    return (unsound(f"{section}.{name}") for name in names if not is_sound(name))
 
 
 RULES: tuple[Rule, ...] = (_sources,)

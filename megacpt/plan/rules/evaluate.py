@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from megacpt.config.sections import HeldoutConfig, SourceConfig
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
-from megacpt.plan.rules.data import names_are_sound, text_is_named
+from megacpt.plan.rules.data import text_is_named
 
 
 def _sets(facts: Facts) -> Iterator[Violation]:
     evaluate = facts.config.evaluate
-    yield from names_are_sound(evaluate.heldout, section="evaluate.heldout")
     for name, heldout in evaluate.heldout.items():
         yield from text_is_named(f"evaluate.heldout.{name}", item=heldout)
     for role, chosen in (("general", evaluate.general), ("domain", evaluate.domain)):
