@@ -66,6 +66,8 @@ class Architecture:
     """Of query, key and value, whatever the output has."""
     qk_norm: bool = False
     """Each head's query and key pass an RMSNorm before they are rotated."""
+    no_rope_layers: tuple[int, ...] = ()
+    """Layers, from 0, whose queries and keys are not rotated."""
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""
