@@ -215,6 +215,7 @@ class _Pieces:
         return Manifest(
             name=self.folder.prefix.name,
             tokenizer_fingerprint=settings.tokenizer_fingerprint,
+            tokenizer_identity=settings.tokenizer_identity,
             vocab_size=settings.vocab_size,
             eos_id=settings.eos_id,
             append_eos=settings.append_eos,
