@@ -24,6 +24,7 @@ from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 from megacpt.tokenizer.sentence_piece import SentencePieceBackend
 from megacpt.tokenizer.tiktoken_file import NAMES, TiktokenBackend, read_settings
 
+FILE = "tokenizer.json"
 TokenIds = npt.NDArray[np.int32]
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
@@ -83,15 +84,19 @@ def load_tokenizer(
     much is to be encoded, so fastokens reads tokenizer.json as well, at the same time.
     """
     path = Path(path)
-    if path.is_file() and path.suffix != ".json":
-        content = _read(path)
-        if TIKTOKEN_LINE.match(content):
-            return _load_tiktoken(path, content=content, settings=settings)
-        model = SentencePieceBackend(content, path=path)
-        return _tokenizer(path, backend=model, special_ids=model.special_ids, content=content)
-    folder = path.parent if path.is_file() else path
-    file = path if path.is_file() else folder / "tokenizer.json"
-    return _load_hugging_face(folder, path=file, fast=fast)
+    if not path.is_file():
+        return _load_hugging_face(path, path=path / FILE, fast=fast)
+    if path.suffix == ".json":
+        return _load_hugging_face(path.parent, path=path, fast=fast)
+    content = _read(path)
+    if TIKTOKEN_LINE.match(content):
+        return _load_tiktoken(path, content=content, settings=settings)
+    if (path.parent / FILE).is_file():
+        made = _load_hugging_face(path.parent, path=path.parent / FILE, fast=fast)
+        note = f"{path} lies beside {FILE}, which its model is read with: the folder is used."
+        return replace(made, notes=(*made.notes, note))
+    model = SentencePieceBackend(content, path=path)
+    return _tokenizer(path, backend=model, special_ids=model.special_ids, content=content)
 
 
 def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
@@ -106,7 +111,7 @@ def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
     beside = read_beside(folder)
     rows = add_tokens(backend, beside=beside)
     made = _tokenizer(
-        folder if path == folder / "tokenizer.json" else path,
+        folder if path == folder / FILE else path,
         backend=backend,
         special_ids={n: special_id(n, beside=beside, backend=backend) for n in NAMES},
         content=content,

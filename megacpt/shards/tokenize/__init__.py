@@ -32,7 +32,8 @@ from megacpt.shards.tokenize.processes import num_processes, run_pieces
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import Job, PieceRunner
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
-from megacpt.tokenizer import Tokenizer, load_tokenizer
+from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.auto_tokenizer import load_checked
 
 DOCUMENT_BYTES_MAX = 1 << 26
 OUTPUTS = ("bin", "idx", "json", QUARANTINE)
@@ -65,7 +66,9 @@ def tokenize(
     """
     _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = load_tokenizer(tokenizer, fast=True)
+        tokenizer = load_checked(tokenizer)
+    for note in tokenizer.notes:
+        notice(note)
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path)

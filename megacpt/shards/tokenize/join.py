@@ -251,5 +251,8 @@ class _Pieces:
         names = ", ".join(file.path for file in self.plan.files)
         empty = sum(record.empty_documents for record in self.records)
         key = self.plan.settings.key
-        counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
+        bad = sum((Counter(record.errors) for record in self.records), Counter())
+        counts = [f"{empty} texts under {key!r} are empty"] * bool(empty)
+        counts += [f"{count} bad lines are {kind}" for kind, count in sorted(bad.items())]
+        counted = f"all {counts[0]}" if len(counts) == 1 else ", ".join(counts) or "no lines"
         return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
