@@ -107,7 +107,8 @@ def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
     content = _read(path)
     pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
-    backend.fast = pending
+    if backend.content is content:
+        backend.fast = pending
     beside = read_beside(folder)
     rows = add_tokens(backend, beside=beside)
     made = _tokenizer(
