@@ -27,6 +27,7 @@ CONFIG, SPECIAL_MAP, ADDED = (
 DECLARED = "added_tokens_decoder"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """In the order in which they get their ids."""
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 EXTRA = ("extra_special_tokens", "additional_special_tokens")
 """transformers 5 reads the second only where the first is missing or empty."""
 
@@ -94,7 +95,10 @@ def _declared(beside: Beside, *, backend: HuggingFaceBackend) -> dict[int, Added
     """Tokens that the files give an id."""
     if beside.is_complete:
         declared = beside.config[DECLARED]
-        return {int(number): _token(token, beside=beside) for number, token in declared.items()}
+        return {
+            int(number): _token(token, beside=beside, special=False)
+            for number, token in declared.items()
+        }
     special = {token.content for token in (*_named(beside, backend=backend), *_extra(beside))}
     taken = backend.added_tokens
     return {
@@ -113,7 +117,10 @@ def _named(beside: Beside, *, backend: HuggingFaceBackend) -> list[AddedToken]:
     extra = found.get(EXTRA[0])
     if isinstance(extra, Mapping):
         named += extra.values()
-    return [_token(t, beside=beside) for t in named if isinstance(t, str | Mapping)]
+    tokens = [_token(t, beside=beside) for t in named if isinstance(t, str | Mapping)]
+    for token in tokens:
+        token.special = True
+    return tokens
 
 
 def _extra(beside: Beside) -> Iterator[AddedToken]:
@@ -124,14 +131,15 @@ def _extra(beside: Beside) -> Iterator[AddedToken]:
         yield from (_token(token, beside=beside) for token in found)
 
 
-def _token(value: Any, *, beside: Beside) -> AddedToken:
-    """A token as the files write it: its text, or an object; only declared ones may be ordinary."""
+def _token(value: Any, *, beside: Beside, special: bool = True) -> AddedToken:
+    """A token as the files write it, its text or an object that need not say ``special``."""
     try:
         if isinstance(value, str):
             return AddedToken(value, special=True)
-        flags = {name: flag for name, flag in value.items() if name != "__type"}
-        return AddedToken(**{"special": True} | flags)
-    except (TypeError, ValueError, AttributeError) as error:
+        # The library prints other names.
+        flags = {name: value[name] for name in FLAGS if name in value}
+        return AddedToken(value["content"], **{"special": special} | flags)
+    except (TypeError, ValueError, LookupError) as error:
         raise ModelError(
             f"{beside.folder / CONFIG} or {SPECIAL_MAP} declares the token {value!r}, which cannot "
             f"be read ({error}); copy the files again from where the model came."
