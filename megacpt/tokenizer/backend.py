@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -46,8 +47,19 @@ class Backend(Encoder, Protocol):
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included."""
 
+    def knows(self, number: int) -> bool:
+        """Whether this id, of any size and sign, stands for a token."""
+
     def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``, special tokens shown."""
+        """The text of ids that it knows, special tokens shown."""
+
+
+def decode(ids: Sequence[int], *, backend: Backend) -> str:
+    """The text of any ids; one that stands for no token is shown as ``<invalid id 7>``."""
+    return "".join(
+        backend.decode(list(run)) if known else "".join(f"<invalid id {n}>" for n in run)
+        for known, run in groupby(ids, key=backend.knows)
+    )
 
 
 def join(rows: Sequence[npt.ArrayLike]) -> Encoded:

@@ -12,6 +12,8 @@ import tokenizers
 from megacpt.errors import ModelError
 from megacpt.tokenizer.backend import Encoded, Encoder, join
 
+IDS = 1 << 32
+"""The library takes no other numbers."""
 FEW = 8
 """Texts that are not worth waking the library's threads for, which may all have other work."""
 
@@ -36,6 +38,9 @@ class HuggingFaceBackend:
         else:
             found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
         return join([encoding.ids for encoding in found])
+
+    def knows(self, number: int) -> bool:
+        return 0 <= number < IDS and self._tokenizer.id_to_token(number) is not None
 
     def decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Backend
+from megacpt.tokenizer.backend import Backend, decode
 from megacpt.tokenizer.fast import read_in_background
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 from megacpt.tokenizer.sentence_piece import SentencePieceBackend
@@ -53,8 +53,8 @@ class Tokenizer:
         return self.encode_batch([text], special=special)[0]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
-        """The text of ``ids``, special tokens shown."""
-        return self.backend.decode([int(n) for n in ids])
+        """The text of any ids, special tokens shown, and by number those that are no token's."""
+        return decode([int(n) for n in ids], backend=self.backend)
 
 
 def load_tokenizer(

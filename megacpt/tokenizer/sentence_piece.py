@@ -36,6 +36,9 @@ class SentencePieceBackend:
         add_bos = special and "bos" in self.special_ids
         return join(self._processor.encode(list(texts), out_type=int, add_bos=add_bos))
 
+    def knows(self, number: int) -> bool:
+        return 0 <= number < self.vocab_size
+
     def decode(self, ids: list[int]) -> str:
         return "".join(map(self._shown, self._runs(ids)))
 

@@ -72,6 +72,13 @@ class TiktokenBackend:
             rows = [[self._bos_id, *row] for row in rows]
         return join(rows)
 
+    def knows(self, number: int) -> bool:
+        try:
+            self._encoding.decode_single_token_bytes(number)
+        except (KeyError, OverflowError):
+            return False
+        return True
+
     def decode(self, ids: list[int]) -> str:
         return self._encoding.decode(ids)
 
