@@ -232,8 +232,8 @@ class IndexedShard:
     def _apart(self, problem: str) -> DataError:
         return DataError(
             f"{self.prefix}.idx {problem}. Megatron reads such a shard by its offsets, megacpt "
-            f"does not: megacpt merge {self.prefix} --output PREFIX lays its sequences end to end. If "
-            "nobody made it so, a file is cut short, changed or of another shard: copy both again."
+            f"does not: megacpt merge {self.prefix} --output PREFIX lays its sequences end to end. "
+            "If nobody made it so, a file is cut short, changed or of another shard: copy again."
         )
 
 
