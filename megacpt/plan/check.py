@@ -28,6 +28,7 @@ from megacpt.plan.rules import (
     precision,
     segments,
 )
+from megacpt.tokenizer import Tokenizer
 
 
 def _limits(facts: Facts) -> Iterator[Violation]:
@@ -67,6 +68,7 @@ def violations(
     config: RunConfig,
     *,
     architecture: Architecture | None = None,
+    tokenizer: Tokenizer | None = None,
     shard_tokens: Mapping[str, int] | None = None,
     num_ranks: int | None = None,
     launched: bool = False,
@@ -75,6 +77,7 @@ def violations(
     facts = Facts(
         config=config,
         architecture=architecture,
+        tokenizer=tokenizer,
         shard_tokens=shard_tokens,
         num_ranks=num_ranks,
         launched=launched,

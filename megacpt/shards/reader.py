@@ -130,7 +130,8 @@ class IndexedShard:
             wrong = start + int(np.argmax((ids < 0) | (ids >= limit)))
             raise DataError(
                 f"{self.prefix}.bin holds id {ids[wrong - start]} at token {wrong}, but ids must "
-                f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model."
+                f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model, "
+                "which must have no more ids than the model has rows."
             )
         return ids
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import RunConfig
 from megacpt.device.packages import found_version
 from megacpt.errors import ConfigError, EnvironmentError_
+from megacpt.families import read_architecture
 from tests.checkpoint import small
 
 
@@ -28,7 +29,9 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     root = run_dir / "checkpoints"
     start = small.claim(root)
     partial = small.write_partial(root, step=steps, start=start)
-    manifest = replace(small.manifest_of(partial, step=steps, start=start), data={})
+    architecture = asdict(read_architecture(str(config_of(run_dir).model.path)))
+    written = small.manifest_of(partial, step=steps, start=start)
+    manifest = replace(written, data={}, architecture=architecture)
     folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 

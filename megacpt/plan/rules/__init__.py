@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from megacpt.config.sections import RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,7 @@ class Facts:
 
     config: RunConfig
     architecture: Architecture | None = None
+    tokenizer: Tokenizer | None = None
     shard_tokens: Mapping[str, int] | None = None
     """Tokens of each source."""
     num_ranks: int | None = None
