@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from megacpt.shards import same
@@ -21,7 +23,7 @@ TOKENS = np.random.default_rng(5).integers(0, 200, size=300_000)
 
 
 def shard(
-    prefix: Path, *, tokens: np.ndarray = TOKENS, dtype: str = "uint16", cut: int = 7
+    prefix: Path, *, tokens: npt.NDArray[Any] = TOKENS, dtype: str = "uint16", cut: int = 7
 ) -> Path:
     prefix.parent.mkdir(exist_ok=True)
     with ShardWriter(prefix, dtype=np.dtype(dtype)) as writer:
