@@ -64,8 +64,8 @@ def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
 
 UNRELATED = {
     "a document": ('{"text": "a law", "id": 7}', r"none of its keys \(those there: 'text', 'id'\)"),
-    "an array": ('[{"text": "a"}]', "a list, not an object"),
-    "a number": ("7", "a int, not an object"),
+    "an array": ('[{"text": "a"}]', "JSON of type list, not an object"),
+    "a number": ("7", "type int, not an object"),
     "another version": ('{"version": "1.0", "model": {}}', "those there: 'version', 'model'"),
     "JSON lines": ('{"text": "a"}\n{"text": "b"}\n', "Extra data: line 2"),
     "no JSON": ("PK\x03\x04", "JSONDecodeError"),
@@ -82,7 +82,7 @@ def test_a_file_of_another_tool_beside_a_shard_is_named(tmp_path: Path, name: st
         DataError, match=rf"law.json cannot be read as a manifest.*{words}"
     ) as found:
         inspect_shard(tmp_path / "law")
-    assert "of another tool" in str(found.value) or "another tool wrote it" in str(found.value)
+    assert "another tool" in str(found.value)
     assert "move" in str(found.value)
 
 
