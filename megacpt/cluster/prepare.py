@@ -17,7 +17,7 @@ from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.cluster.data import open_data
-from megacpt.config.compose import read_run_yaml, write_run_yaml
+from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
@@ -83,6 +83,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
         base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
     record = _data_record(config, base=base)
     odd = open_data(config, vocab_size=model.architecture.vocab_size, record=record)
+    require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
     require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
     plan = make_plan(

@@ -65,6 +65,20 @@ def test_another_past_is_refused(tmp_path: Path, settings: tuple[str, ...]) -> N
         check(config_of(run_dir, *settings, "schedule.steps=40"))
 
 
+@pytest.mark.parametrize("setting", ["seed=7", "precision=bf16", "data.order=megatron"])
+def test_plan_refuses_another_run_s_folder_as_train_does(tmp_path: Path, setting: str) -> None:
+    """With run.yaml alone: of a run that has no checkpoint yet."""
+    path = tmp_path / "run" / "run.yaml"
+    write_run_yaml(config_of(path.parent, "precision=fp32"), path=path)
+    assert check(config_of(path.parent, "precision=fp32")).steps == 20
+    other = config_of(path.parent, "precision=fp32", setting)
+    with pytest.raises(ConfigError, match="belongs to a run with other settings") as of_train:
+        write_run_yaml(other, path=path)
+    with pytest.raises(ConfigError) as of_plan:
+        check(other)
+    assert str(of_plan.value) == str(of_train.value)
+
+
 @pytest.mark.skipif(found_version("emerging-optimizers") is not None, reason="Muon is there")
 def test_muon_without_its_packages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
