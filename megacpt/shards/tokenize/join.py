@@ -215,6 +215,7 @@ class _Pieces:
         return Manifest(
             name=self.folder.prefix.name,
             tokenizer_fingerprint=settings.tokenizer_fingerprint,
+            tokenizer_identity=settings.tokenizer_identity,
             vocab_size=settings.vocab_size,
             eos_id=settings.eos_id,
             append_eos=settings.append_eos,
@@ -250,5 +251,8 @@ class _Pieces:
         names = ", ".join(file.path for file in self.plan.files)
         empty = sum(record.empty_documents for record in self.records)
         key = self.plan.settings.key
-        counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
+        bad = sum((Counter(record.errors) for record in self.records), Counter())
+        counts = [f"{empty} texts under {key!r} are empty"] * bool(empty)
+        counts += [f"{count} bad lines are {kind}" for kind, count in sorted(bad.items())]
+        counted = f"all {counts[0]}" if len(counts) == 1 else ", ".join(counts) or "no lines"
         return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
