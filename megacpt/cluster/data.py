@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's shards, opened before any rank does: what a rank would refuse is refused at once.
+"""A run's shards and prompts, opened before any rank does; what a rank would refuse is refused here.
 
 Text that is generated is left out: it is not written yet.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 from megacpt.config.paths import source_shards
 from megacpt.config.sections import RunConfig
-from megacpt.errors import ConfigError, Violation
+from megacpt.errors import ConfigError, DataError, Violation
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.inspect import SPAN, spans_to_read
 from megacpt.shards.same import Content
+from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.backend import EncodeError
 
 LOOKED_AT = 4 * SPAN
 """Tokens of a shard that are looked at, where no manifest says that the model knows its ids."""
@@ -51,6 +54,41 @@ def open_data(
             record=record,
         )
     return (*_partly_trained_on(heldout, sources=sources), *_same_sets(heldout))
+
+
+def check_prompts(path: str | None, *, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Each prompt has ids, and those are the model's."""
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise DataError(
+            f"evaluate.prompts={path} does not exist; give a text file, a prompt a line."
+        )
+    try:
+        prompts = [p for p in Path(path).read_text(encoding="utf-8").splitlines() if p.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"evaluate.prompts={path} cannot be read as UTF-8 text: {error}; save it as UTF-8, a "
+            "prompt a line."
+        ) from error
+    for prompt in prompts:
+        if problem := _fault(prompt, tokenizer=tokenizer, vocab_size=vocab_size):
+            raise DataError(
+                f"evaluate.prompts={path}: the prompt {prompt[:60]!r} {problem}; change it or "
+                "leave it out."
+            )
+
+
+def _fault(prompt: str, *, tokenizer: Tokenizer, vocab_size: int) -> str | None:
+    try:
+        ids = tokenizer.encode(prompt)
+    except EncodeError as error:
+        return f"cannot be encoded ({error})"
+    if ids.size == 0:
+        return "has no ids with the model's tokenizer"
+    if ids.max() >= vocab_size:
+        return f"has id {ids.max()}, but the model has {vocab_size} rows"
+    return None
 
 
 def _require_ids(content: Content, *, vocab_size: int) -> None:

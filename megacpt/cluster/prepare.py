@@ -8,6 +8,7 @@ shards; doing it again for the same run changes nothing.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
-from megacpt.cluster.data import open_data
+from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
@@ -72,7 +73,12 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     tokens = _source_tokens(config, tokenizer=model.tokenizer)
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
-    _check_prompts(config.evaluate.prompts)
+    check_prompts(
+        config.evaluate.prompts,
+        tokenizer=model.tokenizer,
+        vocab_size=model.architecture.vocab_size,
+    )
+    _check_place(Path(config.run_dir))
     _check_schedule(config)
     _check_model(config, architecture=model.architecture)
     settings = UpdateSettings(
@@ -177,22 +183,6 @@ def _tokens(item: SourceConfig | HeldoutConfig, *, path: str, tokenizer: Tokeniz
     return tokens
 
 
-def _check_prompts(path: str | None) -> None:
-    if path is None:
-        return
-    if not Path(path).is_file():
-        raise DataError(
-            f"evaluate.prompts={path} does not exist; give a text file, a prompt a line."
-        )
-    try:
-        Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"evaluate.prompts={path} cannot be read as UTF-8 text: {error}; save it as UTF-8, a "
-            "prompt a line."
-        ) from error
-
-
 def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
     """A run goes on with the model that its checkpoints are of."""
     newest = folders.newest(RunFolder(Path(config.run_dir)).root / "checkpoints")
@@ -223,6 +213,17 @@ def _check_schedule(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule.steps={config.schedule.steps} was {old.schedule.steps}, and with "
             "data.order=megatron the number of steps decides the order of samples; set it back."
+        )
+
+
+def _check_place(folder: Path) -> None:
+    """The folder that the run folder lies in, or will, without writing to it."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is no folder"
+        raise EnvironmentError_(
+            f"run_dir={folder} cannot be written: {place} {why}; "
+            "choose a folder with write permission and free space."
         )
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
 from megacpt.checkpoint import folders
+from megacpt.cluster.data import check_prompts
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose
 from megacpt.config.paths import source_shards
@@ -26,6 +29,7 @@ from megacpt.shards.format import HEADER, MAGIC
 from megacpt.shards.merge import merge_shards
 from megacpt.shards.reader import write_shard
 from megacpt.shards.tokenize import tokenize
+from megacpt.tokenizer import load_tokenizer
 from tests.checkpoint import small
 from tests.support import write_model_folder
 
@@ -225,6 +229,35 @@ def test_a_document_that_is_left_out_of_a_foreign_index_is_not_trained_on(folder
 def test_what_a_rank_opens_is_opened(folder: Path, settings: tuple[str, ...], message: str) -> None:
     (folder / "prompts.txt").write_bytes(b"caf\xe9\n")
     assert message in refusal(folder, *(s.format(folder) for s in settings))
+
+
+WITHOUT_UNKNOWN = {
+    "Unigram": models.Unigram([("a", -1.0), ("b", -2.0)]),
+    "WordLevel": models.WordLevel({"a": 0, "b": 1}),
+    "BPE": models.BPE({"a": 0, "b": 1}, []),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_UNKNOWN)
+def test_a_prompt_that_gives_no_ids_is_named(tmp_path: Path, kind: str) -> None:
+    made = tokenizers.Tokenizer(WITHOUT_UNKNOWN[kind])
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "prompts").write_text("a\n\nz\n")
+    (tmp_path / "good").write_text("a\nb\n")
+    check_prompts(str(tmp_path / "good"), tokenizer=tokenizer, vocab_size=2)
+    with pytest.raises(DataError, match=r"the prompt 'z' (cannot be encoded|has no ids)"):
+        check_prompts(str(tmp_path / "prompts"), tokenizer=tokenizer, vocab_size=2)
+    with pytest.raises(DataError, match="the prompt 'b' has id 1, but the model has 1 rows"):
+        check_prompts(str(tmp_path / "good"), tokenizer=tokenizer, vocab_size=1)
+
+
+@pytest.mark.parametrize("run_dir", ["file", "file/run", "text/law.jsonl/run/deep"])
+def test_a_run_folder_that_cannot_be_is_named(folder: Path, run_dir: str) -> None:
+    (folder / "file").write_text("")
+    message = refusal(folder, f"run_dir={folder / run_dir}")
+    assert f"run_dir={folder / run_dir} cannot be written: {folder}" in message
+    assert "is no folder; choose" in message
 
 
 def trained(folder: Path, *, steps: int = 5) -> None:
