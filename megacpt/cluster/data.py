@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's shards and prompts, opened before any rank does; what a rank would refuse is refused here.
+"""A run's shards and prompts, opened before any rank does: what a rank would refuse, plan refuses.
 
 Text that is generated is left out: it is not written yet.
 """
