@@ -26,9 +26,11 @@ class Experts:
 
     num: int
     per_token: int
-    """Each token's experts; their weights are renormalised to sum to one."""
+    """Each token's experts."""
     balance_coefficient: float
     """Weight of the load-balancing loss of a layer, where the run sets none."""
+    renormalised: bool = True
+    """A token's weights of its experts sum to one; else they are shares of all experts'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,10 @@ class HfConfig:
         if not low <= value <= high:
             raise self._fail(key, rule=f"must be from {low} to {high}", value=value)
 
+    def window(self, key: str, *, default: int | None) -> int | None:
+        """Tokens that one sees, itself among them; ``null`` stands for all."""
+        return None if self.values.get(key, default) is None else self.integer(key, default=default)
+
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""
         hidden, heads = self.integer("hidden_size"), self.integer("num_attention_heads")
