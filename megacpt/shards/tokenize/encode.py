@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_lines, parse_values
+from megacpt.corpus.documents import BadLine, Document, Parsed, Passage, parse_lines, parse_values
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, Encoder
@@ -84,12 +84,12 @@ class DocumentEncoder:
     def encode(self, passage: Passage, *, number: int) -> EncodedPassage:
         """``number`` counts the passages of a piece from 0."""
         parsed = self._parse(passage)
-        texts = [text for text in parsed.texts if text]
+        texts, firsts = sentences(parsed.texts)
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
         encoded = self.backend.encode([*texts, *checked], special=self._special)
         if checked:
             self._check(encoded.texts(len(texts), stop=len(texts) + len(checked)), texts=checked)
-        tokens, lengths = self._ended(encoded.texts(0, stop=len(texts)))
+        tokens, lengths = self._ended(joined(encoded.texts(0, stop=len(texts)), firsts=firsts))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
@@ -104,7 +104,8 @@ class DocumentEncoder:
         line, limit = passage.first_line, self._max_bytes
         if isinstance(passage.content, bytes):
             return parse_lines(passage.content, first_line=line, key=self._key, limit=limit)
-        return parse_values(passage.content, first_line=line, limit=limit)
+        lines = passage.lines or range(line, line + len(passage.content))
+        return parse_values(passage.content, lines=lines, limit=limit)
 
     def _check(self, encoded: Encoded, *, texts: Sequence[str]) -> None:
         """Compare with the reference."""
@@ -131,6 +132,23 @@ class DocumentEncoder:
                 f"{self._tokenizer.vocab_size}; its files contradict each other, copy them again."
             )
         return ended
+
+
+def sentences(documents: Sequence[Document]) -> tuple[list[str], list[int]]:
+    """What is encoded, empty texts left out, and which of it begins a document."""
+    texts: list[str] = []
+    firsts: list[int] = []
+    for document in documents:
+        found = [text for text in ((document,) if isinstance(document, str) else document) if text]
+        if found:
+            firsts.append(len(texts))
+            texts += found
+    return texts, firsts
+
+
+def joined(encoded: Encoded, *, firsts: Sequence[int]) -> Encoded:
+    """The documents that begin with these texts."""
+    return Encoded(ids=encoded.ids, bounds=encoded.bounds[[*firsts, len(encoded.bounds) - 1]])
 
 
 def excerpts(texts: Sequence[str], *, number: int) -> list[str]:

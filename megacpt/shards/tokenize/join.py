@@ -16,6 +16,7 @@ import numpy as np
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
+from megacpt.files import json_line
 from megacpt.shards.manifest import (
     BYTES_AT_ONCE,
     BackendRecord,
@@ -28,6 +29,7 @@ from megacpt.shards.tokenize.piece_log import PieceRecord
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.shards.writer import ShardFiles, ShardWriter
+from megacpt.text import listed
 
 NAMED = 8
 """Missing pieces that an error names."""
@@ -181,8 +183,7 @@ class _Pieces:
         """The lines set aside, numbered as in the files; whether there are any."""
         if not any(record.errors for record in self.records) or self._on_error != "quarantine":
             return False
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._quarantined())
-        writer.write_beside(QUARANTINE, content=(line.encode("utf-8") for line in lines))
+        writer.write_beside(QUARANTINE, content=map(json_line, self._quarantined()))
         return True
 
     def _quarantined(self) -> Iterator[dict[str, Any]]:
@@ -249,6 +250,10 @@ class _Pieces:
     def _nothing_found(self) -> DataError:
         names = ", ".join(file.path for file in self.plan.files)
         empty = sum(record.empty_documents for record in self.records)
+        bad = sum((Counter(record.errors) for record in self.records), Counter())
         key = self.plan.settings.key
         counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
+        if bad:
+            kinds = listed(f"{count:,} {kind}" for kind, count in sorted(bad.items()))
+            counted = f"{empty:,} empty texts under {key!r}, and {kinds} that were left out"
         return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")
