@@ -37,7 +37,7 @@ from megacpt.plan.plan import Plan, make_plan
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import segments_of
-from megacpt.shards.manifest import require_tokenizer
+from megacpt.shards.manifest import require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.shards.synthetic import documents, ensure_shard
 from megacpt.tokenizer import Tokenizer, load_tokenizer
@@ -154,7 +154,7 @@ def _tokens(item: SourceConfig | HeldoutConfig, *, path: str, tokenizer: Tokeniz
                 f"{path}.prefix={prefix} is no token shard: {prefix}{ending} does not exist; "
                 "write it with megacpt tokenize, and give the path without its ending."
             )
-    require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
+    require_own(prefix, tokenizer=tokenizer)
     tokens = IndexedShard(prefix).num_tokens
     if tokens == 0:
         raise DataError(f"{path}.prefix={prefix} holds no tokens; tokenize text that is not empty.")

@@ -57,7 +57,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
         parse_task,
         tokenize,
     )
-    from megacpt.tokenizer import load_tokenizer
+    from megacpt.tokenizer.auto_tokenizer import load_checked
 
     if not arguments.inputs or arguments.tokenizer is None:
         raise ConfigError(
@@ -66,9 +66,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
     limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
-        tokenizer=load_tokenizer(
-            arguments.tokenizer, settings=arguments.tokenizer_settings, fast=True
-        ),
+        tokenizer=load_checked(arguments.tokenizer, settings=arguments.tokenizer_settings),
         output_prefix=arguments.output,
         key=arguments.key,
         append_eos=not arguments.no_eos,

@@ -41,6 +41,8 @@ class ErrorKind(enum.Enum):
     invalid_utf8 = "invalid_utf8"
     invalid_unicode = "invalid_unicode"
     oversized = "oversized"
+    not_encoded = "not_encoded"
+    """The tokenizer's library gives up on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ConfigError
 from megacpt.shards.lengths import LengthCounter, LengthStatistics
-from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_tokenizer
+from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
 
@@ -121,7 +121,7 @@ def inspect_shard(
     if manifest is not None:
         identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
     if tokenizer is not None:
-        require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
+        require_own(prefix, tokenizer=tokenizer)
     known = manifest or tokenizer
     counter = _TokenCounter(
         vocab_size=known.vocab_size if known else None, eos_id=known.eos_id if known else None

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
+from megacpt.tokenizer import Tokenizer
 
 VERSION = 1
 BYTES_AT_ONCE = 1 << 22
@@ -53,7 +54,7 @@ class Manifest:
     """Which field of a JSON line held the text."""
     documents: int
     empty_documents: int
-    """Lines whose text was empty; they are left out of the shard."""
+    """Lines whose text was empty, or had no ids; they are left out of the shard."""
     tokens: int
     dtype: str
     bin_bytes: int
@@ -69,7 +70,20 @@ class Manifest:
     errors: dict[str, int] = field(default_factory=dict)
     """Lines that were left out, by the kind of what is wrong with them."""
     backends: tuple[BackendRecord, ...] = ()
+    tokenizer_identity: str = ""
+    """``of_fingerprint`` what makes ids the same, however the tokenizer's file is written."""
     version: int = VERSION
+
+    @property
+    def identity(self) -> str:
+        """``tokenizer_identity``, or "" where it is not known or of another fingerprint."""
+        fingerprint, _, identity = self.tokenizer_identity.partition(":")
+        return identity if fingerprint == self.tokenizer_fingerprint else ""
+
+    def has_tokenizer_of(self, other: Manifest) -> bool:
+        if self.tokenizer_fingerprint == other.tokenizer_fingerprint:
+            return True
+        return self.identity == other.identity != ""
 
 
 Record = TypeVar("Record", Manifest, InputFile, BackendRecord)
@@ -89,6 +103,11 @@ def total_backends(records: Iterable[BackendRecord]) -> tuple[BackendRecord, ...
         )
         for name, found in sorted(named.items())
     )
+
+
+def of_fingerprint(fingerprint: str, *, identity: str) -> str:
+    """Name an identity together with its fingerprint: one that is changed takes both away."""
+    return f"{fingerprint}:{identity}" if identity else ""
 
 
 def manifest_path(prefix: Path | str) -> Path:
@@ -199,34 +218,56 @@ def require_checksum(prefix: Path | str, *, kind: str, expected: str, found: str
         raise _changed(prefix, what=f"sha256 of .{kind}", expected=expected[:12], found=found[:12])
 
 
-def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
-    """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
-    _require_tokenizer(
-        read_shard_manifest(prefix), prefix=prefix, fingerprint=fingerprint, owner=owner
+def require_tokenizer(
+    prefix: Path | str,
+    *,
+    fingerprint: str,
+    owner: str,
+    is_same: Callable[[Manifest], bool] = lambda _: False,
+) -> None:
+    """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s.
+
+    ``is_same`` is asked where the fingerprint differs.
+    """
+    found = read_shard_manifest(prefix)
+    if found is None or found.tokenizer_fingerprint == fingerprint or is_same(found):
+        return
+    raise _of_another(found, prefix=prefix, owner=owner, fingerprint=fingerprint)
+
+
+def require_own(prefix: Path | str, *, tokenizer: Tokenizer) -> None:
+    """``require_tokenizer`` of one that is at hand."""
+    require_tokenizer(
+        prefix,
+        fingerprint=tokenizer.fingerprint,
+        owner=str(tokenizer.folder),
+        is_same=lambda found: tokenizer.wrote(found.tokenizer_fingerprint, identity=found.identity),
     )
 
 
-def _require_tokenizer(
-    manifest: Manifest | None, *, prefix: Path | str, fingerprint: str, owner: str
-) -> None:
-    if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
-        raise DataError(
-            f"token shard {prefix} was written with another tokenizer "
-            f"({manifest.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
-            "tokenize its text again with the tokenizer of the model."
-        )
+def _of_another(found: Manifest, *, prefix: Path | str, owner: str, fingerprint: str) -> DataError:
+    return DataError(
+        f"token shard {prefix} was written with another tokenizer "
+        f"({found.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
+        "tokenize its text again with the tokenizer of the model."
+    )
 
 
 def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:
     """The manifests of the shards; raises DataError if two of them name different tokenizers."""
     manifests = [read_shard_manifest(prefix) for prefix in prefixes]
-    first: tuple[Path | str, str] | None = None
+    first: tuple[Path | str, Manifest] | None = None
     for prefix, manifest in zip(prefixes, manifests, strict=True):
         if manifest is None:
             continue
-        first = first or (prefix, manifest.tokenizer_fingerprint)
-        owner = f"token shard {first[0]}"
-        _require_tokenizer(manifest, prefix=prefix, fingerprint=first[1], owner=owner)
+        first = first or (prefix, manifest)
+        if not manifest.has_tokenizer_of(first[1]):
+            raise _of_another(
+                manifest,
+                prefix=prefix,
+                owner=f"token shard {first[0]}",
+                fingerprint=first[1].tokenizer_fingerprint,
+            )
     return manifests
 
 

@@ -35,7 +35,7 @@ from megacpt.shards.writer import AT_ONCE, DocumentBounds, ShardFiles, ShardWrit
 
 Progress = Callable[[int, int], None]
 """Called with the bytes copied and those to copy."""
-EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos", "special")
+EQUAL_FIELDS = ("vocab_size", "eos_id", "append_eos", "special")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +203,10 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
 def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> Manifest:
     """What tokenizing everything at once would have written."""
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
+    # One that knows what its tokenizer computes says more than one of an older megacpt.
+    first = next((m for m in manifests if m.identity), manifests[0])
     return replace(
-        manifests[0],
+        first,
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
         empty_documents=sum(manifest.empty_documents for manifest in manifests),

@@ -29,7 +29,6 @@ from megacpt.shards.tokenize.piece_log import PieceRecord
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.shards.writer import ShardFiles, ShardWriter
-from megacpt.text import listed
 
 NAMED = 8
 """Missing pieces that an error names."""
@@ -216,6 +215,7 @@ class _Pieces:
         return Manifest(
             name=self.folder.prefix.name,
             tokenizer_fingerprint=settings.tokenizer_fingerprint,
+            tokenizer_identity=settings.tokenizer_identity,
             vocab_size=settings.vocab_size,
             eos_id=settings.eos_id,
             append_eos=settings.append_eos,
@@ -250,10 +250,9 @@ class _Pieces:
     def _nothing_found(self) -> DataError:
         names = ", ".join(file.path for file in self.plan.files)
         empty = sum(record.empty_documents for record in self.records)
-        bad = sum((Counter(record.errors) for record in self.records), Counter())
         key = self.plan.settings.key
-        counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
-        if bad:
-            kinds = listed(f"{count:,} {kind}" for kind, count in sorted(bad.items()))
-            counted = f"{empty:,} empty texts under {key!r}, and {kinds} that were left out"
+        bad = sum((Counter(record.errors) for record in self.records), Counter())
+        counts = [f"{empty} texts under {key!r} are empty"] * bool(empty)
+        counts += [f"{count} bad lines are {kind}" for kind, count in sorted(bad.items())]
+        counted = f"all {counts[0]}" if len(counts) == 1 else ", ".join(counts) or "no lines"
         return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")

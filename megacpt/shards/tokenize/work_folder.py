@@ -47,6 +47,7 @@ class ShardSettings:
     key: str
     max_document_bytes: int
     dtype: str
+    tokenizer_identity: str = ""
     version: int = VERSION
 
 
