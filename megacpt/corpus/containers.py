@@ -108,7 +108,11 @@ def _unpacking_failed(path: str, *, ending: str, error: Exception) -> str:
         )
     if "ictionary" in str(error):
         return "needs the dictionary it was compressed with; " + piped("-D DICTIONARY", path)
-    return f"is not a complete {KINDS[ending]} file ({error}); compress or copy it again."
+    # One of raw content, which has no number, leaves no trace in the file.
+    dictionary = ", or unpack it with its dictionary, if it had one" * ("orruption" in str(error))
+    return (
+        f"is not a complete {KINDS[ending]} file ({error}); compress or copy it again{dictionary}."
+    )
 
 
 def require_kind(path: str, *, head: bytes, ending: str) -> None:

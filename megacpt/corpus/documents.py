@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from megacpt.errors import DataError
+from megacpt.text import listed
 
 QUARANTINE = "quarantine.jsonl"
 """PREFIX.``QUARANTINE`` holds the lines that were set aside."""
@@ -219,9 +221,15 @@ def _decoded(value: ColumnValue, *, line: int, limit: int) -> Document | BadLine
     return tuple(texts) if isinstance(value, list) else texts[0]
 
 
-def refusal(bad: BadLine, *, path: str, line: int) -> DataError:
-    """The error of the policy ``stop``; ``line`` counts from the beginning of the file."""
+def refusal(bad: Sequence[BadLine], *, path: str, line: int, num_lines: int) -> DataError:
+    """The error of the policy ``stop``: the first bad line, and how many more there are among the
+    ``num_lines`` that were read with it. ``line`` is its number in the file."""
+    sample = ""
+    if num_lines > 1:
+        kinds = listed(f"{n:,} {kind}" for kind, n in Counter(b.kind.value for b in bad).items())
+        others = f"{len(bad):,} are bad: {kinds}" if len(bad) > 1 else "no other is bad"
+        sample = f" Of {num_lines:,} lines read together {others}."
     return DataError(
-        f"{path}:{line}: {bad.problem}. Or leave such lines out with --on-error skip, or "
+        f"{path}:{line}: {bad[0].problem}.{sample} Leave such lines out with --on-error skip, or "
         "quarantine to keep them aside; finished pieces are used again."
     )

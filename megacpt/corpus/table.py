@@ -32,7 +32,9 @@ def records(stream: BinaryIO, *, path: str, kind: str, key: str, limit: int) -> 
     csv.field_size_limit(min(limit, FIELD_MAX))  # A longer one is refused while it is read.
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     rows = _Rows(text, delimiter=DELIMITERS[kind])
-    header = next((row for row in rows if row), [])
+    header = next((row for row in rows if row), None)
+    if header is None:
+        return
     if isinstance(header, BadLine):
         raise DataError(f"{path}:{header.line}: {header.problem}.")
     column = _column(header, path=path, key=key)
@@ -89,7 +91,7 @@ def _column(header: list[str], *, path: str, key: str) -> int:
     if key not in header:
         raise DataError(
             f"{path}: has no column {key!r}; its first line names the columns: "
-            f"{', '.join(header) or 'none'}. Use --key NAME."
+            f"{', '.join(header)}. Use --key NAME."
         )
     if (times := header.count(key)) > 1:
         raise DataError(f"{path}: has {times} columns named {key!r}; give them names of their own.")
