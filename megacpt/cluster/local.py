@@ -26,6 +26,7 @@ from megacpt.cluster.failures import Rank, ask_for_stacks, ending, failures_of
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import die_with_parent
+from megacpt.device.inherited import of_another_place
 from megacpt.device.variables import missing_variables
 from megacpt.errors import EndedOnRequest, EnvironmentError_
 
@@ -150,8 +151,9 @@ def _start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    # env(1) adds to the inherited environment and becomes the rank itself by exec.
-    full = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
+    # env(1) changes the inherited environment and becomes the rank itself by exec.
+    unset = [word for name in of_another_place() for word in ("-u", name)]
+    full = ["env", *unset, *(f"{name}={value}" for name, value in variables.items()), *command]
     with ExitStack() as files:
         log = files.enter_context(folder.log_of(rank).open("ab")) if rank > 0 else None
         return subprocess.Popen(

@@ -157,6 +157,10 @@ def _launch(arguments: argparse.Namespace) -> int:
         return 0
     launched = launch(config, python=sys.executable)
     _advise(launched.plan)
+    for taken in launched.taken:
+        print(f"Taken from your SBATCH_* variables: {taken}", file=sys.stderr)
+    if launched.left_out:
+        print(f"Not handed to the job: {', '.join(launched.left_out)}", file=sys.stderr)
     folder, run_dir = RunFolder(Path(config.run_dir)), shown(config.run_dir)
     say(
         f"Job {launched.job} is queued: {shown(launched.script)}",

@@ -183,8 +183,9 @@ def job_ends_at(environment: Mapping[str, str] | None = None) -> float | None:
 
 
 def is_srun_task() -> bool:
-    """srun can give each task GPUs and cores of its own; other launchers share the machine's."""
-    return "SLURM_STEP_NUM_TASKS" in os.environ
+    """srun can give each task GPUs and cores of its own; other launchers share the machine's,
+    torchrun also inside a task."""
+    return "SLURM_STEP_NUM_TASKS" in os.environ and not has_agent_store()
 
 
 def slurm_start() -> str | None:
