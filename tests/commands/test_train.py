@@ -184,7 +184,8 @@ def test_a_second_start_is_refused_and_one_that_takes_over_is_not(tmp_path: Path
     third.communicate()
     wait_until(lambda: not workers_of(run_dir), timeout_s=10)
     fourth = start_long_run(run_dir, CALM)
-    assert len(list((run_dir / "starts").iterdir())) == 3, "nothing blocks a start after a crash"
+    # Nothing blocks a start after a crash.
+    wait_until(lambda: len(list((run_dir / "starts").iterdir())) == 3, timeout_s=60)
     fourth.kill()
     fourth.communicate()
 
