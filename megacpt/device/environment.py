@@ -231,6 +231,15 @@ def set_default(name: str, *, value: str) -> None:
     os.environ.setdefault(name, value)
 
 
+def beginning_with(prefix: str) -> dict[str, str]:
+    """Variables of this process that say something, but no secrets, by their full names."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(prefix) and value and not name.endswith("_KEY")
+    }
+
+
 def has_secret(name: str) -> bool:
     """Whether a key is there; its value stays where it is."""
     return bool(os.environ.get(name))
