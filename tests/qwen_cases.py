@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random Qwen2 and Qwen3 models."""
+"""Small random models of Qwen2, Qwen3 and Mistral: Llama with another attention."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},
     "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 24},
+    "smollm3-tied": {
+        "model_type": "smollm3",
+        "no_rope_layers": [0, 1, 0, 1],
+        # Its own lies beyond the small vocabulary.
+        "pad_token_id": None,
+    },
     "qwen3-tied": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
 }
 

@@ -59,6 +59,7 @@ def transformer_config(
         # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         qk_layernorm=architecture.qk_norm,
+        no_rope_freq=_without_rope(architecture),
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -81,6 +82,13 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "add_bias_linear": architecture.mlp_bias,
         "add_qkv_bias": _has_qkv_bias(architecture),
     }
+
+
+def _without_rope(architecture: Architecture) -> list[int] | None:
+    """One number a layer, 1 where it does not rotate."""
+    without = architecture.no_rope_layers
+    layers = range(architecture.num_layers)
+    return [int(layer in without) for layer in layers] if without else None
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:
