@@ -44,8 +44,8 @@ def entry() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == INTERRUPTED:
-        # Python itself ends by SIGINT where Ctrl-C came while a library ran exec() on a text (as
-        # imports do), although it was caught. And nothing that was interrupted has a last word.
+        # `python -m` ends by SIGINT where Ctrl-C came inside exec() of a text (dataclasses and
+        # imports run it), although it was caught. And what was interrupted has no last word.
         os._exit(code)
     sys.exit(code)
 

@@ -169,9 +169,11 @@ cli.entry()
 
 
 @pytest.mark.parametrize("how", ["interrupted()", "wrapped()", "exec('interrupted()')"])
-def test_ctrl_c_ends_with_130_wherever_it_comes(how: str) -> None:
-    command = [sys.executable, "-c", INTERRUPTED.format(how=how), "report", "runs/law"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_ctrl_c_ends_with_130_wherever_it_comes(tmp_path: Path, how: str) -> None:
+    (tmp_path / "command.py").write_text(INTERRUPTED.format(how=how))
+    command = [sys.executable, "-m", "command", "report", "runs/law"]
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
     assert done.stderr == "Interrupted. Start it again to go on: megacpt report runs/law\n"
     assert done.returncode == 130
 
