@@ -27,12 +27,14 @@ from megacpt.config.sections import (
     SourceConfig,
     SyntheticConfig,
 )
+from megacpt.device.environment import beginning_with, has_secret
 from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
+from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
@@ -107,6 +109,12 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     """Check, then write what the ranks read."""
     plan = check(config, num_ranks=num_ranks, launched=launched)
     folder = RunFolder(Path(config.run_dir))
+    if not launched:  # There, cluster.slurm.setup may say more.
+        choose_mode(
+            config.monitor.wandb,
+            has_api_key=has_secret("WANDB_API_KEY"),
+            variables=beginning_with("WANDB_"),
+        )
     _check_writable(folder.root)
     base = base_checkpoint.find(config.checkpoint, run_dir=folder.root)
     if base is not None:
