@@ -87,17 +87,21 @@ def _train(arguments: argparse.Namespace) -> int:
     ranks = rank_from_environment()
     if ranks is not None:
         return train_as_rank(arguments, ranks=ranks)
-    config = _prepared(config_of(arguments))
-    code = run_local(config)
+    config = _prepared(arguments, config=config_of(arguments))
+    code = run_local(config, mode=_mode(arguments))
     if code == 0:
         _say_trained(config)
     return code
 
 
-def _prepared(config: RunConfig, *, num_ranks: int | None = None) -> RunConfig:
+def _prepared(
+    arguments: argparse.Namespace, *, config: RunConfig, num_ranks: int | None = None
+) -> RunConfig:
     """Write the run folder; the configuration as its run.yaml has it, the length in steps."""
     from megacpt.cluster.prepare import prepare
 
+    if not arguments.take_over:
+        _require_free(config)
     _advise(prepare(config, num_ranks=num_ranks))
     return _as_written(config)
 
@@ -107,6 +111,20 @@ def _as_written(config: RunConfig) -> RunConfig:
     from megacpt.config.paths import RunFolder
 
     return read_run_yaml(RunFolder(Path(config.run_dir)).run_yaml)
+
+
+def _mode(arguments: argparse.Namespace) -> str:
+    return "take_over" if arguments.take_over else "train"
+
+
+def _require_free(config: RunConfig) -> None:
+    """Before anything is written: the same run may be at work in its folder."""
+    from megacpt.checkpoint.at_work import require_free
+    from megacpt.plan.rules.faults import hang_minutes
+
+    unseen = require_free(Path(config.run_dir), silent_s=60 * hang_minutes(config))
+    if unseen is not None:
+        print(f"Note: {unseen}", file=sys.stderr)
 
 
 def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
@@ -125,8 +143,8 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
         run_rank(
             config,
             ranks=ranks,
-            mode="train",
-            prepare=lambda: _prepared(config, num_ranks=ranks.world_size),
+            mode=_mode(arguments),
+            prepare=lambda: _prepared(arguments, config=config, num_ranks=ranks.world_size),
         )
     except EndedOnRequest as end:
         if ranks.rank == 0:
@@ -147,13 +165,22 @@ def _say_trained(config: RunConfig) -> None:
     )
 
 
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    settings_arguments(parser)
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="also from a start of the run that is at work: it ends at its next step",
+    )
+
+
 TRAIN = Verb(
     name="train",
     summary="train on this machine, or as one rank under torchrun or srun",
     example="  megacpt train experiment=tiny\n"
     "  megacpt train experiment=tiny parallel.tp=2 run_dir=runs/tiny_tp2\n"
     "The same command again resumes the run.",
-    add_arguments=settings_arguments,
+    add_arguments=_train_arguments,
     run=_train,
 )
 
@@ -170,6 +197,10 @@ def _launch(arguments: argparse.Namespace) -> int:
         return 0
     launched = launch(config, python=sys.executable)
     _advise(launched.plan)
+    for taken in launched.taken:
+        print(f"Taken from your SBATCH_* variables: {taken}", file=sys.stderr)
+    if launched.left_out:
+        print(f"Not handed to the job: {', '.join(launched.left_out)}", file=sys.stderr)
     folder, run_dir = RunFolder(Path(config.run_dir)), shown(config.run_dir)
     say(
         f"Job {launched.job} is queued: {shown(launched.script)}",
