@@ -86,32 +86,38 @@ def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     _require_rules(found)
     if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")
-    tokens = _source_tokens(config, tokenizer=model.tokenizer)
-    base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
-    record = _data_record(config, base=base)
-    asked, config = config, _with_steps(config, tokens=tokens, record=record)
+    return _checked(config, model=model)
+
+
+def _checked(asked: RunConfig, *, model: _Model) -> Checked:
+    """What needs the model, the shards and what the run has done."""
+    architecture = model.architecture
+    tokens = _source_tokens(asked, tokenizer=model.tokenizer)
+    base = base_checkpoint.find(asked.checkpoint, run_dir=Path(asked.run_dir))
+    record = _data_record(asked, base=base)
+    config = _with_steps(asked, tokens=tokens, record=record)
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
     check_prompts(
         config.evaluate.prompts,
         tokenizer=model.tokenizer,
-        vocab_size=model.architecture.vocab_size,
+        vocab_size=architecture.vocab_size,
     )
     _check_place(Path(config.run_dir))
     _check_schedule(config)
-    _check_model(config, architecture=model.architecture)
+    _check_model(config, architecture=architecture)
     settings = UpdateSettings(
         optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
     )
     if base is not None:
-        base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
-    odd = open_data(config, vocab_size=model.architecture.vocab_size, record=record)
+        base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+    odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
     require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
     plan = make_plan(
         config,
-        architecture=model.architecture,
+        architecture=architecture,
         source_tokens=tokens,
         segments=own(_segments(config, record=record)),
     )
