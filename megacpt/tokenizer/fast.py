@@ -9,13 +9,18 @@ make a difference, and where tokens take blanks or words around them into accoun
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import logging
+import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import psutil
 
 from megacpt.tokenizer.backend import (
     Encoded,
@@ -31,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 PAIRS_MAX = 1 << 20
 """Pairs of added tokens that are compared; more would take seconds."""
+GROWTH_BYTES = 1 << 27
+"""How far the memory of the process may grow before what fastokens keeps is thrown away."""
 WORDS = (
     "The quick brown fox can't, won't; we'll see: I'VE 3.14159 and 1,000,000 x_y-z (a+b)*c != d",
     "   three blanks\ttab\n\n  \r\n trailing \n",
@@ -49,18 +56,47 @@ WORDS = (
 
 
 class FastBackend:
-    """Encodes as ``reference`` does, or ought to."""
+    """Encodes as ``reference`` does, or ought to.
+
+    fastokens keeps the ids of up to a million words, however long. A tokenizer that does not cut
+    texts into words makes it keep whole documents, gigabytes of them; then it is read anew.
+    """
 
     def __init__(self, library: ModuleType, *, content: bytes) -> None:
-        self._tokenizer = library.Tokenizer.from_json_str(content.decode("utf-8"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._library, self._content = library, content
+        self._tokenizer = self._read()
+        self._process = psutil.Process()
+        self._memory_bytes_max = math.inf
+        self._lock = threading.Lock()
         self.name = f"fastokens {importlib.metadata.version('fastokens')}"
+
+    def _read(self) -> Any:
+        tokenizer = self._library.Tokenizer.from_json_str(self._content.decode("utf-8"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
         with failure_told(self.name):
             ids, bounds = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=special)
+        self._forget_if_grown()
         return Encoded(ids=np.frombuffer(ids, "<u4"), bounds=np.frombuffer(bounds, "<i8"))
+
+    def _forget_if_grown(self) -> None:
+        with self._lock:
+            if self._process.memory_info().rss > self._memory_bytes_max:
+                self._tokenizer = self._read()
+                _return_freed_memory()
+                self._memory_bytes_max = math.inf
+            if self._memory_bytes_max == math.inf:
+                self._memory_bytes_max = self._process.memory_info().rss + GROWTH_BYTES
+
+
+def _return_freed_memory() -> None:
+    """Glibc keeps what lies between blocks in use, here nearly all, until it is told not to."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def read_fast(content: bytes) -> Encoder | None:

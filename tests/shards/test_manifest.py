@@ -63,6 +63,38 @@ def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
         manifest.read_shard_manifest(prefix)
 
 
+UNRELATED = {
+    "a document": ('{"text": "a law", "id": 7}', r"none of its keys \(those there: 'text', 'id'\)"),
+    "an array": ('[{"text": "a"}]', "JSON of type list, not an object"),
+    "a number": ("7", "type int, not an object"),
+    "another version": ('{"version": "1.0", "model": {}}', "those there: 'version', 'model'"),
+    "JSON lines": ('{"text": "a"}\n{"text": "b"}\n', "Extra data: line 2"),
+    "no JSON": ("PK\x03\x04", "JSONDecodeError"),
+    "many keys": (json.dumps(dict.fromkeys("abcdefgh", 0)), "'a', 'b', 'c', 'd', 'e'"),
+}
+
+
+@pytest.mark.parametrize("name", UNRELATED)
+def test_a_file_of_another_tool_beside_a_shard_is_named(tmp_path: Path, name: str) -> None:
+    content, words = UNRELATED[name]
+    write_shard(tmp_path / "law", documents=[[1, 2]], vocab_size=9)
+    (tmp_path / "law.json").write_text(content)
+    with pytest.raises(
+        DataError, match=rf"law.json cannot be read as a manifest.*{words}"
+    ) as found:
+        inspect_shard(tmp_path / "law")
+    assert "another tool" in str(found.value)
+    assert "move" in str(found.value)
+
+
+def test_a_corpus_beside_a_shard_is_not_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "law", documents=[[1, 2]], vocab_size=9)
+    with (tmp_path / "law.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"it holds more than 268,435,456 bytes\. A shard of"):
+        inspect_shard(tmp_path / "law")
+
+
 def test_a_shard_without_one_cannot_be_verified(tmp_path: Path) -> None:
     write_shard(tmp_path / "b", documents=[[1]], vocab_size=9)
     assert manifest.read_shard_manifest(tmp_path / "b") is None

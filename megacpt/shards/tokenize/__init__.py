@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.corpus.documents import QUARANTINE, OnError
-from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
+from megacpt.corpus.formats import FileFormat, SourceFile
+from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import cut, piece_bytes
 from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
@@ -71,7 +72,7 @@ def tokenize(
         notice(note)
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
-    files = find_files(inputs, file_format=file_format, spool=folder.path)
+    files = find_files(inputs, file_format=file_format, spool=folder.path, notice=notice)
     _require_free_name(output_prefix, files=files)
     settings = _settings(
         tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes

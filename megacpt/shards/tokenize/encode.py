@@ -10,7 +10,7 @@ the input alone. A single id that differs ends the work, which is then done agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -22,6 +22,8 @@ import numpy.typing as npt
 from megacpt import _C
 from megacpt.corpus.documents import (
     BadLine,
+    ColumnValue,
+    Document,
     ErrorKind,
     Parsed,
     Passage,
@@ -94,21 +96,20 @@ class DocumentEncoder:
     def encode(self, passage: Passage, *, number: int) -> EncodedPassage:
         """``number`` counts the passages of a piece from 0."""
         parsed = self._parse(passage)
-        texts = [text for text in parsed.texts if text]
+        texts, firsts = sentences(parsed.texts)
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
         failed: list[BadLine] = []
         try:
-            encoded = self.backend.encode(texts, special=self._special)
+            encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
         except EncodeError:
             encoded, failed = self._encode_each(passage)
         self._check(checked)
         tokens, lengths = self._ended(encoded.without(self._nothing))
-        bad = sorted([*parsed.bad, *failed], key=attrgetter("line"))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
             lengths=lengths,
-            bad=[*passage.bad, *bad],
+            bad=sorted([*passage.bad, *parsed.bad, *failed], key=attrgetter("line")),
             empty_documents=len(parsed.texts) - lengths.size - len(failed),
             checked_documents=len(checked),
             checked_bytes=sum(len(text.encode()) for text in checked),
@@ -123,44 +124,40 @@ class DocumentEncoder:
         return row
 
     def _encode_each(self, passage: Passage) -> tuple[Encoded, list[BadLine]]:
-        """The texts that can be encoded, and the lines of the others."""
-        lines = self._lines(passage)
-        texts = [text for _, _, text in lines]
-        if self._fast is not None:
-            # It may fail where the reference does not.
+        """The documents that can be encoded, and the lines of the others."""
+        rows: list[npt.NDArray[np.integer[Any]]] = []
+        failed: list[BadLine] = []
+        for line, content, texts in self._lines(passage):
+            # fastokens may fail where the reference does not.
             self._check(texts)
-        rows = encode_each(texts, encoder=self._tokenizer.backend, special=self._special)
-        failed = [
-            BadLine(
-                line=number,
-                kind=ErrorKind.not_encoded,
-                problem=f"cannot be encoded by {row}; remove it",
-                content=line,
-            )
-            for (number, line, _), row in zip(lines, rows, strict=True)
-            if isinstance(row, EncodeError)
-        ]
-        return join([row for row in rows if not isinstance(row, EncodeError)]), failed
+            found = encode_each(texts, encoder=self._tokenizer.backend, special=self._special)
+            errors = [row for row in found if isinstance(row, EncodeError)]
+            if errors:
+                problem = f"cannot be encoded by {errors[0]}; remove it"
+                kind = ErrorKind.not_encoded
+                failed.append(BadLine(line=line, kind=kind, problem=problem, content=content))
+            else:
+                rows.append(np.concatenate([r for r in found if not isinstance(r, EncodeError)]))
+        return join(rows), failed
 
-    def _lines(self, passage: Passage) -> list[tuple[int, bytes, str]]:
-        """Number, content and text of the lines that hold some."""
+    def _lines(self, passage: Passage) -> Iterator[tuple[int, bytes, list[str]]]:
+        """Number, content and texts of the lines that hold some."""
         content = passage.content
-        lines: Iterable[bytes | list[object]] = (
-            content.split(b"\n") if isinstance(content, bytes) else ([value] for value in content)
+        values: Sequence[bytes | list[ColumnValue]] = (
+            content.split(b"\n") if isinstance(content, bytes) else [[value] for value in content]
         )
-        found: list[tuple[int, bytes, str]] = []
-        for number, line in enumerate(lines, start=passage.first_line):
-            one = replace(passage, content=line, first_line=number)
-            texts = self._parse(one).texts
-            kept = line if isinstance(line, bytes) else "".join(texts).encode()
-            found += [(number, kept, text) for text in texts if text]
-        return found
+        for number, value in zip(_numbers(passage, count=len(values)), values, strict=True):
+            one = replace(passage, content=value, first_line=number, lines=None)
+            texts = sentences(self._parse(one).texts)[0]
+            if texts:
+                yield number, value if isinstance(value, bytes) else "".join(texts).encode(), texts
 
     def _parse(self, passage: Passage) -> Parsed:
         line, limit = passage.first_line, self._max_bytes
         if isinstance(passage.content, bytes):
             return parse_lines(passage.content, first_line=line, key=self._key, limit=limit)
-        return parse_values(passage.content, first_line=line, limit=limit)
+        lines = _numbers(passage, count=len(passage.content))
+        return parse_values(passage.content, lines=lines, limit=limit)
 
     def _check(self, texts: Sequence[str]) -> None:
         """Compare the fast backend with the reference."""
@@ -190,6 +187,28 @@ class DocumentEncoder:
                 f"{self._vocab_size}; its files contradict each other, copy them again."
             )
         return ended
+
+
+def _numbers(passage: Passage, *, count: int) -> Sequence[int]:
+    """Of the lines of its values."""
+    return passage.lines or range(passage.first_line, passage.first_line + count)
+
+
+def sentences(documents: Sequence[Document]) -> tuple[list[str], list[int]]:
+    """What is encoded, empty texts left out, and which of it begins a document."""
+    texts: list[str] = []
+    firsts: list[int] = []
+    for document in documents:
+        found = [text for text in ((document,) if isinstance(document, str) else document) if text]
+        if found:
+            firsts.append(len(texts))
+            texts += found
+    return texts, firsts
+
+
+def joined(encoded: Encoded, *, firsts: Sequence[int]) -> Encoded:
+    """The documents that begin with these texts."""
+    return Encoded(ids=encoded.ids, bounds=encoded.bounds[[*firsts, len(encoded.bounds) - 1]])
 
 
 def excerpts(texts: Sequence[str], *, number: int) -> list[str]:

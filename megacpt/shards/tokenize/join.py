@@ -16,6 +16,7 @@ import numpy as np
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
+from megacpt.files import json_line
 from megacpt.shards.manifest import (
     BYTES_AT_ONCE,
     BackendRecord,
@@ -181,8 +182,7 @@ class _Pieces:
         """The lines set aside, numbered as in the files; whether there are any."""
         if not any(record.errors for record in self.records) or self._on_error != "quarantine":
             return False
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._quarantined())
-        writer.write_beside(QUARANTINE, content=(line.encode("utf-8") for line in lines))
+        writer.write_beside(QUARANTINE, content=map(json_line, self._quarantined()))
         return True
 
     def _quarantined(self) -> Iterator[dict[str, Any]]:
