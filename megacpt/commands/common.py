@@ -91,7 +91,7 @@ def say(*lines: str, next_command: str) -> None:
     print(f"Next: {next_command}")
 
 
-def plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
+def plan_command(prefix: Path, *, tokenizer: str | None) -> str:
     # A name in a key has no dots, spaces or quotes.
     name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
     model = [f"model.path={tokenizer}"] if tokenizer else []

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
@@ -65,6 +66,8 @@ class Plan:
     """Everything ``megacpt plan`` shows; written to RUN_DIR/plan.json when the run starts."""
 
     run_dir: str
+    hub_model: str | None
+    """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
     family: str
     parameters: int
     active_parameters: int
@@ -118,6 +121,7 @@ def make_plan(
     )
     return Plan(
         run_dir=config.run_dir,
+        hub_model=str(stored) if (stored := HubModel.stored(config.model.path or "")) else None,
         family=architecture.family,
         parameters=num_parameters(architecture),
         active_parameters=num_active_parameters(architecture),
@@ -233,6 +237,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"Model        {plan.family}, {count(plan.parameters, digits=2)} parameters"
         + active * (plan.active_parameters < plan.parameters)
     )
+    if plan.hub_model is not None:
+        yield f"             {plan.hub_model}"
     yield (
         f"Layout       {plan.ranks} rank{'s' * (plan.ranks > 1)}: {plan.layout}, "
         f"{plan.microbatches} microbatches a step"
