@@ -27,7 +27,7 @@ def with_model(config: RunConfig, *, online: bool = True) -> RunConfig:
     path = str(config.model.path or "")
     asked = HubModel.asked(path)
     if asked is None and HubModel.stored(path) is None:
-        _say_folder_wins(f"model.path={path}", path=path)
+        _say_folder_wins("model.path=", path=path)
         return config
     folder = _folder(
         asked,
@@ -74,7 +74,7 @@ def tokenizer_path(name: str) -> Path:
     """What ``--tokenizer`` names, as a folder or file."""
     asked = HubModel.asked(name)
     if asked is None or (Path(name).exists() and not asked.explicit):
-        _say_folder_wins(f"--tokenizer {name}", path=name)
+        _say_folder_wins("--tokenizer ", path=name)
         return Path(name)
     return _folder(
         asked,
@@ -118,11 +118,11 @@ def _no_folder(asked: HubModel | None) -> str:
     return f" (there is no folder {Path(str(asked)).absolute()}, so it is taken for a hub id)"
 
 
-def _say_folder_wins(called: str, *, path: str) -> None:
+def _say_folder_wins(setting: str, *, path: str) -> None:
     folder = Path(path).absolute()
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if folder.is_dir() and HubModel.asked(str(here)) is not None:
-        _note(f"{called} is the folder {folder}; hf://{here} would be the hub's model.")
+        _note(f"{setting}{here} is the folder {folder}; hf://{here} would be the hub's model.")
 
 
 def _note(text: str) -> None:

@@ -150,6 +150,7 @@ def test_without_weights_none_come(hub: HubServer, model_files: dict[str, bytes]
     assert names_in(bring("org/tokenizer", pretrained=False)) == set(only)
 
 
+@pytest.mark.slow
 def test_transformers_reads_the_same_offline(
     hub: HubServer, model_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_ctrl_c_ends_it_at_once_and_keeps_what_came(hub: HubServer, tmp_path: Pa
     assert 0 < came < len(content)
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_file_once(hub: HubServer, tmp_path: Path) -> None:
     hub.gate = threading.Event()
     first, second = start(hub, tmp_path), start(hub, tmp_path)
