@@ -40,15 +40,21 @@ def telling(model: HubModel, *, called: str) -> Iterator[None]:
 
 
 def problem_of(error: BaseException, *, model: HubModel, called: str) -> MegacptError:
-    kind = ModelError if isinstance(error, hub_errors.HfHubHTTPError) else EnvironmentError_
+    refused = isinstance(_cause(error), hub_errors.HfHubHTTPError)
+    kind = ModelError if refused else EnvironmentError_
     return kind(f"{called}: {reason_of(error, model=model)}.")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Why a file that is not in the cache could not be asked for either."""
+    while isinstance(error, hub_errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def reason_of(error: BaseException, *, model: HubModel) -> str:
     """Why, and the remedy; never the text of an answer, as its addresses can hold a signature."""
-    cause = error
-    while isinstance(cause, hub_errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = _cause(error)
     if isinstance(cause, hub_errors.OfflineModeIsEnabled | hub_errors.LocalEntryNotFoundError):
         return (
             f"HF_HUB_OFFLINE is set and the hub's cache {constants.HF_HUB_CACHE} does not hold "
@@ -59,6 +65,9 @@ def reason_of(error: BaseException, *, model: HubModel) -> str:
     if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
         place = cause.filename or constants.HF_HUB_CACHE
         return f"{place} cannot be written ({cause.strerror}); set HF_HOME to another folder"
+    # Of nested errors the innermost says it in a few words.
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
     why = " ".join(str(cause).split()) or type(cause).__name__
     return (
         f"the Hugging Face hub ({_endpoint()}) cannot be reached for {model} ({why}); check the "
