@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
@@ -66,8 +65,6 @@ class Plan:
     """Everything ``megacpt plan`` shows; written to RUN_DIR/plan.json when the run starts."""
 
     run_dir: str
-    hub_model: str | None
-    """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
     family: str
     parameters: int
     active_parameters: int
@@ -94,6 +91,8 @@ class Plan:
     snapshot_bytes: int
     """Host memory of a rank for what it saves beside training, from the first save on."""
     checkpoints_kept: int
+    hub_model: str | None = None
+    """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
 
@@ -121,7 +120,6 @@ def make_plan(
     )
     return Plan(
         run_dir=config.run_dir,
-        hub_model=str(stored) if (stored := HubModel.stored(config.model.path or "")) else None,
         family=architecture.family,
         parameters=num_parameters(architecture),
         active_parameters=num_active_parameters(architecture),
