@@ -46,7 +46,7 @@ def with_weights(config: RunConfig) -> None:
         return
     from megacpt.families.hub import fetch_weights
 
-    line = _Line(str(HubModel.stored(str(folder))))
+    line = Line(str(HubModel.stored(str(folder))))
     try:
         fetch_weights(folder, note=_note, progress=line)
     finally:
@@ -88,10 +88,12 @@ def tokenizer_path(name: str) -> Path:
 def _folder(
     asked: HubModel | None, *, pinned: Path | None, called: str, pretrained: bool, online: bool
 ) -> Path:
-    from megacpt.families.hub import fetch, is_whole
+    from megacpt.families.hub import fetch, has_weights, is_whole
 
     if pinned is not None and is_whole(pinned):
-        return pinned
+        weights_can_wait = online or not pretrained
+        if weights_can_wait or has_weights(pinned):
+            return pinned
     model = asked if pinned is None else HubModel.stored(str(pinned))
     assert model is not None
     return fetch(model, called=called, pretrained=pretrained, note=_note, online=online)
@@ -129,12 +131,13 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-class _Line:
+class Line:
     """Shows how far a download is."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, every_s: float | None = None) -> None:
         self._what, self._is_terminal = what, sys.stderr.isatty()
-        self._every_s = TERMINAL_S if self._is_terminal else FILE_S
+        usual_s = TERMINAL_S if self._is_terminal else FILE_S
+        self._every_s = usual_s if every_s is None else every_s
         self._started_at = self._shown_at = time.monotonic()
         self._before: int | None = None
 

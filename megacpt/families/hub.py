@@ -30,6 +30,8 @@ INDEX = "model.safetensors.index.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ENDINGS = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+MANY = 3
+"""Names of files that a message holds."""
 TEMPLATES = "additional_chat_templates/"
 
 
@@ -67,7 +69,9 @@ def fetch(
     """
     kept = _kept(model)
     if not online:
-        return kept or _refuse_absent(model, called=called)
+        if kept is None or (pretrained and not has_weights(kept)):
+            raise _absent(model, called=called)
+        return kept
     try:
         listing = _list(model)
     except UNREACHABLE as error:
@@ -126,12 +130,12 @@ def _kept(model: HubModel) -> Path | None:
     for name in (CONFIG, TOKENIZER):
         found = try_to_load_from_cache(model.repo, name, revision=model.revision)
         if isinstance(found, str) and is_whole(Path(found).parent):
-            return Path(found).parent
+            return Path(found).parent.absolute()
     return None
 
 
-def _refuse_absent(model: HubModel, *, called: str) -> Path:
-    raise EnvironmentError_(
+def _absent(model: HubModel, *, called: str) -> EnvironmentError_:
+    return EnvironmentError_(
         f"{called}: the hub's cache here ({constants.HF_HUB_CACHE}) does not hold {model}, and a "
         "rank downloads nothing; use megacpt launch, or run `megacpt train` once where there is a "
         "network, with HF_HOME in a folder that all nodes see."
@@ -157,7 +161,7 @@ def _list(model: HubModel) -> _Listing:
 
 
 def _require_files(listing: _Listing, *, called: str, pretrained: bool) -> None:
-    if pretrained and not listing.has(CONFIG):
+    if not listing.small or (pretrained and not listing.has(CONFIG)):
         raise ModelError(
             f"{called}: the hub's repository {listing.model} has no config.json (it has "
             f"{_some(listing.files)}), so it is no model for transformers; name one that has."
@@ -175,7 +179,9 @@ def _some(names: Iterable[str]) -> str:
     """The files that tell most of what a repository holds."""
     told = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors", ".h5"))]
     shown = told or [name for name in names if not name.startswith(".")]
-    return listed([*shown[:3], f"{len(shown) - 3} more"] if len(shown) > 3 else shown) or "no files"
+    if len(shown) > MANY:
+        shown = [*shown[:MANY], f"{len(shown) - MANY} more"]
+    return listed(shown or ["no files"])
 
 
 def _fetch_small(listing: _Listing, *, asked: HubModel) -> Path:
@@ -185,6 +191,12 @@ def _fetch_small(listing: _Listing, *, asked: HubModel) -> Path:
     if path.parent.name != listing.model.revision:
         # A branch that moved in this moment.
         path = _download(names[0], model=listing.model)
+    fetch_large(
+        _large(listing.files[name] for name in names if not (path.parent / name).exists()),
+        model=listing.model,
+        blobs=_blobs(path.parent),
+        progress=lambda done, total: None,
+    )
     for name in names[1:]:
         _download(name, model=listing.model)
     for name in sorted(_code_files(path.parent) & listing.files.keys()):
@@ -193,7 +205,7 @@ def _fetch_small(listing: _Listing, *, asked: HubModel) -> Path:
 
 
 def _download(name: str, *, model: HubModel) -> Path:
-    return Path(hf_hub_download(model.repo, name, revision=model.revision))
+    return Path(hf_hub_download(model.repo, name, revision=model.revision)).absolute()
 
 
 def _own_code(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from megacpt.cli import main
-from megacpt.commands.model import model_of_run, with_model
+from megacpt.commands.model import Line, model_of_run, with_model
 from megacpt.config.compose import compose, read_run_yaml
 from megacpt.errors import EnvironmentError_
 from tests.hub_server import HubServer, Repo, use
@@ -209,6 +210,10 @@ def test_a_rank_is_given_the_folder_or_told_what_to_do(
         with_model(config, online=False)
     folder = prepared("model.path=org/tiny")
     hub.requests.clear()
+    (folder / "model.safetensors").rename(folder / "away")
+    with pytest.raises(EnvironmentError_, match="does not hold org/tiny@"):
+        with_model(config, online=False)
+    (folder / "away").rename(folder / "model.safetensors")
     assert with_model(config, online=False).model.path == str(folder)
     elsewhere = replace(config, run_dir=str(tmp_path / "new"))
     assert with_model(elsewhere, online=False).model.path == str(folder)
@@ -235,6 +240,16 @@ def test_an_interrupted_download_says_how_to_go_on(
     assert list(Path().iterdir()) == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert main(words) == 0
+
+
+def test_progress_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    line = Line("org/tiny", every_s=0)
+    for done in (40_000_000, 40_000_000, 70_000_000):
+        line(done, 100_000_000)
+    line.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "org/tiny  40.0% of 100.0 MB  0 bytes/s"
+    assert re.fullmatch(r"org/tiny  70.0% of 100.0 MB  [0-9.,]+ [kMGT]B/s  0:00 left", lines[2])
 
 
 @pytest.mark.slow

@@ -248,6 +248,10 @@ NOT_WHOLE = {
         },
         "trust_remote_code: tokenization_x.X",
     ),
+    "nothing": (
+        {"config.json": None, "tokenizer.json": None, "tokenizer_config.json": None},
+        r"no config.json \(it has no files\)",
+    ),
     "no model": ({"config.json": None, "data.parquet": b""}, r"no config.json \(it has "),
 }
 
