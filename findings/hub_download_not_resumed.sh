@@ -9,8 +9,8 @@
 # within one process are resumed. With 5 GB shards, eight side by side, that is up to 40 GB fetched
 # twice, and a disk that fills.
 #
-# megacpt fetches weights into the same cache itself: megacpt/families/hub_files.py, and in
-# tests/families/test_hub_files.py test_a_killed_process_has_not_lost_what_came.
+# megacpt fetches weights into the same cache itself: megacpt/hub/large_files.py, and in
+# tests/hub/test_large_files.py test_a_killed_process_has_not_lost_what_came.
 #
 # Seen (Python 3.11):
 #   0.36.0: second start asked for bytes=10485760-, left over: nothing

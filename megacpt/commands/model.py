@@ -44,7 +44,7 @@ def with_weights(config: RunConfig) -> None:
     folder = Path(str(config.model.path))
     if config.model.init.name == "random" or HubModel.stored(str(folder)) is None:
         return
-    from megacpt.families.hub import fetch_weights
+    from megacpt.hub.fetch import fetch_weights
 
     line = Line(str(HubModel.stored(str(folder))))
     try:
@@ -88,7 +88,7 @@ def tokenizer_path(name: str) -> Path:
 def _folder(
     asked: HubModel | None, *, pinned: Path | None, called: str, pretrained: bool, online: bool
 ) -> Path:
-    from megacpt.families.hub import fetch, has_weights, is_whole
+    from megacpt.hub.fetch import fetch, has_weights, is_whole
 
     if pinned is not None and is_whole(pinned):
         weights_can_wait = online or not pretrained

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_
-from megacpt.families.hub_files import LargeFile, fetch_large
+from megacpt.hub.large_files import LargeFile, fetch_large
 from tests.hub_server import HubServer, Repo
 
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE
@@ -25,7 +25,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from megacpt.config.hub_model import HubModel
-from megacpt.families.hub_files import LargeFile, fetch_large
+from megacpt.hub.large_files import LargeFile, fetch_large
 blobs, name, size, digest = sys.argv[1:]
 fetch_large(
     [LargeFile(name=name, size=int(size), sha256=digest)],

@@ -88,7 +88,9 @@ def fetch_large(
 ) -> None:
     """Bring them into ``blobs``, checked; what has come stays there when this is interrupted."""
     blobs.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(model=model, blobs=blobs, headers=build_hf_headers())
+    # Compressed on the way, a file has no size and cannot be gone on with.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    transfer = _Transfer(model=model, blobs=blobs, headers=headers)
     for file in files:
         transfer.todo.put(file)
     threads = [

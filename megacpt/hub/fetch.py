@@ -3,7 +3,7 @@
 
 The files lie in the hub's own cache (HF_HUB_CACHE), where every other program finds them too.
 Names, access and small files are left to huggingface_hub. Weights come into that cache by
-megacpt.families.hub_files: newer versions begin a large file anew when a process has been ended.
+megacpt.hub.large_files: newer versions begin a large file anew when a process has been ended.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families import FAMILIES
-from megacpt.families.hub_files import LargeFile, Progress, arrived, fetch_large
-from megacpt.families.hub_problems import UNREACHABLE, problem_of, reason_of, telling
+from megacpt.hub.large_files import LargeFile, Progress, arrived, fetch_large
+from megacpt.hub.problems import UNREACHABLE, problem_of, reason_of, telling
 from megacpt.text import listed, memory_size, text_size
 
 SINGLE = "model.safetensors"

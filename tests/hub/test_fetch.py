@@ -15,7 +15,7 @@ from huggingface_hub import constants, hf_hub_download, snapshot_download
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families import read_architecture
-from megacpt.families.hub import fetch, fetch_weights, has_weights
+from megacpt.hub.fetch import fetch, fetch_weights, has_weights
 from megacpt.tokenizer import load_tokenizer
 from tests.hub_server import HubServer, Repo
 from tests.support import LLAMA, write_model_folder

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_, MegacptError, ModelError
-from megacpt.families.hub import fetch, fetch_weights
-from megacpt.families.hub_problems import reason_of
+from megacpt.hub.fetch import fetch, fetch_weights
+from megacpt.hub.problems import reason_of
 from tests.hub_server import HubServer, Repo
 from tests.support import LLAMA, write_model_folder
 
