@@ -94,7 +94,12 @@ def say(*lines: str, next_command: str) -> None:
 def plan_command(prefix: Path, *, tokenizer: str | None) -> str:
     # A name in a key has no dots, spaces or quotes.
     name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
-    model = [f"model.path={tokenizer}"] if tokenizer else []
+    # A tokenizer without a model is no model's folder.
+    named = tokenizer
+    if tokenizer is not None and Path(tokenizer).is_file():
+        folder = Path(tokenizer).parent
+        named = str(folder) if (folder / "config.json").is_file() else None
+    model = [f"model.path={named}"] if named else []
     return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={shown(prefix)}"])
 
 
