@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, Part, Role
@@ -25,6 +25,7 @@ class Family:
 
 
 FAMILIES = {
+    granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),

@@ -34,6 +34,18 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """Multipliers that the weights do not hold."""
+
+    embedding: float = 1.0
+    attention: float | None = None
+    """Of queries times keys; ``None``: one over the root of the head's size."""
+    residual: float = 1.0
+    """Of what attention and MLP add to their input."""
+    logits: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """Sizes in elements; ids are ``None`` where the config states none."""
 
@@ -68,6 +80,7 @@ class Architecture:
     """Each head's query and key pass an RMSNorm before they are rotated."""
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
+    scales: Scales = Scales()
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

@@ -22,7 +22,7 @@ from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
-KNOWN = "llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3"
+KNOWN = "granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3"
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )
@@ -204,7 +204,7 @@ def test_llamas_relatives_in_the_form_of_transformers(case: str, tmp_path: Path)
     assert a.tied_embeddings is case.endswith("tied")
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "mistral", "smollm3"])
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "mistral", "smollm3", "granite"])
 def test_defaults_of_llamas_relatives_are_those_of_transformers(
     model_type: str, tmp_path: Path
 ) -> None:
@@ -220,7 +220,7 @@ def test_defaults_of_llamas_relatives_are_those_of_transformers(
     assert a.tied_embeddings is b.tie_word_embeddings
     # Used by Mistral alone where the config does not say so.
     assert a.sliding_window == (4096 if model_type == "mistral" else None)
-    assert a.sliding_window == b.sliding_window
+    assert a.sliding_window == getattr(b, "sliding_window", None)
     assert (a.bos_id, a.eos_id, a.pad_id) == (b.bos_token_id, b.eos_token_id, b.pad_token_id) or (
         model_type != "smollm3"
     )
