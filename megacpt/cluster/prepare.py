@@ -20,6 +20,7 @@ from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
+from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
@@ -124,7 +125,9 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     plan = replace(plan, advice=(*plan.advice, *odd))
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
     length = tuple(sentences(asked, schedule=config.schedule))
-    return Checked(config=config, plan=replace(plan, begins=begins, length=length))
+    stored = HubModel.stored(config.model.path or "")
+    plan = replace(plan, begins=begins, length=length, hub_model=str(stored) if stored else None)
+    return Checked(config=config, plan=plan)
 
 
 def _with_steps(

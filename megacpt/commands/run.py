@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from megacpt.commands.common import (
     settings_arguments,
     shown,
 )
+from megacpt.commands.model import with_model, with_weights
+from megacpt.config.hub_model import HubModel
 from megacpt.errors import EndedOnRequest, MegacptError
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.files import write_text
     from megacpt.plan.learning_rate import rate_table
 
-    found = checked(config_of(arguments))
+    found = checked(with_model(config_of(arguments)))
     config = found.config
     print(found.plan.render())
     if arguments.lr_table is not None:
@@ -82,26 +85,26 @@ PLAN = Verb(
 
 def _train(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.local import run_local
+    from megacpt.cluster.prepare import check
     from megacpt.device.environment import rank_from_environment
 
     ranks = rank_from_environment()
     if ranks is not None:
         return train_as_rank(arguments, ranks=ranks)
-    config = _prepared(arguments, config=config_of(arguments))
+    config = config_of(arguments)
+    if not arguments.take_over:
+        _require_free(config)
+    config = _prepared(_ready(config, check=check))
     code = run_local(config, mode=_mode(arguments))
     if code == 0:
         _say_trained(config)
     return code
 
 
-def _prepared(
-    arguments: argparse.Namespace, *, config: RunConfig, num_ranks: int | None = None
-) -> RunConfig:
+def _prepared(config: RunConfig, *, num_ranks: int | None = None) -> RunConfig:
     """Write the run folder; the configuration as its run.yaml has it, the length in steps."""
     from megacpt.cluster.prepare import prepare
 
-    if not arguments.take_over:
-        _require_free(config)
     _advise(prepare(config, num_ranks=num_ranks))
     return _as_written(config)
 
@@ -132,8 +135,13 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     from megacpt.device import variables
     from megacpt.train.rank import run_rank
 
+    def begin() -> RunConfig:
+        if not arguments.take_over:
+            _require_free(config)
+        return _prepared(config, num_ranks=ranks.world_size)
+
     try:
-        config = config_of(arguments)
+        config = with_model(config_of(arguments), online=False)
         variables.apply(config)
     except MegacptError as error:
         if ranks.rank == 0:
@@ -144,7 +152,7 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
             config,
             ranks=ranks,
             mode=_mode(arguments),
-            prepare=lambda: _prepared(arguments, config=config, num_ranks=ranks.world_size),
+            prepare=begin,
         )
     except EndedOnRequest as end:
         if ranks.rank == 0:
@@ -193,8 +201,9 @@ def _launch(arguments: argparse.Namespace) -> int:
     if arguments.prepare_only is not None:
         return _prepare_only(config, ranks=arguments.prepare_only)
     if arguments.dry_run:
-        print(dry_run(config, python=sys.executable), end="")
+        print(dry_run(with_model(config), python=sys.executable), end="")
         return 0
+    config = _ready(config, check=lambda ready: dry_run(ready, python=sys.executable))
     launched = launch(config, python=sys.executable)
     _advise(launched.plan)
     for taken in launched.taken:
@@ -213,10 +222,20 @@ def _launch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ready(config: RunConfig, *, check: Callable[[RunConfig], object]) -> RunConfig:
+    """With its model's weights here; what can be refused is, before they are downloaded."""
+    ready = with_model(config)
+    if HubModel.stored(str(ready.model.path)) is not None:
+        check(ready)
+        with_weights(ready)
+    return ready
+
+
 def _prepare_only(config: RunConfig, *, ranks: int) -> int:
-    from megacpt.cluster.prepare import prepare
+    from megacpt.cluster.prepare import check, prepare
     from megacpt.config.paths import RunFolder
 
+    config = _ready(config, check=lambda ready: check(ready, num_ranks=ranks))
     _advise(prepare(config, num_ranks=ranks))
     RunFolder(Path(config.run_dir)).logs.mkdir(exist_ok=True)
     print(config.run_dir)
