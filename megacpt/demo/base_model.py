@@ -19,11 +19,14 @@ from tokenizers import Tokenizer
 
 from megacpt.demo.gguf_tokenizer import read_gguf_tokenizer
 from megacpt.demo.texts import package_folder
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.files import write_text
+from megacpt.tokenizer import load_tokenizer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|im_end|>"
+PROBE = "  1623\n 4\tand   5,600 (a1 b\u00bd);  two's\n\n 7"
+"""No other way to cut a text into words gives it the ids that the file's way does."""
 SPECIAL = {"bos": END_OF_TEXT, "eos": END_OF_TEXT, "pad": PADDING}
 """The file says those of the chat."""
 
@@ -52,6 +55,17 @@ def write_tokenizer(folder: Path) -> Tokenizer:
     read = read_gguf_tokenizer(gguf_folder() / GGUF)
     read.write(folder, special=SPECIAL, model_max_length=8192)
     return read.tokenizer
+
+
+def is_outdated(folder: Path) -> bool:
+    """Whether an earlier version wrote the folder, with another tokenizer than the file's."""
+    if not folder.exists():
+        return False
+    try:
+        found = load_tokenizer(folder).encode(PROBE).tolist()
+    except ModelError:
+        return True
+    return bool(found != read_gguf_tokenizer(gguf_folder() / GGUF).tokenizer.encode(PROBE).ids)
 
 
 def gguf_folder() -> Path:

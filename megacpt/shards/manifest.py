@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
+from megacpt.tokenizer.outdated import require_current
 
 VERSION = 1
 BYTES_AT_ONCE = 1 << 22
@@ -210,6 +211,9 @@ def _require_tokenizer(
     manifest: Manifest | None, *, prefix: Path | str, fingerprint: str, owner: str
 ) -> None:
     if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
+        require_current(
+            manifest.tokenizer_fingerprint, where=f"what token shard {prefix} was written with"
+        )
         raise DataError(
             f"token shard {prefix} was written with another tokenizer "
             f"({manifest.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
