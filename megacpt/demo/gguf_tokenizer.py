@@ -102,8 +102,9 @@ def read_gguf_tokenizer(path: Path) -> GgufTokenizer:
     said = {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.")}
     template = said.pop("tokenizer.chat_template", None)
     stated = {key.removeprefix(KEYS): value for key, value in said.items()}
-    rule, special = _rule(path, stated=stated), _special(path, stated=stated)
+    rule = _rule(path, stated=stated)
     tokenizer = Tokenizer(_model(path, stated=stated, rule=rule))
+    special = _special(path, stated=stated)
     if rule.normalizer is not None:
         tokenizer.normalizer = rule.normalizer
     tokenizer.pre_tokenizer = InTurn(list(rule.cut)) if len(rule.cut) > 1 else rule.cut[0]
@@ -160,14 +161,19 @@ def _model(path: Path, *, stated: Mapping[str, Any], rule: Rule) -> models.BPE:
 
 
 def _special(path: Path, *, stated: Mapping[str, Any]) -> dict[str, str]:
+    """Their texts. transformers finds them in every text, so the file must say so, too."""
     found = {}
     for name, word in NAMES.items():
         key = f"{word}_token_id"
-        if key in stated:
-            if not 0 <= stated[key] < len(stated["tokens"]):
-                rule = f"it has {len(stated['tokens'])} tokens"
-                raise _refused(path, key=key, value=stated[key], rule=rule)
-            found[name] = stated["tokens"][stated[key]]
+        number = stated.get(key)
+        if number is None:
+            continue
+        if number >= len(stated["tokens"]):
+            rule = f"it has {len(stated['tokens'])} tokens"
+            raise _refused(path, key=key, value=number, rule=rule)
+        if stated["token_type"][number] not in LOOKED_FOR:
+            raise _refused(path, key=key, value=number, rule="its token_type is a part of words")
+        found[name] = stated["tokens"][number]
     return found
 
 

