@@ -211,14 +211,23 @@ def _require_tokenizer(
     manifest: Manifest | None, *, prefix: Path | str, fingerprint: str, owner: str
 ) -> None:
     if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
-        require_current(
-            manifest.tokenizer_fingerprint, where=f"what token shard {prefix} was written with"
-        )
+        require_current(manifest.tokenizer_fingerprint, where=_tokenizer_of(prefix))
         raise DataError(
             f"token shard {prefix} was written with another tokenizer "
             f"({manifest.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
             "tokenize its text again with the tokenizer of the model."
         )
+
+
+def require_current_tokenizer(prefix: Path | str) -> None:
+    """Raise ModelError if the shard was written with a tokenizer that is known to be wrong."""
+    manifest = read_shard_manifest(prefix)
+    if manifest is not None:
+        require_current(manifest.tokenizer_fingerprint, where=_tokenizer_of(prefix))
+
+
+def _tokenizer_of(prefix: Path | str) -> str:
+    return f"the tokenizer that token shard {prefix} was written with"
 
 
 def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:

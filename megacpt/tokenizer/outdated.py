@@ -7,7 +7,7 @@ from megacpt.errors import ModelError
 
 QUICKSTART = "bf346d64f6f0fbcefb4c1b6928a98241467dff36c6fbae5fe1785c4ff90667f4"
 _WHY = (
-    "is the tokenizer of an earlier megacpt's quickstart, which gives other ids than the model was "
+    "is that of an earlier megacpt's quickstart, which gives other ids than the model was "
     "trained with wherever blanks stand before digits"
 )
 _REMEDY = (

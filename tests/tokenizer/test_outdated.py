@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.errors import ModelError
-from megacpt.shards.manifest import require_tokenizer
+from megacpt.shards.manifest import require_current_tokenizer, require_tokenizer
 from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer, outdated
 
@@ -30,6 +30,11 @@ def test_folders_files_and_shards_are_refused_by_name(
     for path in (old, old / "tokenizer.json", shutil.copytree(old, tmp_path / "export")):
         with pytest.raises(ModelError, match=rf"{path}.* earlier megacpt's quickstart.*make quick"):
             load_tokenizer(path)
-    current = load_tokenizer(TINY)
-    with pytest.raises(ModelError, match=rf"token shard {tmp_path / 'a'} was written with is the"):
-        require_tokenizer(tmp_path / "a", fingerprint=current.fingerprint, owner=str(TINY))
+    fingerprint = load_tokenizer(TINY).fingerprint
+    with pytest.raises(ModelError, match=rf"token shard {tmp_path / 'a'} was written with is that"):
+        require_tokenizer(tmp_path / "a", fingerprint=fingerprint, owner=str(TINY))
+    with pytest.raises(ModelError, match=rf"token shard {tmp_path / 'a'} was written with is that"):
+        require_current_tokenizer(tmp_path / "a")
+    tokenize([tmp_path / "a.jsonl"], tokenizer=TINY, output_prefix=tmp_path / "a")
+    require_tokenizer(tmp_path / "a", fingerprint=fingerprint, owner=str(TINY))
+    require_current_tokenizer(tmp_path / "a")
