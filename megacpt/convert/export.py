@@ -17,7 +17,7 @@ from megacpt.config.sections import Dtype
 from megacpt.convert.certificate import CERTIFICATE
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
-from megacpt.files import sync
+from megacpt.files import encoded, sync
 from megacpt.model.hf_tensors import INDEX, SINGLE
 from megacpt.model.weights import iter_hf
 
@@ -74,6 +74,8 @@ def export_hf(
             f"{output} cannot be written: {error}; "
             "choose a folder with write permission and free space (--output FOLDER)."
         ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # of an export that has failed, or was interrupted
     return output
 
 
@@ -155,7 +157,7 @@ def _name_shards(shards: list[list[str]], *, folder: Path, total_bytes: int) -> 
 
 
 def _write_json(path: Path, *, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(encoded(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
 
 
 def _publish(aside: Path, *, output: Path) -> None:

@@ -26,7 +26,10 @@ def test_folders_files_and_shards_are_refused_by_name(
     (old / "tokenizer.json").write_text(content)
     (tmp_path / "a.jsonl").write_text('{"text": "a law"}\n')
     tokenize([tmp_path / "a.jsonl"], tokenizer=old, output_prefix=tmp_path / "a")
-    monkeypatch.setattr(outdated, "QUICKSTART", hashlib.sha256(content.encode()).hexdigest())
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    manifest = json.loads((tmp_path / "a.json").read_text()) | {"tokenizer_fingerprint": sha256}
+    (tmp_path / "a.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(outdated, "QUICKSTART", sha256)
     for path in (old, old / "tokenizer.json", shutil.copytree(old, tmp_path / "export")):
         with pytest.raises(ModelError, match=rf"{path}.* earlier megacpt's quickstart.*make quick"):
             load_tokenizer(path)
