@@ -20,6 +20,10 @@ from megacpt.tokenizer import Tokenizer
 
 VERSION = 1
 BYTES_AT_ONCE = 1 << 22
+MANIFEST_BYTES_MAX = 1 << 28
+"""That of a million input files is not larger."""
+OWN_KEYS = ("tokenizer_fingerprint", "bin_sha256", "idx_sha256", "append_eos")
+"""Keys that a JSON file of another tool does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,7 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     """The manifest of a shard; None where there is none."""
     path = manifest_path(prefix)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _json_of(path)
         if content["version"] != VERSION:
             raise DataError(
                 f"{path} has version {content['version']}, this megacpt reads {VERSION}; "
@@ -135,8 +139,29 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); restore it, "
-            "or tokenize the text again."
+            "or tokenize the text again. If another tool wrote it, move it away."
         ) from error
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """Other tools leave all kinds of PREFIX.json beside a shard, the whole corpus even."""
+    if path.stat().st_size > MANIFEST_BYTES_MAX:
+        raise _unrelated(path, holds=f"more than {MANIFEST_BYTES_MAX:,} bytes")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise _unrelated(path, holds=f"JSON of type {type(content).__name__}, not an object")
+    if content.keys().isdisjoint(OWN_KEYS):
+        keys = ", ".join(map(repr, list(content)[:5])) or "none"
+        raise _unrelated(path, holds=f"none of its keys (those there: {keys})")
+    return content
+
+
+def _unrelated(path: Path, *, holds: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read as a manifest: it holds {holds}. A shard of another tool needs "
+        f"none: move the file away, or rename {path.stem}.bin and .idx. If megacpt wrote the "
+        "shard, restore it or tokenize the text again."
+    )
 
 
 def _parse(content: dict[str, Any]) -> Manifest:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Encoder, encode_each
+from megacpt.tokenizer.backend import EncodeError, Outcome, encode_each
 from megacpt.tokenizer.fast import differing_text, probes
 from megacpt.tokenizer.folder import CONFIG, read_json
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
@@ -25,7 +25,7 @@ from megacpt.tokenizer.load import Tokenizer, load_tokenizer
 
 FILE_CLASSES = {"PreTrainedTokenizerFast", "TokenizersBackend"}
 """Read tokenizer.json as it is ..."""
-FILE_FAMILIES = {None, "llama", "mistral", "mixtral", "qwen3", "qwen3_moe"}
+FILE_FAMILIES = {None, "llama", "mistral", "mixtral", "qwen3", "qwen3_moe", "smollm3"}
 """... for models of these types; transformers corrects the class of some others."""
 TIMEOUT_S = 300
 # Importing torch takes seconds, and no tokenizer needs it.
@@ -96,17 +96,31 @@ def _require_same(
     for special in (True, False):
         text = differing_text(texts, fast=other, reference=backend, special=special)
         if text is not None:
-            theirs, ours = (_shown(text, encoder=e, special=special) for e in (other, backend))
+            theirs, ours = (
+                encode_each([text], encoder=encoder, special=special)[0]
+                for encoder in (other, backend)
+            )
             raise ModelError(
                 f"{folder} has two tokenizers: AutoTokenizer of transformers {found['version']} "
-                f"builds {found['kind']}, which gives {text[:40]!r} the ids {theirs}, and "
-                f'tokenizer.json gives it {ours}. Set "tokenizer_class": '
-                f'"PreTrainedTokenizerFast" in {folder / CONFIG}, so that all read tokenizer.json '
-                f"as transformers 4 does; or take it now with --tokenizer "
-                f"{folder / 'tokenizer.json'}."
+                f"builds {found['kind']}, which gives {text[:40]!r} {_shown(theirs, beside=ours)}, "
+                f"and tokenizer.json gives it {_shown(ours, beside=theirs)}. {_remedy(folder)}"
             )
 
 
-def _shown(text: str, *, encoder: Encoder, special: bool) -> str:
-    (row,) = encode_each([text], encoder=encoder, special=special)
-    return str(row) if isinstance(row, Exception) else f"{row[:8].tolist()} ..."
+def _remedy(folder: Path) -> str:
+    file = f"the file at its word with --tokenizer {folder / 'tokenizer.json'}"
+    if read_json(folder / "config.json").get("model_type") not in FILE_FAMILIES:
+        return f"Take {file}, which transformers 4 and 5.0 read as it is."
+    return (
+        f'Set "tokenizer_class": "PreTrainedTokenizerFast" in {folder / CONFIG}, so that all read '
+        f"tokenizer.json as transformers 4 does; or take {file}."
+    )
+
+
+def _shown(row: Outcome, *, beside: Outcome) -> str:
+    """Some ids from the first that differs."""
+    if isinstance(row, EncodeError) or isinstance(beside, EncodeError):
+        return f"no ids ({row})" if isinstance(row, EncodeError) else f"the ids {row[:6].tolist()}"
+    first = next((n for n, (a, b) in enumerate(zip(row, beside, strict=False)) if a != b), None)
+    at = min(row.size, beside.size) if first is None else first
+    return f"the ids {row[at : at + 6].tolist()} from {at} on"

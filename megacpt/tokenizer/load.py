@@ -44,9 +44,9 @@ class Tokenizer:
     fingerprint: str
     """sha256 of the tokenizer's file, in hex, with what other files add to it (a tiktoken file's
     settings, tokens that tokenizer.json lacks)."""
-    file_fingerprint: str
-    """sha256 of the file alone."""
     backend: Backend
+    file_fingerprint: str = ""
+    """sha256 of the file alone."""
     settings: str | None = None
     """What load_tokenizer was given besides the path."""
     notes: tuple[str, ...] = ()

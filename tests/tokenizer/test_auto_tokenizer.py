@@ -42,6 +42,15 @@ def test_two_tokenizers_in_a_folder_are_told(name: str, kind: str, tmp_path: Pat
     )
 
 
+def test_a_class_that_is_overruled_has_one_remedy(tmp_path: Path) -> None:
+    """transformers 5.23 reads each Qwen2 with its own class, whatever the folder names."""
+    files = config() | {"config.json": {"model_type": "qwen2"}}
+    folder = Made(tokenizer=byte_level(), files=files).write(tmp_path / "f")
+    with pytest.raises(ModelError, match=r"builds Qwen2Tokenizer.*\. Take the file at its word"):
+        load_checked(folder)
+    assert load_checked(folder / "tokenizer.json").notes == ()
+
+
 def test_a_class_that_builds_the_same_is_taken(tmp_path: Path) -> None:
     files = config(tokenizer_class="GPT2Tokenizer", bos_token="<e>", unk_token="<e>")
     folder = Made(tokenizer=byte_level(), files=files).write(tmp_path / "f")

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class Facts:
 
     config: RunConfig
     architecture: Architecture | None = None
+    tokenizer: Tokenizer | None = None
     shard_tokens: Mapping[str, int] | None = None
     """Tokens of each source."""
     num_ranks: int | None = None
@@ -26,3 +29,11 @@ class Facts:
 
 
 Rule = Callable[[Facts], Iterator[Violation]]
+
+
+def limits(facts: Facts) -> Iterator[Violation]:
+    return beyond_limits(facts.config)
+
+
+def layout_limits(facts: Facts) -> Iterator[Violation]:
+    return beyond_limits(facts.config.parallel, prefix="parallel.")
