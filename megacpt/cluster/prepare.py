@@ -19,6 +19,7 @@ from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
+from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
@@ -102,7 +103,8 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     )
     plan = replace(plan, advice=(*plan.advice, *odd))
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    return replace(plan, begins=begins)
+    stored = HubModel.stored(config.model.path or "")
+    return replace(plan, begins=begins, hub_model=str(stored) if stored else None)
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
