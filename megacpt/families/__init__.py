@@ -18,6 +18,7 @@ from megacpt.families.weights import Param, Part, Role
 class Family:
     """How to read a family's config.json, and its weights."""
 
+    transformers_class: str
     read: Callable[[HfConfig], Architecture]
     params: tuple[Param, ...]
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
@@ -25,10 +26,21 @@ class Family:
 
 
 FAMILIES = {
-    llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
-    mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
-    qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
-    qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    llama.MODEL_TYPE: Family(
+        transformers_class="LlamaForCausalLM", read=llama.read, params=llama.PARAMS
+    ),
+    mixtral.MODEL_TYPE: Family(
+        transformers_class="MixtralForCausalLM",
+        read=mixtral.read,
+        params=mixtral.PARAMS,
+        parts=mixtral.parts,
+    ),
+    qwen2.MODEL_TYPE: Family(
+        transformers_class="Qwen2ForCausalLM", read=qwen2.read, params=qwen2.PARAMS
+    ),
+    qwen3.MODEL_TYPE: Family(
+        transformers_class="Qwen3ForCausalLM", read=qwen3.read, params=qwen3.PARAMS
+    ),
 }
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 
 from megacpt.errors import ModelError
-from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.places import table_name
 from megacpt.families.weights import Role
-from megacpt.model.hf_tensors import HfTensors, require_names
-from megacpt.model.placement import hf_shapes
+from megacpt.model.hf_tensors import HfTensors
 from megacpt.tokenizer import Tokenizer
 
 NEAR_ZERO = 0.01
@@ -95,17 +94,11 @@ def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterato
 def _check_weights(
     folder: Path, *, architecture: Architecture, num_tokens: int
 ) -> Iterator[Finding]:
-    tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
-    tables = {
-        source.name: source.shape(architecture)
-        for role in (Role.embedding, Role.head)
-        for source in table_row(architecture, role=role).sources
-    }
-    present = {**hf_shapes(architecture), **{n: s for n, s in tables.items() if n in tensors.files}}
-    require_names(tensors, expected=present, folder=folder)
+    tensors = HfTensors.of_folder(folder, architecture=architecture)
+    tables = {table_name(architecture, role=role) for role in (Role.embedding, Role.head)}
     dtypes: set[torch.dtype] = set()
-    for name, shape in present.items():
-        tensor = tensors.read(name, shape=shape)
+    for name in tensors.places:
+        tensor = tensors.read(name)
         dtypes.add(tensor.dtype)
         yield from _check_finite(name, tensor=tensor)
         if name in tables:

@@ -138,6 +138,7 @@ def test_many_files_with_an_index(tmp_path: Path, one_rank: None) -> None:
 )
 def test_a_broken_index(index: str, message: str, tmp_path: Path, one_rank: None) -> None:
     write_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match=message):
         load(tmp_path)
@@ -147,9 +148,10 @@ def test_an_index_that_names_the_wrong_file(tmp_path: Path, one_rank: None) -> N
     write_llama(tmp_path)
     names = list(load_file(tmp_path / "model.safetensors"))
     edit(tmp_path, drop)
-    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-1.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=f"model.safetensors lacks {FIRST_UP}, which"):
+    with pytest.raises(ModelError, match=f"model-1.safetensors lacks {FIRST_UP}, which"):
         load(tmp_path)
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON files that describe an export, in words that every reader knows: transformers 4 and 5,
+and those who read as either does. What the base model's files said only of themselves is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import Dtype
+from megacpt.families import FAMILIES
+from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import STORAGE_KEYS, HfConfig
+
+DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
+TOKENIZER = "tokenizer_config.json"
+GENERATION = "generation_config.json"
+_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def describe(source: Path, *, folder: Path, architecture: Architecture, dtype: Dtype) -> None:
+    """Write config.json, and what of the files already in ``folder`` one reader would not take."""
+    config = HfConfig.read(source)
+    write_json(
+        folder / "config.json", content=model_config(config, architecture=architecture, dtype=dtype)
+    )
+    if (folder / TOKENIZER).exists():
+        stated = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+        fast = (folder / "tokenizer.json").exists()
+        write_json(folder / TOKENIZER, content=tokenizer_config(stated, fast=fast))
+    if not (folder / GENERATION).exists():
+        ids = {key: config.values[key] for key in _ID_KEYS if config.token_ids(key)}
+        write_json(folder / GENERATION, content={"_from_model_config": True, **ids})
+
+
+def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:
+    """The base model's config.json, true of plain weights and complete in both forms."""
+    kept = {key: value for key, value in config.values.items() if key not in STORAGE_KEYS}
+    # Defaults are not the same in every reader, so that those with a default are stated.
+    defaults = {
+        "num_key_value_heads": architecture.num_kv_heads,
+        "head_dim": architecture.head_dim,
+        "max_position_embeddings": architecture.max_positions,
+        "rms_norm_eps": architecture.norm_eps,
+        "tie_word_embeddings": architecture.tied_embeddings,
+        "hidden_act": "silu",
+    }
+    stated = {key: value for key, value in kept.items() if value is not None}
+    return {
+        **kept,
+        **{key: value for key, value in defaults.items() if key not in stated},
+        **_rope(config, architecture=architecture),
+        "architectures": _classes(kept.get("architectures"), family=architecture.family),
+        "dtype": DTYPE_NAMES[dtype],
+        "torch_dtype": DTYPE_NAMES[dtype],
+    }
+
+
+def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
+    """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
+    ``rope_parameters``, which hold both."""
+    rope, theta = config.rope(), architecture.rope_theta
+    if architecture.rope_scaling is not None:
+        scaling = {**asdict(architecture.rope_scaling)}
+        scaling["original_max_position_embeddings"] = scaling.pop("original_max_positions")
+    else:
+        beside = ("rope_theta", "partial_rotary_factor")
+        scaling = {key: value for key, value in rope.stated.items() if key not in beside}
+    scaling["rope_type"] = rope.kind
+    return {
+        "rope_theta": theta,
+        "rope_scaling": None if rope.kind == "default" else scaling,
+        "rope_parameters": {**scaling, "rope_theta": theta},
+    }
+
+
+def _classes(stated: object, *, family: str) -> list[str]:
+    """The class that was trained; another one's head is not in the export."""
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    causal = [name for name in names if name.endswith("ForCausalLM")]
+    return causal or [FAMILIES[family].transformers_class]
+
+
+def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]:
+    """``fast``: there is a tokenizer.json. Its class was renamed in transformers 5, whose other
+    backends 4 does not know either; so was the list of further special tokens, whose new name
+    means an object in 4. 5 reads the old names."""
+    config = dict(stated)
+    if fast and str(config.get("tokenizer_class")).endswith("Backend"):
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        extra = config.pop("extra_special_tokens")
+        known = config.setdefault("additional_special_tokens", [])
+        known += [token for token in extra if token not in known]
+    return config
+
+
+def write_json(path: Path, *, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
