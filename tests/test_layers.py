@@ -42,6 +42,7 @@ TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
 SCENARIOS = {
     "": "architecture docs docs_gpu docs_tokenize launch layers packaging readme run_on_ranks",
     "checkpoint": "format interleavings",
+    "convert": "readers",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
     "model": "layouts mixtral qwen te te_moe te_precision",

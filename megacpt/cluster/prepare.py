@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from megacpt.config.compose import read_run_yaml, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
+    Init,
+    ModelConfig,
     RunConfig,
     SampleOrder,
     SourceConfig,
@@ -29,6 +32,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.places import storage_notes
 from megacpt.files import write_text
 from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
@@ -47,6 +51,8 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 class _Model:
     architecture: Architecture
     tokenizer: Tokenizer
+    notes: tuple[str, ...]
+    """What is odd about its files."""
 
 
 def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
@@ -55,7 +61,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     ``num_ranks``: how many torchrun or srun has started, where one of them has; ``launched``: a job
     of ``cluster.nodes`` will be asked for.
     """
-    model, problem = _read_model(config.model.path)
+    model, problem = _read_model(config.model)
     architecture = model.architecture if model else None
     found = violations(config, architecture=architecture, num_ranks=num_ranks, launched=launched)
     _require_rules(found)
@@ -81,7 +87,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
         segments=own(_segments(config, base=base)),
     )
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    return replace(plan, begins=begins)
+    return replace(plan, begins=begins, advice=(*plan.advice, *model.notes))
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
@@ -114,13 +120,19 @@ def _require_rules(broken: list[Violation]) -> None:
         raise ConfigError(broken)
 
 
-def _read_model(path: str | None) -> tuple[_Model | None, ModelError | None]:
+def _read_model(model: ModelConfig) -> tuple[_Model | None, ModelError | None]:
     """The model's facts or what is wrong with it; a path that is not set is a rule's business."""
-    if not path:
+    if not model.path:
         return None, None
+    folder = Path(model.path)
     try:
-        architecture = read_architecture(path)
-        return _Model(architecture=architecture, tokenizer=load_tokenizer(path)), None
+        architecture = read_architecture(folder)
+        notes: Iterable[str] = ()
+        if model.init is not Init.random:
+            notes = storage_notes(folder, architecture=architecture)
+        return _Model(
+            architecture=architecture, tokenizer=load_tokenizer(folder), notes=tuple(notes)
+        ), None
     except ModelError as error:
         return None, error
 

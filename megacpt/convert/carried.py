@@ -23,7 +23,7 @@ ABOUT_WEIGHTS = (
     *("config.json", "*.index.json", "params.json", "adapter_config.json", "certificate.json"),
     *("*quant*.json", "recipe.yaml"),
 )
-"""How the base model's values are stored and what they compute, which the export says of its own."""
+"""How the base model's values are stored and what they compute: the export speaks of its own."""
 _BEGINNINGS = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"GGUF", b"\x89HDF")
 """Of pickles, GGUF and HDF5, whatever the file is called."""
 

@@ -14,11 +14,10 @@ from typing import Any
 from megacpt.config.sections import Dtype
 from megacpt.families import FAMILIES
 from megacpt.families.architecture import Architecture
-from megacpt.families.hf_config import STORAGE_KEYS, HfConfig
+from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
-GENERATION = "generation_config.json"
 _ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 

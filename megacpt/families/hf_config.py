@@ -12,6 +12,7 @@ from typing import Any
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Llama3RopeScaling
 
+GENERATION = "generation_config.json"
 MISSING = object()
 QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
 """Of transformers, of older compressed-tensors, of MLX."""
@@ -50,8 +51,8 @@ class HfConfig:
     values: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> HfConfig:
-        path = folder / "config.json"
+    def read(cls, folder: Path, *, name: str = "config.json") -> HfConfig:
+        path = folder / name
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -175,3 +176,11 @@ class HfConfig:
                 default=self.values.get("max_position_embeddings", MISSING),
             ),
         )
+
+
+def end_ids(folder: Path) -> tuple[int, ...]:
+    """Every token at which the model of a folder stops, by its config or for generation."""
+    found = [HfConfig.read(folder)]
+    if (folder / GENERATION).exists():
+        found.append(HfConfig.read(folder, name=GENERATION))
+    return tuple(dict.fromkeys(n for config in found for n in config.token_ids("eos_token_id")))

@@ -11,6 +11,7 @@ import torch
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import end_ids
 from megacpt.families.places import table_name
 from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors
@@ -42,7 +43,7 @@ def check(folder: Path | str, *, architecture: Architecture, tokenizer: Tokenize
     """
     folder = Path(folder)
     return [
-        *check_tokens(architecture, tokenizer=tokenizer),
+        *check_tokens(architecture, tokenizer=tokenizer, ends=end_ids(folder)),
         *_check_weights(folder, architecture=architecture, num_tokens=tokenizer.vocab_size),
     ]
 
@@ -57,8 +58,11 @@ def require_healthy(findings: Sequence[Finding], *, folder: Path, allow_unhealth
         )
 
 
-def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterator[Finding]:
-    """The tokenizer against the model's vocabulary, and the special tokens."""
+def check_tokens(
+    architecture: Architecture, *, tokenizer: Tokenizer, ends: Sequence[int]
+) -> Iterator[Finding]:
+    """The tokenizer against the model's vocabulary, and the special tokens; ``ends``: all those at
+    which the model stops."""
     if tokenizer.vocab_size > architecture.vocab_size:
         yield Finding(
             subject=f"tokenizer.vocab_size={tokenizer.vocab_size}",
@@ -80,12 +84,10 @@ def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterato
             remedy="mind it in tools that mask padding out of the loss (megacpt does not)",
             blocks=False,
         )
-    if None not in (tokenizer.eos_id, architecture.eos_id) and (
-        tokenizer.eos_id != architecture.eos_id
-    ):
+    if ends and tokenizer.eos_id is not None and tokenizer.eos_id not in ends:
         yield Finding(
             subject=f"tokenizer.eos_id={tokenizer.eos_id}",
-            rule=f"differs from config.json's eos_token_id={architecture.eos_id}",
+            rule=f"differs from config.json's eos_token_id={' or '.join(map(str, ends))}",
             remedy="check that tokenizer and model belong together",
             blocks=False,
         )
