@@ -93,8 +93,8 @@ def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         extra = config.pop("extra_special_tokens")
-        known = config.setdefault("additional_special_tokens", [])
-        known += [token for token in extra if token not in known]
+        known = config.get("additional_special_tokens") or []
+        config["additional_special_tokens"] = [*known, *(t for t in extra if t not in known)]
     return config
 
 
