@@ -27,16 +27,14 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py tools/install.py $(wildcar
 quickstart: $(INSTALLED)
 	@$(BIN)/python tools/quickstart.py
 
+# COVERAGE=1: and say which share of the branches they take.
 test: $(INSTALLED)
-	$(PYTEST) -m "not slurm"
+	$(PYTEST) $(if $(COVERAGE),-p tests.branch_coverage) -m "not slurm"
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
-SLOW_ON_EACH := $(patsubst %,tests/train/test_%.py,parity moe zero3 reshard)
-
 test-mcore: $(INSTALLED)
-	$(PYTEST) -m "mcore and not slow and not slurm"
-	$(PYTEST) -m "mcore and slow" $(SLOW_ON_EACH)
+	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)

@@ -9,6 +9,7 @@ module must not import megatron.core at the top.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -78,6 +79,8 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[str]], *, timeout_s: float) 
 
 def main(target: str, work: str, cases: str) -> None:
     die_with_parent()
+    if "MEGACPT_COVERAGE_FOLDER" in os.environ:
+        atexit.register(importlib.import_module("tests.branch_coverage").write_measured)
     module, _, function = target.partition(":")
     getattr(importlib.import_module(module), function)(Path(work), json.loads(cases))
 

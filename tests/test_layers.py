@@ -40,7 +40,8 @@ TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
 """Folders of tests whose source is not in the package's folder of that name."""
 # What no single source file does: runs and failures as wholes, and pages. By folder.
 SCENARIOS = {
-    "": "architecture docs docs_gpu docs_tokenize launch layers packaging readme run_on_ranks",
+    "": "architecture branch_coverage docs docs_gpu docs_tokenize launch layers packaging readme "
+    "run_on_ranks",
     "checkpoint": "format interleavings",
     "convert": "readers",
     "commands": "bad_inputs inspect launch train",

@@ -90,7 +90,9 @@ def base_chunks(
         base_folder=Path(str(config.model.path)),
     )
     chunks[0].config.timers = timers
-    return wrap_for_forward(chunks, config=config, device=runtime.device)
+    return wrap_for_forward(
+        chunks, parallel=config.parallel, precision=config.precision, device=runtime.device
+    )
 
 
 def _comparison(

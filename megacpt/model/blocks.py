@@ -24,7 +24,7 @@ from megatron.core.dist_checkpointing.mapping import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Rows:
     """Rows of a parameter that are one block of a saved tensor."""
 
     first: int
@@ -38,16 +38,16 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pieces:
+class Blocks:
     """A model chunk as its checkpoint has it."""
 
-    of_params: dict[str, tuple[Piece, ...]]
-    """Name of the parameter -> pieces in the order of its rows."""
+    of_params: dict[str, tuple[Rows, ...]]
+    """Name of the parameter -> all its rows, in order."""
     objects: dict[str, ShardedObject]
     """Name of a module's extra state -> its place; without data."""
 
 
-def pieces_of(model: Any) -> Pieces:
+def blocks_of(model: Any) -> Blocks:
     """Of a chunk whose parameters are whole."""
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
@@ -58,32 +58,32 @@ def pieces_of(model: Any) -> Pieces:
         if isinstance(entry, ShardedObject):
             objects[name] = replace(entry, data=None)
         else:
-            of_params[name] = pieces_of_entry(entry, shape=params[name].shape)
-    return Pieces(of_params=of_params, objects=objects)
+            of_params[name] = rows_of_entry(entry, shape=params[name].shape)
+    return Blocks(of_params=of_params, objects=objects)
 
 
-def pieces_of_entry(
+def rows_of_entry(
     entry: ShardedTensor | ShardedTensorFactory, *, shape: torch.Size
-) -> tuple[Piece, ...]:
+) -> tuple[Rows, ...]:
     """Of one parameter, of which ``entry`` describes the whole."""
-    pieces = tuple(_in_order(entry))
-    shapes = {tuple(piece.block.local_shape[1:]) for piece in pieces}
-    assert pieces[-1].end == shape.numel(), f"{entry.key} is not saved row by row"
+    rows = tuple(_in_order(entry))
+    shapes = {tuple(part.block.local_shape[1:]) for part in rows}
+    assert rows[-1].end == shape.numel(), f"{entry.key} is not saved row by row"
     assert shapes == {tuple(shape[1:])}, f"{entry.key} is not saved row by row"
-    return pieces
+    return rows
 
 
-def _in_order(entry: ShardedTensor | ShardedTensorFactory) -> Iterator[Piece]:
+def _in_order(entry: ShardedTensor | ShardedTensorFactory) -> Iterator[Rows]:
     blocks = entry.build() if isinstance(entry, ShardedTensorFactory) else [entry]
     first = 0
     for block in blocks:
-        piece = Piece(first=first, block=block.without_data())
-        yield piece
-        first = piece.end
+        part = Rows(first=first, block=block.without_data())
+        yield part
+        first = part.end
 
 
 def place_elements(
-    values: torch.Tensor, *, first: int, pieces: tuple[Piece, ...], prefix: str = ""
+    values: torch.Tensor, *, first: int, rows: tuple[Rows, ...], prefix: str = ""
 ) -> list[ShardedTensor]:
     """Elements of a parameter, from its ``first`` on, as blocks of saved tensors.
 
@@ -91,14 +91,14 @@ def place_elements(
     """
     end = first + values.numel()
     blocks = []
-    for piece in pieces:
-        at = max(piece.first, first)
-        until = max(min(piece.end, end), at)
+    for part in rows:
+        at = max(part.first, first)
+        until = max(min(part.end, end), at)
         for offset, shape in rectangles(
-            piece.block.local_shape, start=at - piece.first, end=until - piece.first
+            part.block.local_shape, start=at - part.first, end=until - part.first
         ):
             data = values[at - first : at - first + math.prod(shape)].view(shape)
-            blocks.append(_block(data, offset=offset, piece=piece, prefix=prefix))
+            blocks.append(_block(data, offset=offset, part=part, prefix=prefix))
             at += data.numel()
     return blocks
 
@@ -125,14 +125,14 @@ def rectangles(
 
 
 def _block(
-    data: torch.Tensor, *, offset: tuple[int, ...], piece: Piece, prefix: str
+    data: torch.Tensor, *, offset: tuple[int, ...], part: Rows, prefix: str
 ) -> ShardedTensor:
-    axis = piece.block.prepend_axis_num
-    own = piece.block.global_offset
+    axis = part.block.prepend_axis_num
+    own = part.block.global_offset
     data = data.view((1,) * axis + tuple(data.shape))
     return replace(
-        piece.block,
-        key=f"{prefix}{piece.block.key}",
+        part.block,
+        key=f"{prefix}{part.block.key}",
         data=data,
         dtype=data.dtype,
         local_shape=tuple(data.shape),
@@ -140,5 +140,5 @@ def _block(
         # Blocks of unequal size; torch's checkpoint format needs no grid.
         axis_fragmentations=None,
         prepend_axis_num=0,
-        replica_id=(*piece.block.replica_id[:-1], 0),
+        replica_id=(*part.block.replica_id[:-1], 0),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.module import Float16Module
 
-from megacpt.config.sections import Dtype, Init, RunConfig
+from megacpt.config.sections import Dtype, Init, ParallelConfig, PrecisionConfig, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.families.architecture import Architecture
 from megacpt.model.build import build_model
@@ -42,11 +42,17 @@ def build_chunks(
     return chunks
 
 
-def wrap_for_forward(chunks: list[Any], *, config: RunConfig, device: torch.device) -> list[Any]:
+def wrap_for_forward(
+    chunks: list[Any],
+    *,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    device: torch.device,
+) -> list[Any]:
     """Chunks in the run's dtype, their weights cut where the run cuts them."""
-    if config.parallel.sharded_weights:
+    if parallel.sharded_weights:
         return [ShardedWeights(chunk, device=device) for chunk in chunks]
-    if config.precision.dtype is Dtype.bf16:
+    if precision.dtype is Dtype.bf16:
         return [Float16Module(chunk.config, chunk) for chunk in chunks]
     return chunks
 

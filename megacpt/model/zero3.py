@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from megacpt.model.blocks import Pieces, pieces_of
+from megacpt.model.blocks import Blocks, blocks_of
 
 
 class ShardedWeights(_BaseDataParallel):  # type: ignore[misc]
@@ -31,7 +31,7 @@ class ShardedWeights(_BaseDataParallel):  # type: ignore[misc]
         """``model``: whole, on any device; its shards end on ``device``."""
         super().__init__(config=model.config, module=model)
         self.ddp_config = DistributedDataParallelConfig()
-        self.pieces: Pieces = pieces_of(model)
+        self.blocks: Blocks = blocks_of(model)
         compute_dtype = model.config.params_dtype
         attributes = {name: dict(vars(p)) for name, p in model.named_parameters()}
         model.float()

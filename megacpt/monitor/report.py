@@ -8,7 +8,7 @@ security policy forbids every request.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
 from megacpt.files import write_text
 from megacpt.monitor.figures import draw_all
-from megacpt.monitor.metrics import json_safe, read_metrics
+from megacpt.monitor.metrics import StepRecord, json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
 from megacpt.monitor.terminal import (
     fault_consequence,
@@ -36,15 +36,16 @@ from megacpt.text import count, duration
 
 def write_report(run_dir: Path) -> Summary:
     """Write both files; a run that still trains gets a report of what is known so far."""
-    files = read_run(run_dir)
+    config = read_run_yaml(run_dir / "run.yaml")
+    files = read_run(run_dir, config=config)
     summary = summarise(files)
+    page = html(summary, config=config, records=files.records)
     write_text(run_dir / "report.json", text=json.dumps(json_safe(summary), indent=2) + "\n")
-    write_text(run_dir / "report.html", text=html(summary, files=files))
+    write_text(run_dir / "report.html", text=page)
     return summary
 
 
-def read_run(run_dir: Path) -> RunFiles:
-    config = read_run_yaml(run_dir / "run.yaml")
+def read_run(run_dir: Path, *, config: RunConfig) -> RunFiles:
     records = read_metrics(run_dir / "metrics.jsonl")
     if not records:
         raise DataError(
@@ -63,23 +64,23 @@ def read_run(run_dir: Path) -> RunFiles:
     )
 
 
-def html(summary: Summary, *, files: RunFiles) -> str:
+def html(summary: Summary, *, config: RunConfig, records: Sequence[StepRecord]) -> str:
     figures = draw_all(
-        files.records,
+        records,
         heldout_sets=list(summary["heldout"]),
-        clip_grad_norm=files.config.optim.clip_grad_norm,
+        clip_grad_norm=config.optim.clip_grad_norm,
     )
     certificate = summary["certificate"]
     template = _templates().get_template("report.html.jinja")
     css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
     return template.render(
         s=summary,
-        settings=settings(files.config) | found_arithmetic(summary["environment"] or {}),
+        settings=settings(config) | found_arithmetic(summary["environment"] or {}),
         environment=environment_facts(summary["environment"] or {}),
         certificate=certificate_facts(certificate) if certificate else {},
         heldout_figures=[Markup(figure) for figure in figures.heldout],
         training_figures=[Markup(figure) for figure in figures.training],
-        config_yaml=render(files.config),
+        config_yaml=render(config),
         css=Markup(css),
     )
 

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
@@ -22,6 +21,8 @@ from megacpt.plan.rules import (
     experts,
     faults,
     kernels,
+    layout_limits,
+    limits,
     model,
     optim,
     parallel,
@@ -29,17 +30,8 @@ from megacpt.plan.rules import (
     segments,
 )
 
-
-def _limits(facts: Facts) -> Iterator[Violation]:
-    return beyond_limits(facts.config)
-
-
-def _layout_limits(facts: Facts) -> Iterator[Violation]:
-    return beyond_limits(facts.config.parallel, prefix="parallel.")
-
-
 RULES: tuple[Rule, ...] = (
-    _limits,
+    limits,
     *model.RULES,
     *parallel.RULES,
     *data.RULES,
@@ -54,7 +46,7 @@ RULES: tuple[Rule, ...] = (
     *cluster.RULES,
 )
 LAYOUT_RULES: tuple[Rule, ...] = (
-    _layout_limits,
+    layout_limits,
     *parallel.RULES,
     *experts.RULES,
     *optim.RULES,
@@ -80,7 +72,7 @@ def violations(
         launched=launched,
     )
     of_layout = _layout_faults(facts)
-    settings = _nearest(facts) if of_layout else None
+    settings = _nearest(config, facts=facts) if of_layout else None
     hint = f"; nearest valid layout: {as_text(settings)}" if settings else ""
     return [
         replace(v, remedy=v.remedy + hint) if v in of_layout else v
@@ -95,7 +87,8 @@ def nearest_valid_layout(
 
     Empty if none is broken now, None if no change in reach keeps all.
     """
-    return _nearest(Facts(config=config, architecture=architecture, num_ranks=num_ranks))
+    facts = Facts(config=config, architecture=architecture, num_ranks=num_ranks)
+    return _nearest(config, facts=facts)
 
 
 def _broken(rules: Sequence[Rule], *, facts: Facts) -> list[Violation]:
@@ -107,7 +100,7 @@ def _layout_faults(facts: Facts) -> list[Violation]:
     return [violation for violation in found if violation.path.startswith(LAYOUT_SETTINGS)]
 
 
-def _nearest(facts: Facts) -> dict[str, Any] | None:
+def _nearest(start: RunConfig, *, facts: Facts) -> dict[str, Any] | None:
     if facts.architecture is None:
         return None
     known = {(v.path, v.rule) for v in _broken(RULES, facts=facts)}
@@ -117,7 +110,7 @@ def _nearest(facts: Facts) -> dict[str, Any] | None:
         return all((v.path, v.rule) in known for v in found)
 
     return nearest_layout(
-        facts.config,
+        start,
         architecture=facts.architecture,
         num_ranks=facts.num_ranks,
         faults=lambda config: _layout_faults(replace(facts, config=config)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from megacpt.config.sections import Dtype, OptimConfig, Optimizer, RunConfig
+from megacpt.config.sections import Dtype, OptimConfig, Optimizer
 from megacpt.families.weights import Role
 
 MUON_RMS = 0.2
@@ -26,7 +26,7 @@ class OptimizerRow:
     megatron_name: str
     matrix_moments: int
     """Moments kept of a matrix of a layer, each in fp32; AdamW's are two."""
-    arguments: Callable[[RunConfig], Mapping[str, object]] = lambda _: {}
+    arguments: Callable[[OptimConfig, Dtype], Mapping[str, object]] = lambda optim, dtype: {}
     """Those of megatron-core's OptimizerConfig that only this optimizer has."""
     matrix_lr_multiplier: Callable[[OptimConfig], float] = lambda _: 1.0
     packages: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -37,8 +37,8 @@ class OptimizerRow:
         return MOMENT_BYTES * (self.matrix_moments if role in MATRICES else 2)
 
 
-def _muon(config: RunConfig) -> Mapping[str, object]:
-    muon = config.optim.muon
+def _muon(optim: OptimConfig, dtype: Dtype) -> Mapping[str, object]:
+    muon = optim.muon
     return {
         "muon_momentum": muon.momentum,
         "muon_nesterov": muon.nesterov,
@@ -46,7 +46,7 @@ def _muon(config: RunConfig) -> Mapping[str, object]:
         "muon_scale_mode": muon.scale,
         "muon_extra_scale_factor": MUON_RMS if muon.scale == "spectral" else 1.0,
         # bf16 products suffice for an update whose singular values need only be about one.
-        "muon_fp32_matmul_prec": "highest" if config.precision.dtype is Dtype.fp32 else "medium",
+        "muon_fp32_matmul_prec": "highest" if dtype is Dtype.fp32 else "medium",
         # Every rank orthogonalises the gathered matrix: the same update for any tp.
         "muon_tp_mode": "duplicated",
     }

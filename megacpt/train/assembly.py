@@ -236,7 +236,13 @@ def _build_state(
     if base is not None and base.load.weights and not base.load.optimizer:
         # Before an optimizer makes its masters of them.
         load_model(base.folder, chunks=chunks)
-    state = wrap_for_training(chunks, config=config, device=runtime.device)
+    state = wrap_for_training(
+        chunks,
+        parallel=config.parallel,
+        precision=config.precision,
+        optim=config.optim,
+        device=runtime.device,
+    )
     state.transformer.timers = timers
     return state
 

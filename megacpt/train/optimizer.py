@@ -10,29 +10,40 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
 from megacpt.checkpoint.state.adam import drop_classes, use_fused_kernel
-from megacpt.config.sections import Dtype, OptimConfig, RunConfig
+from megacpt.config.sections import Dtype, OptimConfig, ParallelConfig, PrecisionConfig
 from megacpt.families.weights import Role
 from megacpt.plan.optimizers import MATRICES, OPTIMIZERS
 
 
-def build_optimizer(chunks: list[Any], *, config: RunConfig, device: torch.device) -> Any:
+def build_optimizer(
+    chunks: list[Any],
+    *,
+    optim: OptimConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    device: torch.device,
+) -> Any:
     """Optimizer of wrapped chunks."""
     # An offloading optimizer takes views of fp32 parameters, which must not carry a graph.
     with torch.no_grad():
         optimizer = get_megatron_optimizer(
-            optimizer_config(config, on_gpu=device.type != "cpu"),
+            optimizer_config(
+                optim, parallel=parallel, precision=precision, on_gpu=device.type != "cpu"
+            ),
             chunks,
-            config_overrides=overrides(config.optim),
+            config_overrides=overrides(optim),
         )
     use_fused_kernel(optimizer)
     drop_classes(optimizer)
     return optimizer
 
 
-def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
-    optim, parallel, row = config.optim, config.parallel, OPTIMIZERS[config.optim.optimizer]
+def optimizer_config(
+    optim: OptimConfig, *, parallel: ParallelConfig, precision: PrecisionConfig, on_gpu: bool
+) -> OptimizerConfig:
+    row = OPTIMIZERS[optim.optimizer]
     # With cut weights the parameters that the optimizer sees are fp32 masters already.
-    bf16 = config.precision.dtype is Dtype.bf16 and not parallel.sharded_weights
+    bf16 = precision.dtype is Dtype.bf16 and not parallel.sharded_weights
     return OptimizerConfig(
         optimizer=row.megatron_name,
         lr=optim.lr_peak,
@@ -44,9 +55,9 @@ def optimizer_config(config: RunConfig, *, on_gpu: bool) -> OptimizerConfig:
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=parallel.distributed_optimizer,
         **_offload(on_gpu=on_gpu) if optim.offload else {},
-        **row.arguments(config),
+        **row.arguments(optim, precision.dtype),
         overlap_param_gather=parallel.overlap_param_gather,
-        fp8_recipe=config.precision.recipe.value if config.precision.fp8_param_gather else None,
+        fp8_recipe=precision.recipe.value if precision.fp8_param_gather else None,
         # Infinity reports the norm and scales nothing; 0 would skip measuring it.
         clip_grad=optim.clip_grad_norm or float("inf"),
     )

@@ -12,7 +12,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import OptimConfig, ParallelConfig, PrecisionConfig
 from megacpt.model.chunks import wrap_for_forward
 from megacpt.model.kernels import bucket_parameters
 from megacpt.train.optimizer import build_optimizer
@@ -37,30 +37,45 @@ class TrainState:
         self.transformer = built.transformer
 
 
-def wrap_for_training(chunks: list[Any], *, config: RunConfig, device: torch.device) -> TrainState:
+def wrap_for_training(
+    chunks: list[Any],
+    *,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    optim: OptimConfig,
+    device: torch.device,
+) -> TrainState:
     """Put data parallelism and the optimizer around bare chunks and register their callbacks."""
     transformer = chunks[0].config
-    wrapped = wrap_for_forward(chunks, config=config, device=device)
-    if not config.parallel.sharded_weights:
-        wrapped = _data_parallel(wrapped, config=config, device=device)
-    optimizer = build_optimizer(wrapped, config=config, device=device)
+    wrapped = wrap_for_forward(chunks, parallel=parallel, precision=precision, device=device)
+    if not parallel.sharded_weights:
+        wrapped = _data_parallel(wrapped, parallel=parallel, precision=precision, device=device)
+    optimizer = build_optimizer(
+        wrapped, optim=optim, parallel=parallel, precision=precision, device=device
+    )
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
-    if config.parallel.overlap_grad_reduce:
+    if parallel.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in wrapped]
         transformer.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
     return TrainState(chunks=wrapped, optimizer=optimizer, transformer=transformer)
 
 
-def _data_parallel(chunks: list[Any], *, config: RunConfig, device: torch.device) -> list[Any]:
-    parallel, transformer = config.parallel, chunks[0].config
+def _data_parallel(
+    chunks: list[Any],
+    *,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    device: torch.device,
+) -> list[Any]:
+    transformer = chunks[0].config
     ddp = DistributedDataParallelConfig(
         bucket_size=bucket_parameters(parallel, on_gpu=device.type != "cpu"),
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel.distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
-        fp8_param_gather=config.precision.fp8_param_gather,
+        fp8_param_gather=precision.fp8_param_gather,
     )
     # Buckets exist to overlap; only the first virtual stage profits (as in Megatron-LM).
     return [

@@ -131,7 +131,13 @@ def write_gradients(
     from megacpt.train.state import wrap_for_training
 
     config = RunConfig(parallel=parallel, precision=PrecisionConfig(dtype=Dtype.fp32))
-    state = wrap_for_training(chunks, config=config, device=torch.device("cpu"))
+    state = wrap_for_training(
+        chunks,
+        parallel=config.parallel,
+        precision=config.precision,
+        optim=config.optim,
+        device=torch.device("cpu"),
+    )
     positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
     state.chunks[0](TOKENS_BS, positions_BS, None, labels=TOKENS_BS).mean().backward()
     state.transformer.finalize_model_grads_func(state.chunks)

@@ -43,7 +43,7 @@ def test_blocks_of_gate_and_up_look_into_the_elements() -> None:
     import torch
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-    from megacpt.model.blocks import Piece, place_elements
+    from megacpt.model.blocks import Rows, place_elements
 
     def block(key: str) -> ShardedTensor:
         """The second of three layers' weights, of two rows and three columns."""
@@ -51,9 +51,9 @@ def test_blocks_of_gate_and_up_look_into_the_elements() -> None:
             key, torch.empty(2, 3), (0, 1, 3), prepend_axis_num=1, replica_id=(0, 0, 5)
         ).without_data()
 
-    pieces = (Piece(first=0, block=block("gate")), Piece(first=6, block=block("up")))
+    rows = (Rows(first=0, block=block("gate")), Rows(first=6, block=block("up")))
     values = torch.arange(2.0, 11.0)
-    found = place_elements(values, first=2, pieces=pieces, prefix="exp_avg.")
+    found = place_elements(values, first=2, rows=rows, prefix="exp_avg.")
     assert [(b.key, b.global_offset, b.local_shape) for b in found] == [
         ("exp_avg.gate", (1, 0, 2), (1, 1, 1)),
         ("exp_avg.gate", (1, 1, 0), (1, 1, 3)),

@@ -106,7 +106,9 @@ def look(run: Any, whole: RunConfig, *, folder: Path) -> dict[str, Any]:
         runtime=run.runtime,
         base_folder=Path(str(whole.model.path)),
     )
-    chunks = wrap_for_forward(chunks, config=whole, device=run.runtime.device)
+    chunks = wrap_for_forward(
+        chunks, parallel=whole.parallel, precision=whole.precision, device=run.runtime.device
+    )
     load_model(folder, chunks=chunks)
     expected = dict(unwrap_model(chunks)[0].named_parameters())
     cut = dict(run.state.chunks[0].module.named_parameters())

@@ -20,7 +20,7 @@ from tests.train.parity import (
     write_run_inputs,
 )
 
-pytestmark = [pytest.mark.mcore, pytest.mark.slow]
+pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 MIXTRAL = {
     "architectures": ["MixtralForCausalLM"],

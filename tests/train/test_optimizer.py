@@ -72,7 +72,13 @@ def state_of(folder: Path, optim: OptimConfig, **parallel: bool) -> Any:
         runtime=Runtime(ranks=ranks, kind=DeviceKind.cpu, device=device),
         base_folder=folder,
     )
-    return wrap_for_training(chunks, config=config, device=device)
+    return wrap_for_training(
+        chunks,
+        parallel=config.parallel,
+        precision=config.precision,
+        optim=config.optim,
+        device=device,
+    )
 
 
 def named(state: Any) -> dict[str, Any]:

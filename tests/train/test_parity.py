@@ -80,6 +80,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.mcore
+@pytest.mark.every_mcore
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_layout_equals_single_rank(curves: dict[str, np.ndarray], name: str) -> None:
@@ -87,6 +88,7 @@ def test_layout_equals_single_rank(curves: dict[str, np.ndarray], name: str) -> 
 
 
 @pytest.mark.mcore
+@pytest.mark.every_mcore
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS["untied"][1:])
 def test_with_an_output_matrix_of_its_own(curves: dict[str, np.ndarray], name: str) -> None:
@@ -94,6 +96,7 @@ def test_with_an_output_matrix_of_its_own(curves: dict[str, np.ndarray], name: s
 
 
 @pytest.mark.mcore
+@pytest.mark.every_mcore
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS["bf16"])
 def test_layout_equals_single_rank_in_bf16(curves: dict[str, np.ndarray], name: str) -> None:
@@ -101,6 +104,7 @@ def test_layout_equals_single_rank_in_bf16(curves: dict[str, np.ndarray], name: 
 
 
 @pytest.mark.mcore
+@pytest.mark.every_mcore
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in LAYOUTS[1] if n.startswith("recompute")])
 def test_recomputation_changes_no_bit(curves: dict[str, np.ndarray], name: str) -> None:
@@ -108,6 +112,7 @@ def test_recomputation_changes_no_bit(curves: dict[str, np.ndarray], name: str) 
 
 
 @pytest.mark.mcore
+@pytest.mark.every_mcore
 @pytest.mark.slow
 def test_the_loss_falls(curves: dict[str, np.ndarray]) -> None:
     """A curve that stands still would make the parity tests hollow."""

@@ -77,7 +77,7 @@ def pairs_with(layouts: dict[str, Any], *, partner: str) -> list[tuple[str, str]
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
 MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
 BF16_PAIRS = all_pairs(BF16)
-pytestmark = [pytest.mark.mcore, pytest.mark.slow]
+pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 
 def worlds(work: Path) -> dict[int, dict[str, Any]]:

@@ -42,7 +42,7 @@ RESUMED: dict[int, dict[str, dict[str, Any]]] = {
         "offload-bf16": {**OFFLOAD_DP2, **BF16},
     },
 }
-pytestmark = [pytest.mark.mcore, pytest.mark.slow]
+pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

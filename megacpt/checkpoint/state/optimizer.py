@@ -23,7 +23,7 @@ from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_te
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from megacpt.checkpoint.state import adam
-from megacpt.model.blocks import pieces_of_entry, place_elements
+from megacpt.model.blocks import place_elements, rows_of_entry
 
 Entries = dict[str, Any]
 Weight: TypeAlias = ShardedTensor | ShardedTensorFactory
@@ -87,13 +87,13 @@ def _sharded(member: Any, *, weight: Weight) -> Entries:
     if param not in member.model_param_group_index_map:
         return {}
     first = member._get_model_param_range_map(param)["param"].start
-    pieces = pieces_of_entry(weight, shape=param.shape)
+    rows = rows_of_entry(weight, shape=param.shape)
     names = {key: key for key in MOMENTS}
     if param.dtype is not torch.float32:
         names["param"] = MASTER
     return {
         names[key]: place_elements(
-            tensor.detach().view(-1), first=first, pieces=pieces, prefix=f"{PREFIX}{names[key]}."
+            tensor.detach().view(-1), first=first, rows=rows, prefix=f"{PREFIX}{names[key]}."
         )
         for key, tensor in member._get_main_param_and_optimizer_states(param).items()
         if key in names

@@ -18,7 +18,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from megacpt.checkpoint.state import adam
 from megacpt.checkpoint.state.optimizer import MASTER, MOMENTS, PREFIX, Entries
-from megacpt.model.blocks import Piece, place_elements
+from megacpt.model.blocks import Rows, place_elements
 from megacpt.model.zero3 import ShardedWeights
 
 
@@ -30,10 +30,10 @@ def model_entries(chunk: ShardedWeights) -> Entries:
     """Weights in the run's dtype and the modules' extra state, by their names in the model."""
     dtype = chunk.config.params_dtype
     entries: Entries = {
-        name: place_elements(_flat(param).to(dtype), first=_first(param), pieces=pieces)
-        for name, param, pieces in _params(chunk)
+        name: place_elements(_flat(param).to(dtype), first=_first(param), rows=rows)
+        for name, param, rows in _params(chunk)
     }
-    for name, place in chunk.pieces.objects.items():
+    for name, place in chunk.blocks.objects.items():
         module = chunk.module.get_submodule(name.rpartition(".")[0])
         entries[name] = replace(place, data=module.get_extra_state())
     return entries
@@ -46,11 +46,11 @@ def fill_model(chunk: ShardedWeights, *, loaded: Entries, masters_follow: bool) 
     dtype is narrower. They lie in the parameters already, since a load fills in place.
     """
     if not (masters_follow and _has_masters(chunk)):
-        for name, param, pieces in _params(chunk):
-            targets = place_elements(_flat(param), first=_first(param), pieces=pieces)
+        for name, param, rows in _params(chunk):
+            targets = place_elements(_flat(param), first=_first(param), rows=rows)
             for target, block in zip(targets, loaded[name], strict=True):
                 target.data.copy_(block)
-    for name in chunk.pieces.objects:
+    for name in chunk.blocks.objects:
         chunk.module.get_submodule(name.rpartition(".")[0]).set_extra_state(loaded[name])
 
 
@@ -61,19 +61,19 @@ def optimizer_entries(chunk: ShardedWeights, *, optimizer: Any) -> Entries:
             key: place_elements(
                 _flat(tensor),
                 first=_first(param),
-                pieces=pieces,
+                rows=rows,
                 prefix=f"{PREFIX}{key}.",
             )
             for key, tensor in _state(chunk, optimizer=optimizer, param=param).items()
         }
-        for name, param, pieces in _params(chunk)
+        for name, param, rows in _params(chunk)
     }
 
 
-def _params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Piece, ...]]]:
+def _params(chunk: ShardedWeights) -> Iterator[tuple[str, DTensor, tuple[Rows, ...]]]:
     for name, param in chunk.module.named_parameters():
         assert isinstance(param, DTensor)
-        yield name, param, chunk.pieces.of_params[name]
+        yield name, param, chunk.blocks.of_params[name]
 
 
 def _has_masters(chunk: ShardedWeights) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
@@ -26,3 +27,11 @@ class Facts:
 
 
 Rule = Callable[[Facts], Iterator[Violation]]
+
+
+def limits(facts: Facts) -> Iterator[Violation]:
+    return beyond_limits(facts.config)
+
+
+def layout_limits(facts: Facts) -> Iterator[Violation]:
+    return beyond_limits(facts.config.parallel, prefix="parallel.")
