@@ -84,7 +84,7 @@ def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
     if stated := HfConfig.read(folder).quantisation():
         yield (
             f"{folder / 'config.json'} states {stated}, but the weights are plain numbers: they "
-            "are trained as they are, and the export leaves the key out"
+            "are trained as they are, and the export leaves the key out."
         )
 
 
