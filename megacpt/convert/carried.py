@@ -30,15 +30,24 @@ _BEGINNINGS = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"GGUF", 
 
 def carry_over(source: Path, *, folder: Path) -> None:
     """Copy them, links resolved, to the same places below ``folder``."""
-    for path in sorted(_carried(source)):
-        if not path.exists():
-            raise ModelError(
-                f"{path} is a link to {path.readlink()}, which does not exist; "
-                "copy the file itself, delete the link, or download the model again."
-            )
-        target = folder / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    try:
+        for path in sorted(_carried(source)):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    except OSError as error:
+        if error.filename is None or not Path(error.filename).is_relative_to(source):
+            raise
+        raise ModelError(_unreadable(Path(error.filename), error=error)) from error
+
+
+def _unreadable(path: Path, *, error: OSError) -> str:
+    if path.is_symlink() and not path.exists():
+        return (
+            f"{path} is a link to {path.readlink()}, which does not exist; "
+            "copy the file itself, delete the link, or download the model again."
+        )
+    return f"{path} cannot be read: {error.strerror}; check its permissions."
 
 
 def _carried(source: Path) -> list[Path]:
@@ -61,10 +70,11 @@ def _files(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name == "__pycache__":
             continue
-        if not path.is_dir():
+        if path.is_dir():
+            if path.resolve() not in above:
+                yield from _files(path, above=above)
+        elif path.is_file() or path.is_symlink():
             yield path
-        elif path.resolve() not in above:
-            yield from _files(path, above=above)
 
 
 def _holds_weights(path: Path) -> bool:

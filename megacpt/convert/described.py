@@ -29,8 +29,9 @@ def describe(source: Path, *, folder: Path, architecture: Architecture, dtype: D
     )
     if (folder / TOKENIZER).exists():
         stated = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
-        fast = (folder / "tokenizer.json").exists()
-        write_json(folder / TOKENIZER, content=tokenizer_config(stated, fast=fast))
+        known = tokenizer_config(stated, fast=(folder / "tokenizer.json").exists())
+        if known != stated:
+            write_json(folder / TOKENIZER, content=known)
     if not (folder / GENERATION).exists():
         ids = {key: config.values[key] for key in _ID_KEYS if config.token_ids(key)}
         write_json(folder / GENERATION, content={"_from_model_config": True, **ids})
@@ -99,4 +100,5 @@ def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]
 
 
 def write_json(path: Path, *, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # In ASCII, as half of a surrogate pair in a token has no UTF-8.
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

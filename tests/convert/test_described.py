@@ -19,15 +19,22 @@ from megacpt.families.hf_config import HfConfig
 from tests.llama_cases import LLAMA3_ROPE
 from tests.support import LLAMA
 
+OF_4 = ("rope_theta", "rope_scaling", "torch_dtype")
+OF_5 = ("rope_parameters", "dtype")
+
 
 def described(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
-    """What becomes of a config.json, read back by transformers on the way."""
+    """What becomes of a config.json: the same model to those who know one version's words only,
+    and to transformers."""
     from transformers import AutoConfig
 
     (folder / "config.json").write_text(json.dumps(stated))
-    config = model_config(
-        HfConfig.read(folder), architecture=read_architecture(folder), dtype=Dtype.bf16
-    )
+    architecture = read_architecture(folder)
+    config = model_config(HfConfig.read(folder), architecture=architecture, dtype=Dtype.bf16)
+    for others in (OF_4, OF_5):
+        own = {key: value for key, value in config.items() if key not in others}
+        (folder / "config.json").write_text(json.dumps(own))
+        assert read_architecture(folder) == architecture
     (folder / "config.json").write_text(json.dumps(config))
     read = AutoConfig.from_pretrained(folder)
     assert not hasattr(read, "quantization_config")
@@ -188,3 +195,24 @@ def test_further_special_tokens_under_the_name_that_4_knows(
     before = json.dumps(stated)
     assert tokenizer_config(stated, fast=True) == expected
     assert json.dumps(stated) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ('{"eos_token": "<\\ud83d>", "tokenizer_class": "TokenizersBackend"}', True),
+        ('{"eos_token":"<é>",  "tokenizer_class":"PreTrainedTokenizerFast"}', False),
+        ('{"chat_template": "日本", "extra_special_tokens": ["é"]}', True),
+    ],
+)
+def test_only_what_must_change_is_written_again(text: str, changed: bool, tmp_path: Path) -> None:
+    base, folder = tmp_path / "base", tmp_path / "hf"
+    for made in (base, folder):
+        made.mkdir()
+        (made / "config.json").write_text(json.dumps(LLAMA))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    describe(base, folder=folder, architecture=read_architecture(base), dtype=Dtype.fp32)
+    written = (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    assert (written != text) is changed
+    assert json.loads(written) == tokenizer_config(json.loads(text), fast=True)
