@@ -86,11 +86,16 @@ def _classes(stated: object, *, family: str) -> list[str]:
 
 
 def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]:
-    """``fast``: there is a tokenizer.json. Its class was renamed in transformers 5, whose other
-    backends 4 does not know either; so was the list of further special tokens, whose new name
-    means an object in 4. 5 reads the old names."""
+    """``fast``: there is a tokenizer.json, which holds all where transformers 5 has written it.
+
+    4 does not know the class of that name in 5, TokenizersBackend; and one of a name that both know
+    builds parts anew in 4: LlamaTokenizer always puts BOS in front. PreTrainedTokenizerFast reads
+    tokenizer.json as it is in both. The list of further special tokens was renamed in 5, which
+    reads the old name; 4 takes the new one for an object.
+    """
     config = dict(stated)
-    if fast and str(config.get("tokenizer_class")).endswith("Backend"):
+    of_5 = config.get("backend") == "tokenizers" and "auto_map" not in config
+    if fast and (of_5 or str(config.get("tokenizer_class")).endswith("Backend")):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         extra = config.pop("extra_special_tokens")

@@ -19,6 +19,7 @@ from megacpt.families.hf_config import HfConfig
 from tests.llama_cases import LLAMA3_ROPE
 from tests.support import LLAMA
 
+SCALED = {**LLAMA3_ROPE}
 OF_4 = ("rope_theta", "rope_scaling", "torch_dtype")
 OF_5 = ("rope_parameters", "dtype")
 
@@ -70,8 +71,8 @@ def test_how_the_base_stored_its_weights_is_not_said_of_the_export(
         ({"rope_theta": 5e5}, 5e5, None),
         ({"rope_scaling": {"type": "default"}}, 1e4, None),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5, None),
-        ({"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 5e5}}, 5e5, LLAMA3_ROPE),
-        ({"rope_theta": 5e5, "rope_scaling": LLAMA3_ROPE}, 5e5, LLAMA3_ROPE),
+        ({"rope_parameters": {**SCALED, "rope_theta": 5e5}}, 5e5, SCALED),
+        ({"rope_theta": 5e5, "rope_scaling": SCALED}, 5e5, SCALED),
         (
             {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
             1e4,
@@ -166,6 +167,16 @@ def test_what_the_base_says_of_generation_is_kept(tmp_path: Path) -> None:
         ({"tokenizer_class": "TokenizersBackend"}, True, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "SentencePieceBackend"}, True, "PreTrainedTokenizerFast"),
         ({"tokenizer_class": "SentencePieceBackend"}, False, "SentencePieceBackend"),
+        (
+            {"tokenizer_class": "LlamaTokenizer", "backend": "tokenizers"},
+            True,
+            "PreTrainedTokenizerFast",
+        ),
+        (
+            {"tokenizer_class": "Own", "backend": "tokenizers", "auto_map": {"AutoTokenizer": []}},
+            True,
+            "Own",
+        ),
         ({"tokenizer_class": "LlamaTokenizerFast"}, True, "LlamaTokenizerFast"),
         ({"tokenizer_class": "Qwen2Tokenizer"}, True, "Qwen2Tokenizer"),
         ({}, True, None),

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def four_in_other_words(folder: Path) -> None:
 
 
 def scaled_five(folder: Path) -> None:
-    write_llama(folder, **SIZES, rope_theta=5e5, rope_scaling=LLAMA3_ROPE)
+    write_llama(folder, **SIZES, rope_theta=5e5, rope_scaling={**LLAMA3_ROPE})
 
 
 def scaled_four(folder: Path) -> None:
@@ -89,6 +90,26 @@ def qwen3(folder: Path) -> None:
     write_qwen(folder, model_type="qwen3", head_dim=16, **SIZES)
 
 
+def five_begins_texts(folder: Path) -> None:
+    """A tokenizer of a class whose name 4 knows, but that puts BOS in front of every text there."""
+    from transformers import LlamaTokenizer
+
+    vocabulary = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), "▁", "a", "▁a"]
+    tokenizer = LlamaTokenizer(
+        vocab={token: number for number, token in enumerate(vocabulary)}, merges=[("▁", "a")]
+    )
+    write_llama(folder, **SIZES | {"vocab_size": len(vocabulary)})
+    tokenizer.save_pretrained(folder)
+
+
+def five_begins_and_ends_texts(folder: Path) -> None:
+    from transformers import LlamaTokenizer
+
+    five_begins_texts(folder)
+    tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True, add_eos_token=True)
+    tokenizer.save_pretrained(folder)
+
+
 def quantised_once(folder: Path) -> None:
     """Plain weights whose config speaks of the quantised ones they were made of."""
     write_llama(folder, **SIZES)
@@ -98,7 +119,7 @@ def quantised_once(folder: Path) -> None:
 
 BASES: tuple[Callable[[Path], None], ...] = (
     *(five, four, four_in_other_words, scaled_five, scaled_four, dynamic),
-    *(mixtral, qwen2, qwen3, quantised_once),
+    *(mixtral, qwen2, qwen3, quantised_once, five_begins_texts, five_begins_and_ends_texts),
 )
 
 
@@ -114,23 +135,47 @@ def save_tokenizer(folder: Path) -> None:
     assert stated["extra_special_tokens"] == ["<eos>"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    """What an export must be read as."""
+
+    logits_BSV: torch.Tensor
+    ids: list[list[int]]
+    ids_of_text: list[list[int]]
+    """With what the tokenizer puts before and after a text."""
+    special: set[str]
+
+
+def native(base: Path, *, logits_BSV: torch.Tensor) -> Native:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = load_tokenizer(base)
+    return Native(
+        logits_BSV=logits_BSV,
+        ids=[tokenizer.encode(text, special=False).tolist() for text in TEXTS],
+        ids_of_text=[tokenizer.encode(text).tolist() for text in TEXTS],
+        special=set(PreTrainedTokenizerFast.from_pretrained(base).all_special_tokens),
+    )
+
+
 @pytest.fixture(scope="module")
 def exports(
     tmp_path_factory: pytest.TempPathFactory, one_rank: None
-) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A folder of exports, and the native logits of each."""
+) -> tuple[Path, dict[str, Native]]:
+    """A folder of exports, and what is in each."""
     from megacpt.config.sections import Dtype
     from megacpt.convert.certificate import native_logits
     from megacpt.convert.export import export_hf
 
-    root, logits = tmp_path_factory.mktemp("exports"), {}
+    root, written = tmp_path_factory.mktemp("exports"), {}
     for write in BASES:
         base = tmp_path_factory.mktemp("base")
         write(base)
-        save_tokenizer(base)
+        if not (base / "tokenizer.json").exists():
+            save_tokenizer(base)
         chunks, architecture = import_model(base)
-        native = native_logits(chunks[0].eval(), tokens_BS=TOKENS_BS)
-        logits[write.__name__] = native[..., : architecture.vocab_size]
+        logits = native_logits(chunks[0].eval(), tokens_BS=TOKENS_BS)
+        written[write.__name__] = native(base, logits_BSV=logits[..., : architecture.vocab_size])
         export_hf(
             chunks,
             architecture=architecture,
@@ -138,7 +183,7 @@ def exports(
             output=root / write.__name__,
             dtype=Dtype.fp32,
         )
-    return root, logits
+    return root, written
 
 
 def known_not(reader: Path | None) -> set[str]:
@@ -148,12 +193,12 @@ def known_not(reader: Path | None) -> set[str]:
 @pytest.mark.skipif(not INSTALLED, reason="make test-readers installs other versions first")
 @pytest.mark.parametrize("reader", [*INSTALLED, None], ids=lambda r: r.name if r else "own")
 def test_every_version_reads_the_same_model(
-    reader: Path | None, exports: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+    reader: Path | None, exports: tuple[Path, dict[str, Native]], tmp_path: Path
 ) -> None:
-    root, native = exports
-    native = {n: logits for n, logits in native.items() if n not in known_not(reader)}
+    root, written = exports
+    names = [name for name in written if name not in known_not(reader)]
     job = {
-        "folders": [str(root / name) for name in native],
+        "folders": [str(root / name) for name in names],
         "tokens": TOKENS_BS.tolist(),
         "texts": TEXTS,
         "output": str(tmp_path / "read.pt"),
@@ -167,14 +212,12 @@ def test_every_version_reads_the_same_model(
     )
     found = torch.load(tmp_path / "read.pt")
     assert found["version"] == (reader.name if reader else version("transformers"))
-    tokenizer = load_tokenizer(TINY)
-    ids = [[int(n) for n in tokenizer.encode(text)] for text in TEXTS]
-    for name, logits in native.items():
-        read = found["read"][str(root / name)]
-        difference = float((read["logits"] - logits).abs().max())
+    for name in names:
+        read, wanted = found["read"][str(root / name)], written[name]
+        difference = float((read["logits"] - wanted.logits_BSV).abs().max())
         assert difference < 2e-5, f"{name}: {difference}"
-        assert read["ids"] == ids, name
+        assert (read["ids"], read["ids_of_text"]) == (wanted.ids, wanted.ids_of_text), name
         # 5.23 gives every qwen2 Qwen's own padding token, whatever its files say.
-        assert set(read["special"]) in ({"<eos>"}, {"<eos>", "<|endoftext|>"}), name
+        assert set(read["special"]) - {"<|endoftext|>"} == wanted.special, name
         assert (read["dtype"], read["ends"]) == ("torch.float32", [10, 256]), name
         assert set(read["warnings"]) <= {NO_FAULT}, name
