@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random Mixtral models, in both layouts that transformers has saved them in."""
+"""Small random mixtures of experts, in both layouts that transformers has saved them in."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ BASE: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
+QWEN3: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "head_dim": 16,
+    "moe_intermediate_size": 40,
+    "intermediate_size": 56,
+    "norm_topk_prob": False,
+}
+"""No layer has ``intermediate_size``."""
 CASES: dict[str, dict[str, Any]] = {
     "top2-of-4": {},
     "top3-of-6-tied": {
@@ -34,18 +43,30 @@ CASES: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "rope_theta": 5e5,
     },
+    "qwen3-top2-of-4": QWEN3 | {"norm_topk_prob": True},
+    "qwen3-top3-of-6-shares": QWEN3 | {"num_experts": 6, "num_experts_per_tok": 3},
 }
 
 
-def write_mixtral(folder: Path, *, stacked: bool = False, **changes: Any) -> Any:
+def _sizes(model_type: str, changes: dict[str, Any]) -> dict[str, Any]:
+    sizes = BASE | changes
+    if model_type == "qwen3_moe":
+        del sizes["num_local_experts"]
+    return sizes
+
+
+def write_mixtral(
+    folder: Path, *, model_type: str = "mixtral", stacked: bool = False, **changes: Any
+) -> Any:
     """Save a random model as transformers does, norms random too; returns it.
 
     ``stacked``: with the experts of a layer in one tensor, as transformers 5 holds them in memory.
     """
-    from transformers import MixtralConfig, MixtralForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(1)
-    model = MixtralForCausalLM(MixtralConfig(**(BASE | changes)))
+    config = AutoConfig.for_model(model_type, **_sizes(model_type, changes))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, param in model.named_parameters():
         if param.dim() == 1:
             param.data.normal_(1.0, 0.1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small random Qwen2 and Qwen3 models."""
+"""Small random models of families that are Llama but for a few things."""
 
 from __future__ import annotations
 
@@ -11,10 +11,25 @@ import torch
 from tests.llama_cases import BASE
 
 QWEN = BASE | {"num_key_value_heads": 2, "rope_theta": 5e5}
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.4,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 0.3,
+}
 CASES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},
     "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "granite": {"model_type": "granite"} | GRANITE,
+    "granite-tied": {"model_type": "granite", "tie_word_embeddings": True} | GRANITE,
+    "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 24},
+    "smollm3-tied": {
+        "model_type": "smollm3",
+        "no_rope_layers": [0, 1, 0, 1],
+        # Its own lies beyond the small vocabulary.
+        "pad_token_id": None,
+    },
     "qwen3-tied": {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
 }
 

@@ -81,12 +81,20 @@ def require_architecture(
     manifest: CheckpointManifest, *, architecture: Mapping[str, object], folder: Path
 ) -> None:
     """Refuse a checkpoint of another model than the base model that the run names."""
+    known = json.loads(json.dumps(architecture))
     for name, value in manifest.architecture.items():
-        if architecture.get(name) != value:
+        if not _has(known.get(name), stated=value):
             raise CheckpointError(
                 f"{folder} is of another model: its {name} is {value}, the base model's is "
                 f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
             )
+
+
+def _has(value: object, *, stated: object) -> bool:
+    """Of a group of values those count that the checkpoint states: it may be older than others."""
+    if isinstance(value, Mapping) and isinstance(stated, Mapping):
+        return all(_has(value.get(name), stated=part) for name, part in stated.items())
+    return value == stated
 
 
 def _sum_of(tree: Mapping[str, Any]) -> str:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import Dtype
-from megacpt.families import FAMILIES
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
-_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def describe(source: Path, *, folder: Path, architecture: Architecture, dtype: Dtype) -> None:
@@ -33,8 +31,7 @@ def describe(source: Path, *, folder: Path, architecture: Architecture, dtype: D
         if known != stated:
             write_json(folder / TOKENIZER, content=known)
     if not (folder / GENERATION).exists():
-        ids = {key: config.values[key] for key in _ID_KEYS if config.token_ids(key)}
-        write_json(folder / GENERATION, content={"_from_model_config": True, **ids})
+        write_json(folder / GENERATION, content=_generation(config, architecture=architecture))
 
 
 def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:
@@ -54,6 +51,7 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
         **kept,
         **{key: value for key, value in defaults.items() if key not in stated},
         **_rope(config, architecture=architecture),
+        **_experts(architecture),
         "architectures": _classes(kept.get("architectures"), family=architecture.family),
         "dtype": DTYPE_NAMES[dtype],
         "torch_dtype": DTYPE_NAMES[dtype],
@@ -78,11 +76,33 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     }
 
 
+def _experts(architecture: Architecture) -> dict[str, int]:
+    """Qwen3-MoE's ``num_experts`` is written as ``num_local_experts`` by 5.23; up to 5.0 those who
+    find that name alone take 128."""
+    if architecture.experts is None:
+        return {}
+    return dict.fromkeys(("num_experts", "num_local_experts"), architecture.experts.num)
+
+
 def _classes(stated: object, *, family: str) -> list[str]:
     """The class that was trained; another one's head is not in the export."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     names = [str(name) for name in stated] if isinstance(stated, list) else []
     causal = [name for name in names if name.endswith("ForCausalLM")]
-    return causal or [FAMILIES[family].transformers_class]
+    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+
+
+def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
+    """All special tokens that config.json lists, else the family's own."""
+    own = {
+        "bos_token_id": architecture.bos_id,
+        "eos_token_id": architecture.eos_id,
+        "pad_token_id": architecture.pad_id,
+    }
+    ids = {key: config.values[key] if config.token_ids(key) else own[key] for key in own}
+    stated = {key: value for key, value in ids.items() if value is not None}
+    return {"_from_model_config": True, **stated}
 
 
 def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]:

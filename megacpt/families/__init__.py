@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import llama, mixtral, qwen2, qwen3
+from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, Part, Role
@@ -18,7 +18,6 @@ from megacpt.families.weights import Param, Part, Role
 class Family:
     """How to read a family's config.json, and its weights."""
 
-    transformers_class: str
     read: Callable[[HfConfig], Architecture]
     params: tuple[Param, ...]
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
@@ -26,21 +25,16 @@ class Family:
 
 
 FAMILIES = {
-    llama.MODEL_TYPE: Family(
-        transformers_class="LlamaForCausalLM", read=llama.read, params=llama.PARAMS
+    granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
+    llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
+    mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_moe.MODEL_TYPE: Family(
+        read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
-    mixtral.MODEL_TYPE: Family(
-        transformers_class="MixtralForCausalLM",
-        read=mixtral.read,
-        params=mixtral.PARAMS,
-        parts=mixtral.parts,
-    ),
-    qwen2.MODEL_TYPE: Family(
-        transformers_class="Qwen2ForCausalLM", read=qwen2.read, params=qwen2.PARAMS
-    ),
-    qwen3.MODEL_TYPE: Family(
-        transformers_class="Qwen3ForCausalLM", read=qwen3.read, params=qwen3.PARAMS
-    ),
+    smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
 }
 
 

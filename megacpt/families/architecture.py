@@ -26,9 +26,23 @@ class Experts:
 
     num: int
     per_token: int
-    """Each token's experts; their weights are renormalised to sum to one."""
+    """Each token's experts."""
     balance_coefficient: float
     """Weight of the load-balancing loss of a layer, where the run sets none."""
+    renormalised: bool = True
+    """A token's weights of its experts sum to one; else they are shares of all experts'."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """Multipliers that the weights do not hold."""
+
+    embedding: float = 1.0
+    attention: float | None = None
+    """Of queries times keys; ``None``: one over the root of the head's size."""
+    residual: float = 1.0
+    """Of what attention and MLP add to their input."""
+    logits: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +78,9 @@ class Architecture:
     """Of query, key and value, whatever the output has."""
     qk_norm: bool = False
     """Each head's query and key pass an RMSNorm before they are rotated."""
+    no_rope_layers: tuple[int, ...] = ()
+    """Layers, from 0, whose queries and keys are not rotated."""
+    scales: Scales = Scales()
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

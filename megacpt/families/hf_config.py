@@ -99,6 +99,13 @@ class HfConfig:
             raise self._fail(key, rule="must be true or false", value=value)
         return value
 
+    def flags(self, key: str, *, num: int, default: Sequence[int]) -> Sequence[int]:
+        """One 0 or 1 a layer, of ``num``; transformers does not read what goes beyond them."""
+        value = self._get(key, default=default)
+        if not isinstance(value, list) or len(value) < num or not set(value) <= {0, 1}:
+            raise self._fail(key, rule=f"must be a list of {num} times 0 or 1", value=value)
+        return value[:num]
+
     def token_id(self, key: str) -> int | None:
         """A special token; where the config lists several, the first. Older Llama configs say -1
         for "no padding token"."""
@@ -132,6 +139,10 @@ class HfConfig:
     def require_between(self, key: str, *, value: float, low: float, high: float) -> None:
         if not low <= value <= high:
             raise self._fail(key, rule=f"must be from {low} to {high}", value=value)
+
+    def window(self, key: str, *, default: int | None) -> int | None:
+        """Tokens that one sees, itself among them; ``null`` stands for all."""
+        return None if self.values.get(key, default) is None else self.integer(key, default=default)
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

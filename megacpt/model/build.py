@@ -14,11 +14,12 @@ from megatron.core.transformer import TransformerConfig
 
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Architecture, Scales
 from megacpt.model.config import block_spec, transformer_config
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
 from megacpt.model.layers.rope import inverse_frequencies
+from megacpt.model.layers.scales import ScaledEmbedding
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
 
@@ -26,11 +27,17 @@ from megacpt.model.precision import emulate
 class Model(GPTModel):  # type: ignore[misc]
     """GPTModel with an output layer that masks padding and, on request, takes the loss itself."""
 
-    def __init__(self, *, real_vocab_size: int, fuse_loss: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *, real_vocab_size: int, scales: Scales, fuse_loss: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._fuse_loss = fuse_loss
+        if self.pre_process and scales.embedding != 1.0:
+            ScaledEmbedding.take_over(self.embedding, scale=scales.embedding)
         if self.post_process:
-            OutputLayer.take_over(self.output_layer, vocab_size=real_vocab_size)
+            OutputLayer.take_over(
+                self.output_layer, vocab_size=real_vocab_size, scale=scales.logits
+            )
 
     def _postprocess(self, **kwargs: Any) -> Any:
         """Losses from the hidden states, where megatron-core would make all logits first."""
@@ -122,6 +129,7 @@ def _build_chunk(
         position_embedding_type="rope",
         vp_stage=vp_stage,
         real_vocab_size=architecture.vocab_size,
+        scales=architecture.scales,
         fuse_loss=fuse_loss,
     )
     rotary = model.rotary_pos_emb

@@ -37,6 +37,7 @@ from megacpt.model.layers.activation import SwiGlu
 from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.experts import expert_settings, mlp_submodules, with_router
 from megacpt.model.layers.norm import RMSNorm
+from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.precision import precision_settings
 
 
@@ -59,6 +60,8 @@ def transformer_config(
         # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         qk_layernorm=architecture.qk_norm,
+        no_rope_freq=_without_rope(architecture),
+        softmax_scale=architecture.scales.attention,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -81,6 +84,13 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "add_bias_linear": architecture.mlp_bias,
         "add_qkv_bias": _has_qkv_bias(architecture),
     }
+
+
+def _without_rope(architecture: Architecture) -> list[int] | None:
+    """One number a layer, 1 where it does not rotate."""
+    without = architecture.no_rope_layers
+    layers = range(architecture.num_layers)
+    return [int(layer in without) for layer in layers] if without else None
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:
@@ -133,6 +143,8 @@ def block_spec(
 
 def _finished(layer: Any, *, architecture: Architecture) -> Any:
     _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
+    if architecture.scales.residual != 1.0:
+        scale_residuals(layer, scale=architecture.scales.residual)
     if architecture.experts is None:
         return layer
     # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.

@@ -43,7 +43,9 @@ def check(folder: Path | str, *, architecture: Architecture, tokenizer: Tokenize
     """
     folder = Path(folder)
     return [
-        *check_tokens(architecture, tokenizer=tokenizer, ends=end_ids(folder)),
+        *check_tokens(
+            architecture, tokenizer=tokenizer, ends=_ends(folder, architecture=architecture)
+        ),
         *_check_weights(folder, architecture=architecture, num_tokens=tokenizer.vocab_size),
     ]
 
@@ -56,6 +58,12 @@ def require_healthy(findings: Sequence[Finding], *, folder: Path, allow_unhealth
         raise ModelError(
             f"{folder} is not healthy (model.allow_unhealthy=true trains it anyway):\n{lines}"
         )
+
+
+def _ends(folder: Path, *, architecture: Architecture) -> tuple[int, ...]:
+    """The tokens at which the model stops: all that are stated, else the family's own."""
+    own = () if architecture.eos_id is None else (architecture.eos_id,)
+    return end_ids(folder) or own
 
 
 def check_tokens(

@@ -109,3 +109,14 @@ def test_other_model_is_refused(folder: Path) -> None:
     require_architecture(manifest, architecture={"hidden_size": 64}, folder=folder)
     with pytest.raises(CheckpointError, match="its hidden_size is 64, the base model's is 32"):
         require_architecture(manifest, architecture={"hidden_size": 32}, folder=folder)
+
+
+def test_what_an_older_checkpoint_does_not_state_is_no_other_model(folder: Path) -> None:
+    """Of a group of values, too; one it states counts, tuples being JSON's lists."""
+    stated = {"experts": {"num": 4}, "layers": [1, 2]}
+    manifest = replace(CheckpointManifest.read(folder), architecture=stated)
+    base = {"layers": (1, 2), "experts": {"num": 4, "renormalised": True}, "qk_norm": False}
+    require_architecture(manifest, architecture=base, folder=folder)
+    for other in ({"layers": (1, 3)}, {"experts": {"num": 6}}, {"experts": None}):
+        with pytest.raises(CheckpointError, match=f"its {next(iter(other))} is"):
+            require_architecture(manifest, architecture=base | other, folder=folder)

@@ -22,8 +22,8 @@ WARNINGS: list[str] = []
 
 def read(folder: str, *, tokens: list[list[int]], texts: list[str]) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-    # Mixtral's by name: 5 would ask mistral-common, which tests have without what it needs.
-    by_name = model.config.model_type == "mixtral"
+    # Theirs by name: 5 would ask mistral-common, which tests have without what it needs.
+    by_name = model.config.model_type in ("mistral", "mixtral")
     kind = PreTrainedTokenizerFast if by_name else AutoTokenizer
     tokenizer = kind.from_pretrained(folder, local_files_only=True)
     with torch.no_grad():

@@ -14,14 +14,14 @@ import pytest
 
 from megacpt.config.sections import Dtype
 from megacpt.convert.described import describe, model_config, tokenizer_config
-from megacpt.families import read_architecture
+from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.hf_config import HfConfig
 from tests.llama_cases import LLAMA3_ROPE
 from tests.support import LLAMA
 
 SCALED = {**LLAMA3_ROPE}
-OF_4 = ("rope_theta", "rope_scaling", "torch_dtype")
-OF_5 = ("rope_parameters", "dtype")
+OF_4 = ("rope_theta", "rope_scaling", "torch_dtype", "num_experts")
+OF_5 = ("rope_parameters", "dtype", "num_local_experts")
 
 
 def described(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def described(folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(stated))
     architecture = read_architecture(folder)
     config = model_config(HfConfig.read(folder), architecture=architecture, dtype=Dtype.bf16)
+    assert config.get("num_experts") == config.get("num_local_experts")
     for others in (OF_4, OF_5):
         own = {key: value for key, value in config.items() if key not in others}
         (folder / "config.json").write_text(json.dumps(own))
@@ -108,7 +109,7 @@ def test_the_class_is_the_one_that_was_trained(
     assert described(tmp_path, LLAMA | {"architectures": classes})["architectures"] == expected
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mixtral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
     """What transformers would have assumed for a short config.json is written out."""
     from transformers import AutoConfig

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ import torch
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
 from tests.llama_cases import LLAMA3_ROPE, write_llama
+from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
+from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 
 pytestmark = pytest.mark.readers
@@ -31,7 +34,7 @@ INSTALLED = sorted(path for path in (ROOT / ".readers").glob("[0-9]*"))
 TINY = ROOT / "configs" / "model" / "tiny"
 SIZES: dict[str, Any] = {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": [10, 256]}
 TOKENS_BS = torch.randint(0, 257, (2, 96), generator=torch.Generator().manual_seed(3))
-UNKNOWN = {"4.48.3": {"qwen3"}}
+UNKNOWN = {"4.48.3": {"qwen3", "qwen3-top2-of-4", "smollm3-tied"}}
 """Families that came later."""
 # Of 5.0.0 about its own form: it does not expect there what it has put there.
 NO_FAULT = "Unrecognized keys in `rope_parameters` for 'rope_type'='dynamic': {'rope_theta'}"
@@ -78,18 +81,6 @@ def dynamic(folder: Path) -> None:
     write_llama(folder, **SIZES, rope_scaling={"rope_type": "dynamic", "factor": 4.0})
 
 
-def mixtral(folder: Path) -> None:
-    write_mixtral(folder, **SIZES)
-
-
-def qwen2(folder: Path) -> None:
-    write_qwen(folder, model_type="qwen2", **SIZES)
-
-
-def qwen3(folder: Path) -> None:
-    write_qwen(folder, model_type="qwen3", head_dim=16, **SIZES)
-
-
 def five_begins_texts(folder: Path) -> None:
     """A tokenizer of a class whose name 4 knows, but that puts BOS in front of every text there."""
     from transformers import LlamaTokenizer
@@ -117,10 +108,17 @@ def quantised_once(folder: Path) -> None:
     as_4_writes(folder, quantization_config=left_over)
 
 
-BASES: tuple[Callable[[Path], None], ...] = (
-    *(five, four, four_in_other_words, scaled_five, scaled_four, dynamic),
-    *(mixtral, qwen2, qwen3, quantised_once, five_begins_texts, five_begins_and_ends_texts),
-)
+LIKE_LLAMA = ("qwen2", "qwen3", "granite", "mistral", "smollm3-tied")
+MIXTURES = ("top2-of-4", "qwen3-top2-of-4")
+BASES: dict[str, Callable[[Path], object]] = {
+    write.__name__: write
+    for write in (
+        *(five, four, four_in_other_words, scaled_five, scaled_four, dynamic),
+        *(quantised_once, five_begins_texts, five_begins_and_ends_texts),
+    )
+}
+BASES |= {name: partial(write_qwen, **(QWEN_CASES[name] | SIZES)) for name in LIKE_LLAMA}
+BASES |= {name: partial(write_mixtral, **(MIXTRAL_CASES[name] | SIZES)) for name in MIXTURES}
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -168,19 +166,19 @@ def exports(
     from megacpt.convert.export import export_hf
 
     root, written = tmp_path_factory.mktemp("exports"), {}
-    for write in BASES:
+    for name, write in BASES.items():
         base = tmp_path_factory.mktemp("base")
         write(base)
         if not (base / "tokenizer.json").exists():
             save_tokenizer(base)
         chunks, architecture = import_model(base)
         logits = native_logits(chunks[0].eval(), tokens_BS=TOKENS_BS)
-        written[write.__name__] = native(base, logits_BSV=logits[..., : architecture.vocab_size])
+        written[name] = native(base, logits_BSV=logits[..., : architecture.vocab_size])
         export_hf(
             chunks,
             architecture=architecture,
             source_folder=base,
-            output=root / write.__name__,
+            output=root / name,
             dtype=Dtype.fp32,
         )
     return root, written

@@ -23,7 +23,7 @@ from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
-KNOWN = "llama, mixtral, qwen2, qwen3"
+KNOWN = "granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3"
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )
@@ -291,7 +291,7 @@ def test_reading_an_architecture_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("case", QWEN_CASES)
-def test_qwen_in_the_form_of_transformers(case: str, tmp_path: Path) -> None:
+def test_llamas_relatives_in_the_form_of_transformers(case: str, tmp_path: Path) -> None:
     model = write_qwen(tmp_path, **QWEN_CASES[case])
     a = read_architecture(tmp_path)
     assert num_parameters(a) == model.num_parameters()
@@ -300,8 +300,10 @@ def test_qwen_in_the_form_of_transformers(case: str, tmp_path: Path) -> None:
     assert a.tied_embeddings is case.endswith("tied")
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
-def test_defaults_of_qwen_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "mistral", "smollm3", "granite"])
+def test_defaults_of_llamas_relatives_are_those_of_transformers(
+    model_type: str, tmp_path: Path
+) -> None:
     from transformers import AutoConfig
 
     sizes = ("intermediate_size", "num_hidden_layers", "vocab_size")
@@ -312,6 +314,74 @@ def test_defaults_of_qwen_are_those_of_transformers(model_type: str, tmp_path: P
     assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
     assert a.rope_theta == b.rope_parameters["rope_theta"]
     assert a.tied_embeddings is b.tie_word_embeddings
+    # Used by Mistral alone where the config does not say so.
+    assert a.sliding_window == (4096 if model_type == "mistral" else None)
+    assert a.sliding_window == getattr(b, "sliding_window", None)
+    assert (a.bos_id, a.eos_id, a.pad_id) == (b.bos_token_id, b.eos_token_id, b.pad_token_id) or (
+        model_type != "smollm3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stated", "without"),
+    [
+        ({}, (3,)),
+        ({"no_rope_layer_interval": 2}, (1, 3)),
+        ({"no_rope_layers": [1, 1, 0, 1]}, (2,)),
+        ({"no_rope_layers": [0, 1, 1, 1, 0], "no_rope_layer_interval": 2}, (0,)),
+        ({"no_rope_layers": [1, 1, 1, 1]}, ()),
+    ],
+)
+def test_layers_of_smollm3_without_positions(
+    stated: dict[str, Any], without: tuple[int, ...], tmp_path: Path
+) -> None:
+    from transformers import SmolLM3Config
+
+    a = read_architecture(folder_with(tmp_path, LLAMA | {"model_type": "smollm3"} | stated))
+    assert a.no_rope_layers == without
+    b = SmolLM3Config(**(LLAMA | stated))
+    assert [layer in without for layer in range(4)] == [not has for has in b.no_rope_layers[:4]]
+
+
+@pytest.mark.parametrize("layers", [[1, 1, 0], [1, 1, 2, 1], "1101"])
+def test_a_list_of_layers_that_is_none(layers: object, tmp_path: Path) -> None:
+    config = LLAMA | {"model_type": "smollm3", "no_rope_layers": layers}
+    with pytest.raises(ModelError, match="no_rope_layers must be a list of 4 times 0 or 1"):
+        read_architecture(folder_with(tmp_path, config))
+
+
+def test_defaults_of_qwen3_moe_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import Qwen3MoeConfig
+
+    small = {k: LLAMA[k] for k in ("num_hidden_layers", "vocab_size")}
+    small |= {"hidden_size": 4096, "num_attention_heads": 32}
+    config = folder_with(tmp_path, small | {"model_type": "qwen3_moe"})
+    a, b = read_architecture(config), Qwen3MoeConfig(**small)
+    assert a.experts == Experts(
+        num=b.num_local_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+        renormalised=b.norm_topk_prob,
+    )
+    assert (a.ffn_hidden_size, a.num_kv_heads) == (b.moe_intermediate_size, b.num_key_value_heads)
+    assert (a.head_dim, a.qk_norm, a.qkv_bias) == (128, True, False)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlp_only_layers": [0]}, r"mlp_only_layers must be \[\], but is \[0\]"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, but is 2"),
+        ({"use_sliding_window": True}, "use_sliding_window must be False, but is True"),
+    ],
+)
+def test_what_of_qwen3_moe_is_not_supported_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_architecture(folder_with(tmp_path, LLAMA | {"model_type": "qwen3_moe"} | changes))
 
 
 @pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtral on every layout: the logits of transformers, and the gradient of the balancing loss."""
+"""Mixtures of experts on every layout: transformers' logits, the balancing loss's gradient."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     },
     4: {"tp2-etp2-ep2": TP2 | {"dp": 2, "ep": 2}, "pp2-ep2": {"pp": 2, "dp": 2, "ep": 2}},
 }
+MIXTRAL_NAMES = ("w1", "w3", "w2")
+QWEN_NAMES = ("gate_proj", "up_proj", "down_proj")
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts]
 PAIRS = [(layout, case) for layout in NAMES for case in CASES]
 
@@ -99,6 +103,23 @@ def test_both_saved_layouts_hold_the_same_model(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("case", ["qwen3-top2-of-4", "qwen3-top3-of-6-shares"])
+def test_the_other_weights_of_experts_are_another_model(
+    case: str, work: Path, tmp_path: Path, references: dict[str, Any], one_rank: None
+) -> None:
+    """Renormalised or not: far from rounding."""
+    folder = tmp_path / "model"
+    shutil.copytree(work / "models" / case, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["norm_topk_prob"] = not config["norm_topk_prob"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model, _ = loaded(folder)
+    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
+    with torch.no_grad():
+        found_BSV = model(TOKENS_BS, positions_BS, None)
+    assert float((found_BSV - references[case][0]).abs().max()) > 1000 * LOGITS_ATOL
+
+
 def twin_of_balancing_loss(logits_TE: torch.Tensor, *, per_token: int) -> torch.Tensor:
     """Of one layer, summed over samples and weighted with their tokens: written from the paper."""
     samples, tokens = TOKENS_BS.shape
@@ -152,16 +173,18 @@ def test_gradients_equal_transformers_with_the_balancing_loss(
 
 def gradients_by_saved_name(model: Any) -> dict[str, torch.Tensor]:
     """Under the names of a folder, the stacked experts taken apart."""
+    is_mixtral = model.config.model_type == "mixtral"
+    gate_name, up_name, down_name = MIXTRAL_NAMES if is_mixtral else QWEN_NAMES
     found: dict[str, torch.Tensor] = {}
     for name, param in model.named_parameters():
-        saved = name.replace(".mlp.", ".block_sparse_moe.")
+        saved = name.replace(".mlp.", ".block_sparse_moe.") if is_mixtral else name
         if name.endswith("experts.gate_up_proj"):
             for n, (gate, up) in enumerate(g.chunk(2) for g in param.grad):
                 stem = f"{saved.removesuffix('gate_up_proj')}{n}"
-                found |= {f"{stem}.w1.weight": gate, f"{stem}.w3.weight": up}
+                found |= {f"{stem}.{gate_name}.weight": gate, f"{stem}.{up_name}.weight": up}
         elif name.endswith("experts.down_proj"):
             stem = saved.removesuffix("down_proj")
-            found |= {f"{stem}{n}.w2.weight": grad for n, grad in enumerate(param.grad)}
+            found |= {f"{stem}{n}.{down_name}.weight": grad for n, grad in enumerate(param.grad)}
         else:
             found[saved] = param.grad
     return found

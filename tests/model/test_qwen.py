@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from megacpt.config.sections import (
 )
 from tests.llama_cases import TOKENS_BS
 from tests.model.on_one_rank import loaded
-from tests.qwen_cases import CASES, write_qwen
+from tests.qwen_cases import CASES, GRANITE, write_qwen
 
 pytestmark = pytest.mark.mcore
 
@@ -75,6 +76,32 @@ def test_the_model_is_that_of_transformers_and_one_without_its_own_is_not(
         found = logits_of(tmp_path, ablation)
         # Nowhere near the tolerance: a mistake of this kind cannot pass for rounding.
         assert float((found - expected).abs().max()) > 1000 * LOGITS_ATOL, ablation
+
+
+@pytest.mark.parametrize("multiplier", GRANITE)
+def test_another_multiplier_is_another_model(
+    multiplier: str, tmp_path: Path, one_rank: None
+) -> None:
+    reference = write_qwen(tmp_path, **CASES["granite"])
+    with torch.no_grad():
+        expected = reference(TOKENS_BS).logits
+    assert float((logits_of(tmp_path) - expected).abs().max()) < LOGITS_ATOL
+    file = tmp_path / "config.json"
+    stated = json.loads(file.read_text())
+    file.write_text(json.dumps(stated | {multiplier: 1.0}))
+    assert float((logits_of(tmp_path) - expected).abs().max()) > 1000 * LOGITS_ATOL
+
+
+def test_positions_in_other_layers_are_another_model(tmp_path: Path, one_rank: None) -> None:
+    reference = write_qwen(tmp_path, **CASES["smollm3-tied"])
+    with torch.no_grad():
+        expected = reference(TOKENS_BS).logits
+    assert float((logits_of(tmp_path) - expected).abs().max()) < LOGITS_ATOL
+    file = tmp_path / "config.json"
+    stated = json.loads(file.read_text())
+    for layers in ([1, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 1]):
+        file.write_text(json.dumps(stated | {"no_rope_layers": layers}))
+        assert float((logits_of(tmp_path) - expected).abs().max()) > 1000 * LOGITS_ATOL, layers
 
 
 @pytest.mark.parametrize("case", CASES)

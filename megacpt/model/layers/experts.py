@@ -32,6 +32,8 @@ def expert_settings(
     return {
         "num_moe_experts": experts.num,
         "moe_router_topk": experts.per_token,
+        # The softmax over all experts before the choice, or over the chosen after it.
+        "moe_router_pre_softmax": not experts.renormalised,
         "moe_ffn_hidden_size": architecture.ffn_hidden_size,
         "expert_model_parallel_size": parallel.ep,
         "expert_tensor_parallel_size": etp,

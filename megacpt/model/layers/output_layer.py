@@ -29,12 +29,14 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
     """
 
     vocab_size: int
+    scale: float
+    """Of the logits."""
 
     @classmethod
-    def take_over(cls, layer: ColumnParallelLinear, *, vocab_size: int) -> None:
+    def take_over(cls, layer: ColumnParallelLinear, *, vocab_size: int, scale: float) -> None:
         """Make an OutputLayer of the layer that GPTModel has built and wired up itself."""
         layer.__class__ = cls
-        layer.vocab_size = vocab_size
+        layer.vocab_size, layer.scale = vocab_size, scale
 
     def forward(
         self,
@@ -49,6 +51,9 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
 
         Both go through the module's call, whose hooks gather weights in time for it.
         """
+        if self.scale != 1.0:
+            # The same as scaled logits, of which the losses never hold all.
+            hidden_SBD = hidden_SBD * self.scale
         if labels_BS is not None:
             assert loss_weights_BS is not None
             weight_VD = self.weight if weight is None else weight
