@@ -32,10 +32,13 @@ inline std::unique_ptr<MappedFile> map_file(const std::string& path, bool scatte
 }
 
 inline TokenType token_type(const py::dtype& type) {
+  if (type.equal(py::dtype::of<std::uint8_t>())) return TokenType::kUint8;
+  if (type.equal(py::dtype::of<std::int8_t>())) return TokenType::kInt8;
+  if (type.equal(py::dtype::of<std::int16_t>())) return TokenType::kInt16;
   if (type.equal(py::dtype::of<std::uint16_t>())) return TokenType::kUint16;
   if (type.equal(py::dtype::of<std::int32_t>())) return TokenType::kInt32;
   if (type.equal(py::dtype::of<std::int64_t>())) return TokenType::kInt64;
-  throw std::invalid_argument("tokens must be uint16, int32 or int64, got " +
+  throw std::invalid_argument("tokens must be int8 to int64, uint8 or uint16, got " +
                               py::cast<std::string>(py::str(type)));
 }
 

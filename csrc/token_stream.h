@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -34,6 +35,9 @@ namespace loops {
       most = std::max(most, static_cast<std::make_unsigned_t<T>>(ids[n]));                     \
     return most;                                                                               \
   }
+MEGACPT_TOKEN_LOOPS(std::uint8_t)
+MEGACPT_TOKEN_LOOPS(std::int8_t)
+MEGACPT_TOKEN_LOOPS(std::int16_t)
 MEGACPT_TOKEN_LOOPS(std::uint16_t)
 MEGACPT_TOKEN_LOOPS(std::int32_t)
 MEGACPT_TOKEN_LOOPS(std::int64_t)
@@ -45,7 +49,7 @@ MEGACPT_WIDE_VECTORS inline void count_up(std::int64_t* out, std::int64_t count)
 
 }  // namespace loops
 
-enum class TokenType { kUint16, kInt32, kInt64 };
+enum class TokenType { kUint8, kInt8, kInt16, kUint16, kInt32, kInt64 };
 
 // Memory that others own: the mapped .bin and two arrays of the mapped .idx. Nothing in them is
 // trusted: every id and every place read from the index is checked before it is used.
@@ -65,7 +69,7 @@ class TokenStream {
   // Whether start..stop is within the stream and all its ids are within the vocabulary.
   bool is_sound(std::int64_t start, std::int64_t stop) const {
     if (start < 0 || start > stop || stop > num_tokens_) return false;
-    const std::uint64_t limit = std::min(static_cast<std::uint64_t>(id_limit_), signed_limit());
+    const std::uint64_t limit = std::min(static_cast<std::uint64_t>(id_limit_), beyond_type());
     return visit([&](const auto* ids) { return loops::largest(ids + start, stop - start); }) < limit;
   }
 
@@ -122,18 +126,28 @@ class TokenStream {
   }
 
   std::int64_t item_size() const {
-    return type_ == TokenType::kUint16 ? 2 : type_ == TokenType::kInt32 ? 4 : 8;
+    return static_cast<std::int64_t>(visit([](const auto* ids) { return sizeof *ids; }));
   }
 
-  // What a negative id does not stay below when `largest` has made it positive.
-  std::uint64_t signed_limit() const {
-    return std::uint64_t{1} << (type_ == TokenType::kInt64 ? 63 : 31);
+  // One more than the largest id of the type: what a negative id does not stay below when
+  // `largest` has made it positive.
+  std::uint64_t beyond_type() const {
+    return visit([](const auto* ids) {
+      using Id = std::remove_const_t<std::remove_reference_t<decltype(*ids)>>;
+      return static_cast<std::uint64_t>(std::numeric_limits<Id>::max()) + 1;
+    });
   }
 
   template <typename Function>
   std::uint64_t visit(const Function& function) const {
-    if (type_ == TokenType::kUint16) return function(static_cast<const std::uint16_t*>(tokens_));
-    if (type_ == TokenType::kInt32) return function(static_cast<const std::int32_t*>(tokens_));
+    switch (type_) {
+      case TokenType::kUint8: return function(static_cast<const std::uint8_t*>(tokens_));
+      case TokenType::kInt8: return function(static_cast<const std::int8_t*>(tokens_));
+      case TokenType::kInt16: return function(static_cast<const std::int16_t*>(tokens_));
+      case TokenType::kUint16: return function(static_cast<const std::uint16_t*>(tokens_));
+      case TokenType::kInt32: return function(static_cast<const std::int32_t*>(tokens_));
+      case TokenType::kInt64: break;
+    }
     return function(static_cast<const std::int64_t*>(tokens_));
   }
 

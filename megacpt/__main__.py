@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m megacpt`` is the ``megacpt`` command."""
 
-import sys
-
-from megacpt.cli import main
+from megacpt.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

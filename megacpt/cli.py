@@ -6,10 +6,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
@@ -35,13 +39,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"Error: {message}; see {self.prog} --help.\n")
 
 
+def entry() -> NoReturn:
+    """The command as a process."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == INTERRUPTED:
+        # `python -m` ends by SIGINT where Ctrl-C came inside exec() of a text (dataclasses and
+        # imports run it), although it was caught. And what was interrupted has no last word.
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Names of files need not be UTF-8.
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         _complete(parser)
     try:
-        return _run(parser, words=words)
+        return _run_interruptibly(parser, words=words)
     except EndedOnRequest as end:
         return _fail(str(end), code=end.exit_code, label="")
     except MegacptError as error:
@@ -81,6 +99,28 @@ def make_parser() -> argparse.ArgumentParser:
         verb.add_arguments(sub)
         sub.set_defaults(run=verb.run, verb=verb.name)
     return parser
+
+
+def _run_interruptibly(parser: argparse.ArgumentParser, *, words: list[str]) -> int:
+    """Ctrl-C is a KeyboardInterrupt, also where a library makes an error of its own of it."""
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return _run(parser, words=words)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        return _run(parser, words=words)
+    except Exception as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(parser: argparse.ArgumentParser, *, words: list[str]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,18 @@ from megacpt.errors import EnvironmentError_
 
 def write_text(path: Path, *, text: str) -> None:
     """Replace ``path`` by ``text`` in one step."""
-    write_parts(path, parts=[text.encode("utf-8")])
+    write_parts(path, parts=[encoded(text)])
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, whatever it comes from: keys and names of files may hold halves of surrogate pairs,
+    which become what they are in JSON as well, ``\\udce9``."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def json_line(value: object) -> bytes:
+    """A line of JSON, which any reader of UTF-8 takes."""
+    return encoded(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:

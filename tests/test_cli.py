@@ -150,6 +150,34 @@ def test_ctrl_c_is_one_line_with_the_way_on(tmp_path: Path) -> None:
     assert error.count("\n") == 1
 
 
+INTERRUPTED = """
+import os, signal
+from megacpt import cli
+
+def interrupted():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def wrapped():
+    try:
+        interrupted()
+    except BaseException as error:
+        raise RuntimeError("a library's own") from error
+
+cli._run = lambda parser, words: {how}
+cli.entry()
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted()", "wrapped()", "exec('interrupted()')"])
+def test_ctrl_c_ends_with_130_wherever_it_comes(tmp_path: Path, how: str) -> None:
+    (tmp_path / "command.py").write_text(INTERRUPTED.format(how=how))
+    command = [sys.executable, "-m", "command", "report", "runs/law"]
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
+    assert done.stderr == "Interrupted. Start it again to go on: megacpt report runs/law\n"
+    assert done.returncode == 130
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     code = f"{' '.join(COMMAND)} config experiment=tiny | head -1; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True)

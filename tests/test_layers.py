@@ -51,7 +51,7 @@ SCENARIOS = {
     "monitor": "dataset",
     "shards": "fuzz",
     "shards/tokenize": "quarantine",
-    "slurm": "preprocess survival train",
+    "slurm": "environment preprocess survival train",
     "tokenizer": "files",
     "train": "changes damaged documents export kills layouts megatron_files moe parity precision "
     "reshard resume save_errors stages warm_start zero3",

@@ -72,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     except MegacptError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the finished pieces.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from megacpt.checkpoint import folders, starts, verify
+from megacpt.checkpoint.at_work import require_ended
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import Start
 from megacpt.device.collective import from_first_rank
 from megacpt.device.environment import slurm_job
+from megacpt.device.processes import mark_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +36,28 @@ class Origin:
         return self.manifest.data if self.manifest is not None else None
 
 
-def claim_origin(run_dir: Path) -> Origin:
-    """Become the newest start, then choose a checkpoint, every byte of it read; collective."""
+def claim_origin(run_dir: Path, *, take_over: bool) -> Origin:
+    """Become the newest start, then choose a checkpoint, every byte of it read; collective.
+
+    ``take_over``: also from one that is seen at work.
+    """
     root = run_dir / "checkpoints"
-    start = from_first_rank(lambda: _claim(run_dir))
+    start = from_first_rank(lambda: _claim(run_dir, take_over=take_over))
     chosen = choose(root)
     folder, manifest = (chosen.folder, chosen.manifest) if chosen is not None else (None, None)
     return Origin(start=start, folder=folder, manifest=manifest)
 
 
-def _claim(run_dir: Path) -> Start:
+def _claim(run_dir: Path, *, take_over: bool) -> Start:
     job = slurm_job()
     start = starts.claim(
-        run_dir, host=socket.gethostname(), pid=os.getpid(), job=job.id, restart=job.restarts
+        run_dir,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        job=job.id,
+        restart=job.restarts,
+        process=mark_of(os.getpid()),
+        require_ended=None if take_over else require_ended,
     )
     folders.remove_leftovers(run_dir / "checkpoints", start=start)
     return start

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from megacpt.errors import EnvironmentError_, Superseded
 from megacpt.files import sync, write_text
 
 FOLDER = "starts"
+CLAIMING_S, CLAIMING_LOOK_S = 1.0, 0.05
+"""How long a start that has a number may take to say whose it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Start:
     """Seconds since 1970."""
     from_step: int | None = None
     """Set once all ranks have loaded that step; 0 is the beginning."""
+    process: str | None = None
+    """What tells it from a later one of the same number (megacpt.device.processes)."""
     earlier: Mapping[int, int] = field(default_factory=dict)
     """Number -> ``from_step`` of the starts before it, as they were when it was claimed."""
 
@@ -90,10 +94,20 @@ class Lineage:
 
 
 def claim(
-    run_dir: Path, *, host: str, pid: int, job: str | None = None, restart: int | None = None
+    run_dir: Path,
+    *,
+    host: str,
+    pid: int,
+    job: str | None = None,
+    restart: int | None = None,
+    process: str | None = None,
+    require_ended: Callable[[Start], None] | None = None,
 ) -> Start:
-    """Become the newest start of the run; every older one has lost the fence from now on."""
-    number = _create_next(run_dir)
+    """Become the newest start of the run; every older one has lost the fence from now on.
+
+    ``require_ended`` is asked about the start that would lose it, and may raise.
+    """
+    number = _create_next(run_dir, require_ended=require_ended)
     start = Start(
         run_dir=run_dir,
         number=number,
@@ -102,6 +116,7 @@ def claim(
         job=job,
         restart=restart,
         time=time.time(),
+        process=process,
         earlier=_from_steps(run_dir, below=number),
     )
     _write(start)
@@ -126,12 +141,28 @@ def read_starts(run_dir: Path) -> list[Start]:
     return [start for start in found if start is not None]
 
 
-def _create_next(run_dir: Path) -> int:
+def newest(run_dir: Path) -> Start | None:
+    """None where there is none, or it died while it claimed."""
+    number = max(_numbers(run_dir), default=0)
+    start = _read(run_dir, number=number)
+    tries = CLAIMING_S / CLAIMING_LOOK_S if number else 0
+    while start is None and tries > 0:
+        # It may be claiming just now.
+        time.sleep(CLAIMING_LOOK_S)
+        start, tries = _read(run_dir, number=number), tries - 1
+    return start
+
+
+def _create_next(run_dir: Path, *, require_ended: Callable[[Start], None] | None) -> int:
     try:
         (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-        number = max(_numbers(run_dir), default=0) + 1
-        while not _create(_path(run_dir, number=number)):
-            number += 1
+        number = 0
+        # Another that is faster takes the number, and is asked about in its turn.
+        while not number or not _create(_path(run_dir, number=number)):
+            number = max(_numbers(run_dir), default=0) + 1
+            before = newest(run_dir) if require_ended else None
+            if before is not None and require_ended:
+                require_ended(before)
         sync(run_dir / FOLDER)
     except OSError as error:
         raise EnvironmentError_(
@@ -171,6 +202,8 @@ def _from_steps(run_dir: Path, *, below: int) -> dict[int, int]:
 def _write(start: Start) -> None:
     record: dict[str, Any] = {"start": start.number, **asdict(start)}
     del record["run_dir"], record["number"]
+    if start.process is None:
+        del record["process"]
     write_text(_path(start.run_dir, number=start.number), text=json.dumps(record) + "\n")
 
 

@@ -26,6 +26,7 @@ from megacpt.cluster.failures import Rank, ask_for_stacks, ending, failures_of
 from megacpt.config.paths import RunFolder
 from megacpt.config.sections import RunConfig
 from megacpt.device.environment import die_with_parent
+from megacpt.device.inherited import of_another_place
 from megacpt.device.variables import missing_variables
 from megacpt.errors import EndedOnRequest, EnvironmentError_
 
@@ -35,6 +36,7 @@ CULPRIT_WAIT_S = 1.0
 KILL_WAIT_S = 2.0
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 """The ranks save and end on these (megacpt.train.requests)."""
+SAVES = "Ctrl-C: the run ends its step, saves and stops. Ctrl-C again ends it at once, unsaved."
 HANG_WAIT_S = 8.0
 """How long the other ranks may take to find that the run hangs, once one has found it."""
 
@@ -62,6 +64,8 @@ def run_local(config: RunConfig, *, mode: str = "train") -> int:
             return code
         sys.stderr.write(f"Retry {retry} of {config.cluster.retries}, from {newest}.\n")
         _keep_stacks(RunFolder(Path(config.run_dir)), retry=retry)
+        # A rank that no signal ends (it waits for a disk, say) has lost the run all the same.
+        mode = "take_over" if mode == "train" else mode
     return code
 
 
@@ -88,6 +92,7 @@ def run_ranks(
     with (
         _started(command, num_ranks=num_ranks, folder=folder) as ranks,
         _passing_on_signals(ranks) as passed_on,
+        _saving_on_interrupt(ranks) as interrupted,
     ):
         _wait_for_end(ranks, folder=folder)
         silent = ask_for_stacks(ranks, folder=folder)
@@ -97,6 +102,8 @@ def run_ranks(
         return 0
     found = ending(failures, silent=silent, folder=folder)
     sys.stderr.write(found.text.rstrip("\n") + "\n")
+    if interrupted and found.exit_code == EndedOnRequest.exit_code:
+        raise KeyboardInterrupt
     if passed_on and found.exit_code == os.EX_TEMPFAIL:
         # It came before the ranks listened: a stop that was asked for, and no retry.
         return EndedOnRequest.exit_code
@@ -126,6 +133,45 @@ def _passing_on_signals(ranks: Sequence[Rank]) -> Iterator[list[int]]:
 
 
 @contextmanager
+def _saving_on_interrupt(ranks: Sequence[Rank]) -> Iterator[list[int]]:
+    """While it is open, the first Ctrl-C asks ranks in training to save and end, and is in the
+    list; the second, or the first where there is nothing to save, is a KeyboardInterrupt."""
+    came: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        running = [rank.process for rank in ranks if rank.ended_at is None]
+        if came or not all(_listens(process.pid) for process in running):
+            raise KeyboardInterrupt
+        came.append(number)
+        # Not the buffered stream: what was interrupted may be writing to it.
+        os.write(sys.stderr.fileno(), f"\n{SAVES}\n".encode())
+        for process in running:
+            process.send_signal(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    # A shell that starts a command in the background has it ignore Ctrl-C, which is another's.
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield came
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _listens(pid: int) -> bool:
+    """Whether a rank, which ignores SIGINT until it trains, would save on it; only Linux knows,
+    elsewhere it is said to."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return not Path("/proc/self/status").exists()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
+@contextmanager
 def _started(command: Sequence[str], *, num_ranks: int, folder: RunFolder) -> Iterator[list[Rank]]:
     """The running ranks; whatever happens inside, none outlives the block."""
     ranks: list[Rank] = []
@@ -150,8 +196,9 @@ def _start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    # env(1) adds to the inherited environment and becomes the rank itself by exec.
-    full = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
+    # env(1) changes the inherited environment and becomes the rank itself by exec.
+    unset = [word for name in of_another_place() for word in ("-u", name)]
+    full = ["env", *unset, *(f"{name}={value}" for name, value in variables.items()), *command]
     with ExitStack() as files:
         log = files.enter_context(folder.log_of(rank).open("ab")) if rank > 0 else None
         return subprocess.Popen(
@@ -161,8 +208,14 @@ def _start(
             stderr=log,
             # Ctrl-C reaches the launcher alone, and a rank's helper processes end with it.
             process_group=0,
-            preexec_fn=die_with_parent,
+            preexec_fn=_begin_rank,
         )
+
+
+def _begin_rank() -> None:
+    die_with_parent()
+    # Python makes a KeyboardInterrupt of it, but in a process that was told to ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _free_port() -> int:

@@ -8,15 +8,18 @@ shards; doing it again for the same run changes nothing.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
-from megacpt.checkpoint.manifest import CheckpointManifest
-from megacpt.config.compose import read_run_yaml, write_run_yaml
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.cluster.data import check_prompts, open_data
+from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
@@ -27,6 +30,7 @@ from megacpt.config.sections import (
     SourceConfig,
     SyntheticConfig,
 )
+from megacpt.device.environment import beginning_with, has_secret
 from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
@@ -34,6 +38,7 @@ from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.families.places import storage_notes
 from megacpt.files import write_text
+from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
@@ -41,7 +46,7 @@ from megacpt.plan.plan import Plan, make_plan
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import segments_of
-from megacpt.shards.manifest import require_tokenizer
+from megacpt.shards.manifest import require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.shards.synthetic import documents, ensure_shard
 from megacpt.tokenizer import Tokenizer, load_tokenizer
@@ -63,29 +68,45 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     """
     model, problem = _read_model(config.model)
     architecture = model.architecture if model else None
-    found = violations(config, architecture=architecture, num_ranks=num_ranks, launched=launched)
+    found = violations(
+        config,
+        architecture=architecture,
+        tokenizer=model.tokenizer if model else None,
+        num_ranks=num_ranks,
+        launched=launched,
+    )
     _require_rules(found)
     if model is None:
         raise problem or ModelError(f"model.path={config.model.path} cannot be read.")
     tokens = _source_tokens(config, tokenizer=model.tokenizer)
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
-    _check_prompts(config.evaluate.prompts)
+    check_prompts(
+        config.evaluate.prompts,
+        tokenizer=model.tokenizer,
+        vocab_size=model.architecture.vocab_size,
+    )
+    _check_place(Path(config.run_dir))
     _check_schedule(config)
+    _check_model(config, architecture=model.architecture)
     settings = UpdateSettings(
         optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
     )
     base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
     if base is not None:
         base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
+    record = _data_record(config, base=base)
+    odd = open_data(config, vocab_size=model.architecture.vocab_size, record=record)
+    require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
     require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
     plan = make_plan(
         config,
         architecture=model.architecture,
         source_tokens=tokens,
-        segments=own(_segments(config, base=base)),
+        segments=own(_segments(config, record=record)),
     )
+    plan = replace(plan, advice=(*plan.advice, *odd))
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
     return replace(plan, begins=begins, advice=(*plan.advice, *model.notes))
 
@@ -94,6 +115,12 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     """Check, then write what the ranks read."""
     plan = check(config, num_ranks=num_ranks, launched=launched)
     folder = RunFolder(Path(config.run_dir))
+    if not launched:  # There, cluster.slurm.setup may say more.
+        choose_mode(
+            config.monitor.wandb,
+            has_api_key=has_secret("WANDB_API_KEY"),
+            variables=beginning_with("WANDB_"),
+        )
     _check_writable(folder.root)
     base = base_checkpoint.find(config.checkpoint, run_dir=folder.root)
     if base is not None:
@@ -106,12 +133,15 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     return plan
 
 
-def _segments(config: RunConfig, *, base: BaseCheckpoint | None) -> tuple[Segment, ...]:
-    """What the run draws; ConfigError where its checkpoint has drawn something else."""
+def _data_record(config: RunConfig, *, base: BaseCheckpoint | None) -> dict[str, Any] | None:
+    """What was drawn before the run goes on."""
     if base is not None:
-        record = base.data_record(config.data, seed=config.seed)
-    else:
-        record = folders.newest_data(Path(config.run_dir) / "checkpoints")
+        return base.data_record(config.data, seed=config.seed)
+    return folders.newest_data(Path(config.run_dir) / "checkpoints") or None
+
+
+def _segments(config: RunConfig, *, record: dict[str, Any] | None) -> tuple[Segment, ...]:
+    """What the run draws; ConfigError where its checkpoint has drawn something else."""
     return segments_of(config.data, past=DataRecord.from_json(record) if record else None)
 
 
@@ -166,18 +196,19 @@ def _tokens(item: SourceConfig | HeldoutConfig, *, path: str, tokenizer: Tokeniz
                 f"{path}.prefix={prefix} is no token shard: {prefix}{ending} does not exist; "
                 "write it with megacpt tokenize, and give the path without its ending."
             )
-    require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
+    require_own(prefix, tokenizer=tokenizer)
     tokens = IndexedShard(prefix).num_tokens
     if tokens == 0:
         raise DataError(f"{path}.prefix={prefix} holds no tokens; tokenize text that is not empty.")
     return tokens
 
 
-def _check_prompts(path: str | None) -> None:
-    if path is not None and not Path(path).is_file():
-        raise DataError(
-            f"evaluate.prompts={path} does not exist; give a text file, a prompt a line."
-        )
+def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
+    """A run goes on with the model that its checkpoints are of."""
+    newest = folders.newest(RunFolder(Path(config.run_dir)).root / "checkpoints")
+    if newest is not None:
+        manifest = CheckpointManifest.read(newest)
+        require_architecture(manifest, architecture=asdict(architecture), folder=newest)
 
 
 def _check_schedule(config: RunConfig) -> None:
@@ -202,6 +233,17 @@ def _check_schedule(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule.steps={config.schedule.steps} was {old.schedule.steps}, and with "
             "data.order=megatron the number of steps decides the order of samples; set it back."
+        )
+
+
+def _check_place(folder: Path) -> None:
+    """The folder that the run folder lies in, or will, without writing to it."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written to" if place.is_dir() else "is no folder"
+        raise EnvironmentError_(
+            f"run_dir={folder} cannot be written: {place} {why}; "
+            "choose a folder with write permission and free space."
         )
 
 

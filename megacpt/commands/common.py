@@ -94,7 +94,10 @@ def say(*lines: str, next_command: str) -> None:
 def plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
     # A name in a key has no dots, spaces or quotes.
     name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
-    model = [f"model.path={tokenizer}"] if tokenizer else []
+    # A tokenizer without a model is no model's folder.
+    folder = tokenizer.parent if tokenizer and tokenizer.is_file() else tokenizer
+    is_model = folder and (folder == tokenizer or (folder / "config.json").is_file())
+    model = [f"model.path={folder}"] if is_model else []
     return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={shown(prefix)}"])
 
 

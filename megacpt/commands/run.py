@@ -88,11 +88,27 @@ def _train(arguments: argparse.Namespace) -> int:
     if ranks is not None:
         return train_as_rank(arguments, ranks=ranks)
     config = config_of(arguments)
+    if not arguments.take_over:
+        _require_free(config)
     _advise(prepare(config))
-    code = run_local(config)
+    code = run_local(config, mode=_mode(arguments))
     if code == 0:
         _say_trained(config)
     return code
+
+
+def _mode(arguments: argparse.Namespace) -> str:
+    return "take_over" if arguments.take_over else "train"
+
+
+def _require_free(config: RunConfig) -> None:
+    """Before anything is written: the same run may be at work in its folder."""
+    from megacpt.checkpoint.at_work import require_free
+    from megacpt.plan.rules.faults import hang_minutes
+
+    unseen = require_free(Path(config.run_dir), silent_s=60 * hang_minutes(config))
+    if unseen is not None:
+        print(f"Note: {unseen}", file=sys.stderr)
 
 
 def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
@@ -100,6 +116,11 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
     from megacpt.cluster.prepare import prepare
     from megacpt.device import variables
     from megacpt.train.rank import run_rank
+
+    def begin() -> None:
+        if not arguments.take_over:
+            _require_free(config)
+        _advise(prepare(config, num_ranks=ranks.world_size))
 
     try:
         config = config_of(arguments)
@@ -112,8 +133,8 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
         run_rank(
             config,
             ranks=ranks,
-            mode="train",
-            prepare=lambda: _advise(prepare(config, num_ranks=ranks.world_size)),
+            mode=_mode(arguments),
+            prepare=begin,
         )
     except EndedOnRequest as end:
         if ranks.rank == 0:
@@ -134,13 +155,22 @@ def _say_trained(config: RunConfig) -> None:
     )
 
 
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    settings_arguments(parser)
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="also from a start of the run that is at work: it ends at its next step",
+    )
+
+
 TRAIN = Verb(
     name="train",
     summary="train on this machine, or as one rank under torchrun or srun",
     example="  megacpt train experiment=tiny\n"
     "  megacpt train experiment=tiny parallel.tp=2 run_dir=runs/tiny_tp2\n"
     "The same command again resumes the run.",
-    add_arguments=settings_arguments,
+    add_arguments=_train_arguments,
     run=_train,
 )
 
@@ -157,6 +187,10 @@ def _launch(arguments: argparse.Namespace) -> int:
         return 0
     launched = launch(config, python=sys.executable)
     _advise(launched.plan)
+    for taken in launched.taken:
+        print(f"Taken from your SBATCH_* variables: {taken}", file=sys.stderr)
+    if launched.left_out:
+        print(f"Not handed to the job: {', '.join(launched.left_out)}", file=sys.stderr)
     folder, run_dir = RunFolder(Path(config.run_dir)), shown(config.run_dir)
     say(
         f"Job {launched.job} is queued: {shown(launched.script)}",

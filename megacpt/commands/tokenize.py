@@ -57,7 +57,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
         parse_task,
         tokenize,
     )
-    from megacpt.tokenizer import load_tokenizer
+    from megacpt.tokenizer.auto_tokenizer import load_checked
 
     if not arguments.inputs or arguments.tokenizer is None:
         raise ConfigError(
@@ -66,9 +66,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
     limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
-        tokenizer=load_tokenizer(
-            arguments.tokenizer, settings=arguments.tokenizer_settings, fast=True
-        ),
+        tokenizer=load_checked(arguments.tokenizer, settings=arguments.tokenizer_settings),
         output_prefix=arguments.output,
         key=arguments.key,
         append_eos=not arguments.no_eos,
@@ -134,7 +132,8 @@ def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="FILE",
-        help="JSONL, Parquet or text, also .gz and .zst; a folder, a pattern, or - for stdin",
+        help="JSONL, JSON, CSV, Parquet, text or Markdown, also .gz, .zst, .bz2 and .xz; a folder, "
+        "a pattern, or - for stdin",
     )
     parser.add_argument(
         "--tokenizer",
@@ -167,7 +166,9 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
         help="for lines that hold no text: stop (default), or leave them out",
     )
     parser.add_argument(
-        "--format", choices=["jsonl", "parquet", "text"], help="of all files, whatever their names"
+        "--format",
+        choices=["jsonl", "json", "csv", "tsv", "parquet", "text"],
+        help="of all files, whatever their names",
     )
     parser.add_argument("--no-eos", action="store_true", help="no end-of-text token at the end")
     parser.add_argument("--no-special", action="store_true", help="no BOS where the model has one")

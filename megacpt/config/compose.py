@@ -87,10 +87,15 @@ def write_run_yaml(config: RunConfig, *, path: Path, notes: Sequence[str] = ()) 
 
     ``notes``: lines that become comments at its end.
     """
-    if path.exists():
-        _refuse_other_run(read_run_yaml(path), new=config, path=path)
+    require_same_run(config, path=path)
     comments = "".join(f"# {note}\n" for note in notes)
     write_text(path, text=render(with_contracted_paths(config)) + comments)
+
+
+def require_same_run(config: RunConfig, *, path: Path) -> None:
+    """ConfigError where ``run.yaml`` is of a run that cannot go on with these settings."""
+    if path.exists():
+        _refuse_other_run(read_run_yaml(path), new=config, path=path)
 
 
 def read_run_yaml(path: Path) -> RunConfig:

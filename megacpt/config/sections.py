@@ -454,13 +454,13 @@ class MonitorConfig:
     log_every_steps: int = limited(1, limits=COUNT)
     """Steps between two lines on the terminal."""
     wandb: WandbMode = WandbMode.auto
-    """``auto``: online where WANDB_API_KEY is set, else offline below RUN_DIR/wandb."""
-    wandb_project: str = "megacpt"
-    """Weights & Biases project of the run."""
+    """``auto``: as WANDB_MODE says; else online where WANDB_API_KEY is set, or offline."""
+    wandb_project: str | None = None
+    """Weights & Biases project of the run; not set: WANDB_PROJECT, else megacpt."""
     wandb_entity: str | None = None
-    """Team or user; not set: the account's own default."""
+    """Team or user; not set: WANDB_ENTITY, else the account's own default."""
     wandb_name: str | None = None
-    """Name of the run there; not set: the name of the run folder."""
+    """Name of the run there; not set: WANDB_NAME, else the name of the run folder."""
 
 
 @dataclass(kw_only=True, slots=True)

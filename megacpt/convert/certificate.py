@@ -19,6 +19,7 @@ import torch
 from megatron.core.utils import unwrap_model
 
 from megacpt.families.architecture import Architecture
+from megacpt.files import encoded
 from megacpt.tokenizer import Tokenizer
 
 CERTIFICATE = "certificate.json"
@@ -76,7 +77,7 @@ def write_certificate(
     )
     certificate = _certificate(results, folder=folder)
     text = json.dumps(asdict(certificate), indent=2, ensure_ascii=False)
-    (folder / CERTIFICATE).write_text(text + "\n", encoding="utf-8")
+    (folder / CERTIFICATE).write_bytes(encoded(text + "\n"))
     if not certificate.certified:
         raise RuntimeError(
             f"{folder}: logits of the exported model differ from the native ones by "

@@ -14,6 +14,7 @@ from typing import Any
 from megacpt.config.sections import Dtype
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
+from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
@@ -125,5 +126,4 @@ def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]
 
 
 def write_json(path: Path, *, content: Mapping[str, Any]) -> None:
-    # In ASCII, as half of a surrogate pair in a token has no UTF-8.
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_bytes(encoded(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))

@@ -62,6 +62,8 @@ def export_hf(
             f"{output} cannot be written: {error}; "
             "choose a folder with write permission and free space (--output FOLDER)."
         ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # of an export that has failed, or was interrupted
     return output
 
 

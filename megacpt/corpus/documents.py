@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import enum
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from megacpt.errors import DataError
+from megacpt.text import listed
 
 QUARANTINE = "quarantine.jsonl"
 """PREFIX.``QUARANTINE`` holds the lines that were set aside."""
@@ -37,9 +39,12 @@ class ErrorKind(enum.Enum):
     no_object = "no_object"
     no_key = "no_key"
     no_text = "no_text"
+    broken_record = "broken_record"
     invalid_utf8 = "invalid_utf8"
     invalid_unicode = "invalid_unicode"
     oversized = "oversized"
+    not_encoded = "not_encoded"
+    """The tokenizer's library gives up on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,15 @@ class BadLine:
     content: bytes
 
 
+ColumnValue = bytes | list[bytes | None] | None
+"""Of a row: a text that may be broken UTF-8, its sentences, or nothing."""
+Document = str | tuple[str, ...]
+"""A text; or its sentences, each encoded on its own, as Megatron-LM does with a list of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    texts: list[str]
+    texts: list[Document]
     """Empty ones too."""
     bad: list[BadLine] = field(default_factory=list)
 
@@ -68,12 +79,14 @@ class Passage:
     extent: int
     first_line: int
     num_lines: int
-    content: bytes | list[object]
+    content: bytes | list[ColumnValue]
     """Lines of JSON, or values that ought to be text."""
     bytes_read: int
     """Bytes on the disk that were read since the passage before."""
     bad: tuple[BadLine, ...] = ()
-    """Lines too long to be kept in memory."""
+    """Lines too long to be kept in memory, records that are none."""
+    lines: Sequence[int] | None = None
+    """Number of each value's line, where not each line holds a value."""
 
 
 def too_long(line: int, *, num_bytes: int, limit: int, head: bytes) -> BadLine:
@@ -92,6 +105,8 @@ def parse_lines(content: bytes, *, first_line: int, key: str, limit: int) -> Par
         texts = list(_parse_all(content, key=key, limit=limit))
         if all(type(text) is str for text in texts):
             return Parsed(texts=texts)
+        if all(type(text) is str or _are_sentences(text) for text in texts):
+            return Parsed(texts=[tuple(t) if isinstance(t, list) else t for t in texts])
     except (ValueError, LookupError, TypeError):
         pass
     return _parse_each(content.split(b"\n"), first_line=first_line, key=key, limit=limit)
@@ -111,6 +126,10 @@ def _parse_all(content: bytes, *, key: str, limit: int) -> Iterator[Any]:
         start = stop + 1
 
 
+def _are_sentences(value: object) -> bool:
+    return type(value) is list and all(type(text) is str for text in value)
+
+
 def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) -> Parsed:
     parsed = Parsed(texts=[])
     for number, line in enumerate(lines, start=first_line):
@@ -120,72 +139,97 @@ def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) ->
             parsed.bad.append(too_long(number, num_bytes=len(line), limit=limit, head=line))
             continue
         found = _text_of(line, key=key)
-        if isinstance(found, str):
-            parsed.texts.append(found)
-        else:
+        if isinstance(found, _Problem):
             kind, problem = found
             parsed.bad.append(BadLine(line=number, kind=kind, problem=problem, content=line))
+        else:
+            parsed.texts.append(found)
     return parsed
 
 
-def _text_of(line: bytes, *, key: str) -> str | tuple[ErrorKind, str]:
+class _Problem(NamedTuple):
+    kind: ErrorKind
+    problem: str
+
+
+def _text_of(line: bytes, *, key: str) -> Document | _Problem:
     """The text, or what is wrong."""
     try:
-        value = json.loads(line)
+        # Whole numbers as well: Python refuses to make those of thousands of digits.
+        value = json.loads(line, parse_int=float)
     except UnicodeDecodeError as error:
-        return ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file"
+        return _Problem(ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file")
     except (ValueError, RecursionError) as error:
-        return ErrorKind.broken_json, f"is not JSON ({error}); fix or remove the line"
+        return _Problem(ErrorKind.broken_json, f"is not JSON ({error}); fix or remove the line")
     if not isinstance(value, dict):
-        kind = type(value).__name__
-        return ErrorKind.no_object, f"must hold a JSON object, got {kind}"
-    text = value.get(key)
-    if isinstance(text, str):
-        return _checked(text)
-    known = ", ".join(sorted(value)) or "none"
+        problem = f"must hold a JSON object, got {_json_kind(value)}"
+        return _Problem(ErrorKind.no_object, problem)
     if key not in value:
-        return ErrorKind.no_key, f"has no key {key!r}; its keys are: {known}. Use --key NAME"
-    return ErrorKind.no_text, f"holds no text under {key!r}; its keys are: {known}. Use --key NAME"
+        known = ", ".join(sorted(value)) or "none"
+        problem = f"has no key {key!r}; its keys are: {known}. Use --key NAME"
+        return _Problem(ErrorKind.no_key, problem)
+    return _checked(value[key], key=key)
 
 
-def _checked(text: str) -> str | tuple[ErrorKind, str]:
-    """JSON can escape half a surrogate pair, which no UTF-8 text can hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return ErrorKind.invalid_unicode, f"text is not Unicode ({error}); fix or remove it"
-    return text
+def _checked(value: Any, *, key: str) -> Document | _Problem:
+    """A text or a list of texts. JSON can escape half a surrogate pair, which no UTF-8 text can
+    hold."""
+    texts = value if isinstance(value, list) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            within = "a list with " * isinstance(value, list)
+            problem = f"holds no text under {key!r} but {within}{_json_kind(text)}"
+            return _Problem(ErrorKind.no_text, problem)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            problem = f"text is not Unicode ({error}); fix or remove it"
+            return _Problem(ErrorKind.invalid_unicode, problem)
+    return tuple(texts) if isinstance(value, list) else texts[0]
 
 
-def parse_values(values: Sequence[object], *, first_line: int, limit: int) -> Parsed:
-    """Values of a Parquet column, or whole files, as texts."""
+def _json_kind(value: object) -> str:
+    names = {bool: "true or false", float: "a number", str: "a string", list: "an array"}
+    return "null" if value is None else names.get(type(value), "an object")
+
+
+def parse_values(values: Sequence[ColumnValue], *, lines: Sequence[int], limit: int) -> Parsed:
+    """Values of a column, or whole files, as texts."""
     parsed = Parsed(texts=[])
-    for line, value in enumerate(values, start=first_line):
-        if isinstance(value, bytes):
-            _add_bytes(parsed, value=value, line=line, limit=limit)
+    for line, value in zip(lines, values, strict=True):
+        found = _decoded(value, line=line, limit=limit)
+        if isinstance(found, BadLine):
+            parsed.bad.append(found)
         else:
-            problem = f"must hold text, got {'nothing' if value is None else type(value).__name__}"
-            content = str(value).encode("utf-8", "replace")
-            bad = BadLine(line=line, kind=ErrorKind.no_text, problem=problem, content=content)
-            parsed.bad.append(bad)
+            parsed.texts.append(found)
     return parsed
 
 
-def _add_bytes(parsed: Parsed, *, value: bytes, line: int, limit: int) -> None:
-    if len(value) > limit:
-        parsed.bad.append(too_long(line, num_bytes=len(value), limit=limit, head=value))
-        return
+def _decoded(value: ColumnValue, *, line: int, limit: int) -> Document | BadLine:
+    given = value if isinstance(value, list) else [value]
+    parts = [part for part in given if part is not None]
+    if len(parts) < len(given):
+        problem, kind = "must hold text, got nothing", ErrorKind.no_text
+        return BadLine(line=line, kind=kind, problem=problem, content=b"\n".join(parts))
+    if (num_bytes := sum(map(len, parts))) > limit:
+        return too_long(line, num_bytes=num_bytes, limit=limit, head=b"\n".join(parts))
     try:
-        parsed.texts.append(value.decode("utf-8"))
+        texts = [part.decode("utf-8") for part in parts]
     except UnicodeDecodeError as error:
-        problem = f"is not UTF-8 ({error}); convert the file"
-        kind = ErrorKind.invalid_utf8
-        parsed.bad.append(BadLine(line=line, kind=kind, problem=problem, content=value))
+        problem, kind = f"is not UTF-8 ({error}); convert the file", ErrorKind.invalid_utf8
+        return BadLine(line=line, kind=kind, problem=problem, content=b"\n".join(parts))
+    return tuple(texts) if isinstance(value, list) else texts[0]
 
 
-def refusal(bad: BadLine, *, path: str, line: int) -> DataError:
-    """The error of the policy ``stop``; ``line`` counts from the beginning of the file."""
+def refusal(bad: Sequence[BadLine], *, path: str, line: int, num_lines: int) -> DataError:
+    """The error of the policy ``stop``: the first bad line, and how many more there are among the
+    ``num_lines`` that were read with it. ``line`` is its number in the file."""
+    sample = ""
+    if num_lines > 1:
+        kinds = listed(f"{n:,} {kind}" for kind, n in Counter(b.kind.value for b in bad).items())
+        others = f"{len(bad):,} are bad: {kinds}" if len(bad) > 1 else "no other is bad"
+        sample = f" Of {num_lines:,} lines read together {others}."
     return DataError(
-        f"{path}:{line}: {bad.problem}. Or leave such lines out with --on-error skip, or "
+        f"{path}:{line}: {bad[0].problem}.{sample} Leave such lines out with --on-error skip, or "
         "quarantine to keep them aside; finished pieces are used again."
     )

@@ -1,144 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files a corpus is made of, and what kind each is.
 
-Folders and patterns stand for the files in them, in the order of their names; of a folder only
-files whose ending tells their kind are taken. ``-`` is standard input; what comes through a pipe is
-kept in a file first, so that an interrupted run can go on.
+Folders and patterns stand for the files in them, in the order of their names (corpus.folders).
+``-`` is standard input; what comes through a pipe is kept in a file first, so that an interrupted
+run can go on.
 """
 
 from __future__ import annotations
 
-import enum
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from megacpt.corpus.documents import QUARANTINE
+from megacpt.corpus.containers import KINDS
+from megacpt.corpus.folders import LeftOut, files_in
+from megacpt.corpus.formats import ENDINGS, FileFormat, SourceFile, format_of, format_of_named
 from megacpt.errors import DataError, EnvironmentError_
 
 STANDARD_INPUT = "-"
-COMPRESSED = (".gz", ".zst")
 BYTES_AT_ONCE = 1 << 20
 
 
-class FileFormat(enum.Enum):
-    jsonl = "jsonl"
-    """A JSON object a line, one document each."""
-    parquet = "parquet"
-    """A row a document."""
-    text = "text"
-    """A file a document."""
-
-
-ENDINGS = {
-    ".jsonl": FileFormat.jsonl,
-    ".ndjson": FileFormat.jsonl,
-    ".parquet": FileFormat.parquet,
-    ".txt": FileFormat.text,
-    ".text": FileFormat.text,
-}
-IN_NAMED_FILES = {".md": FileFormat.text, ".rst": FileFormat.text}
-"""Too often something else than documents (README.md) to be taken from a folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """A file as it was when the work was planned."""
-
-    path: str
-    format: FileFormat
-    bytes: int
-    modified_ns: int
-
-    @property
-    def compression(self) -> str | None:
-        """gz, zst or None."""
-        suffix = Path(self.path).suffix
-        return suffix[1:] if suffix in COMPRESSED else None
-
-
 def find_files(
-    names: Sequence[Path | str], *, file_format: FileFormat | None, spool: Path
+    names: Sequence[Path | str],
+    *,
+    file_format: FileFormat | None,
+    spool: Path,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> list[SourceFile]:
-    """All files, in order. ``file_format`` overrules the endings; ``spool`` keeps stdin."""
-    found = [
-        file for name in names for file in _files_of(name, file_format=file_format, spool=spool)
-    ]
+    """All files, in order. ``file_format`` overrules the endings; ``spool`` keeps stdin; ``notice``
+    is told what of folders and patterns is left out."""
+    search = _Search(file_format=file_format, spool=spool, notice=notice)
+    found = [file for name in names for file in search.files_of(name)]
     if not found:
         raise DataError("the corpus is empty (no files); give files with text.")
     return found
 
 
-def _files_of(
-    name: Path | str, *, file_format: FileFormat | None, spool: Path
-) -> Iterator[SourceFile]:
-    path = Path(name)
-    if str(name) == STANDARD_INPUT:
-        path = Path("/dev/stdin")
-    is_pipe = path.exists() and not (path.is_dir() or path.is_file())
-    if is_pipe or str(name) == STANDARD_INPUT:
-        kept = _kept(path, folder=spool, file_format=file_format or FileFormat.jsonl)
-        yield replace(_described(kept, file_format=file_format), modified_ns=0)
-    elif path.is_dir():
-        yield from _files_in(path, file_format=file_format)
-    elif path.exists():
-        yield _described(path, file_format=file_format)
-    elif glob.has_magic(str(name)):
-        yield from _matches(str(name), file_format=file_format)
-    else:
-        raise DataError(
-            f"input {name} does not exist; give files (.jsonl, .parquet or .txt), folders or "
-            "patterns."
-        )
+class _Search:
+    def __init__(
+        self, *, file_format: FileFormat | None, spool: Path, notice: Callable[[str], None]
+    ) -> None:
+        self._format, self._spool, self._notice = file_format, spool, notice
+
+    def files_of(self, name: Path | str) -> Iterator[SourceFile]:
+        path = Path(name)
+        if str(name) == STANDARD_INPUT:
+            path = Path("/dev/stdin")
+        is_pipe = path.exists() and not (path.is_dir() or path.is_file())
+        if is_pipe or str(name) == STANDARD_INPUT:
+            kept = _kept(path, folder=self._spool, file_format=self._format or FileFormat.jsonl)
+            yield replace(self._described(kept), modified_ns=0)
+        elif path.is_dir():
+            yield from self._files_in(path)
+        elif path.exists():
+            yield self._described(path)
+        elif glob.has_magic(str(name)):
+            yield from self._matches(str(name))
+        else:
+            raise DataError(
+                f"input {name} does not exist; give files (.jsonl, .parquet or .txt), folders or "
+                "patterns."
+            )
+
+    def _files_in(self, folder: Path) -> Iterator[SourceFile]:
+        left_out = LeftOut()
+        taken = []
+        for path in files_in(folder, left_out=left_out):
+            file_format = self._format or format_of(path, left_out=left_out)
+            if file_format:
+                taken.append(_source(path, file_format=file_format))
+        if not taken:
+            told = left_out.told(before="; left out: ")
+            known = f"{', '.join(ENDINGS)} (or such a one with {', '.join(KINDS)})"
+            raise DataError(
+                f"input folder {folder} holds no file that ends with {known}{told}; name the "
+                "files, or their kind with --format."
+            )
+        self._tell(str(folder), taken=len(taken), left_out=left_out)
+        yield from taken
+
+    def _matches(self, pattern: str) -> Iterator[SourceFile]:
+        left_out = LeftOut()
+        found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+        files = [path for path in found if path.is_file()]
+        if not files:
+            raise DataError(f"input {pattern} matches no file; check the pattern.")
+        if "**" not in pattern:  # Which matches folders for the files below them.
+            for path in found:
+                if not path.is_file():
+                    left_out.add(
+                        "folders" if path.is_dir() else "links that lead nowhere", path=path
+                    )
+        self._tell(pattern, taken=len(files), left_out=left_out)
+        yield from map(self._described, files)
+
+    def _described(self, path: Path) -> SourceFile:
+        return _source(path, file_format=self._format or format_of_named(path))
+
+    def _tell(self, name: str, *, taken: int, left_out: LeftOut) -> None:
+        if left_out:
+            plural = "s" * (taken != 1)
+            self._notice(f"{name}: {taken:,} file{plural} taken; left out: {left_out.told()}.")
 
 
-def format_of(path: Path) -> FileFormat | None:
-    """The format that the ending tells, below that of a compression."""
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
-    return (ENDINGS | IN_NAMED_FILES).get(suffix)
-
-
-def _files_in(folder: Path, *, file_format: FileFormat | None) -> Iterator[SourceFile]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = [path for path in files if not _is_aside(path.relative_to(folder))]
-    taken = [path for path in files if file_format or _tells_its_kind(path)]
-    if not taken:
-        known = ", ".join(ENDINGS)
-        raise DataError(
-            f"input folder {folder} holds no file that ends with {known} (or such a one with .gz "
-            "or .zst); name the files, or their kind with --format."
-        )
-    for path in taken:
-        yield _described(path, file_format=file_format)
-
-
-def _tells_its_kind(path: Path) -> bool:
-    return format_of(path) is not None and path.suffix not in IN_NAMED_FILES
-
-
-def _is_aside(relative: Path) -> bool:
-    """Hidden, or left by an earlier run of this tool."""
-    hidden = any(part.startswith(".") or part.endswith(".pieces") for part in relative.parts)
-    return hidden or relative.name.endswith(f".{QUARANTINE}")
-
-
-def _matches(pattern: str, *, file_format: FileFormat | None) -> Iterator[SourceFile]:
-    files = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
-    if not files:
-        raise DataError(f"input {pattern} matches no file; check the pattern.")
-    for path in files:
-        yield _described(path, file_format=file_format)
-
-
-def _described(path: Path, *, file_format: FileFormat | None) -> SourceFile:
+def _source(path: Path, *, file_format: FileFormat) -> SourceFile:
     about = path.stat()
     return SourceFile(
-        path=str(path),
-        format=file_format or format_of(path) or FileFormat.jsonl,
-        bytes=about.st_size,
-        modified_ns=about.st_mtime_ns,
+        path=str(path), format=file_format, bytes=about.st_size, modified_ns=about.st_mtime_ns
     )
 
 

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of Parquet files, and Zstandard streams: what pyarrow is needed for."""
+"""Rows of Parquet files, some at a time, whatever Arrow type their text has.
+
+A column is text if its values are: strings or bytes of any layout, also dictionary-encoded
+(categories), run-end encoded or within an extension type (JSON). Lists of these are sentences of a
+document. Anything else is refused with the name of its type, for no row of it could be a document.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from megacpt.errors import DataError, EnvironmentError_
+from megacpt.corpus.containers import arrow_for
+from megacpt.corpus.documents import ColumnValue
+from megacpt.errors import DataError
 
 BATCH_BYTES = 1 << 20
-ROWS_MAX = 1 << 14
-"""Most rows in memory at once, besides about BATCH_BYTES of text."""
+ROWS_MAX = 128
+"""Most rows decoded at once: long ones may follow short ones. More take little less time a row."""
+READ_BYTES = 1 << 20
 
 
 def row_group_bytes(path: str) -> list[int]:
@@ -30,63 +37,131 @@ def num_rows(path: str, *, start: int, stop: int) -> int:
     return sum(int(metadata.row_group(n).num_rows) for n in range(start, stop))
 
 
-def read_values(path: str, *, start: int, stop: int, key: str) -> Iterator[list[object]]:
-    """The values of column ``key`` in row groups ``start .. stop-1``, some rows at a time.
+def read_values(path: str, *, start: int, stop: int, key: str) -> Iterator[list[ColumnValue]]:
+    """The values of column ``key`` in row groups ``start .. stop-1``, about BATCH_BYTES at a time.
 
-    Text comes as bytes, which may be broken UTF-8.
+    Text comes as bytes, which may be broken UTF-8, sentences as lists of it.
     """
-    arrow = _arrow(path)
+    arrow = arrow_for(path)
     file = _open(path)
-    columns = file.schema_arrow.names
-    if key not in columns:
+    _require_text(path, schema=file.schema_arrow, key=key)
+    groups = range(start, stop)
+    rows = _rows_at_once([file.metadata.row_group(n) for n in groups], key=key)
+    kept: list[ColumnValue] = []
+    kept_bytes = 0
+    try:
+        for batch in file.iter_batches(rows, row_groups=list(groups), columns=[key]):
+            # By its whole name: columns=["a.text"] also brings the field text of a struct a.
+            for value in _values(batch.column(key)):
+                kept.append(value)
+                kept_bytes += _size(value)
+                if kept_bytes >= BATCH_BYTES:
+                    yield kept
+                    kept, kept_bytes = [], 0
+        if kept:
+            yield kept
+    except (OSError, arrow.ArrowException) as error:
+        raise _unreadable(path, error=error) from error
+
+
+def _require_text(path: str, *, schema: Any, key: str) -> None:
+    names: Sequence[str] = schema.names
+    if key not in names:
         raise DataError(
-            f"{path}: has no column {key!r}; its columns are: {', '.join(columns) or 'none'}. "
+            f"{path}: has no column {key!r}; its columns are: {', '.join(names) or 'none'}. "
             "Use --key NAME."
         )
-    kind = file.schema_arrow.field(key).type
-    rows = _rows_at_once(file.metadata, column=file.schema_arrow.names.index(key))
-    is_text = arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
-    try:
-        for batch in file.iter_batches(rows, row_groups=list(range(start, stop)), columns=[key]):
-            column = batch.column(0)
-            yield (column.cast(arrow.large_binary()) if is_text else column).to_pylist()
-    except (OSError, arrow.ArrowException) as error:
-        raise _broken(path, error=error) from error
+    if (times := names.count(key)) > 1:
+        raise DataError(
+            f"{path}: has {times} columns named {key!r}, and nothing says which is meant; write it "
+            "again with one of that name."
+        )
+    if not _is_readable(schema.field(key).type):
+        text = [name for n, name in enumerate(names) if _is_readable(schema.field(n).type)]
+        raise DataError(
+            f"{path}: column {key!r} is of type {schema.field(key).type}, which is no text; "
+            f"columns of text are: {', '.join(text) or 'none'}. Use --key NAME, or write it again "
+            "as strings."
+        )
 
 
-def _rows_at_once(metadata: Any, *, column: int) -> int:
-    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
-    # Nested columns have several leaves each, so this may be the weight of a neighbour: a guess.
-    weight = sum(g.column(min(column, g.num_columns - 1)).total_uncompressed_size for g in groups)
-    return max(1, min(ROWS_MAX, BATCH_BYTES * int(metadata.num_rows) // max(int(weight), 1)))
+def _is_readable(kind: Any) -> bool:
+    return _is_text(kind) or (_is_list(kind) and _is_text(kind.value_type))
 
 
-def open_zstd(source: BinaryIO) -> BinaryIO:
-    """The decompressed stream; a cut or damaged one raises OSError."""
-    arrow = _arrow("Zstandard input")
-    stream: BinaryIO = arrow.CompressedInputStream(arrow.PythonFile(source, mode="r"), "zstd")
-    return stream
+def _is_text(kind: Any) -> bool:
+    """Whether the values are strings, or bytes that may be; all-null columns have rows that are
+    bad one by one."""
+    types = arrow_for("Parquet").types
+    if hasattr(kind, "storage_type"):  # Bytes with a meaning of their own (a UUID) are no text.
+        return _is_string(kind.storage_type)
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _is_text(kind.value_type)
+    is_bytes = (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+    return _is_string(kind) or is_bytes or types.is_null(kind)
+
+
+def _is_string(kind: Any) -> bool:
+    types = arrow_for("Parquet").types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_list(kind: Any) -> bool:
+    types = arrow_for("Parquet").types
+    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    return any(getattr(types, test)(kind) for test in tests)
+
+
+def _values(column: Any) -> list[ColumnValue]:
+    """Bytes of each row, None where there is nothing; of a list of texts a list of bytes."""
+    binary = arrow_for("Parquet").large_binary()
+    if not _is_list(column.type):
+        return list(column.cast(binary).to_pylist())
+    return [row.values.cast(binary).to_pylist() if row.is_valid else None for row in column]
+
+
+def _size(value: ColumnValue) -> int:
+    if isinstance(value, list):
+        return sum(len(text or b"") for text in value) + 1
+    return len(value or b"") + 1
+
+
+def _rows_at_once(groups: Sequence[Any], *, key: str) -> int:
+    """So many that they take about BATCH_BYTES, if all rows are about as long."""
+    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+    weight = sum(
+        int(column.total_uncompressed_size)
+        for column in columns
+        if f"{column.path_in_schema}.".startswith(f"{key}.")
+    )
+    rows = sum(int(group.num_rows) for group in groups)
+    return max(1, min(ROWS_MAX, BATCH_BYTES * rows // max(weight, 1)))
 
 
 def _open(path: str) -> Any:
-    arrow = _arrow(path)
-    parquet = importlib.import_module("pyarrow.parquet")
+    arrow = arrow_for(path)
+    from pyarrow import parquet
+
     try:
-        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=BATCH_BYTES)
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
     except FileNotFoundError:
         raise
     except (OSError, arrow.ArrowException) as error:
-        raise _broken(path, error=error) from error
+        raise _unreadable(path, error=error) from error
 
 
-def _broken(path: str, *, error: Exception) -> DataError:
+def _unreadable(path: str, *, error: Exception) -> DataError:
+    """Damage, unless the library says that it lacks what the file needs."""
+    if isinstance(error, NotImplementedError):
+        return DataError(
+            f"{path} is Parquet with something that pyarrow cannot read here ({error}); write it "
+            "again in a usual way: zstd or snappy, strings."
+        )
+    if "encrypt" in str(error).lower():
+        return DataError(f"{path} is encrypted ({error}); write it again without.")
     return DataError(f"{path} is not a complete Parquet file ({error}); write or copy it again.")
-
-
-def _arrow(what: str) -> Any:
-    try:
-        return importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise EnvironmentError_(
-            f"{what} needs the package pyarrow: pip install 'megacpt[data]'"
-        ) from error

@@ -2,7 +2,7 @@
 """Cut a corpus into pieces that are tokenized apart, on any worker or machine, in any order.
 
 The cut depends on the files alone. A plain JSONL file is cut at multiples of the piece size (a line
-belongs to the piece it begins in), Parquet at row groups; compressed and text files are whole.
+belongs to the piece it begins in), Parquet at row groups; all other files are whole.
 Small files share a piece.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.parquet import row_group_bytes
 
 PIECE_BYTES_MIN = 1 << 23
@@ -59,7 +59,7 @@ def cut(files: Sequence[SourceFile], *, size: int) -> list[Piece]:
 def _extents(number: int, *, file: SourceFile, size: int) -> Iterator[Extent]:
     if file.format is FileFormat.parquet:
         yield from _row_groups(number, weights=row_group_bytes(file.path), size=size)
-    elif file.format is FileFormat.jsonl and file.compression is None:
+    elif file.format is FileFormat.jsonl and not file.ending:
         for start in range(0, max(file.bytes, 1), size):
             stop = min(start + size, file.bytes)
             yield Extent(file=number, start=start, stop=stop, bytes=stop - start)

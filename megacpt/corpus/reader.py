@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from megacpt.corpus import parquet
+from megacpt.corpus import containers, json_values, parquet, table
 from megacpt.corpus.checksum import Leaves
-from megacpt.corpus.documents import BadLine, Passage, too_long
-from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.documents import BadLine, ColumnValue, Passage, too_long
+from megacpt.corpus.formats import FileFormat, SourceFile
+from megacpt.corpus.json_values import BYTE_ORDER_MARK
 from megacpt.corpus.pieces import Extent
 from megacpt.errors import DataError
 
@@ -25,6 +25,8 @@ PASSAGE_BYTES = 1 << 21
 """What a worker gets at once, unless a line is longer."""
 HEAD_BYTES = 1 << 16
 """Kept of a line that is too long for memory."""
+RECORDS_MAX = 1 << 14
+"""Of a table, in a passage."""
 
 
 class ExtentReader:
@@ -45,20 +47,9 @@ class ExtentReader:
         return self._leaves.hexdigests()
 
     def __iter__(self) -> Iterator[Passage]:
-        path = self._file.path
-        try:
+        with containers.told(self._file.path, ending=self._file.ending):
             _require_unchanged(self._file)
             yield from self._passages()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{path} is not a complete gzip file ({error}); compress or copy it again."
-            ) from error
-        except OSError as error:
-            if self._file.compression == "zst" and error.errno is None:
-                raise DataError(
-                    f"{path} is not a complete Zstandard file ({error}); compress or copy it again."
-                ) from error
-            raise DataError(f"{path} cannot be read: {error.strerror}; check it.") from error
 
     def _passages(self) -> Iterator[Passage]:
         if self._file.format is FileFormat.parquet:
@@ -66,23 +57,30 @@ class ExtentReader:
             return
         with ExitStack() as stack:
             raw = stack.enter_context(Path(self._file.path).open("rb", buffering=0))
-            if self._file.format is FileFormat.text:
-                yield self._whole(self._open(raw, stack=stack))
-            elif self._file.compression is None:
+            if self._extent.start == 0:
+                self._require_text(raw)
+            if self._file.format is FileFormat.jsonl and not self._file.ending:
                 yield from self._lines(self._owned(raw))
-            else:
-                stream = self._open(raw, stack=stack)
-                yield from self._lines(iter(lambda: stream.read(PASSAGE_BYTES), b""))
+                return
+            stream = self._open(raw, stack=stack)
+            match self._file.format:
+                case FileFormat.text:
+                    yield self._whole(stream)
+                case FileFormat.json:
+                    yield from self._values(_chunks(stream))
+                case FileFormat.csv | FileFormat.tsv:
+                    yield from self._records(stream)
+                case _:
+                    yield from self._lines(_chunks(stream))
 
-    def _open(self, raw: io.FileIO, *, stack: ExitStack) -> io.BufferedIOBase | BinaryIO:
+    def _require_text(self, raw: io.FileIO) -> None:
+        head = os.pread(raw.fileno(), containers.HEAD_BYTES, 0)
+        containers.require_kind(self._file.path, head=head, ending=self._file.ending)
+
+    def _open(self, raw: io.FileIO, *, stack: ExitStack) -> BinaryIO:
         """The file's content, decompressed."""
-        source = io.BufferedReader(_Watched(raw, watcher=self._seen), PASSAGE_BYTES)
-        match self._file.compression:
-            case "gz":
-                return stack.enter_context(gzip.GzipFile(fileobj=source))
-            case "zst":
-                return stack.enter_context(parquet.open_zstd(source))
-        return source
+        source: Any = io.BufferedReader(_Watched(raw, watcher=self._seen), PASSAGE_BYTES)
+        return containers.unpacked(source, ending=self._file.ending, stack=stack)
 
     def _seen(self, content: memoryview) -> None:
         """Called with all that is read from the disk."""
@@ -153,12 +151,52 @@ class ExtentReader:
         bad = too_long(line, num_bytes=num_bytes, limit=self._max_bytes, head=head)
         return self._made(b"", num_lines=1, bad=(bad,))
 
-    def _whole(self, stream: io.BufferedIOBase | BinaryIO) -> Passage:
+    def _whole(self, stream: BinaryIO) -> Passage:
         """All of the file as one value; it is cut just after the limit, and the rest only read."""
-        value = stream.read(self._max_bytes + 1)
-        while stream.read(PASSAGE_BYTES):
+        value = stream.read(self._max_bytes + 1 + len(BYTE_ORDER_MARK))
+        for _ in _chunks(stream):
             pass
-        return self._made([value], num_lines=1)
+        text = value.removeprefix(BYTE_ORDER_MARK)[: self._max_bytes + 1]
+        return self._made([text], num_lines=1)
+
+    def _values(self, chunks: Iterator[bytes]) -> Iterator[Passage]:
+        """A line for each value of a JSON array; its number is that of the value."""
+        kept: list[bytes] = []
+        for value in json_values.values(chunks, path=self._file.path, limit=self._max_bytes):
+            if value.num_bytes > self._max_bytes:
+                yield self._made(b"\n".join(kept), num_lines=len(kept))
+                kept = []
+                yield self._dropped(value.content[:HEAD_BYTES], num_bytes=value.num_bytes)
+                continue
+            kept.append(value.content)
+            if sum(map(len, kept)) > PASSAGE_BYTES:
+                yield self._made(b"\n".join(kept), num_lines=len(kept))
+                kept = []
+        yield self._made(b"\n".join(kept), num_lines=len(kept))
+
+    def _records(self, stream: BinaryIO) -> Iterator[Passage]:
+        """Values of a column, with the numbers of the lines that their records begin in."""
+        values, lines, bad, size = list[ColumnValue](), list[int](), list[BadLine](), 0
+        kind, limit = self._file.format.value, self._max_bytes
+        for record in table.records(
+            stream, path=self._file.path, kind=kind, key=self._key, limit=limit
+        ):
+            if isinstance(record.value, BadLine):
+                bad.append(record.value)
+                size += len(record.value.content)
+            else:
+                values.append(record.value)
+                lines.append(record.line)
+                size += len(record.value)
+            if size > PASSAGE_BYTES or len(lines) >= RECORDS_MAX:
+                yield self._table(values, lines=lines, bad=bad)
+                values, lines, bad, size = [], [], [], 0
+        yield self._table(values, lines=lines, bad=bad)
+
+    def _table(self, values: list[ColumnValue], *, lines: list[int], bad: list[BadLine]) -> Passage:
+        last = max([self.num_lines, *lines[-1:], *(line.line for line in bad[-1:])])
+        made = self._made(values, num_lines=last - self.num_lines, bad=tuple(bad))
+        return replace(made, lines=lines)
 
     def _rows(self) -> Iterator[Passage]:
         path, extent = self._file.path, self._extent
@@ -176,7 +214,7 @@ class ExtentReader:
             yield self._made(values, num_lines=len(values))
 
     def _made(
-        self, content: bytes | list[object], *, num_lines: int, bad: tuple[BadLine, ...] = ()
+        self, content: bytes | list[ColumnValue], *, num_lines: int, bad: tuple[BadLine, ...] = ()
     ) -> Passage:
         first_line = self.num_lines + 1
         self.num_lines += num_lines
@@ -211,6 +249,10 @@ class _Watched(io.RawIOBase):
         count = self._file.readinto(buffer) or 0
         self._watcher(memoryview(buffer)[:count])
         return count
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: stream.read(PASSAGE_BYTES), b"")
 
 
 def _require_unchanged(file: SourceFile) -> None:

@@ -149,13 +149,24 @@ def _perform(step: Step, *, say: Say) -> int:
         return 0
     command: Sequence[Any] = [command_name(), *step.words]
     say(f"\n{step.title}\n$ {shlex.join(command)}")
-    code = subprocess.run(command, check=False).returncode
+    code = ended(command)
     if code not in step.may_exit or (step.output is not None and not step.is_done()):
         raise EnvironmentError_(
             f"megacpt {step.words[0]} ended with exit code {code}, see above; "
             "start the quickstart again to go on from there."
         )
     return code
+
+
+def ended(command: Sequence[Any]) -> int:
+    """The exit code of a command; Ctrl-C, which it gets from the terminal, too, is waited for:
+    training saves first."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 def write_corpus(folder: Path) -> dict[str, Any]:

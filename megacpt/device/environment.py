@@ -183,8 +183,9 @@ def job_ends_at(environment: Mapping[str, str] | None = None) -> float | None:
 
 
 def is_srun_task() -> bool:
-    """srun can give each task GPUs and cores of its own; other launchers share the machine's."""
-    return "SLURM_STEP_NUM_TASKS" in os.environ
+    """srun can give each task GPUs and cores of its own; other launchers share the machine's,
+    torchrun also inside a task."""
+    return "SLURM_STEP_NUM_TASKS" in os.environ and not has_agent_store()
 
 
 def slurm_start() -> str | None:
@@ -228,6 +229,15 @@ def gpu_files(devices: Path) -> list[Path]:
 def set_default(name: str, *, value: str) -> None:
     """Set a variable for libraries in this process, unless the user has set it."""
     os.environ.setdefault(name, value)
+
+
+def beginning_with(prefix: str) -> dict[str, str]:
+    """Variables of this process that say something, but no secrets, by their full names."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(prefix) and value and not name.endswith("_KEY")
+    }
 
 
 def has_secret(name: str) -> bool:

@@ -165,16 +165,24 @@ def _vocabulary(found: Inspection) -> Iterator[str]:
             f"{at_most}{unused:,} are not ({_percent(unused, whole=use.vocab_size)})"
         )
     if use.outside:
-        yield f"  WARNING: {use.outside:,} tokens are outside the vocabulary"
+        yield f"  WARNING: {use.outside:,} tokens are outside the vocabulary{_ids(use)}"
     if not use.top:
         return
-    yield f"  99 % of the tokens are the {use.ids_for_99_percent:,} most frequent ids"
+    counted = "the others" if use.outside else "the tokens"
+    yield f"  99 % of {counted} are the {use.ids_for_99_percent:,} most frequent ids"
     yield ""
     yield f"  {'id':>8} {'tokens':>15} {'share':>7}  {'text' if use.top[0].text else ''}".rstrip()
     for top in use.top:
         text = "" if top.text is None else shown(top.text, width=WIDTH - 37)
         share = _percent(top.count, whole=use.tokens_counted)
         yield f"  {top.id:>8} {top.count:>15,} {share:>7}  {text}".rstrip()
+
+
+def _ids(use: VocabularyUse) -> str:
+    if use.outside_range is None:
+        return ""
+    least, largest = use.outside_range
+    return f" (id {least})" if least == largest else f" (ids {least} to {largest})"
 
 
 def _counted(use: VocabularyUse, *, tokens: int) -> str:

@@ -150,7 +150,7 @@ class MetricsLog:
         self._last_step = self.kept[-1]["step"] if self.kept else -1
         write_text(path, text="".join(_line(record) for record in self.kept))
         try:
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise _unwritable(path, error=error) from error
 

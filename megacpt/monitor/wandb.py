@@ -10,17 +10,17 @@ rest of what metrics.jsonl kept. Offline each start writes a folder of its own b
 from __future__ import annotations
 
 import logging
-import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import MonitorConfig, WandbMode
-from megacpt.errors import ConfigError, EnvironmentError_, Violation
+from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, StepRecord
 from megacpt.monitor.terminal import fault_consequence, fault_value, sample_origin
+from megacpt.monitor.wandb_variables import Chosen, choose
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +48,31 @@ class WandbRun:
         monitor: MonitorConfig,
         has_api_key: bool,
         records: Sequence[StepRecord],
+        variables: Mapping[str, str] | None = None,
     ) -> WandbRun:
         """``config``: the resolved run configuration. ``records``: what metrics.jsonl holds.
+        ``variables``: the user's WANDB_* (megacpt.monitor.wandb_variables).
 
         ``auto`` goes offline where there is no key or the server cannot be reached.
         """
-        mode = choose_mode(monitor.wandb, has_api_key=has_api_key)
-        if mode is WandbMode.disabled:
+        chosen = choose(
+            monitor,
+            run_dir=run_dir,
+            known_id=_known_id(run_dir / "wandb_id"),
+            variables=variables or {},
+            has_api_key=has_api_key,
+            connect_s=CONNECT_TIMEOUT_S,
+        )
+        for note in chosen.notes:
+            logger.warning("%s", note)
+        if chosen.mode is WandbMode.disabled:
             return cls(None, last_step=-1)
-        (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
-        run = _connect(run_dir, config=config, monitor=monitor, mode=mode)
+        if "dir" in chosen.arguments:
+            (run_dir / "wandb").mkdir(parents=True, exist_ok=True)
+        run = _connect(run_dir, config=config, chosen=chosen)
         # run.step is the step that the server expects next; offline it is always 0.
-        last_step = last_step_on_disk(run_dir) if run.offline else run.step - 1
+        folder = Path(run.settings.wandb_dir)
+        last_step = last_step_on_disk(folder, run_id=run.id) if run.offline else run.step - 1
         started = cls(run, last_step=last_step)
         for record in records:
             started.log(record)
@@ -117,24 +130,6 @@ def fault_rows(event: FaultRecord) -> list[list[Any]]:
     ]
 
 
-def choose_mode(wanted: WandbMode, *, has_api_key: bool) -> WandbMode:
-    """``auto`` resolved; ``online`` without a key would stop and ask, so it is refused."""
-    if wanted is WandbMode.online and not has_api_key:
-        raise ConfigError(
-            [
-                Violation(
-                    path="monitor.wandb",
-                    value="online",
-                    rule="needs WANDB_API_KEY, which is not set",
-                    remedy="set it, or use monitor.wandb=auto to log offline until it is",
-                )
-            ]
-        )
-    if wanted is WandbMode.auto:
-        return WandbMode.online if has_api_key else WandbMode.offline
-    return wanted
-
-
 def flat(record: StepRecord) -> dict[str, float]:
     """``section/name`` -> number; wandb makes one group of panels a section."""
     named = {
@@ -176,73 +171,55 @@ def flat(record: StepRecord) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _connect(
-    run_dir: Path, *, config: Mapping[str, Any], monitor: MonitorConfig, mode: WandbMode
-) -> Any:
+def _connect(run_dir: Path, *, config: Mapping[str, Any], chosen: Chosen) -> Any:
     import wandb
 
-    arguments: dict[str, Any] = {
-        "mode": mode.value,
-        "project": monitor.wandb_project,
-        "entity": monitor.wandb_entity,
-        "name": monitor.wandb_name or run_dir.resolve().name,
-        "id": _run_id(run_dir / "wandb_id"),
-        "resume": "allow",
-        "dir": run_dir,
-        "config": dict(config),
-        "settings": _settings(),
-    }
-    wandb.setup(settings=wandb.Settings(silent=True))  # else the login speaks
     try:
-        return wandb.init(**arguments)
+        silent = {name: chosen.settings[name] for name in ("silent",) if name in chosen.settings}
+        wandb.setup(settings=wandb.Settings(**silent))  # else the login speaks
+        arguments = {
+            **chosen.arguments,
+            "config": dict(config),
+            "settings": wandb.Settings(**chosen.settings),
+        }
+        run = wandb.init(**arguments)
     except wandb.errors.CommError as error:
         refused = isinstance(error, wandb.errors.AuthenticationError)
-        if refused or monitor.wandb is WandbMode.online:
-            raise _unusable(refused=refused) from error
+        if refused or chosen.online_by is not None:
+            raise _unusable(refused=refused, online_by=chosen.online_by) from error
         logger.warning("wandb cannot be reached; this run is logged offline")
         wandb.teardown()  # its service still holds the run id of the attempt
-        return wandb.init(**(arguments | {"mode": "offline"}))
+        run = wandb.init(**(arguments | {"mode": "offline"}))
+    except (wandb.errors.UsageError, ValueError) as error:
+        raise EnvironmentError_(
+            f"wandb refuses what it is told by WANDB_* variables or below monitor: {error}"
+        ) from error
+    write_text(run_dir / "wandb_id", text=f"{run.id}\n")
+    return run
 
 
-def _unusable(*, refused: bool) -> EnvironmentError_:
+def _unusable(*, refused: bool, online_by: str | None) -> EnvironmentError_:
     if refused:
         return EnvironmentError_(
             "wandb refuses WANDB_API_KEY; set a valid key, or unset it to log offline"
         )
     return EnvironmentError_(
-        f"wandb cannot be reached within {CONNECT_TIMEOUT_S} s, and monitor.wandb=online asks "
-        "for it; check the network, or set monitor.wandb=auto"
+        f"wandb cannot be reached within {CONNECT_TIMEOUT_S} s, and {online_by} asks for it; "
+        "check the network, or set monitor.wandb=auto and unset WANDB_MODE"
     )
 
 
-def _settings() -> Any:
-    import wandb
-
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        disable_code=True,
-        save_code=False,
-        disable_git=True,
-        disable_job_creation=True,
-        init_timeout=CONNECT_TIMEOUT_S,
-    )
+def _known_id(path: Path) -> str | None:
+    """Of the run that an earlier start has begun."""
+    return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
-def _run_id(path: Path) -> str:
-    if path.exists():
-        return path.read_text(encoding="ascii").strip()
-    new = secrets.token_hex(4)
-    write_text(path, text=f"{new}\n")
-    return new
-
-
-def last_step_on_disk(run_dir: Path) -> int:
+def last_step_on_disk(folder: Path, *, run_id: str) -> int:
     """The newest step in wandb's offline files; -1 where there is none."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     last_step = -1
-    for path in run_dir.glob("wandb/offline-run-*/run-*.wandb"):
+    for path in folder.glob(f"offline-run-*/run-{run_id}.wandb"):
         for data in offline_records(path.read_bytes()):
             record = Record.FromString(data)
             if record.WhichOneof("record_type") == "history":

@@ -29,6 +29,7 @@ from megacpt.plan.rules import (
     precision,
     segments,
 )
+from megacpt.tokenizer import Tokenizer
 
 RULES: tuple[Rule, ...] = (
     limits,
@@ -59,6 +60,7 @@ def violations(
     config: RunConfig,
     *,
     architecture: Architecture | None = None,
+    tokenizer: Tokenizer | None = None,
     shard_tokens: Mapping[str, int] | None = None,
     num_ranks: int | None = None,
     launched: bool = False,
@@ -67,6 +69,7 @@ def violations(
     facts = Facts(
         config=config,
         architecture=architecture,
+        tokenizer=tokenizer,
         shard_tokens=shard_tokens,
         num_ranks=num_ranks,
         launched=launched,

@@ -22,11 +22,10 @@ from megacpt.plan.rules.optim import advice
 from megacpt.plan.segments import (
     Segment,
     apportion,
-    chunk_length,
     durations,
+    epoch_samples_of,
     resolve,
     samples_asked,
-    samples_per_epoch,
 )
 from megacpt.text import count, memory_size
 
@@ -113,6 +112,7 @@ def make_plan(
     data, parallel, schedule = config.data, config.parallel, config.schedule
     segments = segments or resolve(data)
     stages = _segments(segments, architecture=architecture, steps=schedule.steps)
+    sources = _sources(data, segments=segments, steps=schedule.steps, source_tokens=source_tokens)
     whole = checkpoint_bytes(
         architecture, dtype=config.precision.dtype, optimizer=config.optim.optimizer
     )
@@ -128,16 +128,14 @@ def make_plan(
         ranks=parallel.num_ranks,
         layout=_layout(parallel),
         microbatches=data.global_batch_size // (data.micro_batch_size * parallel.dp),
-        sources=_sources(
-            data, segments=segments, steps=schedule.steps, source_tokens=source_tokens
-        ),
+        sources=sources,
         stages=stages,
         learning_rates={
             step: learning_rate(step, optim=config.optim, schedule=schedule)
             for step in shown_steps(schedule)
         },
         lr_multipliers=group_multipliers(config.optim),
-        advice=tuple(advice(config)),
+        advice=(*advice(config), *_unused(sources)),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,
@@ -200,16 +198,13 @@ def _sources(
     """Each source's share; within one sample a segment of what is drawn."""
     samples, tokens = dict.fromkeys(data.sources, 0), dict.fromkeys(data.sources, 0)
     epochs = dict.fromkeys(data.sources, 0.0)
-    chunk = chunk_length(data)
+    epoch_samples = epoch_samples_of(data, tokens=source_tokens)
     for segment, length in durations(segments, steps=steps):
         counts = apportion(segment.shares, total=length * segment.global_batch_size)
         for name, number in counts.items():
             samples[name] += number
             tokens[name] += number * segment.sequence_length
-            length_of_epoch = samples_per_epoch(
-                source_tokens[name], sequence_length=segment.sequence_length, chunk_length=chunk
-            )
-            epochs[name] += number / max(length_of_epoch, 1)
+            epochs[name] += float(number / (epoch_samples(name, segment.sequence_length) or 1))
     asked, total = shares(data, steps=steps, segments=segments), sum(samples.values())
     return tuple(
         SourcePlan(
@@ -224,6 +219,20 @@ def _sources(
         )
         for name in data.sources
     )
+
+
+def _unused(sources: Sequence[SourcePlan]) -> Iterator[str]:
+    """Sources that somebody has named, and that no step reads."""
+    total = sum(source.samples for source in sources)
+    for source in sources:
+        if source.samples == 0:
+            reason = (
+                f"its share, {source.share_asked:.2g} of {total:,} samples, is less than one of "
+                f"them in every stage; give it {1 / total:.2g} or more"
+                if source.share_asked
+                else "it waits for a stage that begins after the last step; let it begin earlier"
+            )
+            yield f"data.sources.{source.name} gives no sample: {reason}, or leave it out."
 
 
 def _lines(plan: Plan) -> Iterator[str]:

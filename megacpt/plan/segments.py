@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from megacpt.config.sections import DataConfig, StageConfig
+from megacpt.config.sections import DataConfig, SampleOrder, StageConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.plan.rules.data import blend_violations, longest
 
@@ -235,8 +235,19 @@ def samples_per_epoch(num_tokens: int, *, sequence_length: int, chunk_length: in
     return chunks * (chunk_length // sequence_length) + -(-rest // sequence_length)
 
 
-EpochSamples = Callable[[str, int], int]
+EpochSamples = Callable[[str, int], Fraction | int]
 """(source, sequence length) -> samples an epoch."""
+
+
+def epoch_samples_of(data: DataConfig, *, tokens: Mapping[str, int]) -> EpochSamples:
+    """Of sources with so many tokens. In Megatron's order a sample goes on into the next epoch, or
+    over several; it is no whole number there."""
+    if data.order is SampleOrder.megatron:
+        return lambda name, length: Fraction(tokens[name], length)
+    chunk = chunk_length(data)
+    return lambda name, length: samples_per_epoch(
+        tokens[name], sequence_length=length, chunk_length=chunk
+    )
 
 
 def samples_asked(segments: Sequence[Segment], *, steps: int) -> dict[str, Fraction]:
@@ -256,7 +267,7 @@ def epochs_at_most(
     for segment, length in durations(segments, steps=steps):
         share = segment.shares.get(name, Fraction(0))
         samples = math.ceil(share * segment.global_batch_size * length)
-        epochs += Fraction(samples, max(epoch_samples(name, segment.sequence_length), 1))
+        epochs += Fraction(samples) / (epoch_samples(name, segment.sequence_length) or 1)
     return epochs
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,10 @@ class TrainingData:
         if broken:
             raise ConfigError(broken)
 
-    def _samples_per_epoch(self, name: str, sequence_length: int) -> int:
+    def _samples_per_epoch(self, name: str, sequence_length: int) -> Fraction | int:
         if isinstance(self.order, KeyedOrder):
             return self.order.samples_per_epoch(name, sequence_length=sequence_length)
-        return max(self.shards[name].num_tokens // sequence_length, 1)
+        return Fraction(self.shards[name].num_tokens, sequence_length)
 
 
 def segments_of(config: DataConfig, *, past: DataRecord | None) -> tuple[Segment, ...]:

@@ -13,6 +13,9 @@ VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 """Magic, version, type code, number of sequences, number of document bounds."""
 TYPE_CODES: dict[int, np.dtype[np.integer[Any]]] = {
+    1: np.dtype("u1"),
+    2: np.dtype("i1"),
+    3: np.dtype("<i2"),
     4: np.dtype("<i4"),
     5: np.dtype("<i8"),
     8: np.dtype("<u2"),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ConfigError
 from megacpt.shards.lengths import LengthCounter, LengthStatistics
-from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_tokenizer
+from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
 
@@ -54,11 +54,13 @@ class VocabularyUse:
     tokens_counted: int
     ids_used: int
     ids_for_99_percent: int
-    """Number of the most frequent ids that make 99 % of the tokens."""
+    """Number of the most frequent ids that make 99 % of the tokens within the vocabulary."""
     largest_id: int | None
     outside: int
     """Tokens whose id is negative or not below ``vocab_size``: the shard cannot be trained on."""
     top: tuple[IdCount, ...]
+    outside_range: tuple[int, int] | None = None
+    """The least and the largest id of those outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def inspect_shard(
     if manifest is not None:
         identity_of(shard, manifest=manifest)  # refuses files that the manifest does not fit
     if tokenizer is not None:
-        require_tokenizer(prefix, fingerprint=tokenizer.fingerprint, owner=str(tokenizer.folder))
+        require_own(prefix, tokenizer=tokenizer)
     known = manifest or tokenizer
     counter = _TokenCounter(
         vocab_size=known.vocab_size if known else None, eos_id=known.eos_id if known else None
@@ -165,6 +167,7 @@ class _TokenCounter:
         self._eos_id = eos_id
         self._counts = np.zeros(min(vocab_size or IDS_MAX, IDS_MAX), dtype=np.int64)
         self._outside = self._tokens = 0
+        self._outside_range: tuple[int, int] | None = None
         self._documents = self._with_eos = 0
 
     def read(
@@ -184,9 +187,13 @@ class _TokenCounter:
 
     def _count(self, ids: Ids) -> None:
         self._tokens += ids.size
-        inside = ids[(ids >= 0) & (ids < self._counts.size)]
-        self._outside += ids.size - inside.size
-        self._counts += np.bincount(inside, minlength=self._counts.size)
+        is_inside = (ids >= 0) & (ids < self._counts.size)
+        self._counts += np.bincount(ids[is_inside], minlength=self._counts.size)
+        outside = ids[~is_inside]
+        if outside.size:
+            self._outside += outside.size
+            found = (int(outside.min()), int(outside.max()), *(self._outside_range or ()))
+            self._outside_range = (min(found), max(found))
 
     def _count_ends(self, last_ids: Ids) -> None:
         self._documents += last_ids.size
@@ -196,15 +203,15 @@ class _TokenCounter:
         used = np.flatnonzero(self._counts)
         frequent = used[np.argsort(-self._counts[used], kind="stable")]
         up_to = np.cumsum(self._counts[frequent])
+        enough = 100 * up_to >= 99 * up_to[-1:]
         return VocabularyUse(
             vocab_size=self._vocab_size,
             tokens_counted=self._tokens,
             ids_used=used.size,
-            ids_for_99_percent=int(np.searchsorted(up_to, 0.99 * self._tokens)) + 1
-            if used.size
-            else 0,
+            ids_for_99_percent=int(np.argmax(enough)) + 1 if used.size else 0,
             largest_id=int(used[-1]) if used.size else None,
             outside=self._outside,
+            outside_range=self._outside_range,
             top=tuple(
                 IdCount(
                     id=int(number),

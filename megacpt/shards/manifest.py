@@ -16,9 +16,14 @@ from typing import Any, Literal, TypeVar
 
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
+from megacpt.tokenizer import Tokenizer
 
 VERSION = 1
 BYTES_AT_ONCE = 1 << 22
+MANIFEST_BYTES_MAX = 1 << 28
+"""That of a million input files is not larger."""
+OWN_KEYS = ("tokenizer_fingerprint", "bin_sha256", "idx_sha256", "append_eos")
+"""Keys that a JSON file of another tool does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,7 @@ class Manifest:
     """Which field of a JSON line held the text."""
     documents: int
     empty_documents: int
-    """Lines whose text was empty; they are left out of the shard."""
+    """Lines whose text was empty, or had no ids; they are left out of the shard."""
     tokens: int
     dtype: str
     bin_bytes: int
@@ -69,7 +74,20 @@ class Manifest:
     errors: dict[str, int] = field(default_factory=dict)
     """Lines that were left out, by the kind of what is wrong with them."""
     backends: tuple[BackendRecord, ...] = ()
+    tokenizer_identity: str = ""
+    """``of_fingerprint`` what makes ids the same, however the tokenizer's file is written."""
     version: int = VERSION
+
+    @property
+    def identity(self) -> str:
+        """``tokenizer_identity``, or "" where it is not known or of another fingerprint."""
+        fingerprint, _, identity = self.tokenizer_identity.partition(":")
+        return identity if fingerprint == self.tokenizer_fingerprint else ""
+
+    def has_tokenizer_of(self, other: Manifest) -> bool:
+        if self.tokenizer_fingerprint == other.tokenizer_fingerprint:
+            return True
+        return self.identity == other.identity != ""
 
 
 Record = TypeVar("Record", Manifest, InputFile, BackendRecord)
@@ -91,6 +109,11 @@ def total_backends(records: Iterable[BackendRecord]) -> tuple[BackendRecord, ...
     )
 
 
+def of_fingerprint(fingerprint: str, *, identity: str) -> str:
+    """Name an identity together with its fingerprint: one that is changed takes both away."""
+    return f"{fingerprint}:{identity}" if identity else ""
+
+
 def manifest_path(prefix: Path | str) -> Path:
     return Path(f"{prefix}.json")
 
@@ -104,7 +127,7 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     """The manifest of a shard; None where there is none."""
     path = manifest_path(prefix)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _json_of(path)
         if content["version"] != VERSION:
             raise DataError(
                 f"{path} has version {content['version']}, this megacpt reads {VERSION}; "
@@ -116,8 +139,29 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as a manifest ({type(error).__name__}: {error}); restore it, "
-            "or tokenize the text again."
+            "or tokenize the text again. If another tool wrote it, move it away."
         ) from error
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """Other tools leave all kinds of PREFIX.json beside a shard, the whole corpus even."""
+    if path.stat().st_size > MANIFEST_BYTES_MAX:
+        raise _unrelated(path, holds=f"more than {MANIFEST_BYTES_MAX:,} bytes")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise _unrelated(path, holds=f"JSON of type {type(content).__name__}, not an object")
+    if content.keys().isdisjoint(OWN_KEYS):
+        keys = ", ".join(map(repr, list(content)[:5])) or "none"
+        raise _unrelated(path, holds=f"none of its keys (those there: {keys})")
+    return content
+
+
+def _unrelated(path: Path, *, holds: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read as a manifest: it holds {holds}. A shard of another tool needs "
+        f"none: move the file away, or rename {path.stem}.bin and .idx. If megacpt wrote the "
+        "shard, restore it or tokenize the text again."
+    )
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -199,34 +243,56 @@ def require_checksum(prefix: Path | str, *, kind: str, expected: str, found: str
         raise _changed(prefix, what=f"sha256 of .{kind}", expected=expected[:12], found=found[:12])
 
 
-def require_tokenizer(prefix: Path | str, *, fingerprint: str, owner: str) -> None:
-    """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s."""
-    _require_tokenizer(
-        read_shard_manifest(prefix), prefix=prefix, fingerprint=fingerprint, owner=owner
+def require_tokenizer(
+    prefix: Path | str,
+    *,
+    fingerprint: str,
+    owner: str,
+    is_same: Callable[[Manifest], bool] = lambda _: False,
+) -> None:
+    """Raise DataError if the shard's manifest names another tokenizer than ``owner``'s.
+
+    ``is_same`` is asked where the fingerprint differs.
+    """
+    found = read_shard_manifest(prefix)
+    if found is None or found.tokenizer_fingerprint == fingerprint or is_same(found):
+        return
+    raise _of_another(found, prefix=prefix, owner=owner, fingerprint=fingerprint)
+
+
+def require_own(prefix: Path | str, *, tokenizer: Tokenizer) -> None:
+    """``require_tokenizer`` of one that is at hand."""
+    require_tokenizer(
+        prefix,
+        fingerprint=tokenizer.fingerprint,
+        owner=str(tokenizer.folder),
+        is_same=lambda found: tokenizer.wrote(found.tokenizer_fingerprint, identity=found.identity),
     )
 
 
-def _require_tokenizer(
-    manifest: Manifest | None, *, prefix: Path | str, fingerprint: str, owner: str
-) -> None:
-    if manifest is not None and manifest.tokenizer_fingerprint != fingerprint:
-        raise DataError(
-            f"token shard {prefix} was written with another tokenizer "
-            f"({manifest.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
-            "tokenize its text again with the tokenizer of the model."
-        )
+def _of_another(found: Manifest, *, prefix: Path | str, owner: str, fingerprint: str) -> DataError:
+    return DataError(
+        f"token shard {prefix} was written with another tokenizer "
+        f"({found.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
+        "tokenize its text again with the tokenizer of the model."
+    )
 
 
 def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:
     """The manifests of the shards; raises DataError if two of them name different tokenizers."""
     manifests = [read_shard_manifest(prefix) for prefix in prefixes]
-    first: tuple[Path | str, str] | None = None
+    first: tuple[Path | str, Manifest] | None = None
     for prefix, manifest in zip(prefixes, manifests, strict=True):
         if manifest is None:
             continue
-        first = first or (prefix, manifest.tokenizer_fingerprint)
-        owner = f"token shard {first[0]}"
-        _require_tokenizer(manifest, prefix=prefix, fingerprint=first[1], owner=owner)
+        first = first or (prefix, manifest)
+        if not manifest.has_tokenizer_of(first[1]):
+            raise _of_another(
+                manifest,
+                prefix=prefix,
+                owner=f"token shard {first[0]}",
+                fingerprint=first[1].tokenizer_fingerprint,
+            )
     return manifests
 
 

@@ -2,7 +2,8 @@
 """Several token shards to one that holds their documents in the order given.
 
 The bytes are those of tokenizing the inputs of all of them together, in that order. Files are
-copied bit by bit and each byte is compared with its manifest's checksum on the way.
+copied bit by bit and each byte is compared with its manifest's checksum on the way. Where the
+sequences of a shard lie apart, each is taken from its place.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from megacpt.shards.writer import AT_ONCE, DocumentBounds, ShardFiles, ShardWrit
 
 Progress = Callable[[int, int], None]
 """Called with the bytes copied and those to copy."""
-EQUAL_FIELDS = ("tokenizer_fingerprint", "vocab_size", "eos_id", "append_eos", "special")
+EQUAL_FIELDS = ("vocab_size", "eos_id", "append_eos", "special")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +54,12 @@ def merge_shards(
 ) -> Merged:
     """Write ``output_prefix``.bin and .idx, and .json unless none of the shards has a manifest."""
     _require_free_name(prefixes, output_prefix=output_prefix)
-    shards = [IndexedShard(prefix) for prefix in prefixes]
+    shards = [IndexedShard(prefix, end_to_end=False) for prefix in prefixes]
     dtype = _one_dtype(shards)
     manifests = _manifests(shards)
     _require_described(output_prefix, manifests=manifests)
     for shard in shards:
-        shard.check_index()
+        shard.check_bounds()
 
     def describe(files: ShardFiles) -> Manifest:
         return _merged(manifests, files=files, name=Path(output_prefix).name)
@@ -148,7 +149,7 @@ def _copy(
     writer: ShardWriter,
     progress: Progress | None,
 ) -> None:
-    total = sum(shard.num_tokens for shard in shards) * writer.dtype.itemsize
+    total = sum(int(s.sequence_lengths.sum(dtype=np.int64)) for s in shards) * writer.dtype.itemsize
     for n, shard in enumerate(shards):
         digest = hashlib.sha256()
         for ids in _all_tokens(shard):
@@ -164,10 +165,13 @@ def _copy(
 
 
 def _all_tokens(shard: IndexedShard) -> Iterator[Tokens]:
-    """All tokens; read, not mapped: mapped pages would count as this process's memory."""
+    """The tokens of all sequences, in their order; read, not mapped: mapped pages would count as
+    this process's memory."""
     with Path(f"{shard.prefix}.bin").open("rb", buffering=0) as stream:
-        while (ids := np.fromfile(stream, dtype=shard.dtype, count=AT_ONCE)).size:
-            yield ids
+        for start, stop in shard.runs():
+            stream.seek(start * shard.dtype.itemsize)
+            for at in range(start, stop, AT_ONCE):
+                yield np.fromfile(stream, dtype=shard.dtype, count=min(AT_ONCE, stop - at))
 
 
 def _bounds(shards: Sequence[IndexedShard]) -> DocumentBounds:
@@ -203,8 +207,10 @@ def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
 def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> Manifest:
     """What tokenizing everything at once would have written."""
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
+    # One that knows what its tokenizer computes says more than one of an older megacpt.
+    first = next((m for m in manifests if m.identity), manifests[0])
     return replace(
-        manifests[0],
+        first,
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
         empty_documents=sum(manifest.empty_documents for manifest in manifests),

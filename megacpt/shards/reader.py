@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token shards: PREFIX.bin and PREFIX.idx, byte for byte the format of Megatron's IndexedDataset.
 
-PREFIX.bin is the documents' ids one after another, uint16 or int32, nothing between them. So the
-stream of a whole shard is the file itself. PREFIX.idx is little-endian:
+PREFIX.bin is the documents' ids one after another, nothing between them. So the stream of a whole
+shard is the file itself. PREFIX.idx is little-endian:
 
     bytes  content
     9      b"MMIDIDX\\0\\0"
     8      version, 1
-    1      type code of an id: 4 int32, 5 int64, 8 uint16
+    1      type code of an id: 4 int32, 8 uint16; of other tools also 1 uint8, 2 int8, 3 int16,
+           5 int64
     8      number of sequences N
     8      number of document bounds D + 1
     4 N    int32 length of each sequence, in ids
@@ -15,13 +16,16 @@ stream of a whole shard is the file itself. PREFIX.idx is little-endian:
     8 D+8  int64 bounds of each document, in sequences
 
 Here a document is one sequence; the reader also takes documents of several, as Megatron writes
-when it splits sentences.
+when it splits sentences, and a multimodal index whose sequences are all text (N more bytes of 0).
+
+Megatron finds a sequence by its offset alone, so there may be bytes between them that none holds,
+and they may lie in any order. Such a shard is refused; megacpt merge lays it end to end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ import numpy.typing as npt
 
 from megacpt import _C
 from megacpt.errors import DataError
-from megacpt.shards.format import HEADER, MAGIC, TYPE_CODES, VERSION, choose_dtype
+from megacpt.shards.format import HEADER, choose_dtype
+from megacpt.shards.header import broken, read_header, require_text
 from megacpt.shards.writer import AT_ONCE, ShardWriter
 
 Tokens = npt.NDArray[np.integer[Any]]
@@ -40,26 +45,34 @@ class IndexedShard:
     """A token shard, memory-mapped; opening it reads a few pages whatever its size."""
 
     def __init__(
-        self, prefix: Path | str, *, vocab_size: int | None = None, scattered: bool = False
+        self,
+        prefix: Path | str,
+        *,
+        vocab_size: int | None = None,
+        scattered: bool = False,
+        end_to_end: bool = True,
     ) -> None:
-        """``scattered``: read here and there rather than from front to back."""
+        """``scattered``: read here and there rather than from front to back. Without
+        ``end_to_end``, only ``runs`` and the arrays of the index say where sequences are."""
         self.prefix = Path(prefix)
         self._id_limit = np.iinfo(np.int64).max if vocab_size is None else vocab_size
         idx, bin_ = (
             _map(Path(f"{self.prefix}.{kind}"), prefix=self.prefix, scattered=scattered)
             for kind in ("idx", "bin")
         )
-        code, num_sequences, num_bounds = self._read_header(idx)
-        self.dtype = TYPE_CODES[code]
+        header = read_header(idx, prefix=self.prefix)
+        self.dtype = header.dtype
         at = HEADER.size
-        self.sequence_lengths = idx[at : (at := at + 4 * num_sequences)].view("<i4")
+        self.sequence_lengths = idx[at : (at := at + 4 * header.num_sequences)].view("<i4")
         """Ids in each sequence, a view into the index as the next two."""
-        self.sequence_offsets = idx[at : (at := at + 8 * num_sequences)].view("<i8")
+        self.sequence_offsets = idx[at : (at := at + 8 * header.num_sequences)].view("<i8")
         """Start of each sequence in PREFIX.bin, in bytes."""
-        self.document_bounds = idx[at : (at := at + 8 * num_bounds)].view("<i8")
+        self.document_bounds = idx[at : (at := at + 8 * header.num_bounds)].view("<i8")
         """The sequence each document begins with, and the number of sequences."""
-        self._check_ends(bin_bytes=bin_.size)
-        self._tokens: Tokens = bin_.view(self.dtype)
+        if header.has_modes:
+            require_text(idx[at:], prefix=self.prefix)
+        self._check_ends(bin_bytes=bin_.size, end_to_end=end_to_end)
+        self._tokens: Tokens = bin_[: bin_.size - bin_.size % self.dtype.itemsize].view(self.dtype)
         self.stream = _C.TokenStream(
             self._tokens,
             offsets=self.sequence_offsets,
@@ -95,7 +108,10 @@ class IndexedShard:
             raise IndexError(f"document {number} of {self.num_documents}")
         first, last = self.document_bounds[number], self.document_bounds[number + 1]
         if not 0 <= first <= last <= self.sequence_offsets.size:
-            raise self._broken(f"bounds document {number} by sequences {first} and {last}")
+            raise broken(
+                self.prefix,
+                problem=f"bounds document {number} by sequences {first} and {last}",
+            )
         return self.span(self._start_of(int(first)), stop=self._start_of(int(last)))
 
     def span(self, start: int, *, stop: int) -> Tokens:
@@ -114,7 +130,8 @@ class IndexedShard:
             wrong = start + int(np.argmax((ids < 0) | (ids >= limit)))
             raise DataError(
                 f"{self.prefix}.bin holds id {ids[wrong - start]} at token {wrong}, but ids must "
-                f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model."
+                f"be in 0..{limit - 1}; tokenize the text again with the tokenizer of the model, "
+                "which must have no more ids than the model has rows."
             )
         return ids
 
@@ -125,7 +142,10 @@ class IndexedShard:
         for document in range(first, self.num_documents):
             token = self._first_token(document)
             if token < (starts[-1] if starts else start):
-                raise self._broken(f"lets document {document} begin before the one before it")
+                raise broken(
+                    self.prefix,
+                    problem=f"lets document {document} begin before the one before it",
+                )
             if token >= stop:
                 break
             starts.append(token)
@@ -144,58 +164,59 @@ class IndexedShard:
             token, rest = divmod(begin, self.dtype.itemsize)
             if rest == 0 and 0 <= token <= self.num_tokens:
                 return token
-        raise self._broken(f"says nothing sensible of where document {document} begins")
+        raise broken(
+            self.prefix, problem=f"says nothing sensible of where document {document} begins"
+        )
 
     def check_index(self) -> None:
         """Read the whole index and raise DataError unless it describes PREFIX.bin exactly."""
-        end = 0
-        for at in range(0, self.sequence_offsets.size, AT_ONCE):
-            lengths = self.sequence_lengths[at : at + AT_ONCE]
-            starts = np.zeros(lengths.size + 1, dtype=np.int64)
-            np.cumsum(lengths, dtype=np.int64, out=starts[1:])
-            expected = end + starts * self.dtype.itemsize
-            if np.any(lengths < 0) or np.any(
-                self.sequence_offsets[at : at + AT_ONCE] != expected[:-1]
-            ):
-                raise self._broken("holds lengths and offsets that contradict each other")
-            end = int(expected[-1])
+        runs = self.runs()
+        if next(runs) != (0, self.num_tokens) or next(runs, None) is not None:
+            raise self._apart("has sequences that do not lie end to end")
+        self.check_bounds()
+
+    def check_bounds(self) -> None:
         if np.any(self.document_bounds[1:] < self.document_bounds[:-1]):
-            raise self._broken("holds document bounds that go backwards")
+            raise broken(self.prefix, problem="holds document bounds that go backwards")
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Spans of PREFIX.bin, in tokens, that hold the sequences one after another; where they
+        lie end to end, (0, num_tokens) alone. Reads the whole index; DataError if it points
+        outside."""
+        size, begin, end = self.dtype.itemsize, 0, 0
+        for at in range(0, self.sequence_offsets.size, AT_ONCE):
+            starts = self.sequence_offsets[at : at + AT_ONCE]
+            sizes = self.sequence_lengths[at : at + AT_ONCE].astype(np.int64) * size
+            outside = (sizes < 0) | (starts < 0) | (starts > self._tokens.nbytes - sizes)
+            if np.any(outside | (starts % size != 0)):
+                raise broken(
+                    self.prefix, problem="holds lengths and offsets that contradict each other"
+                )
+            stops = starts + sizes
+            for jump in np.flatnonzero(starts != np.append(end, stops[:-1])).tolist():
+                yield begin // size, int(stops[jump - 1] if jump else end) // size
+                begin = int(starts[jump])
+            end = int(stops[-1])
+        yield begin // size, end // size
 
     def _start_of(self, sequence: int) -> int:
         if sequence == self.sequence_offsets.size:
             return self.num_tokens
         return int(self.sequence_offsets[sequence]) // self.dtype.itemsize
 
-    def _read_header(self, idx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-        if idx.size < HEADER.size:
-            raise self._broken(f"has {idx.size} bytes, fewer than its header of {HEADER.size}")
-        magic, version, code, num_sequences, num_bounds = HEADER.unpack(
-            idx[: HEADER.size].tobytes()
-        )
-        if magic != MAGIC or version != VERSION:
-            raise self._broken("does not begin as a Megatron index of version 1 does")
-        if code not in TYPE_CODES:
-            known = ", ".join(f"{c} ({d.name})" for c, d in TYPE_CODES.items())
-            raise self._broken(f"has type code {code}, token ids have one of {known}")
-        wanted = HEADER.size + 12 * num_sequences + 8 * num_bounds
-        if num_bounds < 1 or idx.size != wanted:
-            raise self._broken(
-                f"has {idx.size} bytes, but {num_sequences} sequences and {num_bounds} document "
-                f"bounds take {wanted}"
-            )
-        return code, num_sequences, num_bounds
-
-    def _check_ends(self, *, bin_bytes: int) -> None:
+    def _check_ends(self, *, bin_bytes: int, end_to_end: bool) -> None:
         """What can be known of index and tokens together without reading all of the index."""
         if self.document_bounds[0] != 0 or self.document_bounds[-1] != self.sequence_offsets.size:
-            raise self._broken("holds document bounds that do not cover its sequences")
+            raise broken(
+                self.prefix, problem="holds document bounds that do not cover its sequences"
+            )
         first = int(self.sequence_offsets[0]) if self.sequence_offsets.size else 0
         end = self._end_in_bytes()
-        if first != 0 or end != bin_bytes or end % self.dtype.itemsize:
-            raise self._broken(
-                f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
-            )
+        found = f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
+        if not 0 <= first <= bin_bytes or not 0 <= end <= bin_bytes or end % self.dtype.itemsize:
+            raise broken(self.prefix, problem=found)
+        if end_to_end and (first != 0 or end != bin_bytes):
+            raise self._apart(found)
 
     def _end_in_bytes(self) -> int:
         """End of the last sequence with ids: an empty one would fit ids of any size."""
@@ -209,10 +230,11 @@ class IndexedShard:
             + int(self.sequence_lengths[last]) * self.dtype.itemsize
         )
 
-    def _broken(self, problem: str) -> DataError:
+    def _apart(self, problem: str) -> DataError:
         return DataError(
-            f"{self.prefix}.idx {problem}; the files are cut short, changed or of two different "
-            "shards: copy both again, or tokenize the text again."
+            f"{self.prefix}.idx {problem}. Megatron reads such a shard by its offsets, megacpt "
+            f"does not: megacpt merge {self.prefix} --output PREFIX lays its sequences end to end. "
+            "If nobody made it so, a file is cut short, changed or of another shard: copy again."
         )
 
 

@@ -7,7 +7,6 @@ In a folder, tokenizer.json is read, and the files beside it that name the speci
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,32 +17,40 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Backend
+from megacpt.tokenizer.backend import Backend, decode
 from megacpt.tokenizer.fast import read_in_background
+from megacpt.tokenizer.folder import add_tokens, read_beside, special_id
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 from megacpt.tokenizer.sentence_piece import SentencePieceBackend
-from megacpt.tokenizer.tiktoken_file import TiktokenBackend, read_settings
+from megacpt.tokenizer.tiktoken_file import NAMES, TiktokenBackend, read_settings
 
+FILE = "tokenizer.json"
 TokenIds = npt.NDArray[np.int32]
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenizer:
-    """Encodes and decodes; ids are below ``vocab_size``."""
+    """Encodes and decodes; ids are below ``backend.vocab_size``."""
 
     folder: Path
     """The folder, or the file that is not in a model's folder."""
     vocab_size: int
-    """One more than the largest id, added tokens included: the embedding rows a model needs."""
+    """The embedding rows a model needs. Less than ``backend.vocab_size`` where special tokens have
+    a name in tokenizer_config.json and are nowhere else."""
     eos_id: int | None
     pad_id: int | None
     bos_id: int | None
     fingerprint: str
-    """sha256 of the tokenizer's file, in hex (of a tiktoken file, with its settings)."""
+    """sha256 of the tokenizer's file, in hex, with what other files add to it (a tiktoken file's
+    settings, tokens that tokenizer.json lacks)."""
     backend: Backend
+    file_fingerprint: str = ""
+    """sha256 of the file alone."""
     settings: str | None = None
     """What load_tokenizer was given besides the path."""
+    notes: tuple[str, ...] = ()
+    """What whoever encodes with it should be told."""
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = True) -> list[TokenIds]:
         """Ids of each text; ``special`` adds what the tokenizer's own rule adds (BOS)."""
@@ -53,8 +60,19 @@ class Tokenizer:
         return self.encode_batch([text], special=special)[0]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[Any]) -> str:
-        """The text of ``ids``, special tokens shown."""
-        return self.backend.decode([int(n) for n in ids])
+        """The text of any ids, special tokens shown, and by number those that are no token's."""
+        return decode([int(n) for n in ids], backend=self.backend)
+
+    @property
+    def identity(self) -> str:
+        """If known, the same wherever the ids of all texts are, however the file is written."""
+        return self.backend.identity
+
+    def wrote(self, fingerprint: str, *, identity: str) -> bool:
+        """Whether ids on record with these are its own. Older records have no identity."""
+        if not identity:
+            return fingerprint in (self.fingerprint, self.file_fingerprint)
+        return fingerprint == self.fingerprint or identity == self.identity
 
 
 def load_tokenizer(
@@ -66,15 +84,19 @@ def load_tokenizer(
     much is to be encoded, so fastokens reads tokenizer.json as well, at the same time.
     """
     path = Path(path)
-    if path.is_file() and path.suffix != ".json":
-        content = _read(path)
-        if TIKTOKEN_LINE.match(content):
-            return _load_tiktoken(path, content=content, settings=settings)
-        model = SentencePieceBackend(content, path=path)
-        return _tokenizer(path, backend=model, special_ids=model.special_ids, content=content)
-    folder = path.parent if path.is_file() else path
-    file = path if path.is_file() else folder / "tokenizer.json"
-    return _load_hugging_face(folder, path=file, fast=fast)
+    if not path.is_file():
+        return _load_hugging_face(path, path=path / FILE, fast=fast)
+    if path.suffix == ".json":
+        return _load_hugging_face(path.parent, path=path, fast=fast)
+    content = _read(path)
+    if TIKTOKEN_LINE.match(content):
+        return _load_tiktoken(path, content=content, settings=settings)
+    if (path.parent / FILE).is_file():
+        made = _load_hugging_face(path.parent, path=path.parent / FILE, fast=fast)
+        note = f"{path} lies beside {FILE}, which its model is read with: the folder is used."
+        return replace(made, notes=(*made.notes, note))
+    model = SentencePieceBackend(content, path=path)
+    return _tokenizer(path, backend=model, special_ids=model.special_ids, content=content)
 
 
 def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
@@ -85,24 +107,37 @@ def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
     content = _read(path)
     pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
-    backend.fast = pending
-    special_ids = {
-        name: _special_id(folder, backend=backend, name=name) for name in ("eos", "pad", "bos")
-    }
-    named = folder if path == folder / "tokenizer.json" else path
-    return _tokenizer(named, backend=backend, special_ids=special_ids, content=content)
+    if backend.content is content:
+        backend.fast = pending
+    beside = read_beside(folder)
+    rows = add_tokens(backend, beside=beside)
+    made = _tokenizer(
+        folder if path == folder / FILE else path,
+        backend=backend,
+        special_ids={n: special_id(n, beside=beside, backend=backend) for n in NAMES},
+        content=content,
+        beside="\n".join(backend.additions),
+    )
+    told = f"{path} asks for dropout={backend.dropout}: encoded without, so that ids do not vary."
+    return replace(made, vocab_size=rows, notes=(told,) if backend.dropout else ())
 
 
 def _load_tiktoken(path: Path, *, content: bytes, settings: str | None) -> Tokenizer:
     read = read_settings(path, given=settings)
     backend = TiktokenBackend(content, path=path, settings=read)
-    content += read.text.encode()
-    made = _tokenizer(path, backend=backend, special_ids=read.special_ids, content=content)
+    made = _tokenizer(
+        path, backend=backend, special_ids=read.special_ids, content=content, beside=read.text
+    )
     return replace(made, settings=settings)
 
 
 def _tokenizer(
-    path: Path, *, backend: Backend, special_ids: Mapping[str, int | None], content: bytes
+    path: Path,
+    *,
+    backend: Backend,
+    special_ids: Mapping[str, int | None],
+    content: bytes,
+    beside: str = "",
 ) -> Tokenizer:
     return Tokenizer(
         folder=path,
@@ -110,7 +145,8 @@ def _tokenizer(
         eos_id=special_ids.get("eos"),
         pad_id=special_ids.get("pad"),
         bos_id=special_ids.get("bos"),
-        fingerprint=hashlib.sha256(content).hexdigest(),
+        fingerprint=hashlib.sha256(content + beside.encode()).hexdigest(),
+        file_fingerprint=hashlib.sha256(content).hexdigest(),
         backend=backend,
     )
 
@@ -128,40 +164,3 @@ def _read(path: Path) -> bytes:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}; check its permissions."
         ) from error
-
-
-def _special_id(folder: Path, *, backend: HuggingFaceBackend, name: str) -> int | None:
-    """The id of ``name`` (eos, pad, bos): by its text where one is given, else by number."""
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read_json(folder / file).get(f"{name}_token")
-        text = token.get("content") if isinstance(token, dict) else token
-        if text is not None:
-            return _id_of(str(text), backend=backend, where=f"{folder / file}: {name}_token")
-    for file in ("generation_config.json", "config.json"):
-        number = _read_json(folder / file).get(f"{name}_token_id")
-        first = number[0] if isinstance(number, list) and number else number
-        if isinstance(first, int):
-            return first if first >= 0 else None
-    return None
-
-
-def _id_of(text: str, *, backend: HuggingFaceBackend, where: str) -> int:
-    number = backend.id_of(text)
-    if number is None:
-        raise ModelError(
-            f"{where}={text!r} is not in the vocabulary of tokenizer.json; "
-            "the two files are of different tokenizers, copy both from one model."
-        )
-    return int(number)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}; copy it again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    return content

@@ -13,10 +13,15 @@ from pathlib import Path
 import sentencepiece
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Encoded, join
+from megacpt.tokenizer.backend import Encoded, failure_told, join
 
 
 class SentencePieceBackend:
+    eos_remedy = (
+        "it was trained with eos_id=-1. Give the Hugging Face folder of its model, whose "
+        "tokenizer_config.json names one"
+    )
+
     def __init__(self, content: bytes, *, path: Path) -> None:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
@@ -31,10 +36,15 @@ class SentencePieceBackend:
         self.special_ids = {name: number for name, number in ids.items() if number >= 0}
         self.vocab_size = int(read.vocab_size())
         self.name = f"sentencepiece {sentencepiece.__version__}"
+        self.identity = ""
 
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
         add_bos = special and "bos" in self.special_ids
-        return join(self._processor.encode(list(texts), out_type=int, add_bos=add_bos))
+        with failure_told(self.name):
+            return join(self._processor.encode(list(texts), out_type=int, add_bos=add_bos))
+
+    def knows(self, number: int) -> bool:
+        return 0 <= number < self.vocab_size
 
     def decode(self, ids: list[int]) -> str:
         return "".join(map(self._shown, self._runs(ids)))

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from megacpt.errors import EnvironmentError_, ModelError
-from megacpt.tokenizer.backend import Encoded, join
+from megacpt.tokenizer.backend import Encoded, failure_told, join
 
 NAMES = ("eos", "bos", "pad")
 
@@ -41,6 +44,8 @@ class TiktokenSettings:
 
 
 class TiktokenBackend:
+    eos_remedy = "name it as eos_token in its settings"
+
     def __init__(self, content: bytes, *, path: Path, settings: TiktokenSettings) -> None:
         try:
             import tiktoken
@@ -62,15 +67,33 @@ class TiktokenBackend:
                 f"{path} cannot be used with its settings ({error}); check pattern and "
                 "special_tokens."
             ) from error
+        self._ranks, self._settings = ranks, settings
         self._bos_id = settings.special_ids.get("bos")
         self.vocab_size = self._encoding.n_vocab
         self.name = f"tiktoken {tiktoken.__version__}"
 
+    @cached_property
+    def identity(self) -> str:
+        """Of the tokens in the order of their ranks: lines may stand in any order and end in any
+        way."""
+        digest = hashlib.sha256(self._settings.text.encode())
+        for token, rank in sorted(self._ranks.items(), key=itemgetter(1)):
+            digest.update(b"%d %d " % (rank, len(token)) + token)
+        return digest.hexdigest()
+
     def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
-        rows = self._encoding.encode_batch(list(texts), num_threads=1, allowed_special="all")
+        with failure_told(self.name):
+            rows = self._encoding.encode_batch(list(texts), num_threads=1, allowed_special="all")
         if special and self._bos_id is not None:
             rows = [[self._bos_id, *row] for row in rows]
         return join(rows)
+
+    def knows(self, number: int) -> bool:
+        try:
+            self._encoding.decode_single_token_bytes(number)
+        except (KeyError, OverflowError):
+            return False
+        return True
 
     def decode(self, ids: list[int]) -> str:
         return self._encoding.decode(ids)

@@ -99,20 +99,23 @@ class Parts:
 
 
 def run_mode(mode: str, *, config: RunConfig, runtime: Runtime, watchdog: Watchdog) -> None:
-    """``train``, or ``evaluate`` base and newest checkpoint."""
-    if mode == "train":
-        train(config, runtime=runtime, watchdog=watchdog)
+    """``train``, the same as ``take_over`` from a start that is at work, or ``evaluate`` base and
+    newest checkpoint."""
+    if mode in ("train", "take_over"):
+        train(config, runtime=runtime, watchdog=watchdog, take_over=mode == "take_over")
     else:
         evaluate(config, runtime=runtime, watched=watchdog, beat=watchdog.beat)
 
 
-def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
+def train(
+    config: RunConfig, *, runtime: Runtime, watchdog: Watchdog, take_over: bool = False
+) -> None:
     """Train, or go on training, to the last step."""
     initialise_parallel(config.parallel, seed=config.seed)
     _start_overlap(config, runtime=runtime)
     cores = pace.CORES if runtime.kind is DeviceKind.cpu else 1.0
     with process.started(wanted=config.checkpoint.asynchronous, cores=cores) as writer:
-        parts = assemble(config, runtime=runtime, beat=watchdog.beat)
+        parts = assemble(config, runtime=runtime, beat=watchdog.beat, take_over=take_over)
         position = find_position(parts)
         journal = open_journal(parts, position=position) if runtime.ranks.rank == 0 else None
         try:
@@ -125,12 +128,18 @@ def train(config: RunConfig, *, runtime: Runtime, watchdog: Watchdog) -> None:
             raise
 
 
-def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activity: None) -> Parts:
+def assemble(
+    config: RunConfig,
+    *,
+    runtime: Runtime,
+    beat: Beat = lambda activity: None,
+    take_over: bool = False,
+) -> Parts:
     """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
     architecture = read_architecture(base)
     tokenizer = load_tokenizer(base)
-    origin = claim_origin(Path(config.run_dir))
+    origin = claim_origin(Path(config.run_dir), take_over=take_over)
     base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
@@ -155,16 +164,7 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         architecture=architecture,
         tokenizer=tokenizer,
         measure=measure,
-        data=TrainingData.open(
-            config.data,
-            seed=config.seed,
-            shards=source_shards(config),
-            vocab_size=architecture.vocab_size,
-            steps=config.schedule.steps,
-            record=base_checkpoint.data_record(config.data, seed=config.seed)
-            if base_checkpoint
-            else origin.data,
-        ),
+        data=_data(config, architecture=architecture, origin=origin, base=base_checkpoint),
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
@@ -172,6 +172,20 @@ def assemble(config: RunConfig, *, runtime: Runtime, beat: Beat = lambda activit
         first_rng=rng_state(),
         timers=timers,
         beat=beat,
+    )
+
+
+def _data(
+    config: RunConfig, *, architecture: Architecture, origin: Origin, base: BaseCheckpoint | None
+) -> TrainingData:
+    record = base.data_record(config.data, seed=config.seed) if base else origin.data
+    return TrainingData.open(
+        config.data,
+        seed=config.seed,
+        shards=source_shards(config),
+        vocab_size=architecture.vocab_size,
+        steps=config.schedule.steps,
+        record=record,
     )
 
 
@@ -392,7 +406,7 @@ def _restart(parts: Parts) -> tuple[Start, Position]:
     It is a start of its own: what was saved after the step it goes back to is not of the run any
     more.
     """
-    parts.origin = claim_origin(parts.run_dir)
+    parts.origin = claim_origin(parts.run_dir, take_over=True)
     parts.state.become(
         lambda: _build_state(
             parts.config,

@@ -51,7 +51,7 @@ LOST_PEER = (
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--mode", choices=["train", "evaluate"], required=True)
+    parser.add_argument("--mode", choices=["train", "take_over", "evaluate"], required=True)
     arguments = parser.parse_args(argv)
     ranks = rank_from_environment()
     if ranks is None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from megacpt.config.sections import EvaluateConfig, MonitorConfig
 from megacpt.device import runtime
-from megacpt.device.environment import has_secret
+from megacpt.device.environment import beginning_with, has_secret
 from megacpt.evaluate.measure import Measure, Record
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import training_flops_per_token
@@ -171,6 +171,7 @@ class Journal:
             monitor=monitor,
             has_api_key=has_secret("WANDB_API_KEY"),
             records=self._log.kept,
+            variables=beginning_with("WANDB_"),
         )
 
     def write(self, record: Mapping[str, Any]) -> None:

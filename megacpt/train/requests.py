@@ -38,9 +38,10 @@ class Request(IntEnum):
     save_and_exit = 2
     time_limit = 3
     usr1 = 4
-    term = 5
-    stop = 6
-    superseded = 7
+    interrupt = 5
+    term = 6
+    stop = 7
+    superseded = 8
 
     @property
     def saves(self) -> bool:
@@ -56,11 +57,16 @@ class Request(IntEnum):
         return {
             Request.time_limit: "the time limit is near",
             Request.usr1: "SIGUSR1 came",
+            Request.interrupt: "Ctrl-C was pressed",
             Request.term: "SIGTERM came",
         }.get(self, f"the file `request` said {self.name}")
 
 
-SIGNALS = {signal.SIGUSR1: Request.usr1, signal.SIGTERM: Request.term}
+SIGNALS = {
+    signal.SIGUSR1: Request.usr1,
+    signal.SIGINT: Request.interrupt,
+    signal.SIGTERM: Request.term,
+}
 WORDS = {r.name: r for r in (Request.save, Request.save_and_exit, Request.stop)}
 
 

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = RunFolder(arguments.run_dir)
         leave_error(folder.error_of(ranks.rank), error=error, rank=ranks.rank)
         return error.exit_code
-    code = run_reported(arguments.run_dir, ranks=ranks, mode=arguments.mode)
+    # Slurm decides which job of a run is at work; where a node was cut off, the fence.
+    mode = "take_over" if arguments.mode == "train" else arguments.mode
+    code = run_reported(arguments.run_dir, ranks=ranks, mode=mode)
     # srun would kill the ranks that are not through yet. The batch script sees that steps are left.
     return 0 if code == EndedOnRequest.exit_code else code
 

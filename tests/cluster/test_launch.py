@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.cluster.launch import dry_run, launch
+from megacpt.cluster.launch import Launched, dry_run, launch
 from megacpt.cluster.slurm import job_name
 from megacpt.config.compose import compose, read_run_yaml
 from megacpt.config.sections import RunConfig
@@ -90,3 +90,50 @@ def test_an_answer_that_does_not_come(
     monkeypatch.setattr("megacpt.cluster.launch.SUBMIT_S", 0.2)
     with pytest.raises(EnvironmentError_, match=r"sbatch has not answered for 0\.2 s"):
         launch(run(tmp_path), python=PYTHON)
+
+
+ENVIRONMENT = '/usr/bin/env > "$2".env'
+
+
+def environment_of(launched: Launched) -> dict[str, str]:
+    text = Path(f"{launched.script}.env").read_text()
+    return dict(line.partition("=")[::2] for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"SLURM_JOB_ID": "9", "SLURM_MEM_PER_CPU": "4096"},
+        {"SBATCH_TIMELIMIT": "1", "SBATCH_EXPORT": "NONE", "SRUN_CONTAINER": "/x"},
+        {"RANK": "1", "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "3"},
+    ],
+)
+def test_the_job_has_nothing_of_the_one_it_is_launched_in(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch, foreign: dict[str, str]
+) -> None:
+    add_sbatch(commands, ENVIRONMENT, "echo 7")
+    for name, value in {**foreign, "SLURM_CONF": "/etc/slurm.conf", "HF_HOME": "/hf"}.items():
+        monkeypatch.setenv(name, value)
+    launched = launch(run(tmp_path), python=PYTHON)
+    found = environment_of(launched)
+    assert not found.keys() & foreign.keys()
+    assert (found["SLURM_CONF"], found["HF_HOME"]) == ("/etc/slurm.conf", "/hf")
+    assert launched.left_out
+    assert launched.taken == ()
+
+
+def test_the_users_sbatch_variables_become_settings_where_there_are_none(
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_sbatch(commands, ENVIRONMENT, "echo 7")
+    for name in ("ACCOUNT", "PARTITION", "QOS"):
+        monkeypatch.setenv(f"SBATCH_{name}", f"my{name.lower()}")
+    config = run(tmp_path, "cluster.slurm.partition=gpu")
+    launched = launch(config, python=PYTHON)
+    assert set(launched.taken) == {*("cluster.slurm.account=myaccount", "cluster.slurm.qos=myqos")}
+    script = launched.script.read_text()
+    for option in ("account=myaccount", "partition=gpu", "qos=myqos"):
+        assert f"#SBATCH --{option}\n" in script
+    assert script == dry_run(config, python=PYTHON)
+    assert not [name for name in environment_of(launched) if name.startswith("SBATCH_")]
+    assert read_run_yaml(tmp_path / "law" / "run.yaml").cluster.slurm.account == "myaccount"

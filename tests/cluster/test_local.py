@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.cluster.local import run_ranks
+from megacpt.cluster.local import SAVES, run_ranks
 from megacpt.config.paths import RunFolder
 from megacpt.errors import EnvironmentError_
 
@@ -25,7 +25,7 @@ folder = pathlib.Path(sys.argv[1])
 (folder / f"pid_{rank}").write_text(str(os.getpid()))
 
 def fail(kind, message, at=None):
-    code = dict(user=2, defect=1, peer=75, hang=75)[kind]
+    code = dict(user=2, defect=1, peer=75, hang=75, request=85)[kind]
     report = dict(rank=rank, time=at or time.time(), kind=kind, message=message, exit_code=code,
                   traceback=f"Traceback (most recent call last):\\nRuntimeError: {message}\\n")
     (folder / "logs" / f"rank_{rank}.error.json").write_text(json.dumps(report))
@@ -234,16 +234,21 @@ def test_a_read_only_folder_is_one_error(tmp_path: Path) -> None:
         run("pass", folder=tmp_path / "file", num_ranks=1)
 
 
-def launcher(folder: Path) -> subprocess.Popen[bytes]:
-    """A launcher process with two ranks that sleep."""
+def launcher(folder: Path, *, script: str = "time.sleep(60)") -> subprocess.Popen[bytes]:
+    """A launcher process with two ranks that sleep, its errors in FOLDER/err."""
     code = (
         "import sys, pathlib\n"
-        "from megacpt.cluster.local import run_ranks\n"
+        "from megacpt.cluster.local import SAVES, run_ranks\n"
         "from megacpt.config.paths import RunFolder\n"
-        f"command = [sys.executable, '-c', {PRELUDE + 'time.sleep(60)'!r}, {str(folder)!r}]\n"
-        f"run_ranks(command, num_ranks=2, folder=RunFolder(pathlib.Path({str(folder)!r})))\n"
+        f"command = [sys.executable, '-c', {PRELUDE + script!r}, {str(folder)!r}]\n"
+        f"folder = RunFolder(pathlib.Path({str(folder)!r}))\n"
+        "try:\n"
+        "    sys.exit(run_ranks(command, num_ranks=2, folder=folder))\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    with (folder / "err").open("wb") as errors:
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=errors)
     _wait_until(lambda: len(pids(folder)) == 2)
     return process
 
@@ -262,3 +267,66 @@ def test_no_rank_outlives_the_launcher(tmp_path: Path, number: signal.Signals) -
     os.kill(process.pid, number)
     process.wait(timeout=10)
     _wait_until(lambda: not any(is_alive(pid) for pid in pids(tmp_path)))
+
+
+LISTENS = """
+import signal
+def save(number, frame):
+    time.sleep(SAVE_S)
+    fail("request", "saved")
+signal.signal(signal.SIGINT, save)
+(folder / f"listens_{rank}").touch()
+time.sleep(60)
+"""
+
+
+def listening(folder: Path, *, save_s: float) -> subprocess.Popen[bytes]:
+    process = launcher(folder, script=LISTENS.replace("SAVE_S", str(save_s)))
+    _wait_until(lambda: len(list(folder.glob("listens_*"))) == 2)
+    return process
+
+
+def test_ctrl_c_has_ranks_in_training_save(tmp_path: Path) -> None:
+    process = listening(tmp_path, save_s=0.3)
+    process.send_signal(signal.SIGINT)
+    _wait_until(lambda: SAVES in (tmp_path / "err").read_text(), timeout_s=2)
+    assert process.wait(timeout=10) == 130
+    assert (tmp_path / "err").read_text() == f"\n{SAVES}\nsaved\n"
+
+
+def test_a_second_ctrl_c_ends_them_at_once(tmp_path: Path) -> None:
+    process = listening(tmp_path, save_s=60)
+    process.send_signal(signal.SIGINT)
+    _wait_until(lambda: SAVES in (tmp_path / "err").read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
+    _wait_until(lambda: not any(is_alive(pid) for pid in pids(tmp_path)))
+
+
+def test_ctrl_c_while_they_start_ends_them_at_once(tmp_path: Path) -> None:
+    process = launcher(tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_a_save_that_fails_is_the_end_that_counts(tmp_path: Path) -> None:
+    script = LISTENS.replace("SAVE_S", "0").replace('"request", "saved"', '"user", "disk full"')
+    process = launcher(tmp_path, script=script)
+    _wait_until(lambda: len(list(tmp_path.glob("listens_*"))) == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 2
+    assert "Error: disk full" in (tmp_path / "err").read_text()
+
+
+def test_a_run_in_the_background_of_a_script_ignores_anothers_ctrl_c(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = listening(tmp_path, save_s=0)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=10)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from megacpt.config.compose import compose, write_run_yaml
 from megacpt.config.sections import Init, RunConfig
 from megacpt.device.packages import found_version
 from megacpt.errors import ConfigError, EnvironmentError_, ModelError
+from megacpt.families import read_architecture
 from tests.checkpoint import small
 from tests.support import LLAMA, write_model_folder
 
@@ -29,7 +30,9 @@ def trained(run_dir: Path, *settings: str, steps: int) -> None:
     root = run_dir / "checkpoints"
     start = small.claim(root)
     partial = small.write_partial(root, step=steps, start=start)
-    manifest = replace(small.manifest_of(partial, step=steps, start=start), data={})
+    architecture = asdict(read_architecture(str(config_of(run_dir).model.path)))
+    written = small.manifest_of(partial, step=steps, start=start)
+    manifest = replace(written, data={}, architecture=architecture)
     folders.publish(root, partial=partial, manifest=manifest, start=start)
 
 
@@ -61,6 +64,20 @@ def test_another_past_is_refused(tmp_path: Path, settings: tuple[str, ...]) -> N
     trained(run_dir, *settings, steps=18)
     with pytest.raises(ConfigError, match=r"schedule changes what was done: step \d+ of the 18"):
         check(config_of(run_dir, *settings, "schedule.steps=40"))
+
+
+@pytest.mark.parametrize("setting", ["seed=7", "precision=bf16", "data.order=megatron"])
+def test_plan_refuses_another_run_s_folder_as_train_does(tmp_path: Path, setting: str) -> None:
+    """With run.yaml alone: of a run that has no checkpoint yet."""
+    path = tmp_path / "run" / "run.yaml"
+    write_run_yaml(config_of(path.parent, "precision=fp32"), path=path)
+    assert check(config_of(path.parent, "precision=fp32")).steps == 20
+    other = config_of(path.parent, "precision=fp32", setting)
+    with pytest.raises(ConfigError, match="belongs to a run with other settings") as of_train:
+        write_run_yaml(other, path=path)
+    with pytest.raises(ConfigError) as of_plan:
+        check(other)
+    assert str(of_plan.value) == str(of_train.value)
 
 
 @pytest.mark.skipif(found_version("emerging-optimizers") is not None, reason="Muon is there")

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from megacpt.cli import main
 from megacpt.commands.tokenize import account
@@ -141,3 +143,29 @@ def test_all_that_may_happen_is_told(tmp_path: Path) -> None:
     assert "1 documents have more than 100,000 tokens each" in told
     skipped = "\n".join(account(replace(full, on_error="skip"), output="out", elapsed_s=1.0))
     assert "quarantine" not in skipped
+
+
+def test_the_next_command_names_a_model_s_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer.model beside tokenizer.json is that model's; one that lies alone is no model."""
+    (here / "c.txt").write_text("ab ba bab\n" * 50)
+    options = {"input": "c.txt", "model_prefix": "tokenizer", "vocab_size": 9, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(**options)
+    model = shutil.copytree(TINY, here / "model")
+    shutil.copy("tokenizer.model", model)
+    for tokenizer, named in (
+        ("model/tokenizer.model", "model.path=model "),
+        ("tokenizer.model", ""),
+    ):
+        words = ["in/a.jsonl", "--tokenizer", tokenizer, "--output", "out/law", "--workers", "1"]
+        assert main(["tokenize", *words]) == 0
+        said = capsys.readouterr()
+        following = said.out.splitlines()[-1].removeprefix("Next: ")
+        assert following == f"megacpt plan {named}data.sources.law.prefix=out/law"
+        assert ("lies beside tokenizer.json" in said.err) == bool(named)
+        if named:
+            run = "data.sequence_length=8 data.global_batch_size=1 schedule.steps=2 run_dir=r"
+            rest = "schedule.warmup_steps=1 optim.lr_peak=1e-3 cluster.device=cpu model.init=random"
+            given = [*following.split()[2:], *run.split(), *rest.split()]
+            assert main(["plan", *given]) == 0

@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megacpt.cluster.local import SAVES
+
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "megacpt"]
 LONG = ["experiment=tiny", "monitor=quiet", "schedule.steps=100000", "evaluate.every_steps=100000"]
+
+CALM = "faults.spike=ignore"
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float) -> None:
@@ -57,6 +63,92 @@ def start_long_run(run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
     return process
 
 
+def in_a_terminal(
+    run_dir: Path, *overrides: str, ready: Callable[[], object]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """In the foreground of a terminal of its own, and the end to type at."""
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [*COMMAND, "train", *LONG, "checkpoint.every_steps=1000", f"run_dir={run_dir}", *overrides],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=take_terminal,
+    )
+    os.close(theirs)
+    wait_until(ready, timeout_s=120)
+    return process, ours
+
+
+def read_until(terminal: int, words: str | None = None) -> str:
+    """What comes, until some words; None: until all of its processes have ended."""
+    said = b""
+    while words is None or words.encode() not in said:
+        try:
+            said += os.read(terminal, 4096)
+        except OSError:
+            break
+    return said.decode(errors="replace")
+
+
+@pytest.mark.parametrize("overrides", [(), ("parallel.dp=2",)], ids=["one", "two"])
+def test_ctrl_c_in_a_terminal_saves_and_says_so_at_once(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    process, terminal = in_a_terminal(
+        tmp_path / "run",
+        *overrides,
+        ready=lambda: metrics.exists() and metrics.stat().st_size > 999,
+    )
+    os.write(terminal, b"\x03")
+    pressed_at = time.monotonic()
+    assert SAVES in read_until(terminal, SAVES)
+    assert time.monotonic() - pressed_at < 1
+    end = read_until(terminal).splitlines()
+    assert process.wait(timeout=30) == 130
+    steps = len(metrics.read_text().splitlines()) - 1
+    assert f"Ended after step {steps} of 100000, saved, because Ctrl-C was pressed." in end[-2]
+    assert end[-1].startswith("Interrupted. Start it again to go on: megacpt train ")
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")]
+    assert saved == [f"step_{steps:08d}"]
+    assert not workers_of(tmp_path / "run")
+
+
+def test_ctrl_c_while_it_starts_ends_at_once(tmp_path: Path) -> None:
+    process, terminal = in_a_terminal(
+        tmp_path / "run", ready=lambda: (tmp_path / "run" / "starts").exists()
+    )
+    os.write(terminal, b"\x03")
+    pressed_at = time.monotonic()
+    said = read_until(terminal).splitlines()
+    assert process.wait(timeout=30) == 130
+    assert time.monotonic() - pressed_at < 5
+    assert "Interrupted. Start it again to go on: megacpt train " in said[-1]
+    assert not [line for line in said if "Traceback" in line or SAVES in line]
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path / "run", "checkpoint.every_steps=1000")
+    (rank,) = workers_of(tmp_path / "run").values()
+    os.kill(rank, signal.SIGSTOP)  # it cannot save
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130
+    said, end = error.splitlines()[-2:]
+    assert said == SAVES
+    assert end.startswith("Interrupted. Start it again to go on: ")
+    assert not workers_of(tmp_path / "run")
+
+
 def test_ctrl_c_ends_all_ranks_with_one_line(tmp_path: Path) -> None:
     process = start_long_run(tmp_path / "run")
     process.send_signal(signal.SIGINT)
@@ -65,6 +157,37 @@ def test_ctrl_c_ends_all_ranks_with_one_line(tmp_path: Path) -> None:
     assert error.splitlines()[-1].startswith("Interrupted. Start it again to go on: megacpt train ")
     assert "Traceback" not in error
     assert not workers_of(tmp_path / "run")
+
+
+def test_a_second_start_is_refused_and_one_that_takes_over_is_not(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = start_long_run(run_dir, CALM)
+    (rank,) = workers_of(run_dir).values()
+    before = (run_dir / "run.yaml").read_bytes()
+    words = [*COMMAND, "train", *LONG, CALM, f"run_dir={run_dir}"]
+    second = subprocess.run(
+        [*words, "checkpoint.keep_last=9"], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"Error: {run_dir} is in use: start 1 (")
+    assert f", process {rank}, since " in second.stderr
+    assert (run_dir / "run.yaml").read_bytes() == before
+    assert first.poll() is None
+    third = subprocess.Popen(
+        [*words, "--take-over"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 76
+    assert "start 1 of" in error
+    assert "is superseded by start 2" in error
+    third.kill()
+    third.communicate()
+    wait_until(lambda: not workers_of(run_dir), timeout_s=10)
+    fourth = start_long_run(run_dir, CALM)
+    # Nothing blocks a start after a crash.
+    wait_until(lambda: len(list((run_dir / "starts").iterdir())) == 3, timeout_s=60)
+    fourth.kill()
+    fourth.communicate()
 
 
 def test_a_killed_rank_ends_the_run_within_seconds(tmp_path: Path) -> None:

@@ -44,13 +44,17 @@ def test_what_only_the_standard_library_takes() -> None:
         (b'{"text": [1', ErrorKind.broken_json, "is not JSON ("),
         (b"[" * 200_000, ErrorKind.broken_json, "is not JSON ("),
         (b'{"text": "\xff"}', ErrorKind.invalid_utf8, "is not UTF-8 ("),
-        (b"3", ErrorKind.no_object, "must hold a JSON object, got int"),
-        (b'["text"]', ErrorKind.no_object, "must hold a JSON object, got list"),
-        (b'"text"', ErrorKind.no_object, "must hold a JSON object, got str"),
+        (b"3", ErrorKind.no_object, "must hold a JSON object, got a number"),
+        (b'["text"]', ErrorKind.no_object, "must hold a JSON object, got an array"),
+        (b'"text"', ErrorKind.no_object, "must hold a JSON object, got a string"),
         (b"{}", ErrorKind.no_key, "has no key 'text'; its keys are: none. Use --key NAME"),
         (b'{"body": 1, "id": 2}', ErrorKind.no_key, "its keys are: body, id"),
-        (b'{"text": null}', ErrorKind.no_text, "holds no text under 'text'"),
-        (b'{"text": ["a"]}', ErrorKind.no_text, "holds no text under 'text'"),
+        (b'{"text": null}', ErrorKind.no_text, "holds no text under 'text' but null"),
+        (b'{"text": {"a": 1}}', ErrorKind.no_text, "holds no text under 'text' but an object"),
+        (b'{"text": 5}', ErrorKind.no_text, "holds no text under 'text' but a number"),
+        (b'{"text": false}', ErrorKind.no_text, "holds no text under 'text' but true or false"),
+        (b'{"text": ["a", null]}', ErrorKind.no_text, "under 'text' but a list with null"),
+        (b'{"text": ["a", "\\udc00"]}', ErrorKind.invalid_unicode, "text is not Unicode ("),
         (b'{"text": "\\ud800"}', ErrorKind.invalid_unicode, "text is not Unicode ("),
         (b'{"text": "' + b"a" * 300_000 + b'"}', ErrorKind.oversized, "has 300012 bytes, but"),
     ],
@@ -60,6 +64,18 @@ def test_a_bad_line_is_kept_with_its_number(line: bytes, kind: ErrorKind, proble
     assert parsed.texts == ["fine", "too"]
     assert [(bad.line, bad.kind, bad.content) for bad in parsed.bad] == [(8, kind, line)]
     assert problem in parsed.bad[0].problem
+
+
+@pytest.mark.parametrize("other", ["9" * 5000, "-" + "1" * 70000, "[1" + "0" * 4301 + "]", "1e999"])
+def test_numbers_of_any_size_stand_beside_a_text(other: str) -> None:
+    assert parse(f'{{"n": {other}, "text": "a"}}\n'.encode()) == Parsed(texts=["a"])
+    (bad,) = parse(f'{{"text": {other}}}\n'.encode()).bad
+    assert bad.kind is ErrorKind.no_text
+
+
+def test_a_list_of_texts_is_a_document_of_sentences() -> None:
+    lines = b'{"text": ["a", "b"]}\n{"text": []}\n{"text": "c"}\n{"text": ["d"], "n": NaN}\n'
+    assert parse(lines) == Parsed(texts=[("a", "b"), (), "c", ("d",)])
 
 
 def test_two_halves_of_an_object_are_two_bad_lines() -> None:

@@ -8,7 +8,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.pieces import PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECES, cut, piece_bytes
 
 

@@ -6,6 +6,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,38 @@ def test_a_step_is_done_when_its_output_is_newer_than_its_inputs(tmp_path: Path)
     assert not step.is_done()
     output.unlink()
     assert not step.is_done()
+
+
+SAVES = """
+import signal, sys, time, pathlib
+def save(number, frame):
+    time.sleep(0.6)
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path(sys.argv[1], "begun").touch()
+time.sleep(60)
+"""
+STARTS = """
+import sys
+from megacpt.demo.quickstart import ended
+try:
+    ended([sys.executable, "-c", sys.argv[2], sys.argv[1]])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_lets_training_save(tmp_path: Path) -> None:
+    """subprocess.run would kill it a quarter of a second later."""
+    words = [sys.executable, "-c", STARTS, str(tmp_path), SAVES]
+    process = subprocess.Popen(words, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_step_without_output_is_never_done() -> None:

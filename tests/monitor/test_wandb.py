@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import MonitorConfig, WandbMode
-from megacpt.errors import ConfigError
+from megacpt.device.environment import beginning_with
+from megacpt.errors import EnvironmentError_
 from megacpt.monitor.metrics import StepRecord
-from megacpt.monitor.wandb import WandbRun, choose_mode, flat, offline_records
+from megacpt.monitor.wandb import CONNECT_TIMEOUT_S, WandbRun, flat, offline_records
 from tests.monitor.sample_run import records_with_faults
 
 SECRET = "d41d8cd98f00b204e9800998ecf8427ed41d8cd9"
@@ -172,15 +174,98 @@ def test_disabled_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_is_online_only_with_a_key() -> None:
-    assert choose_mode(WandbMode.auto, has_api_key=True) is WandbMode.online
-    assert choose_mode(WandbMode.auto, has_api_key=False) is WandbMode.offline
-    assert choose_mode(WandbMode.offline, has_api_key=True) is WandbMode.offline
+def told_by_variables(
+    run_dir: Path,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    monitor: MonitorConfig | None = None,
+    **variables: str,
+) -> WandbRun:
+    """A run of the user's variables, which wandb reads itself as it starts again."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    run = WandbRun.start(
+        run_dir,
+        config={},
+        monitor=monitor or MonitorConfig(),
+        has_api_key=True,
+        records=[],
+        variables=beginning_with("WANDB_"),
+    )
+    run.log(record(1))
+    run.finish()
+    return run
 
 
-def test_online_without_a_key_names_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"monitor\.wandb=online needs WANDB_API_KEY"):
-        choose_mode(WandbMode.online, has_api_key=False)
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Ours; wandb has a log of its own."""
+    ours = [r for r in caplog.records if r.name == "megacpt.monitor.wandb"]
+    return [record.getMessage() for record in ours]
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun"])
+def test_offline_by_variable_tries_no_server_though_there_is_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    began_at = time.monotonic()
+    told_by_variables(tmp_path, monkeypatch=monkeypatch, MODE=mode, BASE_URL="http://127.0.0.1:9")
+    assert time.monotonic() - began_at < CONNECT_TIMEOUT_S
+    assert [row["_step"] for row in history(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    "variables", [{"MODE": "disabled"}, {"DISABLED": "true"}, {"DISABLED": "1", "MODE": "online"}]
+)
+def test_disabled_by_variable_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    told_by_variables(tmp_path, monkeypatch=monkeypatch, **variables)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandbs_own_variables_count_where_no_setting_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run_dir.mkdir()
+    told = {"MODE": "offline", "DIR": str(elsewhere), "PROJECT": "p", "ENTITY": "e", "NAME": "n"}
+    own = {"RUN_ID": "sweep7", "TAGS": "a,b", "NOTES": "hello"}
+    for _ in range(2):  # a restart goes on with the same run, there
+        told_by_variables(run_dir, monkeypatch=monkeypatch, **told, **own)
+    runs = list(stored(elsewhere, kind="run"))
+    assert len(runs) == 2
+    for run in runs:
+        assert (run.project, run.entity, run.display_name) == ("p", "e", "n")
+        assert (run.run_id, list(run.tags), run.notes) == ("sweep7", ["a", "b"], "hello")
+    assert [row["_step"] for row in history(elsewhere)] == [1]
+    assert [path.name for path in run_dir.iterdir()] == ["wandb_id"]
+    assert warnings(caplog) == []
+
+
+def test_a_setting_goes_over_the_variable_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "wandb_id").write_text("ours\n")
+    monitor = MonitorConfig(wandb=WandbMode.offline, wandb_project="p", wandb_name="n")
+    told = {"MODE": "online", "PROJECT": "other", "NAME": "n", "RUN_ID": "x", "RESUME": "never"}
+    told_by_variables(tmp_path, monkeypatch=monkeypatch, monitor=monitor, **told)
+    (run,) = stored(tmp_path, kind="run")
+    assert (run.project, run.display_name, run.run_id) == ("p", "n", "ours")
+    assert warnings(caplog) == [
+        "WANDB_MODE=online is not followed: monitor.wandb=offline",
+        "WANDB_PROJECT=other is not followed: monitor.wandb_project=p",
+        f"WANDB_RUN_ID=x is not followed: this run goes on with ours ({tmp_path / 'wandb_id'})",
+        "WANDB_RESUME=never is not followed: each start goes on with the wandb run of the one "
+        "before",
+    ]
+
+
+def test_an_id_that_wandb_refuses_is_one_error_and_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EnvironmentError_, match=r"wandb refuses .*Run ID cannot contain"):
+        told_by_variables(tmp_path, monkeypatch=monkeypatch, MODE="offline", RUN_ID="a/b")
+    assert not (tmp_path / "wandb_id").exists()
 
 
 UNREACHABLE = """

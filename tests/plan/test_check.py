@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from megacpt.config.limits import beyond_limits
+from megacpt.config.paths import configs_root
 from megacpt.config.schema import to_run_config
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 from megacpt.families.architecture import Architecture
 from megacpt.plan.check import violations
 from megacpt.plan.rules import Facts, Rule
+from megacpt.tokenizer import load_tokenizer
 
 ARCHITECTURE = Architecture(
     family="llama",
@@ -380,3 +382,27 @@ def test_a_shard_must_hold_a_sample_of_every_stage() -> None:
         "data.stages.late.sequence_length=1024 needs 1025 tokens a sample, but source web holds "
         "800; add text to web or use 799 or less"
     ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "eos_id", "changes", "expected"),
+    [
+        (49152, 0, {}, []),
+        (49000, None, {"model.init": "random"}, []),
+        (49153, 0, {}, ["a tokenizer of 49153 ids, but a vocab_size of 49152 rows"]),
+        (50000, 0, {"model.init": "random"}, ["a tokenizer of 50000 ids"]),
+        (50000, None, {"model.allow_unhealthy": True}, []),
+        (49152, None, {}, ["a tokenizer that states no end-of-text token"]),
+        (49153, None, {}, ["a tokenizer of 49153 ids", "that states no end-of-text token"]),
+    ],
+)
+def test_the_tokenizer_fits_the_model(
+    ids: int, eos_id: int | None, changes: dict[str, Any], expected: list[str]
+) -> None:
+    tokenizer = replace(load_tokenizer(configs_root() / "model" / "tiny"), vocab_size=ids)
+    found = messages(changes, tokenizer=replace(tokenizer, eos_id=eos_id))
+    assert len(found) == len(expected)
+    assert all(
+        message.startswith("model.path=/m has") and words in message
+        for message, words in zip(found, expected, strict=True)
+    )

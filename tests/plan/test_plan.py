@@ -17,6 +17,7 @@ from megacpt.config.sections import (
     ParallelConfig,
     ReplayConfig,
     RunConfig,
+    SampleOrder,
     ScheduleConfig,
     SourceConfig,
     StageConfig,
@@ -110,6 +111,37 @@ def test_stages_have_their_own_tokens_and_flops() -> None:
     assert "tax_only" in text
     assert "(start)" in text
     assert "tax 75.00%" in text
+
+
+@pytest.mark.parametrize(
+    ("weight", "steps", "samples"), [(1e-6, 10, 0), (1e-3, 10, 0), (0.05, 10, 1), (1e-6, 9999, 0)]
+)
+def test_a_source_too_small_for_one_sample_is_advised_against(
+    weight: float, steps: int, samples: int
+) -> None:
+    config = config_of(steps=steps)
+    config.data.sources["tax"].weight = weight
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert plan.sources[1].samples == samples
+    found = [sentence for sentence in plan.advice if sentence.startswith("data.sources.tax gives")]
+    assert len(found) == (samples == 0)
+    assert all(f"of {8 * steps:,} samples, is less than one of them" in s for s in found)
+
+
+def test_a_source_whose_stage_never_comes_is_advised_against() -> None:
+    config = config_of(steps=10)
+    config.data.sources["tax"].weight = 0
+    config.data.stages = {"late": StageConfig(from_step=10, sources={"tax": StageSourceConfig()})}
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS)
+    assert any("tax gives no sample: it waits for a stage that begins" in s for s in plan.advice)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 15, 16, 17, 100])
+def test_epochs_in_megatron_s_order_are_tokens_through_tokens(tokens: int) -> None:
+    config = config_of(steps=10)
+    config.data.order = SampleOrder.megatron
+    plan = make_plan(config, architecture=ARCHITECTURE, source_tokens=TOKENS | {"law": tokens})
+    assert plan.sources[0].epochs == pytest.approx(45 * 16 / tokens)
 
 
 def test_rates_groups_and_advice_are_shown() -> None:

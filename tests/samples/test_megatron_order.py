@@ -19,6 +19,7 @@ from megacpt.errors import ConfigError, DataError
 from megacpt.samples.batch import make_batch
 from megacpt.samples.megatron_order import EpochPlan, MegatronOrder, data_path_weights
 from megacpt.shards.reader import IndexedShard, write_shard
+from tests.shards.test_reader import megatron
 
 VOCAB = 1000
 Tokens = npt.NDArray[np.int64]
@@ -106,6 +107,43 @@ def test_tokens_equal_megatron_core_s(tmp_path: Path, case: int) -> None:
         sample = dataset[n]
         assert tokens.tolist() == sample["tokens"].tolist()
         assert labels.tolist() == sample["labels"].tolist()
+
+
+@pytest.mark.mcore
+@pytest.mark.parametrize(
+    ("dtype", "multimodal"),
+    [("uint8", False), ("int8", False), ("int16", True), ("int64", False), ("uint8", True)],
+)
+@pytest.mark.filterwarnings("ignore:.*pad token", "ignore:__array__")
+def test_shards_of_other_types_are_read_as_gpt_dataset_reads_them(
+    tmp_path: Path, dtype: str, multimodal: bool
+) -> None:
+    """Sources shorter than a sample, too; GPTDataset leaves modes out."""
+    import torch
+
+    rng = np.random.default_rng(3)
+    builder = megatron().IndexedDatasetBuilder(
+        str(tmp_path / "s.bin"), dtype=np.dtype(dtype).type, multimodal=multimodal
+    )
+    for length in (3, 0, 1, 9, 0, 4):
+        builder.add_item(torch.from_numpy(rng.integers(0, 100, size=length)))
+        builder.end_document()
+    builder.finalize(str(tmp_path / "s.idx"))
+    length, steps = 20, 9
+    order = open_order(
+        {"s": IndexedShard(tmp_path / "s", vocab_size=100)}, sequence_length=length, steps=steps
+    )
+    dataset = theirs(
+        [tmp_path / "s"],
+        weights=None,
+        seed=1,
+        sequence_length=length,
+        num_samples=steps,
+        by_split=True,
+    )
+    for n, (tokens, labels) in enumerate(ours(order, sequence_length=length)):
+        assert tokens.tolist() == dataset[n]["tokens"].tolist()
+        assert labels.tolist() == dataset[n]["labels"].tolist()
 
 
 @pytest.mark.mcore

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from megacpt.errors import ConfigError, DataError
+from megacpt.monitor.dataset_text import shard_text
 from megacpt.shards import inspect
 from megacpt.shards.inspect import (
     SPAN,
@@ -23,8 +24,10 @@ from megacpt.shards.inspect import (
 from megacpt.shards.manifest import read_shard_manifest
 from megacpt.shards.reader import IndexedShard, write_shard
 from megacpt.shards.tokenize import tokenize
+from megacpt.shards.writer import ShardWriter
 from megacpt.tokenizer import load_tokenizer
 from tests.support import write_model_folder
+from tests.tokenizer.test_files import packaged
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 TEXTS = ["a rose", "", "bb", "c" * 700, "\u2028\x1b[31m"]
@@ -97,6 +100,53 @@ def test_ids_outside_the_vocabulary_are_counted_and_take_no_memory(tmp_path: Pat
     assert inspect_shard(tmp_path / "wild").vocabulary.outside == 1
 
 
+FOREIGN: dict[str, tuple[str, list[int]]] = {
+    "label masks": ("int32", [5, -100, 7, 0]),
+    "another vocabulary": ("int32", [5, 40_000, 7, 2] * 3 + [200_000] * 50),
+    "nothing known": ("int64", [-1, 2**40, -(2**50)]),
+    "signed bytes": ("int8", [104, -1, 105, 3, 3, -128]),
+    "no token": ("int16", []),
+    "as many as make it exact": ("uint16", [7] * 99 + [8]),
+    "rounding": ("uint16", [7] * 98 + [8, 9]),
+    "all of them once": ("uint8", list(range(256))),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> list[Path]:
+    return [TINY, packaged("mistral_common", "data", "tokenizer.model.v1")]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_any_ids_are_counted_as_numpy_counts_them_and_shown(
+    tmp_path: Path, tokenizers: list[Path], name: str
+) -> None:
+    dtype, ids = FOREIGN[name]
+    with ShardWriter(tmp_path / "s", dtype=np.dtype(dtype)) as writer:
+        writer.add(np.zeros(len(ids)))
+        writer.publish()
+    stored = np.array(ids, dtype=dtype)
+    stored.tofile(tmp_path / "s.bin")
+    for path in tokenizers:
+        tokenizer = load_tokenizer(path)
+        found = inspect_shard(tmp_path / "s", tokenizer=tokenizer, samples=2)
+        use = found.vocabulary
+        inside = stored[(stored >= 0) & (stored.astype(np.int64) < tokenizer.vocab_size)]
+        values, counts = np.unique(inside, return_counts=True)
+        assert (use.ids_used, use.outside) == (values.size, stored.size - inside.size)
+        falling = np.sort(counts)[::-1].tolist()
+        enough = [n for n in range(values.size) if sum(falling[:n]) * 100 < 99 * inside.size]
+        assert use.ids_for_99_percent == len(enough)
+        for top in use.top:
+            assert top.count == counts[values == top.id].item()
+        text = shard_text(found)
+        warning = f"WARNING: {use.outside:,} tokens are outside the vocabulary"
+        assert (warning in text) == (use.outside > 0)
+        for id_ in {*stored.tolist()} - {*inside.tolist()}:
+            assert any(f"<invalid id {id_}>" in shown.text for shown in found.samples)
+        json.loads(to_json(found))
+
+
 def test_a_large_shard_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With spans of 64 tokens a small shard is a large one."""
     monkeypatch.setattr(inspect, "SPAN", 64)
@@ -147,7 +197,8 @@ def test_ends_of_documents_in_every_part_of_the_stream(tmp_path: Path) -> None:
 def test_another_tokenizer_is_refused(shard: Path, tmp_path: Path) -> None:
     other = write_model_folder(tmp_path / "other")
     path = other / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    nfc = '"normalizer":{"type":"NFC"}'
+    path.write_text(path.read_text().replace('"normalizer":null', nfc))
     with pytest.raises(DataError, match="was written with another tokenizer"):
         inspect_shard(shard, tokenizer=load_tokenizer(other))
 

@@ -19,6 +19,7 @@ from megacpt.shards.inspect import inspect_shard
 from megacpt.shards.merge import merge_shards
 from megacpt.shards.reader import IndexedShard, write_shard
 from megacpt.shards.tokenize import tokenize
+from megacpt.tokenizer import load_tokenizer
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 
@@ -62,6 +63,38 @@ def test_a_broken_manifest_is_named(prefix: Path, content: str) -> None:
         manifest.read_shard_manifest(prefix)
 
 
+UNRELATED = {
+    "a document": ('{"text": "a law", "id": 7}', r"none of its keys \(those there: 'text', 'id'\)"),
+    "an array": ('[{"text": "a"}]', "JSON of type list, not an object"),
+    "a number": ("7", "type int, not an object"),
+    "another version": ('{"version": "1.0", "model": {}}', "those there: 'version', 'model'"),
+    "JSON lines": ('{"text": "a"}\n{"text": "b"}\n', "Extra data: line 2"),
+    "no JSON": ("PK\x03\x04", "JSONDecodeError"),
+    "many keys": (json.dumps(dict.fromkeys("abcdefgh", 0)), "'a', 'b', 'c', 'd', 'e'"),
+}
+
+
+@pytest.mark.parametrize("name", UNRELATED)
+def test_a_file_of_another_tool_beside_a_shard_is_named(tmp_path: Path, name: str) -> None:
+    content, words = UNRELATED[name]
+    write_shard(tmp_path / "law", documents=[[1, 2]], vocab_size=9)
+    (tmp_path / "law.json").write_text(content)
+    with pytest.raises(
+        DataError, match=rf"law.json cannot be read as a manifest.*{words}"
+    ) as found:
+        inspect_shard(tmp_path / "law")
+    assert "another tool" in str(found.value)
+    assert "move" in str(found.value)
+
+
+def test_a_corpus_beside_a_shard_is_not_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "law", documents=[[1, 2]], vocab_size=9)
+    with (tmp_path / "law.json").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"it holds more than 268,435,456 bytes\. A shard of"):
+        inspect_shard(tmp_path / "law")
+
+
 def test_a_shard_without_one_cannot_be_verified(tmp_path: Path) -> None:
     write_shard(tmp_path / "b", documents=[[1]], vocab_size=9)
     assert manifest.read_shard_manifest(tmp_path / "b") is None
@@ -95,6 +128,56 @@ def test_shards_must_share_a_tokenizer(prefix: Path, tmp_path: Path) -> None:
     change(tmp_path / "other", tokenizer_fingerprint="other")
     with pytest.raises(DataError, match=r"shard .*other was written .* of token shard .*a \("):
         manifest.require_one_tokenizer([*prefixes, tmp_path / "other"])
+
+
+def resaved(folder: Path, *, how: str) -> Path:
+    """The same tokenizer as other programs write it."""
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text((TINY / "tokenizer_config.json").read_text())
+    content = json.loads((TINY / "tokenizer.json").read_text())
+    if how == "keys":
+        content = dict(reversed(content.items()))
+    if how == "merges":  # none here: a list of texts is what tokenizers 0.19 writes
+        content["model"] = {"merges": []} | dict(reversed(content["model"].items()))
+    (folder / "tokenizer.json").write_text(json.dumps(content, indent=how == "indent" or None))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["indent", "keys", "merges"])
+def test_a_tokenizer_saved_again_is_the_same(prefix: Path, how: str, tmp_path: Path) -> None:
+    folder = resaved(tmp_path / "again", how=how)
+    other = load_tokenizer(folder)
+    assert other.fingerprint != load_tokenizer(TINY).fingerprint
+    manifest.require_own(prefix, tokenizer=other)
+    tokenize([tmp_path / "a.jsonl"], tokenizer=folder, output_prefix=tmp_path / "b", workers=1)
+    assert (tmp_path / "b.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+    merged = merge_shards([prefix, tmp_path / "b"], output_prefix=tmp_path / "all").manifest
+    assert merged is not None
+    assert merged.identity == other.identity
+
+
+def test_a_manifest_of_before_names_the_bytes_of_the_file(prefix: Path, tmp_path: Path) -> None:
+    older = json.loads(manifest.manifest_path(prefix).read_text())
+    del older["tokenizer_identity"]
+    manifest.manifest_path(prefix).write_text(json.dumps(older))
+    tokenizer = load_tokenizer(TINY)
+    assert older["tokenizer_fingerprint"] == tokenizer.file_fingerprint
+    manifest.require_own(prefix, tokenizer=tokenizer)
+    tokenize([tmp_path / "a.jsonl"], tokenizer=TINY, output_prefix=tmp_path / "b", workers=1)
+    merged = merge_shards([prefix, tmp_path / "b"], output_prefix=tmp_path / "all").manifest
+    assert merged is not None
+    assert merged.identity == tokenizer.identity
+    # Whether other bytes are of the same tokenizer cannot be known of it.
+    with pytest.raises(DataError, match="was written with another tokenizer"):
+        manifest.require_own(
+            prefix, tokenizer=load_tokenizer(resaved(tmp_path / "again", how="indent"))
+        )
+
+
+def test_an_identity_counts_with_its_own_fingerprint_alone(prefix: Path) -> None:
+    change(prefix, tokenizer_fingerprint="other")
+    with pytest.raises(DataError, match="was written with another tokenizer"):
+        manifest.require_own(prefix, tokenizer=load_tokenizer(TINY))
 
 
 def test_identity_follows_the_content(prefix: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ BROKEN = {
     "empty": ("idx", lambda c: c[:0], "has 0 bytes, fewer"),
     "magic": ("idx", put(0, b"X"), "does not begin as a Megatron index of version 1 does"),
     "version": ("idx", put(9, b"\x02"), "does not begin as a Megatron index of version 1 does"),
-    "type": ("idx", put(17, b"\x07"), r"has type code 7, token ids have one of 4 \(int32\)"),
+    "type": ("idx", put(17, b"\x0b"), r"has type code 11, token ids have one of 1 \(uint8\), 2"),
     "other type": ("idx", put(17, b"\x04"), "which has 12"),
     "huge": ("idx", put(25, b"\xff" * 8), "document bounds take 22107269850836290"),
     "cut": ("idx", lambda c: c[:-1], "has 101 bytes, but 3 sequences and 4 document bounds take"),

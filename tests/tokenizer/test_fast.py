@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from megacpt.tokenizer import load_tokenizer
-from megacpt.tokenizer.fast import FastBackend, first_differing_text, load_fast, probes
+from megacpt.tokenizer.fast import (
+    FastBackend,
+    differing_text,
+    first_differing_text,
+    load_fast,
+    may_overlap,
+    probes,
+)
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
@@ -131,3 +139,59 @@ def test_the_probes_hold_every_added_token_in_several_surroundings() -> None:
     texts = probes(["<|end|>"])
     assert "<|end|>" in texts
     assert any("a<|end|>b <|end|>  <|end|>\n" in text for text in texts)
+
+
+CONTENTS = ["<s>", "<s>user", "user", "<t", "t>", "  ", "\n\n", "<", "É", " law", "law ", "12"]
+PARTS = [*CONTENTS, " ", "the", "User", "e\u0301", "<S>", "_", "\t", "."]
+PLAIN = byte_level().to_str()
+
+
+@given(
+    tokens=st.lists(st.tuples(st.sampled_from(CONTENTS), st.booleans(), st.booleans()), max_size=4),
+    normalizer=st.sampled_from([None, normalizers.NFC(), normalizers.Lowercase()]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_text_parts_them_whatever_tokens_were_added(
+    tokens: list[tuple[str, bool, bool]], normalizer: Any, seed: int
+) -> None:
+    made = tokenizers.Tokenizer.from_str(PLAIN)
+    made.normalizer = normalizer
+    made.add_tokens([AddedToken(text, normalized=n, special=s) for text, n, s in tokens])
+    reference = backend(made)
+    fast = load_fast(reference)
+    rng = random.Random(seed)
+    texts = ["".join(rng.choices(PARTS, k=rng.randint(1, 7))) for _ in range(30)]
+    if fast is not None:
+        assert differing_text(texts, fast=fast, reference=reference, special=False) is None
+
+
+@pytest.mark.parametrize("last", ["<|r|>user", "user<|r|>", "a<|r|>b"])
+def test_every_added_token_counts_however_many_there_are(last: str) -> None:
+    made = byte_level()
+    made.add_special_tokens([f"<|{n}|>" for n in range(100)] + ["<|r|>"])
+    assert load_fast(backend(made)) is not None
+    made.add_tokens([AddedToken(last, normalized=True)])
+    assert load_fast(backend(made)) is None
+
+
+def test_all_added_tokens_are_probed() -> None:
+    made = byte_level()
+    made.add_special_tokens([f"<|{n}|>" for n in range(300)])
+    tokens = [token.content for token in backend(made).added_tokens.values()]
+    assert set(tokens) <= set(probes(tokens))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may"),
+    [("<a>", "<a>b", True), ("b<a", "a>c", True), ("ab", "ba", True), ("<a>", "<b>", False)],
+)
+def test_what_may_overlap(one: str, other: str, may: bool) -> None:
+    assert may_overlap(one, other=other) is may_overlap(other, other=one) is may
+
+
+def test_what_only_one_of_them_can_encode_is_a_difference() -> None:
+    made = tokenizers.Tokenizer(models.Unigram([("a", -1.0)], None, False))
+    strict, lenient = backend(made), backend(byte_level())
+    assert differing_text(["a", "z"], fast=strict, reference=strict, special=True) is None
+    assert differing_text(["", "z"], fast=lenient, reference=strict, special=True) == "z"

@@ -131,3 +131,21 @@ def test_a_missing_package_is_named(qwen: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_tokenizer_json_may_be_named_itself() -> None:
     tiny = Path(__file__).parents[2] / "configs" / "model" / "tiny"
     assert load_tokenizer(tiny / "tokenizer.json").eos_id == load_tokenizer(tiny).eos_id
+
+
+NO_ID = [-1, -(2**40), 10**6, 2**31, 2**40]
+
+
+def test_ids_that_are_no_token_s_are_shown_by_number(mistral: Path, qwen: Path) -> None:
+    ranks = sum(1 for line in qwen.read_bytes().splitlines() if line)
+    gap = settings(ranks) | {"special_tokens": {"<|endoftext|>": ranks + 5}}
+    tiny = Path(__file__).parents[2] / "configs" / "model" / "tiny"
+    cases = ((mistral, None, []), (qwen, gap, [ranks, ranks + 4]), (tiny, None, [257]))
+    for path, more, unused in cases:
+        tokenizer = load_tokenizer(path, settings=json.dumps(more) if more else None)
+        ids = tokenizer.encode("law").tolist()
+        for number in [*NO_ID, *unused]:
+            shown = tokenizer.decode([*ids, number, number, *ids])
+            mark = f"<invalid id {number}>" * 2
+            assert shown == mark.join([tokenizer.decode(ids)] * 2)
+        assert tokenizer.decode([tokenizer.vocab_size - 1]).count("invalid") == 0

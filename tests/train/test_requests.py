@@ -90,10 +90,10 @@ def test_the_clock_is_looked_at(tmp_path: Path) -> None:
 
 def test_what_saves_and_what_exits() -> None:
     assert {r.name for r in Request if r.saves} == {
-        "save", "save_and_exit", "time_limit", "usr1", "term"
+        "save", "save_and_exit", "time_limit", "usr1", "interrupt", "term"
     }  # fmt: skip
     assert {r.name for r in Request if r.exits} == {
-        "save_and_exit", "time_limit", "usr1", "term", "stop"
+        "save_and_exit", "time_limit", "usr1", "interrupt", "term", "stop"
     }  # fmt: skip
 
 

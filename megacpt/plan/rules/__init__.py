@@ -10,6 +10,7 @@ from megacpt.config.limits import beyond_limits
 from megacpt.config.sections import RunConfig
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
+from megacpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Facts:
 
     config: RunConfig
     architecture: Architecture | None = None
+    tokenizer: Tokenizer | None = None
     shard_tokens: Mapping[str, int] | None = None
     """Tokens of each source."""
     num_ranks: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from megacpt.config.sections import Init
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
@@ -42,4 +43,29 @@ def _positions(facts: Facts) -> Iterator[Violation]:
                 )
 
 
-RULES: tuple[Rule, ...] = (_named, _positions)
+def _tokens(facts: Facts) -> Iterator[Violation]:
+    """What else would end a run late: in the middle of an epoch, or before its first step."""
+    model, tokenizer, settings = facts.architecture, facts.tokenizer, facts.config.model
+    if model is None or tokenizer is None or settings.allow_unhealthy:
+        return
+    if tokenizer.vocab_size > model.vocab_size:
+        yield Violation(
+            path="model.path",
+            value=settings.path,
+            rule=f"has a tokenizer of {tokenizer.vocab_size} ids, but a vocab_size of "
+            f"{model.vocab_size} rows, and text may hold any of the ids",
+            remedy="use the tokenizer of this model, or resize its embeddings "
+            "(model.allow_unhealthy=true, where no text holds those ids)",
+        )
+    if tokenizer.eos_id is None and settings.init is not Init.random:
+        yield Violation(
+            path="model.path",
+            value=settings.path,
+            rule="has a tokenizer that states no end-of-text token, so documents cannot be told "
+            "apart",
+            remedy="set eos_token in its tokenizer_config.json (model.allow_unhealthy=true trains "
+            "without)",
+        )
+
+
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens)

@@ -6,15 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from megacpt.config.sections import SampleOrder
 from megacpt.errors import ConfigError, Violation
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import blend_violations, sequence_lengths
 from megacpt.plan.segments import (
     Segment,
-    chunk_length,
     epoch_cap_violations,
+    epoch_samples_of,
     resolve,
-    samples_per_epoch,
 )
 
 
@@ -59,6 +59,9 @@ def _replay_has_samples(facts: Facts) -> Iterator[Violation]:
 
 
 def _shards_hold_a_sample(facts: Facts) -> Iterator[Violation]:
+    """Megatron's order makes a sample of several epochs where it must."""
+    if facts.config.data.order is SampleOrder.megatron:
+        return
     for path, length in sequence_lengths(facts.config.data).items():
         for name, tokens in (facts.shard_tokens or {}).items():
             if tokens < length + 1:
@@ -80,9 +83,7 @@ def _epoch_caps(facts: Facts) -> Iterator[Violation]:
         data,
         segments=segments,
         steps=steps,
-        epoch_samples=lambda name, length: samples_per_epoch(
-            tokens[name], sequence_length=length, chunk_length=chunk_length(data)
-        ),
+        epoch_samples=epoch_samples_of(data, tokens=tokens),
     )
 
 

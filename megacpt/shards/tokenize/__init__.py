@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.corpus.documents import QUARANTINE, OnError
-from megacpt.corpus.inputs import FileFormat, SourceFile, find_files
+from megacpt.corpus.formats import FileFormat, SourceFile
+from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import cut, piece_bytes
 from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
-from megacpt.shards.manifest import Manifest, manifest_path, read_shard_manifest
+from megacpt.shards.manifest import (
+    Manifest,
+    manifest_path,
+    of_fingerprint,
+    read_shard_manifest,
+)
 from megacpt.shards.tokenize.encode import BackendDiffersError
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.processes import num_processes, run_pieces
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import Job, PieceRunner
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
-from megacpt.tokenizer import Tokenizer, load_tokenizer
+from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.auto_tokenizer import load_checked
 
 DOCUMENT_BYTES_MAX = 1 << 26
 OUTPUTS = ("bin", "idx", "json", QUARANTINE)
@@ -60,10 +67,12 @@ def tokenize(
     """
     _require_numbers(workers=workers, max_document_bytes=max_document_bytes, task=task)
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = load_tokenizer(tokenizer, fast=True)
+        tokenizer = load_checked(tokenizer)
+    for note in tokenizer.notes:
+        notice(note)
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
-    files = find_files(inputs, file_format=file_format, spool=folder.path)
+    files = find_files(inputs, file_format=file_format, spool=folder.path, notice=notice)
     _require_free_name(output_prefix, files=files)
     settings = _settings(
         tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes
@@ -88,13 +97,14 @@ def _settings(
 ) -> ShardSettings:
     return ShardSettings(
         tokenizer_fingerprint=tokenizer.fingerprint,
+        tokenizer_identity=of_fingerprint(tokenizer.fingerprint, identity=tokenizer.identity),
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         append_eos=append_eos,
         special=special,
         key=key,
         max_document_bytes=max_bytes,
-        dtype=choose_dtype(tokenizer.vocab_size).name,
+        dtype=choose_dtype(tokenizer.backend.vocab_size).name,
     )
 
 
@@ -227,7 +237,7 @@ def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
     if append_eos and tokenizer.eos_id is None:
         raise DataError(
             f"tokenizer {tokenizer.folder} names no end-of-text token, so documents cannot be told "
-            "apart; set eos_token in its tokenizer_config.json."
+            f"apart; {tokenizer.backend.eos_remedy}. With --no-eos documents end without one."
         )
 
 

@@ -10,19 +10,30 @@ the input alone. A single id that differs ends the work, which is then done agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.corpus.documents import BadLine, Parsed, Passage, parse_lines, parse_values
+from megacpt.corpus.documents import (
+    BadLine,
+    ColumnValue,
+    Document,
+    ErrorKind,
+    Parsed,
+    Passage,
+    parse_lines,
+    parse_values,
+)
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
-from megacpt.tokenizer.backend import Encoded, Encoder
-from megacpt.tokenizer.fast import first_differing_text
+from megacpt.tokenizer.backend import Encoded, EncodeError, Encoder, encode_each, join
+from megacpt.tokenizer.fast import differing_text
 
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
@@ -72,6 +83,7 @@ class DocumentEncoder:
         self._key, self._special, self._max_bytes = key, special, max_bytes
         self._eos_id = tokenizer.eos_id if append_eos else None
         self._dtype = dtype
+        self._vocab_size = tokenizer.backend.vocab_size
 
     @property
     def is_fast(self) -> bool:
@@ -84,34 +96,78 @@ class DocumentEncoder:
     def encode(self, passage: Passage, *, number: int) -> EncodedPassage:
         """``number`` counts the passages of a piece from 0."""
         parsed = self._parse(passage)
-        texts = [text for text in parsed.texts if text]
+        texts, firsts = sentences(parsed.texts)
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
-        encoded = self.backend.encode([*texts, *checked], special=self._special)
-        if checked:
-            self._check(encoded.texts(len(texts), stop=len(texts) + len(checked)), texts=checked)
-        tokens, lengths = self._ended(encoded.texts(0, stop=len(texts)))
+        failed: list[BadLine] = []
+        try:
+            encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
+        except EncodeError:
+            encoded, failed = self._encode_each(passage)
+        self._check(checked)
+        tokens, lengths = self._ended(encoded.without(self._nothing))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
             lengths=lengths,
-            bad=[*passage.bad, *parsed.bad],
-            empty_documents=len(parsed.texts) - lengths.size,
+            bad=sorted([*passage.bad, *parsed.bad, *failed], key=attrgetter("line")),
+            empty_documents=len(parsed.texts) - lengths.size - len(failed),
             checked_documents=len(checked),
             checked_bytes=sum(len(text.encode()) for text in checked),
         )
+
+    @cached_property
+    def _nothing(self) -> npt.NDArray[np.integer[Any]]:
+        """Ids of a text that holds nothing: those that begin each document."""
+        (row,) = encode_each([""], encoder=self._tokenizer.backend, special=self._special)
+        if isinstance(row, EncodeError) or np.any(row >= self._vocab_size):
+            return np.zeros(0, dtype=np.int32)
+        return row
+
+    def _encode_each(self, passage: Passage) -> tuple[Encoded, list[BadLine]]:
+        """The documents that can be encoded, and the lines of the others."""
+        rows: list[npt.NDArray[np.integer[Any]]] = []
+        failed: list[BadLine] = []
+        for line, content, texts in self._lines(passage):
+            # fastokens may fail where the reference does not.
+            self._check(texts)
+            found = encode_each(texts, encoder=self._tokenizer.backend, special=self._special)
+            errors = [row for row in found if isinstance(row, EncodeError)]
+            if errors:
+                problem = f"cannot be encoded by {errors[0]}; remove it"
+                kind = ErrorKind.not_encoded
+                failed.append(BadLine(line=line, kind=kind, problem=problem, content=content))
+            else:
+                rows.append(np.concatenate([r for r in found if not isinstance(r, EncodeError)]))
+        return join(rows), failed
+
+    def _lines(self, passage: Passage) -> Iterator[tuple[int, bytes, list[str]]]:
+        """Number, content and texts of the lines that hold some."""
+        content = passage.content
+        values: Sequence[bytes | list[ColumnValue]] = (
+            content.split(b"\n") if isinstance(content, bytes) else [[value] for value in content]
+        )
+        for number, value in zip(_numbers(passage, count=len(values)), values, strict=True):
+            one = replace(passage, content=value, first_line=number, lines=None)
+            texts = sentences(self._parse(one).texts)[0]
+            if texts:
+                yield number, value if isinstance(value, bytes) else "".join(texts).encode(), texts
 
     def _parse(self, passage: Passage) -> Parsed:
         line, limit = passage.first_line, self._max_bytes
         if isinstance(passage.content, bytes):
             return parse_lines(passage.content, first_line=line, key=self._key, limit=limit)
-        return parse_values(passage.content, first_line=line, limit=limit)
+        lines = _numbers(passage, count=len(passage.content))
+        return parse_values(passage.content, lines=lines, limit=limit)
 
-    def _check(self, encoded: Encoded, *, texts: Sequence[str]) -> None:
-        """Compare with the reference."""
-        expected = self._tokenizer.backend.encode(texts, special=self._special)
-        different = first_differing_text(encoded, expected=expected)
+    def _check(self, texts: Sequence[str]) -> None:
+        """Compare the fast backend with the reference."""
+        if self._fast is None or not texts:
+            return
+        different = differing_text(
+            texts, fast=self._fast, reference=self._tokenizer.backend, special=self._special
+        )
         if different is not None:
-            raise BackendDiffersError(texts[different])
+            raise BackendDiffersError(different)
 
     def _ended(
         self, encoded: Encoded
@@ -122,15 +178,37 @@ class DocumentEncoder:
             encoded.ids.view(np.uint32),
             encoded.bounds,
             eos_id=self._eos_id,
-            vocab_size=self._tokenizer.vocab_size,
+            vocab_size=self._vocab_size,
             dtype=self._dtype,
         )
         if isinstance(ended, int):
             raise DataError(
                 f"tokenizer {self._tokenizer.folder} made id {ended}, but its vocabulary has "
-                f"{self._tokenizer.vocab_size}; its files contradict each other, copy them again."
+                f"{self._vocab_size}; its files contradict each other, copy them again."
             )
         return ended
+
+
+def _numbers(passage: Passage, *, count: int) -> Sequence[int]:
+    """Of the lines of its values."""
+    return passage.lines or range(passage.first_line, passage.first_line + count)
+
+
+def sentences(documents: Sequence[Document]) -> tuple[list[str], list[int]]:
+    """What is encoded, empty texts left out, and which of it begins a document."""
+    texts: list[str] = []
+    firsts: list[int] = []
+    for document in documents:
+        found = [text for text in ((document,) if isinstance(document, str) else document) if text]
+        if found:
+            firsts.append(len(texts))
+            texts += found
+    return texts, firsts
+
+
+def joined(encoded: Encoded, *, firsts: Sequence[int]) -> Encoded:
+    """The documents that begin with these texts."""
+    return Encoded(ids=encoded.ids, bounds=encoded.bounds[[*firsts, len(encoded.bounds) - 1]])
 
 
 def excerpts(texts: Sequence[str], *, number: int) -> list[str]:

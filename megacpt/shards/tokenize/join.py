@@ -16,6 +16,7 @@ import numpy as np
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
+from megacpt.files import json_line
 from megacpt.shards.manifest import (
     BYTES_AT_ONCE,
     BackendRecord,
@@ -181,8 +182,7 @@ class _Pieces:
         """The lines set aside, numbered as in the files; whether there are any."""
         if not any(record.errors for record in self.records) or self._on_error != "quarantine":
             return False
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._quarantined())
-        writer.write_beside(QUARANTINE, content=(line.encode("utf-8") for line in lines))
+        writer.write_beside(QUARANTINE, content=map(json_line, self._quarantined()))
         return True
 
     def _quarantined(self) -> Iterator[dict[str, Any]]:
@@ -215,6 +215,7 @@ class _Pieces:
         return Manifest(
             name=self.folder.prefix.name,
             tokenizer_fingerprint=settings.tokenizer_fingerprint,
+            tokenizer_identity=settings.tokenizer_identity,
             vocab_size=settings.vocab_size,
             eos_id=settings.eos_id,
             append_eos=settings.append_eos,
@@ -250,5 +251,8 @@ class _Pieces:
         names = ", ".join(file.path for file in self.plan.files)
         empty = sum(record.empty_documents for record in self.records)
         key = self.plan.settings.key
-        counted = f"all {empty} texts under {key!r} are empty" if empty else "no lines"
+        bad = sum((Counter(record.errors) for record in self.records), Counter())
+        counts = [f"{empty} texts under {key!r} are empty"] * bool(empty)
+        counts += [f"{count} bad lines are {kind}" for kind, count in sorted(bad.items())]
+        counted = f"all {counts[0]}" if len(counts) == 1 else ", ".join(counts) or "no lines"
         return DataError(f"the corpus is empty ({names}: {counted}); give files with text.")

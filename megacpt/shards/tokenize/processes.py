@@ -15,6 +15,8 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 from megacpt.errors import EnvironmentError_
@@ -81,7 +83,8 @@ class _Helper:
         self._process = context.Process(
             target=_serve, args=(other_end,), kwargs={"job": job}, daemon=True
         )
-        self._process.start()
+        with _interrupts_held():
+            self._process.start()
         other_end.close()
         self._thread = threading.Thread(
             target=self._deal, args=(pieces,), kwargs={"report": report}, daemon=True
@@ -124,10 +127,21 @@ class _Helper:
         return number is not None
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C in a terminal reaches all processes; the first ends the others. A process that is
+    started here never sees it, from its first moment on; this one does at the end."""
+    # The first process that is started brings this one along, which would let interrupts in again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, *, job: Job) -> None:
     """The life of a further process."""
-    # Ctrl-C goes to the first process, which ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     inbox: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     threading.Thread(
         target=_fill, args=(inbox,), kwargs={"connection": connection}, daemon=True

@@ -114,10 +114,11 @@ class PieceRunner:
         self, log: PieceLog, *, number: int, encoded: EncodedPassage, report: Report
     ) -> None:
         if encoded.bad and self._job.on_error is OnError.stop:
-            bad, extent = encoded.bad[0], self._plan.pieces[number][encoded.passage.extent]
+            extent = self._plan.pieces[number][encoded.passage.extent]
             file = self._plan.files[extent.file]
-            line = first_line(file, extent=extent) + bad.line - 1
-            raise refusal(bad, path=file.path, line=line)
+            line = first_line(file, extent=extent) + encoded.bad[0].line - 1
+            num_lines = encoded.passage.num_lines
+            raise refusal(encoded.bad, path=file.path, line=line, num_lines=num_lines)
         log.add(encoded)
         report(encoded.passage.bytes_read, encoded.lengths.size, encoded.tokens.size)
 

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.corpus.documents import OnError
-from megacpt.corpus.inputs import FileFormat, SourceFile
+from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.pieces import Extent, Piece
 from megacpt.errors import DataError
 from megacpt.shards.tokenize.piece_log import KINDS, PieceRecord, full_disk_told
 
-VERSION = 1
+VERSION = 2
+"""Of what texts are made of inputs: pieces of another one are made again."""
 PLAN = "plan.json"
 REFERENCE_REQUIRED = "fastokens-differs.json"
 
@@ -46,6 +47,7 @@ class ShardSettings:
     key: str
     max_document_bytes: int
     dtype: str
+    tokenizer_identity: str = ""
     version: int = VERSION
 
 

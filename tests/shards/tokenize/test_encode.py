@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from collections.abc import Sequence
@@ -10,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from megacpt.corpus.documents import Passage
 from megacpt.errors import DataError
 from megacpt.shards.manifest import BackendRecord, read_shard_manifest
-from megacpt.shards.tokenize import encode, tokenize
+from megacpt.shards.reader import IndexedShard
+from megacpt.shards.tokenize import OnError, encode, tokenize
 from megacpt.shards.tokenize.encode import DocumentEncoder, excerpts
 from megacpt.shards.tokenize.join import merge
 from megacpt.tokenizer import load_tokenizer
-from megacpt.tokenizer.backend import Encoded, join
+from megacpt.tokenizer.backend import Encoded, EncodeError, join
 from megacpt.tokenizer.fast import FastBackend
 from tests.corpus.cases import TINY, make, shard_bytes, words, write_jsonl
 
@@ -155,3 +159,157 @@ def test_long_documents_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = write_jsonl(tmp_path / "a.jsonl", ["a" * 49, "b" * 50, "c" * 500])
     assert make([source], tmp_path / "out").long_documents == 2
     assert encode.LONG_TOKENS == 100_000
+
+
+def folder_of(made: Tokenizer, *, folder: Path) -> Path:
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<e>"}')
+    return folder
+
+
+def letters(*, unknown: str) -> Tokenizer:
+    made = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token=unknown))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.add_special_tokens(["<e>"])
+    return made
+
+
+def strict_unigram() -> Tokenizer:
+    made = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], None, False))
+    made.add_special_tokens(["<e>"])
+    return made
+
+
+def blank_tiktoken(folder: Path) -> Path:
+    """Its pattern runs out of memory on a long run of blanks."""
+    pytest.importorskip("tiktoken")
+    path = folder / "q.tiktoken"
+    lines = [base64.b64encode(bytes([n])) + b" %d" % n for n in range(256)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    settings = {"pattern": r"\s+(?!\S)|\s+|\S+", "special_tokens": {"<e>": 256}}
+    Path(f"{path}.json").write_text(json.dumps(settings | {"eos_token": "<e>"}))
+    return path
+
+
+FAILING = {
+    "Unigram": lambda folder: folder_of(strict_unigram(), folder=folder / "u"),
+    "WordLevel": lambda folder: folder_of(letters(unknown="<none>"), folder=folder / "w"),
+    "tiktoken": blank_tiktoken,
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_text_that_cannot_be_encoded_is_a_bad_line(kind: str, form: str, tmp_path: Path) -> None:
+    bad = " " * 1_200_000 + "x" if kind == "tiktoken" else "z"
+    texts = ["ab", "", bad, "ba", bad, "b"]
+    source = write_jsonl(tmp_path / "x.jsonl", texts)
+    if form == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        source = tmp_path / "x.parquet"
+        parquet.write_table(pytest.importorskip("pyarrow").table({"text": texts}), source)
+    tokenizer = load_tokenizer(FAILING[kind](tmp_path))
+    made = make([source], tmp_path / "out", tokenizer=tokenizer, on_error=OnError.quarantine)
+    assert (made.documents, made.empty_documents, made.errors) == (3, 1, {"not_encoded": 2})
+    quarantine = Path(f"{tmp_path}/out.quarantine.jsonl").read_text()
+    kept = [json.loads(line) for line in quarantine.splitlines()]
+    assert [(line["line"], line["kind"]) for line in kept] == [(n, "not_encoded") for n in (3, 5)]
+    assert all("cannot be encoded by " in line["problem"] for line in kept)
+    shard = IndexedShard(tmp_path / "out")
+    rows = [tokenizer.encode(text).tolist() for text in ("ab", "ba", "b")]
+    found = [shard.document(n).tolist() for n in range(3)]
+    assert found == [[*row, tokenizer.eos_id] for row in rows]
+    with pytest.raises(DataError, match=rf"x\.{form}:3: cannot be encoded by .*; remove it"):
+        make([source], tmp_path / "stop", tokenizer=tokenizer)
+
+
+def test_nothing_but_bad_lines_is_told(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "x.jsonl", ["z", "z"])
+    tokenizer = load_tokenizer(FAILING["Unigram"](tmp_path))
+    with pytest.raises(DataError, match=r"x\.jsonl: all 2 bad lines are not_encoded"):
+        make([source], tmp_path / "out", tokenizer=tokenizer, on_error=OnError.skip)
+
+
+class FailsOnRareText(WrongOnRareText):
+    """As an implementation that gives up on one word would be."""
+
+    def encode(self, texts: Sequence[str], *, special: bool) -> Encoded:
+        if any("rare" in text for text in texts):
+            raise EncodeError("no")
+        return TOKENIZER.backend.encode(texts, special=special)
+
+
+def test_what_only_fastokens_cannot_encode_is_no_bad_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megacpt.shards.tokenize.runner.load_fast", lambda _: FailsOnRareText())
+    source = write_jsonl(tmp_path / "x.jsonl", ["plain", "rare", "plain"])
+    told: list[str] = []
+    made = make([source], tmp_path / "out", notice=told.append)
+    assert (made.documents, made.errors) == (3, {})
+    assert [backend.name.split()[0] for backend in made.backends] == ["tokenizers"]
+    assert "differ on this corpus (as on 'rare')" in told[0]
+
+
+def with_bos() -> Tokenizer:
+    made = letters(unknown="<e>")
+    made.normalizer = normalizers.Strip()
+    made.add_special_tokens(["<s>"])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="$A $B", special_tokens=[("<s>", made.token_to_id("<s>"))]
+    )
+    return made
+
+
+def sentencepiece_model(folder: Path) -> Path:
+    (folder / "c.txt").write_text("ab ba bab\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "c.txt"), model_prefix=str(folder / "sp"), vocab_size=9, minloglevel=2
+    )
+    return folder / "sp.model"
+
+
+def stripping(folder: Path) -> Path:
+    made = letters(unknown="<e>")
+    made.normalizer = normalizers.Strip()
+    return folder_of(made, folder=folder / "s")
+
+
+EMPTYING = {
+    "BOS": lambda folder: folder_of(with_bos(), folder=folder / "b"),
+    "SentencePiece": sentencepiece_model,
+    "Strip": stripping,
+}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("kind", EMPTYING)
+def test_a_text_without_ids_is_empty(kind: str, special: bool, tmp_path: Path) -> None:
+    """Megatron-LM ends a document only where there are ids (tools/preprocess_data.py)."""
+    source = write_jsonl(tmp_path / "x.jsonl", ["ab", "   ", "", "ba"])
+    tokenizer = load_tokenizer(EMPTYING[kind](tmp_path))
+    made = make([source], tmp_path / "out", tokenizer=tokenizer, special=special)
+    assert (made.documents, made.empty_documents) == (2, 2)
+    shard = IndexedShard(tmp_path / "out")
+    expected = [tokenizer.encode(t, special=special).tolist() for t in ("ab", "ba")]
+    found = [shard.document(n).tolist() for n in range(2)]
+    assert found == [[*row, tokenizer.eos_id] for row in expected]
+
+
+def test_a_tokenizer_without_an_end_says_what_to_do(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "x.jsonl", ["ab"])
+    (tmp_path / "c.txt").write_text("ab ba bab\n" * 50)
+    options = {"input": str(tmp_path / "c.txt"), "model_prefix": str(tmp_path / "sp")}
+    sentencepiece.SentencePieceTrainer.train(**options, vocab_size=8, minloglevel=2, eos_id=-1)
+    bare = folder_of(strict_unigram(), folder=tmp_path / "u")
+    (bare / "tokenizer_config.json").unlink()
+    tiktoken = blank_tiktoken(tmp_path)
+    settings = '{"pattern": ".", "special_tokens": {}}'
+    for tokenizer, remedy in (
+        (load_tokenizer(tmp_path / "sp.model"), "it was trained with eos_id=-1. Give the Hugging"),
+        (load_tokenizer(bare), "set eos_token in its tokenizer_config.json"),
+        (load_tokenizer(tiktoken, settings=settings), "name it as eos_token in its settings"),
+    ):
+        with pytest.raises(DataError, match=rf"no end-of-text .*apart; {remedy}.* With --no-eos"):
+            make([source], tmp_path / "out", tokenizer=tokenizer)

@@ -108,6 +108,31 @@ def test_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
     assert alive == []
 
 
+def test_ctrl_c_while_they_start_is_one_interrupt(tmp_path: Path) -> None:
+    """A terminal sends it to every process of the foreground, as it does here."""
+    source = write_jsonl(tmp_path / "a.jsonl", words(20_000, seed=1))
+    script = tmp_path / "run.py"
+    script.write_text(CODE)
+    first = subprocess.Popen(
+        [sys.executable, script, source, TINY, tmp_path / "out"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    process = psutil.Process(first.pid)
+    while len(children := helpers(process)) < 2:
+        assert first.poll() is None
+    time.sleep(0.2)  # They import.
+    os.killpg(first.pid, signal.SIGINT)
+    _, error = first.communicate(timeout=30)
+    assert error.count("Traceback") == 1, error
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert not (tmp_path / "out.bin").exists()
+
+
 THREADS = """
 import sys
 from pathlib import Path
