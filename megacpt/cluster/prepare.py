@@ -36,7 +36,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
-from megacpt.families.places import storage_notes
+from megacpt.families.stored.places import storage_notes
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations

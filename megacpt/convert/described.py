@@ -20,7 +20,9 @@ DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
 
 
-def describe(source: Path, *, folder: Path, architecture: Architecture, dtype: Dtype) -> None:
+def write_descriptions(
+    source: Path, *, folder: Path, architecture: Architecture, dtype: Dtype
+) -> None:
     """Write config.json, and what of the files already in ``folder`` one reader would not take."""
     config = HfConfig.read(source)
     write_json(

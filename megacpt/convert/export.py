@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from megacpt.config.sections import Dtype
 from megacpt.convert.carried import carry_over
 from megacpt.convert.certificate import CERTIFICATE
-from megacpt.convert.described import describe, write_json
+from megacpt.convert.described import write_descriptions, write_json
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
-from megacpt.families.tensor_files import INDEX, SINGLE
+from megacpt.families.stored.files import INDEX, SINGLE
 from megacpt.files import sync
 from megacpt.model.weights import iter_hf
 
@@ -48,7 +48,7 @@ def export_hf(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         carry_over(source_folder, folder=aside)
-        describe(source_folder, folder=aside, architecture=architecture, dtype=dtype)
+        write_descriptions(source_folder, folder=aside, architecture=architecture, dtype=dtype)
         write_tensors(
             ((n, t.to(TORCH_DTYPES[dtype])) for n, t in iter_hf(chunks, architecture=architecture)),
             folder=aside,

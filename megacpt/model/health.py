@@ -12,7 +12,7 @@ import torch
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import end_ids
-from megacpt.families.places import table_name
+from megacpt.families.stored.places import table_name
 from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from megacpt.families.architecture import Architecture
-from megacpt.families.places import Place, find_places
+from megacpt.families.stored.places import StoredAs, find_places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class HfTensors:
     """Files are mapped while one tensor is read, then let go, so that the pages of a tensor already
     copied do not count against the next one."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, StoredAs]
 
     @classmethod
     def of_folder(cls, folder: Path, *, architecture: Architecture) -> HfTensors:

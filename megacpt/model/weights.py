@@ -19,7 +19,7 @@ from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
-from megacpt.families.places import table_name
+from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.model.placement import Placed, placed_params

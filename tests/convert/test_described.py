@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import Dtype
-from megacpt.convert.described import describe, model_config, tokenizer_config
+from megacpt.convert.described import model_config, tokenizer_config, write_descriptions
 from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.hf_config import HfConfig
 from tests.llama_cases import LLAMA3_ROPE
@@ -147,7 +147,7 @@ def test_generation_stops_at_all_ends_of_the_config(
     base.mkdir()
     folder.mkdir()
     (base / "config.json").write_text(json.dumps(LLAMA | ids))
-    describe(base, folder=folder, architecture=read_architecture(base), dtype=Dtype.fp32)
+    write_descriptions(base, folder=folder, architecture=read_architecture(base), dtype=Dtype.fp32)
     written = json.loads((folder / "generation_config.json").read_text())
     assert written == {"_from_model_config": True, "bos_token_id": 3} | expected
     assert GenerationConfig.from_pretrained(folder).eos_token_id == expected["eos_token_id"]
@@ -158,7 +158,7 @@ def test_what_the_base_says_of_generation_is_kept(tmp_path: Path) -> None:
     own = '{"eos_token_id": [1, 2], "temperature": 0.6}'
     (tmp_path / "generation_config.json").write_text(own)
     architecture = read_architecture(tmp_path)
-    describe(tmp_path, folder=tmp_path, architecture=architecture, dtype=Dtype.fp32)
+    write_descriptions(tmp_path, folder=tmp_path, architecture=architecture, dtype=Dtype.fp32)
     assert (tmp_path / "generation_config.json").read_text() == own
 
 
@@ -224,7 +224,7 @@ def test_only_what_must_change_is_written_again(text: str, changed: bool, tmp_pa
         (made / "config.json").write_text(json.dumps(LLAMA))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    describe(base, folder=folder, architecture=read_architecture(base), dtype=Dtype.fp32)
+    write_descriptions(base, folder=folder, architecture=read_architecture(base), dtype=Dtype.fp32)
     written = (folder / "tokenizer_config.json").read_text(encoding="utf-8")
     assert (written != text) is changed
     assert json.loads(written) == tokenizer_config(json.loads(text), fast=True)

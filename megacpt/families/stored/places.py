@@ -13,7 +13,7 @@ from megacpt.errors import ModelError
 from megacpt.families import family_of, param_rows, table_row
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.tensor_files import Stored, has_weights, read_stored
+from megacpt.families.stored.files import Stored, has_weights, read_stored
 from megacpt.families.weights import Part, Role
 
 FLOATING = ("F32", "BF16", "F16", "F64")
@@ -22,7 +22,7 @@ _BASE_PREFIX = "model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class StoredAs:
     """A tensor of the model: in which file, as all or part of which stored tensor."""
 
     file: Path
@@ -48,7 +48,7 @@ def table_name(architecture: Architecture, *, role: Role) -> str:
     return table_row(architecture, role=role).sources[0].name
 
 
-def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Place]:
+def find_places(folder: Path, *, architecture: Architecture) -> dict[str, StoredAs]:
     """Every tensor of the model, and a tied head that is stored beside the embedding.
 
     One too few, one too many, one of another shape or of no floating type would change the model
@@ -68,7 +68,7 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Place]
     for part in parts.values():
         _require_fit(part, found=stored[part.name], folder=folder)
     return {
-        name: Place(file=stored[part.name].file, part=part, shape=shapes[name])
+        name: StoredAs(file=stored[part.name].file, part=part, shape=shapes[name])
         for name, part in parts.items()
     }
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from megacpt.errors import ModelError
 from megacpt.families import read_architecture
-from megacpt.families.places import Place, find_places, storage_notes
+from megacpt.families.stored.places import StoredAs, find_places, storage_notes
 from tests.llama_cases import write_llama
 
 Tensors = dict[str, torch.Tensor]
@@ -35,7 +35,7 @@ def state(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(stated | changes))
 
 
-def places(folder: Path) -> dict[str, Place]:
+def places(folder: Path) -> dict[str, StoredAs]:
     return find_places(folder, architecture=read_architecture(folder))
 
 
