@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.hub_server import HubServer, hub_server, use
 from tests.support import free_port
 
 
@@ -75,3 +76,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return write_smollm2_folder(shared / "smollm2")
         except EnvironmentError_ as error:
             pytest.skip(str(error))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub of this machine, and an empty cache."""
+    with hub_server() as server:
+        use(server, cache=tmp_path / "cache", patch=monkeypatch)
+        yield server

@@ -20,6 +20,7 @@ from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
+from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
@@ -89,9 +90,7 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
     _check_place(Path(config.run_dir))
     _check_schedule(config)
     _check_model(config, architecture=model.architecture)
-    settings = UpdateSettings(
-        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
-    )
+    settings = _update_settings(config)
     base = base_checkpoint.find(config.checkpoint, run_dir=Path(config.run_dir))
     if base is not None:
         base_checkpoint.require_fit(base, architecture=model.architecture, settings=settings)
@@ -106,9 +105,16 @@ def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = F
         source_tokens=tokens,
         segments=own(_segments(config, record=record)),
     )
-    plan = replace(plan, advice=(*plan.advice, *odd))
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    return replace(plan, begins=begins, advice=(*plan.advice, *model.notes))
+    plan = replace(plan, begins=begins, advice=(*plan.advice, *odd, *model.notes))
+    stored = HubModel.stored(config.model.path or "")
+    return replace(plan, hub_model=str(stored) if stored else None)
+
+
+def _update_settings(config: RunConfig) -> UpdateSettings:
+    return UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:

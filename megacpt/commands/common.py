@@ -91,13 +91,15 @@ def say(*lines: str, next_command: str) -> None:
     print(f"Next: {next_command}")
 
 
-def plan_command(prefix: Path, *, tokenizer: Path | None) -> str:
+def plan_command(prefix: Path, *, tokenizer: str | None) -> str:
     # A name in a key has no dots, spaces or quotes.
     name = re.sub("[^A-Za-z0-9_-]", "_", prefix.name)
     # A tokenizer without a model is no model's folder.
-    folder = tokenizer.parent if tokenizer and tokenizer.is_file() else tokenizer
-    is_model = folder and (folder == tokenizer or (folder / "config.json").is_file())
-    model = [f"model.path={folder}"] if is_model else []
+    named = tokenizer
+    if tokenizer is not None and Path(tokenizer).is_file():
+        folder = Path(tokenizer).parent
+        named = str(folder) if (folder / "config.json").is_file() else None
+    model = [f"model.path={named}"] if named else []
     return shlex.join(["megacpt", "plan", *model, f"data.sources.{name}.prefix={shown(prefix)}"])
 
 

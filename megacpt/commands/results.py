@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
+from megacpt.commands.model import model_of_run
+from megacpt.config.hub_model import HubModel
 from megacpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -126,9 +128,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from megacpt.config.compose import read_run_yaml
     from megacpt.device.environment import rank_from_environment
 
-    config = read_run_yaml(arguments.run_dir / "run.yaml")
     ranks = rank_from_environment()
     if ranks is not None:
+        config = read_run_yaml(arguments.run_dir / "run.yaml")
         from megacpt.device import variables
 
         variables.apply(config)
@@ -137,7 +139,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         run_rank(config, ranks=ranks, mode="evaluate")
     else:
-        code = run_local(config, mode="evaluate")
+        code = run_local(model_of_run(arguments.run_dir, weights=True), mode="evaluate")
         if code != 0:
             return code
     return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
@@ -169,24 +171,25 @@ EVALUATE = Verb(
 
 def _export(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.run_dir / "hf"
-    _export_on_cpu(arguments.run_dir, output=output)
+    model = _export_on_cpu(arguments.run_dir, output=output)
     say(
         f"Wrote the Hugging Face folder {shown(output)}",
+        *([f"  the base model is {model}"] if model is not None else []),
         f"  its logits against the native model's: {shown(output)}/certificate.json",
         next_command=f"megacpt report {shown(arguments.run_dir)}",
     )
     return 0
 
 
-def _export_on_cpu(run_dir: Path, *, output: Path) -> None:
-    from megacpt.config.compose import read_run_yaml
+def _export_on_cpu(run_dir: Path, *, output: Path) -> HubModel | None:
+    """Returns the model of the hub that was trained, if it is one."""
     from megacpt.config.sections import ClusterConfig, DeviceKind
     from megacpt.device import runtime
     from megacpt.device.environment import RankInfo
     from megacpt.device.quiet import quiet_libraries
 
     quiet_libraries()
-    config = read_run_yaml(run_dir / "run.yaml")
+    config = model_of_run(run_dir, weights=False)
     started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
     try:
         # It imports megatron.core, which the runtime's import hook has to prepare first.
@@ -195,6 +198,7 @@ def _export_on_cpu(run_dir: Path, *, output: Path) -> None:
         export_run(config, kind=started.kind, output=output)
     finally:
         runtime.stop()
+    return HubModel.stored(str(config.model.path))
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from megacpt.commands.common import (
     settings_arguments,
     shown,
 )
+from megacpt.commands.model import with_model, with_weights
+from megacpt.config.hub_model import HubModel
 from megacpt.errors import EndedOnRequest, MegacptError
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from megacpt.files import write_text
     from megacpt.plan.learning_rate import rate_table
 
-    config = config_of(arguments)
+    config = with_model(config_of(arguments))
     print(check(config).render())
     if arguments.lr_table is not None:
         rows = rate_table(optim=config.optim, schedule=config.schedule)
@@ -81,7 +84,7 @@ PLAN = Verb(
 
 def _train(arguments: argparse.Namespace) -> int:
     from megacpt.cluster.local import run_local
-    from megacpt.cluster.prepare import prepare
+    from megacpt.cluster.prepare import check, prepare
     from megacpt.device.environment import rank_from_environment
 
     ranks = rank_from_environment()
@@ -90,6 +93,7 @@ def _train(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     if not arguments.take_over:
         _require_free(config)
+    config = _ready(config, check=check)
     _advise(prepare(config))
     code = run_local(config, mode=_mode(arguments))
     if code == 0:
@@ -123,7 +127,7 @@ def train_as_rank(arguments: argparse.Namespace, *, ranks: RankInfo) -> int:
         _advise(prepare(config, num_ranks=ranks.world_size))
 
     try:
-        config = config_of(arguments)
+        config = with_model(config_of(arguments), online=False)
         variables.apply(config)
     except MegacptError as error:
         if ranks.rank == 0:
@@ -183,8 +187,9 @@ def _launch(arguments: argparse.Namespace) -> int:
     if arguments.prepare_only is not None:
         return _prepare_only(config, ranks=arguments.prepare_only)
     if arguments.dry_run:
-        print(dry_run(config, python=sys.executable), end="")
+        print(dry_run(with_model(config), python=sys.executable), end="")
         return 0
+    config = _ready(config, check=lambda ready: dry_run(ready, python=sys.executable))
     launched = launch(config, python=sys.executable)
     _advise(launched.plan)
     for taken in launched.taken:
@@ -203,10 +208,20 @@ def _launch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ready(config: RunConfig, *, check: Callable[[RunConfig], object]) -> RunConfig:
+    """With its model's weights here; what can be refused is, before they are downloaded."""
+    ready = with_model(config)
+    if HubModel.stored(str(ready.model.path)) is not None:
+        check(ready)
+        with_weights(ready)
+    return ready
+
+
 def _prepare_only(config: RunConfig, *, ranks: int) -> int:
-    from megacpt.cluster.prepare import prepare
+    from megacpt.cluster.prepare import check, prepare
     from megacpt.config.paths import RunFolder
 
+    config = _ready(config, check=lambda ready: check(ready, num_ranks=ranks))
     _advise(prepare(config, num_ranks=ranks))
     RunFolder(Path(config.run_dir)).logs.mkdir(exist_ok=True)
     print(config.run_dir)

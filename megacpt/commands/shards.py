@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from megacpt.commands.common import Verb, plan_command, say, shown, slow_progress
+from megacpt.commands.model import tokenizer_path
 from megacpt.errors import ConfigError
 
 SAMPLES = 2
@@ -26,7 +27,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         from megacpt.monitor.dataset_figure import draw, picture_format
 
         picture_format(arguments.picture)  # refused before the work, not after it
-    tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
+    tokenizer = load_tokenizer(tokenizer_path(arguments.tokenizer)) if arguments.tokenizer else None
     wanted = SAMPLES if arguments.samples is None else arguments.samples
     if arguments.verify:
         verify(arguments.prefix, progress=slow_progress("checksums"))
@@ -52,7 +53,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", type=Path, metavar="PREFIX", help="reads PREFIX.bin/.idx/.json")
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="FOLDER", help="decode with the one of this model folder"
+        "--tokenizer", metavar="FOLDER", help="decode with the one of this model folder or hub id"
     )
     parser.add_argument("--samples", type=int, metavar="N", help="documents to decode (default: 2)")
     parser.add_argument(

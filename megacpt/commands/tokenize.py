@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, plan_command, say, shown
+from megacpt.commands.model import tokenizer_path
 from megacpt.errors import ConfigError
 from megacpt.text import text_size
 
@@ -66,7 +67,9 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
     limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
-        tokenizer=load_checked(arguments.tokenizer, settings=arguments.tokenizer_settings),
+        tokenizer=load_checked(
+            tokenizer_path(arguments.tokenizer), settings=arguments.tokenizer_settings
+        ),
         output_prefix=arguments.output,
         key=arguments.key,
         append_eos=not arguments.no_eos,
@@ -137,9 +140,8 @@ def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
         metavar="PATH",
-        help="Hugging Face folder of the model; or a SentencePiece or tiktoken file",
+        help="Hugging Face folder or hub id of the model; or a SentencePiece or tiktoken file",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"

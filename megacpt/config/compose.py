@@ -20,6 +20,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
 from megacpt.config.schema import flatten, nearest_key, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
@@ -88,6 +89,9 @@ def write_run_yaml(config: RunConfig, *, path: Path, notes: Sequence[str] = ()) 
     ``notes``: lines that become comments at its end.
     """
     require_same_run(config, path=path)
+    stored = HubModel.stored(config.model.path or "")
+    if stored is not None:
+        notes = [f"model.path is {stored} of the Hugging Face hub.", *notes]
     comments = "".join(f"# {note}\n" for note in notes)
     write_text(path, text=render(with_contracted_paths(config)) + comments)
 
@@ -116,7 +120,7 @@ def render(config: RunConfig) -> str:
 
 
 def _refuse_other_run(old: RunConfig, *, new: RunConfig, path: Path) -> None:
-    before, after = flatten(to_tree(old)), flatten(to_tree(new))
+    before, after = _comparable(old), _comparable(new)
     changed = [
         key
         for key in sorted(before.keys() | after.keys())
@@ -128,6 +132,12 @@ def _refuse_other_run(old: RunConfig, *, new: RunConfig, path: Path) -> None:
             f"{path} belongs to a run with other settings:\n{lines}\n"
             "Set them back to resume that run, or start a new one with another run_dir=FOLDER."
         )
+
+
+def _comparable(config: RunConfig) -> dict[str, Any]:
+    """Its settings; the same commit of a model is the same, whichever cache holds it."""
+    model = replace(config.model, path=named(config.model.path))
+    return flatten(to_tree(replace(config, model=model)))
 
 
 def _may_change(key: str, *, old: RunConfig) -> bool:

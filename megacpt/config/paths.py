@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import megacpt
+from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
 
@@ -45,6 +46,14 @@ def expand(path: str | None) -> str | None:
     return str(Path(path).expanduser().absolute())
 
 
+def expand_model(path: str | None) -> str | None:
+    """As ``expand``; the id of a model on the hub stays as it is, where no folder has its name."""
+    asked = HubModel.asked(path or "")
+    if asked is None or (not asked.explicit and Path(str(path)).exists()):
+        return expand(path)
+    return path
+
+
 def contract(path: str | None) -> str | None:
     """Inverse of ``expand`` for packaged files: run.yaml must not depend on the install place."""
     root = f"{configs_root()}/"
@@ -56,7 +65,7 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
     return replace(
         config,
         run_dir=str(expand(config.run_dir)),
-        model=replace(config.model, path=expand(config.model.path)),
+        model=replace(config.model, path=expand_model(config.model.path)),
         data=replace(
             config.data,
             sources={

@@ -151,7 +151,8 @@ class WandbMode(Enum):
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     path: str | None = None
-    """Hugging Face folder: config.json, tokenizer.json, *.safetensors."""
+    """Hugging Face folder (config.json, tokenizer.json, *.safetensors), or ORG/NAME of the hub,
+    also with @REVISION."""
     init: Init = Init.pretrained
     """``random`` reads config.json and the tokenizer of ``path`` but no weights."""
     allow_unhealthy: bool = False

@@ -50,6 +50,8 @@ class Certificate:
     """What certificate.json holds. Both models compute in float32."""
 
     certified: bool
+    base_model: str | None
+    """What was trained: ORG/NAME@COMMIT of the hub, or a folder; None where that is not known."""
     max_abs_difference: float
     max_abs_logit: float
     argmax_agreement: float
@@ -67,6 +69,7 @@ def write_certificate(
     folder: Path,
     tokenizer: Tokenizer,
     prompts: Sequence[str] = PROMPTS,
+    base_model: str | None = None,
 ) -> Certificate:
     """Compare chunks at tp = pp = 1 with what transformers loads from ``folder``; write the file.
 
@@ -75,7 +78,7 @@ def write_certificate(
     results = compare(
         chunks, architecture=architecture, folder=folder, tokenizer=tokenizer, prompts=prompts
     )
-    certificate = _certificate(results, folder=folder)
+    certificate = _certificate(results, folder=folder, base_model=base_model)
     text = json.dumps(asdict(certificate), indent=2, ensure_ascii=False)
     (folder / CERTIFICATE).write_bytes(encoded(text + "\n"))
     if not certificate.certified:
@@ -152,13 +155,16 @@ def _compare_prompt(
     )
 
 
-def _certificate(results: Sequence[PromptResult], *, folder: Path) -> Certificate:
+def _certificate(
+    results: Sequence[PromptResult], *, folder: Path, base_model: str | None
+) -> Certificate:
     difference = max(result.max_abs_difference for result in results)
     largest = max(result.max_abs_logit for result in results)
     positions = sum(result.tokens for result in results)
     agreeing = sum(result.argmax_agreement * result.tokens for result in results)
     return Certificate(
         certified=difference <= TOLERANCE * max(largest, 1.0),
+        base_model=base_model,
         max_abs_difference=difference,
         max_abs_logit=largest,
         argmax_agreement=agreeing / positions,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megacpt.checkpoint import folders, state
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.config.hub_model import named
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, RunConfig
 from megacpt.convert.certificate import write_certificate
 from megacpt.convert.export import export_hf
@@ -48,6 +49,10 @@ def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
         output=output,
         dtype=config.precision.dtype,
         certify=lambda folder: write_certificate(
-            chunks, architecture=architecture, folder=folder, tokenizer=tokenizer
+            chunks,
+            architecture=architecture,
+            folder=folder,
+            tokenizer=tokenizer,
+            base_model=named(config.model.path),
         ),
     )

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from megacpt.config.compose import read_run_yaml, render
+from megacpt.config.hub_model import named
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
@@ -91,7 +92,7 @@ def settings(config: RunConfig) -> dict[str, str]:
     layout = f"tp {parallel.tp} x cp {parallel.cp} x pp {parallel.pp} x dp {parallel.dp}"
     batch = f"{data.global_batch_size} samples of {data.sequence_length} tokens"
     return {
-        "Base model": str(config.model.path),
+        "Base model": str(named(config.model.path)),
         "First weights": config.model.init.name,
         "Global batch": batch,
         "Learning rate": f"{optim.lr_peak:g} peak, {describe(config.schedule)}",

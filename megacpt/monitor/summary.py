@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from megacpt.config.hub_model import named
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
 from megacpt.monitor.metrics import (
@@ -126,7 +127,7 @@ def summarise(files: RunFiles) -> Summary:
     tokens_per_source = last.get("tokens_per_source", {})
     return {
         "run": files.name,
-        "model": str(files.config.model.path or "").rstrip("/").rpartition("/")[2],
+        "model": (named(files.config.model.path) or "").rstrip("/").rpartition("/")[2],
         "complete": last["step"] >= files.config.schedule.steps,
         "steps": last["step"],
         "steps_planned": files.config.schedule.steps,

@@ -90,6 +90,8 @@ class Plan:
     snapshot_bytes: int
     """Host memory of a rank for what it saves beside training, from the first save on."""
     checkpoints_kept: int
+    hub_model: str | None = None
+    """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
 
@@ -242,6 +244,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         f"Model        {plan.family}, {count(plan.parameters, digits=2)} parameters"
         + active * (plan.active_parameters < plan.parameters)
     )
+    if plan.hub_model is not None:
+        yield f"             {plan.hub_model}"
     yield (
         f"Layout       {plan.ranks} rank{'s' * (plan.ranks > 1)}: {plan.layout}, "
         f"{plan.microbatches} microbatches a step"

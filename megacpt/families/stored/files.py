@@ -32,8 +32,12 @@ class Stored:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there is a file that transformers would begin with, whole or not."""
-    return _entry(folder) is not None
+    """Whether all files are there that transformers would read, whole or not; of a model of the hub
+    the index comes before them."""
+    entry = _entry(folder)
+    if entry is None or entry.suffix != ".json":
+        return entry is not None
+    return all(file.exists() for file in _named_by(entry).values())
 
 
 def read_stored(folder: Path) -> dict[str, Stored]:
@@ -93,16 +97,21 @@ def _what_is_there(folder: Path) -> str:
 
 
 def _read_index(path: Path) -> dict[str, Path]:
+    files = _named_by(path)
+    for file in sorted(set(files.values())):
+        _present(file, named_by=path.name)
+    return files
+
+
+def _named_by(path: Path) -> dict[str, Path]:
+    """The file of each tensor that an index names."""
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        files = {str(name): path.parent / str(file) for name, file in names.items()}
+        return {str(name): path.parent / str(file) for name, file in names.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is not a safetensors index ({error!r}); download it again."
         ) from error
-    for file in sorted(set(files.values())):
-        _present(file, named_by=path.name)
-    return files
 
 
 def _head(path: Path) -> dict[str, Stored]:

@@ -129,6 +129,8 @@ def test_a_quantised_model_and_a_config_that_only_says_so(
         list(storage_notes(tmp_path, architecture=architecture))
     (tmp_path / "model.safetensors").unlink()
     assert list(storage_notes(tmp_path, architecture=architecture)) == []
+    stray_index(tmp_path)
+    assert list(storage_notes(tmp_path, architecture=architecture)) == []
 
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4976698672\n"

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model a verb works on: a folder as it is, and what the Hugging Face hub has made a folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.config.hub_model import HubModel
+from megacpt.text import duration, text_size
+
+if TYPE_CHECKING:
+    from megacpt.config.sections import RunConfig
+
+TERMINAL_S, FILE_S = 0.2, 15.0
+"""How often progress is shown: redrawn on a terminal, else one line more."""
+
+
+def with_model(config: RunConfig, *, online: bool = True) -> RunConfig:
+    """``model.path`` as a folder that has all but the weights; a rank is not ``online``.
+
+    A run keeps the commit that its run.yaml names, wherever the branch is by now.
+    """
+    path = str(config.model.path or "")
+    asked = HubModel.asked(path)
+    if asked is None and HubModel.stored(path) is None:
+        _say_folder_wins("model.path=", path=path)
+        return config
+    folder = _folder(
+        asked,
+        pinned=Path(path) if asked is None else _pinned(asked, run_dir=Path(config.run_dir)),
+        called=f"model.path={path}" + _no_folder(asked),
+        pretrained=config.model.init.name == "pretrained",
+        online=online,
+    )
+    return replace(config, model=replace(config.model, path=str(folder)))
+
+
+def with_weights(config: RunConfig) -> None:
+    """Bring the weights that ``with_model`` has left out, if any."""
+    folder = Path(str(config.model.path))
+    if config.model.init.name == "random" or HubModel.stored(str(folder)) is None:
+        return
+    from megacpt.hub.fetch import fetch_weights
+
+    line = Line(str(HubModel.stored(str(folder))))
+    try:
+        fetch_weights(folder, note=_note, progress=line)
+    finally:
+        line.close()
+
+
+def model_of_run(run_dir: Path, *, weights: bool) -> RunConfig:
+    """A run's configuration; what the hub's cache has lost of its model is fetched again."""
+    from megacpt.config.compose import read_run_yaml, write_run_yaml
+    from megacpt.device.variables import notes
+
+    recorded = read_run_yaml(run_dir / "run.yaml")
+    if HubModel.stored(str(recorded.model.path)) is None:
+        return recorded
+    config = with_model(recorded)
+    if weights:
+        with_weights(config)
+    if config != recorded:
+        # The ranks read it.
+        write_run_yaml(config, path=run_dir / "run.yaml", notes=notes(config))
+    return config
+
+
+def tokenizer_path(name: str) -> Path:
+    """What ``--tokenizer`` names, as a folder or file."""
+    asked = HubModel.asked(name)
+    if asked is None or (Path(name).exists() and not asked.explicit):
+        _say_folder_wins("--tokenizer ", path=name)
+        return Path(name)
+    return _folder(
+        asked,
+        pinned=None,
+        called=f"--tokenizer {asked}" + _no_folder(asked),
+        pretrained=False,
+        online=True,
+    )
+
+
+def _folder(
+    asked: HubModel | None, *, pinned: Path | None, called: str, pretrained: bool, online: bool
+) -> Path:
+    from megacpt.hub.fetch import fetch, has_weights, is_whole
+
+    if pinned is not None and is_whole(pinned):
+        weights_can_wait = online or not pretrained
+        if weights_can_wait or has_weights(pinned):
+            return pinned
+    model = asked if pinned is None else HubModel.stored(str(pinned))
+    assert model is not None
+    return fetch(model, called=called, pretrained=pretrained, note=_note, online=online)
+
+
+def _pinned(asked: HubModel, *, run_dir: Path) -> Path | None:
+    """The folder of the commit that the run began with, where ``asked`` can mean it."""
+    from megacpt.config.compose import read_run_yaml
+
+    run_yaml = run_dir / "run.yaml"
+    recorded = read_run_yaml(run_yaml).model.path if run_yaml.is_file() else None
+    stored = HubModel.stored(recorded or "")
+    if recorded is None or stored is None or not asked.may_be(stored):
+        return None
+    if asked.revision is not None and not str(stored.revision).startswith(asked.revision):
+        _note(f"model.path={asked}: the run goes on with {stored}, as {run_yaml} says.")
+    return Path(recorded)
+
+
+def _no_folder(asked: HubModel | None) -> str:
+    """The other reading of an id, for messages."""
+    if asked is None or asked.explicit:
+        return ""
+    return f" (there is no folder {Path(str(asked)).absolute()}, so it is taken for a hub id)"
+
+
+def _say_folder_wins(setting: str, *, path: str) -> None:
+    folder = Path(path).absolute()
+    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    if folder.is_dir() and HubModel.asked(str(here)) is not None:
+        _note(f"{setting}{here} is the folder {folder}; hf://{here} would be the hub's model.")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class Line:
+    """Shows how far a download is."""
+
+    def __init__(self, what: str, *, every_s: float | None = None) -> None:
+        self._what, self._is_terminal = what, sys.stderr.isatty()
+        usual_s = TERMINAL_S if self._is_terminal else FILE_S
+        self._every_s = usual_s if every_s is None else every_s
+        self._started_at = self._shown_at = time.monotonic()
+        self._before: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._before is None:
+            self._before = done
+        if now - self._shown_at < self._every_s:
+            return
+        self._shown_at = now
+        rate = (done - self._before) / (now - self._started_at)
+        left = f"  {duration((total - done) / rate)} left" if rate else ""
+        share = f"{done / max(total, 1):6.1%} of {text_size(total)}"
+        text = f"{self._what} {share}  {text_size(rate)}/s{left}"
+        start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
+        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._is_terminal and self._shown_at > self._started_at:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
