@@ -50,7 +50,7 @@ SCENARIOS = {
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",
-    "shards/tokenize": "quarantine",
+    "shards/tokenize": "quarantine real_files",
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
     "train": "changes damaged documents export kills layouts megatron_files moe parity precision "

@@ -21,6 +21,7 @@ STAGE_BEGIN = Limits(
 REPLAY_SHARE = Limits(
     above=0, below=1, remedy="0.05 to 0.2 is usual; data.replay=null trains without replay"
 )
+PENALTY = Limits(at_least=1, remedy="1.2 is usual; 1 leaves the model's choice as it is")
 TOPIC = Limits(choices=("plant", "kitchen"), rule="is not a topic of the generator")
 
 
@@ -498,6 +499,9 @@ class EvaluateConfig:
     """Steps between two continuations of the prompts; 0: only before step 1 and at the end."""
     max_new_tokens: int = limited(32, limits=COUNT)
     """Tokens generated for each prompt."""
+    repetition_penalty: float = limited(1.0, limits=PENALTY)
+    """Each next token is the likeliest once those that are there are made less likely: their logits
+    divided by this, or times this below 0; 1: never. 1.2 keeps small models out of loops."""
     gate: GateConfig = field(default_factory=GateConfig)
 
 

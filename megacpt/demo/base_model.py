@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from megacpt.demo.gguf_tokenizer import read_gguf_tokenizer
 from megacpt.demo.texts import package_folder
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, ModelError
+from megacpt.files import write_text
+from megacpt.tokenizer import load_tokenizer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|im_end|>"
+PROBE = "  1623\n 4\tand   5,600 (a1 b\u00bd);  two's\n\n 7"
+"""No other way to cut a text into words gives it the ids that the file's way does."""
+SPECIAL = {"bos": END_OF_TEXT, "eos": END_OF_TEXT, "pad": PADDING}
+"""The file says those of the chat."""
 
 
 def write_smollm2_folder(output: Path) -> Path:
@@ -41,6 +51,23 @@ def write_smollm2_folder(output: Path) -> Path:
     return output
 
 
+def write_tokenizer(folder: Path) -> Tokenizer:
+    read = read_gguf_tokenizer(gguf_folder() / GGUF)
+    read.write(folder, special=SPECIAL, model_max_length=8192)
+    return read.tokenizer
+
+
+def is_outdated(folder: Path) -> bool:
+    """Whether an earlier version wrote the folder, with another tokenizer than the file's."""
+    if not folder.exists():
+        return False
+    try:
+        found = load_tokenizer(folder).encode(PROBE).tolist()
+    except ModelError:
+        return True
+    return bool(found != read_gguf_tokenizer(gguf_folder() / GGUF).tokenizer.encode(PROBE).ids)
+
+
 def gguf_folder() -> Path:
     """Where the installed package lies; what transformers needs to read it is there as well."""
     for module in ("gguf", "accelerate"):
@@ -50,24 +77,10 @@ def gguf_folder() -> Path:
 
 def _convert(source: Path, *, folder: Path) -> None:
     import torch
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        GenerationConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
+    from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    tokenizer.bos_token = tokenizer.eos_token = END_OF_TEXT
-    tokenizer.pad_token = PADDING
-    tokenizer.model_max_length = 8192
-    tokenizer.save_pretrained(folder)
-    ends = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    tokenizer = write_tokenizer(folder)
+    ends = {f"{name}_token_id": tokenizer.token_to_id(text) for name, text in SPECIAL.items()}
     unpacked: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF)
     stated = unpacked.config.to_dict() | ends
     # A model that came from GGUF refuses to be saved, so its weights move into a fresh one.
@@ -77,3 +90,14 @@ def _convert(source: Path, *, folder: Path) -> None:
     model.load_state_dict(unpacked.state_dict())
     model.generation_config = GenerationConfig(**ends)
     model.to(torch.bfloat16).save_pretrained(folder)
+    _state_for_transformers_4(folder / "config.json")
+
+
+def _state_for_transformers_4(path: Path) -> None:
+    """Add the names that it has for what 5 has written; without, it takes defaults silently."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {
+        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "torch_dtype": config["dtype"],
+    }
+    write_text(path, text=json.dumps(config, indent=2) + "\n")

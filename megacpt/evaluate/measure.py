@@ -25,6 +25,7 @@ class Measure:
     micro_batch_size: int
     sequence_length: int
     max_new_tokens: int
+    repetition_penalty: float = 1.0
 
     def losses(self, chunks: list[Any]) -> dict[str, Losses]:
         """Loss, perplexity and number of tokens of every held-out set."""
@@ -41,6 +42,7 @@ class Measure:
             prompts=self.prompts,
             tokenizer=self.tokenizer,
             max_new_tokens=self.max_new_tokens,
+            repetition_penalty=self.repetition_penalty,
             sequence_length=self.sequence_length,
             device=next(chunks[0].parameters()).device,
         )

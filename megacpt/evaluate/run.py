@@ -28,6 +28,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
 from megacpt.plan.precision import precision_name
+from megacpt.shards.manifest import require_current_tokenizer
 
 
 def evaluate(
@@ -46,6 +47,9 @@ def evaluate(
         raise CheckpointError(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
+    shards = heldout_shards(config)
+    for prefix in shards.values():
+        require_current_tokenizer(prefix)
     architecture = read_architecture(Path(str(config.model.path)))
     folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
@@ -58,7 +62,7 @@ def evaluate(
         sets=open_heldout(
             config.evaluate,
             data=config.data,
-            shards=heldout_shards(config),
+            shards=shards,
             vocab_size=architecture.vocab_size,
             max_tokens=0,
         ),

@@ -72,7 +72,7 @@ class TrainingData:
             name: IndexedShard(shards[name], vocab_size=vocab_size, scattered=scattered)
             for name in config.sources
         }
-        contents = _contents(opened)
+        contents = contents_of(opened)
         if past:
             require_same_settings(past, settings=settings)
             require_same_contents(past, contents=contents)
@@ -192,7 +192,8 @@ def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Orde
     )
 
 
-def _contents(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
+def contents_of(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
+    """A fingerprint of the tokens of each source."""
     manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
     return {
         name: hashlib.sha256(identity_of(shard, manifest=manifest).encode("utf-8")).hexdigest()

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.outdated import require_current
 
 VERSION = 1
 BYTES_AT_ONCE = 1 << 22
@@ -271,11 +272,23 @@ def require_own(prefix: Path | str, *, tokenizer: Tokenizer) -> None:
 
 
 def _of_another(found: Manifest, *, prefix: Path | str, owner: str, fingerprint: str) -> DataError:
+    require_current(found.tokenizer_fingerprint, where=_tokenizer_of(prefix))
     return DataError(
         f"token shard {prefix} was written with another tokenizer "
         f"({found.tokenizer_fingerprint[:12]}) than that of {owner} ({fingerprint[:12]}); "
         "tokenize its text again with the tokenizer of the model."
     )
+
+
+def require_current_tokenizer(prefix: Path | str) -> None:
+    """Raise ModelError if the shard was written with a tokenizer that is known to be wrong."""
+    manifest = read_shard_manifest(prefix)
+    if manifest is not None:
+        require_current(manifest.tokenizer_fingerprint, where=_tokenizer_of(prefix))
+
+
+def _tokenizer_of(prefix: Path | str) -> str:
+    return f"the tokenizer that token shard {prefix} was written with"
 
 
 def require_one_tokenizer(prefixes: Sequence[Path | str]) -> list[Manifest | None]:

@@ -21,6 +21,7 @@ from megacpt.tokenizer.backend import Backend, decode
 from megacpt.tokenizer.fast import read_in_background
 from megacpt.tokenizer.folder import add_tokens, read_beside, special_id
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
+from megacpt.tokenizer.outdated import require_current
 from megacpt.tokenizer.sentence_piece import SentencePieceBackend
 from megacpt.tokenizer.tiktoken_file import NAMES, TiktokenBackend, read_settings
 
@@ -105,6 +106,7 @@ def _load_hugging_face(folder: Path, *, path: Path, fast: bool) -> Tokenizer:
             f"tokenizer folder {folder} does not exist; give the Hugging Face folder of the model."
         )
     content = _read(path)
+    require_current(hashlib.sha256(content).hexdigest(), where=path)
     pending = read_in_background(content) if fast else None
     backend = HuggingFaceBackend(content, path=path)
     if backend.content is content:

@@ -234,6 +234,7 @@ def _measure(config: RunConfig, *, vocab_size: int, tokenizer: Tokenizer) -> Mea
         micro_batch_size=data.micro_batch_size,
         sequence_length=data.sequence_length,
         max_new_tokens=config.evaluate.max_new_tokens,
+        repetition_penalty=config.evaluate.repetition_penalty,
     )
 
 

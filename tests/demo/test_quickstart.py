@@ -6,18 +6,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from megacpt.checkpoint import folders
 from megacpt.config.compose import compose
 from megacpt.config.paths import heldout_shards, source_shards
+from megacpt.demo import quickstart
 from megacpt.demo.quickstart import (
     DATA,
+    MODEL,
     RUN,
     SHARDS,
     Step,
@@ -25,7 +30,13 @@ from megacpt.demo.quickstart import (
     before_training,
     closing_table,
     corpus_lines,
+    discard_old_model,
+    discard_other_run,
 )
+from megacpt.samples.record import DataRecord, OrderSettings
+from megacpt.samples.training_data import contents_of
+from megacpt.shards.reader import IndexedShard, write_shard
+from tests.checkpoint import small
 
 
 def test_a_step_is_done_when_its_output_is_newer_than_its_inputs(tmp_path: Path) -> None:
@@ -115,6 +126,56 @@ def test_the_table_shows_gain_forgetting_and_what_comes_next(tmp_path: Path) -> 
     assert re.search(r"^forgetting +-0\.0123 nats a token$", table, re.MULTILINE)
     assert "gate declared before training: passed" in table
     assert f".venv/bin/megacpt tokenize YOUR.jsonl --tokenizer {tmp_path / 'hf'}" in table
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for path in (MODEL, DATA, RUN):
+        path.mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_model_with_another_tokenizer_is_made_again(
+    is_old: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "is_outdated", lambda path: is_old and path == MODEL)
+    said: list[str] = []
+    discard_old_model(said.append)
+    assert MODEL.exists() != is_old
+    assert ("quickstart/model is of an earlier version" in "".join(said)) == is_old
+    assert DATA.exists()
+    assert RUN.exists()
+
+
+def test_a_run_of_other_tokens_is_removed_with_a_word(folder: Path) -> None:
+    def trained_on(documents: list[list[int]]) -> None:
+        for name in ("folio", "manuals"):
+            write_shard(DATA / name, documents=documents, vocab_size=99)
+        start = small.claim(RUN / "checkpoints")
+        partial = small.write_partial(RUN / "checkpoints", step=6, start=start)
+        contents = contents_of({name: IndexedShard(DATA / name) for name in ("folio", "manuals")})
+        settings = OrderSettings(seed=1, order="keyed", packing="stream", chunk_length=8)
+        record = DataRecord(step=6, settings=settings, contents=contents, segments=())
+        manifest = small.manifest_of(partial, step=6, start=start)
+        manifest = replace(manifest, data=record.to_json())
+        folders.publish(RUN / "checkpoints", partial=partial, manifest=manifest, start=start)
+
+    said: list[str] = []
+    shutil.rmtree(RUN)
+    discard_other_run(said.append)
+    RUN.mkdir()
+    trained_on([[1, 2, 3]])
+    discard_other_run(said.append)
+    assert RUN.exists()
+    assert not said
+    write_shard(DATA / "manuals", documents=[[1, 2, 4]], vocab_size=99)
+    discard_other_run(said.append)
+    assert not RUN.exists()
+    assert "quickstart/run was trained on other tokens than quickstart/data" in said[0]
+    assert DATA.exists()
+    assert MODEL.exists()
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from megacpt.tokenizer import load_tokenizer
+from megacpt.tokenizer import fast, load_tokenizer
 from megacpt.tokenizer.fast import (
     FastBackend,
     differing_text,
@@ -195,3 +196,20 @@ def test_what_only_one_of_them_can_encode_is_a_difference() -> None:
     strict, lenient = backend(made), backend(byte_level())
     assert differing_text(["a", "z"], fast=strict, reference=strict, special=True) is None
     assert differing_text(["", "z"], fast=lenient, reference=strict, special=True) == "z"
+
+
+@pytest.mark.parametrize("growth", [-(1 << 40), 0, 1 << 40])
+def test_what_is_kept_of_texts_is_forgotten_and_ids_stay(
+    growth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast, "GROWTH_BYTES", growth)
+    content = (Path(__file__).parents[2] / "configs/model/tiny/tokenizer.json").read_bytes()
+    backend = fast.read_fast(content)
+    assert isinstance(backend, fast.FastBackend)
+    first, texts = backend._tokenizer, [f"document {n} " * 40 for n in range(30)]
+    before = backend.encode(texts, special=True)
+    for _ in range(3):
+        again = backend.encode(texts, special=True)
+        assert np.array_equal(again.ids, before.ids)
+        assert np.array_equal(again.bounds, before.bounds)
+    assert growth == 0 or (backend._tokenizer is not first) == (growth < 0)

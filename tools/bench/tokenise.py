@@ -28,11 +28,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from megacpt.demo.base_model import END_OF_TEXT, GGUF, gguf_folder
+from megacpt.demo import base_model
 from megacpt.demo.texts import package_folder, plain
 
 DOCUMENT_CHARACTERS = 14_000
@@ -93,12 +92,8 @@ def main() -> int:
 
 
 def write_tokenizer(folder: Path) -> Path:
-    if not (folder / "tokenizer.json").exists():
-        from transformers import AutoTokenizer
-
-        made: Any = AutoTokenizer.from_pretrained(gguf_folder(), gguf_file=GGUF)
-        made.bos_token = made.eos_token = END_OF_TEXT
-        made.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    base_model.write_tokenizer(folder)
     return folder
 
 
