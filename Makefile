@@ -8,13 +8,14 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
 
-.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te check figures wheel clean
+.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te test-readers check figures wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
 	@echo "make test           all tests"
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
+	@echo "make test-readers   exports as other versions of transformers read them, which it installs"
 	@echo "make check          ruff, mypy, layer and packaging tests"
 	@echo "make figures        how big the code is, how far one has to walk in it; today and the goal"
 	@echo "make wheel          build dist/megacpt-*.whl"
@@ -52,6 +53,11 @@ test-te: $(VENV_TE)/.te
 	LD_LIBRARY_PATH=$$($(VENV_TE)/bin/python tools/install_te.py --library-path) OMP_NUM_THREADS=1 \
 	  $(VENV_TE)/bin/python -m pytest -q -m te
 
+# Exports as other versions of transformers read them: each in a folder of its own, torch shared.
+test-readers: $(INSTALLED)
+	@$(BIN)/python tools/install_readers.py .readers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers
+
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.
 SANITIZED := build/sanitize
@@ -88,6 +94,6 @@ wheel: $(INSTALLED)
 	@ls dist/*.whl
 
 clean:
-	rm -rf .venv .venv-newest .venv-te build dist megacpt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-te .readers build dist megacpt.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f megacpt/_C.*.so
 	find megacpt tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.sections import (
     HeldoutConfig,
+    Init,
+    ModelConfig,
     RunConfig,
     SampleOrder,
     SourceConfig,
@@ -35,6 +37,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.places import storage_notes
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -55,6 +58,8 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 class _Model:
     architecture: Architecture
     tokenizer: Tokenizer
+    notes: tuple[str, ...]
+    """What is odd about its files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     ``num_ranks``: how many torchrun or srun has started, where one of them has; ``launched``: a job
     of ``cluster.nodes`` will be asked for.
     """
-    model, problem = _read_model(config.model.path)
+    model, problem = _read_model(config.model)
     architecture = model.architecture if model else None
     found = violations(
         config,
@@ -107,9 +112,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     _check_place(Path(config.run_dir))
     _check_schedule(config)
     _check_model(config, architecture=architecture)
-    settings = UpdateSettings(
-        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
-    )
+    settings = _update_settings(config)
     if base is not None:
         base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
@@ -122,12 +125,23 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         source_tokens=tokens,
         segments=own(_segments(config, record=record)),
     )
-    plan = replace(plan, advice=(*plan.advice, *odd))
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
     length = tuple(sentences(asked, schedule=config.schedule))
     stored = HubModel.stored(config.model.path or "")
-    plan = replace(plan, begins=begins, length=length, hub_model=str(stored) if stored else None)
+    plan = replace(
+        plan,
+        begins=begins,
+        length=length,
+        advice=(*plan.advice, *odd, *model.notes),
+        hub_model=str(stored) if stored else None,
+    )
     return Checked(config=config, plan=plan)
+
+
+def _update_settings(config: RunConfig) -> UpdateSettings:
+    return UpdateSettings(
+        optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
+    )
 
 
 def _with_steps(
@@ -184,13 +198,19 @@ def _require_rules(broken: list[Violation]) -> None:
         raise ConfigError(broken)
 
 
-def _read_model(path: str | None) -> tuple[_Model | None, ModelError | None]:
+def _read_model(model: ModelConfig) -> tuple[_Model | None, ModelError | None]:
     """The model's facts or what is wrong with it; a path that is not set is a rule's business."""
-    if not path:
+    if not model.path:
         return None, None
+    folder = Path(model.path)
     try:
-        architecture = read_architecture(path)
-        return _Model(architecture=architecture, tokenizer=load_tokenizer(path)), None
+        architecture = read_architecture(folder)
+        notes: Iterable[str] = ()
+        if model.init is not Init.random:
+            notes = storage_notes(folder, architecture=architecture)
+        return _Model(
+            architecture=architecture, tokenizer=load_tokenizer(folder), notes=tuple(notes)
+        ), None
     except ModelError as error:
         return None, error
 

@@ -172,9 +172,9 @@ def _certificate(
         prompts=list(results),
         versions={p: version(p) for p in ("torch", "transformers", "megatron-core", "safetensors")},
         files={
-            path.name: _sha256(path)
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.name != CERTIFICATE
+            path.relative_to(folder).as_posix(): _sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path != folder / CERTIFICATE
         },
     )
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,29 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from megacpt.config.sections import Dtype
+from megacpt.convert.carried import carry_over
 from megacpt.convert.certificate import CERTIFICATE
+from megacpt.convert.described import write_descriptions, write_json
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
-from megacpt.files import encoded, sync
-from megacpt.model.hf_tensors import INDEX, SINGLE
+from megacpt.families.stored.files import INDEX, SINGLE
+from megacpt.files import sync
 from megacpt.model.weights import iter_hf
 
 SHARD_BYTES_MAX = 5 * 10**9
 TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "LICENSE",
-    "NOTICE",
-)
 
 Named = tuple[str, torch.Tensor]
 
@@ -50,7 +37,7 @@ def export_hf(
     dtype: Dtype,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Write ``output`` from chunks at tp = pp = 1, config and tokenizer from ``source_folder``.
+    """Write ``output`` from chunks at tp = pp = 1, all else from ``source_folder``.
 
     ``certify`` is called with the finished folder before it gets its name, so that a folder under
     that name is always whole. An earlier export there is replaced, any other folder is refused.
@@ -60,7 +47,8 @@ def export_hf(
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        write_config(source_folder, folder=aside, architecture=architecture, dtype=dtype)
+        carry_over(source_folder, folder=aside)
+        write_descriptions(source_folder, folder=aside, architecture=architecture, dtype=dtype)
         write_tensors(
             ((n, t.to(TORCH_DTYPES[dtype])) for n, t in iter_hf(chunks, architecture=architecture)),
             folder=aside,
@@ -86,27 +74,6 @@ def _require_replaceable(output: Path) -> None:
         raise EnvironmentError_(
             f"{output} exists and is not an earlier export (it has no {CERTIFICATE}); "
             "choose another folder (--output FOLDER)."
-        )
-
-
-def write_config(
-    source_folder: Path, *, folder: Path, architecture: Architecture, dtype: Dtype
-) -> None:
-    """The source's config.json with the new type, its tokenizer files and generation config."""
-    for name in COPIED:
-        if (source_folder / name).exists():
-            shutil.copyfile(source_folder / name, folder / name)
-    config = json.loads((source_folder / "config.json").read_text(encoding="utf-8"))
-    dtype_name = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
-    # transformers 5 writes "dtype", 4 "torch_dtype"; both versions read the second.
-    config |= {key: dtype_name for key in ("dtype", "torch_dtype") if key in config}
-    config.setdefault("torch_dtype", dtype_name)
-    _write_json(folder / "config.json", content=config)
-    if not (folder / "generation_config.json").exists():
-        ids = {"bos_token_id": architecture.bos_id, "eos_token_id": architecture.eos_id}
-        stated = {key: value for key, value in ids.items() if value is not None}
-        _write_json(
-            folder / "generation_config.json", content={"_from_model_config": True, **stated}
         )
 
 
@@ -151,18 +118,14 @@ def _name_shards(shards: list[list[str]], *, folder: Path, total_bytes: int) -> 
         file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
         _shard_path(folder, index=index).rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
-    _write_json(
+    write_json(
         folder / INDEX, content={"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     )
 
 
-def _write_json(path: Path, *, content: dict[str, Any]) -> None:
-    path.write_bytes(encoded(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
-
-
 def _publish(aside: Path, *, output: Path) -> None:
     """Flush every file, then swap the folder in; an earlier export goes last."""
-    for path in [*aside.iterdir(), aside]:
+    for path in [*aside.rglob("*"), aside]:
         sync(path)
     replaced = output.with_name(f".{output.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)

@@ -12,7 +12,23 @@ from typing import Any
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Llama3RopeScaling
 
+GENERATION = "generation_config.json"
 MISSING = object()
+QUANTISATION_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Of transformers, of older compressed-tensors, of MLX."""
+STORAGE_KEYS = (
+    *QUANTISATION_KEYS,
+    "_pre_quantization_dtype",
+    "transformers_weights",
+    "transformers.js_config",
+    "_name_or_path",
+)
+"""How and where one folder keeps the weights, not what the model is: untrue of any other folder.
+``transformers_version`` is not among them: by it readers date the tokenizer's files, too."""
+_WITHIN_POSITIONS = ("dynamic",)
+"""Kinds that stretch nothing up to ``max_position_embeddings``, and samples are never longer."""
+_BY_FACTOR = ("linear", "yarn")
+"""Kinds that stretch nothing where their factor is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +37,10 @@ class Rope:
 
     theta: float
     scaling: Llama3RopeScaling | None
+    kind: str
+    """As config.json calls it; one that changes nothing here is no ``scaling``."""
+    stated: Mapping[str, Any]
+    """What config.json says of this kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +51,8 @@ class HfConfig:
     values: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> HfConfig:
-        path = folder / "config.json"
+    def read(cls, folder: Path, *, name: str = "config.json") -> HfConfig:
+        path = folder / name
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -87,17 +107,33 @@ class HfConfig:
         return value[:num]
 
     def token_id(self, key: str) -> int | None:
-        """A special token; where the config lists several, the first is the canonical one."""
-        value = self.values.get(key)
-        if isinstance(value, list):
-            value = value[0] if value else None
-        # Older Llama configs say -1 for "no padding token".
-        return value if isinstance(value, int) and value >= 0 else None
+        """A special token; where the config lists several, the first. Older Llama configs say -1
+        for "no padding token"."""
+        return next(iter(self.token_ids(key)), None)
 
-    def require(self, key: str, *, wanted: object, default: object) -> None:
-        """Refuse a model that asks for arithmetic this family does not have."""
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """All the special tokens that the config lists."""
+        value = self.values.get(key)
+        listed = value if isinstance(value, list) else [value]
+        return tuple(number for number in listed if isinstance(number, int) and number >= 0)
+
+    def quantisation(self) -> str | None:
+        """Key and method, where the config says that the weights are stored quantised."""
+        for key in QUANTISATION_KEYS:
+            value = self.values.get(key)
+            if value:
+                stated = value if isinstance(value, dict) else {}
+                method = stated.get("quant_method", stated.get("bits"))
+                return f"{key} ({method})" if method else key
+        return None
+
+    def require(
+        self, key: str, *, wanted: object, default: object, also: Sequence[object] = ()
+    ) -> None:
+        """Refuse a model that asks for arithmetic this family does not have; ``also``: other
+        spellings of what is wanted."""
         value = self._get(key, default=default)
-        if value != wanted:
+        if value != wanted and value not in also:
             raise self._fail(key, rule=f"must be {wanted!r}", value=value)
 
     def require_between(self, key: str, *, value: float, low: float, high: float) -> None:
@@ -118,17 +154,28 @@ class HfConfig:
         return self.integer("head_dim", default=hidden // heads)
 
     def rope(self) -> Rope:
-        """``rope_parameters`` (transformers 5), or ``rope_theta`` and ``rope_scaling`` (4)."""
-        stated = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
+        """As transformers 5 reads both forms: its own ``rope_parameters``, which ``rope_scaling``
+        of 4 overrules, and ``rope_theta`` in them or beside."""
+        stated = self.values.get("rope_scaling") or self.values.get("rope_parameters") or {}
         if not isinstance(stated, dict):
             raise self._fail("rope_parameters", rule="must be an object", value=stated)
         rope = HfConfig(path=self.path, values={"rope_theta": 10000.0, **self.values, **stated})
-        kind = stated.get("rope_type", stated.get("type", "default"))
+        kind = str(stated.get("rope_type", stated.get("type", "default")))
         rope.require("partial_rotary_factor", wanted=1.0, default=1.0)
-        if kind not in ("default", "llama3"):
-            raise self._fail("rope_type", rule="must be 'default' or 'llama3'", value=kind)
         scaling = rope._llama3() if kind == "llama3" else None
-        return Rope(theta=rope.number("rope_theta"), scaling=scaling)
+        if scaling is None and not rope._stretches_nothing(kind):
+            raise self._fail(
+                "rope_type",
+                rule="must be 'default' or 'llama3'",
+                value=kind,
+            )
+        return Rope(theta=rope.number("rope_theta"), scaling=scaling, kind=kind, stated=stated)
+
+    def _stretches_nothing(self, kind: str) -> bool:
+        if kind in _BY_FACTOR:
+            attention = self.number("attention_factor", default=1.0)
+            return self.number("factor") == attention == 1.0
+        return kind == "default" or kind in _WITHIN_POSITIONS
 
     def _llama3(self) -> Llama3RopeScaling:
         return Llama3RopeScaling(
@@ -140,3 +187,11 @@ class HfConfig:
                 default=self.values.get("max_position_embeddings", MISSING),
             ),
         )
+
+
+def end_ids(folder: Path) -> tuple[int, ...]:
+    """Every token at which the model of a folder stops, by its config or for generation."""
+    found = [HfConfig.read(folder)]
+    if (folder / GENERATION).exists():
+        found.append(HfConfig.read(folder, name=GENERATION))
+    return tuple(dict.fromkeys(n for config in found for n in config.token_ids("eos_token_id")))

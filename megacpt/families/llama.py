@@ -17,8 +17,7 @@ _HF = "model.layers.{layer}"
 
 def read(config: HfConfig) -> Architecture:
     """Defaults are those of transformers' LlamaConfig."""
-    config.require("hidden_act", wanted="silu", default="silu")
-    config.require("pretraining_tp", wanted=1, default=1)
+    config.require("hidden_act", wanted="silu", default="silu", also=("swish",))
     rope = config.rope()
     heads = config.integer("num_attention_heads")
     return Architecture(

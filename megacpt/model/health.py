@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from megacpt.errors import ModelError
-from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import end_ids
+from megacpt.families.stored.places import table_name
 from megacpt.families.weights import Role
-from megacpt.model.hf_tensors import HfTensors, require_names
-from megacpt.model.placement import hf_shapes
+from megacpt.model.hf_tensors import HfTensors
 from megacpt.tokenizer import Tokenizer
 
 NEAR_ZERO = 0.01
@@ -43,7 +43,9 @@ def check(folder: Path | str, *, architecture: Architecture, tokenizer: Tokenize
     """
     folder = Path(folder)
     return [
-        *check_tokens(architecture, tokenizer=tokenizer),
+        *check_tokens(
+            architecture, tokenizer=tokenizer, ends=_ends(folder, architecture=architecture)
+        ),
         *_check_weights(folder, architecture=architecture, num_tokens=tokenizer.vocab_size),
     ]
 
@@ -58,8 +60,17 @@ def require_healthy(findings: Sequence[Finding], *, folder: Path, allow_unhealth
         )
 
 
-def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterator[Finding]:
-    """The tokenizer against the model's vocabulary, and the special tokens."""
+def _ends(folder: Path, *, architecture: Architecture) -> tuple[int, ...]:
+    """The tokens at which the model stops: all that are stated, else the family's own."""
+    own = () if architecture.eos_id is None else (architecture.eos_id,)
+    return end_ids(folder) or own
+
+
+def check_tokens(
+    architecture: Architecture, *, tokenizer: Tokenizer, ends: Sequence[int]
+) -> Iterator[Finding]:
+    """The tokenizer against the model's vocabulary, and the special tokens; ``ends``: all those at
+    which the model stops."""
     if tokenizer.vocab_size > architecture.vocab_size:
         yield Finding(
             subject=f"tokenizer.vocab_size={tokenizer.vocab_size}",
@@ -81,12 +92,10 @@ def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterato
             remedy="mind it in tools that mask padding out of the loss (megacpt does not)",
             blocks=False,
         )
-    if None not in (tokenizer.eos_id, architecture.eos_id) and (
-        tokenizer.eos_id != architecture.eos_id
-    ):
+    if ends and tokenizer.eos_id is not None and tokenizer.eos_id not in ends:
         yield Finding(
             subject=f"tokenizer.eos_id={tokenizer.eos_id}",
-            rule=f"differs from config.json's eos_token_id={architecture.eos_id}",
+            rule=f"differs from config.json's eos_token_id={' or '.join(map(str, ends))}",
             remedy="check that tokenizer and model belong together",
             blocks=False,
         )
@@ -95,17 +104,11 @@ def check_tokens(architecture: Architecture, *, tokenizer: Tokenizer) -> Iterato
 def _check_weights(
     folder: Path, *, architecture: Architecture, num_tokens: int
 ) -> Iterator[Finding]:
-    tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
-    tables = {
-        source.name: source.shape(architecture)
-        for role in (Role.embedding, Role.head)
-        for source in table_row(architecture, role=role).sources
-    }
-    present = {**hf_shapes(architecture), **{n: s for n, s in tables.items() if n in tensors.files}}
-    require_names(tensors, expected=present, folder=folder)
+    tensors = HfTensors.of_folder(folder, architecture=architecture)
+    tables = {table_name(architecture, role=role) for role in (Role.embedding, Role.head)}
     dtypes: set[torch.dtype] = set()
-    for name, shape in present.items():
-        tensor = tensors.read(name, shape=shape)
+    for name in tensors.places:
+        tensor = tensors.read(name)
         dtypes.add(tensor.dtype)
         yield from _check_finite(name, tensor=tensor)
         if name in tables:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -104,16 +103,3 @@ def rows_by_native_name(architecture: Architecture) -> dict[str, Param]:
         head = table_row(architecture, role=Role.head)
         rows[head.native] = table_row(architecture, role=Role.embedding)
     return rows
-
-
-def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every Hugging Face tensor of the whole model."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for row in param_rows(architecture):
-        layers = range(architecture.num_layers) if row.per_layer else (None,)
-        mixture = architecture.experts if row.per_expert else None
-        experts = range(mixture.num) if mixture else (None,)
-        for layer, expert, source in product(layers, experts, row.sources):
-            name = source.name.format(layer=layer, expert=expert)
-            shapes[name] = source.shape(architecture)
-    return shapes

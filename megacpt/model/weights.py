@@ -18,11 +18,11 @@ from megatron.core import parallel_state
 from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
-from megacpt.families import family_of, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
-from megacpt.model.hf_tensors import HfTensors, require_names
-from megacpt.model.placement import Placed, hf_shapes, placed_params
+from megacpt.model.hf_tensors import HfTensors
+from megacpt.model.placement import Placed, placed_params
 
 ReadSlice = Callable[[Placed, HfTensor, slice], torch.Tensor]
 """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
@@ -34,44 +34,30 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     Each tensor is converted to the parameter's type as it is copied; beside the model there is
     never more than one slice in memory.
     """
-    folder = Path(folder)
-    tensors = HfTensors.of_folder(folder, parts=family_of(architecture).parts(architecture))
+    tensors = HfTensors.of_folder(Path(folder), architecture=architecture)
     if architecture.tied_embeddings:
-        tensors = _without_tied_head(tensors, architecture=architecture, folder=folder)
-    require_names(tensors, expected=hf_shapes(architecture), folder=folder)
+        _require_tied(tensors, architecture=architecture, folder=Path(folder))
 
     def read(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
-        return tensors.read(
-            placed.hf_name(source),
-            shape=source.shape(architecture),
-            dim=placed.row.tp_dim,
-            span=span,
-        )
+        return tensors.read(placed.hf_name(source), dim=placed.row.tp_dim, span=span)
 
     _fill(chunks, read=read, architecture=architecture)
 
 
-def _without_tied_head(
-    tensors: HfTensors, *, architecture: Architecture, folder: Path
-) -> HfTensors:
+def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Path) -> None:
     """Some folders store a tied head as well; it must be the embedding, or tying changes it."""
-    head, table = (
-        table_row(architecture, role=role).sources[0] for role in (Role.head, Role.embedding)
-    )
-    if head.name not in tensors.files:
-        return tensors
-    shape = table.shape(architecture)
-    for start in range(0, shape[0], 4096):
-        rows = slice(start, min(start + 4096, shape[0]))
-        stored, wanted = (
-            tensors.read(source.name, shape=shape, dim=0, span=rows) for source in (head, table)
-        )
+    head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
+    if head not in tensors.places:
+        return
+    num_rows = architecture.vocab_size
+    for start in range(0, num_rows, 4096):
+        rows = slice(start, min(start + 4096, num_rows))
+        stored, wanted = (tensors.read(name, dim=0, span=rows) for name in (head, table))
         if not torch.equal(stored, wanted):
             raise ModelError(
-                f"{head.name} in {folder} must equal {table.name}, because config.json says "
+                f"{head} in {folder} must equal {table}, because config.json says "
                 "tie_word_embeddings, but differs; set tie_word_embeddings to false there."
             )
-    return tensors.without(head.name)
 
 
 def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, seed: int) -> None:

@@ -11,11 +11,12 @@ import pytest
 from megacpt.checkpoint import folders
 from megacpt.cluster.prepare import check, prepare
 from megacpt.config.compose import compose, read_run_yaml, write_run_yaml
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import Init, RunConfig
 from megacpt.device.packages import found_version
-from megacpt.errors import ConfigError, EnvironmentError_
+from megacpt.errors import ConfigError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from tests.checkpoint import small
+from tests.support import LLAMA, write_model_folder
 
 
 def config_of(run_dir: Path, *settings: str) -> RunConfig:
@@ -147,3 +148,24 @@ def test_the_page_shows_what_a_changed_rate_is_answered_with(tmp_path: Path) -> 
     for caught in (of_rate, of_seed):
         message = str(caught.value).replace(str(run_dir), "/home/me/runs/tiny")
         assert f"Error: {message}\n" in CONFIG_PAGE
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config", "quantization"])
+def test_plan_tells_quantised_weights_from_a_config_that_only_says_so(
+    key: str, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base = write_model_folder(tmp_path / "base", **{key: {"quant_method": "int8"}})
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(weights, base / "model.safetensors")
+    config = config_of(tmp_path / "run", f"model.path={base}", "model.init=pretrained")
+    assert f"states {key} (int8), but the weights are plain numbers" in check(config).advice[-1]
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int8)
+    save_file(weights, base / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"but is I8, as config.json says: {key} \(int8\)"):
+        check(config)
+    assert len(check(replace(config, model=replace(config.model, init=Init.random))).advice) <= 1

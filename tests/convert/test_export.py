@@ -79,7 +79,8 @@ def test_config_and_tensors_agree_on_the_type(
     output = export(tmp_path / "base", tmp_path / "hf", dtype=dtype)
     config = json.loads((output / "config.json").read_text())
     source = json.loads((tmp_path / "base" / "config.json").read_text())
-    assert config == source | {"torch_dtype": name, "dtype": name}
+    rope = {"rope_theta": 10000.0, "rope_scaling": None}
+    assert config == source | rope | {"torch_dtype": name, "dtype": name}
     tensors = load_file(output / "model.safetensors")
     assert {str(t.dtype) for t in tensors.values()} == {f"torch.{name}"}
 

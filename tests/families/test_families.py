@@ -15,6 +15,7 @@ from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Experts, Llama3RopeScaling
 from megacpt.families.counts import num_parameters
+from megacpt.families.hf_config import end_ids
 from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
@@ -59,6 +60,83 @@ def test_rope_in_both_forms(tmp_path: Path, rope: dict[str, Any]) -> None:
     assert architecture.rope_scaling == SCALING
 
 
+OTHER_WORDS: list[dict[str, Any]] = [
+    {"hidden_act": "swish"},
+    {"pretraining_tp": 2},
+    {"pretraining_tp": None, "hidden_activation": "gelu"},
+    {"rope_scaling": {"type": "linear", "factor": 1.0}},
+    {"rope_scaling": {"rope_type": "linear", "factor": 1}},
+    {"rope_scaling": {"type": "default"}},
+    {"rope_scaling": {}, "rope_parameters": None},
+    {"rope_scaling": {"factor": 8.0}},
+    {"rope_scaling": {"rope_type": "default", "type": "default", "rope_theta": 10000}},
+    {"rope_parameters": {"rope_type": "linear", "factor": 1.0, "rope_theta": 1e4}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 1.0}},
+    {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+    {"partial_rotary_factor": 1},
+    {"rope_theta": 10000, "head_dim": None, "attention_bias": None},
+]
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS, ids=str)
+def test_other_words_for_the_same_model(words: dict[str, Any], tmp_path: Path) -> None:
+    """transformers computes the same with them, and so they are the same architecture."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokens = torch.arange(LLAMA["max_position_embeddings"]).remainder(LLAMA["vocab_size"])[None]
+    known = {name: value for name, value in words.items() if value is not None}
+    logits, found = [], []
+    for stated in (LLAMA, LLAMA | words):
+        found.append(read_architecture(folder_with(tmp_path, stated)))
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(**(LLAMA | (known if stated is not LLAMA else {})))
+        with torch.no_grad():
+            logits.append(AutoModelForCausalLM.from_config(config).eval()(tokens).logits)
+    assert torch.allclose(logits[0], logits[1], atol=1e-6)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 7e5}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_scaling": {**LLAMA3_ROPE, "rope_theta": 7e5}},
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3_ROPE, "rope_parameters": {"rope_theta": 7e5}},
+        {"rope_scaling": {**LLAMA3_ROPE, "factor": 8}, "rope_parameters": LLAMA3_ROPE},
+        {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}},
+    ],
+    ids=str,
+)
+def test_of_two_forms_the_one_counts_that_transformers_takes(
+    rope: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    stated = {key: value for key, value in LLAMA.items() if key != "rope_theta"} | rope
+    a = read_architecture(folder_with(tmp_path, stated))
+    b = AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert a.rope_theta == b["rope_theta"]
+    assert (a.rope_scaling is not None) == (b["rope_type"] == "llama3")
+    assert a.rope_scaling is None or a.rope_scaling.factor == b["factor"]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "kind"),
+    [
+        ({"type": "linear", "factor": 2.0}, "linear"),
+        ({"rope_type": "yarn", "factor": 1.0, "attention_factor": 2.0}, "yarn"),
+        ({"rope_type": "longrope", "factor": 1.0}, "longrope"),
+    ],
+)
+def test_scaling_that_changes_the_model_is_refused(
+    scaling: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"rope_type must be .*, but is '{kind}'"):
+        read_architecture(folder_with(tmp_path, LLAMA | {"rope_scaling": scaling}))
+
+
 def test_defaults_are_those_of_transformers(tmp_path: Path) -> None:
     from transformers import LlamaConfig
 
@@ -78,6 +156,24 @@ def test_defaults_are_those_of_transformers(tmp_path: Path) -> None:
 def test_parameter_count_equals_transformers(case: str, tmp_path: Path) -> None:
     model = write_llama(tmp_path, **CASES[case])
     assert num_parameters(read_architecture(tmp_path)) == model.num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        ({"eos_token_id": [10, 256]}, None, (10, 256)),
+        ({"eos_token_id": 10}, {"eos_token_id": [256, 10]}, (10, 256)),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, (5,)),
+        ({"eos_token_id": -1}, {"temperature": 0.6}, ()),
+    ],
+)
+def test_every_end_counts(
+    config: dict[str, Any], generation: dict[str, Any] | None, ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder_with(tmp_path, LLAMA | config)
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert end_ids(tmp_path) == ends
 
 
 def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:

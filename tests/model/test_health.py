@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,43 @@ def test_a_tokenizer_that_does_not_fit(
     ((found, found_blocks),) = check(tmp_path, tokenizer)
     assert finding in found
     assert found_blocks is blocks
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "fits"),
+    [
+        ({"eos_token_id": [7, 5]}, {}, True),
+        ({"eos_token_id": [7, 8, 9, 5]}, {}, True),
+        ({"eos_token_id": 7}, {"eos_token_id": [7, 5]}, True),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, True),
+        ({"eos_token_id": [7, 8]}, {"eos_token_id": 9}, False),
+    ],
+)
+def test_the_tokenizer_s_end_may_be_any_of_the_model_s(
+    config: dict[str, object],
+    generation: dict[str, object],
+    fits: bool,
+    tmp_path: Path,
+    one_rank: None,
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    write_llama(tmp_path)
+    for name, changes in (("config.json", config), ("generation_config.json", generation)):
+        stated = json.loads((tmp_path / name).read_text())
+        stated.pop("eos_token_id")
+        (tmp_path / name).write_text(json.dumps(stated | changes))
+    found = check(tmp_path, replace(TOKENIZER, eos_id=5))
+    assert (found == []) is fits
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    stops = {*as_list(model.config.eos_token_id), *as_list(model.generation_config.eos_token_id)}
+    assert (5 in stops) is fits
+    if not fits:
+        assert "differs from config.json's eos_token_id=7 or 8 or 9; check" in found[0][0]
+
+
+def as_list(ids: object) -> list[object]:
+    return ids if isinstance(ids, list) else [ids]
 
 
 def test_rows_past_the_tokenizer_are_filler(tmp_path: Path, one_rank: None) -> None:

@@ -112,6 +112,54 @@ def test_frequencies_stored_by_old_versions_are_passed_over(tmp_path: Path, one_
     load(tmp_path)
 
 
+def under_the_head_s_name(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+
+def without_the_prefix(tensors: Tensors) -> None:
+    """As a base model is saved, without its head (LlamaModel)."""
+    for name in list(tensors):
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
+def in_double_precision(tensors: Tensors) -> None:
+    for name in list(tensors):
+        tensors[name] = tensors[name].double()
+
+
+def in_several_types(tensors: Tensors) -> None:
+    for number, name in enumerate(list(tensors)):
+        tensors[name] = tensors[name].to((torch.float16, torch.bfloat16, torch.float64)[number % 3])
+
+
+@pytest.mark.parametrize(
+    ("change", "tied"),
+    [
+        (under_the_head_s_name, True),
+        (without_the_prefix, True),
+        (without_the_prefix, False),
+        (in_double_precision, False),
+        (in_several_types, True),
+    ],
+)
+def test_what_transformers_loads_is_loaded(
+    change: Callable[[Tensors], object], tied: bool, tmp_path: Path, one_rank: None
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from megacpt.families import read_architecture
+    from megacpt.model.weights import to_hf
+
+    write_llama(tmp_path, num_hidden_layers=2, tie_word_embeddings=tied)
+    edit(tmp_path, change)
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    weights = to_hf(load(tmp_path), architecture=read_architecture(tmp_path))
+    expected = model.state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert len(weights) == len(expected) - tied
+
+
 def test_many_files_with_an_index(tmp_path: Path, one_rank: None) -> None:
     from megacpt.families import read_architecture
     from megacpt.model.weights import to_hf
@@ -138,6 +186,7 @@ def test_many_files_with_an_index(tmp_path: Path, one_rank: None) -> None:
 )
 def test_a_broken_index(index: str, message: str, tmp_path: Path, one_rank: None) -> None:
     write_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match=message):
         load(tmp_path)
@@ -147,9 +196,10 @@ def test_an_index_that_names_the_wrong_file(tmp_path: Path, one_rank: None) -> N
     write_llama(tmp_path)
     names = list(load_file(tmp_path / "model.safetensors"))
     edit(tmp_path, drop)
-    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-1.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=f"model.safetensors lacks {FIRST_UP}, which"):
+    with pytest.raises(ModelError, match=f"model-1.safetensors lacks {FIRST_UP}, which"):
         load(tmp_path)
 
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON files that describe an export, in words that every reader knows: transformers 4 and 5,
+and those who read as either does. What the base model's files said only of themselves is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import Dtype
+from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
+from megacpt.files import encoded
+
+DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
+TOKENIZER = "tokenizer_config.json"
+
+
+def write_descriptions(
+    source: Path, *, folder: Path, architecture: Architecture, dtype: Dtype
+) -> None:
+    """Write config.json, and what of the files already in ``folder`` one reader would not take."""
+    config = HfConfig.read(source)
+    write_json(
+        folder / "config.json", content=model_config(config, architecture=architecture, dtype=dtype)
+    )
+    if (folder / TOKENIZER).exists():
+        stated = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+        known = tokenizer_config(stated, fast=(folder / "tokenizer.json").exists())
+        if known != stated:
+            write_json(folder / TOKENIZER, content=known)
+    if not (folder / GENERATION).exists():
+        write_json(folder / GENERATION, content=_generation(config, architecture=architecture))
+
+
+def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:
+    """The base model's config.json, true of plain weights and complete in both forms."""
+    kept = {key: value for key, value in config.values.items() if key not in STORAGE_KEYS}
+    # Defaults are not the same in every reader, so that those with a default are stated.
+    defaults = {
+        "num_key_value_heads": architecture.num_kv_heads,
+        "head_dim": architecture.head_dim,
+        "max_position_embeddings": architecture.max_positions,
+        "rms_norm_eps": architecture.norm_eps,
+        "tie_word_embeddings": architecture.tied_embeddings,
+        "hidden_act": "silu",
+    }
+    stated = {key: value for key, value in kept.items() if value is not None}
+    return {
+        **kept,
+        **{key: value for key, value in defaults.items() if key not in stated},
+        **_rope(config, architecture=architecture),
+        **_experts(architecture),
+        "architectures": _classes(kept.get("architectures"), family=architecture.family),
+        "dtype": DTYPE_NAMES[dtype],
+        "torch_dtype": DTYPE_NAMES[dtype],
+    }
+
+
+def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
+    """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
+    ``rope_parameters``, which hold both."""
+    rope, theta = config.rope(), architecture.rope_theta
+    if architecture.rope_scaling is not None:
+        scaling = {**asdict(architecture.rope_scaling)}
+        scaling["original_max_position_embeddings"] = scaling.pop("original_max_positions")
+    else:
+        beside = ("rope_theta", "partial_rotary_factor")
+        scaling = {key: value for key, value in rope.stated.items() if key not in beside}
+    scaling["rope_type"] = rope.kind
+    return {
+        "rope_theta": theta,
+        "rope_scaling": None if rope.kind == "default" else scaling,
+        "rope_parameters": {**scaling, "rope_theta": theta},
+    }
+
+
+def _experts(architecture: Architecture) -> dict[str, int]:
+    """Qwen3-MoE's ``num_experts`` is written as ``num_local_experts`` by 5.23; up to 5.0 those who
+    find that name alone take 128."""
+    if architecture.experts is None:
+        return {}
+    return dict.fromkeys(("num_experts", "num_local_experts"), architecture.experts.num)
+
+
+def _classes(stated: object, *, family: str) -> list[str]:
+    """The class that was trained; another one's head is not in the export."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    causal = [name for name in names if name.endswith("ForCausalLM")]
+    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+
+
+def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
+    """All special tokens that config.json lists, else the family's own."""
+    own = {
+        "bos_token_id": architecture.bos_id,
+        "eos_token_id": architecture.eos_id,
+        "pad_token_id": architecture.pad_id,
+    }
+    ids = {key: config.values[key] if config.token_ids(key) else own[key] for key in own}
+    stated = {key: value for key, value in ids.items() if value is not None}
+    return {"_from_model_config": True, **stated}
+
+
+def tokenizer_config(stated: Mapping[str, Any], *, fast: bool) -> dict[str, Any]:
+    """``fast``: there is a tokenizer.json, which holds all where transformers 5 has written it.
+
+    4 does not know the class of that name in 5, TokenizersBackend; and one of a name that both know
+    builds parts anew in 4: LlamaTokenizer always puts BOS in front. PreTrainedTokenizerFast reads
+    tokenizer.json as it is in both. The list of further special tokens was renamed in 5, which
+    reads the old name; 4 takes the new one for an object.
+    """
+    config = dict(stated)
+    of_5 = config.get("backend") == "tokenizers" and "auto_map" not in config
+    if fast and (of_5 or str(config.get("tokenizer_class")).endswith("Backend")):
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        extra = config.pop("extra_special_tokens")
+        known = config.get("additional_special_tokens") or []
+        config["additional_special_tokens"] = [*known, *(t for t in extra if t not in known)]
+    return config
+
+
+def write_json(path: Path, *, content: Mapping[str, Any]) -> None:
+    path.write_bytes(encoded(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))

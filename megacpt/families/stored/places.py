@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a Hugging Face folder keeps each tensor of the model, and whether all of them are there.
+Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from megacpt.errors import ModelError
+from megacpt.families import family_of, param_rows, table_row
+from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.files import Stored, has_weights, read_stored
+from megacpt.families.weights import Part, Role
+
+FLOATING = ("F32", "BF16", "F16", "F64")
+_BASE_PREFIX = "model."
+"""Not there where transformers' base model was saved, without a head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAs:
+    """A tensor of the model: in which file, as all or part of which stored tensor."""
+
+    file: Path
+    part: Part
+    shape: tuple[int, ...]
+
+
+def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every Hugging Face tensor of the whole model."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in param_rows(architecture):
+        layers = range(architecture.num_layers) if row.per_layer else (None,)
+        mixture = architecture.experts if row.per_expert else None
+        experts = range(mixture.num) if mixture else (None,)
+        for layer, expert, source in product(layers, experts, row.sources):
+            name = source.name.format(layer=layer, expert=expert)
+            shapes[name] = source.shape(architecture)
+    return shapes
+
+
+def table_name(architecture: Architecture, *, role: Role) -> str:
+    """The Hugging Face name of the embedding or the head, which a tied model need not store."""
+    return table_row(architecture, role=role).sources[0].name
+
+
+def find_places(folder: Path, *, architecture: Architecture) -> dict[str, StoredAs]:
+    """Every tensor of the model, and a tied head that is stored beside the embedding.
+
+    One too few, one too many, one of another shape or of no floating type would change the model
+    silently: ModelError names it and says what is the matter.
+    """
+    stored = read_stored(folder)
+    shapes = hf_shapes(architecture)
+    head = table_name(architecture, role=Role.head)
+    embedding = table_name(architecture, role=Role.embedding)
+    if {head, embedding} <= stored.keys():
+        shapes.setdefault(head, shapes[embedding])
+    parts = _parts(shapes, architecture=architecture, stored=stored)
+    names = _Names(folder=folder, shapes=shapes, stored=stored, parts=parts)
+    if not architecture.tied_embeddings and head not in stored:
+        names.require_head(head)
+    names.require_all()
+    for part in parts.values():
+        _require_fit(part, found=stored[part.name], folder=folder)
+    return {
+        name: StoredAs(file=stored[part.name].file, part=part, shape=shapes[name])
+        for name, part in parts.items()
+    }
+
+
+def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
+    """What of the folder's weights is odd and harmless; ModelError where they do not fit.
+
+    A folder without weights is not looked at: whoever reads them says so.
+    """
+    if not has_weights(folder):
+        return
+    find_places(folder, architecture=architecture)
+    if stated := HfConfig.read(folder).quantisation():
+        yield (
+            f"{folder / 'config.json'} states {stated}, but the weights are plain numbers: they "
+            "are trained as they are, and the export leaves the key out."
+        )
+
+
+def _parts(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    architecture: Architecture,
+    stored: Mapping[str, Stored],
+) -> dict[str, Part]:
+    """For each tensor the stored one that it is, or is a part of; left out where there is none."""
+    elsewhere = dict(family_of(architecture).parts(architecture))
+    if architecture.tied_embeddings:
+        embedding = table_name(architecture, role=Role.embedding)
+        head = table_name(architecture, role=Role.head)
+        elsewhere[embedding] = Part(name=head, shape=shapes[embedding])
+    found = {}
+    for name, shape in shapes.items():
+        candidates = [Part(name=name, shape=shape), *filter(None, [elsewhere.get(name)])]
+        candidates += [replace(c, name=c.name.removeprefix(_BASE_PREFIX)) for c in candidates]
+        match = next((part for part in candidates if part.name in stored), None)
+        if match is not None:
+            found[name] = match
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """Those that the config asks for beside those that are stored."""
+
+    folder: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    stored: Mapping[str, Stored]
+    parts: Mapping[str, Part]
+
+    def require_head(self, head: str) -> None:
+        """An untied head that is not stored: transformers would draw it at random."""
+        if all(name in self.parts for name in self.shapes if name != head):
+            raise ModelError(
+                f"{self.folder} has no tensor {head}, which its config.json asks for: "
+                "tie_word_embeddings is false or not stated; set it to true there if the model "
+                "is tied, or save it again with its head (AutoModelForCausalLM)."
+            )
+
+    def require_all(self) -> None:
+        missing = [name for name in self.shapes if name not in self.parts]
+        used = {part.name for part in self.parts.values()}
+        extra = [n for n in self.stored if n not in used and ".rotary_emb." not in f".{n}"]
+        if missing:
+            raise ModelError(
+                f"{self.folder} has no tensor {missing[0]}{_others(missing)}, which its "
+                f"config.json asks for; {self._why(missing, extra=extra)}."
+            )
+        if extra:
+            raise ModelError(
+                f"{self.folder} has a tensor {extra[0]}{_others(extra)} that its config.json "
+                "gives no place; use the config.json of this model."
+            )
+
+    def _why(self, missing: Sequence[str], *, extra: Sequence[str]) -> str:
+        coded = [name for name in extra if self.stored[name].dtype not in FLOATING]
+        if coded:
+            return (
+                f"its weights are quantised ({coded[0]} is of type {self.stored[coded[0]].dtype}"
+                f"{_stated(self.folder)}), use the unquantised model"
+            )
+        if any(".lora_" in name for name in extra):
+            return f"it holds an adapter ({extra[0]}), merge it into its model with peft first"
+        renamed = [name for name in extra if name.endswith(missing[0])]
+        if renamed:
+            return (
+                f"it is there as {renamed[0]}, save the model itself and not what wraps it "
+                "(save_pretrained)"
+            )
+        asked, held = _layers(self.shapes), _layers(self.stored)
+        if asked != held:
+            return (
+                f"num_hidden_layers is {asked} there and {held} in the weights, "
+                "use the config.json and all the files of one model"
+            )
+        return "download the model again, or use the config.json of this model"
+
+
+def _layers(names: Iterable[str]) -> int:
+    parts = (name.removeprefix(_BASE_PREFIX).split(".") for name in names)
+    return len({p[1] for p in parts if p[0] == "layers"})
+
+
+def _require_fit(part: Part, *, found: Stored, folder: Path) -> None:
+    if found.dtype not in FLOATING:
+        raise ModelError(
+            f"{part.name} in {found.file} must be of type F32, BF16 or F16, but is "
+            f"{found.dtype}{_stated(folder)}; use the unquantised model."
+        )
+    if found.shape != part.shape:
+        raise ModelError(
+            f"{part.name} in {found.file} must have shape {list(part.shape)}, which config.json "
+            f"states, but has {list(found.shape)}; use the config.json of this model."
+        )
+
+
+def _stated(folder: Path) -> str:
+    stated = HfConfig.read(folder).quantisation()
+    return f", as config.json says: {stated}" if stated else ""
+
+
+def _others(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
