@@ -213,5 +213,5 @@ def _read(run_dir: Path, *, number: int) -> Start | None:
         record = json.loads(_path(run_dir, number=number).read_text(encoding="utf-8"))
         earlier = {int(n): int(step) for n, step in record.pop("earlier").items()}
         return Start(run_dir=run_dir, number=record.pop("start"), earlier=earlier, **record)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
