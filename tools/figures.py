@@ -35,7 +35,7 @@ RULES = re.compile(r"(^|_)rules$")
 WEIGHT_NAME = re.compile(
     r"embed_tokens|(?<!tie_)word_embeddings|lm_head|output_layer\."
     r"|\b(q|k|v|o|gate|up|down|qkv|gate_up)_proj\b|linear_(qkv|proj|q|kv|fc1|fc2|fc\[)"
-    r"|_layernorm\b|layer_norm_weight|\b[qk]_norm\b|\bnorm\.(weight|bias)"
+    r"|(?<!qk)_layernorm\b|layer_norm_weight|\b[qk]_norm\b|\bnorm\.(weight|bias)"
     r"|router\.(weight|bias|expert_bias)|\bexperts\\?\."
 )
 

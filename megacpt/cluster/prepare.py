@@ -44,7 +44,7 @@ from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
-from megacpt.plan.run_length import sentences, with_steps
+from megacpt.plan.run_length import length_sentences, with_steps
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import epoch_samples, segments_of
@@ -126,7 +126,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         segments=own(_segments(config, record=record)),
     )
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    length = tuple(sentences(asked, schedule=config.schedule))
+    length = tuple(length_sentences(asked, schedule=config.schedule))
     stored = HubModel.stored(config.model.path or "")
     plan = replace(
         plan,

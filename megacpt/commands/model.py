@@ -46,7 +46,7 @@ def with_weights(config: RunConfig) -> None:
         return
     from megacpt.hub.fetch import fetch_weights
 
-    line = Line(str(HubModel.stored(str(folder))))
+    line = DownloadLine(str(HubModel.stored(str(folder))))
     try:
         fetch_weights(folder, note=_note, progress=line)
     finally:
@@ -88,11 +88,11 @@ def tokenizer_path(name: str) -> Path:
 def _folder(
     asked: HubModel | None, *, pinned: Path | None, called: str, pretrained: bool, online: bool
 ) -> Path:
-    from megacpt.hub.fetch import fetch, has_weights, is_whole
+    from megacpt.hub.fetch import fetch, holds_weights, is_whole
 
     if pinned is not None and is_whole(pinned):
         weights_can_wait = online or not pretrained
-        if weights_can_wait or has_weights(pinned):
+        if weights_can_wait or holds_weights(pinned):
             return pinned
     model = asked if pinned is None else HubModel.stored(str(pinned))
     assert model is not None
@@ -131,7 +131,7 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-class Line:
+class DownloadLine:
     """Shows how far a download is."""
 
     def __init__(self, what: str, *, every_s: float | None = None) -> None:

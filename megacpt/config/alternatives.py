@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from megacpt.config.schema import flatten, shown
+from megacpt.config.schema import flatten, spelled
 from megacpt.errors import ConfigError, Violation
 from megacpt.text import listed
 
@@ -51,7 +51,7 @@ def _twice(chosen: Mapping[str, Any]) -> Violation:
     first, *others = chosen
     return Violation(
         path=first,
-        value=shown(chosen[first]),
+        value=spelled(chosen[first]),
         rule=f"is set beside {listed(f'{key}={chosen[key]}' for key in others)}",
         remedy="set one of them",
     )

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from megacpt.config.alternatives import given_way
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
-from megacpt.config.schema import flatten, hint, shown, to_run_config, to_tree
+from megacpt.config.schema import flatten, hint, spelled, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.config.yaml_file import load_texts, nested, one_line
 from megacpt.errors import ConfigError
@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
 
 def _word(value: object) -> str:
     """``true``, ``false`` and ``null`` as they are written."""
-    return str(value).lower() if isinstance(value, bool) else shown(value)
+    return str(value).lower() if isinstance(value, bool) else spelled(value)
 
 
 def _no_equals_sign(text: str, *, groups: Mapping[str, list[str]]) -> str:

@@ -7,13 +7,16 @@ the value, how the value changes where units differ, or why nothing takes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 Given = Mapping[str, Any]
 """All that the other trainer's file says, by its own names."""
-Change = Callable[[Any, Given], Any]
+
+
+class Change(Protocol):
+    def __call__(self, value: Any, *, given: Given) -> Any: ...
 
 
 class NoCounterpart(Exception):
@@ -45,7 +48,7 @@ def suggestion(name: str, *, value: object) -> str | None:
     if found.change is None:
         return f"did you mean {found.key}" + f", {found.note}" * bool(found.note) + "?"
     try:
-        here = found.change(value, {plain_name(name): value})
+        here = found.change(value, given={plain_name(name): value})
         return f"did you mean {found.key}" + f"={here}" * (str(here) != str(value)) + "?"
     except NoCounterpart as why:
         return f"did you mean {found.key}? But {why}"
@@ -74,7 +77,7 @@ def _rate(given: Given) -> float:
     return number(given[name])
 
 
-def _of_peak(value: Any, given: Given) -> float:
+def _of_peak(value: Any, *, given: Given) -> float:
     peak = _rate(given)
     if not 0 <= number(value) <= peak or not peak:
         raise NoCounterpart("it is not between 0 and the peak")
@@ -85,7 +88,7 @@ def _of_peak(value: Any, given: Given) -> float:
 def _chosen(**options: str) -> Change:
     """One of ours for each of theirs; the name is compared without signs and capitals."""
 
-    def change(value: Any, _: Given) -> str:
+    def change(value: Any, *, given: Given) -> str:
         name = "".join(c for c in str(value).lower().rsplit(".", 1)[-1] if c.isalnum())
         if name not in options:
             raise NoCounterpart(f"{value} is not done here")
@@ -95,7 +98,7 @@ def _chosen(**options: str) -> Change:
 
 
 def _if_on(value_here: Any, *, off: str = "it is off") -> Change:
-    def change(value: Any, _: Given) -> Any:
+    def change(value: Any, *, given: Given) -> Any:
         if not is_yes(value):
             raise NoCounterpart(off)
         return value_here
@@ -103,15 +106,15 @@ def _if_on(value_here: Any, *, off: str = "it is off") -> Change:
     return change
 
 
-def _samples_to_steps(value: Any, given: Given) -> int:
+def _samples_to_steps(value: Any, *, given: Given) -> int:
     return max(round(number(value) / number(given["global_batch_size"])), 0)
 
 
-def _samples_to_tokens(value: Any, given: Given) -> int:
+def _samples_to_tokens(value: Any, *, given: Given) -> int:
     return round(number(value) * number(given["seq_length"]))
 
 
-def _warmup_fraction(value: Any, given: Given) -> float:
+def _warmup_fraction(value: Any, *, given: Given) -> float:
     """Megatron's is a fraction of the decay, which may be shorter than the run."""
     decay = given.get("lr_decay_iters")
     if decay is None:
@@ -119,24 +122,24 @@ def _warmup_fraction(value: Any, given: Given) -> float:
     return float(f"{number(value) * number(decay) / number(given['train_iters']):.6g}")
 
 
-def _steps(value: Any, _: Given) -> Any:
+def _steps(value: Any, *, given: Given) -> Any:
     if number(value) <= 0:
         raise NoCounterpart("it is off")
     return value
 
 
-def _steps_or_share(value: Any, _: Given) -> int:
+def _steps_or_share(value: Any, *, given: Given) -> int:
     if 0 < number(value) < 1:
         raise NoCounterpart("it is a share of the run; here it is a number of steps")
     return round(number(value))
 
 
-def _virtual_stages(value: Any, given: Given) -> int:
+def _virtual_stages(value: Any, *, given: Given) -> int:
     layers, stages = number(given["num_layers"]), number(given["pipeline_model_parallel_size"])
     return round(layers / stages / number(value))
 
 
-def _whole_batch(value: Any, given: Given) -> int:
+def _whole_batch(value: Any, *, given: Given) -> int:
     micro = next(n for n in _MICRO_NAMES if n in given or n == _MICRO_NAMES[-1])
     return round(number(value) * number(given[micro]))
 
@@ -394,7 +397,7 @@ _TAKEN: tuple[tuple[str, str, Change | None, str], ...] = (
     (
         "cluster.timeout_minutes",
         "ddp_timeout",
-        lambda value, _: number(value) / 60,
+        lambda value, *, given: number(value) / 60,
         "minutes: seconds / 60",
     ),
     ("cluster.time_limit_minutes", "exit_duration_in_mins", None, ""),

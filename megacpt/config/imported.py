@@ -20,7 +20,7 @@ import yaml
 from megacpt.config.argument_file import options_of
 from megacpt.config.foreign import NoCounterpart, counterpart_of, plain_name
 from megacpt.config.limits import beyond_limits
-from megacpt.config.schema import flatten, shown, to_run_config, to_tree
+from megacpt.config.schema import flatten, spelled, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.config.yaml_file import load_texts, nested
 from megacpt.errors import ConfigError
@@ -151,7 +151,9 @@ def import_config(path: Path) -> Imported:
             "give the file that the trainer itself is started with."
         )
     imported = Imported(trainer=_trainer(given, path=path))
-    imported.keys = [taken for name, value in pairs for taken in _taken(name, value, given=given)]
+    imported.keys = [
+        taken for name, value in pairs for taken in _taken(name, value=value, given=given)
+    ]
     _settle(imported)
     _add_defaults(imported, given=given)
     _leave_out_unused(imported)
@@ -191,7 +193,7 @@ def _trainer(given: Mapping[str, Any], *, path: Path) -> str:
     return "Axolotl" if "base_model" in given else "transformers"
 
 
-def _taken(name: str, value: Any, *, given: Mapping[str, Any]) -> Iterator[Taken]:
+def _taken(name: str, *, value: Any, given: Mapping[str, Any]) -> Iterator[Taken]:
     found = counterpart_of(name)
     if found is None or not _says(value):
         yield Taken(name=name, value=value, note="not known here" if _says(value) else "empty")
@@ -201,10 +203,10 @@ def _taken(name: str, value: Any, *, given: Mapping[str, Any]) -> Iterator[Taken
         where = f"{found.key}, " * bool(found.key)
         yield Taken(name=name, value=value, note=f"{where}{found.note}")
     else:
-        yield _converted(name, value[0] if isinstance(value, tuple) else value, given=given)
+        yield _converted(name, value=value[0] if isinstance(value, tuple) else value, given=given)
 
 
-def _converted(name: str, value: Any, *, given: Mapping[str, Any]) -> Taken:
+def _converted(name: str, *, value: Any, given: Mapping[str, Any]) -> Taken:
     found = counterpart_of(name)
     assert found is not None
     if "$" in str(value):
@@ -212,7 +214,7 @@ def _converted(name: str, value: Any, *, given: Mapping[str, Any]) -> Taken:
     if found.key == "schedule.warmup_steps" and str(value).startswith(("0.", ".")):
         return Taken(name=name, value=value, key="schedule.warmup_fraction", here=value)
     try:
-        here = found.change(value, given) if found.change else value
+        here = found.change(value, given=given) if found.change else value
     except NoCounterpart as why:
         return Taken(name=name, value=value, note=str(why))
     except KeyError as missing:
@@ -224,7 +226,7 @@ def _sources(name: str, *, value: Any) -> Iterator[Taken]:
     """Megatron's shards with their weights, or Axolotl's data sets."""
     names: set[str] = set()
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        yield from (_data_set(name, item, names=names) for item in value)
+        yield from (_data_set(name, item=item, names=names) for item in value)
         return
     weight = ""
     for word in value if isinstance(value, list | tuple) else str(value).split():
@@ -240,7 +242,7 @@ def _sources(name: str, *, value: Any) -> Iterator[Taken]:
             weight = ""
 
 
-def _data_set(name: str, item: Any, *, names: set[str]) -> Taken:
+def _data_set(name: str, *, item: Any, names: set[str]) -> Taken:
     described = item if isinstance(item, Mapping) else {"path": item}
     files = described.get("data_files")
     path = str(files[0] if isinstance(files, list) and files else files or described.get("path"))
@@ -283,7 +285,7 @@ def _add_defaults(imported: Imported, *, given: Mapping[str, Any]) -> None:
     """What the other trainer does unasked, where ours would do something else."""
     said = {found.key for name in given if (found := counterpart_of(name)) is not None}
     for name, value in DEFAULTS[imported.trainer].items():
-        taken = _converted(name, value, given=given)
+        taken = _converted(name, value=value, given=given)
         rivals = next((set(a) for a in ALTERNATIVES if taken.key in a), {taken.key})
         if taken.key and taken.key not in said and rivals.isdisjoint(imported.settings):
             imported.keys.append(replace(taken, is_default=True))
@@ -350,5 +352,5 @@ def _composed(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def _short(value: Any, *, width: int = 48) -> str:
-    text = listed(value) if isinstance(value, list | tuple) and value else shown(value)
+    text = listed(value) if isinstance(value, list | tuple) and value else spelled(value)
     return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -171,7 +171,7 @@ def _value_problems(
         rule = "has no value" if value is None else "is a section of settings, not a value"
         yield Violation(
             path=path,
-            value=shown(value),
+            value=spelled(value),
             rule=f"{rule}{_at(where, path=path)}",
             remedy=f"set one of its keys, as in {_example(path, hint=hint)}",
         )
@@ -224,7 +224,7 @@ def _leaf_problems(
     if problem is not None:
         rule, remedy = problem
         yield Violation(
-            path=path, value=shown(value), rule=f"{rule}{_at(where, path=path)}", remedy=remedy
+            path=path, value=spelled(value), rule=f"{rule}{_at(where, path=path)}", remedy=remedy
         )
 
 
@@ -252,7 +252,7 @@ def _expected(leaf: type, *, value: object) -> tuple[str, str]:
     }[leaf]
 
 
-def shown(value: object) -> str:
+def spelled(value: object) -> str:
     """A value of any kind, in a message."""
     if isinstance(value, Mapping):
         return "{...}"
@@ -276,7 +276,7 @@ def _unknown(
     for key, item in (foreign or {path: value}).items():
         yield Violation(
             path=key,
-            value=shown(item),
+            value=spelled(item),
             rule=f"is not a setting{_at(where, path=key)}",
             remedy=_dotted_name(path, value=value, section=section)
             or hint(key, value=item, siblings=siblings),

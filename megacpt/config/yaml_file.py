@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-from megacpt.config.schema import shown
+from megacpt.config.schema import spelled
 from megacpt.errors import ConfigError, Violation
 
 _TAG = "tag:yaml.org,2002:"
@@ -112,4 +112,4 @@ def _sections(*values: object) -> bool:
 
 
 def _wrong(path: str, *, value: object, rule: str, remedy: str) -> Violation:
-    return Violation(path=path, value=shown(value), rule=rule, remedy=remedy)
+    return Violation(path=path, value=spelled(value), rule=rule, remedy=remedy)

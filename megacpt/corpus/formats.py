@@ -66,7 +66,7 @@ def format_of_named(path: Path) -> FileFormat:
     return _of_json(path) if told is FileFormat.json else told or FileFormat.jsonl
 
 
-def format_of(path: Path, *, left_out: LeftOut) -> FileFormat | None:
+def known_format(path: Path, *, left_out: LeftOut) -> FileFormat | None:
     """The format of a file that a folder holds; None, and counted, where its name does not tell."""
     told = ENDINGS.get(containers.endings(path)[0])
     if converted_by := containers.refusal_of(path):

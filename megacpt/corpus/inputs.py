@@ -16,7 +16,7 @@ from pathlib import Path
 
 from megacpt.corpus.containers import KINDS
 from megacpt.corpus.folders import LeftOut, files_in
-from megacpt.corpus.formats import ENDINGS, FileFormat, SourceFile, format_of, format_of_named
+from megacpt.corpus.formats import ENDINGS, FileFormat, SourceFile, format_of_named, known_format
 from megacpt.errors import DataError, EnvironmentError_
 
 STANDARD_INPUT = "-"
@@ -69,7 +69,7 @@ class _Search:
         left_out = LeftOut()
         taken = []
         for path in files_in(folder, left_out=left_out):
-            file_format = self._format or format_of(path, left_out=left_out)
+            file_format = self._format or known_format(path, left_out=left_out)
             if file_format:
                 taken.append(_source(path, file_format=file_format))
         if not taken:

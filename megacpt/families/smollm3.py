@@ -28,10 +28,12 @@ def read(config: HfConfig) -> Architecture:
     config.require("use_sliding_window", wanted=False, default=False)
     as_llama = HfConfig(path=config.path, values={**_DEFAULTS, **config.values})
     architecture = replace(llama.read(as_llama), family=MODEL_TYPE)
-    return replace(architecture, no_rope_layers=_without_rope(config, architecture.num_layers))
+    return replace(
+        architecture, no_rope_layers=_without_rope(config, num_layers=architecture.num_layers)
+    )
 
 
-def _without_rope(config: HfConfig, num_layers: int) -> tuple[int, ...]:
+def _without_rope(config: HfConfig, *, num_layers: int) -> tuple[int, ...]:
     interval = config.integer("no_rope_layer_interval", default=4)
     every = [int((layer + 1) % interval != 0) for layer in range(num_layers)]
     has_rope = config.flags("no_rope_layers", num=num_layers, default=every)

@@ -69,7 +69,7 @@ def fetch(
     """
     kept = _kept(model)
     if not online:
-        if kept is None or (pretrained and not has_weights(kept)):
+        if kept is None or (pretrained and not holds_weights(kept)):
             raise _absent(model, called=called)
         return kept
     try:
@@ -93,7 +93,7 @@ def fetch(
 def fetch_weights(folder: Path, *, note: Callable[[str], None], progress: Progress) -> None:
     """Bring the weights into a folder that ``fetch`` has made; an interrupted one goes on."""
     model = HubModel.stored(str(folder))
-    if model is None or has_weights(folder):
+    if model is None or holds_weights(folder):
         return
     with telling(model, called=f"model.path={model}"):
         wanted = _weights(_list(model), folder=folder)
@@ -113,7 +113,7 @@ def is_whole(folder: Path) -> bool:
     )
 
 
-def has_weights(folder: Path) -> bool:
+def holds_weights(folder: Path) -> bool:
     return (folder / SINGLE).exists() or (
         (folder / INDEX).exists() and all((folder / name).exists() for name in _shards(folder))
     )

@@ -20,7 +20,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, StepRecord
 from megacpt.monitor.terminal import fault_consequence, fault_value, sample_origin
-from megacpt.monitor.wandb_variables import Chosen, choose
+from megacpt.monitor.wandb_variables import Chosen, settle
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class WandbRun:
 
         ``auto`` goes offline where there is no key or the server cannot be reached.
         """
-        chosen = choose(
+        chosen = settle(
             monitor,
             run_dir=run_dir,
             known_id=_known_id(run_dir / "wandb_id"),

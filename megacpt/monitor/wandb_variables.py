@@ -64,7 +64,7 @@ class _Argument:
         return f"{self.variable}={theirs} is not followed: {self.why}"
 
 
-def choose(
+def settle(
     monitor: MonitorConfig,
     *,
     run_dir: Path,

@@ -43,7 +43,7 @@ def domain(config: RunConfig) -> list[str]:
     return [name for name in config.data.sources if replay is None or name != replay.source]
 
 
-def sentences(asked: RunConfig, *, schedule: ScheduleConfig) -> Iterator[str]:
+def length_sentences(asked: RunConfig, *, schedule: ScheduleConfig) -> Iterator[str]:
     """What was asked and what it comes to."""
     wanted = asked.schedule
     if wanted.epochs is not None:

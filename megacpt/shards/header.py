@@ -47,12 +47,12 @@ def read_header(idx: npt.NDArray[np.uint8], *, prefix: Path) -> Header:
             remedy="tokenize the text again, or write it with --dataset-impl mmap",
         )
     if idx.size < HEADER.size:
-        raise broken(
+        raise damaged(
             prefix, problem=f"has {idx.size} bytes, fewer than its header of {HEADER.size}"
         )
     magic, version, code, num_sequences, num_bounds = HEADER.unpack(idx[: HEADER.size].tobytes())
     if magic != MAGIC or version != VERSION:
-        raise broken(prefix, problem="does not begin as a Megatron index of version 1 does")
+        raise damaged(prefix, problem="does not begin as a Megatron index of version 1 does")
     if idx.size == FAIRSEQ_HEADER_BYTES + 12 * num_sequences:
         raise unsupported(
             prefix,
@@ -63,7 +63,7 @@ def read_header(idx: npt.NDArray[np.uint8], *, prefix: Path) -> Header:
     wanted = HEADER.size + 12 * num_sequences + 8 * num_bounds
     has_modes = 0 < num_sequences == idx.size - wanted
     if num_bounds < 1 or (idx.size != wanted and not has_modes):
-        raise broken(
+        raise damaged(
             prefix,
             problem=f"has {idx.size} bytes, but {num_sequences} sequences and {num_bounds} "
             f"document bounds take {wanted}",
@@ -83,7 +83,7 @@ def _require_ids(prefix: Path, *, code: int) -> None:
         )
     if code not in TYPE_CODES:
         known = ", ".join(f"{c} ({d.name})" for c, d in TYPE_CODES.items())
-        raise broken(prefix, problem=f"has type code {code}, token ids have one of {known}")
+        raise damaged(prefix, problem=f"has type code {code}, token ids have one of {known}")
 
 
 def require_text(modes: npt.NDArray[np.uint8], *, prefix: Path) -> None:
@@ -97,7 +97,7 @@ def require_text(modes: npt.NDArray[np.uint8], *, prefix: Path) -> None:
         )
 
 
-def broken(prefix: Path, *, problem: str) -> DataError:
+def damaged(prefix: Path, *, problem: str) -> DataError:
     return DataError(
         f"{prefix}.idx {problem}; the files are cut short, changed or of two different "
         "shards: copy both again, or tokenize the text again."

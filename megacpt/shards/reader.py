@@ -35,7 +35,7 @@ import numpy.typing as npt
 from megacpt import _C
 from megacpt.errors import DataError
 from megacpt.shards.format import HEADER, choose_dtype
-from megacpt.shards.header import broken, read_header, require_text
+from megacpt.shards.header import damaged, read_header, require_text
 from megacpt.shards.writer import AT_ONCE, ShardWriter
 
 Tokens = npt.NDArray[np.integer[Any]]
@@ -108,7 +108,7 @@ class IndexedShard:
             raise IndexError(f"document {number} of {self.num_documents}")
         first, last = self.document_bounds[number], self.document_bounds[number + 1]
         if not 0 <= first <= last <= self.sequence_offsets.size:
-            raise broken(
+            raise damaged(
                 self.prefix,
                 problem=f"bounds document {number} by sequences {first} and {last}",
             )
@@ -142,7 +142,7 @@ class IndexedShard:
         for document in range(first, self.num_documents):
             token = self._first_token(document)
             if token < (starts[-1] if starts else start):
-                raise broken(
+                raise damaged(
                     self.prefix,
                     problem=f"lets document {document} begin before the one before it",
                 )
@@ -164,7 +164,7 @@ class IndexedShard:
             token, rest = divmod(begin, self.dtype.itemsize)
             if rest == 0 and 0 <= token <= self.num_tokens:
                 return token
-        raise broken(
+        raise damaged(
             self.prefix, problem=f"says nothing sensible of where document {document} begins"
         )
 
@@ -177,7 +177,7 @@ class IndexedShard:
 
     def check_bounds(self) -> None:
         if np.any(self.document_bounds[1:] < self.document_bounds[:-1]):
-            raise broken(self.prefix, problem="holds document bounds that go backwards")
+            raise damaged(self.prefix, problem="holds document bounds that go backwards")
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Spans of PREFIX.bin, in tokens, that hold the sequences one after another; where they
@@ -189,7 +189,7 @@ class IndexedShard:
             sizes = self.sequence_lengths[at : at + AT_ONCE].astype(np.int64) * size
             outside = (sizes < 0) | (starts < 0) | (starts > self._tokens.nbytes - sizes)
             if np.any(outside | (starts % size != 0)):
-                raise broken(
+                raise damaged(
                     self.prefix, problem="holds lengths and offsets that contradict each other"
                 )
             stops = starts + sizes
@@ -207,14 +207,14 @@ class IndexedShard:
     def _check_ends(self, *, bin_bytes: int, end_to_end: bool) -> None:
         """What can be known of index and tokens together without reading all of the index."""
         if self.document_bounds[0] != 0 or self.document_bounds[-1] != self.sequence_offsets.size:
-            raise broken(
+            raise damaged(
                 self.prefix, problem="holds document bounds that do not cover its sequences"
             )
         first = int(self.sequence_offsets[0]) if self.sequence_offsets.size else 0
         end = self._end_in_bytes()
         found = f"describes bytes {first} to {end} of {self.prefix}.bin, which has {bin_bytes}"
         if not 0 <= first <= bin_bytes or not 0 <= end <= bin_bytes or end % self.dtype.itemsize:
-            raise broken(self.prefix, problem=found)
+            raise damaged(self.prefix, problem=found)
         if end_to_end and (first != 0 or end != bin_bytes):
             raise self._apart(found)
 

@@ -161,7 +161,7 @@ def probes(added_tokens: Sequence[str]) -> list[str]:
     return texts
 
 
-def _are_equal(row: Outcome, other: Outcome, /) -> bool:
+def _are_equal(row: Outcome, *, other: Outcome) -> bool:
     if isinstance(row, EncodeError) or isinstance(other, EncodeError):
         return type(row) is type(other)
     return np.array_equal(row, other)
@@ -175,7 +175,7 @@ def differing_text(
         encode_each(texts, encoder=encoder, special=special) for encoder in (fast, reference)
     )
     rows = zip(texts, found, expected, strict=True)
-    return next((text for text, row, right in rows if not _are_equal(row, right)), None)
+    return next((text for text, row, right in rows if not _are_equal(row, other=right)), None)
 
 
 def first_differing_text(found: Encoded, *, expected: Encoded) -> int | None:

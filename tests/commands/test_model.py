@@ -9,16 +9,20 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
+from safetensors.numpy import save
 
 from megacpt.cli import main
-from megacpt.commands.model import Line, model_of_run, with_model
+from megacpt.commands.model import DownloadLine, model_of_run, with_model
 from megacpt.config.compose import compose, read_run_yaml
 from megacpt.errors import EnvironmentError_
+from megacpt.families import param_rows, read_architecture
 from tests.hub_server import HubServer, Repo, use
 from tests.support import LLAMA, write_model_folder
 
@@ -28,13 +32,30 @@ SLURM = ("cluster=slurm", "cluster.device=cpu")
 TOKEN = "hf_secret"
 
 
+def weights(value: float) -> bytes:
+    """A file of all that the small model has, each number being ``value``."""
+    with tempfile.TemporaryDirectory() as folder:
+        architecture = read_architecture(write_model_folder(Path(folder) / "model"))
+    return save(
+        {
+            source.name.format(layer=layer): np.full(source.shape(architecture), value, np.float32)
+            for row in param_rows(architecture)
+            for source in row.sources
+            for layer in range(architecture.num_layers if row.per_layer else 1)
+        }
+    )
+
+
+WEIGHTS, OTHERS = weights(0.0), weights(1.0)
+
+
 @pytest.fixture
 def repo(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
     """org/tiny on the hub, by a folder that is empty otherwise; a token is set."""
     folder = write_model_folder(tmp_path / "files")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     made = hub.repos["org/tiny"] = Repo()
-    made.commit(files | {"model.safetensors": b"weights", "LICENSE": b"the licence"})
+    made.commit(files | {"model.safetensors": WEIGHTS, "LICENSE": b"the licence"})
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -43,7 +64,7 @@ def repo(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rep
 
 def moved(repo: Repo) -> str:
     """What the branch points to after a commit more."""
-    return repo.commit(repo.commits[repo.refs["main"]] | {"model.safetensors": b"others"})
+    return repo.commit(repo.commits[repo.refs["main"]] | {"model.safetensors": OTHERS})
 
 
 def prepared(*words: str) -> Path:
@@ -130,9 +151,9 @@ def test_a_launch_brings_the_weights_and_pins_the_commit(
     commit = repo.refs["main"]
     folder = tmp_path / "cache" / "models--org--tiny" / "snapshots" / commit
     assert read_run_yaml(Path("run/run.yaml")).model.path == str(folder)
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     said = capsys.readouterr()
-    assert f"Downloading org/tiny@{commit}: 7 bytes of weights to {folder}\n" in said.err
+    assert f"Downloading org/tiny@{commit}: 629.4 kB of weights to {folder}\n" in said.err
     assert json.loads(Path("run/plan.json").read_text())["hub_model"] == f"org/tiny@{commit}"
     assert files_with(TOKEN, folder=tmp_path) == []
     assert TOKEN not in said.out + said.err
@@ -196,7 +217,7 @@ def test_a_lost_cache_is_filled_with_the_same_commit(
     there = tmp_path / "elsewhere" / "models--org--tiny" / "snapshots" / first
     assert config.model.path == str(there)
     assert read_run_yaml(Path("run/run.yaml")) == config
-    assert (there / "model.safetensors").read_bytes() == b"weights"
+    assert (there / "model.safetensors").read_bytes() == WEIGHTS
     hub.requests.clear()
     assert model_of_run(Path("run"), weights=True) == config
     assert hub.requests == []
@@ -243,7 +264,7 @@ def test_an_interrupted_download_says_how_to_go_on(
 
 
 def test_progress_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    line = Line("org/tiny", every_s=0)
+    line = DownloadLine("org/tiny", every_s=0)
     for done in (40_000_000, 40_000_000, 70_000_000):
         line(done, 100_000_000)
     line.close()

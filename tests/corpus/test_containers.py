@@ -89,7 +89,11 @@ def test_zstandard_that_is_not_supported_is_not_called_damaged(
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("a.jsonl", gzip.compress(LINE, mtime=0), "holds gzip, whatever its name ends with; end its name"),
+        (
+            "a.jsonl",
+            gzip.compress(LINE, mtime=0),
+            "holds gzip, whatever its name ends with; end its name",
+        ),
         ("a.txt", bz2.compress(LINE), "holds bzip2"),
         ("a.csv", lzma.compress(LINE), "holds xz"),
         ("a.jsonl.zst", gzip.compress(LINE, mtime=0), "holds gzip"),

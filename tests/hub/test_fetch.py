@@ -15,7 +15,7 @@ from huggingface_hub import constants, hf_hub_download, snapshot_download
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families import read_architecture
-from megacpt.hub.fetch import fetch, fetch_weights, has_weights
+from megacpt.hub.fetch import fetch, fetch_weights, holds_weights
 from megacpt.tokenizer import load_tokenizer
 from tests.hub_server import HubServer, Repo
 from tests.support import LLAMA, write_model_folder
@@ -120,7 +120,7 @@ def test_what_is_read_comes_and_nothing_else(
     folder = bring("org/tiny")
     assert folder == tmp_path / "cache" / "models--org--tiny" / "snapshots" / commit
     assert names_in(folder) == wanted | set(model_files)
-    assert has_weights(folder)
+    assert holds_weights(folder)
     oracle = Path(snapshot_download("org/tiny", cache_dir=tmp_path / "oracle"))
     assert names_in(oracle) == set(model_files | files)
     for file in names_in(folder):
@@ -146,7 +146,7 @@ def test_without_weights_none_come(hub: HubServer, model_files: dict[str, bytes]
     hub.repos["org/tokenizer"] = Repo()
     del (only := dict(model_files))["config.json"]
     hub.repos["org/tokenizer"].commit(only)
-    assert not has_weights(bring("org/tiny", pretrained=False))
+    assert not holds_weights(bring("org/tiny", pretrained=False))
     assert names_in(bring("org/tokenizer", pretrained=False)) == set(only)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from megacpt.config.sections import MonitorConfig, WandbMode
 from megacpt.errors import ConfigError, EnvironmentError_
-from megacpt.monitor.wandb_variables import choose, choose_mode
+from megacpt.monitor.wandb_variables import choose_mode, settle
 
 
 def test_auto_is_online_only_with_a_key() -> None:
@@ -60,7 +60,7 @@ def test_our_defaults_leave_room_for_the_users_variables(
     tmp_path: Path, variables: dict[str, str], gone: set[str]
 ) -> None:
     every, left = (
-        choose(
+        settle(
             MonitorConfig(),
             run_dir=tmp_path,
             known_id=None,

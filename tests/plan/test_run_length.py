@@ -18,7 +18,7 @@ from megacpt.config.sections import (
     SourceConfig,
     StageConfig,
 )
-from megacpt.plan.run_length import sentences, with_steps
+from megacpt.plan.run_length import length_sentences, with_steps
 from megacpt.plan.segments import at, resolve, samples_per_epoch
 
 TOKENS = {"law": 10_001, "web": 3_000, "old": 7_777}
@@ -119,8 +119,8 @@ def test_warmup_is_rounded_up_as_in_transformers(fraction: float, steps: int, wa
 def test_what_is_asked_is_said_with_what_it_comes_to() -> None:
     asked = run_of(ScheduleConfig(epochs=2, warmup_fraction=0.1), "law", "web")
     schedule = replace(asked.schedule, steps=1_234, warmup_steps=124)
-    assert list(sentences(asked, schedule=schedule)) == [
+    assert list(length_sentences(asked, schedule=schedule)) == [
         "schedule.epochs=2 of law and web: 1,234 steps",
         "schedule.warmup_fraction=0.1: 124 steps",
     ]
-    assert not list(sentences(run_of(ScheduleConfig(), "law"), schedule=schedule))
+    assert not list(length_sentences(run_of(ScheduleConfig(), "law"), schedule=schedule))
