@@ -126,7 +126,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         segments=own(_segments(config, record=record)),
     )
     begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
-    length = tuple(length_sentences(asked, schedule=config.schedule))
+    length = tuple(length_sentences(asked.schedule, data=config.data, schedule=config.schedule))
     stored = HubModel.stored(config.model.path or "")
     plan = replace(
         plan,
@@ -149,13 +149,15 @@ def _with_steps(
 ) -> RunConfig:
     if not config.schedule.is_open:
         return config
-    return with_steps(
-        config,
+    schedule = with_steps(
+        config.schedule,
+        data=config.data,
         segments=own(_segments(config, record=record)),
         epoch_samples=lambda name, length: epoch_samples(
             config.data, name=name, num_tokens=tokens[name], sequence_length=length
         ),
     )
+    return replace(config, schedule=schedule)
 
 
 def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:

@@ -36,7 +36,9 @@ def samples(name: str, length: int) -> int:
 
 def steps_of(config: RunConfig) -> int:
     segments = resolve(config.data)
-    return with_steps(config, segments=segments, epoch_samples=samples).schedule.steps
+    return with_steps(
+        config.schedule, data=config.data, segments=segments, epoch_samples=samples
+    ).steps
 
 
 def counted_steps(config: RunConfig, *, epochs: float) -> int:
@@ -110,7 +112,12 @@ def test_tokens_end_with_the_step_that_reaches_them(tokens: int) -> None:
 def test_warmup_is_rounded_up_as_in_transformers(fraction: float, steps: int, warmup: int) -> None:
     schedule = ScheduleConfig(steps=steps, warmup_fraction=fraction)
     config = run_of(schedule, "law")
-    resolved = with_steps(config, segments=resolve(config.data), epoch_samples=samples).schedule
+    resolved = with_steps(
+        config.schedule,
+        data=config.data,
+        segments=resolve(config.data),
+        epoch_samples=samples,
+    )
     assert (resolved.steps, resolved.warmup_steps) == (steps, warmup)
     assert not resolved.is_open
     assert warmup == math.ceil(steps * fraction)
@@ -119,8 +126,8 @@ def test_warmup_is_rounded_up_as_in_transformers(fraction: float, steps: int, wa
 def test_what_is_asked_is_said_with_what_it_comes_to() -> None:
     asked = run_of(ScheduleConfig(epochs=2, warmup_fraction=0.1), "law", "web")
     schedule = replace(asked.schedule, steps=1_234, warmup_steps=124)
-    assert list(length_sentences(asked, schedule=schedule)) == [
+    assert list(length_sentences(asked.schedule, data=asked.data, schedule=schedule)) == [
         "schedule.epochs=2 of law and web: 1,234 steps",
         "schedule.warmup_fraction=0.1: 124 steps",
     ]
-    assert not list(length_sentences(run_of(ScheduleConfig(), "law"), schedule=schedule))
+    assert not list(length_sentences(ScheduleConfig(), data=asked.data, schedule=schedule))
