@@ -1,4 +1,6 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
 # transformers reads the tokenizer of a GGUF file with another rule for cutting text into words than
 # the file names, and says nothing: where it has no pattern for tokenizer.ggml.pre it takes GPT-2's.
 # SmolLM2's own file says "smollm": each digit by itself, and the blanks before it together.

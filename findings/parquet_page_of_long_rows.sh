@@ -1,4 +1,6 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
 # pyarrow 26.0.1: data_page_size bounds no page of long rows. The writer looks at the size of a page once
 # in write_batch_size rows (1024), so 1024 texts of 100 kB are one page of 100 MB though pages are said to
 # have 1 MiB, and to read the first row a reader holds the whole page, streaming or not. With
