@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,15 @@ def etag_of(name: str, content: bytes) -> str:
     if name.endswith(LARGE):
         return sha256(content).hexdigest()
     return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that was killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -258,8 +268,7 @@ def hub_server() -> Iterator[HubServer]:
         handler = type(f"{host}Answer", (_Answer,), {"hub": hub, "host": host})
         # The store has another name, so that what is sent to the hub alone is not sent there.
         name = "127.0.0.1" if host == "hub" else "localhost"
-        server = ThreadingHTTPServer((name, 0), handler)
-        server.daemon_threads = True
+        server = _Server((name, 0), handler)
         threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         servers.append(server)
     hub.address = f"http://127.0.0.1:{servers[0].server_port}"

@@ -111,8 +111,6 @@ def test_a_damaged_file_is_named_and_fetched_anew(hub: HubServer, tmp_path: Path
 
 
 def start(hub: HubServer, blobs: Path) -> subprocess.Popen[str]:
-    hub.repos["org/tiny"] = Repo()
-    hub.repos["org/tiny"].commit({"model.safetensors": CONTENT})
     file = large(CONTENT)
     command = [sys.executable, "-c", FETCH, str(blobs), file.name, str(file.size), file.sha256]
     environment = {"HF_ENDPOINT": hub.address, "PYTHONPATH": ":".join(sys.path)}
@@ -175,6 +173,8 @@ def test_ctrl_c_ends_it_at_once_and_keeps_what_came(hub: HubServer, tmp_path: Pa
 @pytest.mark.slow
 def test_two_processes_fetch_a_file_once(hub: HubServer, tmp_path: Path) -> None:
     hub.gate = threading.Event()
+    hub.repos["org/tiny"] = Repo()
+    hub.repos["org/tiny"].commit({"model.safetensors": CONTENT})
     first, second = start(hub, tmp_path), start(hub, tmp_path)
     while not ranges(hub):
         time.sleep(0.02)
