@@ -44,6 +44,14 @@ class Cluster:
         """The node that runs the script, and rank 0."""
         return self.jobs(job, show="%B")[0]
 
+    def other_host(self, job: str) -> str:
+        """A node of the job beside that one."""
+        (nodes,) = self.jobs(job, show="%N")
+        first = self.batch_host(job)
+        return next(
+            n for n in self.run("scontrol", "show", "hostnames", nodes).split() if n != first
+        )
+
     @contextmanager
     def cut_off(self, node: str) -> Iterator[None]:
         """Its network cable is unplugged; its processes live on."""
