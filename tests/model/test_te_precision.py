@@ -28,11 +28,28 @@ MIXTRAL = {
     "router_aux_loss_coef": 0.02,
     "sliding_window": None,
 }
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": LLAMA["intermediate_size"],
+    "router_aux_loss_coef": 0.02,
+}
 FOLDERS: dict[str, dict[str, Any]] = {
+    "granite": {"architectures": ["GraniteForCausalLM"], "model_type": "granite"},
     "llama": {},
+    "mistral": {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "sliding_window": None,
+    },
     "mixtral": MIXTRAL,
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16},
+    "qwen3_moe": QWEN3_MOE,
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3"},
 }
 # megatron-core lays a class of its own over delayed scaling, to keep wgrad in bf16 if asked.
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -92,7 +109,7 @@ def test_first_and_last_layers_stay_in_bf16(
 def test_layers_are_the_engines_own(found: dict[str, Any], family: str, recipe: str) -> None:
     layers = set(found[f"{family} {recipe}"]["layers"])
     assert {"TELayerNormColumnParallelLinear", "TERowParallelLinear"} <= layers
-    assert ("TEGroupedMLP" in layers) == (family == "mixtral")
+    assert ("TEGroupedMLP" in layers) == (family in ("mixtral", "qwen3_moe"))
 
 
 @pytest.mark.parametrize(("family", "recipe"), PAIRS)

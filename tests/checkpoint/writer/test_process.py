@@ -113,13 +113,13 @@ def test_one_that_is_dead_before_it_begins_is_told_in_the_same_words(
 
 
 def test_it_keeps_to_its_part_of_a_core_while_nobody_waits() -> None:
-    background: Background[float] = Background(cores=0.02)
+    background: Background[float] = Background(cores=0.1)
     try:
         background.hold([torch.ones(10)])
-        background.begin(partial(burn, cpu_s=0.02))
+        background.begin(partial(burn, cpu_s=0.1))
         while background.is_running():
             time.sleep(0.01)
-        # 0.02 s of CPU at 0.02 of a core are a second; the last rest may be left out.
+        # 0.1 s of CPU at a tenth of a core are a second; the last rest may be left out.
         took_s = background.result()
         assert took_s > 0.4
         assert 0.3 < background.rested_s < took_s
