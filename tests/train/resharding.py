@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def assembled(work: Path, rank_runtime: runtime.Runtime, case: dict[str, Any]) -
     from megacpt.train.assembly import assemble
 
     config = parity_config(work, {key: value for key, value in case.items() if key != "from"})
+    # The worlds are at work at once, and a folder holds one run.
+    config = replace(config, run_dir=f"{config.run_dir}-{rank_runtime.ranks.world_size}")
     initialise_parallel(config.parallel, seed=config.seed)
     return assemble(config, runtime=rank_runtime)
 
