@@ -157,7 +157,9 @@ def _open(path: str) -> Any:
 
 def _unreadable(path: str, *, error: Exception) -> DataError:
     """Damage, unless the library says that it lacks what the file needs."""
-    if isinstance(error, NotImplementedError):
+    # "Not supported", "unsupported", "support for codec ... not built": most are plain OSErrors.
+    lacking = arrow_for(path).ArrowNotImplementedError
+    if isinstance(error, lacking) or "support" in str(error).lower():
         return DataError(
             f"{path} is Parquet with something that pyarrow cannot read here ({error}); write it "
             "again in a usual way: zstd or snappy, strings."

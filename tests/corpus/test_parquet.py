@@ -123,13 +123,26 @@ def test_columns_of_one_name_are_refused_unless_another_is_wanted(
     assert read(str(tmp_path / "a.parquet"), key="body") == [b"y"]
 
 
-def test_what_pyarrow_lacks_is_not_called_damage(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet", compression="none")
-    unsupported = parquet._unreadable("a.parquet", error=pa.ArrowNotImplementedError("LZO"))
-    assert "with something that pyarrow cannot read here (LZO)" in str(unsupported)
+@pytest.mark.parametrize("codec", [3, 8, 9], ids=["LZO", "newer", "newer still"])
+def test_what_pyarrow_lacks_is_not_called_damage(codec: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), path, compression="none")
+    # The footer names the column and then its codec, twice its number.
+    named, content = b"\x18\x04text\x15", path.read_bytes()
+    assert content.count(named + b"\x00") == 1
+    path.write_bytes(content.replace(named + b"\x00", named + bytes([2 * codec])))
+    with pytest.raises(DataError, match=r"with something that pyarrow cannot read here \(.*upport"):
+        read(str(path))
+
+
+def test_what_is_encrypted_or_damaged_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PARE" + b"\x00" * 40 + b"PARE")
     with pytest.raises(DataError, match=r"b.parquet is encrypted"):
         parquet.row_group_bytes(str(tmp_path / "b.parquet"))
+    whole = write(tmp_path / "c.parquet", text=["a"])
+    Path(whole).write_bytes(Path(whole).read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"is not a complete Parquet file"):
+        parquet.row_group_bytes(whole)
 
 
 def test_parts_are_bounded_where_long_rows_follow_short_ones(tmp_path: Path) -> None:
