@@ -67,6 +67,8 @@ class Checked:
     config: RunConfig
     """With the length and the warmup of the run in steps."""
     plan: Plan
+    tokenizer: Tokenizer
+    base: BaseCheckpoint | None
 
 
 def check(config: RunConfig, *, num_ranks: int | None = None, launched: bool = False) -> Plan:
@@ -135,7 +137,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         advice=(*plan.advice, *odd, *model.notes),
         hub_model=str(stored) if stored else None,
     )
-    return Checked(config=config, plan=plan)
+    return Checked(config=config, plan=plan, tokenizer=model.tokenizer, base=base)
 
 
 def _update_settings(config: RunConfig) -> UpdateSettings:
@@ -172,13 +174,11 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
             variables=beginning_with("WANDB_"),
         )
     _check_writable(folder.root)
-    base = base_checkpoint.find(config.checkpoint, run_dir=folder.root)
-    if base is not None:
-        base.remember(folder.root)
+    if found.base is not None:
+        found.base.remember(folder.root)
     write_run_yaml(config, path=folder.run_yaml, notes=[*plan.length, *notes(config)])
-    tokenizer = load_tokenizer(str(config.model.path))
     for prefix, synthetic in _generated(config).items():
-        ensure_shard(prefix, config=synthetic, tokenizer=tokenizer)
+        ensure_shard(prefix, config=synthetic, tokenizer=found.tokenizer)
     write_text(folder.plan_json, text=json.dumps(plan.to_json(), indent=2) + "\n")
     return plan
 
