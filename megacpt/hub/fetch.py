@@ -21,12 +21,11 @@ from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families import FAMILIES
+from megacpt.families.stored.files import INDEX, SINGLE
 from megacpt.hub.large_files import LargeFile, Progress, arrived, fetch_large
 from megacpt.hub.problems import UNREACHABLE, problem_of, reason_of, telling
 from megacpt.text import listed, memory_size, text_size
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ENDINGS = (".json", ".txt", ".model", ".tiktoken", ".jinja")
 LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
