@@ -34,6 +34,22 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaNet:
+    """Layers with a gated delta net in place of attention."""
+
+    layers: tuple[int, ...]
+    """From 0."""
+    key_heads: int
+    value_heads: int
+    """A multiple of ``key_heads``."""
+    key_dim: int
+    """Of a head, queries and keys."""
+    value_dim: int
+    kernel: int
+    """Tokens that the convolution before it mixes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
     """Multipliers that the weights do not hold."""
 
@@ -81,6 +97,7 @@ class Architecture:
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
     scales: Scales = Scales()
+    delta_net: DeltaNet | None = None
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""
