@@ -25,6 +25,11 @@ STORAGE_KEYS = (
 )
 """How and where one folder keeps the weights, not what the model is: untrue of any other folder.
 ``transformers_version`` is not among them: by it readers date the tokenizer's files, too."""
+_ACTIVATIONS = {
+    **{name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")},
+    "swish": "silu",
+    "gelu_new": "gelu_pytorch_tanh",
+}
 _WITHIN_POSITIONS = ("dynamic",)
 """Kinds that stretch nothing up to ``max_position_embeddings``, and samples are never longer."""
 _BY_FACTOR = ("linear", "yarn")
@@ -143,6 +148,13 @@ class HfConfig:
     def window(self, key: str, *, default: int | None) -> int | None:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
+
+    def activation(self, key: str, *, default: str) -> str:
+        """Of the MLP; names of the same function are one."""
+        value = self._get(key, default=default)
+        if value not in _ACTIVATIONS:
+            raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
+        return _ACTIVATIONS[value]
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""
