@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    qwen2,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    smollm3,
+    starcoder2,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, Part, Role
@@ -31,12 +43,17 @@ FAMILIES = {
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
+    starcoder2.MODEL_TYPE: Family(read=starcoder2.read, params=starcoder2.PARAMS),
 }
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ STORAGE_KEYS = (
 )
 """How and where one folder keeps the weights, not what the model is: untrue of any other folder.
 ``transformers_version`` is not among them: by it readers date the tokenizer's files, too."""
+_ACTIVATIONS = {
+    **{name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")},
+    "swish": "silu",
+    "gelu_new": "gelu_pytorch_tanh",
+}
 _WITHIN_POSITIONS = ("dynamic",)
 """Kinds that stretch nothing up to ``max_position_embeddings``, and samples are never longer."""
 _BY_FACTOR = ("linear", "yarn")
@@ -106,6 +111,16 @@ class HfConfig:
             raise self._fail(key, rule=f"must be a list of {num} times 0 or 1", value=value)
         return value[:num]
 
+    def names(
+        self, key: str, *, num: int, known: Collection[str], default: Sequence[str]
+    ) -> Sequence[str]:
+        """One a layer, of ``num``."""
+        value = self._get(key, default=default)
+        if not isinstance(value, list) or len(value) != num or not set(value) <= set(known):
+            rule = f"must be a list of {num} of {', '.join(sorted(known))}"
+            raise self._fail(key, rule=rule, value=value)
+        return value
+
     def token_id(self, key: str) -> int | None:
         """A special token; where the config lists several, the first. Older Llama configs say -1
         for "no padding token"."""
@@ -140,9 +155,20 @@ class HfConfig:
         if not low <= value <= high:
             raise self._fail(key, rule=f"must be from {low} to {high}", value=value)
 
+    def require_divisor(self, key: str, *, value: int, of: int) -> None:
+        if of % value != 0:
+            raise self._fail(key, rule=f"must divide {of}", value=value)
+
     def window(self, key: str, *, default: int | None) -> int | None:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
+
+    def activation(self, key: str, *, default: str) -> str:
+        """Of the MLP; names of the same function are one."""
+        value = self._get(key, default=default)
+        if value not in _ACTIVATIONS:
+            raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
+        return _ACTIVATIONS[value]
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

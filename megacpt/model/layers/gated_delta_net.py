@@ -71,12 +71,12 @@ class GatedDeltaNet(MegatronModule):  # type: ignore[misc]
         self.dt_bias = self._parameter(self.value_heads)
         self.norm = self._parameter(sizes.value_dim)
 
-    def _rows(self) -> tuple[int, int, int, int, int, int]:
+    def _rows(self) -> list[int]:
         """Of a key head: query, key, values, gates, betas, decays."""
         sizes = self.sizes
         each = sizes.value_heads // sizes.key_heads
         values = each * sizes.value_dim
-        return sizes.key_dim, sizes.key_dim, values, values, each, each
+        return [sizes.key_dim, sizes.key_dim, values, values, each, each]
 
     def _parameter(self, *shape: int) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.empty(shape, dtype=self.config.params_dtype))

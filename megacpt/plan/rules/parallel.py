@@ -78,6 +78,8 @@ def _tensor_sizes(architecture: Architecture) -> dict[str, int]:
     }
     if architecture.experts is None:
         sizes["intermediate_size"] = architecture.ffn_hidden_size
+    if architecture.delta_net is not None:
+        sizes["linear_num_key_heads"] = architecture.delta_net.key_heads
     return sizes
 
 

@@ -32,13 +32,13 @@ def test_rms_norm(dtype: torch.dtype) -> None:
     from megatron.core.transformer import TransformerConfig
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    from megacpt.model.layers.norm import RMSNorm
+    from megacpt.model.layers.norm import Norm
 
     config = TransformerConfig(
         num_layers=1, hidden_size=SHAPE[-1], num_attention_heads=1, params_dtype=dtype
     )
     ours, theirs = (
-        RMSNorm(config, hidden_size=SHAPE[-1], eps=1e-5),
+        Norm(config, hidden_size=SHAPE[-1], eps=1e-5),
         LlamaRMSNorm(SHAPE[-1], eps=1e-5),
     )
     exact = LlamaRMSNorm(SHAPE[-1], eps=1e-5).double()
@@ -67,7 +67,7 @@ def _exact_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @DTYPES
 def test_swiglu(dtype: torch.dtype) -> None:
-    from megacpt.model.layers.activation import SwiGlu
+    from megacpt.model.layers.activation import Gated
 
     torch.manual_seed(0)
     x, d_out = 3 * torch.randn(*SHAPE[:-1], 64), torch.randn(*SHAPE[:-1], 32)
@@ -76,7 +76,7 @@ def test_swiglu(dtype: torch.dtype) -> None:
         given = x.to(dtype).to(torch.float64 if kind == "exact" else dtype)
         given = given.detach().clone().requires_grad_()
         gate, up = given.chunk(2, dim=-1)
-        out = SwiGlu(None)(given) if kind == "ours" else torch.nn.functional.silu(gate) * up
+        out = Gated(None)(given) if kind == "ours" else torch.nn.functional.silu(gate) * up
         out.backward(d_out.to(dtype).to(out.dtype))
         assert given.grad is not None
         results.append((out.detach(), given.grad))
