@@ -16,7 +16,11 @@ NET = {
     "linear_value_head_dim": 12,
     "linear_conv_kernel_dim": 4,
 }
-QWEN3_5 = NET | {"head_dim": 16, "partial_rotary_factor": 0.25, "rope_theta": 1e4}
+QWEN3_5 = NET | {"head_dim": 16, "partial_rotary_factor": 1.0, "rope_theta": 1e4}
+
+
+NOISE = 1e-4
+"""transformers' own logits move by 6e-5 where its embeddings do by 1e-7 of themselves."""
 
 
 def without_convolution(model: Any) -> None:
@@ -49,5 +53,6 @@ CASES = {
         changes=QWEN3_5,
         spoilt={"convolution": without_convolution},
         draw=draw,
+        logits_atol=NOISE,
     ),
 }
