@@ -149,6 +149,15 @@ class HfConfig:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
 
+    def cap(self, key: str, *, default: float | None) -> float | None:
+        """A bound; ``null`` stands for none."""
+        if self.values.get(key, default) is None:
+            return None
+        value = self.number(key, default=default)
+        if value <= 0.0:
+            raise self._fail(key, rule="must be above 0", value=value)
+        return value
+
     def activation(self, key: str, *, default: str) -> str:
         """Of the MLP; names of the same function are one."""
         value = self._get(key, default=default)
