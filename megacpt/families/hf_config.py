@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,11 @@ class HfConfig:
             return default
         return value
 
-    def integer(self, key: str, *, default: int | object = MISSING) -> int:
+    def integer(self, key: str, *, default: int | object = MISSING, at_least: int = 1) -> int:
         value = self._get(key, default=default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._fail(key, rule="must be a positive integer", value=value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            wanted = "a positive integer" if at_least == 1 else f"an integer from {at_least} up"
+            raise self._fail(key, rule=f"must be {wanted}", value=value)
         return value
 
     def number(self, key: str, *, default: float | object = MISSING) -> float:
@@ -164,6 +165,17 @@ class HfConfig:
         if value not in _ACTIVATIONS:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
+    def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
+        """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
+        stated, those for which ``default`` is true."""
+        names = ["full_attention" if default(n) else "sliding_attention" for n in range(num)]
+        stated = self._get("layer_types", default=names)
+        known = {"full_attention", "sliding_attention"}
+        if not isinstance(stated, list) or len(stated) != num or not known.issuperset(stated):
+            raise self._fail(
+                "layer_types", rule=f"must be a list of {num} of {sorted(known)}", value=stated
+            )
+        return tuple(n for n, name in enumerate(stated) if name == "full_attention")
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""
