@@ -112,7 +112,9 @@ class Architecture:
     experts: Experts | None = None
     """``None``: every layer has one MLP, which all tokens pass."""
     sliding_window: int | None = None
-    """Tokens back that a token sees; ``None``: all."""
+    """Last tokens that a token sees, itself among them; ``None``: all before it."""
+    full_attention_layers: tuple[int, ...] = ()
+    """Layers, from 0, whose tokens see all before them in spite of ``sliding_window``."""
     qkv_bias: bool = False
     """Of query, key and value, whatever the output has."""
     qk_norm: bool = False
@@ -132,6 +134,10 @@ class Architecture:
     """Of the MLP, as Hugging Face calls it."""
     gated: bool = True
     """The activation multiplies a second product of the input."""
+
+    def window(self, layer: int) -> int | None:
+        """Of the layer, counted from 0."""
+        return None if layer in self.full_attention_layers else self.sliding_window
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,11 @@ class HfConfig:
             return default
         return value
 
-    def integer(self, key: str, *, default: int | object = MISSING) -> int:
+    def integer(self, key: str, *, default: int | object = MISSING, at_least: int = 1) -> int:
         value = self._get(key, default=default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._fail(key, rule="must be a positive integer", value=value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            wanted = "a positive integer" if at_least == 1 else f"an integer from {at_least} up"
+            raise self._fail(key, rule=f"must be {wanted}", value=value)
         return value
 
     def number(self, key: str, *, default: float | object = MISSING) -> float:
@@ -163,12 +164,28 @@ class HfConfig:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
 
+    def cap(self, key: str, *, default: float | None) -> float | None:
+        """A bound; ``null`` stands for none."""
+        if self.values.get(key, default) is None:
+            return None
+        value = self.number(key, default=default)
+        if value <= 0.0:
+            raise self._fail(key, rule="must be above 0", value=value)
+        return value
+
     def activation(self, key: str, *, default: str) -> str:
         """Of the MLP; names of the same function are one."""
         value = self._get(key, default=default)
         if value not in _ACTIVATIONS:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
+    def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
+        """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
+        stated, those for which ``default`` is true."""
+        known = ("full_attention", "sliding_attention")
+        unless = [known[0] if default(n) else known[1] for n in range(num)]
+        kinds = self.names("layer_types", num=num, known=known, default=unless)
+        return tuple(n for n, kind in enumerate(kinds) if kind == "full_attention")
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

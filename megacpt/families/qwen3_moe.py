@@ -29,4 +29,7 @@ def read(config: HfConfig) -> Architecture:
     experts = mixture.read(named, num=128, per_token=8, renormalised=config.flag("norm_topk_prob"))
     values = {**_DEFAULTS, **config.values, **ffn, **head_dim}
     as_qwen3 = HfConfig(path=config.path, values=values)
-    return replace(qwen3.read(as_qwen3), family=MODEL_TYPE, experts=experts)
+    # A window is one of all layers here.
+    return replace(
+        qwen3.read(as_qwen3), family=MODEL_TYPE, experts=experts, full_attention_layers=()
+    )

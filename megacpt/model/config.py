@@ -48,6 +48,7 @@ def transformer_config(
         qk_layernorm=architecture.qk_norm,
         attention_output_gate=architecture.attention_gate,
         no_rope_freq=_without_rope(architecture),
+        **_windows(architecture),
         softmax_scale=architecture.scales.attention,
         hidden_dropout=0.0,
         attention_dropout=0.0,
@@ -90,6 +91,22 @@ def _without_rope(architecture: Architecture) -> list[int] | None:
     without = architecture.no_rope_layers
     layers = range(architecture.num_layers)
     return [int(layer in without) for layer in layers] if without else None
+
+
+def _windows(architecture: Architecture) -> dict[str, Any]:
+    """In megatron-core's count a token sees so many before it; 1 stands for a layer with a window.
+
+    Transformer Engine's ring of context parallelism ("p2p") knows no windows.
+    """
+    if architecture.sliding_window is None:
+        return {}
+    layers = range(architecture.num_layers)
+    has_window = [int(architecture.window(layer) is not None) for layer in layers]
+    return {
+        "window_size": (architecture.sliding_window - 1, 0),
+        "window_attn_skip_freq": has_window,
+        "cp_comm_type": "all_gather",
+    }
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:

@@ -22,25 +22,18 @@ def _named(facts: Facts) -> Iterator[Violation]:
 
 
 def _positions(facts: Facts) -> Iterator[Violation]:
-    """Attention here sees the whole sample, so a window that would cut it changes the model."""
     model = facts.architecture
     if model is None:
         return
-    limits = {
-        f"max_position_embeddings={model.max_positions} of the model": model.max_positions,
-        f"the model's sliding_window={model.sliding_window}, which is not applied": (
-            model.sliding_window
-        ),
-    }
-    for words, longest in limits.items():
-        for path, length in sequence_lengths(facts.config.data).items():
-            if longest is not None and length > longest:
-                yield Violation(
-                    path=path,
-                    value=length,
-                    rule=f"is above {words}",
-                    remedy=f"use {longest} or less",
-                )
+    longest = model.max_positions
+    for path, length in sequence_lengths(facts.config.data).items():
+        if length > longest:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is above max_position_embeddings={longest} of the model",
+                remedy=f"use {longest} or less",
+            )
 
 
 def _tokens(facts: Facts) -> Iterator[Violation]:
