@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, Part, Role
@@ -32,6 +42,9 @@ FAMILIES = {
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts

@@ -93,8 +93,8 @@ class HfConfig:
             raise self._fail(key, rule="must be a number", value=value)
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        value = self._get(key, default=False)
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        value = self._get(key, default=default)
         if not isinstance(value, bool):
             raise self._fail(key, rule="must be true or false", value=value)
         return value
@@ -105,6 +105,13 @@ class HfConfig:
         if not isinstance(value, list) or len(value) < num or not set(value) <= {0, 1}:
             raise self._fail(key, rule=f"must be a list of {num} times 0 or 1", value=value)
         return value[:num]
+
+    def layers(self, key: str) -> tuple[int, ...]:
+        """Numbers of layers, from 0; none where the config has no such list."""
+        value = self._get(key, default=[])
+        if not isinstance(value, list) or not all(type(n) is int for n in value):
+            raise self._fail(key, rule="must be a list of layers' numbers", value=value)
+        return tuple(value)
 
     def token_id(self, key: str) -> int | None:
         """A special token; where the config lists several, the first. Older Llama configs say -1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from megacpt.errors import ModelError
-from megacpt.families import read_architecture
+from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.architecture import Experts, Llama3RopeScaling
 from megacpt.families.counts import num_parameters
 from megacpt.families.hf_config import end_ids
@@ -23,7 +23,7 @@ from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
-KNOWN = "granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3"
+KNOWN = ", ".join(sorted(FAMILIES))
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )
@@ -372,8 +372,8 @@ def test_defaults_of_qwen3_moe_are_those_of_transformers(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_only_layers": [0]}, r"mlp_only_layers must be \[\], but is \[0\]"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, but is 2"),
+        ({"mlp_only_layers": ["0"]}, "mlp_only_layers must be a list of layers' numbers, but is"),
+        ({"decoder_sparse_step": 5}, "leaves none of 4 layers with experts"),
         ({"use_sliding_window": True}, "use_sliding_window must be False, but is True"),
     ],
 )
