@@ -15,6 +15,7 @@ from megacpt.families import (
     mixtral,
     olmo2,
     qwen2,
+    qwen2_moe,
     qwen3,
     qwen3_5,
     qwen3_moe,
@@ -45,6 +46,9 @@ FAMILIES = {
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
     olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
     qwen3_5.MODEL_TYPE: Family(
         read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True

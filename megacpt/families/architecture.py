@@ -21,8 +21,26 @@ class Llama3RopeScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How a router chooses the experts of a token."""
+
+    sigmoid: bool = False
+    """An expert's score is the sigmoid of its logit; else its share of the softmax."""
+    correction_bias: bool = False
+    """A number for each expert is added to its score, for the choice alone."""
+    groups: int = 1
+    """Equally large ones that the experts are in, one after another."""
+    groups_per_token: int = 1
+    """Of so many groups, the best, are the token's experts."""
+    group_scored_by: int = 1
+    """A group's score is the sum of so many of its experts', the best."""
+    scale: float = 1.0
+    """Of the weights of a token's experts, after all else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """The MLP of every layer is a mixture: a router sends each token to some of several."""
+    """The MLP of a layer is a mixture: a router sends each token to some of several."""
 
     num: int
     per_token: int
@@ -30,7 +48,16 @@ class Experts:
     balance_coefficient: float
     """Weight of the load-balancing loss of a layer, where the run sets none."""
     renormalised: bool = True
-    """A token's weights of its experts sum to one; else they are shares of all experts'."""
+    """A token's weights of its experts sum to one; else they are the scores of all experts."""
+    routing: Routing = Routing()
+    dense_layers: tuple[int, ...] = ()
+    """Layers, from 0, with one MLP that all tokens pass in place of experts."""
+    dense_ffn_hidden_size: int | None = None
+    """Of the MLP of ``dense_layers``."""
+    shared_ffn_hidden_size: int | None = None
+    """Of an MLP that all tokens pass beside their experts; ``None``: there is none."""
+    shared_gate: bool = False
+    """Its result is multiplied by the sigmoid of a number for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +119,7 @@ class Architecture:
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
-    """Of the MLP, or of one expert."""
+    """Of the MLP; where there are experts, of one of them."""
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -138,6 +165,16 @@ class Architecture:
     def window(self, layer: int) -> int | None:
         """Of the layer, counted from 0."""
         return None if layer in self.full_attention_layers else self.sliding_window
+
+    @property
+    def dense_ffn_hidden_size(self) -> int:
+        """Of an MLP that all tokens pass."""
+        stated = self.experts.dense_ffn_hidden_size if self.experts else None
+        return self.ffn_hidden_size if stated is None else stated
+
+    def has_experts(self, layer: int) -> bool:
+        """``layer``: counted from 0."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

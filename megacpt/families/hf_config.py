@@ -99,8 +99,8 @@ class HfConfig:
             raise self._fail(key, rule="must be a number", value=value)
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        value = self._get(key, default=False)
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        value = self._get(key, default=default)
         if not isinstance(value, bool):
             raise self._fail(key, rule="must be true or false", value=value)
         return value
@@ -121,6 +121,13 @@ class HfConfig:
             rule = f"must be a list of {num} of {', '.join(sorted(known))}"
             raise self._fail(key, rule=rule, value=value)
         return value
+
+    def layers(self, key: str) -> tuple[int, ...]:
+        """Numbers of layers, from 0; none where the config has no such list."""
+        value = self._get(key, default=[])
+        if not isinstance(value, list) or not all(type(n) is int for n in value):
+            raise self._fail(key, rule="must be a list of layers' numbers", value=value)
+        return tuple(value)
 
     def token_id(self, key: str) -> int | None:
         """A special token; where the config lists several, the first. Older Llama configs say -1
@@ -179,6 +186,7 @@ class HfConfig:
         if value not in _ACTIVATIONS:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
+
     def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
         """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
         stated, those for which ``default`` is true."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from megacpt.families.architecture import Architecture, DeltaNet
+from megacpt.families.architecture import Architecture, DeltaNet, Experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,8 @@ class Param:
     present: Callable[[Architecture], bool] = _always
     in_layer: Callable[[Architecture, int], bool] = _everywhere
     """Whether the layer (from 0) has it, of a weight that is not in all of them."""
+    frozen: bool = False
+    """Never trained, and float32 whatever the rest is, also in an export."""
 
     @property
     def per_expert(self) -> bool:
@@ -296,8 +298,9 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "head": architecture.head_dim,
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
-        "experts": architecture.experts.num if architecture.experts else 0,
         "one": 1,
+        "dense_ffn": architecture.dense_ffn_hidden_size,
+        **_expert_sizes(architecture.experts),
         **_delta_sizes(architecture.delta_net),
     }
 
@@ -315,3 +318,10 @@ def _delta_sizes(net: DeltaNet | None) -> dict[str, int]:
         "delta_value": net.value_dim,
         "delta_kernel": net.kernel,
     }
+
+
+def _expert_sizes(experts: Experts | None) -> dict[str, int]:
+    if experts is None:
+        return {}
+    shared = experts.shared_ffn_hidden_size
+    return {"experts": experts.num, "shared_ffn": shared or 0}

@@ -63,7 +63,7 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
     return {
         "num_layers": architecture.num_layers,
         "hidden_size": architecture.hidden_size,
-        "ffn_hidden_size": architecture.ffn_hidden_size,
+        "ffn_hidden_size": architecture.dense_ffn_hidden_size,
         "num_attention_heads": architecture.num_heads,
         "num_query_groups": architecture.num_kv_heads,
         "kv_channels": architecture.head_dim,
