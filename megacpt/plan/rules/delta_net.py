@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model with gated delta nets cannot do here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megacpt.config.sections import DeviceKind
+from megacpt.errors import Violation
+from megacpt.plan.rules import Facts, Rule
+
+
+def _delta_net(facts: Facts) -> Iterator[Violation]:
+    if facts.architecture is None or facts.architecture.delta_net is None:
+        return
+    family, parallel = facts.architecture.family, facts.config.parallel
+    if parallel.cp > 1:
+        yield Violation(
+            path="parallel.cp",
+            value=parallel.cp,
+            rule=f"cuts samples, but {family}'s gated delta nets read each from its beginning",
+            remedy="use parallel.cp=1",
+        )
+    if facts.config.cluster.device is DeviceKind.gpu:
+        yield Violation(
+            path="cluster.device",
+            value="gpu",
+            rule=f"has no layers for {family}'s gated delta nets",
+            remedy="train on CPUs (cluster.device=cpu), or another model",
+        )
+
+
+RULES: tuple[Rule, ...] = (_delta_net,)
