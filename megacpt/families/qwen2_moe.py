@@ -19,6 +19,7 @@ parts = _MIXTURE.parts
 
 
 def read(config: HfConfig) -> Architecture:
+    config.require("use_sliding_window", wanted=False, default=False)
     experts = replace(
         qwen3_moe.read_experts(config, num=60, per_token=4, dense_ffn=5632),
         shared_ffn_hidden_size=config.integer("shared_expert_intermediate_size", default=5632),
