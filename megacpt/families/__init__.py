@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megacpt.errors import ModelError
 from megacpt.families import (
+    gemma2,
     granite,
     llama,
     mistral,
@@ -38,6 +39,7 @@ class Family:
 
 
 FAMILIES = {
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),

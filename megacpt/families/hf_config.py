@@ -165,6 +165,7 @@ class HfConfig:
         if value not in _ACTIVATIONS:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
+
     def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
         """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
         stated, those for which ``default`` is true."""

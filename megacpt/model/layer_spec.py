@@ -31,6 +31,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
+from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.norm import norm_class
 from megacpt.model.layers.scales import scale_residuals
@@ -108,7 +109,8 @@ def _plain_layer(config: TransformerConfig, *, architecture: Architecture) -> An
     if architecture.parallel_mlp:
         layer.module, layer.submodules.pre_mlp_layernorm = ParallelLayer, IdentityOp
     attention = layer.submodules.self_attention.submodules
-    attention.core_attention = CausalAttention
+    cap = architecture.scales.attention_cap
+    attention.core_attention = CausalAttention if cap is None else capped_class(cap)
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = norm
     if config.use_te_activation_func:
