@@ -26,7 +26,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megacpt.config.sections import DeviceKind
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
@@ -36,6 +36,7 @@ from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.norm import norm_class
 from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.layers.shapes import ParallelLayer, PostNormLayer
+from megacpt.plan.rules.model import lacking_on_gpus
 
 
 def block_spec(
@@ -88,6 +89,11 @@ def _transformer_engine_layer(config: TransformerConfig, *, architecture: Archit
         raise EnvironmentError_(
             "Training on GPUs needs Transformer Engine, which this Python lacks; "
             "use NVIDIA's PyTorch container, or pip install 'megacpt[te]'."
+        )
+    for what in lacking_on_gpus(architecture):
+        raise ModelError(
+            f"A {architecture.family} model has {what}, which the layers of GPUs do not compute; "
+            "use cluster.device=cpu."
         )
     layer = get_gpt_layer_with_transformer_engine_spec(
         num_experts=config.num_moe_experts,
