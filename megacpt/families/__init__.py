@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacpt.errors import ModelError
@@ -36,10 +36,12 @@ class Family:
     """Tensors that some folders hold as parts of larger ones."""
     fused: bool = False
     """All folders do, so that an export does, too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
 
 FAMILIES = {
-    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS),
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
@@ -51,7 +53,9 @@ FAMILIES = {
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
-    starcoder2.MODEL_TYPE: Family(read=starcoder2.read, params=starcoder2.PARAMS),
+    starcoder2.MODEL_TYPE: Family(
+        read=starcoder2.read, params=starcoder2.PARAMS, names=starcoder2.NAMES
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from megacpt.families.weights import renamed
 
 MODEL_TYPE = "gemma2"
 PARAMS = renamed(llama.PARAMS, {"pre_mlp_layernorm": "pre_feedforward_layernorm"})
+NAMES = {"hidden_act": "hidden_activation"}
 
 DEFAULTS = {
     "num_key_value_heads": 4,
