@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    granite,
+    llama,
+    ministral3,
+    mistral,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, Part, Role
@@ -29,8 +40,10 @@ class Family:
 FAMILIES = {
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
     qwen3_moe.MODEL_TYPE: Family(

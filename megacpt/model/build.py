@@ -19,7 +19,7 @@ from megacpt.model.config import transformer_config
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
-from megacpt.model.layers.rope import inverse_frequencies
+from megacpt.model.layers.rope import Ropes
 from megacpt.model.layers.scales import ScaledEmbedding
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
@@ -133,8 +133,7 @@ def _build_chunk(
         scales=architecture.scales,
         fuse_loss=fuse_loss,
     )
-    rotary = model.rotary_pos_emb
-    rotary.inv_freq = inverse_frequencies(architecture).to(rotary.inv_freq.device)
+    Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 
 

@@ -24,6 +24,7 @@ from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
 from megacpt.model.layers.experts import expert_settings
+from megacpt.model.layers.rope import table_keys
 from megacpt.model.precision import precision_settings
 
 
@@ -42,7 +43,9 @@ def transformer_config(
         **_recompute(parallel),
         **expert_settings(architecture, parallel=parallel, kind=kind),
         **precision_settings(precision, kind=kind),
-        **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
+        **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
+        | _plain_rotation(architecture),
+        rotary_interleaved=architecture.rotary_pairs,
         # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         qk_layernorm=architecture.qk_norm,
@@ -80,6 +83,12 @@ def _without_rope(architecture: Architecture) -> list[int] | None:
     without = architecture.no_rope_layers
     layers = range(architecture.num_layers)
     return [int(layer in without) for layer in layers] if without else None
+
+
+def _plain_rotation(architecture: Architecture) -> dict[str, bool]:
+    """Of packed documents the fused kernel knows neither pairs nor tables of several lengths."""
+    by_length = any(is_long for _, is_long in table_keys(architecture))
+    return {"apply_rope_fusion": False} if by_length or architecture.rotary_pairs else {}
 
 
 def _windows(architecture: Architecture) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from megacpt.model.layers.activation import SwiGlu
 from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.norm import RMSNorm
+from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
 
 
@@ -52,7 +53,11 @@ def layer_spec(
 ) -> Any:
     """``layer``: its number in the whole model, from 0."""
     build = _transformer_engine_layer if kind is DeviceKind.gpu else _plain_layer
-    return _finished(build(config), architecture=architecture)
+    built = build(config)
+    if rotation := rotation_of(architecture, layer=layer):
+        built.submodules.self_attention.module = RotatedAttention
+        built.submodules.self_attention.params |= {"rotation": rotation}
+    return _finished(built, architecture=architecture)
 
 
 def _finished(layer: Any, *, architecture: Architecture) -> Any:
