@@ -12,6 +12,7 @@ from megacpt.families.weights import renamed
 
 MODEL_TYPE = "starcoder2"
 PARAMS = renamed(llama.PARAMS, {"linear_fc1": "c_fc", "linear_fc2": "c_proj"})
+NAMES = {"rms_norm_eps": "norm_epsilon"}
 
 _DEFAULTS = {
     "num_key_value_heads": 2,

@@ -27,16 +27,19 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megacpt.config.sections import DeviceKind
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
+from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.gated_delta_net import GatedDeltaNet
 from megacpt.model.layers.norm import norm_class
+from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.layers.shapes import ParallelLayer, PostNormLayer
+from megacpt.plan.rules.model import lacking_on_gpus
 
 
 def block_spec(
@@ -64,12 +67,15 @@ def layer_spec(
     built = build(
         config, architecture=architecture, num_experts=None if experts is None else experts.num
     )
-    net = architecture.delta_net
-    if net is not None and layer in net.layers:
-        built.submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
     if architecture.norms.after:
         norm = _norm(architecture, kind=kind)
         built.module = type("PostNormLayer", (PostNormLayer,), {"norm": norm})
+    net = architecture.delta_net
+    if net is not None and layer in net.layers:
+        built.submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
+    elif rotation := rotation_of(architecture, layer=layer):
+        built.submodules.self_attention.module = RotatedAttention
+        built.submodules.self_attention.params |= {"rotation": rotation}
     return _finished(built, architecture=architecture, experts=experts)
 
 
@@ -100,6 +106,11 @@ def _transformer_engine_layer(
             "Training on GPUs needs Transformer Engine, which this Python lacks; "
             "use NVIDIA's PyTorch container, or pip install 'megacpt[te]'."
         )
+    for what in lacking_on_gpus(architecture):
+        raise ModelError(
+            f"A {architecture.family} model has {what}, which the layers of GPUs do not compute; "
+            "use cluster.device=cpu."
+        )
     layer = get_gpt_layer_with_transformer_engine_spec(
         num_experts=num_experts,
         moe_grouped_gemm=config.moe_grouped_gemm,
@@ -122,7 +133,8 @@ def _plain_layer(
     if architecture.parallel_mlp:
         layer.module, layer.submodules.pre_mlp_layernorm = ParallelLayer, IdentityOp
     attention = layer.submodules.self_attention.submodules
-    attention.core_attention = CausalAttention
+    cap = architecture.scales.attention_cap
+    attention.core_attention = CausalAttention if cap is None else capped_class(cap)
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = norm
     if config.use_te_activation_func:

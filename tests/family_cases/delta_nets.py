@@ -16,7 +16,7 @@ NET = {
     "linear_value_head_dim": 12,
     "linear_conv_kernel_dim": 4,
 }
-QWEN3_5 = NET | {"head_dim": 16, "partial_rotary_factor": 1.0, "rope_theta": 1e4}
+QWEN3_5 = NET | {"head_dim": 16, "partial_rotary_factor": 0.25, "rope_theta": 1e4}
 
 
 NOISE = 1e-4

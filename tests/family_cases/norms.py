@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,10 +49,38 @@ def _by_head(module: Any) -> Any:
     return forward
 
 
+def with_plain_weights(model: Any) -> None:
+    for module in model.modules():
+        if hasattr(module, "norms"):
+            module.norms = replace(module.norms, plus_one=False)
+
+
+def weights_less_one(name: str, parameter: torch.nn.Parameter) -> bool:
+    if "norm" in name:
+        parameter.data.normal_(0.0, 0.3)
+    return "norm" in name
+
+
 EPS = 1e-2
 STARCODER2 = {"norm_epsilon": EPS, "tie_word_embeddings": False}
 OTHER_GELU = {"an exact one": {"hidden_act": "gelu"}, "SiLU": {"hidden_act": "silu"}}
 OLMO2 = {"rms_norm_eps": EPS}
+GEMMA2 = {
+    "head_dim": 16,
+    "rms_norm_eps": EPS,
+    "query_pre_attn_scalar": 5,
+    "attn_logit_softcapping": 1.0,
+    "final_logit_softcapping": 2.0,
+    "sliding_window": 20,
+}
+GEMMA2_WITHOUT = {
+    "its bound of scores": {"attn_logit_softcapping": None},
+    "its bound of logits": {"final_logit_softcapping": None},
+    "its scale of scores": {"query_pre_attn_scalar": 16},
+    "its windows": {"sliding_window": None},
+    "their layers": {"layer_types": ["full_attention", "sliding_attention"] * 2},
+    "its GELU": {"hidden_activation": "silu"},
+}
 CASES = {
     "starcoder2": Case(
         model_type="starcoder2",
@@ -81,5 +110,28 @@ CASES = {
         model_type="olmo2",
         changes=OLMO2
         | {"attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 6},
+    ),
+    "gemma2": Case(
+        model_type="gemma2",
+        draw=weights_less_one,
+        changes=GEMMA2 | {"tie_word_embeddings": False},
+        without=GEMMA2_WITHOUT,
+        spoilt={"norms after": without_norms_after, "one more": with_plain_weights},
+    ),
+    "gemma2-tied-biases": Case(
+        model_type="gemma2",
+        draw=weights_less_one,
+        changes=GEMMA2
+        | {
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "hidden_activation": "gelu",
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+    ),
+    "gemma2-without-bounds": Case(
+        model_type="gemma2",
+        draw=weights_less_one,
+        changes=GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
     ),
 }

@@ -198,7 +198,7 @@ def _bound(logits_CV: torch.Tensor, *, cap: float) -> torch.Tensor:
     """Bound the logits where they are; returns the slopes of that, 1 - tanh(x / c)^2."""
     slopes_CV = torch.empty_like(logits_CV)
     for tile in _tiles(logits_CV):
-        bounded = logits_CV[tile].float().div_(cap).tanh_()
+        bounded = torch.tanh(logits_CV[tile].float() / cap)
         torch.mul(bounded, cap, out=logits_CV[tile])
         slopes_CV[tile] = bounded.square_().neg_().add_(1.0)
     return slopes_CV
