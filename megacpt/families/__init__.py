@@ -11,6 +11,7 @@ from megacpt.errors import ModelError
 from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -41,6 +42,7 @@ FAMILIES = {
 def read_architecture(folder: Path | str) -> Architecture:
     """The architecture that a Hugging Face folder's config.json states."""
     config = HfConfig.read(Path(folder))
+    config = text_of(config) or config
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
