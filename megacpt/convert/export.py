@@ -36,12 +36,14 @@ def export_hf(
     source_folder: Path,
     output: Path,
     dtype: Dtype,
+    describe: Callable[[Path], object] | None = None,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write ``output`` from chunks at tp = pp = 1, all else from ``source_folder``.
 
-    ``certify`` is called with the finished folder before it gets its name, so that a folder under
-    that name is always whole. An earlier export there is replaced, any other folder is refused.
+    ``describe`` adds what says how the weights came about. ``certify`` is called with the finished
+    folder before it gets its name, so that a folder under that name is always whole. An earlier
+    export there is replaced, any other folder is refused.
     """
     _require_replaceable(output)
     aside = output.with_name(f".{output.name}.partial")
@@ -55,6 +57,8 @@ def export_hf(
             folder=aside,
             shard_bytes_max=SHARD_BYTES_MAX,
         )
+        if describe is not None:
+            describe(aside)
         if certify is not None:
             certify(aside)
         _publish(aside, output=output)
