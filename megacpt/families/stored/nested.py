@@ -39,7 +39,7 @@ OUTER: Mapping[str, str] = {
     "vipllava": "llama",
 }
 """Model types of several parts, with that of the text where ``text_config`` does not state it."""
-_SAME_AS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+SAME_AS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 """Text models that are another family's by another name."""
 _TIED_UNLESS_STATED = ("gemma3", "internvl", "mistral3")
 _QWEN2_VL = {
@@ -75,7 +75,7 @@ def text_of(config: HfConfig) -> HfConfig | None:
         **{key: config.values.get(key) for key in _SPECIAL},
         **{key: value for key, value in inner.items() if value is not None},
         **{key: plain_rope(inner[key]) for key in ROPE_KEYS if inner.get(key)},
-        "model_type": _SAME_AS.get(own, own),
+        "model_type": SAME_AS.get(own, own),
     }
     tied = _is_tied(config, inner=inner)
     return HfConfig(path=config.path, values=values if tied is None else {**values, TIED: tied})
