@@ -21,7 +21,7 @@ LAYERS = [
     {"model"},
     {"checkpoint", "adapters"},
     {"convert", "evaluate", "monitor"},
-    {"train", "cluster", "demo"},
+    {"train", "cluster", "demo", "vocabulary"},
     {"commands"},
     {"cli"},
     {"__main__"},
