@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import delta_net, llama, qwen3
+from megacpt.families import delta_net, llama
 from megacpt.families.architecture import Architecture, Norms
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import HfTensor, Part
@@ -17,10 +17,8 @@ _DEFAULTS = {
     "head_dim": 256,
     "max_position_embeddings": 32768,
     "partial_rotary_factor": 0.25,
-    "mlp_bias": False,
-    "use_sliding_window": False,
 }
-"""transformers' Qwen3_5TextConfig, where it differs from Qwen3Config; no windows, no MLP biases."""
+"""transformers' Qwen3_5TextConfig, where it differs from LlamaConfig."""
 
 
 def _alone(name: str, size: str) -> HfTensor:
@@ -47,11 +45,13 @@ def parts(architecture: Architecture) -> dict[str, Part]:
 
 def read(config: HfConfig) -> Architecture:
     config.require("attention_bias", wanted=False, default=False)
-    values = {**_DEFAULTS, **config.values}
-    architecture = qwen3.read(HfConfig(path=config.path, values=values))
+    values = {**_DEFAULTS, **config.values, "mlp_bias": False}
+    as_llama = HfConfig(path=config.path, values=values)
+    architecture = llama.read(as_llama, rope=as_llama.rope(may_be_partial=True))
     return replace(
         architecture,
         family=MODEL_TYPE,
+        qk_norm=True,
         norms=Norms(plus_one=True, scaled_wide=True),
         attention_gate=True,
         delta_net=delta_net.read(config, num_layers=architecture.num_layers),

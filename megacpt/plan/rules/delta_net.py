@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import DeviceKind
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
 
@@ -20,13 +19,6 @@ def _delta_net(facts: Facts) -> Iterator[Violation]:
             value=parallel.cp,
             rule=f"cuts samples, but {family}'s gated delta nets read each from its beginning",
             remedy="use parallel.cp=1",
-        )
-    if facts.config.cluster.device is DeviceKind.gpu:
-        yield Violation(
-            path="cluster.device",
-            value="gpu",
-            rule=f"has no layers for {family}'s gated delta nets",
-            remedy="train on CPUs (cluster.device=cpu), or another model",
         )
 
 
