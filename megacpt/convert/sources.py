@@ -133,7 +133,7 @@ def _fill_of(
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor, whatever its type."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_exactly(out: memoryview, *, file: Path, at: int, what: str) -> None:
@@ -152,7 +152,7 @@ def read_exactly(out: memoryview, *, file: Path, at: int, what: str) -> None:
 
 def _begins(files: Iterable[Path]) -> dict[str, int]:
     """Where the bytes of each tensor begin in its safetensors file."""
-    begins = {}
+    begins: dict[str, int] = {}
     for path in files:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
