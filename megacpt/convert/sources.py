@@ -58,6 +58,13 @@ class SourceTensor:
     def row_bytes(self) -> int:
         return int(torch.Size(self.shape[1:]).numel()) * self.dtype.itemsize
 
+    def read(self, out: torch.Tensor, *, first: int) -> None:
+        """As ``fill``, into a tensor of any type."""
+        if out.dtype == self.dtype:
+            self.fill(out, first=first)
+        else:
+            out.copy_(self.rows(first, count=len(out)))
+
     def rows(self, first: int, *, count: int) -> torch.Tensor:
         out = torch.empty((count, *self.shape[1:]), dtype=self.dtype)
         self.fill(out, first=first)
@@ -66,9 +73,9 @@ class SourceTensor:
     def whole(self) -> torch.Tensor:
         return self.rows(0, count=self.shape[0])
 
-    def pieces(self) -> Iterator[slice]:
+    def pieces(self, most_bytes: int = READ_BYTES) -> Iterator[slice]:
         """All rows, a few at a time."""
-        step = max(1, READ_BYTES // max(self.row_bytes, 1))
+        step = max(1, most_bytes // max(self.row_bytes, 1))
         for first in range(0, self.shape[0], step):
             yield slice(first, min(first + step, self.shape[0]))
 

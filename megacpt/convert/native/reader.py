@@ -29,6 +29,7 @@ from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.sources import Source, SourceTensor, bytes_of, read_exactly
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
+from megacpt.families.stored.files import placed_by_index
 
 OPTIMIZER = "optimizer.state."
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -53,6 +54,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
         described_by=described_by,
         architecture=architecture,
         tensors=dict(pair for tensor in found for pair in saved.tensors_of(tensor)),
+        files=placed_by_index(described_by),
     )
 
 

@@ -62,6 +62,12 @@ def read_stored(folder: Path) -> dict[str, Stored]:
     return stored
 
 
+def placed_by_index(folder: Path) -> dict[str, str]:
+    """The name of the file of each tensor, where the folder has an index, if not the files."""
+    path = folder / INDEX
+    return {name: file.name for name, file in _named_by(path).items()} if path.is_file() else {}
+
+
 def _entry(folder: Path) -> Path | None:
     """The file that transformers begins with: the config's choice, the whole model, its index."""
     named = HfConfig.read(folder).values.get(_NAMED_BY_CONFIG)
