@@ -113,7 +113,11 @@ def _pieces(tensor: SourceTensor, *, at: int, dtype: torch.dtype | None) -> Iter
             at=at,
             shape=(rows.stop - rows.start, *tensor.shape[1:]),
             dtype=target,
-            fill=partial(tensor.read, first=rows.start),
+            fill=partial(_fill, tensor=tensor, start=rows.start),
         )
         yield piece
         at += piece.bytes
+
+
+def _fill(out: torch.Tensor, *, first: int, tensor: SourceTensor, start: int) -> None:
+    tensor.read(out, first=start + first)
