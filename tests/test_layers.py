@@ -46,7 +46,7 @@ SCENARIOS = {
     "convert": "readers",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
-    "model": "layouts mixtral qwen te te_moe te_precision",
+    "model": "cases layouts mixtral qwen te te_moe te_precision",
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",

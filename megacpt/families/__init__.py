@@ -22,6 +22,8 @@ class Family:
     params: tuple[Param, ...]
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
     """Tensors that some folders hold as parts of larger ones."""
+    fused: bool = False
+    """All folders do, so that an export does, too."""
 
 
 FAMILIES = {
@@ -69,3 +71,9 @@ def param_rows(architecture: Architecture) -> tuple[Param, ...]:
 def table_row(architecture: Architecture, *, role: Role) -> Param:
     """The row of the embedding or of the head, which a tied model has no weight for."""
     return next(row for row in family_of(architecture).params if row.role is role)
+
+
+def has_equal_layers(architecture: Architecture) -> bool:
+    """Whether every layer has the same weights."""
+    layers = [row.layers(architecture) for row in param_rows(architecture) if row.per_layer]
+    return all(len(numbers) == architecture.num_layers for numbers in layers)

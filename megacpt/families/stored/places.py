@@ -34,7 +34,7 @@ def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Name and shape of every Hugging Face tensor of the whole model."""
     shapes: dict[str, tuple[int, ...]] = {}
     for row in param_rows(architecture):
-        layers = range(architecture.num_layers) if row.per_layer else (None,)
+        layers = row.layers(architecture) if row.per_layer else (None,)
         mixture = architecture.experts if row.per_expert else None
         experts = range(mixture.num) if mixture else (None,)
         for layer, expert, source in product(layers, experts, row.sources):
