@@ -28,6 +28,7 @@ from megacpt.convert.native.archive import archive_of
 from megacpt.convert.native.layout import NativeTensor, native_tensors
 from megacpt.convert.sources import Source
 from megacpt.convert.stream import OutputFile, Piece
+from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 
 BLOCK_BYTES = 2**26
@@ -98,7 +99,8 @@ class _Block:
 
 def planned(source: Source, *, dtype: torch.dtype | None) -> NativePlan:
     """``dtype``: of all weights; None: each keeps its own."""
-    tensors = list(native_tensors(source.architecture, stacked=True))
+    stacked = has_equal_layers(source.architecture)
+    tensors = list(native_tensors(source.architecture, stacked=stacked))
     dtypes = _dtypes(tensors, source=source, dtype=dtype)
     blocks = [block for t in tensors for block in _blocks(t, dtype=dtypes[t.key])]
     files: list[OutputFile] = []
