@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import (
-    granite,
-    llama,
-    mistral,
-    mixtral,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    smollm3,
-)
+from megacpt.families import granite, llama, mistral, qwen2, qwen3, smollm3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import deepseek_v2, deepseek_v3, mixtral, qwen2_moe, qwen3_moe
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -37,6 +28,12 @@ class Family:
 
 
 FAMILIES = {
+    deepseek_v2.MODEL_TYPE: Family(
+        read=deepseek_v2.read, params=deepseek_v2.PARAMS, parts=deepseek_v2.parts
+    ),
+    deepseek_v3.MODEL_TYPE: Family(
+        read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
+    ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),

@@ -61,6 +61,20 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Attention whose keys and values are made from a few numbers a token (DeepSeek-V2,
+    https://arxiv.org/abs/2405.04434). A head's query and key are a part that is not rotated and one
+    of ``head_dim`` that is, which all heads' keys share."""
+
+    query_rank: int | None
+    """Numbers that queries are made from; ``None``: from the hidden state itself."""
+    kv_rank: int
+    plain_dim: int
+    """Of the part that is not rotated."""
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
     """Multipliers that the weights do not hold."""
 
@@ -108,6 +122,19 @@ class Architecture:
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
     scales: Scales = Scales()
+    latent: Latent | None = None
+    """``None``: queries, keys and values are projections of the hidden state, all of
+    ``head_dim``."""
+    rope_interleaved: bool = False
+    """Rotated are neighbouring channels; else one of each half."""
+
+    @property
+    def attention_size(self) -> float:
+        """Mean of what all heads compare for a token and of what they sum."""
+        if self.latent is None:
+            return self.num_heads * self.head_dim
+        compared = self.latent.plain_dim + self.head_dim
+        return self.num_heads * (compared + self.latent.value_dim) / 2
 
     @property
     def dense_ffn_hidden_size(self) -> int:

@@ -33,7 +33,7 @@ def training_flops_per_token(architecture: Architecture, *, sequence_length: int
     head = Role.embedding if architecture.tied_embeddings else Role.head
     products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
     weights = _num_active(products, architecture=architecture)
-    query_values = architecture.num_heads * architecture.head_dim
+    query_values = architecture.attention_size
     attention = architecture.num_layers * query_values * sequence_length
     return 6.0 * (weights + attention)
 

@@ -47,6 +47,7 @@ def transformer_config(
         use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         qk_layernorm=architecture.qk_norm,
         no_rope_freq=_without_rope(architecture),
+        rotary_interleaved=architecture.rope_interleaved,
         softmax_scale=architecture.scales.attention,
         hidden_dropout=0.0,
         attention_dropout=0.0,

@@ -27,6 +27,7 @@ from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import SwiGlu
 from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.experts import mlp_submodules, with_router
+from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import RMSNorm
 from megacpt.model.layers.scales import scale_residuals
 
@@ -58,7 +59,10 @@ def layer_spec(
 
 
 def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:
-    _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
+    if architecture.latent is None:
+        _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
+    else:
+        layer.submodules.self_attention = latent_attention(architecture)
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
     if experts is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, mixture, qwen2, qwen3_moe
+from megacpt.families import llama, qwen2
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import mixture, qwen3_moe
 
 MODEL_TYPE = "qwen2_moe"
 
