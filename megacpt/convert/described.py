@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import Dtype
+from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
 from megacpt.files import encoded
@@ -47,8 +48,10 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_eps,
         "tie_word_embeddings": architecture.tied_embeddings,
-        "hidden_act": "silu",
+        "hidden_act": architecture.activation,
     }
+    names = family_of(architecture).names
+    defaults = {names.get(key, key): value for key, value in defaults.items()}
     stated = {key: value for key, value in kept.items() if value is not None}
     return {
         **kept,

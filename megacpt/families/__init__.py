@@ -4,11 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, qwen2, qwen3, smollm3
+from megacpt.families import (
+    gemma2,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    qwen2,
+    qwen3,
+    smollm3,
+    starcoder2,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.mixtures import deepseek_v2, deepseek_v3, mixtral, qwen2_moe, qwen3_moe
@@ -25,6 +35,8 @@ class Family:
     """Tensors that some folders hold as parts of larger ones."""
     fused: bool = False
     """All folders do, so that an export does, too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
 
 FAMILIES = {
@@ -34,10 +46,12 @@ FAMILIES = {
     deepseek_v3.MODEL_TYPE: Family(
         read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
     ),
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen2_moe.MODEL_TYPE: Family(
         read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
@@ -47,6 +61,9 @@ FAMILIES = {
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
+    starcoder2.MODEL_TYPE: Family(
+        read=starcoder2.read, params=starcoder2.PARAMS, names=starcoder2.NAMES
+    ),
 }
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ STORAGE_KEYS = (
 )
 """How and where one folder keeps the weights, not what the model is: untrue of any other folder.
 ``transformers_version`` is not among them: by it readers date the tokenizer's files, too."""
+_ACTIVATIONS = {
+    **{name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")},
+    "swish": "silu",
+    "gelu_new": "gelu_pytorch_tanh",
+}
 _WITHIN_POSITIONS = ("dynamic",)
 """Kinds that stretch nothing up to ``max_position_embeddings``, and samples are never longer."""
 _BY_FACTOR = ("linear", "yarn")
@@ -81,10 +86,11 @@ class HfConfig:
             return default
         return value
 
-    def integer(self, key: str, *, default: int | object = MISSING) -> int:
+    def integer(self, key: str, *, default: int | object = MISSING, at_least: int = 1) -> int:
         value = self._get(key, default=default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._fail(key, rule="must be a positive integer", value=value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            wanted = "a positive integer" if at_least == 1 else f"an integer from {at_least} up"
+            raise self._fail(key, rule=f"must be {wanted}", value=value)
         return value
 
     def number(self, key: str, *, default: float | object = MISSING) -> float:
@@ -150,6 +156,34 @@ class HfConfig:
     def window(self, key: str, *, default: int | None) -> int | None:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
+
+    def cap(self, key: str, *, default: float | None) -> float | None:
+        """A bound; ``null`` stands for none."""
+        if self.values.get(key, default) is None:
+            return None
+        value = self.number(key, default=default)
+        if value <= 0.0:
+            raise self._fail(key, rule="must be above 0", value=value)
+        return value
+
+    def activation(self, key: str, *, default: str) -> str:
+        """Of the MLP; names of the same function are one."""
+        value = self._get(key, default=default)
+        if value not in _ACTIVATIONS:
+            raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
+        return _ACTIVATIONS[value]
+
+    def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
+        """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
+        stated, those for which ``default`` is true."""
+        names = ["full_attention" if default(n) else "sliding_attention" for n in range(num)]
+        stated = self._get("layer_types", default=names)
+        known = {"full_attention", "sliding_attention"}
+        if not isinstance(stated, list) or len(stated) != num or not known.issuperset(stated):
+            raise self._fail(
+                "layer_types", rule=f"must be a list of {num} of {sorted(known)}", value=stated
+            )
+        return tuple(n for n, name in enumerate(stated) if name == "full_attention")
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

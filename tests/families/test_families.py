@@ -374,7 +374,6 @@ def test_defaults_of_qwen3_moe_are_those_of_transformers(tmp_path: Path) -> None
     [
         ({"mlp_only_layers": ["0"]}, "mlp_only_layers must be a list of layers' numbers, but is"),
         ({"decoder_sparse_step": 5}, "leaves none of 4 layers with experts"),
-        ({"use_sliding_window": True}, "use_sliding_window must be False, but is True"),
     ],
 )
 def test_what_of_qwen3_moe_is_not_supported_is_refused(
@@ -384,9 +383,45 @@ def test_what_of_qwen3_moe_is_not_supported_is_refused(
         read_architecture(folder_with(tmp_path, LLAMA | {"model_type": "qwen3_moe"} | changes))
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
-def test_windows_of_qwen_are_refused_where_they_are_used(model_type: str, tmp_path: Path) -> None:
-    config = LLAMA | {"model_type": model_type, "sliding_window": 128}
-    assert read_architecture(folder_with(tmp_path, config)).sliding_window is None
-    with pytest.raises(ModelError, match="use_sliding_window must be False, but is True"):
-        read_architecture(folder_with(tmp_path, config | {"use_sliding_window": True}))
+TYPES = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+WINDOWS = {"sliding_window": 128, "use_sliding_window": True, "num_hidden_layers": 4}
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"use_sliding_window": False},
+        {},
+        {"sliding_window": None},
+        {"max_window_layers": 0},
+        {"max_window_layers": 3, "no_rope_layers": [0, 1, 1, 0]},
+        {"layer_types": TYPES},
+    ],
+    ids=str,
+)
+def test_windows_are_those_of_transformers(
+    model_type: str, stated: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    values = {"model_type": model_type} | WINDOWS | stated
+    a = read_architecture(folder_with(tmp_path, LLAMA | values))
+    b = AutoConfig.for_model(**values)
+    window = b.sliding_window if b.use_sliding_window else None
+    windows = [window if kind == "sliding_attention" else None for kind in b.layer_types]
+    assert [a.window(layer) for layer in range(4)] == windows
+
+
+def test_windows_of_qwen3_moe_are_in_all_layers(tmp_path: Path) -> None:
+    a = read_architecture(
+        folder_with(tmp_path, LLAMA | WINDOWS | {"model_type": "qwen3_moe", "max_window_layers": 4})
+    )
+    assert [a.window(layer) for layer in range(4)] == [128] * 4
+
+
+@pytest.mark.parametrize("stated", [TYPES[:3], ["chunked_attention"] * 4, "full_attention"])
+def test_kinds_of_layers_that_are_not_there_are_refused(stated: object, tmp_path: Path) -> None:
+    config = LLAMA | WINDOWS | {"model_type": "qwen3", "layer_types": stated}
+    with pytest.raises(ModelError, match="layer_types must be a list of 4 of "):
+        read_architecture(folder_with(tmp_path, config))

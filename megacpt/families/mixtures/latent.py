@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import compress
 
 from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Latent
@@ -71,10 +72,10 @@ def _rows(
     )
 
 
-def _norm(native: str, *, source: str, size: str, present: Callable[[Architecture], bool]) -> Param:
-    return norm(
-        f"{_NATIVE}.{native}.weight", source=f"{_HF}.{source}.weight", size=size, present=present
-    )
+def _norm(
+    native: str, *, source: str, size: str, present: Callable[[Architecture], bool]
+) -> tuple[Param, Param]:
+    return norm(f"{_NATIVE}.{native}", source=f"{_HF}.{source}", size=size, present=present)
 
 
 def _stated_bias(architecture: Architecture) -> bool:
@@ -97,7 +98,7 @@ _ATTENTION: tuple[Param, ...] = (
         present=_has_query_rank,
         bias=_stated_bias,
     ),
-    _norm("q_layernorm", source="q_a_layernorm", size="q_rank", present=_has_query_rank),
+    *_norm("q_layernorm", source="q_a_layernorm", size="q_rank", present=_has_query_rank),
     *_rows(
         "linear_q_up_proj",
         source="q_b_proj",
@@ -112,7 +113,7 @@ _ATTENTION: tuple[Param, ...] = (
         tp_dim=None,
         bias=_stated_bias,
     ),
-    _norm("kv_layernorm", source="kv_a_layernorm", size="kv_rank", present=lambda _: True),
+    *_norm("kv_layernorm", source="kv_a_layernorm", size="kv_rank", present=lambda _: True),
     *_rows("linear_kv_up_proj", source="kv_b_proj", sizes=("latent_kv", "kv_rank"), tp_dim=0),
     *_rows(
         "linear_proj", source="o_proj", sizes=("hidden", "latent_out"), tp_dim=1, bias=_stated_bias
@@ -123,9 +124,10 @@ _ATTENTION: tuple[Param, ...] = (
 
 def _around_attention() -> tuple[Param, ...]:
     """Llama's rows before the MLP, latent attention in place of its own."""
-    others = [row for row in llama.BEFORE_MLP if ".self_attention." not in row.native]
-    *before, after_attention = others
-    return (*before, *_ATTENTION, after_attention)
+    is_other = [".self_attention." not in row.native for row in llama.BEFORE_MLP]
+    first = is_other.index(False)
+    after = compress(llama.BEFORE_MLP[first:], is_other[first:])
+    return (*llama.BEFORE_MLP[:first], *_ATTENTION, *after)
 
 
 BEFORE_MLP = _around_attention()

@@ -20,12 +20,15 @@ parts = _MIXTURE.parts
 
 
 def read(config: HfConfig) -> Architecture:
+    config.require("use_sliding_window", wanted=False, default=False)
     experts = replace(
         qwen3_moe.read_experts(config, num=60, per_token=4, dense_ffn=5632),
         shared_ffn_hidden_size=config.integer("shared_expert_intermediate_size", default=5632),
         shared_gate=True,
     )
     ffn = {"intermediate_size": config.integer("moe_intermediate_size", default=1408)}
-    as_qwen2 = HfConfig(path=config.path, values={**_DEFAULTS, **config.values, **ffn})
+    # transformers writes a window of 0 for none.
+    values = {**_DEFAULTS, **config.values, **ffn, "sliding_window": None}
+    as_qwen2 = HfConfig(path=config.path, values=values)
     has_bias = config.flag("qkv_bias", default=True)
     return replace(qwen2.read(as_qwen2), family=MODEL_TYPE, experts=experts, qkv_bias=has_bias)

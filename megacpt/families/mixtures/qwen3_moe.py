@@ -25,7 +25,10 @@ def read(config: HfConfig) -> Architecture:
     experts = read_experts(config, num=128, per_token=8, dense_ffn=6144)
     values = {**_DEFAULTS, **config.values, **ffn, **head_dim}
     as_qwen3 = HfConfig(path=config.path, values=values)
-    return replace(qwen3.read(as_qwen3), family=MODEL_TYPE, experts=experts)
+    # A window is one of all layers here.
+    return replace(
+        qwen3.read(as_qwen3), family=MODEL_TYPE, experts=experts, full_attention_layers=()
+    )
 
 
 def read_experts(config: HfConfig, *, num: int, per_token: int, dense_ffn: int) -> Experts:

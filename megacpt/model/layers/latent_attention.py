@@ -28,7 +28,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 from megacpt.families.architecture import Architecture, Latent
 from megacpt.model.layers.attention import CausalAttention
-from megacpt.model.layers.norm import RMSNorm
+from megacpt.model.layers.norm import Norm
 
 
 def latent_attention(architecture: Architecture) -> ModuleSpec:
@@ -59,10 +59,10 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
             self.linear_q_proj = self._cut(config.hidden_size, out=query_size)
         else:
             self.linear_q_down_proj = Replicated(config, out=latent.query_rank, bias=bias)
-            self.q_layernorm = RMSNorm(config, hidden_size=latent.query_rank)
+            self.q_layernorm = Norm(config, hidden_size=latent.query_rank)
             self.linear_q_up_proj = self._cut(latent.query_rank, out=query_size)
         self.linear_kv_down_proj = Replicated(config, out=latent.kv_rank + rotated, bias=bias)
-        self.kv_layernorm = RMSNorm(config, hidden_size=latent.kv_rank)
+        self.kv_layernorm = Norm(config, hidden_size=latent.kv_rank)
         self.linear_kv_up_proj = self._cut(
             latent.kv_rank, out=heads * (latent.plain_dim + latent.value_dim)
         )
