@@ -12,8 +12,10 @@ from megacpt.families import (
     gemma2,
     granite,
     llama,
+    ministral3,
     mistral,
     olmo2,
+    phi3,
     qwen2,
     qwen3,
     smollm3,
@@ -21,7 +23,14 @@ from megacpt.families import (
 )
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.mixtures import deepseek_v2, deepseek_v3, mixtral, qwen2_moe, qwen3_moe
+from megacpt.families.mixtures import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+)
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -47,11 +56,14 @@ FAMILIES = {
         read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
     ),
     gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
+    glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
     olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
+    phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen2_moe.MODEL_TYPE: Family(
         read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts

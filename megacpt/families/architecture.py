@@ -9,15 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Llama3RopeScaling:
-    """Frequency-dependent position interpolation (Llama 3.1, ``rope_type: llama3``)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
+from megacpt.families.rope import Rope, RopeScaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +102,15 @@ class Norms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGrowth:
+    """Queries are the larger the later they stand in their document: times
+    1 + ``rate`` * ln(1 + floor(position / ``original_max_positions``)) (Ministral 3)."""
+
+    rate: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """Sizes in elements; ids are ``None`` where the config states none."""
 
@@ -129,7 +130,7 @@ class Architecture:
     """Of query, key, value and output."""
     mlp_bias: bool
     rope_theta: float
-    rope_scaling: Llama3RopeScaling | None
+    rope_scaling: RopeScaling | None
     initializer_range: float
     bos_id: int | None
     eos_id: int | None
@@ -159,8 +160,13 @@ class Architecture:
     latent: Latent | None = None
     """``None``: queries, keys and values are projections of the hidden state, all of
     ``head_dim``."""
-    rope_interleaved: bool = False
-    """Rotated are neighbouring channels; else one of each half."""
+    rotary_share: float = 1.0
+    """Of a head's channels, from the first, that are rotated."""
+    rotary_pairs: bool = False
+    """Neighbouring channels turn together; else the first half's with the second's."""
+    local_rope: Rope | None = None
+    """Of the layers that have a window, where they rotate in another way."""
+    query_growth: QueryGrowth | None = None
 
     @property
     def attention_size(self) -> float:
@@ -179,6 +185,18 @@ class Architecture:
     def has_experts(self, layer: int) -> bool:
         """``layer``: counted from 0."""
         return self.experts is not None and layer not in self.experts.dense_layers
+
+    @property
+    def rope(self) -> Rope:
+        """Of all layers but those of ``local_rope`` and ``no_rope_layers``."""
+        return Rope(theta=self.rope_theta, scaling=self.rope_scaling, share=self.rotary_share)
+
+    def rope_of(self, layer: int) -> Rope | None:
+        """``None`` where the layer, counted from 0, does not rotate."""
+        if layer in self.no_rope_layers:
+            return None
+        local = self.local_rope if self.window(layer) is not None else None
+        return local or self.rope
 
     def window(self, layer: int) -> int | None:
         """Of the layer, counted from 0."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.rope import StatedRope
 from megacpt.families.weights import Grouping, Param, Role, linear, norm, vocabulary
 
 MODEL_TYPE = "llama"
@@ -17,10 +18,11 @@ _NATIVE = "decoder.layers.{layer}"
 _HF = "model.layers.{layer}"
 
 
-def read(config: HfConfig) -> Architecture:
-    """Defaults are those of transformers' LlamaConfig."""
+def read(config: HfConfig, *, rope: StatedRope | None = None) -> Architecture:
+    """Defaults are those of transformers' LlamaConfig; ``rope``: where it is not to be read as
+    Llama's."""
     config.require("hidden_act", wanted="silu", default="silu", also=("swish",))
-    rope = config.rope()
+    found = (rope or config.rope()).rope
     heads = config.integer("num_attention_heads")
     return Architecture(
         family=MODEL_TYPE,
@@ -36,8 +38,9 @@ def read(config: HfConfig) -> Architecture:
         tied_embeddings=config.flag("tie_word_embeddings"),
         attention_bias=config.flag("attention_bias"),
         mlp_bias=config.flag("mlp_bias"),
-        rope_theta=rope.theta,
-        rope_scaling=rope.scaling,
+        rope_theta=found.theta,
+        rope_scaling=found.scaling,
+        rotary_share=found.share,
         initializer_range=config.number("initializer_range", default=0.02),
         bos_id=config.token_id("bos_token_id"),
         eos_id=config.token_id("eos_token_id"),

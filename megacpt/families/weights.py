@@ -22,7 +22,7 @@ for such a row these are the ranks that ``tp`` and ``rank`` below count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -252,6 +252,24 @@ class Part:
             bounds.insert(0, slice(self.index, self.index + 1))
         whole = all(b == slice(0, size) for b, size in zip(bounds, self.shape, strict=True))
         return () if whole else tuple(bounds)
+
+
+def side_by_side(whole: str, *, rows: Mapping[str, int], width: int) -> Iterator[tuple[str, Part]]:
+    """Each tensor by name, of so many rows, where a folder holds them one after the other."""
+    start, shape = 0, (sum(rows.values()), width)
+    for name, num in rows.items():
+        yield name, Part(name=whole, shape=shape, start=start)
+        start += num
+
+
+def gate_and_up(architecture: Architecture, *, mlp: str) -> Iterator[tuple[str, Part]]:
+    """Of the MLP of this name, whose folder holds them in one."""
+    names = (f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight")
+    return side_by_side(
+        f"{mlp}.gate_up_proj.weight",
+        rows=dict.fromkeys(names, architecture.ffn_hidden_size),
+        width=architecture.hidden_size,
+    )
 
 
 def _sizes(architecture: Architecture) -> dict[str, int]:

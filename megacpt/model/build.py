@@ -19,7 +19,7 @@ from megacpt.model.config import transformer_config
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
-from megacpt.model.layers.rope import inverse_frequencies
+from megacpt.model.layers.rope import Ropes
 from megacpt.model.layers.scales import ScaledEmbedding
 from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params
@@ -135,8 +135,7 @@ def _build_chunk(
     if architecture.qk_norm_over_heads:
         for layer in model.decoder.layers:
             NormOverHeads.put_into(layer.self_attention, norms=architecture.norms)
-    rotary = model.rotary_pos_emb
-    rotary.inv_freq = inverse_frequencies(architecture).to(rotary.inv_freq.device)
+    Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 
 

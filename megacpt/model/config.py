@@ -25,6 +25,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
 from megacpt.model.layers.activation import ACTIVATIONS
 from megacpt.model.layers.experts import expert_settings
+from megacpt.model.layers.rope import table_keys
 from megacpt.model.precision import precision_settings
 
 
@@ -39,15 +40,15 @@ def transformer_config(
     """One config serves all chunks of a rank; the schedules read their callbacks from it."""
     fused = kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
     return TransformerConfig(
-        **fused | _activation(architecture, kind=kind),
+        **fused | _activation(architecture, kind=kind) | _plain_rotation(architecture),
         **_sizes(architecture),
         **_layout(parallel),
         **_recompute(parallel),
         **expert_settings(architecture, parallel=parallel, kind=kind),
         **precision_settings(precision, kind=kind),
+        rotary_interleaved=architecture.rotary_pairs,
         qk_layernorm=architecture.qk_norm,
         no_rope_freq=_without_rope(architecture),
-        rotary_interleaved=architecture.rope_interleaved,
         **_windows(architecture),
         softmax_scale=architecture.scales.attention,
         hidden_dropout=0.0,
@@ -91,6 +92,12 @@ def _without_rope(architecture: Architecture) -> list[int] | None:
     without = architecture.no_rope_layers
     layers = range(architecture.num_layers)
     return [int(layer in without) for layer in layers] if without else None
+
+
+def _plain_rotation(architecture: Architecture) -> dict[str, bool]:
+    """Of packed documents the fused kernel knows neither pairs nor tables of several lengths."""
+    by_length = any(is_long for _, is_long in table_keys(architecture))
+    return {"apply_rope_fusion": False} if by_length or architecture.rotary_pairs else {}
 
 
 def _windows(architecture: Architecture) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import norm_class
+from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.layers.shapes import ParallelLayer, PostNormLayer
 from megacpt.plan.rules.model import lacking_on_gpus
@@ -67,6 +68,9 @@ def layer_spec(
     if architecture.norms.after:
         norm = _norm(architecture, kind=kind)
         built.module = type("PostNormLayer", (PostNormLayer,), {"norm": norm})
+    if rotation := rotation_of(architecture, layer=layer):
+        built.submodules.self_attention.module = RotatedAttention
+        built.submodules.self_attention.params |= {"rotation": rotation}
     return _finished(built, architecture=architecture, experts=experts)
 
 

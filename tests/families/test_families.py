@@ -13,9 +13,10 @@ import pytest
 
 from megacpt.errors import ModelError
 from megacpt.families import FAMILIES, read_architecture
-from megacpt.families.architecture import Experts, Llama3RopeScaling
+from megacpt.families.architecture import Experts
 from megacpt.families.counts import num_parameters
 from megacpt.families.hf_config import end_ids
+from megacpt.families.rope import Llama3RopeScaling
 from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
@@ -123,17 +124,24 @@ def test_of_two_forms_the_one_counts_that_transformers_takes(
 
 
 @pytest.mark.parametrize(
-    ("scaling", "kind"),
+    ("scaling", "message"),
     [
-        ({"type": "linear", "factor": 2.0}, "linear"),
-        ({"rope_type": "yarn", "factor": 1.0, "attention_factor": 2.0}, "yarn"),
-        ({"rope_type": "longrope", "factor": 1.0}, "longrope"),
+        ({"type": "axial", "factor": 2.0}, "rope_type must be one of .*, but is 'axial'"),
+        ({"type": "linear"}, "has no factor, which this family needs"),
+        ({"type": "yarn", "factor": "4"}, "factor must be a number, but is '4'"),
+        ({"rope_type": "longrope", "factor": 1.0}, "has no short_factor"),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+            "the length of short_factor must be 8, but is 1",
+        ),
+        ({"full_attention": LLAMA3_ROPE}, "rope_parameters must be those of one rope, but is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0, but is 0.5"),
     ],
 )
-def test_scaling_that_changes_the_model_is_refused(
-    scaling: dict[str, Any], kind: str, tmp_path: Path
+def test_scaling_that_is_not_computed_is_refused(
+    scaling: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"rope_type must be .*, but is '{kind}'"):
+    with pytest.raises(ModelError, match=message):
         read_architecture(folder_with(tmp_path, LLAMA | {"rope_scaling": scaling}))
 
 
@@ -198,8 +206,8 @@ def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, but is 'small'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, but is 1"),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
-            "rope_type must be 'default' or 'llama3', but is 'yarn'",
+            {"rope_scaling": {"rope_type": "axial", "factor": 2.0}},
+            "rope_type must be one of default, .*yarn, but is 'axial'",
         ),
         ({"rope_scaling": [1]}, r"rope_parameters must be an object, but is \[1\]"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),

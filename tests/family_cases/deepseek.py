@@ -49,10 +49,25 @@ def shared_rotation_in_halves(model: Any) -> None:
     model.config.rotary_interleaved = model.rotary_pos_emb.rotary_interleaved = False
 
 
-SPOILT = {"shared experts": without_shared, "latent norms": without_latent_norms}
+SHARED = {"shared experts": without_shared}
+SPOILT = SHARED | {"latent norms": without_latent_norms}
 EPSILON = {"its own epsilon": with_another_epsilon}
 IN_PAIRS = {"rotation in pairs": shared_rotation_in_halves}
 CORRECTED = {"correction": without_correction}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+    "mscale": 0.707,
+    "mscale_all_dim": 1.0,
+}
+UNSTRETCHED = {
+    "stretched positions": {"rope_parameters": {"rope_theta": 500.0}},
+    "a sharper softmax": {"rope_parameters": YARN | {"mscale_all_dim": 0.0}},
+}
 UNSCALED = {"scale of experts": {"routed_scaling_factor": 1.0}}
 CASES = {
     "v2": Case(
@@ -63,8 +78,9 @@ CASES = {
     ),
     "v2-lite-tied": Case(
         model_type="deepseek_v2",
-        changes=LATENT | {"q_lora_rank": None, "tie_word_embeddings": True},
-        without=UNSCALED,
+        changes=LATENT
+        | {"q_lora_rank": None, "tie_word_embeddings": True, "rope_parameters": YARN},
+        without=UNSCALED | UNSTRETCHED,
         spoilt=SPOILT | IN_PAIRS,
     ),
     "v2-biased": Case(
@@ -88,8 +104,14 @@ CASES = {
     "v3-shares-tied": Case(
         model_type="deepseek_v3",
         changes=V3
-        | {"norm_topk_prob": False, "rope_interleave": False, "tie_word_embeddings": True},
+        | {
+            "norm_topk_prob": False,
+            "rope_interleave": False,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+        },
         without=UNSCALED
+        | UNSTRETCHED
         | {
             "its weights of experts": {"norm_topk_prob": True},
             "rotation in halves": {"rope_interleave": True},

@@ -40,7 +40,7 @@ def read(config: HfConfig) -> Architecture:
         routing=corrected_routing(with_defaults),
     )
     architecture = replace(latent.read(with_defaults), family=MODEL_TYPE, experts=experts)
-    return replace(architecture, rope_interleaved=config.flag("rope_interleave", default=True))
+    return replace(architecture, rotary_pairs=config.flag("rope_interleave", default=True))
 
 
 def corrected_routing(config: HfConfig) -> Routing:

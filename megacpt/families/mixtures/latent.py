@@ -15,6 +15,8 @@ from megacpt.families.weights import Param, linear, norm
 
 _NATIVE = "decoder.layers.{layer}.self_attention"
 _HF = "model.layers.{layer}.self_attn"
+_KINDS = ("default", "dynamic", "linear", "llama3")
+"""Of rope, beside yarn."""
 
 
 def read(config: HfConfig) -> Architecture:
@@ -30,10 +32,11 @@ def read(config: HfConfig) -> Architecture:
     config.require("num_key_value_heads", wanted=heads, default=heads)
     ffn = {"intermediate_size": config.integer("moe_intermediate_size")}
     values = {**config.values, **ffn, "head_dim": rotated}
-    architecture = llama.read(HfConfig(path=config.path, values=values))
-    attention = _stretched(config) / math.sqrt(latent.plain_dim + rotated)
+    as_llama = HfConfig(path=config.path, values=values)
+    architecture = llama.read(as_llama)
+    attention = _stretched(as_llama) / math.sqrt(latent.plain_dim + rotated)
     scales = replace(architecture.scales, attention=attention)
-    return replace(architecture, latent=latent, scales=scales, rope_interleaved=True)
+    return replace(architecture, latent=latent, scales=scales, rotary_pairs=True)
 
 
 def _query_rank(config: HfConfig) -> int | None:
@@ -43,9 +46,12 @@ def _query_rank(config: HfConfig) -> int | None:
 
 def _stretched(config: HfConfig) -> float:
     """What stretched positions make of queries times keys."""
-    stated = HfConfig(path=config.path, values=config.rope().stated)
+    rope = config.rope()
+    known = HfConfig(path=config.path, values={"rope_type": rope.kind})
+    known.require("rope_type", wanted="yarn", default="yarn", also=_KINDS)
+    stated = HfConfig(path=config.path, values=rope.stated)
     power = stated.number("mscale_all_dim", default=0.0)
-    if config.rope().kind == "default" or power == 0.0:
+    if rope.kind == "default" or power == 0.0:
         return 1.0
     factor = stated.number("factor")
     return 1.0 if factor <= 1 else (0.1 * power * math.log(factor) + 1.0) ** 2

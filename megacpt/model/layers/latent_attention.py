@@ -33,7 +33,11 @@ from megacpt.model.layers.norm import Norm
 
 def latent_attention(architecture: Architecture) -> ModuleSpec:
     """The specification of a layer's attention."""
-    params = {"latent": architecture.latent, "bias": architecture.attention_bias}
+    params = {
+        "latent": architecture.latent,
+        "bias": architecture.attention_bias,
+        "turning_scale": architecture.rope.attention_factor**2,
+    }
     return ModuleSpec(module=LatentAttention, params=params)
 
 
@@ -48,11 +52,13 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
         pg_collection: Any,
         latent: Latent,
         bias: bool,
+        turning_scale: float,
         **_: object,
     ) -> None:
-        """``bias``: of what is made from hidden states, and of the output."""
+        """``bias``: of what is made from hidden states, and of the output; ``turning_scale``: of
+        queries times keys, in the channels that turn."""
         super().__init__(config=config)
-        self.latent, self.groups = latent, pg_collection
+        self.latent, self.groups, self.turning_scale = latent, pg_collection, turning_scale
         heads, rotated = config.num_attention_heads, config.kv_channels
         query_size = heads * (latent.plain_dim + rotated)
         if latent.query_rank is None:
@@ -131,7 +137,7 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
         plain_SBHK, rotated_SBHP = q_SBHX.split(
             [self.latent.plain_dim, self.config.kv_channels], dim=-1
         )
-        return torch.cat((plain_SBHK, rope(rotated_SBHP)), dim=-1)
+        return torch.cat((plain_SBHK, rope(rotated_SBHP * self.turning_scale)), dim=-1)
 
     def _keys_and_values(
         self, hidden_RBD: torch.Tensor, *, rope: _Rope
