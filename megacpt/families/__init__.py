@@ -18,6 +18,7 @@ from megacpt.families import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_5,
     smollm3,
     starcoder2,
 )
@@ -31,6 +32,8 @@ from megacpt.families.mixtures import (
     qwen2_moe,
     qwen3_moe,
 )
+from megacpt.families.stored.nearest import refusal
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -69,6 +72,9 @@ FAMILIES = {
         read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
     ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
@@ -82,13 +88,11 @@ FAMILIES = {
 def read_architecture(folder: Path | str) -> Architecture:
     """The architecture that a Hugging Face folder's config.json states."""
     config = HfConfig.read(Path(folder))
+    config = text_of(config) or config
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise ModelError(
-            f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
-            f"but is {model_type!r}; use a model of these families."
-        )
+        raise refusal(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(

@@ -67,6 +67,22 @@ class Latent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaNet:
+    """Layers with a gated delta net in place of attention."""
+
+    layers: tuple[int, ...]
+    """From 0."""
+    key_heads: int
+    value_heads: int
+    """A multiple of ``key_heads``."""
+    key_dim: int
+    """Of a head, queries and keys."""
+    value_dim: int
+    kernel: int
+    """Tokens that the convolution before it mixes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
     """Multipliers and bounds that the weights do not hold."""
 
@@ -150,6 +166,9 @@ class Architecture:
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
     scales: Scales = Scales()
+    delta_net: DeltaNet | None = None
+    attention_gate: bool = False
+    """What attention gives is multiplied by the sigmoid of a further product of its input."""
     norms: Norms = Norms()
     parallel_mlp: bool = False
     """The MLP takes what attention takes, by one norm, and both are added at once."""

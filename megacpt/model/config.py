@@ -48,6 +48,7 @@ def transformer_config(
         **precision_settings(precision, kind=kind),
         rotary_interleaved=architecture.rotary_pairs,
         qk_layernorm=architecture.qk_norm,
+        attention_output_gate=architecture.attention_gate,
         no_rope_freq=_without_rope(architecture),
         **_windows(architecture),
         softmax_scale=architecture.scales.attention,

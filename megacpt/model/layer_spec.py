@@ -19,6 +19,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -33,6 +34,7 @@ from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
+from megacpt.model.layers.gated_delta_net import GatedDeltaNet
 from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import norm_class
 from megacpt.model.layers.rotation import RotatedAttention, rotation_of
@@ -63,12 +65,16 @@ def layer_spec(
     """``layer``: its number in the whole model, from 0."""
     build = _transformer_engine_layer if kind is DeviceKind.gpu else _plain_layer
     experts = architecture.experts if architecture.has_experts(layer) else None
-    num_experts = None if experts is None else experts.num
-    built = build(config, architecture=architecture, num_experts=num_experts)
+    built = build(
+        config, architecture=architecture, num_experts=None if experts is None else experts.num
+    )
     if architecture.norms.after:
         norm = _norm(architecture, kind=kind)
         built.module = type("PostNormLayer", (PostNormLayer,), {"norm": norm})
-    if rotation := rotation_of(architecture, layer=layer):
+    net = architecture.delta_net
+    if net is not None and layer in net.layers:
+        built.submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
+    elif rotation := rotation_of(architecture, layer=layer):
         built.submodules.self_attention.module = RotatedAttention
         built.submodules.self_attention.params |= {"rotation": rotation}
     return _finished(built, architecture=architecture, experts=experts)
@@ -79,10 +85,11 @@ def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
 
 
 def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:
-    if architecture.latent is None:
-        _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
-    else:
+    if architecture.latent is not None:
         layer.submodules.self_attention = latent_attention(architecture)
+    attention = layer.submodules.self_attention.submodules
+    if attention is not None:
+        _correct_biases(attention, architecture=architecture)
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
     if experts is None:

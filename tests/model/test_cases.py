@@ -4,6 +4,7 @@ weights in and out. Without what the family adds it is another one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,8 +105,12 @@ class Reference:
                 found[name] = held[name]
             else:
                 where = part.where(shape, dim=None, span=None)
-                found[name] = held[part.name][where].view(shape)
+                found[name] = part.within(held[part.name][where]).reshape(shape)
         return found
+
+
+def in_layout(layout: str) -> Callable[[str], str]:
+    return lambda message: f"{layout}: {message}"
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +155,12 @@ def test_logits_equal_transformers(case: str, work: Work, references: Any) -> No
         logits_BSV, losses_BS = outputs[0]["logits"], outputs[0]["losses"]
         close = {"atol": CASES[case].logits_atol, "rtol": 0.0}
         expected = reference.logits_BSV.detach()
-        torch.testing.assert_close(logits_BSV[..., :VOCAB_SIZE], expected, msg=layout, **close)
-        torch.testing.assert_close(losses_BS, reference.losses_BS.detach(), msg=layout, **close)
+        torch.testing.assert_close(
+            logits_BSV[..., :VOCAB_SIZE], expected, msg=in_layout(layout), **close
+        )
+        torch.testing.assert_close(
+            losses_BS, reference.losses_BS.detach(), msg=in_layout(layout), **close
+        )
         # Rows that fill the vocabulary up never win.
         assert bool((logits_BSV[..., VOCAB_SIZE:] == torch.finfo(torch.float32).min).all())
 
@@ -163,8 +172,8 @@ def test_gradients_equal_transformers(case: str, work: Work, references: Any) ->
         found = work.whole(layout, case=case, of="gradients")
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
-            atol, text = 1e-4 * float(gradient.abs().max()), f"{layout} {name}"
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=atol, msg=text)
+            atol, where = 1e-4 * float(gradient.abs().max()), in_layout(f"{layout} {name}")
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=atol, msg=where)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -76,6 +76,8 @@ def _tensor_sizes(architecture: Architecture) -> dict[str, int]:
         "num_attention_heads": architecture.num_heads,
         "num_key_value_heads": architecture.num_kv_heads,
     }
+    if architecture.delta_net is not None:
+        sizes["linear_num_key_heads"] = architecture.delta_net.key_heads
     return sizes | mlp_sizes(architecture)
 
 
