@@ -17,12 +17,23 @@ from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
-from megacpt.commands import imports, machine, results, run, shards, tokenize
+from megacpt.commands import (
+    families,
+    imports,
+    machine,
+    results,
+    run,
+    shards,
+    tokenize,
+    vocabulary,
+)
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
+    families.FAMILIES,
     run.CONFIG,
     imports.IMPORT_CONFIG,
+    vocabulary.VOCABULARY,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

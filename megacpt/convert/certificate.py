@@ -19,6 +19,8 @@ import torch
 from megatron.core.utils import unwrap_model
 
 from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nested import text_of
 from megacpt.files import encoded
 from megacpt.tokenizer import Tokenizer
 
@@ -115,11 +117,13 @@ def compare(
 
 def load_transformers(folder: Path, *, device: torch.device) -> Any:
     """The folder as transformers loads it, offline, in float32."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
+    has_parts = text_of(HfConfig.read(folder)) is not None
+    kind = AutoModelForImageTextToText if has_parts else AutoModelForCausalLM
+    model = kind.from_pretrained(str(folder), local_files_only=True)
     return model.float().to(device).eval()
 
 

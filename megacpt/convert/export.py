@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from megacpt.config.sections import Dtype
@@ -19,6 +19,7 @@ from megacpt.convert.described import write_descriptions, write_json
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import INDEX, SINGLE
+from megacpt.families.stored.places import beside_of
 from megacpt.files import sync
 from megacpt.model.weights import iter_hf
 
@@ -35,12 +36,14 @@ def export_hf(
     source_folder: Path,
     output: Path,
     dtype: Dtype,
+    describe: Callable[[Path], object] | None = None,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write ``output`` from chunks at tp = pp = 1, all else from ``source_folder``.
 
-    ``certify`` is called with the finished folder before it gets its name, so that a folder under
-    that name is always whole. An earlier export there is replaced, any other folder is refused.
+    ``describe`` adds what says how the weights came about. ``certify`` is called with the finished
+    folder before it gets its name, so that a folder under that name is always whole. An earlier
+    export there is replaced, any other folder is refused.
     """
     _require_replaceable(output)
     aside = output.with_name(f".{output.name}.partial")
@@ -50,10 +53,12 @@ def export_hf(
         carry_over(source_folder, folder=aside)
         write_descriptions(source_folder, folder=aside, architecture=architecture, dtype=dtype)
         write_tensors(
-            ((n, t.to(TORCH_DTYPES[dtype])) for n, t in iter_hf(chunks, architecture=architecture)),
+            _tensors(chunks, architecture=architecture, source=source_folder, dtype=dtype),
             folder=aside,
             shard_bytes_max=SHARD_BYTES_MAX,
         )
+        if describe is not None:
+            describe(aside)
         if certify is not None:
             certify(aside)
         _publish(aside, output=output)
@@ -65,6 +70,18 @@ def export_hf(
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of an export that has failed, or was interrupted
     return output
+
+
+def _tensors(
+    chunks: Sequence[Any], *, architecture: Architecture, source: Path, dtype: Dtype
+) -> Iterator[Named]:
+    """The model's, named as in the base model's folder, and what lies there beside them."""
+    beside = beside_of(source, architecture=architecture)
+    for name, tensor in iter_hf(chunks, architecture=architecture):
+        yield beside.naming.stored(name), tensor.to(TORCH_DTYPES[dtype])
+    for name, stored in beside.tensors.items():
+        with safe_open(str(stored.file), framework="pt", device="cpu") as file:
+            yield name, file.get_tensor(name)
 
 
 def _require_replaceable(output: Path) -> None:

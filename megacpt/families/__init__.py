@@ -4,13 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    gemma2,
+    granite,
+    llama,
+    ministral3,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    smollm3,
+    starcoder2,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nearest import refusal
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -22,32 +40,47 @@ class Family:
     params: tuple[Param, ...]
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
     """Tensors that some folders hold as parts of larger ones."""
+    fused: bool = False
+    """All folders do, so that an export does, too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
 
 FAMILIES = {
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
+    phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
+    starcoder2.MODEL_TYPE: Family(
+        read=starcoder2.read, params=starcoder2.PARAMS, names=starcoder2.NAMES
+    ),
 }
 
 
 def read_architecture(folder: Path | str) -> Architecture:
     """The architecture that a Hugging Face folder's config.json states."""
     config = HfConfig.read(Path(folder))
+    config = text_of(config) or config
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise ModelError(
-            f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
-            f"but is {model_type!r}; use a model of these families."
-        )
+        raise refusal(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(
@@ -69,3 +102,9 @@ def param_rows(architecture: Architecture) -> tuple[Param, ...]:
 def table_row(architecture: Architecture, *, role: Role) -> Param:
     """The row of the embedding or of the head, which a tied model has no weight for."""
     return next(row for row in family_of(architecture).params if row.role is role)
+
+
+def has_equal_layers(architecture: Architecture) -> bool:
+    """Whether every layer has the same weights."""
+    layers = [row.layers(architecture) for row in param_rows(architecture) if row.per_layer]
+    return all(len(numbers) == architecture.num_layers for numbers in layers)

@@ -19,6 +19,7 @@ from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fused import fuse
 from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors
@@ -61,7 +62,7 @@ def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Pat
 
 
 def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, seed: int) -> None:
-    """Normal matrices, unit norms, zero biases: a function of seed and name, on any layout.
+    """Normal matrices, norms without a scale, zero biases: by seed and name, on any layout.
 
     Each tensor is drawn whole from a generator of its own and then cut.
     """
@@ -84,8 +85,9 @@ def _draw(
     name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
-    if role in (Role.norm, Role.bias):
-        return torch.full(shape, 1.0 if role is Role.norm else 0.0)
+    if role in (Role.norm, Role.scale, Role.bias):
+        is_one = role is Role.scale or (role is Role.norm and not architecture.norms.plus_one)
+        return torch.full(shape, 1.0 if is_one else 0.0)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(shape, generator=generator) * architecture.initializer_range
@@ -137,10 +139,17 @@ def _write(view: torch.Tensor, *, part: torch.Tensor) -> None:
 def iter_hf(
     chunks: Sequence[Any], *, architecture: Architecture
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every Hugging Face tensor in model order, copied out of chunks at tp = pp = ep = 1."""
+    """Every tensor of a Hugging Face folder in model order, copied out of chunks at
+    tp = pp = ep = 1."""
     assert parallel_state.get_tensor_model_parallel_world_size() == 1
     assert parallel_state.get_pipeline_model_parallel_world_size() == 1
     assert parallel_state.get_expert_model_parallel_world_size() == 1
+    return fuse(_sources(chunks, architecture=architecture), architecture=architecture)
+
+
+def _sources(
+    chunks: Sequence[Any], *, architecture: Architecture
+) -> Iterator[tuple[str, torch.Tensor]]:
     for placed in placed_params(chunks, architecture=architecture):
         views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=1)
         for source, view in zip(placed.row.sources, views, strict=True):

@@ -42,6 +42,7 @@ def export(
     output: Path,
     *,
     dtype: Dtype = Dtype.fp32,
+    describe: Callable[[Path], object] | None = None,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
     from megacpt.convert.export import export_hf
@@ -53,6 +54,7 @@ def export(
         source_folder=source,
         output=output,
         dtype=dtype,
+        describe=describe,
         certify=certify,
     )
 
@@ -117,6 +119,20 @@ def test_an_earlier_export_is_replaced(tmp_path: Path, one_rank: None) -> None:
     export(tmp_path / "base", output, certify=sign)
     assert not (output / "stale").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "hf"]
+
+
+def test_the_description_is_there_before_the_certificate(tmp_path: Path, one_rank: None) -> None:
+    def describe(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        (folder / "README.md").write_text("# A model")
+
+    def certify(folder: Path) -> None:
+        assert (folder / "README.md").read_text() == "# A model"
+        sign(folder)
+
+    write_llama(tmp_path / "base")
+    export(tmp_path / "base", tmp_path / "hf", describe=describe, certify=certify)
+    assert (tmp_path / "hf" / "README.md").exists()
 
 
 def test_any_other_folder_is_refused(tmp_path: Path, one_rank: None) -> None:
