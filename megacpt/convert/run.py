@@ -27,7 +27,7 @@ def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
     base = Path(str(config.model.path))
-    architecture = read_architecture(base)
+    architecture = read_architecture(base, rope=config.model.rope)
     require_architecture(
         CheckpointManifest.read(checkpoint), architecture=asdict(architecture), folder=checkpoint
     )
