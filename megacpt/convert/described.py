@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import Dtype
+from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
-from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
+from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
 from megacpt.families.rope import BESIDE_SCALING, Rope, as_stated
 from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
-_FULL, _LOCAL = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
 
 
@@ -49,8 +49,10 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_eps,
         "tie_word_embeddings": architecture.tied_embeddings,
-        "hidden_act": "silu",
+        "hidden_act": architecture.activation,
     }
+    names = family_of(architecture).names
+    defaults = {names.get(key, key): value for key, value in defaults.items()}
     stated = {key: value for key, value in kept.items() if value is not None}
     return {
         **kept,
@@ -67,7 +69,7 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
 def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
     ``rope_parameters``, which hold both."""
-    whole = _parameters(config, rope=architecture.rope, layer_type=_FULL)
+    whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
     if architecture.query_growth is not None:
         whole["llama_4_scaling_beta"] = architecture.query_growth.rate
         whole[_ORIGINAL] = architecture.query_growth.original_max_positions
@@ -79,11 +81,11 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
         known[_ORIGINAL] = original
     if architecture.local_rope is None:
         return {**known, "rope_parameters": whole}
-    local = _parameters(config, rope=architecture.local_rope, layer_type=_LOCAL)
+    local = _parameters(config, rope=architecture.local_rope, layer_type=LOCAL)
     return {
         **known,
         "rope_local_base_freq": architecture.local_rope.theta,
-        "rope_parameters": {_FULL: whole, _LOCAL: local},
+        "rope_parameters": {FULL: whole, LOCAL: local},
     }
 
 

@@ -27,14 +27,37 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
-    """Multipliers that the weights do not hold."""
+    """Multipliers and bounds that the weights do not hold."""
 
     embedding: float = 1.0
+    embedding_rounded: bool = False
+    """That multiplier is rounded to the type of the weights."""
     attention: float | None = None
     """Of queries times keys; ``None``: one over the root of the head's size."""
+    attention_cap: float | None = None
+    """c, where scores x are bounded to c * tanh(x / c)."""
     residual: float = 1.0
     """Of what attention and MLP add to their input."""
     logits: float = 1.0
+    logits_cap: float | None = None
+    """As that of attention."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """What a norm computes, and where a layer has one."""
+
+    centred: bool = False
+    """LayerNorm, which takes the mean away; else RMSNorm."""
+    bias: bool = False
+    plus_one: bool = False
+    """Weights are stored less one."""
+    scaled_wide: bool = False
+    """Scaled in float32, then rounded; else the other way round."""
+    before: bool = True
+    """Attention and MLP take normed input."""
+    after: bool = False
+    """What they give is normed before it is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +104,18 @@ class Architecture:
     """Of query, key and value, whatever the output has."""
     qk_norm: bool = False
     """Each head's query and key pass an RMSNorm before they are rotated."""
+    qk_norm_over_heads: bool = False
+    """The queries of all heads together pass one, and the keys another."""
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
     scales: Scales = Scales()
+    norms: Norms = Norms()
+    parallel_mlp: bool = False
+    """The MLP takes what attention takes, by one norm, and both are added at once."""
+    activation: str = "silu"
+    """Of the MLP, as Hugging Face calls it."""
+    gated: bool = True
+    """The activation multiplies a second product of the input."""
 
     rotary_share: float = 1.0
     """Of a head's channels, from the first, that are rotated."""

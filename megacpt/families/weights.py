@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -176,17 +176,38 @@ def norm(
     *,
     source: str,
     size: str = "hidden",
+    tp_dim: int | None = None,
     engine: str | None = None,
     present: Callable[[Architecture], bool] = _always,
-) -> Param:
-    """The row of an RMSNorm's scale."""
-    return Param(
-        native=native,
-        sources=(HfTensor(name=source, dims=(size,)),),
-        role=Role.norm,
-        engine=engine,
-        present=present,
+) -> tuple[Param, Param]:
+    """The rows of a norm's scale and of its bias, where the family's norms have one; ``engine``:
+    as far as both have it in common."""
+    weight, bias = (
+        Param(
+            native=f"{native}.{name}",
+            sources=(HfTensor(name=f"{source}.{name}", dims=(size,)),),
+            role=role,
+            tp_dim=tp_dim,
+            engine=engine and f"{engine}_{name}",
+            present=present,
+        )
+        for name, role in (("weight", Role.norm), ("bias", Role.bias))
     )
+    return weight, replace(bias, present=lambda a: a.norms.bias and present(a))
+
+
+def renamed(rows: tuple[Param, ...], names: Mapping[str, str]) -> tuple[Param, ...]:
+    """The rows of a family that calls modules by names of its own: by megatron-core's names of
+    modules that hold one tensor of the folder."""
+    return tuple(_renamed(row, name=names.get(row.native.split(".")[-2])) for row in rows)
+
+
+def _renamed(row: Param, *, name: str | None) -> Param:
+    if name is None or len(row.sources) > 1:
+        return row
+    (source,) = row.sources
+    parts = source.name.split(".")
+    return replace(row, sources=(replace(source, name=".".join([*parts[:-2], name, parts[-1]])),))
 
 
 def vocabulary(

@@ -23,6 +23,7 @@ from megacpt.config.sections import (
 from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
+from megacpt.model.layers.activation import ACTIVATIONS
 from megacpt.model.layers.experts import expert_settings
 from megacpt.model.layers.rope import table_keys
 from megacpt.model.precision import precision_settings
@@ -37,17 +38,15 @@ def transformer_config(
     kind: DeviceKind,
 ) -> TransformerConfig:
     """One config serves all chunks of a rank; the schedules read their callbacks from it."""
+    fused = kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
     return TransformerConfig(
+        **fused | _activation(architecture, kind=kind) | _plain_rotation(architecture),
         **_sizes(architecture),
         **_layout(parallel),
         **_recompute(parallel),
         **expert_settings(architecture, parallel=parallel, kind=kind),
         **precision_settings(precision, kind=kind),
-        **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
-        | _plain_rotation(architecture),
         rotary_interleaved=architecture.rotary_pairs,
-        # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
-        use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
         qk_layernorm=architecture.qk_norm,
         no_rope_freq=_without_rope(architecture),
         **_windows(architecture),
@@ -69,13 +68,23 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "num_attention_heads": architecture.num_heads,
         "num_query_groups": architecture.num_kv_heads,
         "kv_channels": architecture.head_dim,
-        "normalization": "RMSNorm",
+        "normalization": "LayerNorm" if architecture.norms.centred else "RMSNorm",
+        "layernorm_zero_centered_gamma": architecture.norms.plus_one,
         "layernorm_epsilon": architecture.norm_eps,
-        "gated_linear_unit": True,
-        "activation_func": silu,
+        "gated_linear_unit": architecture.gated,
         "add_bias_linear": architecture.mlp_bias,
         "add_qkv_bias": has_qkv_bias(architecture),
     }
+
+
+def _activation(architecture: Architecture, *, kind: DeviceKind) -> dict[str, Any]:
+    if architecture.gated and not architecture.experts and kind is not DeviceKind.gpu:
+        # megacpt.model.layers.activation takes the place of Transformer Engine's.
+        return {"use_te_activation_func": True, "activation_func": silu}
+    function = ACTIVATIONS[architecture.activation].forward
+    # megatron-core's fused kernels take every GELU for its tanh form.
+    is_fused = {} if function is silu and architecture.gated else {"bias_activation_fusion": False}
+    return {"activation_func": function, **is_fused}
 
 
 def _without_rope(architecture: Architecture) -> list[int] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from megacpt.errors import ModelError
-from megacpt.families import read_architecture
+from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.architecture import Experts
 from megacpt.families.counts import num_parameters
 from megacpt.families.hf_config import end_ids
@@ -24,7 +24,7 @@ from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
-KNOWN = "granite, llama, ministral3, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe, smollm3"
+KNOWN = ", ".join(sorted(FAMILIES))
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )

@@ -142,7 +142,7 @@ class CausalAttention(torch.nn.Module):
             # torch's own causal mask lets the first query see the first key alone.
             attn_mask=None
             if queries == keys
-            else _causal_mask(queries, keys=keys, window=self.window, device=q_SBHD.device),
+            else causal_mask(queries, keys=keys, window=self.window, device=q_SBHD.device),
             is_causal=queries == keys,
             scale=self.softmax_scale,
             enable_gqa=k_SBKD.shape[2] != q_SBHD.shape[2],
@@ -151,7 +151,7 @@ class CausalAttention(torch.nn.Module):
 
 
 @lru_cache(maxsize=16)
-def _causal_mask(
+def causal_mask(
     queries: int, *, keys: int, window: int | None, device: torch.device
 ) -> torch.Tensor:
     """True where the query, one of the last of all positions, may see the key."""

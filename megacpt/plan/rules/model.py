@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import Init
+from megacpt.config.sections import DeviceKind, Init
 from megacpt.errors import Violation
+from megacpt.families.architecture import Architecture
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 
@@ -61,4 +62,27 @@ def _tokens(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_named, _positions, _tokens)
+def lacking_on_gpus(model: Architecture) -> Iterator[str]:
+    """What the model has and the layers of GPUs do not compute."""
+    if model.scales.attention_cap is not None:
+        yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
+    if model.norms.centred and not model.norms.bias:
+        yield "LayerNorms without a bias"
+    if model.parallel_mlp:
+        yield "attention and MLP beside each other"
+
+
+def _on_gpus(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is None or facts.config.cluster.device is not DeviceKind.gpu:
+        return
+    for what in lacking_on_gpus(model):
+        yield Violation(
+            path="cluster.device",
+            value="gpu",
+            rule=f"has no layers for a {model.family} model, which has {what}",
+            remedy="use cluster.device=cpu, or a model without",
+        )
+
+
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus)
