@@ -90,15 +90,22 @@ def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None
     attention = layer.submodules.self_attention.submodules
     if attention is not None:
         _correct_biases(attention, architecture=architecture)
+    else:
+        _keep_names(layer, of="self_attention.")
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
-    if experts is None:
-        return layer
-    # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
+    if experts is not None:
+        _keep_names(layer, of="mlp.")
+        with_router(layer, experts=experts)
+    return layer
+
+
+def _keep_names(layer: Any, *, of: str) -> None:
+    """Have a checkpoint hold the norm before a module that Transformer Engine fuses none into, as
+    before experts, under the norm's own name."""
     names = layer.submodules.sharded_state_dict_keys_map
-    kept = {name: saved for name, saved in names.items() if not saved.startswith("mlp.")}
+    kept = {name: saved for name, saved in names.items() if not saved.startswith(of)}
     layer.submodules.sharded_state_dict_keys_map = kept
-    return with_router(layer, experts=experts)
 
 
 def _transformer_engine_layer(

@@ -8,7 +8,7 @@ get in the checkpoint is megatron-core's rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -51,6 +51,8 @@ class NativeTensor:
     """The Hugging Face tensor of each source."""
     runs: tuple[Run, ...]
     """In the order of the native rows; together they are all of them."""
+    frozen: bool
+    """Float32 whatever the rest is."""
 
     @property
     def saved_shape(self) -> tuple[int, ...]:
@@ -60,7 +62,6 @@ class NativeTensor:
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
     rows = param_rows(architecture)
-    natives = {row.native for row in rows}
     for row in rows:
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
@@ -73,13 +74,15 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([architecture.num_layers] if layer is not None and stacked else []),
                 *([experts.num] if expert is not None and experts else []),
             ]
+            name = _saved_name(row, beside=rows, layer=layer, architecture=architecture)
             yield NativeTensor(
-                key=_key(_saved_name(row, natives=natives), layer=None if stacked else layer),
+                key=_key(name, layer=None if stacked else layer),
                 index=tuple(index),
                 leading=tuple(sizes),
                 shape=shape,
                 names=tuple(s.name.format(layer=layer, expert=expert) for s in row.sources),
                 runs=runs,
+                frozen=row.frozen,
             )
 
 
@@ -101,12 +104,18 @@ def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _saved_name(row: Param, *, natives: set[str]) -> str:
-    """A norm is saved as part of the linear layer after it, where that is there."""
+def _saved_name(
+    row: Param, *, beside: Sequence[Param], layer: int | None, architecture: Architecture
+) -> str:
+    """A norm is saved as part of the linear layer after it, where the layer has that."""
     if row.engine is None or not row.engine.endswith(FUSED_NORM):
         return row.native
     linear = f"{row.engine.removesuffix(FUSED_NORM)}.weight"
-    return row.engine if linear in natives else row.native
+    has_linear = any(
+        other.native == linear and (layer is None or other.in_layer(architecture, layer))
+        for other in beside
+    )
+    return row.engine if has_linear else row.native
 
 
 def _key(name: str, *, layer: int | None) -> str:
