@@ -36,6 +36,7 @@ EXAMPLE = {
     "vocab_size": 1024,
     "hidden_size": 512,
     "intermediate_size": 1024,
+    "moe_intermediate_size": 1024,
     "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
