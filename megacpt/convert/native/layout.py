@@ -51,6 +51,8 @@ class NativeTensor:
     """The Hugging Face tensor of each source."""
     runs: tuple[Run, ...]
     """In the order of the native rows; together they are all of them."""
+    frozen: bool
+    """Float32 whatever the rest is."""
 
     @property
     def saved_shape(self) -> tuple[int, ...]:
@@ -82,6 +84,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 shape=shape,
                 names=tuple(s.name.format(layer=layer, expert=expert) for s in row.sources),
                 runs=runs,
+                frozen=row.frozen,
             )
 
 

@@ -48,6 +48,16 @@ def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def frozen_names(architecture: Architecture) -> set[str]:
+    """Those of the tensors that no training changes and every folder holds in float32."""
+    return {
+        source.name.format(layer=layer)
+        for row in param_rows(architecture)
+        if row.frozen
+        for layer, source in product(row.layers(architecture), row.sources)
+    }
+
+
 def table_name(architecture: Architecture, *, role: Role) -> str:
     """The Hugging Face name of the embedding or the head, which a tied model need not store."""
     return table_row(architecture, role=role).sources[0].name
