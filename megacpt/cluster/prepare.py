@@ -37,7 +37,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
-from megacpt.families.stored.places import storage_notes
+from megacpt.families.stored.places import require_parts, storage_notes
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -116,7 +116,12 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     _check_model(config, architecture=architecture)
     settings = _update_settings(config)
     if base is not None:
-        base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+        base_checkpoint.require_fit(
+            base,
+            architecture=architecture,
+            settings=settings,
+            new_rope=config.model.rope is not None,
+        )
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
@@ -206,9 +211,11 @@ def _read_model(model: ModelConfig) -> tuple[_Model | None, ModelError | None]:
         return None, None
     folder = Path(model.path)
     try:
-        architecture = read_architecture(folder)
+        architecture = read_architecture(folder, rope=model.rope)
         notes: Iterable[str] = ()
-        if model.init is not Init.random:
+        if model.init is Init.random:
+            require_parts(folder)
+        else:
             notes = storage_notes(folder, architecture=architecture)
         return _Model(
             architecture=architecture, tokenizer=load_tokenizer(folder), notes=tuple(notes)

@@ -14,7 +14,8 @@ from megacpt.config.sections import Dtype
 from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
-from megacpt.families.rope import Rope, as_stated
+from megacpt.families.rope import BESIDE_SCALING, Rope, as_stated
+from megacpt.families.stored.nested import INNER, ROPE_KEYS, TIED, stated_text, text_of
 from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
@@ -36,19 +37,42 @@ def write_descriptions(
         if known != stated:
             write_json(folder / TOKENIZER, content=known)
     if not (folder / GENERATION).exists():
-        write_json(folder / GENERATION, content=_generation(config, architecture=architecture))
+        text = text_of(config) or config
+        write_json(folder / GENERATION, content=_generation(text, architecture=architecture))
 
 
 def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:
     """The base model's config.json, true of plain weights and complete in both forms."""
-    kept = {key: value for key, value in config.values.items() if key not in STORAGE_KEYS}
+    kept = _kept(config.values)
+    text = text_of(config)
+    if text is None:
+        classes = _classes(kept.get("architectures"), family=architecture.family)
+        described = _described(kept, config=config, architecture=architecture, dtype=dtype)
+        return described | {"architectures": classes}
+    stated = _kept(stated_text(config))
+    inner = _described(stated, config=text, architecture=architecture, dtype=dtype)
+    inner |= {TIED: architecture.tied_embeddings, **_rope_of_parts(stated, described=inner)}
+    if INNER not in kept:
+        return inner
+    shared = {key: inner[key] for key in (TIED, "dtype", "torch_dtype")}
+    return {**kept, **shared, INNER: inner}
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in STORAGE_KEYS}
+
+
+def _described(
+    kept: Mapping[str, Any], *, config: HfConfig, architecture: Architecture, dtype: Dtype
+) -> dict[str, Any]:
+    """``kept``: what was said of the model that was trained; ``config``: as its family reads it."""
     # Defaults are not the same in every reader, so that those with a default are stated.
     defaults = {
         "num_key_value_heads": architecture.num_kv_heads,
         "head_dim": architecture.head_dim,
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_eps,
-        "tie_word_embeddings": architecture.tied_embeddings,
+        TIED: architecture.tied_embeddings,
         "hidden_act": architecture.activation,
     }
     names = family_of(architecture).names
@@ -57,9 +81,9 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
     return {
         **kept,
         **{key: value for key, value in defaults.items() if key not in stated},
+        "max_position_embeddings": architecture.max_positions,
         **_rope(config, architecture=architecture),
         **_experts(architecture),
-        "architectures": _classes(kept.get("architectures"), family=architecture.family),
         "dtype": DTYPE_NAMES[dtype],
         "torch_dtype": DTYPE_NAMES[dtype],
     }
@@ -71,11 +95,12 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
     if architecture.query_growth is not None:
         whole["llama_4_scaling_beta"] = architecture.query_growth.rate
+        whole[_ORIGINAL] = architecture.query_growth.original_max_positions
     known = {"rope_theta": architecture.rope_theta, "rope_scaling": _as_4_reads(whole)}
     if architecture.rotary_share != 1.0:
         known["partial_rotary_factor"] = architecture.rotary_share
     original = getattr(architecture.rope_scaling, "original_max_positions", None)
-    if whole["rope_type"] == "longrope":
+    if original is not None and (whole["rope_type"] == "longrope" or _ORIGINAL in config.values):
         known[_ORIGINAL] = original
     if architecture.local_rope is None:
         return {**known, "rope_parameters": whole}
@@ -89,16 +114,22 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
 
 def _parameters(config: HfConfig, *, rope: Rope, layer_type: str) -> dict[str, Any]:
     kind, stated = config.stated_rope(layer_type)
-    scaling = dict(stated)
-    if not stated and rope.scaling is not None:
-        scaling = as_stated(rope.scaling)
-        kind = scaling["rope_type"]
-    original = getattr(rope.scaling, "original_max_positions", None)
-    if original is not None:
-        scaling[_ORIGINAL] = original
+    own = {} if rope.scaling is None else as_stated(rope.scaling)
+    if kind == own.get("rope_type") or (
+        not own and _stretches_nothing(config, layer_type=layer_type)
+    ):
+        found = {**stated, **own, "rope_type": kind}
+    else:
+        # The run has set another.
+        beside = {key: stated[key] for key in BESIDE_SCALING if key in stated}
+        found = {"rope_type": "default", **beside, **own}
     if rope.share != 1.0:
-        scaling["partial_rotary_factor"] = rope.share
-    return {**scaling, "rope_type": kind, "rope_theta": rope.theta}
+        found["partial_rotary_factor"] = rope.share
+    return {**found, "rope_theta": rope.theta}
+
+
+def _stretches_nothing(config: HfConfig, *, layer_type: str) -> bool:
+    return config.rope(layer_type=layer_type, may_be_partial=True).scaling is None
 
 
 def _as_4_reads(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -113,6 +144,15 @@ def _as_4_reads(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     return {key: value for key, value in parameters.items() if key not in beside}
 
 
+def _rope_of_parts(stated: Mapping[str, Any], *, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What rope has for images beside text, with the rope of the text."""
+    ropes = (stated.get(key) or {} for key in ROPE_KEYS)
+    mrope = {k: v for rope in ropes for k, v in rope.items() if k.startswith("mrope")}
+    if not mrope:
+        return {}
+    return {key: {"rope_type": "default", **(described[key] or {}), **mrope} for key in ROPE_KEYS}
+
+
 def _experts(architecture: Architecture) -> dict[str, int]:
     """Qwen3-MoE's ``num_experts`` is written as ``num_local_experts`` by 5.23; up to 5.0 those who
     find that name alone take 128."""
@@ -123,11 +163,13 @@ def _experts(architecture: Architecture) -> dict[str, int]:
 
 def _classes(stated: object, *, family: str) -> list[str]:
     """The class that was trained; another one's head is not in the export."""
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    if causal := [name for name in names if name.endswith("ForCausalLM")]:
+        return causal
+    # Slow to import, and seldom needed.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    names = [str(name) for name in stated] if isinstance(stated, list) else []
-    causal = [name for name in names if name.endswith("ForCausalLM")]
-    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+    return [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
 
 
 def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
