@@ -54,7 +54,13 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Stored
     One too few, one too many, one of another shape or of no floating type would change the model
     silently: ModelError names it and says what is the matter.
     """
-    stored = read_stored(folder)
+    return places_of(read_stored(folder), folder=folder, architecture=architecture)
+
+
+def places_of(
+    stored: Mapping[str, Stored], *, folder: Path, architecture: Architecture
+) -> dict[str, StoredAs]:
+    """The same where it is known what the folder stores, in safetensors or otherwise."""
     shapes = hf_shapes(architecture)
     head = table_name(architecture, role=Role.head)
     embedding = table_name(architecture, role=Role.embedding)
