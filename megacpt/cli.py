@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
-from megacpt.commands import imports, machine, results, run, shards, tokenize
+from megacpt.commands import convert, imports, machine, results, run, shards, tokenize
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
@@ -27,6 +27,7 @@ VERBS = (
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
+    *(convert.CONVERT, convert.VERIFY),
     *(machine.DOCTOR, machine.COMPLETION),
 )
 INTERRUPTED = 130

@@ -89,11 +89,13 @@ def _experts(architecture: Architecture) -> dict[str, int]:
 
 def _classes(stated: object, *, family: str) -> list[str]:
     """The class that was trained; another one's head is not in the export."""
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    if causal := [name for name in names if name.endswith("ForCausalLM")]:
+        return causal
+    # Slow to import, and seldom needed.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    names = [str(name) for name in stated] if isinstance(stated, list) else []
-    causal = [name for name in names if name.endswith("ForCausalLM")]
-    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+    return [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
 
 
 def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
