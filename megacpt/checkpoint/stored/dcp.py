@@ -92,7 +92,7 @@ class DcpFolder:
 
     @classmethod
     def open(cls, folder: Path) -> DcpFolder:
-        index = _read_index(folder)
+        index = read_index(folder)
         entries = index.state_dict_metadata
         tensors = {
             str(name): _tensor(entry)
@@ -190,7 +190,8 @@ class DcpFolder:
         )
 
 
-def _read_index(folder: Path) -> Metadata:
+def read_index(folder: Path) -> Metadata:
+    """As torch's FileSystemReader reads it, but that nothing it names is imported or called."""
     path = folder / METADATA
     try:
         with path.open("rb") as stream:

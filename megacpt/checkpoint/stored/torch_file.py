@@ -125,6 +125,11 @@ _STORAGES = {
 }
 
 
+def _data(data: object, *_: object) -> object:
+    """Of a parameter."""
+    return data
+
+
 def _of_type(rebuild: Callable[..., object], kind: object, arguments: Any, *_: object) -> object:
     """A tensor with attributes, which are left out; one of another class holds no plain numbers."""
     plain = kind in (torch.Tensor, torch.nn.Parameter)
@@ -146,7 +151,8 @@ class _Content:
         known = {
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v3"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_parameter"): _data,
+            ("torch._utils", "_rebuild_parameter_with_state"): _data,
             ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
             ("torch", "Tensor"): torch.Tensor,
             ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,

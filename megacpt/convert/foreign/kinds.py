@@ -10,7 +10,7 @@ from pathlib import Path
 from megacpt.checkpoint.stored.dcp import METADATA, DcpFolder
 from megacpt.convert.foreign.deepspeed import MODEL_STATES, deepspeed
 from megacpt.convert.foreign.fsdp import fsdp
-from megacpt.convert.foreign.megatron import EMBEDDING, megatron
+from megacpt.convert.foreign.megatron import megatron
 from megacpt.convert.sources import Source
 from megacpt.errors import CheckpointError
 
@@ -18,6 +18,8 @@ KINDS = "Megatron-LM or Megatron-Bridge (torch_dist), DeepSpeed ZeRO, FSDP (DCP)
 _LATEST_OF_MEGATRON, _LATEST_OF_DEEPSPEED = "latest_checkpointed_iteration.txt", "latest"
 _FSDP_OF_ACCELERATE = "pytorch_model_fsdp_*"
 _LEGACY = "mp_rank_*/model_optim_rng.pt"
+_MEGATRON_S_OWN = "metadata.json"
+"""Which of its formats it is: torch_dist, where torch's index is there as well."""
 _BRIDGE = "run_config.yaml"
 
 
@@ -36,7 +38,7 @@ def foreign_source(path: Path, *, base: Path | None) -> Source | None:
     if any(folder.glob(MODEL_STATES)):
         return deepspeed(folder, described_by=described_by)
     index = DcpFolder.open(folder)
-    is_megatron = any(EMBEDDING in key for key in index.tensors) or not index.tensors
+    is_megatron = (folder / _MEGATRON_S_OWN).is_file()
     return (megatron if is_megatron else fsdp)(index, described_by=described_by)
 
 

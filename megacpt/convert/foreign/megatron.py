@@ -23,7 +23,6 @@ from megacpt.errors import CheckpointError
 from megacpt.families import param_rows, read_architecture
 from megacpt.families.architecture import Architecture
 
-EMBEDDING = "embedding.word_embeddings.weight"
 _EXPERTS = ".experts.experts."
 
 
@@ -33,9 +32,11 @@ class _Saved:
 
     key: str
     index: tuple[int, ...]
-    first: int
-    """Where they begin in the weight."""
+    leading: tuple[int, ...]
+    """How many entries there are: layers, experts."""
     count: int
+    first: int = 0
+    """Where they begin in the weight."""
 
 
 def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
@@ -68,7 +69,7 @@ class _Reader:
         for spelling in spellings:
             if all(part.key in self.folder.tensors for part in spelling):
                 for part in spelling:
-                    self._require_fit(part, tensor=of_one, alone=len(spelling) == 1)
+                    self._require_fit(part, tensor=of_one)
                 return spelling
         keys = " or ".join(dict.fromkeys(spelling[0].key for spelling in spellings))
         raise CheckpointError(
@@ -83,30 +84,23 @@ class _Reader:
             if tensor.key.endswith(end)
         )
         for key in (tensor.key, *others):
-            yield (_Saved(key=key, index=tensor.index, first=0, count=tensor.shape[0]),)
+            yield (_whole(tensor, key=key),)
 
     def _why(self) -> str:
         if self.folder.tensors and all(_of_optimizer(key) for key in self.folder.tensors):
             return "it holds states of an optimizer and no weights: save the model as well, or "
         return ""
 
-    def _require_fit(self, part: _Saved, *, tensor: NativeTensor, alone: bool) -> None:
+    def _require_fit(self, part: _Saved, *, tensor: NativeTensor) -> None:
         found = self.folder.tensors[part.key]
-        lead = len(part.index)
-        wanted = (part.count, *tensor.shape[1:])
-        shape = found.shape[lead:]
+        wanted = (*part.leading, part.count, *tensor.shape[1:])
         # A vocabulary that was filled up (make_vocab_size_divisible_by) has more rows.
-        padded = alone and not lead and _is_vocabulary(part.key)
-        fits = shape[1:] == wanted[1:] and (
-            shape[:1] >= wanted[:1] if padded else shape[:1] == wanted[:1]
-        )
-        inside = all(i < size for i, size in zip(part.index, found.shape, strict=False))
-        if len(found.shape) != lead + len(wanted) or not fits or not inside:
-            entry = f"entry {list(part.index)} of " if lead else ""
+        padded = _is_vocabulary(part.key) and found.shape[:1] > wanted[:1]
+        if found.shape != wanted and not (padded and found.shape[1:] == wanted[1:]):
             raise CheckpointError(
-                f"{entry}{part.key} in {self.folder.folder} must have shape {list(wanted)}, which "
-                f"config.json states, but the tensor has {list(found.shape)}; name the Hugging "
-                "Face folder of this model with --base."
+                f"{part.key} in {self.folder.folder} must have shape {list(wanted)}, which "
+                f"config.json states, but has {list(found.shape)}; name the Hugging Face folder of "
+                "this model with --base."
             )
         if found.dtype not in DTYPES.values():
             raise CheckpointError(
@@ -164,7 +158,7 @@ def _norms(architecture: Architecture) -> dict[str, str]:
     """A norm before a linear layer is saved as part of it, or on its own. Before experts, which one
     depends on the spec: Transformer Engine's has no linear layer there, the local one says it has.
     """
-    ends = {}
+    ends: dict[str, str] = {}
     for row in param_rows(architecture):
         if row.engine is not None and row.engine.endswith(FUSED_NORM):
             alone, fused = (
@@ -174,17 +168,21 @@ def _norms(architecture: Architecture) -> dict[str, str]:
     return ends
 
 
+def _whole(tensor: NativeTensor, *, key: str) -> _Saved:
+    return _Saved(key=key, index=tensor.index, leading=tensor.leading, count=tensor.shape[0])
+
+
 def _singles(tensor: NativeTensor) -> Iterator[tuple[_Saved, ...]]:
     """Each expert, and gate and up, under keys of their own (``singleton_local_shards``)."""
     key = tensor.key
     if tensor.index:
         key = key.replace(_EXPERTS, f"{_EXPERTS}{tensor.index[0]}.")
-        yield (_Saved(key=key, index=(), first=0, count=tensor.shape[0]),)
+        yield (_Saved(key=key, index=(), leading=(), count=tensor.shape[0]),)
     if len(tensor.names) == 2:
         half = tensor.shape[0] // 2
         yield (
-            _Saved(key=f"{key}_w", index=(), first=0, count=half),
-            _Saved(key=f"{key}_v", index=(), first=half, count=half),
+            _Saved(key=f"{key}_w", index=(), leading=(), count=half),
+            _Saved(key=f"{key}_v", index=(), leading=(), count=half, first=half),
         )
 
 
@@ -193,4 +191,8 @@ def _of_optimizer(key: str) -> bool:
 
 
 def _is_vocabulary(key: str) -> bool:
-    return not key.startswith("decoder.")
+    return key.startswith(("embedding.", "output_layer."))
+
+
+def _end(name: str) -> str:
+    return "." + name.partition("{layer}.")[2]

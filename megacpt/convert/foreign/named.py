@@ -77,14 +77,14 @@ def _of_model(
     """By their names in the model. Whoever saved it may have put it beside an optimizer and other
     states, as the entry ``model`` or another."""
     plain = {_unwrapped(name): tensor for name, tensor in held.items()}
-    own_names = hf_shapes(architecture)
-    table = table_name(architecture, role=Role.embedding)
+    head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
+    own_names = {head, *hf_shapes(architecture)}
     prefixes = sorted({n.removesuffix(table) for n in plain if f".{n}".endswith(f".{table}")})
     if not prefixes:
         # A model without a head has no "model." in front of its names.
         bare = table.removeprefix("model.")
         prefixes = sorted({n.removesuffix(bare) for n in plain if f".{n}".endswith(f".{bare}")})
-        own_names = {**own_names, **{n.removeprefix("model."): () for n in own_names}}
+        own_names |= {name.removeprefix("model.") for name in own_names}
     if len(prefixes) != 1:
         what = f"{len(prefixes)} models, {', '.join(prefixes)}" if prefixes else _instead(plain)
         raise CheckpointError(
