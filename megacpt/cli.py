@@ -17,10 +17,20 @@ from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
-from megacpt.commands import convert, imports, machine, results, run, shards, tokenize
+from megacpt.commands import (
+    convert,
+    families,
+    imports,
+    machine,
+    results,
+    run,
+    shards,
+    tokenize,
+)
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
+    families.FAMILIES,
     run.CONFIG,
     imports.IMPORT_CONFIG,
     tokenize.TOKENIZE,

@@ -43,10 +43,10 @@ SCENARIOS = {
     "": "architecture branch_coverage docs docs_gpu docs_tokenize launch layers packaging readme "
     "run_on_ranks",
     "checkpoint": "format interleavings",
-    "convert": "readers",
+    "convert": "parts readers",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
-    "model": "layouts mixtral qwen te te_moe te_precision",
+    "model": "cases layouts mixtral qwen te te_moe te_precision",
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",

@@ -29,6 +29,7 @@ from megacpt.config.sections import Dtype
 from megacpt.convert import safetensors_files
 from megacpt.convert.carried import carry_over
 from megacpt.convert.described import write_descriptions, write_json
+from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.native import writer
 from megacpt.convert.sources import Source
 from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
@@ -122,8 +123,7 @@ def _native(conversion: Conversion) -> _Plan:
 
     def complete(folder: Path, sums: Mapping[str, FileSum]) -> None:
         described = folder / DESCRIBED
-        shutil.rmtree(described, ignore_errors=True)
-        described.mkdir()
+        described.mkdir(exist_ok=True)
         carry_over(source.described_by, folder=described)
         shutil.copyfile(source.described_by / "config.json", described / "config.json")
         if source.files and set(source.files.values()) != {SINGLE}:
@@ -136,11 +136,14 @@ def _native(conversion: Conversion) -> _Plan:
 
 def _hf(conversion: Conversion) -> _Plan:
     source, dtype = conversion.source, _torch_dtype(conversion)
-    files = safetensors_files.planned(
+    tensors = folder_tensors(
         source.tensors,
+        architecture=source.architecture,
+        described_by=source.described_by,
         dtype=dtype,
-        placed=source.files,
-        shard_bytes_max=conversion.shard_bytes_max,
+    )
+    files = safetensors_files.planned(
+        tensors, placed=source.files, shard_bytes_max=conversion.shard_bytes_max
     )
     stated = conversion.dtype or _common_dtype(source)
 

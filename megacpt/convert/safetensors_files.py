@@ -12,7 +12,7 @@ import torch
 
 from megacpt.convert.described import write_json
 from megacpt.convert.sources import DTYPES, SourceTensor
-from megacpt.convert.stream import PIECE_BYTES, OutputFile, Piece
+from megacpt.convert.stream import PIECE_BYTES, OutputFile, Piece, write_files
 from megacpt.families.stored.files import INDEX, SINGLE
 
 SHARD_BYTES_MAX = 5 * 10**9
@@ -22,24 +22,35 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def planned(
     tensors: Mapping[str, SourceTensor],
     *,
-    dtype: torch.dtype | None,
     placed: Mapping[str, str],
     shard_bytes_max: int = SHARD_BYTES_MAX,
 ) -> list[OutputFile]:
     """Those of ``placed`` (tensor -> file), where that has every tensor; else as many as
-    ``shard_bytes_max`` asks for. ``dtype``: of all tensors; None: each keeps its own."""
+    ``shard_bytes_max`` asks for."""
     files: dict[str, list[str]] = {}
     if tensors.keys() <= placed.keys():
         for name in tensors:
             files.setdefault(placed[name], []).append(name)
     else:
-        shards = list(_shards(tensors, dtype=dtype, bytes_max=shard_bytes_max))
+        shards = list(_shards(tensors, bytes_max=shard_bytes_max))
         for number, names in enumerate(shards):
             files[shard_name(number, of=len(shards))] = names
     return [
-        _file(name, tensors={n: tensors[n] for n in names}, dtype=dtype)
-        for name, names in sorted(files.items())
+        _file(name, tensors={n: tensors[n] for n in names}) for name, names in sorted(files.items())
     ]
+
+
+def write_tensors(
+    tensors: Mapping[str, SourceTensor],
+    *,
+    folder: Path,
+    placed: Mapping[str, str],
+    shard_bytes_max: int = SHARD_BYTES_MAX,
+) -> None:
+    """Files and index, a few rows of each tensor in memory at a time."""
+    files = planned(tensors, placed=placed, shard_bytes_max=shard_bytes_max)
+    write_files(files, folder=folder)
+    write_index(files, folder=folder)
 
 
 def shard_name(number: int, *, of: int) -> str:
@@ -62,13 +73,11 @@ def _names(file: OutputFile) -> Iterator[str]:
     return (name for name in json.loads(file.head[8:]) if name != "__metadata__")
 
 
-def _shards(
-    tensors: Mapping[str, SourceTensor], *, dtype: torch.dtype | None, bytes_max: int
-) -> Iterator[list[str]]:
+def _shards(tensors: Mapping[str, SourceTensor], *, bytes_max: int) -> Iterator[list[str]]:
     names: list[str] = []
     held = 0
     for name, tensor in tensors.items():
-        size = _bytes(tensor, dtype=dtype)
+        size = tensor.bytes
         if names and held + size > bytes_max:
             yield names
             names, held = [], 0
@@ -77,21 +86,15 @@ def _shards(
     yield names
 
 
-def _bytes(tensor: SourceTensor, *, dtype: torch.dtype | None) -> int:
-    return torch.Size(tensor.shape).numel() * (dtype or tensor.dtype).itemsize
-
-
-def _file(
-    file: str, *, tensors: Mapping[str, SourceTensor], dtype: torch.dtype | None
-) -> OutputFile:
+def _file(file: str, *, tensors: Mapping[str, SourceTensor]) -> OutputFile:
     # Wider types first, so that every value is aligned.
-    ordered = sorted(tensors, key=lambda name: -(dtype or tensors[name].dtype).itemsize)
+    ordered = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     stated: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts, end = {}, 0
     for name in ordered:
-        starts[name], end = end, end + _bytes(tensors[name], dtype=dtype)
+        starts[name], end = end, end + tensors[name].bytes
         stated[name] = {
-            "dtype": _NAMES[dtype or tensors[name].dtype],
+            "dtype": _NAMES[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [starts[name], end],
         }
@@ -99,21 +102,22 @@ def _file(
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
     pieces = [
-        piece
-        for name in ordered
-        for piece in _pieces(tensors[name], at=len(head) + starts[name], dtype=dtype)
+        piece for name in ordered for piece in _pieces(tensors[name], at=len(head) + starts[name])
     ]
     return OutputFile(name=file, pieces=pieces, head=head)
 
 
-def _pieces(tensor: SourceTensor, *, at: int, dtype: torch.dtype | None) -> Iterator[Piece]:
-    target = dtype or tensor.dtype
+def _pieces(tensor: SourceTensor, *, at: int) -> Iterator[Piece]:
     for rows in tensor.pieces(PIECE_BYTES):
         piece = Piece(
             at=at,
             shape=(rows.stop - rows.start, *tensor.shape[1:]),
-            dtype=target,
-            fill=partial(tensor.read, first=rows.start),
+            dtype=tensor.dtype,
+            fill=partial(_fill, tensor=tensor, start=rows.start),
         )
         yield piece
         at += piece.bytes
+
+
+def _fill(out: torch.Tensor, *, first: int, tensor: SourceTensor, start: int) -> None:
+    tensor.read(out, first=start + first)

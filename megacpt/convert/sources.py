@@ -12,7 +12,8 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ import torch
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
-from megacpt.families.stored.files import read_stored
+from megacpt.families.stored.files import Stored, read_stored
 from megacpt.families.stored.places import StoredAs, hf_shapes, table_name
 from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors
@@ -55,6 +56,10 @@ class SourceTensor:
     fill: Fill
 
     @property
+    def bytes(self) -> int:
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+    @property
     def row_bytes(self) -> int:
         return int(torch.Size(self.shape[1:]).numel()) * self.dtype.itemsize
 
@@ -64,6 +69,10 @@ class SourceTensor:
             self.fill(out, first=first)
         else:
             out.copy_(self.rows(first, count=len(out)))
+
+    def of_type(self, dtype: torch.dtype | None) -> SourceTensor:
+        """The same values as another type; ``None``: as they are."""
+        return self if dtype in (None, self.dtype) else replace(self, dtype=dtype, fill=self.read)
 
     def rows(self, first: int, *, count: int) -> torch.Tensor:
         out = torch.empty((count, *self.shape[1:]), dtype=self.dtype)
@@ -91,7 +100,8 @@ class Source:
     architecture: Architecture
     tensors: Mapping[str, SourceTensor]
     files: Mapping[str, str] = field(default_factory=dict)
-    """The file that holds each tensor of a Hugging Face folder; empty for other formats."""
+    """The file that holds each tensor of the Hugging Face folder, by the name it has there; empty
+    where that is not known."""
 
 
 def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
@@ -113,7 +123,19 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
         described_by=folder,
         architecture=architecture,
         tensors={name: tensors[name] for name in shapes},
-        files={name: found.places[name].file.name for name in shapes},
+        files={name: tensor.file.name for name, tensor in stored.items()},
+    )
+
+
+def stored_tensor(name: str, *, stored: Stored) -> SourceTensor:
+    """A tensor as it lies in a file of a folder, of the model or not."""
+    begin = _begins([stored.file])[name]
+    dtype = DTYPES[stored.dtype]
+    row_bytes = int(torch.Size(stored.shape[1:]).numel()) * dtype.itemsize
+    return SourceTensor(
+        shape=stored.shape,
+        dtype=dtype,
+        fill=partial(_fill_bytes, file=stored.file, begin=begin, row_bytes=row_bytes, what=name),
     )
 
 
@@ -130,12 +152,19 @@ def _fill_of(
 
         return fill
     row_bytes = int(torch.Size(place.shape[1:]).numel()) * dtype.itemsize
+    return partial(
+        _fill_bytes,
+        file=place.file,
+        begin=begins[part.name],
+        row_bytes=row_bytes,
+        what=part.name,
+    )
 
-    def read(out: torch.Tensor, *, first: int) -> None:
-        at = begins[part.name] + first * row_bytes
-        read_exactly(bytes_of(out), file=place.file, at=at, what=part.name)
 
-    return read
+def _fill_bytes(
+    out: torch.Tensor, *, first: int, file: Path, begin: int, row_bytes: int, what: str
+) -> None:
+    read_exactly(bytes_of(out), file=file, at=begin + first * row_bytes, what=what)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

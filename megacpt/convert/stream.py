@@ -8,7 +8,6 @@ finds the files that have their names and writes the others. Memory: one piece f
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +22,14 @@ import xxhash
 
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.verify import sums_of
-from megacpt.convert.sources import bytes_of
+from megacpt.convert.sources import Fill, bytes_of
 from megacpt.files import sync
 
 PIECE_BYTES = 2**24
-"""Large enough that a call costs nothing, small enough that sixteen of them are no memory."""
+"""What a writer takes at once, where it need not take a whole file."""
+CHUNK_BYTES = 2**19
+"""Of a piece in memory: it stays in the core's own cache from the read to the write, which halves
+what both cost."""
 WRITERS = 4
 """A parallel file system gives more to several; on a local one they overlap reading and writing."""
 _PARTIAL = ".partial"
@@ -47,8 +49,8 @@ class Piece:
     """Byte of the file."""
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fill: Callable[[torch.Tensor], None]
-    """Puts the values into a contiguous tensor of that shape and type."""
+    fill: Fill
+    """Of the piece's own rows."""
     head: bytes = b""
     tail: bytes = b""
 
@@ -59,6 +61,12 @@ class Piece:
     @property
     def bytes(self) -> int:
         return len(self.head) + self.value_bytes + len(self.tail)
+
+    def chunks(self) -> Iterator[slice]:
+        """Its rows, a few at a time."""
+        step = max(1, CHUNK_BYTES * self.shape[0] // max(self.value_bytes, 1))
+        for first in range(0, self.shape[0], step):
+            yield slice(first, min(first + step, self.shape[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +176,7 @@ class _Job:
             self._handle = None
 
     def _write_all(self) -> None:
-        digest = xxhash.xxh3_128()
-        self._opened()
-        digest.update(self.file.head)
+        digest = xxhash.xxh3_128(self.file.head)
         for piece in self.file.pieces:
             for part in self._write(piece):
                 digest.update(part)
@@ -178,8 +184,8 @@ class _Job:
         self._finish()
 
     def _write_one(self, piece: Piece) -> None:
-        self._opened()
-        self._write(piece)
+        for _ in self._write(piece):
+            pass
         with self._lock:
             self._left -= 1
             is_last = self._left == 0
@@ -196,18 +202,23 @@ class _Job:
                 self._count.add(len(self.file.head))
             return self._handle
 
-    def _write(self, piece: Piece) -> list[memoryview]:
-        """The bytes written; they stay as they are until the thread's next piece."""
-        values = _BUFFERS.tensor(piece.shape, dtype=piece.dtype)
-        piece.fill(values)
-        parts = [memoryview(piece.head), bytes_of(values), memoryview(piece.tail)]
-        handle = self._opened()
-        _write_at(handle, parts=parts, at=piece.at)
+    def _write(self, piece: Piece) -> Iterator[memoryview]:
+        """Write it and yield its bytes, each part before the next takes its memory."""
+        handle, at = self._opened(), piece.at
+        for rows in piece.chunks():
+            values = _BUFFERS.tensor((rows.stop - rows.start, *piece.shape[1:]), dtype=piece.dtype)
+            piece.fill(values, first=rows.start)
+            parts = [bytes_of(values)]
+            if rows.start == 0:
+                parts.insert(0, memoryview(piece.head))
+            if rows.stop == piece.shape[0]:
+                parts.append(memoryview(piece.tail))
+            at += _write_at(handle, parts=parts, at=at)
+            yield from parts
         if sys.platform == "linux":
             # The disk begins with it now, not when the file is flushed.
             os.posix_fadvise(handle, piece.at, piece.bytes, os.POSIX_FADV_DONTNEED)
         self._count.add(piece.bytes)
-        return parts
 
     def _finish(self) -> None:
         handle = self._opened()
@@ -216,14 +227,14 @@ class _Job:
         self._path.rename(self._folder / self.file.name)
 
 
-def _write_at(handle: int, *, parts: Sequence[memoryview], at: int) -> None:
-    left = [part for part in parts if len(part)]
+def _write_at(handle: int, *, parts: Sequence[memoryview], at: int) -> int:
+    """Write all of them and return how many bytes that was."""
+    left, start = [part for part in parts if len(part)], at
     while left:
         count = os.pwritev(handle, left, at)
-        if count == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         at += count
         while left and count >= len(left[0]):
             count -= len(left.pop(0))
-        if left and count:
+        if left:
             left[0] = left[0][count:]
+    return at - start

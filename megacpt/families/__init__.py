@@ -11,6 +11,8 @@ from megacpt.errors import ModelError
 from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nearest import refusal
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -22,6 +24,8 @@ class Family:
     params: tuple[Param, ...]
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
     """Tensors that some folders hold as parts of larger ones."""
+    fused: bool = False
+    """All folders do, so that an export does, too."""
 
 
 FAMILIES = {
@@ -41,13 +45,11 @@ FAMILIES = {
 def read_architecture(folder: Path | str) -> Architecture:
     """The architecture that a Hugging Face folder's config.json states."""
     config = HfConfig.read(Path(folder))
+    config = text_of(config) or config
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise ModelError(
-            f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
-            f"but is {model_type!r}; use a model of these families."
-        )
+        raise refusal(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(
@@ -69,3 +71,9 @@ def param_rows(architecture: Architecture) -> tuple[Param, ...]:
 def table_row(architecture: Architecture, *, role: Role) -> Param:
     """The row of the embedding or of the head, which a tied model has no weight for."""
     return next(row for row in family_of(architecture).params if row.role is role)
+
+
+def has_equal_layers(architecture: Architecture) -> bool:
+    """Whether every layer has the same weights."""
+    layers = [row.layers(architecture) for row in param_rows(architecture) if row.per_layer]
+    return all(len(numbers) == architecture.num_layers for numbers in layers)

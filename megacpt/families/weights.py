@@ -22,7 +22,7 @@ for such a row these are the ranks that ``tp`` and ``rank`` below count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -57,6 +57,10 @@ def _always(_: Architecture) -> bool:
     return True
 
 
+def _everywhere(_: Architecture, _layer: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HfTensor:
     """A Hugging Face tensor: its name (``{layer}``, ``{expert}`` open), the names of its sizes."""
@@ -85,6 +89,8 @@ class Param:
     """The name within Transformer Engine's modules, where it is another: a norm fused into the
     linear layer after it, an expert grouped with the others."""
     present: Callable[[Architecture], bool] = _always
+    in_layer: Callable[[Architecture, int], bool] = _everywhere
+    """Whether the layer (from 0) has it, of a weight that is not in all of them."""
 
     @property
     def per_expert(self) -> bool:
@@ -94,11 +100,19 @@ class Param:
     def per_layer(self) -> bool:
         return "{layer}" in self.native
 
-    def num_values(self, architecture: Architecture, *, layers: int | None = None) -> int:
-        """In ``layers`` of the layers (default: all), all experts of each counted."""
+    def layers(self, architecture: Architecture) -> tuple[int, ...]:
+        """Those that have it."""
+        every = range(architecture.num_layers)
+        return tuple(layer for layer in every if self.in_layer(architecture, layer))
+
+    def num_values(
+        self, architecture: Architecture, *, layers: Collection[int] | None = None
+    ) -> int:
+        """In ``layers`` (default: all), all experts of each counted."""
         copies = 1
         if self.per_layer:
-            copies = architecture.num_layers if layers is None else layers
+            held = self.layers(architecture)
+            copies = len(held) if layers is None else len(set(held).intersection(layers))
         if self.per_expert and architecture.experts is not None:
             copies *= architecture.experts.num
         return copies * sum(math.prod(source.shape(architecture)) for source in self.sources)

@@ -15,7 +15,8 @@ from megatron.core.transformer import TransformerConfig
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture, Scales
-from megacpt.model.config import block_spec, transformer_config
+from megacpt.model.config import transformer_config
+from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
 from megacpt.model.layers.rope import inverse_frequencies

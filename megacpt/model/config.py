@@ -1,26 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's TransformerConfig and layers for an architecture, a layout and a device.
+"""megatron-core's TransformerConfig for an architecture, a layout and a device.
 
 It differs from megatron-core's defaults where continued pretraining needs it: no dropout, the
 gradient divided by the number of valid tokens, no initialisation (weights are always filled by
-megacpt.model.weights), and on CPU no fused CUDA kernels. A layer is built of Transformer Engine's
-modules on GPUs, of plain torch ones elsewhere.
+megacpt.model.weights), and on CPU no fused CUDA kernels.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from megatron.core.extensions.transformer_engine import HAVE_TE
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.transformer_block import (
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
 from torch.nn.functional import silu
 
 from megacpt.config.sections import (
@@ -30,14 +20,10 @@ from megacpt.config.sections import (
     PrecisionConfig,
     Recompute,
 )
-from megacpt.errors import EnvironmentError_
+from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
-from megacpt.model.layers.activation import SwiGlu
-from megacpt.model.layers.attention import CausalAttention
-from megacpt.model.layers.experts import expert_settings, mlp_submodules, with_router
-from megacpt.model.layers.norm import RMSNorm
-from megacpt.model.layers.scales import scale_residuals
+from megacpt.model.layers.experts import expert_settings
 from megacpt.model.precision import precision_settings
 
 
@@ -66,6 +52,8 @@ def transformer_config(
         attention_dropout=0.0,
         calculate_per_token_loss=True,
         perform_initialization=False,
+        # Layers that differ are saved under their own numbers, equal ones as one tensor.
+        hetereogenous_dist_checkpoint=not has_equal_layers(architecture),
     )
 
 
@@ -82,7 +70,7 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
         "gated_linear_unit": True,
         "activation_func": silu,
         "add_bias_linear": architecture.mlp_bias,
-        "add_qkv_bias": _has_qkv_bias(architecture),
+        "add_qkv_bias": has_qkv_bias(architecture),
     }
 
 
@@ -125,78 +113,5 @@ def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
     }
 
 
-def block_spec(
-    architecture: Architecture,
-    *,
-    config: TransformerConfig,
-    kind: DeviceKind,
-    pp_rank: int,
-    vp_stage: int | None,
-) -> Any:
-    """The specification of this stage's layers, as GPTModel takes it."""
-    if kind is DeviceKind.gpu:
-        return _finished(_transformer_engine_layer(config), architecture=architecture)
-    layer = _finished(_plain_layer(config), architecture=architecture)
-    num_layers = get_num_layers_to_build(config, vp_stage, pp_rank)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
-
-
-def _finished(layer: Any, *, architecture: Architecture) -> Any:
-    _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
-    if architecture.scales.residual != 1.0:
-        scale_residuals(layer, scale=architecture.scales.residual)
-    if architecture.experts is None:
-        return layer
-    # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
-    names = layer.submodules.sharded_state_dict_keys_map
-    kept = {name: saved for name, saved in names.items() if not saved.startswith("mlp.")}
-    layer.submodules.sharded_state_dict_keys_map = kept
-    return with_router(layer)
-
-
-def _transformer_engine_layer(config: TransformerConfig) -> Any:
-    if not HAVE_TE:
-        raise EnvironmentError_(
-            "Training on GPUs needs Transformer Engine, which this Python lacks; "
-            "use NVIDIA's PyTorch container, or pip install 'megacpt[te]'."
-        )
-    return get_gpt_layer_with_transformer_engine_spec(
-        num_experts=config.num_moe_experts,
-        moe_grouped_gemm=config.moe_grouped_gemm,
-        qk_layernorm=config.qk_layernorm,
-    )
-
-
-def _plain_layer(config: TransformerConfig) -> Any:
-    layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = CausalAttention
-    if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    if config.use_te_activation_func:
-        mlp_submodules(layer).activation_func = SwiGlu
-    return layer
-
-
-def _correct_biases(attention: Any, *, architecture: Architecture) -> None:
-    """Give attention its own biases where megatron-core would follow the MLP's
-    (``add_bias_linear``)."""
-    if architecture.mlp_bias and not _has_qkv_bias(architecture):
-        attention.linear_qkv = _with_bias(attention.linear_qkv, bias=False)
-    if architecture.mlp_bias is not architecture.attention_bias:
-        attention.linear_proj = _with_bias(attention.linear_proj, bias=architecture.attention_bias)
-
-
-def _has_qkv_bias(architecture: Architecture) -> bool:
+def has_qkv_bias(architecture: Architecture) -> bool:
     return architecture.attention_bias or architecture.qkv_bias
-
-
-def _with_bias(linear: Any, *, bias: bool) -> Any:
-    """The same layer class, deaf to what its builder says about a bias."""
-
-    def build(self: Any, *args: Any, **kwargs: Any) -> None:
-        linear.__init__(self, *args, **{**kwargs, "bias": bias})
-
-    return type(linear.__name__, (linear,), {"__init__": build})

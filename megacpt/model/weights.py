@@ -19,6 +19,7 @@ from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fused import fuse
 from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors
@@ -137,10 +138,17 @@ def _write(view: torch.Tensor, *, part: torch.Tensor) -> None:
 def iter_hf(
     chunks: Sequence[Any], *, architecture: Architecture
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every Hugging Face tensor in model order, copied out of chunks at tp = pp = ep = 1."""
+    """Every tensor of a Hugging Face folder in model order, copied out of chunks at
+    tp = pp = ep = 1."""
     assert parallel_state.get_tensor_model_parallel_world_size() == 1
     assert parallel_state.get_pipeline_model_parallel_world_size() == 1
     assert parallel_state.get_expert_model_parallel_world_size() == 1
+    return fuse(_sources(chunks, architecture=architecture), architecture=architecture)
+
+
+def _sources(
+    chunks: Sequence[Any], *, architecture: Architecture
+) -> Iterator[tuple[str, torch.Tensor]]:
     for placed in placed_params(chunks, architecture=architecture):
         views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=1)
         for source, view in zip(placed.row.sources, views, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many layers each pipeline rank gets: even shares, or a first and last of their own size."""
+"""Which layers each pipeline rank gets: even shares, or a first and last of their own size."""
 
 from __future__ import annotations
 
@@ -23,3 +23,14 @@ def stage_layers(num_layers: int, *, parallel: ParallelConfig) -> tuple[int, ...
         stages[-1] = last
     is_dealt = all(layers >= 1 and layers % parallel.vpp == 0 for layers in stages)
     return tuple(stages) if is_dealt else ()
+
+
+def layers_of_rank(num_layers: int, *, parallel: ParallelConfig, rank: int) -> tuple[int, ...]:
+    """Their numbers, from 0; virtual stages are dealt in turn to the ranks."""
+    chunks = [layers // parallel.vpp for layers in stage_layers(num_layers, parallel=parallel)]
+    first = sum(chunks[:rank])
+    return tuple(
+        stage * sum(chunks) + layer
+        for stage in range(parallel.vpp)
+        for layer in range(first, first + chunks[rank])
+    )

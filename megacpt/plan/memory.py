@@ -8,14 +8,14 @@ counts twice. An estimate: allocator slack and communication buffers are not in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
 from megacpt.families import param_rows, table_row
 from megacpt.families.architecture import Architecture
 from megacpt.families.weights import Param, Role
-from megacpt.plan.layers_per_stage import stage_layers
+from megacpt.plan.layers_per_stage import layers_of_rank
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.rules.experts import expert_tensor_ranks
 
@@ -81,7 +81,7 @@ def _values(
     """What a rank holds by role: of the experts, or of all else. Norms, of which there are few,
     count as cut."""
     cut = parallel.ep * expert_tensor_ranks(parallel) if experts else parallel.tp
-    layers = stage_layers(architecture.num_layers, parallel=parallel)[rank]
+    layers = layers_of_rank(architecture.num_layers, parallel=parallel, rank=rank)
     values: dict[Role, int] = {}
     for row in _held_rows(architecture, parallel=parallel, rank=rank):
         if row.per_expert is experts:
@@ -128,10 +128,10 @@ def checkpoint_bytes(
     )
 
 
-def _layer(architecture: Architecture) -> int:
-    """Parameters of a layer, its experts left out."""
+def _in_layers(architecture: Architecture, *, layers: Collection[int]) -> int:
+    """Parameters of these layers, their experts left out."""
     return sum(
-        row.num_values(architecture, layers=1)
+        row.num_values(architecture, layers=layers)
         for row in param_rows(architecture)
         if row.per_layer and not row.per_expert
     )
@@ -165,7 +165,7 @@ class _Stage:
 
     def _layer_parameters(self) -> int:
         """All of the layers, without embedding and head."""
-        shared = self._layers * _layer(self.architecture) // self.parallel.tp
+        shared = _in_layers(self.architecture, layers=self._layers) // self.parallel.tp
         return shared + sum(self._values(experts=True).values())
 
     def _values(self, *, experts: bool) -> Mapping[Role, int]:
@@ -184,11 +184,11 @@ class _Stage:
     @property
     def chunk_layers(self) -> int:
         """Layers of a virtual stage."""
-        return self._layers // self.parallel.vpp
+        return len(self._layers) // self.parallel.vpp
 
     @property
-    def _layers(self) -> int:
-        return stage_layers(self.architecture.num_layers, parallel=self.parallel)[self.rank]
+    def _layers(self) -> tuple[int, ...]:
+        return layers_of_rank(self.architecture.num_layers, parallel=self.parallel, rank=self.rank)
 
     def _whole_states(self) -> tuple[int, int, int]:
         values, of_experts = self._values(experts=False), self._values(experts=True)
@@ -207,7 +207,8 @@ class _Stage:
         values, shards = self._values(experts=False), self.parallel.cp * self.parallel.dp
         shard = -(-sum(values.values()) // shards)
         tables = sum(values.get(role, 0) for role in (Role.embedding, Role.head))
-        layers = 2 * (_layer(self.architecture) // self.parallel.tp)
+        largest = max(_in_layers(self.architecture, layers=(n,)) for n in self._layers)
+        layers = 2 * (largest // self.parallel.tp)
         gathered = (tables + layers) * value_bytes(self.dtype)
         state = -(-self._state_bytes(values, master=0) // shards)
         return shard * MASTER_BYTES + gathered, shard * GRADIENT_BYTES, state

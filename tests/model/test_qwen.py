@@ -112,11 +112,12 @@ def test_transformer_engine_is_asked_for_the_same(
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
     from megacpt.families import read_architecture
-    from megacpt.model import config as module
+    from megacpt.model import layer_spec as module
+    from megacpt.model.config import transformer_config
 
     write_qwen(tmp_path, **CASES[case])
     architecture = read_architecture(tmp_path)
-    config = module.transformer_config(
+    config = transformer_config(
         architecture,
         parallel=ParallelConfig(),
         precision=PrecisionConfig(dtype=Dtype.fp32),
@@ -133,9 +134,7 @@ def test_transformer_engine_is_asked_for_the_same(
 
     monkeypatch.setattr(module, "HAVE_TE", True)
     monkeypatch.setattr(module, "get_gpt_layer_with_transformer_engine_spec", specification)
-    layer = module.block_spec(
-        architecture, config=config, kind=DeviceKind.gpu, pp_rank=0, vp_stage=None
-    )
+    layer = module.layer_spec(architecture, config=config, kind=DeviceKind.gpu, layer=0)
     assert asked["qk_layernorm"] is architecture.qk_norm
     plain = get_gpt_layer_local_spec().submodules.self_attention.submodules
     attention = layer.submodules.self_attention.submodules

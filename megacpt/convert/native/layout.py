@@ -65,7 +65,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
         for layer, expert in product(
-            range(architecture.num_layers) if row.per_layer else (None,),
+            row.layers(architecture) if row.per_layer else (None,),
             range(experts.num) if row.per_expert and experts else (None,),
         ):
             index = [n for n in (layer if stacked else None, expert) if n is not None]

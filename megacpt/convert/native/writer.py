@@ -27,7 +27,8 @@ from megacpt.checkpoint.verify import sums_of
 from megacpt.convert.native.archive import archive_of
 from megacpt.convert.native.layout import NativeTensor, native_tensors
 from megacpt.convert.sources import Source
-from megacpt.convert.stream import PIECE_BYTES, OutputFile, Piece
+from megacpt.convert.stream import OutputFile, Piece
+from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 
 BLOCK_BYTES = 2**26
@@ -98,7 +99,8 @@ class _Block:
 
 def planned(source: Source, *, dtype: torch.dtype | None) -> NativePlan:
     """``dtype``: of all weights; None: each keeps its own."""
-    tensors = list(native_tensors(source.architecture, stacked=True))
+    stacked = has_equal_layers(source.architecture)
+    tensors = list(native_tensors(source.architecture, stacked=stacked))
     dtypes = _dtypes(tensors, source=source, dtype=dtype)
     blocks = [block for t in tensors for block in _blocks(t, dtype=dtypes[t.key])]
     files: list[OutputFile] = []
@@ -125,15 +127,10 @@ def _dtypes(
 
 
 def _blocks(tensor: NativeTensor, *, dtype: torch.dtype) -> Iterator[_Block]:
-    for rows in _cut(tensor.shape, dtype=dtype, most_bytes=BLOCK_BYTES):
-        yield _Block(tensor=tensor, dtype=dtype, first=rows.start, count=rows.stop - rows.start)
-
-
-def _cut(shape: tuple[int, ...], *, dtype: torch.dtype, most_bytes: int) -> Iterator[slice]:
-    """All rows, as many at a time as ``most_bytes`` hold."""
-    step = max(1, most_bytes // (math.prod(shape[1:]) * dtype.itemsize))
-    for first in range(0, shape[0], step):
-        yield slice(first, min(first + step, shape[0]))
+    rows = tensor.shape[0]
+    step = max(1, BLOCK_BYTES // (math.prod(tensor.shape[1:]) * dtype.itemsize))
+    for first in range(0, rows, step):
+        yield _Block(tensor=tensor, dtype=dtype, first=first, count=min(step, rows - first))
 
 
 def _groups(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
@@ -153,30 +150,23 @@ def _file(blocks: Sequence[_Block], *, name: str, source: Source) -> OutputFile:
     pieces: list[Piece] = []
     at = 0
     for block in blocks:
-        pieces += _pieces(block, at=at, source=source)
-        at += block.bytes
+        archive = archive_of(block.saved_shape, dtype=block.dtype)
+        piece = Piece(
+            at=at,
+            shape=(block.count, *block.tensor.shape[1:]),
+            dtype=block.dtype,
+            fill=partial(_fill, block=block, source=source),
+            head=archive.head,
+            tail=archive.tail,
+        )
+        pieces.append(piece)
+        at += piece.bytes
     return OutputFile(name=name, pieces=pieces, summed=True)
 
 
-def _pieces(block: _Block, *, at: int, source: Source) -> Iterator[Piece]:
-    """The archive of a block, its values a few rows at a time."""
-    archive = archive_of(block.saved_shape, dtype=block.dtype)
-    shape = (block.count, *block.tensor.shape[1:])
-    for rows in _cut(shape, dtype=block.dtype, most_bytes=PIECE_BYTES):
-        piece = Piece(
-            at=at,
-            shape=(rows.stop - rows.start, *shape[1:]),
-            dtype=block.dtype,
-            fill=partial(_fill, first=block.first + rows.start, tensor=block.tensor, source=source),
-            head=archive.head if rows.start == 0 else b"",
-            tail=archive.tail if rows.stop == block.count else b"",
-        )
-        yield piece
-        at += piece.bytes
-
-
-def _fill(out: torch.Tensor, *, first: int, tensor: NativeTensor, source: Source) -> None:
-    """Rows of a native weight from ``first`` on, each from where its run has it."""
+def _fill(out: torch.Tensor, *, first: int, block: _Block, source: Source) -> None:
+    """Rows of a block from ``first`` on, each from where its run has it."""
+    tensor, first = block.tensor, block.first + first
     for run in tensor.runs:
         start, end = max(run.native, first), min(run.native + run.count, first + len(out))
         if start < end:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a pipeline stage as megatron-core specifies them, each by its number in the model.
+
+A layer is built of Transformer Engine's modules on GPUs, of plain torch ones elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.extensions.transformer_engine import HAVE_TE, TENorm
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+
+from megacpt.config.sections import DeviceKind
+from megacpt.errors import EnvironmentError_
+from megacpt.families.architecture import Architecture
+from megacpt.model.config import has_qkv_bias
+from megacpt.model.layers.activation import SwiGlu
+from megacpt.model.layers.attention import CausalAttention
+from megacpt.model.layers.experts import mlp_submodules, with_router
+from megacpt.model.layers.norm import RMSNorm
+from megacpt.model.layers.scales import scale_residuals
+
+
+def block_spec(
+    architecture: Architecture,
+    *,
+    config: TransformerConfig,
+    kind: DeviceKind,
+    pp_rank: int,
+    vp_stage: int | None,
+) -> Any:
+    """The specification of this stage's layers, as GPTModel takes it."""
+    first = get_transformer_layer_offset(config, vp_stage, pp_rank)
+    layers = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
+    specs = [layer_spec(architecture, config=config, kind=kind, layer=layer) for layer in layers]
+    norm = TENorm if kind is DeviceKind.gpu else RMSNorm
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=norm)
+
+
+def layer_spec(
+    architecture: Architecture, *, config: TransformerConfig, kind: DeviceKind, layer: int
+) -> Any:
+    """``layer``: its number in the whole model, from 0."""
+    build = _transformer_engine_layer if kind is DeviceKind.gpu else _plain_layer
+    return _finished(build(config), architecture=architecture)
+
+
+def _finished(layer: Any, *, architecture: Architecture) -> Any:
+    _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
+    if architecture.scales.residual != 1.0:
+        scale_residuals(layer, scale=architecture.scales.residual)
+    if architecture.experts is None:
+        return layer
+    # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
+    names = layer.submodules.sharded_state_dict_keys_map
+    kept = {name: saved for name, saved in names.items() if not saved.startswith("mlp.")}
+    layer.submodules.sharded_state_dict_keys_map = kept
+    return with_router(layer)
+
+
+def _transformer_engine_layer(config: TransformerConfig) -> Any:
+    if not HAVE_TE:
+        raise EnvironmentError_(
+            "Training on GPUs needs Transformer Engine, which this Python lacks; "
+            "use NVIDIA's PyTorch container, or pip install 'megacpt[te]'."
+        )
+    return get_gpt_layer_with_transformer_engine_spec(
+        num_experts=config.num_moe_experts,
+        moe_grouped_gemm=config.moe_grouped_gemm,
+        qk_layernorm=config.qk_layernorm,
+    )
+
+
+def _plain_layer(config: TransformerConfig) -> Any:
+    layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = CausalAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    if config.use_te_activation_func:
+        mlp_submodules(layer).activation_func = SwiGlu
+    return layer
+
+
+def _correct_biases(attention: Any, *, architecture: Architecture) -> None:
+    """Give attention its own biases where megatron-core would follow the MLP's
+    (``add_bias_linear``)."""
+    if architecture.mlp_bias and not has_qkv_bias(architecture):
+        attention.linear_qkv = _with_bias(attention.linear_qkv, bias=False)
+    if architecture.mlp_bias is not architecture.attention_bias:
+        attention.linear_proj = _with_bias(attention.linear_proj, bias=architecture.attention_bias)
+
+
+def _with_bias(linear: Any, *, bias: bool) -> Any:
+    """The same layer class, deaf to what its builder says about a bias."""
+
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        linear.__init__(self, *args, **{**kwargs, "bias": bias})
+
+    return type(linear.__name__, (linear,), {"__init__": build})

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On every layout its rules allow a native model is transformers' model: logits, losses, gradients,
+weights in and out. Without what the family adds it is another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megacpt.families import family_of, read_architecture
+from megacpt.families.stored.places import hf_shapes
+from tests.family_cases import LAYOUTS, VOCAB_SIZE, cases, is_allowed
+from tests.model.case_outputs import TOKENS_BS, tokens_of_documents
+from tests.run_on_ranks import run_on_ranks
+
+pytestmark = pytest.mark.mcore
+
+CASES = cases()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What transformers and the ranks have found."""
+
+    folder: Path
+
+    def layouts(self, case: str) -> list[str]:
+        architecture = read_architecture(self.folder / "models" / case)
+        return [n for n, layout in LAYOUTS.items() if is_allowed(layout, architecture=architecture)]
+
+    def found(self, layout: str, *, case: str) -> list[dict[str, Any]]:
+        """One of each rank."""
+        ranks = range(LAYOUTS[layout].ranks)
+        return [torch.load(self.folder / f"{layout}-{case}-{rank}.pt") for rank in ranks]
+
+    def whole(self, layout: str, *, case: str, of: str) -> dict[str, torch.Tensor]:
+        """The tensors of the folder, put together from what the ranks hold."""
+        parts: dict[str, dict[int, Any]] = {}
+        for rank in self.found(layout, case=case):
+            for name, (dim, index, values) in rank[of].items():
+                parts.setdefault(name, {})[index] = (dim, values)
+        whole = {}
+        for name, slices in parts.items():
+            dim, first = slices[0]
+            ordered = [slices[n][1] for n in sorted(slices)]
+            values = first if dim is None else torch.cat(ordered, dim=dim)
+            whole[name] = values[:VOCAB_SIZE] if "embed" in name or "lm_head" in name else values
+        return whole
+
+
+@dataclass(frozen=True)
+class Reference:
+    """transformers' float32 model, with documents apart or not."""
+
+    folder: Path
+    packed: bool
+
+    @cached_property
+    def model(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.folder).float().eval()
+
+    @cached_property
+    def logits_BSV(self) -> torch.Tensor:
+        if not self.packed:
+            logits: torch.Tensor = self.model(TOKENS_BS).logits
+            return logits
+        parts = [self.model(tokens[None]).logits[0] for tokens in tokens_of_documents()]
+        return torch.cat(parts).view(*TOKENS_BS.shape, -1)
+
+    @cached_property
+    def losses_BS(self) -> torch.Tensor:
+        losses = torch.nn.functional.cross_entropy(
+            self.logits_BSV.flatten(0, 1), TOKENS_BS.flatten(), reduction="none"
+        )
+        return losses.view_as(TOKENS_BS)
+
+    @cached_property
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Of the mean loss, by the names of a folder, also where transformers holds several of its
+        tensors as one."""
+        self.losses_BS.mean().backward()
+        architecture = read_architecture(self.folder)
+        held = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        parts = family_of(architecture).parts(architecture)
+        found = {}
+        for name, shape in hf_shapes(architecture).items():
+            part = parts.get(name)
+            if name in held or part is None:
+                found[name] = held[name]
+            else:
+                where = part.where(shape, dim=None, span=None)
+                found[name] = held[part.name][where].view(shape)
+        return found
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
+    """The cases of the tests that were asked for, one set of processes a world size."""
+    folder = tmp_path_factory.mktemp("cases")
+    mine = [item for item in request.session.items if item.path == request.path]
+    asked = {item.callspec.params["case"]: None for item in mine if hasattr(item, "callspec")}
+    for case in asked:
+        model = CASES[case].write(folder / "models" / case)
+        model.to(torch.bfloat16).save_pretrained(folder / "bf16" / case)
+    for world in sorted({layout.ranks for layout in LAYOUTS.values()}):
+        layouts = [name for name, layout in LAYOUTS.items() if layout.ranks == world]
+        run_on_ranks(
+            "tests.model.case_outputs:write_outputs",
+            folder,
+            world=world,
+            cases={"layouts": layouts, "cases": list(asked)},
+        )
+    return Work(folder=folder)
+
+
+@pytest.fixture(scope="module")
+def references(work: Work) -> Any:
+    kept: dict[tuple[str, bool], Reference] = {}
+
+    def get(case: str, *, packed: bool) -> Reference:
+        key = case, packed
+        return kept.setdefault(key, Reference(folder=work.folder / "models" / case, packed=packed))
+
+    return get
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_equal_transformers(case: str, work: Work, references: Any) -> None:
+    for layout in work.layouts(case):
+        reference = references(case, packed=LAYOUTS[layout].packed)
+        outputs = [rank for rank in work.found(layout, case=case) if rank["logits"] is not None]
+        assert outputs
+        logits_BSV, losses_BS = outputs[0]["logits"], outputs[0]["losses"]
+        close = {"atol": CASES[case].logits_atol, "rtol": 0.0}
+        expected = reference.logits_BSV.detach()
+        torch.testing.assert_close(logits_BSV[..., :VOCAB_SIZE], expected, msg=layout, **close)
+        torch.testing.assert_close(losses_BS, reference.losses_BS.detach(), msg=layout, **close)
+        # Rows that fill the vocabulary up never win.
+        assert bool((logits_BSV[..., VOCAB_SIZE:] == torch.finfo(torch.float32).min).all())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_transformers(case: str, work: Work, references: Any) -> None:
+    for layout in work.layouts(case):
+        expected = references(case, packed=LAYOUTS[layout].packed).gradients
+        found = work.whole(layout, case=case, of="gradients")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            atol, text = 1e-4 * float(gradient.abs().max()), f"{layout} {name}"
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=atol, msg=text)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_random_weights_do_not_depend_on_the_layout(case: str, work: Work) -> None:
+    single = work.whole("single", case=case, of="random")
+    for layout in work.layouts(case):
+        found = work.whole(layout, case=case, of="random")
+        assert found.keys() == single.keys()
+        assert all(torch.equal(found[name], single[name]) for name in single), layout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_export_of_import_is_bit_identical(case: str, work: Work) -> None:
+    (found,) = work.found("single", case=case)
+    for folder in ("models", "bf16"):
+        expected = load_file(work.folder / folder / case / "model.safetensors")
+        assert found[folder].keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert found[folder][name].dtype == tensor.dtype
+            assert torch.equal(found[folder][name], tensor), name
+
+
+ABLATIONS = [(n, what) for n, case in CASES.items() for what in (*case.without, *case.spoilt)]
+
+
+@pytest.mark.parametrize(("case", "what"), ABLATIONS)
+def test_without_it_the_model_is_another_one(
+    case: str, what: str, work: Work, references: Any
+) -> None:
+    """Nowhere near the tolerance: a mistake of this kind cannot pass for rounding."""
+    (found,) = work.found("single", case=case)
+    expected = references(case, packed=False).logits_BSV.detach()
+    difference = float((found["ablations"][what] - expected).abs().max())
+    assert difference > 1000 * CASES[case].logits_atol
+
+
+def test_no_layout_is_left_out(work: Work) -> None:
+    """Of the first of each kind: what its rules refuse is known."""
+    dense = {"tp2-ep2", "ep2"}
+    assert set(LAYOUTS) - set(work.layouts("llama-tied-gqa")) == dense
+    assert set(LAYOUTS) - set(work.layouts("mixtures-top2-of-4")) == {"tp2"}
