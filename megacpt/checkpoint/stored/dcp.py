@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megacpt.checkpoint.stored.pickles import named, read_pickle
+from megacpt.checkpoint.stored.pickles import Known, named, read_pickle
 from megacpt.checkpoint.stored.torch_file import StoredTensor, Where, read_torch_file
 from megacpt.errors import CheckpointError
 
@@ -147,6 +147,12 @@ class DcpFolder:
                 f"{self.folder} holds {filled} of {out.numel()} values of {name} that {METADATA} "
                 f"states (shape {list(self.tensors[name].shape)}); copy the whole folder again."
             )
+
+    def read_object(self, name: str, *, known: Known) -> Any:
+        """What is no tensor, as ``read_torch_file`` reads it."""
+        info = self._place(name, block=Block(offsets=(), shape=()))
+        path = self.folder / info.relative_path
+        return read_torch_file(path, start=info.offset, length=info.length, known=known)
 
     def _place(self, name: str, *, block: Block) -> Any:
         info = self._places.get((name, block.offsets))

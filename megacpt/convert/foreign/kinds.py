@@ -11,6 +11,7 @@ from megacpt.checkpoint.stored.dcp import METADATA, DcpFolder
 from megacpt.convert.foreign.deepspeed import MODEL_STATES, deepspeed
 from megacpt.convert.foreign.fsdp import fsdp
 from megacpt.convert.foreign.megatron import megatron
+from megacpt.convert.foreign.stated import BRIDGE
 from megacpt.convert.sources import Source
 from megacpt.errors import CheckpointError
 
@@ -20,7 +21,6 @@ _FSDP_OF_ACCELERATE = "pytorch_model_fsdp_*"
 _LEGACY = "mp_rank_*/model_optim_rng.pt"
 _MEGATRON_S_OWN = "metadata.json"
 """Which of its formats it is: torch_dist, where torch's index is there as well."""
-_BRIDGE = "run_config.yaml"
 
 
 def foreign_source(path: Path, *, base: Path | None) -> Source | None:
@@ -76,7 +76,7 @@ def _description(path: Path, *, folder: Path) -> Path:
     stated = _stated_by_bridge(folder)
     if stated is not None and (Path(stated) / "config.json").is_file():
         return Path(stated)
-    where = f" ({_BRIDGE} names {stated}, which is not there)" if stated else ""
+    where = f" ({BRIDGE} names {stated}, which is not there)" if stated else ""
     raise CheckpointError(
         f"{folder} does not say which model it is of{where}; name the Hugging Face folder with its "
         "config.json and tokenizer with --base FOLDER."
@@ -84,7 +84,7 @@ def _description(path: Path, *, folder: Path) -> Path:
 
 
 def _stated_by_bridge(folder: Path) -> str | None:
-    path = folder / _BRIDGE
+    path = folder / BRIDGE
     if not path.is_file():
         return None
     found = re.search(r"^\s+hf_model_id: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from megacpt.checkpoint.stored.dcp import DcpFolder
+from megacpt.convert.foreign.stated import require_settings
 from megacpt.convert.native.layout import FUSED_NORM, NativeTensor, Run, native_tensors
 from megacpt.convert.sources import DTYPES, Source, SourceTensor
 from megacpt.errors import CheckpointError
@@ -51,6 +52,7 @@ def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
         used |= {part.key for part in saved}
         tensors |= dict(reader.tensors_of(of_one, saved=saved))
     reader.require_all(used)
+    require_settings(folder, architecture=architecture, described_by=described_by)
     folder.require_files(used)
     return Source(
         folder=folder.folder, described_by=described_by, architecture=architecture, tensors=tensors

@@ -4,6 +4,7 @@ saved by its own dist_checkpointing. No code of megacpt's but the hook that lets
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def save(model: Any, *, root: Path, form: str = "stacked", fused_norms: bool = T
                 state[name] = replace(entry, key=alone)
     folder = root / "iter_0000010"
     folder.mkdir(parents=True)
-    common = {"iteration": 10, "checkpoint_version": 3.0, "args": {"num_layers": 2}}
+    args = Namespace(group_query_attention=True, num_query_groups=2, num_attention_heads=6)
+    args.rotary_base, args.norm_epsilon = int(model.rotary_base), 1e-3
+    common = {"iteration": 10, "checkpoint_version": 3.0, "args": args}
     dist_checkpointing.save({"model": state, **common}, str(folder))
     (root / "latest_checkpointed_iteration.txt").write_text("10")
     return folder

@@ -92,6 +92,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, saved: Path) -> None:
         ({"num_hidden_layers": 3}, r"must have shape \[3, .* but has \[2, "),
         ({"num_hidden_layers": 1}, r"must have shape \[1, .* but has \[2, "),
         ({"vocab_size": 300}, r"word_embeddings.weight in .* must have shape \[300, 48\]"),
+        ({"rms_norm_eps": 1e-5}, r"norm_epsilon=0\.001, but .*config\.json states 1e-05"),
+        (
+            {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 32},
+            "num_query_groups=2",
+        ),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "rotary_base=300000"),
         ({"model_type": "qwen3"}, r"has no tensor .*q_layernorm.weight"),
         ({"tie_word_embeddings": True}, r"has a tensor output_layer.weight that config.json"),
     ):
