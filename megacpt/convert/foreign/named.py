@@ -16,7 +16,9 @@ from megacpt.convert.sources import DTYPES, Source, SourceTensor, require_tied
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.files import Stored
+from megacpt.families.stored.nested import text_of
 from megacpt.families.stored.places import StoredAs, hf_shapes, places_of, table_name
 from megacpt.families.weights import Role
 
@@ -47,7 +49,12 @@ def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> 
     another shape or type.
     """
     architecture = read_architecture(described_by)
-    of_model = _of_model(held, architecture=architecture, folder=folder)
+    plain = {_unwrapped(name): tensor for name, tensor in held.items()}
+    if text_of(HfConfig.read(described_by)) is None:
+        of_model = _of_model(plain, architecture=architecture, folder=folder)
+    else:
+        # Where the text model lies among the other parts is told from all names.
+        of_model = {n: t for n, t in plain.items() if "optim" not in n.partition(".")[0]}
     stored = {
         name: Stored(
             file=folder,
@@ -57,7 +64,7 @@ def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> 
         for name, tensor in of_model.items()
     }
     _require_plain(of_model, folder=folder)
-    places = places_of(stored, folder=folder, architecture=architecture)
+    places = places_of(stored, folder=folder, described_by=described_by, architecture=architecture)
     tensors = {name: _tensor(of_model[p.part.name], place=p) for name, p in places.items()}
     shapes = hf_shapes(architecture)
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
@@ -72,11 +79,10 @@ def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> 
 
 
 def _of_model(
-    held: Mapping[str, Held], *, architecture: Architecture, folder: Path
+    plain: Mapping[str, Held], *, architecture: Architecture, folder: Path
 ) -> dict[str, Held]:
     """By their names in the model. Whoever saved it may have put it beside an optimizer and other
     states, as the entry ``model`` or another."""
-    plain = {_unwrapped(name): tensor for name, tensor in held.items()}
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
     own_names = {head, *hf_shapes(architecture)}
     prefixes = sorted({n.removesuffix(table) for n in plain if f".{n}".endswith(f".{table}")})
