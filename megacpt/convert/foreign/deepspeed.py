@@ -239,10 +239,17 @@ def _cut(spans: Sequence[_Span], *, start: int, end: int) -> list[_Span]:
 def _copy(
     out: torch.Tensor, *, where: Where, spans: Sequence[_Span], shape: tuple[int, ...]
 ) -> None:
-    """Of a parameter of that shape, whose values follow each other in ``spans``."""
+    """Of a parameter of that shape, whose values follow each other in ``spans``; ``out`` is
+    contiguous."""
     counts = [bounds.stop - bounds.start for bounds in where]
     thick = next((dim for dim, count in enumerate(counts) if count != 1), len(counts))
-    assert counts[thick + 1 :] == list(shape[thick + 1 :]), "these are not successive values"
+    if counts[thick + 1 :] != list(shape[thick + 1 :]):
+        # Not successive values: one after another.
+        for number in range(counts[thick]):
+            at = slice(where[thick].start + number, where[thick].start + number + 1)
+            part = out.narrow(thick, number, 1)
+            _copy(part, where=(*where[:thick], at, *where[thick + 1 :]), spans=spans, shape=shape)
+        return
     start = sum(bounds.start * math.prod(shape[dim + 1 :]) for dim, bounds in enumerate(where))
     values, done = out.view(-1), 0
     for span in _cut(spans, start=start, end=start + out.numel()):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -139,6 +140,17 @@ def _tensor(held: Held, *, place: StoredAs) -> SourceTensor:
 
 def _fill(out: torch.Tensor, *, first: int, held: Held, place: StoredAs) -> None:
     part = place.part
-    where = part.where(place.shape, dim=0, span=slice(first, first + len(out)))
-    target = out if part.index is None else out.unsqueeze(0)
-    held.copy_to(target, where=where or tuple(slice(0, size) for size in held.shape))
+    # Whole groups, where the part's rows lie in groups.
+    step = part.rows or 1
+    low, high = first // step * step, math.ceil((first + len(out)) / step) * step
+    where = part.where(place.shape, dim=0, span=slice(low, high))
+    where = where or tuple(slice(0, size) for size in held.shape)
+    sizes = [bounds.stop - bounds.start for bounds in where]
+    if sizes == list(out.shape) and not part.transposed:
+        held.copy_to(out, where=where)
+        return
+    block = torch.empty(sizes, dtype=held.dtype)
+    held.copy_to(block, where=where)
+    found = part.within(block)
+    found = found if part.rows is None else found.flatten(0, 1)
+    out.copy_(found[first - low : first - low + len(out)])

@@ -12,8 +12,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from megacpt.errors import CheckpointError, ModelError
+from tests.convert.foreign.zero_files import write_zero3
 from tests.llama_cases import CASES, write_llama
 from tests.mixtral_cases import QWEN3, write_mixtral
+from tests.multimodal_cases import write_parts
+from tests.qwen_cases import write_qwen
 
 pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 Tensors = dict[str, torch.Tensor]
@@ -66,6 +69,30 @@ def test_experts_as_transformers_holds_them(tmp_path: Path) -> None:
     (tmp_path / "run/config.json").write_text((tmp_path / "hf/config.json").read_text())
     found = read(tmp_path / "run", base=None)
     assert_same(found, load_file(tmp_path / "hf/model.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["phi3", "llava", "qwen3_moe"])
+@pytest.mark.parametrize("by", ["FSDP", "DeepSpeed"])
+def test_a_folder_written_from_it_is_the_model_s_own(tmp_path: Path, kind: str, by: str) -> None:
+    """Fused matrices, a text model beside others, experts as transformers holds them."""
+    from megacpt.convert.conversion import Conversion, Form, convert
+    from megacpt.convert.opened import open_source
+
+    base = tmp_path / "hf"
+    model = {
+        "phi3": lambda: write_qwen(base, model_type="phi3", pad_token_id=None),
+        "llava": lambda: write_parts(base, case="llava"),
+        "qwen3_moe": lambda: write_mixtral(base, **QWEN3),
+    }[kind]()
+    if by == "FSDP":
+        dcp.save(model.state_dict(), checkpoint_id=tmp_path / "run")
+    else:
+        trained = {name: param.detach() for name, param in model.named_parameters()}
+        write_zero3(tmp_path / "run", groups=[trained], ranks=3)
+    source = open_source(tmp_path / "run", base=base)
+    convert(Conversion(source=source, form=Form.hf, destination=tmp_path / "out"))
+    found, wanted = (load_file(f / "model.safetensors") for f in (tmp_path / "out", base))
+    assert_same(found, wanted)
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
