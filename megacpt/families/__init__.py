@@ -4,11 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    cohere,
+    cohere2,
+    gemma2,
+    gemma3_text,
+    granite,
+    llama,
+    ministral3,
+    mistral,
+    mixtral,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    smollm3,
+    starcoder2,
+)
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nearest import refusal
@@ -26,19 +46,40 @@ class Family:
     """Tensors that some folders hold as parts of larger ones."""
     fused: bool = False
     """All folders do, so that an export does, too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
 
 FAMILIES = {
+    cohere.MODEL_TYPE: Family(read=cohere.read, params=cohere.PARAMS, names=cohere.NAMES),
+    cohere2.MODEL_TYPE: Family(read=cohere2.read, params=cohere2.PARAMS, names=cohere2.NAMES),
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
+    gemma3_text.MODEL_TYPE: Family(
+        read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
+    ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
+    olmo3.MODEL_TYPE: Family(read=olmo3.read, params=olmo3.PARAMS),
+    phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
+    starcoder2.MODEL_TYPE: Family(
+        read=starcoder2.read, params=starcoder2.PARAMS, names=starcoder2.NAMES
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a mixture of experts in place of a layer's MLP: a router and the experts' matrices.
+"""The rows of a mixture of experts in place of a layer's MLP: a router and the experts' matrices,
+an MLP that all tokens pass beside them, and the MLP of layers without experts.
 
 A folder holds each matrix of each expert as a tensor of its own. transformers 5 holds the experts
 of a layer as one tensor in memory, gate above up, and saves it so if told to
@@ -9,8 +10,10 @@ of a layer as one tensor in memory, gate above up, and saves it so if told to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from megacpt.errors import ModelError
+from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import HfTensor, Param, Part, Role
@@ -33,6 +36,22 @@ def read(config: HfConfig, *, num: int, per_token: int, renormalised: bool) -> E
     return experts
 
 
+def with_dense_layers(
+    experts: Experts, *, config: HfConfig, layers: tuple[int, ...], ffn_hidden_size: int
+) -> Experts:
+    """The same in a model of which ``layers`` have one MLP each, of that size."""
+    num = config.integer("num_hidden_layers")
+    dense = tuple(layer for layer in range(num) if layer in layers)
+    if len(dense) == num:
+        raise ModelError(
+            f"{config.path} leaves none of {num} layers with experts; state model_type and sizes "
+            "of a model without them."
+        )
+    if not dense:
+        return experts
+    return replace(experts, dense_layers=dense, dense_ffn_hidden_size=ffn_hidden_size)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
     """What a family calls the parts of its mixture; ``{layer}`` open in ``folder``."""
@@ -41,24 +60,57 @@ class Mixture:
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    shared: str = "shared_experts"
 
     def rows(self) -> tuple[Param, ...]:
-        gate, up = (self._source(name, "ffn", "hidden") for name in (self.gate, self.up))
-        router = HfTensor(name=f"{self.folder}.gate.weight", dims=("experts", "hidden"))
-        return (
-            Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(router,)),
-            _expert("linear_fc1", gate, up, tp_dim=0),
-            _expert("linear_fc2", self._source(self.down, "hidden", "ffn"), tp_dim=1),
+        rows = (*self._router(), *self._experts(), *self._shared())
+        of_experts = (replace(row, in_layer=Architecture.has_experts) for row in rows)
+        return (*map(_of_dense_layers, llama.MLP), *of_experts)
+
+    def _router(self) -> Iterator[Param]:
+        weight = HfTensor(name=f"{self.folder}.gate.weight", dims=("experts", "hidden"))
+        bias = HfTensor(name=f"{self.folder}.gate.e_score_correction_bias", dims=("experts",))
+        yield Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        yield Param(
+            native=f"{_NATIVE}.router.expert_bias",
+            role=Role.bias,
+            sources=(bias,),
+            frozen=True,
+            present=lambda a: a.experts is not None and a.experts.routing.correction_bias,
         )
 
-    def _source(self, name: str, *dims: str) -> HfTensor:
-        return HfTensor(name=f"{self.folder}.experts.{{expert}}.{name}.weight", dims=dims)
+    def _experts(self) -> Iterator[Param]:
+        folder = f"{self.folder}.experts.{{expert}}"
+        gate, up, down = self._matrices(folder, size="ffn")
+        yield _expert("linear_fc1", gate, up, tp_dim=0)
+        yield _expert("linear_fc2", down, tp_dim=1)
+
+    def _shared(self) -> Iterator[Param]:
+        folder, native = f"{self.folder}.{self.shared}", f"{_NATIVE}.shared_experts"
+        gate, up, down = self._matrices(folder, size="shared_ffn")
+        first, second = f"{native}.linear_fc1.weight", f"{native}.linear_fc2.weight"
+        yield Param(native=first, sources=(gate, up), tp_dim=0, present=_has_shared)
+        yield Param(native=second, sources=(down,), tp_dim=1, present=_has_shared)
+        yield Param(
+            native=f"{native}.gate_weight",
+            sources=(HfTensor(name=f"{folder}_gate.weight", dims=("one", "hidden")),),
+            role=Role.router,
+            present=lambda a: a.experts is not None and a.experts.shared_gate,
+        )
+
+    def _matrices(self, folder: str, *, size: str) -> tuple[HfTensor, HfTensor, HfTensor]:
+        gate, up = (
+            HfTensor(name=f"{folder}.{name}.weight", dims=(size, "hidden"))
+            for name in (self.gate, self.up)
+        )
+        return gate, up, HfTensor(name=f"{folder}.{self.down}.weight", dims=("hidden", size))
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
         """Where each tensor of the mixture lies in a folder of the other layout."""
         return {
             name: part
             for layer in range(architecture.num_layers)
+            if architecture.has_experts(layer)
             for name, part in self._parts_of_layer(architecture, layer=layer)
         }
 
@@ -81,6 +133,24 @@ class Mixture:
                     f"{folder}.experts.{expert}.{name}.weight",
                     Part(name=f"{stacked}.experts.{whole}", shape=shape, index=expert, start=start),
                 )
+
+
+def _has_shared(architecture: Architecture) -> bool:
+    return architecture.experts is not None and bool(architecture.experts.shared_ffn_hidden_size)
+
+
+def _of_dense_layers(row: Param) -> Param:
+    """Llama's row of an MLP, in the layers that have no experts."""
+    sources = tuple(
+        replace(source, dims=tuple("dense_ffn" if dim == "ffn" else dim for dim in source.dims))
+        for source in row.sources
+    )
+    return replace(
+        row,
+        sources=sources,
+        present=lambda a: row.present(a) and a.experts is not None and bool(a.experts.dense_layers),
+        in_layer=lambda a, layer: not a.has_experts(layer),
+    )
 
 
 def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Param:
