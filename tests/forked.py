@@ -105,10 +105,12 @@ def _adopt_orphans(wanted: bool) -> None:
 def _nursery() -> Nursery:
     """This process's own, which ends when this one does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Else libraries would begin threads for the other cores.
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with theirs:
         subprocess.Popen(
             [INTERPRETER, "-c", START, str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
