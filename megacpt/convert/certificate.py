@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from megatron.core.utils import unwrap_model
 
+from megacpt.convert.by_transformers import load_transformers
 from megacpt.families.architecture import Architecture
-from megacpt.families.hf_config import HfConfig
-from megacpt.families.stored.nested import text_of
 from megacpt.files import encoded
 from megacpt.tokenizer import Tokenizer
 
@@ -113,18 +112,6 @@ def compare(
                 exported_SV = exported(tokens_1S).logits[0]
             results.append(_compare_prompt(text, native_SV=native_SV, exported_SV=exported_SV))
     return results
-
-
-def load_transformers(folder: Path, *, device: torch.device) -> Any:
-    """The folder as transformers loads it, offline, in float32."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    has_parts = text_of(HfConfig.read(folder)) is not None
-    kind = AutoModelForImageTextToText if has_parts else AutoModelForCausalLM
-    model = kind.from_pretrained(str(folder), local_files_only=True)
-    return model.float().to(device).eval()
 
 
 @torch.no_grad()

@@ -13,14 +13,13 @@ from typing import Any
 from megacpt.config.sections import Dtype
 from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
-from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
+from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
 from megacpt.families.rope import Rope, as_stated
 from megacpt.families.stored.nested import INNER, ROPE_KEYS, TIED, stated_text, text_of
 from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
-_FULL, _LOCAL = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
 
 
@@ -92,7 +91,7 @@ def _described(
 def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
     ``rope_parameters``, which hold both."""
-    whole = _parameters(config, rope=architecture.rope, layer_type=_FULL)
+    whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
     if architecture.query_growth is not None:
         whole["llama_4_scaling_beta"] = architecture.query_growth.rate
     known = {"rope_theta": architecture.rope_theta, "rope_scaling": _as_4_reads(whole)}
@@ -103,11 +102,11 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
         known[_ORIGINAL] = original
     if architecture.local_rope is None:
         return {**known, "rope_parameters": whole}
-    local = _parameters(config, rope=architecture.local_rope, layer_type=_LOCAL)
+    local = _parameters(config, rope=architecture.local_rope, layer_type=LOCAL)
     return {
         **known,
         "rope_local_base_freq": architecture.local_rope.theta,
-        "rope_parameters": {_FULL: whole, _LOCAL: local},
+        "rope_parameters": {FULL: whole, LOCAL: local},
     }
 
 
@@ -156,11 +155,13 @@ def _experts(architecture: Architecture) -> dict[str, int]:
 
 def _classes(stated: object, *, family: str) -> list[str]:
     """The class that was trained; another one's head is not in the export."""
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    if causal := [name for name in names if name.endswith("ForCausalLM")]:
+        return causal
+    # Slow to import, and seldom needed.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    names = [str(name) for name in stated] if isinstance(stated, list) else []
-    causal = [name for name in names if name.endswith("ForCausalLM")]
-    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+    return [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
 
 
 def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:

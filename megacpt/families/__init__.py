@@ -9,13 +9,17 @@ from pathlib import Path
 
 from megacpt.errors import ModelError
 from megacpt.families import (
+    cohere,
+    cohere2,
     gemma2,
+    gemma3_text,
     granite,
     llama,
     ministral3,
     mistral,
     mixtral,
     olmo2,
+    olmo3,
     phi3,
     qwen2,
     qwen2_moe,
@@ -47,13 +51,19 @@ class Family:
 
 
 FAMILIES = {
+    cohere.MODEL_TYPE: Family(read=cohere.read, params=cohere.PARAMS, names=cohere.NAMES),
+    cohere2.MODEL_TYPE: Family(read=cohere2.read, params=cohere2.PARAMS, names=cohere2.NAMES),
     gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
+    gemma3_text.MODEL_TYPE: Family(
+        read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
+    ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
     olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
+    olmo3.MODEL_TYPE: Family(read=olmo3.read, params=olmo3.PARAMS),
     phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen2_moe.MODEL_TYPE: Family(

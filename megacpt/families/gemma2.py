@@ -9,6 +9,7 @@ from dataclasses import replace
 from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Norms, Scales
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.rope import StatedRope
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "gemma2"
@@ -40,12 +41,12 @@ def read(config: HfConfig) -> Architecture:
     return replace(architecture, family=MODEL_TYPE, scales=scales, full_attention_layers=full)
 
 
-def read_gemma(config: HfConfig) -> Architecture:
-    """What Gemma 2 and 3 have in common."""
+def read_gemma(config: HfConfig, *, rope: StatedRope | None = None) -> Architecture:
+    """What Gemma 2 and 3 have in common; ``rope``: as for Llama."""
     config.require("use_bidirectional_attention", wanted=False, default=False)
     own = {"hidden_act": "silu", "mlp_bias": False}
     as_llama = HfConfig(path=config.path, values={**DEFAULTS, **config.values, **own})
-    architecture = llama.read(as_llama)
+    architecture = llama.read(as_llama, rope=rope)
     scales = Scales(
         embedding=architecture.hidden_size**0.5,
         embedding_rounded=True,
@@ -56,5 +57,5 @@ def read_gemma(config: HfConfig) -> Architecture:
         norms=Norms(plus_one=True, scaled_wide=True, after=True),
         activation=config.activation("hidden_activation", default="gelu_pytorch_tanh"),
         scales=scales,
-        sliding_window=config.window("sliding_window", default=4096),
+        sliding_window=config.local_window(default=4096),
     )

@@ -25,6 +25,8 @@ STORAGE_KEYS = (
 )
 """How and where one folder keeps the weights, not what the model is: untrue of any other folder.
 ``transformers_version`` is not among them: by it readers date the tokenizer's files, too."""
+FULL, LOCAL = "full_attention", "sliding_attention"
+"""Types of layers: whose tokens see all before them, or those of a window."""
 _ACTIVATIONS = {
     **{name: name for name in ("silu", "gelu", "gelu_pytorch_tanh")},
     "swish": "silu",
@@ -181,6 +183,11 @@ class HfConfig:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
 
+    def local_window(self, *, default: int) -> int:
+        """Of a family in which layers have one by their type."""
+        stated = HfConfig(path=self.path, values={"sliding_window": default, **self.values})
+        return stated.integer("sliding_window")
+
     def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
         """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
         stated, those for which ``default`` is true."""
@@ -217,10 +224,16 @@ class HfConfig:
 
     def stated_rope(self, layer_type: str | None = None) -> tuple[str, Mapping[str, Any]]:
         """Kind and all that is said of it, as transformers 5 reads both forms: its own
-        ``rope_parameters``, which ``rope_scaling`` of 4 overrules."""
-        stated = self.values.get("rope_scaling") or self.values.get("rope_parameters") or {}
-        if isinstance(stated, dict) and layer_type in stated:
-            stated = stated[layer_type] or {}
+        ``rope_parameters``, which ``rope_scaling`` of 4 overrules, but for layers with a window."""
+        parameters = self.values.get("rope_parameters") or {}
+        scaling = self.values.get("rope_scaling") or {}
+        has_own = isinstance(parameters, dict) and layer_type in parameters
+        if layer_type == LOCAL:
+            stated = parameters[LOCAL] or {} if has_own else {}
+        elif has_own and isinstance(scaling, dict):
+            stated = {**(parameters[layer_type] or {}), **scaling}
+        else:
+            stated = scaling or parameters
         if not isinstance(stated, dict):
             raise self._fail("rope_parameters", rule="must be an object", value=stated)
         if any(isinstance(value, dict) for value in stated.values()):

@@ -110,6 +110,7 @@ def test_the_class_is_the_one_that_was_trained(
 
 
 OWN_NAMES = {
+    "cohere": {"rms_norm_eps": "layer_norm_eps"},
     "cohere2": {"rms_norm_eps": "layer_norm_eps"},
     "gemma2": {"hidden_act": "hidden_activation"},
     "gemma3_text": {"hidden_act": "hidden_activation"},
@@ -133,7 +134,10 @@ def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
     ):
         key = OWN_NAMES.get(model_type, {}).get(key, key)
         assert config[key] == getattr(assumed, key), key
-    assert config["rope_theta"] == assumed.rope_parameters["rope_theta"]
+    rope = assumed.rope_parameters.get("full_attention", assumed.rope_parameters)
+    assert config["rope_theta"] == rope["rope_theta"]
+    if rope is not assumed.rope_parameters:
+        assert config["rope_parameters"] == assumed.rope_parameters
 
 
 @pytest.mark.parametrize(

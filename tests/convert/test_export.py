@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
+from tests.convert.support import held_in_memory
 from tests.llama_cases import CASES, TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
@@ -100,10 +101,11 @@ def test_tokenizer_files_are_copied_and_generation_config_is_there(
 
 
 def test_large_models_are_cut_into_files_with_an_index(tmp_path: Path) -> None:
-    from megacpt.convert.export import write_tensors
+    from megacpt.convert.safetensors_files import write_tensors
 
     tensors = {f"t{n}": torch.full((10,), float(n)) for n in range(7)}
-    write_tensors(iter(tensors.items()), folder=tmp_path, shard_bytes_max=100)
+    held = {name: held_in_memory(tensor) for name, tensor in tensors.items()}
+    write_tensors(held, folder=tmp_path, placed={}, shard_bytes_max=100)
     files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
     assert files == [f"model-{n:05d}-of-00004.safetensors" for n in (1, 2, 3, 4)]
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())

@@ -61,6 +61,7 @@ def weights_less_one(name: str, parameter: torch.nn.Parameter) -> bool:
     return "norm" in name
 
 
+FULL, LOCAL = "full_attention", "sliding_attention"
 EPS = 1e-2
 STARCODER2 = {"norm_epsilon": EPS, "tie_word_embeddings": False}
 OTHER_GELU = {"an exact one": {"hidden_act": "gelu"}, "SiLU": {"hidden_act": "silu"}}
@@ -77,10 +78,74 @@ GEMMA2_WITHOUT = {
     "its bound of scores": {"attn_logit_softcapping": None},
     "its bound of logits": {"final_logit_softcapping": None},
     "its scale of scores": {"query_pre_attn_scalar": 16},
-    "its windows": {"sliding_window": None},
-    "their layers": {"layer_types": ["full_attention", "sliding_attention"] * 2},
+    "its windows": {"sliding_window": 200},
+    "their layers": {"layer_types": [FULL, LOCAL] * 2},
     "its GELU": {"hidden_activation": "silu"},
 }
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 300.0,
+}
+LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 3000.0}
+
+
+def ropes(whole: dict[str, Any], *, local_theta: float) -> dict[str, Any]:
+    local = {"rope_type": "default", "rope_theta": local_theta}
+    return {"rope_parameters": {FULL: whole, LOCAL: local}}
+
+
+OLMO3 = OLMO2 | ropes(YARN, local_theta=300.0) | {"sliding_window": 20}
+OLMO3_WITHOUT = {
+    "its windows": {"sliding_window": 200},
+    "their layers": {"layer_types": [FULL, LOCAL] * 2},
+    "its stretching": ropes({"rope_type": "default"}, local_theta=300.0),
+    "two ropes": {"rope_parameters": {FULL: YARN, LOCAL: YARN}},
+}
+GEMMA3 = (
+    {key: value for key, value in GEMMA2.items() if not key.endswith("softcapping")}
+    | ropes(LINEAR, local_theta=50.0)
+    | {"layer_types": [LOCAL, LOCAL, FULL, LOCAL], "final_logit_softcapping": 2.0}
+)
+GEMMA3_WITHOUT = {
+    "its windows": {"sliding_window": 200},
+    "their layers": {"layer_types": [LOCAL, FULL, LOCAL, LOCAL]},
+    "its bound of logits": {"final_logit_softcapping": None},
+    "its scale of scores": {"query_pre_attn_scalar": 16},
+    "its stretching": ropes({"rope_type": "default", "rope_theta": 3000.0}, local_theta=50.0),
+    "a rope of local layers": ropes(LINEAR, local_theta=3000.0),
+    "its GELU": {"hidden_activation": "silu"},
+}
+COHERE = {"layer_norm_eps": EPS, "logit_scale": 0.3, "tie_word_embeddings": False}
+COHERE_WITHOUT = {
+    "its scale of logits": {"logit_scale": 1.0},
+    "its epsilon": {"layer_norm_eps": 1e-5},
+}
+
+
+def with_halves_turned(model: Any) -> None:
+    """As Llama rotates."""
+    model.config.rotary_interleaved = model.rotary_pos_emb.rotary_interleaved = False
+
+
+def one_after_the_other(model: Any) -> None:
+    """The MLP takes what attention has changed."""
+    for layer in model.decoder.layers:
+        layer.forward = _serial(layer)
+
+
+def _serial(layer: Any) -> Any:
+    def forward(hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        for name in ("context", "context_mask", "padding_mask"):
+            kwargs.pop(name, None)
+        attended, _ = layer.self_attention(layer.input_layernorm(hidden_states), **kwargs)
+        out = hidden_states + attended
+        return out + layer.mlp(layer.input_layernorm(out))[0], None
+
+    return forward
+
+
 CASES = {
     "starcoder2": Case(
         model_type="starcoder2",
@@ -126,12 +191,82 @@ CASES = {
             "tie_word_embeddings": True,
             "attention_bias": True,
             "hidden_activation": "gelu",
-            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "layer_types": [FULL, LOCAL] * 2,
         },
     ),
     "gemma2-without-bounds": Case(
         model_type="gemma2",
         draw=weights_less_one,
         changes=GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "olmo3": Case(
+        model_type="olmo3",
+        changes=OLMO3,
+        without=OLMO3_WITHOUT,
+        spoilt={"norms after": without_norms_after},
+    ),
+    "olmo3-biases-tied": Case(
+        model_type="olmo3",
+        changes=OLMO3
+        | {
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "layer_types": [FULL, LOCAL, LOCAL, FULL],
+            "num_key_value_heads": 6,
+        },
+    ),
+    "gemma3": Case(
+        model_type="gemma3_text",
+        draw=weights_less_one,
+        changes=GEMMA3 | {"tie_word_embeddings": False},
+        without=GEMMA3_WITHOUT,
+        spoilt={
+            "norms after": without_norms_after,
+            "norms of queries and keys": without_query_and_key_norms,
+            "one more": with_plain_weights,
+        },
+    ),
+    "gemma3-tied-biases": Case(
+        model_type="gemma3_text",
+        draw=weights_less_one,
+        changes=GEMMA3
+        | {
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "hidden_activation": "gelu",
+            "final_logit_softcapping": None,
+            "num_key_value_heads": 6,
+        },
+    ),
+    "cohere": Case(
+        model_type="cohere",
+        changes=COHERE | {"rope_theta": 300.0},
+        without=COHERE_WITHOUT,
+        spoilt={
+            "means": with_rms_norms,
+            "its neighbours": with_halves_turned,
+            "one beside the other": one_after_the_other,
+        },
+    ),
+    "cohere2-tied": Case(
+        model_type="cohere2",
+        changes=COHERE | {"sliding_window": 20, "tie_word_embeddings": True, "rope_theta": 300.0},
+        without=COHERE_WITHOUT
+        | {
+            "its windows": {"sliding_window": 200},
+            "their layers": {"layer_types": [LOCAL, FULL, LOCAL, LOCAL]},
+        },
+        spoilt={"its neighbours": with_halves_turned},
+    ),
+    "cohere2-biases": Case(
+        model_type="cohere2",
+        changes=COHERE
+        | {
+            "sliding_window": 20,
+            "attention_bias": True,
+            "hidden_act": "gelu",
+            # Without positions a bias of keys has no gradient but noise.
+            "layer_types": [LOCAL] * 4,
+        },
     ),
 }

@@ -63,6 +63,12 @@ def read_stored(folder: Path) -> dict[str, Stored]:
     return stored
 
 
+def placed_by_index(folder: Path) -> dict[str, str]:
+    """The name of the file of each tensor, where the folder has an index, if not the files."""
+    path = folder / INDEX
+    return {name: file.name for name, file in _named_by(path).items()} if path.is_file() else {}
+
+
 def stored_names(folder: Path) -> Iterable[str] | None:
     """Those of the tensors, as far as they are there to be read: a model of the hub has its index
     before its weights; ``None``: not known."""

@@ -80,7 +80,7 @@ def test_stablelm_turns_a_part_of_each_head(tmp_path: Path) -> None:
 
 def test_the_error_says_it_and_ends(tmp_path: Path) -> None:
     Case(model_type="llama").write(tmp_path)
-    renamed(tmp_path, model_type="unheard_of", **{f"key_{n}": n for n in range(9)})
+    renamed(tmp_path, model_type="unheard_of", **{f"key_{n}": n for n in range(1, 10)})
     with pytest.raises(ModelError) as error:
         read_architecture(tmp_path)
     first, *differing, last = str(error.value).split("\n")
