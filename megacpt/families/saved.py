@@ -7,15 +7,15 @@ from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
 from megacpt.families.weights import Param
 
-_FUSED_NORM = ".layer_norm_"
+FUSED_NORM = ".layer_norm_"
 
 
 def saved_name(row: Param, *, architecture: Architecture, layer: int | None) -> str:
     """``{layer}`` and ``{expert}`` open. A norm is part of the linear layer after it, as in
     Transformer Engine, in layers that have this."""
-    if row.engine is None or layer is None or _FUSED_NORM not in row.engine:
+    if row.engine is None or layer is None or FUSED_NORM not in row.engine:
         return row.native
-    linear = f"{row.engine.partition(_FUSED_NORM)[0]}.weight"
+    linear = f"{row.engine.partition(FUSED_NORM)[0]}.weight"
     there = (other for other in param_rows(architecture) if other.native == linear)
     return row.engine if any(o.in_layer(architecture, layer) for o in there) else row.native
 

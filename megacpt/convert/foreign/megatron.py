@@ -18,11 +18,12 @@ import torch
 
 from megacpt.checkpoint.stored.dcp import DcpFolder
 from megacpt.convert.foreign.stated import require_settings
-from megacpt.convert.native.layout import FUSED_NORM, NativeTensor, Run, native_tensors
+from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.sources import DTYPES, Source, SourceTensor
 from megacpt.errors import CheckpointError
 from megacpt.families import param_rows, read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.saved import FUSED_NORM
 
 _EXPERTS = ".experts.experts."
 
@@ -162,7 +163,7 @@ def _norms(architecture: Architecture) -> dict[str, str]:
     """
     ends: dict[str, str] = {}
     for row in param_rows(architecture):
-        if row.engine is not None and row.engine.endswith(FUSED_NORM):
+        if row.engine is not None and FUSED_NORM in row.engine:
             alone, fused = (
                 f".{name.partition('{layer}.')[2]}" for name in (row.native, row.engine)
             )
