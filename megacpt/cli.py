@@ -26,6 +26,7 @@ from megacpt.commands import (
     run,
     shards,
     tokenize,
+    vocabulary,
 )
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
@@ -33,6 +34,7 @@ VERBS = (
     families.FAMILIES,
     run.CONFIG,
     imports.IMPORT_CONFIG,
+    vocabulary.VOCABULARY,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

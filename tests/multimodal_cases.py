@@ -112,12 +112,14 @@ TOKENS_BS = torch.randint(6, VOCAB_SIZE, (2, 40), generator=torch.Generator().ma
 """None of which stands for an image."""
 
 
-def write_parts(folder: Path, *, case: str, **changes: Any) -> Any:
-    """Save a random model as transformers does, all values of its own; returns it."""
+def write_parts(folder: Path, *, case: str, **text: Any) -> Any:
+    """Save a random model as transformers does, all values of its own; returns it. ``text``: other
+    values of the text model."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     torch.manual_seed(1)
-    config = AutoConfig.for_model(case.partition("-")[0], **(CASES[case] | changes))
+    values = CASES[case] | {"text_config": CASES[case]["text_config"] | text}
+    config = AutoConfig.for_model(case.partition("-")[0], **values)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     for name, param in model.named_parameters():
         if param.dim() == 1:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import Dtype
+from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
-from megacpt.families.hf_config import GENERATION, STORAGE_KEYS, HfConfig
+from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
+from megacpt.families.rope import BESIDE_SCALING, Rope, as_stated
 from megacpt.families.stored.nested import INNER, ROPE_KEYS, TIED, stated_text, text_of
 from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
 TOKENIZER = "tokenizer_config.json"
+_ORIGINAL = "original_max_position_embeddings"
 
 
 def write_descriptions(
@@ -71,12 +73,15 @@ def _described(
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_eps,
         TIED: architecture.tied_embeddings,
-        "hidden_act": "silu",
+        "hidden_act": architecture.activation,
     }
+    names = family_of(architecture).names
+    defaults = {names.get(key, key): value for key, value in defaults.items()}
     stated = {key: value for key, value in kept.items() if value is not None}
     return {
         **kept,
         **{key: value for key, value in defaults.items() if key not in stated},
+        "max_position_embeddings": architecture.max_positions,
         **_rope(config, architecture=architecture),
         **_experts(architecture),
         "dtype": DTYPE_NAMES[dtype],
@@ -87,19 +92,56 @@ def _described(
 def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
     ``rope_parameters``, which hold both."""
-    rope, theta = config.rope(), architecture.rope_theta
-    if architecture.rope_scaling is not None:
-        scaling = {**asdict(architecture.rope_scaling)}
-        scaling["original_max_position_embeddings"] = scaling.pop("original_max_positions")
-    else:
-        beside = ("rope_theta", "partial_rotary_factor")
-        scaling = {key: value for key, value in rope.stated.items() if key not in beside}
-    scaling["rope_type"] = rope.kind
+    whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
+    if architecture.query_growth is not None:
+        whole["llama_4_scaling_beta"] = architecture.query_growth.rate
+        whole[_ORIGINAL] = architecture.query_growth.original_max_positions
+    known = {"rope_theta": architecture.rope_theta, "rope_scaling": _as_4_reads(whole)}
+    if architecture.rotary_share != 1.0:
+        known["partial_rotary_factor"] = architecture.rotary_share
+    original = getattr(architecture.rope_scaling, "original_max_positions", None)
+    if original is not None and (whole["rope_type"] == "longrope" or _ORIGINAL in config.values):
+        known[_ORIGINAL] = original
+    if architecture.local_rope is None:
+        return {**known, "rope_parameters": whole}
+    local = _parameters(config, rope=architecture.local_rope, layer_type=LOCAL)
     return {
-        "rope_theta": theta,
-        "rope_scaling": None if rope.kind == "default" else scaling,
-        "rope_parameters": {**scaling, "rope_theta": theta},
+        **known,
+        "rope_local_base_freq": architecture.local_rope.theta,
+        "rope_parameters": {FULL: whole, LOCAL: local},
     }
+
+
+def _parameters(config: HfConfig, *, rope: Rope, layer_type: str) -> dict[str, Any]:
+    kind, stated = config.stated_rope(layer_type)
+    own = {} if rope.scaling is None else as_stated(rope.scaling)
+    if kind == own.get("rope_type") or (
+        not own and _stretches_nothing(config, layer_type=layer_type)
+    ):
+        found = {**stated, **own, "rope_type": kind}
+    else:
+        # The run has set another.
+        beside = {key: stated[key] for key in BESIDE_SCALING if key in stated}
+        found = {"rope_type": "default", **beside, **own}
+    if rope.share != 1.0:
+        found["partial_rotary_factor"] = rope.share
+    return {**found, "rope_theta": rope.theta}
+
+
+def _stretches_nothing(config: HfConfig, *, layer_type: str) -> bool:
+    return config.rope(layer_type=layer_type, may_be_partial=True).scaling is None
+
+
+def _as_4_reads(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Phi-3's of 4 counts the keys: the kind as ``type`` and the two lists of divisors."""
+    beside = {"rope_theta", "partial_rotary_factor"}
+    kind = parameters["rope_type"]
+    if kind == "default":
+        return None
+    if kind == "longrope":
+        beside |= {"rope_type", _ORIGINAL}
+        parameters = {**parameters, "type": kind}
+    return {key: value for key, value in parameters.items() if key not in beside}
 
 
 def _rope_of_parts(stated: Mapping[str, Any], *, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,28 @@ def _fill(out: torch.Tensor, *, first: int, parts: list[tuple[SourceTensor, Part
         rows = tensor.shape[0]
         if part.index is not None:
             if first <= part.index < first + len(out):
-                entry = out[part.index - first]
-                tensor.read(entry[part.start : part.start + rows], first=0)
+                entry = out[part.index - first : part.index - first + 1]
+                where = part.where(tensor.shape, dim=None, span=None)
+                place = part.within(entry[(slice(None), *where[1:])] if where else entry)
+                place.copy_(tensor.whole().view_as(place))
+            continue
+        if part.rows is not None:
+            _fill_groups(out, first=first, tensor=tensor, part=part)
             continue
         start, end = max(part.start, first), min(part.start + rows, first + len(out))
         if start < end:
             tensor.read(out[start - first : end - first], first=start - part.start)
+
+
+def _fill_groups(out: torch.Tensor, *, first: int, tensor: SourceTensor, part: Part) -> None:
+    """The part's rows of each group that ``out``, the whole tensor's from ``first`` on, has."""
+    assert part.rows is not None
+    assert not part.transposed
+    rows = torch.arange(first, first + len(out))
+    within = rows % part.group - part.start
+    is_part = (within >= 0) & (within < part.rows)
+    own = (rows // part.group * part.rows + within)[is_part]
+    if len(own):
+        lowest = int(own[0])
+        values = tensor.rows(lowest, count=int(own[-1]) - lowest + 1)
+        out[is_part] = values[own - lowest].to(out.dtype)

@@ -4,13 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacpt.config.sections import RopeConfig
 from megacpt.errors import ModelError
-from megacpt.families import granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3
+from megacpt.families import (
+    cohere,
+    cohere2,
+    gemma2,
+    gemma3_text,
+    granite,
+    llama,
+    ministral3,
+    mistral,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_5,
+    smollm3,
+    starcoder2,
+)
 from megacpt.families.architecture import Architecture
+from megacpt.families.context import stretched
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+)
 from megacpt.families.stored.nearest import refusal
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
@@ -26,24 +53,53 @@ class Family:
     """Tensors that some folders hold as parts of larger ones."""
     fused: bool = False
     """All folders do, so that an export does, too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
 
 FAMILIES = {
+    cohere.MODEL_TYPE: Family(read=cohere.read, params=cohere.PARAMS, names=cohere.NAMES),
+    cohere2.MODEL_TYPE: Family(read=cohere2.read, params=cohere2.PARAMS, names=cohere2.NAMES),
+    deepseek_v2.MODEL_TYPE: Family(
+        read=deepseek_v2.read, params=deepseek_v2.PARAMS, parts=deepseek_v2.parts
+    ),
+    deepseek_v3.MODEL_TYPE: Family(
+        read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
+    ),
+    gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
+    gemma3_text.MODEL_TYPE: Family(
+        read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
+    ),
+    glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
+    olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
+    olmo3.MODEL_TYPE: Family(read=olmo3.read, params=olmo3.PARAMS),
+    phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
+    starcoder2.MODEL_TYPE: Family(
+        read=starcoder2.read, params=starcoder2.PARAMS, names=starcoder2.NAMES
+    ),
 }
 
 
-def read_architecture(folder: Path | str) -> Architecture:
-    """The architecture that a Hugging Face folder's config.json states."""
+def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> Architecture:
+    """The architecture that a Hugging Face folder's config.json states, with another ``rope`` where
+    a run sets one."""
     config = HfConfig.read(Path(folder))
     config = text_of(config) or config
     model_type = config.values.get("model_type")
@@ -56,7 +112,7 @@ def read_architecture(folder: Path | str) -> Architecture:
             f"{config.path}: num_key_value_heads={architecture.num_kv_heads} must divide "
             f"num_attention_heads={architecture.num_heads}; download the model again."
         )
-    return architecture
+    return stretched(architecture, by=rope) if rope else architecture
 
 
 def family_of(architecture: Architecture) -> Family:

@@ -27,15 +27,22 @@ def num_active_parameters(architecture: Architecture) -> int:
 
 def training_flops_per_token(architecture: Architecture, *, sequence_length: int) -> float:
     """Forward and backward floating point operations of one token, causal attention counted at half
-    of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311); of the experts, those
-    of the token."""
+    of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311), less what a window
+    cuts off it; of the experts, those of the token."""
     # Looking up an embedding is no operation; as a tied head the same table is one.
     head = Role.embedding if architecture.tied_embeddings else Role.head
     products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
     weights = _num_active(products, architecture=architecture)
-    query_values = architecture.num_heads * architecture.head_dim
-    attention = architecture.num_layers * query_values * sequence_length
+    windows = (architecture.window(layer) for layer in range(architecture.num_layers))
+    keys = sum(_twice_keys(sequence_length, window=w) for w in windows)
+    attention = architecture.attention_size * keys
     return 6.0 * (weights + attention)
+
+
+def _twice_keys(sequence_length: int, *, window: int | None) -> float:
+    """Twice the keys that a token sees on average."""
+    unseen = max(sequence_length - (window or sequence_length), 0)
+    return sequence_length - unseen**2 / max(sequence_length, 1)
 
 
 def _num_active(rows: Iterable[Param], *, architecture: Architecture) -> int:

@@ -18,6 +18,21 @@ _BIASES = {"attention_bias": False, "mlp_bias": False}
 
 
 def read(config: HfConfig) -> Architecture:
-    config.require("use_sliding_window", wanted=False, default=False)
     as_llama = HfConfig(path=config.path, values={**_DEFAULTS, **config.values, **_BIASES})
-    return replace(llama.read(as_llama), family=MODEL_TYPE, qkv_bias=True)
+    return with_windows(
+        replace(llama.read(as_llama), family=MODEL_TYPE, qkv_bias=True), config=config
+    )
+
+
+def with_windows(architecture: Architecture, *, config: HfConfig) -> Architecture:
+    """The same whose later layers have a window, where ``use_sliding_window`` says so."""
+    if not config.flag("use_sliding_window"):
+        return architecture
+    window = config.window("sliding_window", default=4096)
+    if window is None:
+        return architecture
+    first = config.integer("max_window_layers", default=28, at_least=0)
+    full = config.full_attention_layers(
+        num=architecture.num_layers, default=lambda layer: layer < first
+    )
+    return replace(architecture, sliding_window=window, full_attention_layers=full)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama
+from megacpt.families import llama, qwen2
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 
@@ -17,7 +17,7 @@ _DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embedding
 
 
 def read(config: HfConfig) -> Architecture:
-    config.require("use_sliding_window", wanted=False, default=False)
     values = {**_DEFAULTS, **config.values, "mlp_bias": False}
     as_llama = HfConfig(path=config.path, values=values)
-    return replace(llama.read(as_llama), family=MODEL_TYPE, qk_norm=True)
+    architecture = replace(llama.read(as_llama), family=MODEL_TYPE, qk_norm=True)
+    return qwen2.with_windows(architecture, config=config)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SmolLM3: Llama in which some layers, every fourth of the published model, have no positions."""
+"""SmolLM3: Llama in which some layers, every fourth of the published model, have no positions;
+these may have a window."""
 
 from __future__ import annotations
 
@@ -25,12 +26,17 @@ _DEFAULTS = {
 
 
 def read(config: HfConfig) -> Architecture:
-    config.require("use_sliding_window", wanted=False, default=False)
     as_llama = HfConfig(path=config.path, values={**_DEFAULTS, **config.values})
     architecture = replace(llama.read(as_llama), family=MODEL_TYPE)
-    return replace(
-        architecture, no_rope_layers=_without_rope(config, num_layers=architecture.num_layers)
+    without_rope = _without_rope(config, num_layers=architecture.num_layers)
+    architecture = replace(architecture, no_rope_layers=without_rope)
+    window = config.window("sliding_window", default=None)
+    if not config.flag("use_sliding_window") or window is None:
+        return architecture
+    full = config.full_attention_layers(
+        num=architecture.num_layers, default=lambda layer: layer not in without_rope
     )
+    return replace(architecture, sliding_window=window, full_attention_layers=full)
 
 
 def _without_rope(config: HfConfig, *, num_layers: int) -> tuple[int, ...]:

@@ -19,8 +19,9 @@ from megacpt.model.config import transformer_config
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
-from megacpt.model.layers.rope import inverse_frequencies
+from megacpt.model.layers.rope import Ropes
 from megacpt.model.layers.scales import ScaledEmbedding
+from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
 
@@ -34,11 +35,9 @@ class Model(GPTModel):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._fuse_loss = fuse_loss
         if self.pre_process and scales.embedding != 1.0:
-            ScaledEmbedding.take_over(self.embedding, scale=scales.embedding)
+            ScaledEmbedding.take_over(self.embedding, scales=scales)
         if self.post_process:
-            OutputLayer.take_over(
-                self.output_layer, vocab_size=real_vocab_size, scale=scales.logits
-            )
+            OutputLayer.take_over(self.output_layer, vocab_size=real_vocab_size, scales=scales)
 
     def _postprocess(self, **kwargs: Any) -> Any:
         """Losses from the hidden states, where megatron-core would make all logits first."""
@@ -133,8 +132,10 @@ def _build_chunk(
         scales=architecture.scales,
         fuse_loss=fuse_loss,
     )
-    rotary = model.rotary_pos_emb
-    rotary.inv_freq = inverse_frequencies(architecture).to(rotary.inv_freq.device)
+    if architecture.qk_norm_over_heads:
+        for layer in model.decoder.layers:
+            NormOverHeads.put_into(layer.self_attention, norms=architecture.norms)
+    Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 
 

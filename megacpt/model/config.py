@@ -23,7 +23,9 @@ from megacpt.config.sections import (
 from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
+from megacpt.model.layers.activation import ACTIVATIONS
 from megacpt.model.layers.experts import expert_settings
+from megacpt.model.layers.rope import table_keys
 from megacpt.model.precision import precision_settings
 
 
@@ -36,17 +38,19 @@ def transformer_config(
     kind: DeviceKind,
 ) -> TransformerConfig:
     """One config serves all chunks of a rank; the schedules read their callbacks from it."""
+    fused = kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
     return TransformerConfig(
+        **fused | _activation(architecture, kind=kind) | _plain_rotation(architecture),
         **_sizes(architecture),
         **_layout(parallel),
         **_recompute(parallel),
         **expert_settings(architecture, parallel=parallel, kind=kind),
         **precision_settings(precision, kind=kind),
-        **kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind),
-        # megacpt.model.layers.activation takes the place of Transformer Engine's on a CPU.
-        use_te_activation_func=kind is not DeviceKind.gpu and not architecture.experts,
+        rotary_interleaved=architecture.rotary_pairs,
         qk_layernorm=architecture.qk_norm,
+        attention_output_gate=architecture.attention_gate,
         no_rope_freq=_without_rope(architecture),
+        **_windows(architecture),
         softmax_scale=architecture.scales.attention,
         hidden_dropout=0.0,
         attention_dropout=0.0,
@@ -61,17 +65,27 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
     return {
         "num_layers": architecture.num_layers,
         "hidden_size": architecture.hidden_size,
-        "ffn_hidden_size": architecture.ffn_hidden_size,
+        "ffn_hidden_size": architecture.dense_ffn_hidden_size,
         "num_attention_heads": architecture.num_heads,
         "num_query_groups": architecture.num_kv_heads,
         "kv_channels": architecture.head_dim,
-        "normalization": "RMSNorm",
+        "normalization": "LayerNorm" if architecture.norms.centred else "RMSNorm",
+        "layernorm_zero_centered_gamma": architecture.norms.plus_one,
         "layernorm_epsilon": architecture.norm_eps,
-        "gated_linear_unit": True,
-        "activation_func": silu,
+        "gated_linear_unit": architecture.gated,
         "add_bias_linear": architecture.mlp_bias,
         "add_qkv_bias": has_qkv_bias(architecture),
     }
+
+
+def _activation(architecture: Architecture, *, kind: DeviceKind) -> dict[str, Any]:
+    if architecture.gated and not architecture.experts and kind is not DeviceKind.gpu:
+        # megacpt.model.layers.activation takes the place of Transformer Engine's.
+        return {"use_te_activation_func": True, "activation_func": silu}
+    function = ACTIVATIONS[architecture.activation].forward
+    # megatron-core's fused kernels take every GELU for its tanh form.
+    is_fused = {} if function is silu and architecture.gated else {"bias_activation_fusion": False}
+    return {"activation_func": function, **is_fused}
 
 
 def _without_rope(architecture: Architecture) -> list[int] | None:
@@ -79,6 +93,28 @@ def _without_rope(architecture: Architecture) -> list[int] | None:
     without = architecture.no_rope_layers
     layers = range(architecture.num_layers)
     return [int(layer in without) for layer in layers] if without else None
+
+
+def _plain_rotation(architecture: Architecture) -> dict[str, bool]:
+    """Of packed documents the fused kernel knows neither pairs nor tables of several lengths."""
+    by_length = any(is_long for _, is_long in table_keys(architecture))
+    return {"apply_rope_fusion": False} if by_length or architecture.rotary_pairs else {}
+
+
+def _windows(architecture: Architecture) -> dict[str, Any]:
+    """In megatron-core's count a token sees so many before it; 1 stands for a layer with a window.
+
+    Transformer Engine's ring of context parallelism ("p2p") knows no windows.
+    """
+    if architecture.sliding_window is None:
+        return {}
+    layers = range(architecture.num_layers)
+    has_window = [int(architecture.window(layer) is not None) for layer in layers]
+    return {
+        "window_size": (architecture.sliding_window - 1, 0),
+        "window_attn_skip_freq": has_window,
+        "cp_comm_type": "all_gather",
+    }
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Pat
 
 
 def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, seed: int) -> None:
-    """Normal matrices, unit norms, zero biases: a function of seed and name, on any layout.
+    """Normal matrices, norms without a scale, zero biases: by seed and name, on any layout.
 
     Each tensor is drawn whole from a generator of its own and then cut.
     """
@@ -88,8 +88,9 @@ def _draw(
     name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
-    if role in (Role.norm, Role.bias):
-        return torch.full(shape, 1.0 if role is Role.norm else 0.0)
+    if role in (Role.norm, Role.scale, Role.bias):
+        is_one = role is Role.scale or (role is Role.norm and not architecture.norms.plus_one)
+        return torch.full(shape, 1.0 if is_one else 0.0)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(shape, generator=generator) * architecture.initializer_range

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from megacpt.errors import ModelError
-from megacpt.families import read_architecture
-from megacpt.families.architecture import Experts, Llama3RopeScaling
+from megacpt.families import FAMILIES, read_architecture
+from megacpt.families.architecture import Experts
 from megacpt.families.counts import num_parameters
 from megacpt.families.hf_config import end_ids
+from megacpt.families.rope import Llama3RopeScaling
 from tests.llama_cases import CASES, LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
@@ -23,7 +24,7 @@ from tests.qwen_cases import CASES as QWEN_CASES
 from tests.qwen_cases import write_qwen
 from tests.support import LLAMA
 
-KNOWN = "granite, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3"
+KNOWN = ", ".join(sorted(FAMILIES))
 SCALING = Llama3RopeScaling(
     factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=64
 )
@@ -123,17 +124,24 @@ def test_of_two_forms_the_one_counts_that_transformers_takes(
 
 
 @pytest.mark.parametrize(
-    ("scaling", "kind"),
+    ("scaling", "message"),
     [
-        ({"type": "linear", "factor": 2.0}, "linear"),
-        ({"rope_type": "yarn", "factor": 1.0, "attention_factor": 2.0}, "yarn"),
-        ({"rope_type": "longrope", "factor": 1.0}, "longrope"),
+        ({"type": "axial", "factor": 2.0}, "rope_type must be one of .*, but is 'axial'"),
+        ({"type": "linear"}, "has no factor, which this family needs"),
+        ({"type": "yarn", "factor": "4"}, "factor must be a number, but is '4'"),
+        ({"rope_type": "longrope", "factor": 1.0}, "has no short_factor"),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+            "the length of short_factor must be 8, but is 1",
+        ),
+        ({"full_attention": LLAMA3_ROPE}, "rope_parameters must be those of one rope, but is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0, but is 0.5"),
     ],
 )
-def test_scaling_that_changes_the_model_is_refused(
-    scaling: dict[str, Any], kind: str, tmp_path: Path
+def test_scaling_that_is_not_computed_is_refused(
+    scaling: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=f"rope_type must be .*, but is '{kind}'"):
+    with pytest.raises(ModelError, match=message):
         read_architecture(folder_with(tmp_path, LLAMA | {"rope_scaling": scaling}))
 
 
@@ -198,8 +206,8 @@ def test_the_first_of_several_end_tokens_counts(tmp_path: Path) -> None:
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, but is 'small'"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false, but is 1"),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
-            "rope_type must be 'default' or 'llama3', but is 'yarn'",
+            {"rope_scaling": {"rope_type": "axial", "factor": 2.0}},
+            "rope_type must be one of default, .*yarn, but is 'axial'",
         ),
         ({"rope_scaling": [1]}, r"rope_parameters must be an object, but is \[1\]"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
@@ -372,9 +380,8 @@ def test_defaults_of_qwen3_moe_are_those_of_transformers(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_only_layers": [0]}, r"mlp_only_layers must be \[\], but is \[0\]"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, but is 2"),
-        ({"use_sliding_window": True}, "use_sliding_window must be False, but is True"),
+        ({"mlp_only_layers": ["0"]}, "mlp_only_layers must be a list of layers' numbers, but is"),
+        ({"decoder_sparse_step": 5}, "leaves none of 4 layers with experts"),
     ],
 )
 def test_what_of_qwen3_moe_is_not_supported_is_refused(
@@ -384,9 +391,45 @@ def test_what_of_qwen3_moe_is_not_supported_is_refused(
         read_architecture(folder_with(tmp_path, LLAMA | {"model_type": "qwen3_moe"} | changes))
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
-def test_windows_of_qwen_are_refused_where_they_are_used(model_type: str, tmp_path: Path) -> None:
-    config = LLAMA | {"model_type": model_type, "sliding_window": 128}
-    assert read_architecture(folder_with(tmp_path, config)).sliding_window is None
-    with pytest.raises(ModelError, match="use_sliding_window must be False, but is True"):
-        read_architecture(folder_with(tmp_path, config | {"use_sliding_window": True}))
+TYPES = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+WINDOWS = {"sliding_window": 128, "use_sliding_window": True, "num_hidden_layers": 4}
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"use_sliding_window": False},
+        {},
+        {"sliding_window": None},
+        {"max_window_layers": 0},
+        {"max_window_layers": 3, "no_rope_layers": [0, 1, 1, 0]},
+        {"layer_types": TYPES},
+    ],
+    ids=str,
+)
+def test_windows_are_those_of_transformers(
+    model_type: str, stated: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    values = {"model_type": model_type} | WINDOWS | stated
+    a = read_architecture(folder_with(tmp_path, LLAMA | values))
+    b = AutoConfig.for_model(**values)
+    window = b.sliding_window if b.use_sliding_window else None
+    windows = [window if kind == "sliding_attention" else None for kind in b.layer_types]
+    assert [a.window(layer) for layer in range(4)] == windows
+
+
+def test_windows_of_qwen3_moe_are_in_all_layers(tmp_path: Path) -> None:
+    a = read_architecture(
+        folder_with(tmp_path, LLAMA | WINDOWS | {"model_type": "qwen3_moe", "max_window_layers": 4})
+    )
+    assert [a.window(layer) for layer in range(4)] == [128] * 4
+
+
+@pytest.mark.parametrize("stated", [TYPES[:3], ["chunked_attention"] * 4, "full_attention"])
+def test_kinds_of_layers_that_are_not_there_are_refused(stated: object, tmp_path: Path) -> None:
+    config = LLAMA | WINDOWS | {"model_type": "qwen3", "layer_types": stated}
+    with pytest.raises(ModelError, match="layer_types must be a list of 4 of "):
+        read_architecture(folder_with(tmp_path, config))

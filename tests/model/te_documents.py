@@ -55,7 +55,7 @@ def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
         from megacpt.model.layers.attention import CausalAttention, packed_documents
 
         calls.append({name: kwargs[name] for name in RECORDED})
-        attention = CausalAttention(SelfConfig())  # type: ignore[arg-type]
+        attention = CausalAttention(SelfConfig(), layer_number=1)  # type: ignore[arg-type]
         packed = packed_documents(kwargs["cu_seqlens_q"], longest=kwargs["max_seqlen_q"])
         return attention(*args, None, packed_seq_params=packed)
 
@@ -82,6 +82,8 @@ RECORDED += ["attn_mask_type", "pad_between_seqs", "cu_seqlens_q_padded", "windo
 class SelfConfig:
     context_parallel_size = 1
     attention_dropout = 0.0
+    window_size = None
+    window_attn_skip_freq = None
 
 
 def build(folder: Path, kind: DeviceKind) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from megacpt.samples.heldout import HeldoutSet
+from tests.forked import PYTHON
 
 SEQUENCE_LENGTH = 64
 SETTINGS = [
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 
 def megacpt(*words: str) -> None:
-    command = [sys.executable, "-m", "megacpt", *words]
+    command = [PYTHON, "-m", "megacpt", *words]
     subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 

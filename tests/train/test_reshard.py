@@ -74,9 +74,19 @@ def pairs_with(layouts: dict[str, Any], *, partner: str) -> list[tuple[str, str]
     return [pair for name in layouts for pair in ((name, partner), (partner, name))]
 
 
+CUT: dict[str, dict[str, Any]] = {"single": {}, "tp2": {"tp": 2}, "pp2": {"pp": 2}}
+NORMS = {"olmo2": "Olmo2ForCausalLM", "starcoder2": "Starcoder2ForCausalLM"}
+"""Families whose norms are cut over ranks, stand elsewhere or have biases."""
+
+
+def layouts_of(family: str) -> dict[str, dict[str, Any]]:
+    return {f"{family}-{name}": parallel for name, parallel in CUT.items()}
+
+
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
 MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
 BF16_PAIRS = all_pairs(BF16)
+NORM_PAIRS = [pair for f in NORMS for pair in pairs_with({f"{f}-tp2": {}}, partner=f"{f}-pp2")]
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 
@@ -88,6 +98,10 @@ def worlds(work: Path) -> dict[int, dict[str, Any]]:
         (DENSE | STAGES, DENSE_PAIRS, {}),
         (MIXTURE | EXPERTS_CUT, MIXTURE_PAIRS, experts),
         (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
+        *(
+            (layouts_of(f), NORM_PAIRS, {"model": {"path": str(work / f), "init": "random"}})
+            for f in NORMS
+        ),
     ):
         for name, parallel in layouts.items():
             ranks = prod(parallel.get(size, 1) for size in ("tp", "pp", "dp"))
@@ -105,9 +119,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     """Layout -> what it has loaded -> what came of it. All worlds run beside one another."""
     work = tmp_path_factory.mktemp("reshard")
     write_run_inputs(work, tied=True)
-    shutil.copytree(work / "model", work / "experts")
-    path = work / "experts" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | EXPERTS))
+    others = {
+        family: {"architectures": [name], "model_type": family} for family, name in NORMS.items()
+    }
+    for name, changes in {"experts": EXPERTS, **others}.items():
+        shutil.copytree(work / "model", work / name)
+        path = work / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     cases: dict[Any, Any] = worlds(work)
     with ThreadPoolExecutor() as pool:
         started = [
@@ -130,6 +148,11 @@ def test_a_dense_model_goes_on(found: dict[str, Any], source: str, target: str) 
 @pytest.mark.parametrize(("source", "target"), MIXTURE_PAIRS)
 def test_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single="moe-single")
+
+
+@pytest.mark.parametrize(("source", "target"), NORM_PAIRS)
+def test_other_norms_go_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single=f"{source.partition('-')[0]}-single")
 
 
 @pytest.mark.parametrize(("source", "target"), BF16_PAIRS)

@@ -6,6 +6,9 @@ that is cut at every document (megacpt.model.forward). megacpt hands megatron-co
 PackedSeqParams, its form for packed sequences: it restarts the rotary positions at each document
 and passes the bounds through every stage to the core attention, on GPUs Transformer Engine's.
 
+A layer may have a window: of all tokens before it a token sees the last ones alone. Its queries are
+taken a window at a time, so that no more keys are looked at than twice as many.
+
 With context parallelism each rank has the queries of two chunks of every sample. Transformer
 Engine sends keys and values around; here all ranks gather them, and each chunk sees its prefix.
 
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from megacpt.model import context_parallel
@@ -45,12 +49,21 @@ class CausalAttention(torch.nn.Module):
     """Takes the place of megatron-core's DotProductAttention; every token sees those before it."""
 
     def __init__(
-        self, config: TransformerConfig, *, softmax_scale: float | None = None, **_: object
+        self,
+        config: TransformerConfig,
+        *,
+        layer_number: int,
+        softmax_scale: float | None = None,
+        **_: object,
     ) -> None:
         super().__init__()
         assert config.attention_dropout == 0.0
         self.is_cut = config.context_parallel_size > 1
         self.softmax_scale = softmax_scale
+        has_window = is_layer_window_attention(
+            config.window_size, config.window_attn_skip_freq, layer_number
+        )
+        self.window = config.window_size[0] + 1 if has_window else None
 
     def forward(
         self,
@@ -108,6 +121,19 @@ class CausalAttention(torch.nn.Module):
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
         """Queries are the last of the keys' positions, most often all of them."""
+        before, window = len(k_SBKD) - len(q_SBHD), self.window
+        if window is None or window >= len(k_SBKD):
+            return self._attention(q_SBHD, k_SBKD=k_SBKD, v_SBKD=v_SBKD)
+        outs = []
+        for start in range(0, len(q_SBHD), window):
+            q_CBHD = q_SBHD[start : start + window]
+            seen = slice(max(before + start - window + 1, 0), before + start + len(q_CBHD))
+            outs.append(self._attention(q_CBHD, k_SBKD=k_SBKD[seen], v_SBKD=v_SBKD[seen]))
+        return torch.cat(outs)
+
+    def _attention(
+        self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
+    ) -> torch.Tensor:
         queries, keys = len(q_SBHD), len(k_SBKD)
         out_BHSD = scaled_dot_product_attention(
             q_SBHD.permute(1, 2, 0, 3),
@@ -116,7 +142,7 @@ class CausalAttention(torch.nn.Module):
             # torch's own causal mask lets the first query see the first key alone.
             attn_mask=None
             if queries == keys
-            else _causal_mask(queries, keys=keys, device=q_SBHD.device),
+            else causal_mask(queries, keys=keys, window=self.window, device=q_SBHD.device),
             is_causal=queries == keys,
             scale=self.softmax_scale,
             enable_gqa=k_SBKD.shape[2] != q_SBHD.shape[2],
@@ -125,7 +151,11 @@ class CausalAttention(torch.nn.Module):
 
 
 @lru_cache(maxsize=16)
-def _causal_mask(queries: int, *, keys: int, device: torch.device) -> torch.Tensor:
+def causal_mask(
+    queries: int, *, keys: int, window: int | None, device: torch.device
+) -> torch.Tensor:
     """True where the query, one of the last of all positions, may see the key."""
     mask_CP = torch.ones(queries, keys, dtype=torch.bool, device=device)
-    return mask_CP.tril(diagonal=keys - queries)
+    before = keys - queries
+    mask_CP = mask_CP.tril(diagonal=before)
+    return mask_CP if window is None else mask_CP.triu(diagonal=before - window + 1)

@@ -35,13 +35,14 @@ def linear_cross_entropy(
     loss_weights_T: torch.Tensor,
     vocab_size: int,
     group: dist.ProcessGroup,
+    cap: float | None = None,
 ) -> torch.Tensor:
     """losses_T (float32), not multiplied by ``loss_weights_T``.
 
     ``labels_T`` counts over the whole vocabulary, of which rank r of ``group`` has the rows from
     r * V on; those from ``vocab_size`` on are padding. The caller must weigh the losses by
     ``loss_weights_T`` times any one factor: gradients are made for those weights, and others are
-    refused in the backward pass.
+    refused in the backward pass. ``cap``: c, where logits x are bounded to c * tanh(x / c).
     """
     first_row = dist.get_rank(group) * weight_VD.shape[0]
     # Asked here: inside, gradients are off, and what a weight needs is said without regard to that.
@@ -56,6 +57,7 @@ def linear_cross_entropy(
         max(vocab_size - first_row, 0),
         group,
         wants_gradients,
+        cap,
     )  # type: ignore[no-untyped-call]
     return losses_T
 
@@ -71,17 +73,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         num_real: int,
         group: dist.ProcessGroup,
         wants_gradients: bool,
+        cap: float | None,
     ) -> torch.Tensor:
         """``own_labels_T`` counts from this rank's first row, ``num_real`` of which are real."""
         chunks = _Chunks(hidden_TD, weight_VD=weight_VD, wants_gradients=wants_gradients)
         losses = []
         for rows in chunks.rows:
             logits_CV = chunks.logits(rows)
+            slopes_CV = None if cap is None else _bound(logits_CV, cap=cap)
             logits_CV[:, num_real:] = torch.finfo(logits_CV.dtype).min
             softmax = _Softmax.replace(logits_CV, own_labels_C=own_labels_T[rows], group=group)
             losses.append(softmax.losses_C)
             if wants_gradients:
                 softmax.subtract_labels()
+                if slopes_CV is not None:
+                    logits_CV *= slopes_CV
                 chunks.add_gradients(
                     rows, d_logits_CV=logits_CV, row_factors_C=loss_weights_T[rows] / softmax.sums_C
                 )
@@ -95,7 +101,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = _common_factor(d_losses_T, loss_weights_T=loss_weights_T)
         if scale != 1.0:
             d_hidden_TD, d_weight_VD = d_hidden_TD * scale, d_weight_VD * scale
-        return d_hidden_TD, d_weight_VD, None, None, None, None, None
+        return d_hidden_TD, d_weight_VD, None, None, None, None, None, None
 
 
 class _Chunks:
@@ -186,6 +192,16 @@ class _Softmax:
         old_C1 = self.e_CV.gather(1, column_C1)
         new_C1 = (e_C - self.sums_C).unsqueeze(1).to(self.e_CV.dtype)
         self.e_CV.scatter_(1, column_C1, torch.where(is_here_C.unsqueeze(1), new_C1, old_C1))
+
+
+def _bound(logits_CV: torch.Tensor, *, cap: float) -> torch.Tensor:
+    """Bound the logits where they are; returns the slopes of that, 1 - tanh(x / c)^2."""
+    slopes_CV = torch.empty_like(logits_CV)
+    for tile in _tiles(logits_CV):
+        bounded = torch.tanh(logits_CV[tile].float() / cap)
+        torch.mul(bounded, cap, out=logits_CV[tile])
+        slopes_CV[tile] = bounded.square_().neg_().add_(1.0)
+    return slopes_CV
 
 
 def _columns(own_labels_C: torch.Tensor, *, num_columns: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel import (
 )
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 
+from megacpt.families.architecture import Scales
 from megacpt.model.layers.cross_entropy import linear_cross_entropy
 
 
@@ -31,12 +32,14 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
     vocab_size: int
     scale: float
     """Of the logits."""
+    cap: float | None
 
     @classmethod
-    def take_over(cls, layer: ColumnParallelLinear, *, vocab_size: int, scale: float) -> None:
+    def take_over(cls, layer: ColumnParallelLinear, *, vocab_size: int, scales: Scales) -> None:
         """Make an OutputLayer of the layer that GPTModel has built and wired up itself."""
         layer.__class__ = cls
-        layer.vocab_size, layer.scale = vocab_size, scale
+        layer.vocab_size = vocab_size
+        layer.scale, layer.cap = scales.logits, scales.logits_cap
 
     def forward(
         self,
@@ -64,6 +67,8 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
                 loss_weights_BS=loss_weights_BS,
             )
         logits_SBV, bias = super().forward(hidden_SBD, weight, **kwargs)
+        if self.cap is not None:
+            logits_SBV = torch.tanh(logits_SBV / self.cap) * self.cap
         real = self._real_columns(logits_SBV.shape[-1])
         if real < logits_SBV.shape[-1]:
             logits_SBV[..., real:] = torch.finfo(logits_SBV.dtype).min
@@ -87,6 +92,7 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
             labels_T=labels_BS.t().flatten(),
             loss_weights_T=loss_weights_BS.t().flatten(),
             vocab_size=self.vocab_size,
+            cap=self.cap,
             group=parallel_state.get_tensor_model_parallel_group(),
         )
         return losses_T.view(labels_BS.t().shape).t()

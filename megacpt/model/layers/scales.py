@@ -12,21 +12,27 @@ from typing import Any
 import torch
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 
+from megacpt.families.architecture import Scales
+
 
 class ScaledEmbedding(LanguageModelEmbedding):  # type: ignore[misc]
     """megatron-core's embedding, times ``scale``."""
 
     scale: float
+    is_rounded: bool
 
     @classmethod
-    def take_over(cls, embedding: LanguageModelEmbedding, *, scale: float) -> None:
+    def take_over(cls, embedding: LanguageModelEmbedding, *, scales: Scales) -> None:
         """Make one of the embedding that GPTModel has built."""
         embedding.__class__ = cls
-        embedding.scale = scale
+        embedding.scale, embedding.is_rounded = scales.embedding, scales.embedding_rounded
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         embedded_SBD: torch.Tensor = super().forward(*args, **kwargs)
-        return embedded_SBD * self.scale
+        scale = self.scale
+        if self.is_rounded:
+            scale = torch.tensor(scale, dtype=self.word_embeddings.weight.dtype).item()
+        return embedded_SBD * scale
 
 
 def scale_residuals(layer: Any, *, scale: float) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import Init
+from megacpt.config.sections import DeviceKind, Init
 from megacpt.errors import Violation
+from megacpt.families.architecture import Architecture
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 
@@ -22,25 +23,18 @@ def _named(facts: Facts) -> Iterator[Violation]:
 
 
 def _positions(facts: Facts) -> Iterator[Violation]:
-    """Attention here sees the whole sample, so a window that would cut it changes the model."""
     model = facts.architecture
     if model is None:
         return
-    limits = {
-        f"max_position_embeddings={model.max_positions} of the model": model.max_positions,
-        f"the model's sliding_window={model.sliding_window}, which is not applied": (
-            model.sliding_window
-        ),
-    }
-    for words, longest in limits.items():
-        for path, length in sequence_lengths(facts.config.data).items():
-            if longest is not None and length > longest:
-                yield Violation(
-                    path=path,
-                    value=length,
-                    rule=f"is above {words}",
-                    remedy=f"use {longest} or less",
-                )
+    longest = model.max_positions
+    for path, length in sequence_lengths(facts.config.data).items():
+        if length > longest:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is above max_position_embeddings={longest} of the model",
+                remedy=f"use {longest} or less",
+            )
 
 
 def _tokens(facts: Facts) -> Iterator[Violation]:
@@ -68,4 +62,31 @@ def _tokens(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_named, _positions, _tokens)
+def lacking_on_gpus(model: Architecture) -> Iterator[str]:
+    """What the model has and the layers of GPUs do not compute."""
+    if model.scales.attention_cap is not None:
+        yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
+    if model.norms.centred and not model.norms.bias:
+        yield "LayerNorms without a bias"
+    if model.delta_net is not None:
+        yield "gated delta nets"
+    if model.parallel_mlp:
+        yield "attention and MLP beside each other"
+    if model.latent is not None:
+        yield f"latent attention (kv_lora_rank={model.latent.kv_rank})"
+
+
+def _on_gpus(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is None or facts.config.cluster.device is not DeviceKind.gpu:
+        return
+    for what in lacking_on_gpus(model):
+        yield Violation(
+            path="cluster.device",
+            value="gpu",
+            rule=f"has no layers for a {model.family} model, which has {what}",
+            remedy="use cluster.device=cpu, or a model without",
+        )
+
+
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus)

@@ -15,7 +15,7 @@ HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 BOUNDS = [0, 1, 24, 31, 64]
 
 
-def attention() -> Any:
+def attention(*, window: int | None = None) -> Any:
     from megatron.core.transformer import TransformerConfig
 
     from megacpt.model.layers.attention import CausalAttention
@@ -27,7 +27,9 @@ def attention() -> Any:
             num_attention_heads=HEADS,
             num_query_groups=KV_HEADS,
             attention_dropout=0.0,
-        )
+            window_size=window and (window - 1, 0),
+        ),
+        layer_number=1,
     )
 
 
@@ -47,22 +49,28 @@ def packed(bounds: list[int]) -> Any:
     return packed_documents(torch.tensor(bounds, dtype=torch.int32), longest=longest)
 
 
-def written_out(qkv: list[torch.Tensor], bounds: list[int]) -> torch.Tensor:
+def written_out(
+    qkv: list[torch.Tensor], bounds: list[int], *, window: int | None = None
+) -> torch.Tensor:
     """Softmax over an explicit mask in float64: as if each document were alone."""
     q, k, v = (x.double() for x in qkv)
     k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k, v))
     document_T = torch.bucketize(torch.arange(len(q)), torch.tensor(bounds[1:]), right=True)
     seen_TT = (document_T[:, None] == document_T[None, :]).tril()
+    seen_TT = seen_TT.triu(diagonal=1 - (window or len(q)))
     scores_HTT = torch.einsum("thd,shd->hts", q, k) / HEAD_DIM**0.5
     weights_HTT = scores_HTT.masked_fill(~seen_TT, -torch.inf).softmax(dim=-1)
     return torch.einsum("hts,shd->thd", weights_HTT, v).flatten(1)
 
 
 @pytest.mark.parametrize("bounds", [BOUNDS, [0, 64]], ids=["documents", "one-document"])
-def test_documents_equal_the_written_out_softmax(bounds: list[int], one_rank: None) -> None:
+@pytest.mark.parametrize("window", [None, 1, 7, 24, 63, 64, 100])
+def test_documents_equal_the_written_out_softmax(
+    bounds: list[int], window: int | None, one_rank: None
+) -> None:
     qkv = random_qkv(seed=1)
-    found = attention()(*qkv, None, packed_seq_params=packed(bounds))
-    expected = written_out(qkv, bounds)
+    found = attention(window=window)(*qkv, None, packed_seq_params=packed(bounds))
+    expected = written_out(qkv, bounds, window=window)
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0.0)
     weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
     expected_grads = torch.autograd.grad((expected * weight).sum(), qkv)

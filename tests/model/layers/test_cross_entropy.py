@@ -39,7 +39,9 @@ def inputs(dtype: torch.dtype, *, scale: float = 1.0) -> Tensors:
     return hidden_TD, weight_VD, labels_T, loss_weights_T
 
 
-def run_fused(tensors: Tensors, group: dist.ProcessGroup, *, factor: float = 1.0) -> Tensors:
+def run_fused(
+    tensors: Tensors, group: dist.ProcessGroup, *, factor: float = 1.0, cap: float | None = None
+) -> Tensors:
     hidden_TD, weight_VD, labels_T, loss_weights_T = tensors
     hidden_TD, weight_VD = (x.clone().requires_grad_() for x in (hidden_TD, weight_VD))
     losses_T = linear_cross_entropy(
@@ -49,6 +51,7 @@ def run_fused(tensors: Tensors, group: dist.ProcessGroup, *, factor: float = 1.0
         loss_weights_T=loss_weights_T,
         vocab_size=VOCABULARY,
         group=group,
+        cap=cap,
     )
     (losses_T * loss_weights_T).sum().mul(factor).backward()
     assert hidden_TD.grad is not None
@@ -56,10 +59,13 @@ def run_fused(tensors: Tensors, group: dist.ProcessGroup, *, factor: float = 1.0
     return losses_T.detach(), hidden_TD.grad, weight_VD.grad
 
 
-def run_exactly(tensors: Tensors, *, factor: float = 1.0) -> Tensors:
+def run_exactly(tensors: Tensors, *, factor: float = 1.0, cap: float | None = None) -> Tensors:
     hidden_TD, weight_VD, labels_T, loss_weights_T = tensors
     hidden_TD, weight_VD = (x.double().requires_grad_() for x in (hidden_TD, weight_VD))
-    losses_T = cross_entropy(hidden_TD @ weight_VD.t(), labels_T, reduction="none")
+    logits_TV = hidden_TD @ weight_VD.t()
+    if cap is not None:
+        logits_TV = cap * torch.tanh(logits_TV / cap)
+    losses_T = cross_entropy(logits_TV, labels_T, reduction="none")
     (losses_T * loss_weights_T).sum().mul(factor).backward()
     assert hidden_TD.grad is not None
     assert weight_VD.grad is not None
@@ -79,6 +85,25 @@ def test_fp32(
     ):
         # Sums of a hundred float32 terms of size one.
         torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_bounded_logits(
+    group: dist.ProcessGroup,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    """As Gemma 2 bounds them, to a size that most of them pass."""
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 7 * VOCABULARY * 4)
+    monkeypatch.setattr(fused, "TILE_BYTES", 3 * VOCABULARY * 4)
+    tensors = inputs(dtype)
+    results = run_fused(tensors, group, cap=3.0), run_exactly(tensors, cap=3.0)
+    for found, exact in zip(*results, strict=True):
+        assert (found.double() - exact).norm() <= tolerance * exact.norm()
+    unbounded = run_exactly(tensors)
+    for found, other in zip(results[0], unbounded, strict=True):
+        assert (found.double() - other).norm() > 0.1 * other.norm()
 
 
 def test_bf16_is_as_near_as_plain_layers(group: dist.ProcessGroup) -> None:

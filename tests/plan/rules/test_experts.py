@@ -95,13 +95,9 @@ def test_each_rule(changes: dict[str, Any], expected: str) -> None:
     assert found(changes) == [expected]
 
 
-def test_a_window_below_the_samples_length() -> None:
+def test_a_window_is_no_limit_of_the_samples_length() -> None:
     windowed = replace(MIXTURE, sliding_window=256)
-    assert found({"data.sequence_length": 256}, windowed) == []
-    assert found({"data.sequence_length": 512}, windowed) == [
-        "data.sequence_length=512 is above the model's sliding_window=256, which is not applied; "
-        "use 256 or less"
-    ]
+    assert found({"data.sequence_length": 512}, windowed) == []
 
 
 def test_a_dense_model_has_no_experts_to_deal() -> None:
@@ -166,3 +162,16 @@ def test_optimizer_state_is_cut_over_the_ranks_with_the_same_experts() -> None:
 
     # Four ranks share all of it, whether each holds all experts or a fourth of them.
     assert state(dp=4) == state(dp=4, ep=4)
+
+
+def test_operations_of_windows() -> None:
+    """Counted key by key; a token's own counts half, as where there is no window."""
+    model = replace(MIXTURE, sliding_window=4, full_attention_layers=(1,))
+    query_values = model.num_heads * model.head_dim
+    keys = [min(t + 1, 4) for t in range(10)]
+    found, without = (
+        training_flops_per_token(model, sequence_length=10),
+        training_flops_per_token(replace(model, sliding_window=None), sequence_length=10),
+    )
+    cut = (model.num_layers - 1) * query_values * (10 - (2 * sum(keys) - 4) / 10)
+    assert without - found == pytest.approx(6.0 * cut)
