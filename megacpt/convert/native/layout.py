@@ -18,7 +18,7 @@ from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
 from megacpt.families.weights import Param
 
-FUSED_NORM = ".layer_norm_weight"
+FUSED_NORM = ".layer_norm_"
 _LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
@@ -59,9 +59,7 @@ class NativeTensor:
 
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
-    rows = param_rows(architecture)
-    natives = {row.native for row in rows}
-    for row in rows:
+    for row in param_rows(architecture):
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
         for layer, expert in product(
@@ -74,7 +72,10 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([experts.num] if expert is not None and experts else []),
             ]
             yield NativeTensor(
-                key=_key(_saved_name(row, natives=natives), layer=None if stacked else layer),
+                key=_key(
+                    _saved_name(row, architecture=architecture, layer=layer),
+                    layer=None if stacked else layer,
+                ),
                 index=tuple(index),
                 leading=tuple(sizes),
                 shape=shape,
@@ -101,12 +102,13 @@ def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _saved_name(row: Param, *, natives: set[str]) -> str:
-    """A norm is saved as part of the linear layer after it, where that is there."""
-    if row.engine is None or not row.engine.endswith(FUSED_NORM):
+def _saved_name(row: Param, *, architecture: Architecture, layer: int | None) -> str:
+    """A norm is saved as part of the linear layer after it, but before experts, which fuse none."""
+    if row.engine is None or FUSED_NORM not in row.engine:
         return row.native
-    linear = f"{row.engine.removesuffix(FUSED_NORM)}.weight"
-    return row.engine if linear in natives else row.native
+    assert layer is not None
+    before_experts = ".mlp." in row.engine and architecture.has_experts(layer)
+    return row.native if before_experts else row.engine
 
 
 def _key(name: str, *, layer: int | None) -> str:
