@@ -27,7 +27,7 @@ from tests.llama_cases import write_llama
 
 CASES = cases()
 FIRST = {case.model_type: name for name, case in reversed(CASES.items())}
-"""One of each family, whatever the machine is busy with."""
+"""One of each family; the others are slow together."""
 
 
 def to_native(source: Path, destination: Path, **wanted: Any) -> Converted:
