@@ -17,16 +17,29 @@ from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
-from megacpt.commands import imports, machine, results, run, shards, tokenize
+from megacpt.commands import (
+    convert,
+    families,
+    imports,
+    machine,
+    results,
+    run,
+    shards,
+    tokenize,
+    vocabulary,
+)
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
+    families.FAMILIES,
     run.CONFIG,
     imports.IMPORT_CONFIG,
+    vocabulary.VOCABULARY,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
+    *(convert.CONVERT, convert.VERIFY),
     *(machine.DOCTOR, machine.COMPLETION),
 )
 INTERRUPTED = 130

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.device.environment import die_with_parent
+from tests.forked import PYTHON
 from tests.support import free_port
 
 
@@ -36,8 +37,8 @@ def run_on_ranks(
     wait_for_ranks(ranks, timeout_s=timeout_s)
 
 
-def rank_command(target: str, work: Path, *, cases: Any) -> list[str]:
-    return [sys.executable, "-m", "tests.run_on_ranks", target, str(work), json.dumps(cases)]
+def rank_command(target: str, work: Path, *, cases: Any, python: str = PYTHON) -> list[str]:
+    return [python, "-m", "tests.run_on_ranks", target, str(work), json.dumps(cases)]
 
 
 def rank_variables(rank: int, *, world: int, port: int) -> dict[str, str]:

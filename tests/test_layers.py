@@ -21,7 +21,7 @@ LAYERS = [
     {"model"},
     {"checkpoint", "adapters"},
     {"convert", "evaluate", "monitor"},
-    {"train", "cluster", "demo"},
+    {"train", "cluster", "demo", "vocabulary"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -41,9 +41,10 @@ TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
 # What no single source file does: runs and failures as wholes, and pages. By folder.
 SCENARIOS = {
     "": "architecture branch_coverage docs docs_gpu docs_tokenize launch layers packaging readme "
-    "run_on_ranks",
+    "forked run_on_ranks",
     "checkpoint": "format interleavings",
-    "convert": "readers",
+    "convert": "parts readers",
+    "families": "shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
     "model": "cases layouts mixtral qwen te te_moe te_precision",

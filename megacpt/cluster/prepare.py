@@ -37,7 +37,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
-from megacpt.families.stored.places import storage_notes
+from megacpt.families.stored.places import require_parts, storage_notes
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -213,7 +213,9 @@ def _read_model(model: ModelConfig) -> tuple[_Model | None, ModelError | None]:
     try:
         architecture = read_architecture(folder, rope=model.rope)
         notes: Iterable[str] = ()
-        if model.init is not Init.random:
+        if model.init is Init.random:
+            require_parts(folder)
+        else:
             notes = storage_notes(folder, architecture=architecture)
         return _Model(
             architecture=architecture, tokenizer=load_tokenizer(folder), notes=tuple(notes)

@@ -42,7 +42,12 @@ def with_model(config: RunConfig, *, online: bool = True) -> RunConfig:
 def with_weights(config: RunConfig) -> None:
     """Bring the weights that ``with_model`` has left out, if any."""
     folder = Path(str(config.model.path))
-    if config.model.init.name == "random" or HubModel.stored(str(folder)) is None:
+    if config.model.init.name != "random":
+        _bring_weights(folder)
+
+
+def _bring_weights(folder: Path) -> None:
+    if HubModel.stored(str(folder)) is None:
         return
     from megacpt.hub.fetch import fetch_weights
 
@@ -72,15 +77,27 @@ def model_of_run(run_dir: Path, *, weights: bool) -> RunConfig:
 
 def tokenizer_path(name: str) -> Path:
     """What ``--tokenizer`` names, as a folder or file."""
+    return _path(name, argument="--tokenizer ", pretrained=False)
+
+
+def model_path(name: str, *, weights: bool) -> Path:
+    """What a verb's MODEL names, as a folder."""
+    folder = _path(name, argument="MODEL ", pretrained=weights)
+    if weights:
+        _bring_weights(folder)
+    return folder
+
+
+def _path(name: str, *, argument: str, pretrained: bool) -> Path:
     asked = HubModel.asked(name)
     if asked is None or (Path(name).exists() and not asked.explicit):
-        _say_folder_wins("--tokenizer ", path=name)
+        _say_folder_wins(argument, path=name)
         return Path(name)
     return _folder(
         asked,
         pinned=None,
-        called=f"--tokenizer {asked}" + _no_folder(asked),
-        pretrained=False,
+        called=f"{argument}{asked}" + _no_folder(asked),
+        pretrained=pretrained,
         online=True,
     )
 

@@ -194,8 +194,12 @@ def _export_on_cpu(run_dir: Path, *, output: Path) -> HubModel | None:
     try:
         # It imports megatron.core, which the runtime's import hook has to prepare first.
         from megacpt.convert.run import export_run
+        from megacpt.monitor.card import write_card
 
-        export_run(config, kind=started.kind, output=output)
+        def describe(folder: Path, step: int) -> None:
+            write_card(folder, run_dir=run_dir, config=config, step=step)
+
+        export_run(config, kind=started.kind, output=output, describe=describe)
     finally:
         runtime.stop()
     return HubModel.stored(str(config.model.path))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from megatron.core.utils import unwrap_model
 
+from megacpt.convert.by_transformers import load_transformers
 from megacpt.families.architecture import Architecture
 from megacpt.files import encoded
 from megacpt.tokenizer import Tokenizer
@@ -111,16 +112,6 @@ def compare(
                 exported_SV = exported(tokens_1S).logits[0]
             results.append(_compare_prompt(text, native_SV=native_SV, exported_SV=exported_SV))
     return results
-
-
-def load_transformers(folder: Path, *, device: torch.device) -> Any:
-    """The folder as transformers loads it, offline, in float32."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(str(folder), local_files_only=True)
-    return model.float().to(device).eval()
 
 
 @torch.no_grad()

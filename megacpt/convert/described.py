@@ -15,6 +15,7 @@ from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
 from megacpt.families.rope import BESIDE_SCALING, Rope, as_stated
+from megacpt.families.stored.nested import INNER, ROPE_KEYS, TIED, stated_text, text_of
 from megacpt.files import encoded
 
 DTYPE_NAMES = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16"}
@@ -36,19 +37,42 @@ def write_descriptions(
         if known != stated:
             write_json(folder / TOKENIZER, content=known)
     if not (folder / GENERATION).exists():
-        write_json(folder / GENERATION, content=_generation(config, architecture=architecture))
+        text = text_of(config) or config
+        write_json(folder / GENERATION, content=_generation(text, architecture=architecture))
 
 
 def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:
     """The base model's config.json, true of plain weights and complete in both forms."""
-    kept = {key: value for key, value in config.values.items() if key not in STORAGE_KEYS}
+    kept = _kept(config.values)
+    text = text_of(config)
+    if text is None:
+        classes = _classes(kept.get("architectures"), family=architecture.family)
+        described = _described(kept, config=config, architecture=architecture, dtype=dtype)
+        return described | {"architectures": classes}
+    stated = _kept(stated_text(config))
+    inner = _described(stated, config=text, architecture=architecture, dtype=dtype)
+    inner |= {TIED: architecture.tied_embeddings, **_rope_of_parts(stated, described=inner)}
+    if INNER not in kept:
+        return inner
+    shared = {key: inner[key] for key in (TIED, "dtype", "torch_dtype")}
+    return {**kept, **shared, INNER: inner}
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in STORAGE_KEYS}
+
+
+def _described(
+    kept: Mapping[str, Any], *, config: HfConfig, architecture: Architecture, dtype: Dtype
+) -> dict[str, Any]:
+    """``kept``: what was said of the model that was trained; ``config``: as its family reads it."""
     # Defaults are not the same in every reader, so that those with a default are stated.
     defaults = {
         "num_key_value_heads": architecture.num_kv_heads,
         "head_dim": architecture.head_dim,
         "max_position_embeddings": architecture.max_positions,
         "rms_norm_eps": architecture.norm_eps,
-        "tie_word_embeddings": architecture.tied_embeddings,
+        TIED: architecture.tied_embeddings,
         "hidden_act": architecture.activation,
     }
     names = family_of(architecture).names
@@ -60,7 +84,6 @@ def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) 
         "max_position_embeddings": architecture.max_positions,
         **_rope(config, architecture=architecture),
         **_experts(architecture),
-        "architectures": _classes(kept.get("architectures"), family=architecture.family),
         "dtype": DTYPE_NAMES[dtype],
         "torch_dtype": DTYPE_NAMES[dtype],
     }
@@ -121,6 +144,15 @@ def _as_4_reads(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     return {key: value for key, value in parameters.items() if key not in beside}
 
 
+def _rope_of_parts(stated: Mapping[str, Any], *, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What rope has for images beside text, with the rope of the text."""
+    ropes = (stated.get(key) or {} for key in ROPE_KEYS)
+    mrope = {k: v for rope in ropes for k, v in rope.items() if k.startswith("mrope")}
+    if not mrope:
+        return {}
+    return {key: {"rope_type": "default", **(described[key] or {}), **mrope} for key in ROPE_KEYS}
+
+
 def _experts(architecture: Architecture) -> dict[str, int]:
     """Qwen3-MoE's ``num_experts`` is written as ``num_local_experts`` by 5.23; up to 5.0 those who
     find that name alone take 128."""
@@ -131,11 +163,13 @@ def _experts(architecture: Architecture) -> dict[str, int]:
 
 def _classes(stated: object, *, family: str) -> list[str]:
     """The class that was trained; another one's head is not in the export."""
+    names = [str(name) for name in stated] if isinstance(stated, list) else []
+    if causal := [name for name in names if name.endswith("ForCausalLM")]:
+        return causal
+    # Slow to import, and seldom needed.
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    names = [str(name) for name in stated] if isinstance(stated, list) else []
-    causal = [name for name in names if name.endswith("ForCausalLM")]
-    return causal or [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
+    return [str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])]
 
 
 def _generation(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:

@@ -4,28 +4,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from megacpt.config.sections import Dtype
 from megacpt.convert.carried import carry_over
 from megacpt.convert.certificate import CERTIFICATE
-from megacpt.convert.described import write_descriptions, write_json
+from megacpt.convert.described import write_descriptions
+from megacpt.convert.folder_tensors import folder_tensors
+from megacpt.convert.in_memory import model_tensors
+from megacpt.convert.safetensors_files import write_tensors
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
-from megacpt.families.stored.files import INDEX, SINGLE
+from megacpt.families.stored.files import placed_by_index
 from megacpt.files import sync
-from megacpt.model.weights import iter_hf
 
-SHARD_BYTES_MAX = 5 * 10**9
 TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
-
-Named = tuple[str, torch.Tensor]
 
 
 def export_hf(
@@ -35,12 +33,14 @@ def export_hf(
     source_folder: Path,
     output: Path,
     dtype: Dtype,
+    describe: Callable[[Path], object] | None = None,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write ``output`` from chunks at tp = pp = 1, all else from ``source_folder``.
 
-    ``certify`` is called with the finished folder before it gets its name, so that a folder under
-    that name is always whole. An earlier export there is replaced, any other folder is refused.
+    ``describe`` adds what says how the weights came about. ``certify`` is called with the finished
+    folder before it gets its name, so that a folder under that name is always whole. An earlier
+    export there is replaced, any other folder is refused.
     """
     _require_replaceable(output)
     aside = output.with_name(f".{output.name}.partial")
@@ -49,11 +49,15 @@ def export_hf(
         aside.mkdir(parents=True)
         carry_over(source_folder, folder=aside)
         write_descriptions(source_folder, folder=aside, architecture=architecture, dtype=dtype)
-        write_tensors(
-            ((n, t.to(TORCH_DTYPES[dtype])) for n, t in iter_hf(chunks, architecture=architecture)),
-            folder=aside,
-            shard_bytes_max=SHARD_BYTES_MAX,
+        tensors = folder_tensors(
+            model_tensors(chunks, architecture=architecture),
+            architecture=architecture,
+            described_by=source_folder,
+            dtype=TORCH_DTYPES[dtype],
         )
+        write_tensors(tensors, folder=aside, placed=placed_by_index(source_folder))
+        if describe is not None:
+            describe(aside)
         if certify is not None:
             certify(aside)
         _publish(aside, output=output)
@@ -75,52 +79,6 @@ def _require_replaceable(output: Path) -> None:
             f"{output} exists and is not an earlier export (it has no {CERTIFICATE}); "
             "choose another folder (--output FOLDER)."
         )
-
-
-def write_tensors(tensors: Iterable[Named], *, folder: Path, shard_bytes_max: int) -> None:
-    """One file, or as many as ``shard_bytes_max`` asks for with an index; one is held at a time."""
-    shards: list[list[str]] = []
-    pending: dict[str, torch.Tensor] = {}
-    total = pending_bytes = 0
-    for name, tensor in tensors:
-        if pending and pending_bytes + tensor.nbytes > shard_bytes_max:
-            _write_shard(pending, folder=folder, shards=shards)
-            pending, pending_bytes = {}, 0
-        pending[name] = tensor
-        pending_bytes += tensor.nbytes
-        total += tensor.nbytes
-    _write_shard(pending, folder=folder, shards=shards)
-    _name_shards(shards, folder=folder, total_bytes=total)
-
-
-def _shard_path(folder: Path, *, index: int) -> Path:
-    return folder / f"shard-{index}.safetensors"
-
-
-def _write_shard(
-    tensors: dict[str, torch.Tensor], *, folder: Path, shards: list[list[str]]
-) -> None:
-    on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    path = _shard_path(folder, index=len(shards))
-    save_file(on_cpu, str(path), metadata={"format": "pt"})
-    # safetensors makes its files private to the user, unlike the files beside them.
-    path.chmod(0o644)
-    shards.append(list(tensors))
-
-
-def _name_shards(shards: list[list[str]], *, folder: Path, total_bytes: int) -> None:
-    """Give the files the names transformers expects, now that their number is known."""
-    if len(shards) == 1:
-        _shard_path(folder, index=0).rename(folder / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for index, names in enumerate(shards):
-        file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        _shard_path(folder, index=index).rename(folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    write_json(
-        folder / INDEX, content={"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-    )
 
 
 def _publish(aside: Path, *, output: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +20,13 @@ from megacpt.model.build import build_model
 from megacpt.tokenizer import load_tokenizer
 
 
-def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
-    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
+def export_run(
+    config: RunConfig, *, kind: DeviceKind, output: Path, describe: Callable[[Path, int], None]
+) -> Path:
+    """Write ``output`` in this one process, a started rank; needs memory for the whole model.
+
+    ``describe`` adds the model card of the checkpoint of a step to a folder.
+    """
     checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
@@ -28,9 +34,8 @@ def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
         )
     base = Path(str(config.model.path))
     architecture = read_architecture(base, rope=config.model.rope)
-    require_architecture(
-        CheckpointManifest.read(checkpoint), architecture=asdict(architecture), folder=checkpoint
-    )
+    manifest = CheckpointManifest.read(checkpoint)
+    require_architecture(manifest, architecture=asdict(architecture), folder=checkpoint)
     initialise_parallel(ParallelConfig(), seed=config.seed)
     chunks = build_model(
         architecture,
@@ -48,6 +53,7 @@ def export_run(config: RunConfig, *, kind: DeviceKind, output: Path) -> Path:
         source_folder=base,
         output=output,
         dtype=config.precision.dtype,
+        describe=lambda folder: describe(folder, manifest.step),
         certify=lambda folder: write_certificate(
             chunks,
             architecture=architecture,

@@ -89,6 +89,19 @@ class Passage:
     """Number of each value's line, where not each line holds a value."""
 
 
+def parse(passage: Passage, *, key: str, limit: int) -> Parsed:
+    """The texts of a passage; its own ``bad`` lines are not repeated."""
+    content, line = passage.content, passage.first_line
+    if isinstance(content, bytes):
+        return parse_lines(content, first_line=line, key=key, limit=limit)
+    return parse_values(content, lines=numbers(passage, count=len(content)), limit=limit)
+
+
+def numbers(passage: Passage, *, count: int) -> Sequence[int]:
+    """Of the lines of its values."""
+    return passage.lines or range(passage.first_line, passage.first_line + count)
+
+
 def too_long(line: int, *, num_bytes: int, limit: int, head: bytes) -> BadLine:
     return BadLine(
         line=line,

@@ -20,19 +20,28 @@ from megacpt.families import (
     llama,
     ministral3,
     mistral,
-    mixtral,
     olmo2,
     olmo3,
     phi3,
     qwen2,
     qwen3,
-    qwen3_moe,
+    qwen3_5,
     smollm3,
     starcoder2,
 )
 from megacpt.families.architecture import Architecture
 from megacpt.families.context import stretched
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+)
+from megacpt.families.stored.nearest import refusal
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
 
@@ -53,12 +62,19 @@ class Family:
 FAMILIES = {
     cohere.MODEL_TYPE: Family(read=cohere.read, params=cohere.PARAMS, names=cohere.NAMES),
     cohere2.MODEL_TYPE: Family(read=cohere2.read, params=cohere2.PARAMS, names=cohere2.NAMES),
+    deepseek_v2.MODEL_TYPE: Family(
+        read=deepseek_v2.read, params=deepseek_v2.PARAMS, parts=deepseek_v2.parts
+    ),
+    deepseek_v3.MODEL_TYPE: Family(
+        read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
+    ),
     gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
     gemma3_text.MODEL_TYPE: Family(
         read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
     ),
     glm.MODEL_TYPE: Family(read=glm.read, params=glm.PARAMS, parts=glm.parts, fused=True),
     glm4.MODEL_TYPE: Family(read=glm4.read, params=glm4.PARAMS, parts=glm4.parts, fused=True),
+    glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
@@ -68,7 +84,13 @@ FAMILIES = {
     olmo3.MODEL_TYPE: Family(read=olmo3.read, params=olmo3.PARAMS),
     phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
+    qwen2_moe.MODEL_TYPE: Family(
+        read=qwen2_moe.read, params=qwen2_moe.PARAMS, parts=qwen2_moe.parts
+    ),
     qwen3.MODEL_TYPE: Family(read=qwen3.read, params=qwen3.PARAMS),
+    qwen3_5.MODEL_TYPE: Family(
+        read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
     ),
@@ -83,13 +105,11 @@ def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> 
     """The architecture that a Hugging Face folder's config.json states, with another ``rope`` where
     a run sets one."""
     config = HfConfig.read(Path(folder))
+    config = text_of(config) or config
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise ModelError(
-            f"{config.path}: model_type must be one of {', '.join(sorted(FAMILIES))}, "
-            f"but is {model_type!r}; use a model of these families."
-        )
+        raise refusal(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(

@@ -13,8 +13,26 @@ from megacpt.families.rope import Rope, RopeScaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How a router chooses the experts of a token."""
+
+    sigmoid: bool = False
+    """An expert's score is the sigmoid of its logit; else its share of the softmax."""
+    correction_bias: bool = False
+    """A number for each expert is added to its score, for the choice alone."""
+    groups: int = 1
+    """Equally large ones that the experts are in, one after another."""
+    groups_per_token: int = 1
+    """Of so many groups, the best, are the token's experts."""
+    group_scored_by: int = 1
+    """A group's score is the sum of so many of its experts', the best."""
+    scale: float = 1.0
+    """Of the weights of a token's experts, after all else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """The MLP of every layer is a mixture: a router sends each token to some of several."""
+    """The MLP of a layer is a mixture: a router sends each token to some of several."""
 
     num: int
     per_token: int
@@ -22,7 +40,46 @@ class Experts:
     balance_coefficient: float
     """Weight of the load-balancing loss of a layer, where the run sets none."""
     renormalised: bool = True
-    """A token's weights of its experts sum to one; else they are shares of all experts'."""
+    """A token's weights of its experts sum to one; else they are the scores of all experts."""
+    routing: Routing = Routing()
+    dense_layers: tuple[int, ...] = ()
+    """Layers, from 0, with one MLP that all tokens pass in place of experts."""
+    dense_ffn_hidden_size: int | None = None
+    """Of the MLP of ``dense_layers``."""
+    shared_ffn_hidden_size: int | None = None
+    """Of an MLP that all tokens pass beside their experts; ``None``: there is none."""
+    shared_gate: bool = False
+    """Its result is multiplied by the sigmoid of a number for each token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Attention whose keys and values are made from a few numbers a token (DeepSeek-V2,
+    https://arxiv.org/abs/2405.04434). A head's query and key are a part that is not rotated and one
+    of ``head_dim`` that is, which all heads' keys share."""
+
+    query_rank: int | None
+    """Numbers that queries are made from; ``None``: from the hidden state itself."""
+    kv_rank: int
+    plain_dim: int
+    """Of the part that is not rotated."""
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaNet:
+    """Layers with a gated delta net in place of attention."""
+
+    layers: tuple[int, ...]
+    """From 0."""
+    key_heads: int
+    value_heads: int
+    """A multiple of ``key_heads``."""
+    key_dim: int
+    """Of a head, queries and keys."""
+    value_dim: int
+    kernel: int
+    """Tokens that the convolution before it mixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +134,7 @@ class Architecture:
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
-    """Of the MLP, or of one expert."""
+    """Of the MLP; where there are experts, of one of them."""
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -109,6 +166,9 @@ class Architecture:
     no_rope_layers: tuple[int, ...] = ()
     """Layers, from 0, whose queries and keys are not rotated."""
     scales: Scales = Scales()
+    delta_net: DeltaNet | None = None
+    attention_gate: bool = False
+    """What attention gives is multiplied by the sigmoid of a further product of its input."""
     norms: Norms = Norms()
     parallel_mlp: bool = False
     """The MLP takes what attention takes, by one norm, and both are added at once."""
@@ -116,7 +176,9 @@ class Architecture:
     """Of the MLP, as Hugging Face calls it."""
     gated: bool = True
     """The activation multiplies a second product of the input."""
-
+    latent: Latent | None = None
+    """``None``: queries, keys and values are projections of the hidden state, all of
+    ``head_dim``."""
     rotary_share: float = 1.0
     """Of a head's channels, from the first, that are rotated."""
     rotary_pairs: bool = False
@@ -124,6 +186,24 @@ class Architecture:
     local_rope: Rope | None = None
     """Of the layers that have a window, where they rotate in another way."""
     query_growth: QueryGrowth | None = None
+
+    @property
+    def attention_size(self) -> float:
+        """Mean of what all heads compare for a token and of what they sum."""
+        if self.latent is None:
+            return self.num_heads * self.head_dim
+        compared = self.latent.plain_dim + self.head_dim
+        return self.num_heads * (compared + self.latent.value_dim) / 2
+
+    @property
+    def dense_ffn_hidden_size(self) -> int:
+        """Of an MLP that all tokens pass."""
+        stated = self.experts.dense_ffn_hidden_size if self.experts else None
+        return self.ffn_hidden_size if stated is None else stated
+
+    def has_experts(self, layer: int) -> bool:
+        """``layer``: counted from 0."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     @property
     def rope(self) -> Rope:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,23 @@ class HfConfig:
             raise self._fail(key, rule=f"must be a list of {num} times 0 or 1", value=value)
         return value[:num]
 
+    def names(
+        self, key: str, *, num: int, known: Collection[str], default: Sequence[str]
+    ) -> Sequence[str]:
+        """One a layer, of ``num``."""
+        value = self._get(key, default=default)
+        if not isinstance(value, list) or len(value) != num or not set(value) <= set(known):
+            rule = f"must be a list of {num} of {', '.join(sorted(known))}"
+            raise self._fail(key, rule=rule, value=value)
+        return value
+
+    def layers(self, key: str) -> tuple[int, ...]:
+        """Numbers of layers, from 0; none where the config has no such list."""
+        value = self._get(key, default=[])
+        if not isinstance(value, list) or not all(type(n) is int for n in value):
+            raise self._fail(key, rule="must be a list of layers' numbers", value=value)
+        return tuple(value)
+
     def token_id(self, key: str) -> int | None:
         """A special token; where the config lists several, the first. Older Llama configs say -1
         for "no padding token"."""
@@ -142,6 +159,10 @@ class HfConfig:
         if not low <= value <= high:
             raise self._fail(key, rule=f"must be from {low} to {high}", value=value)
 
+    def require_divisor(self, key: str, *, value: int, of: int) -> None:
+        if of % value != 0:
+            raise self._fail(key, rule=f"must divide {of}", value=value)
+
     def window(self, key: str, *, default: int | None) -> int | None:
         """Tokens that one sees, itself among them; ``null`` stands for all."""
         return None if self.values.get(key, default) is None else self.integer(key, default=default)
@@ -170,14 +191,10 @@ class HfConfig:
     def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
         """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
         stated, those for which ``default`` is true."""
-        names = ["full_attention" if default(n) else "sliding_attention" for n in range(num)]
-        stated = self._get("layer_types", default=names)
-        known = {"full_attention", "sliding_attention"}
-        if not isinstance(stated, list) or len(stated) != num or not known.issuperset(stated):
-            raise self._fail(
-                "layer_types", rule=f"must be a list of {num} of {sorted(known)}", value=stated
-            )
-        return tuple(n for n, name in enumerate(stated) if name == "full_attention")
+        known = ("full_attention", "sliding_attention")
+        unless = [known[0] if default(n) else known[1] for n in range(num)]
+        kinds = self.names("layer_types", num=num, known=known, default=unless)
+        return tuple(n for n, kind in enumerate(kinds) if kind == "full_attention")
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

@@ -26,8 +26,10 @@ def read(config: HfConfig) -> Architecture:
 
 def with_windows(architecture: Architecture, *, config: HfConfig) -> Architecture:
     """The same whose later layers have a window, where ``use_sliding_window`` says so."""
+    if not config.flag("use_sliding_window"):
+        return architecture
     window = config.window("sliding_window", default=4096)
-    if not config.flag("use_sliding_window") or window is None:
+    if window is None:
         return architecture
     first = config.integer("max_window_layers", default=28, at_least=0)
     full = config.full_attention_layers(

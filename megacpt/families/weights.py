@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Architecture, DeltaNet, Experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,8 @@ class Grouping(Enum):
     """One: the parts lie one after another."""
     by_kv_head = "by_kv_head"
     """One for each key-value head of the rank."""
+    by_delta_head = "by_delta_head"
+    """One for each key head of the rank's gated delta net."""
 
 
 class Role(Enum):
@@ -48,9 +50,12 @@ class Role(Enum):
     embedding = "embedding"
     head = "head"
     norm = "norm"
+    scale = "scale"
+    """Of a norm that is stored as it is, whatever the family's others are."""
     router = "router"
     linear = "linear"
     bias = "bias"
+    convolution = "convolution"
 
 
 def _always(_: Architecture) -> bool:
@@ -91,6 +96,8 @@ class Param:
     present: Callable[[Architecture], bool] = _always
     in_layer: Callable[[Architecture, int], bool] = _everywhere
     """Whether the layer (from 0) has it, of a weight that is not in all of them."""
+    frozen: bool = False
+    """Never trained, and float32 whatever the rest is, also in an export."""
 
     @property
     def per_expert(self) -> bool:
@@ -119,7 +126,7 @@ class Param:
 
     def views(self, shard: Tensor, *, architecture: Architecture, tp: int) -> list[Tensor]:
         """For each source the part of a rank's native tensor it fills: (groups, rows, ...)."""
-        groups = architecture.num_kv_heads // tp if self.grouping is Grouping.by_kv_head else 1
+        groups = self._groups(architecture, tp=tp)
         grouped = shard.view(groups, shard.shape[0] // groups, *shard.shape[1:])
         if len(self.sources) == 1:
             return [grouped]
@@ -130,6 +137,14 @@ class Param:
             views.append(grouped.narrow(1, start, rows))
             start += rows
         return views
+
+    def _groups(self, architecture: Architecture, *, tp: int) -> int:
+        if self.grouping is Grouping.by_kv_head:
+            return architecture.num_kv_heads // tp
+        if self.grouping is Grouping.by_delta_head:
+            assert architecture.delta_net is not None
+            return architecture.delta_net.key_heads // tp
+        return 1
 
     def span(
         self, view: Tensor, *, source: HfTensor, architecture: Architecture, rank: int
@@ -148,7 +163,7 @@ def linear(
     native: str,
     *,
     sources: tuple[tuple[str, str, str], ...],
-    tp_dim: int,
+    tp_dim: int | None,
     bias: Callable[[Architecture], bool],
     grouping: Grouping = Grouping.once,
 ) -> tuple[Param, Param]:
@@ -233,23 +248,46 @@ class Part:
     index: int | None = None
     """Along its first dimension, which the part lacks; ``None``: it has as many dimensions."""
     start: int = 0
-    """First row of the part."""
+    """First row of the part, in each group."""
+    rows: int | None = None
+    """How many rows of each group are the part's; ``None``: there is one group, of all rows."""
+    group: int = 1
+    """Rows of a group, where there are several: an attention head's, a pair's."""
+    transposed: bool = False
+    """It holds the part's rows as columns."""
 
     def where(
         self, shape: tuple[int, ...], *, dim: int | None, span: slice | None
     ) -> tuple[slice, ...]:
         """The slices of the larger tensor that hold ``span`` along ``dim`` of the part, which has
-        ``shape``; empty where that is all of it."""
+        ``shape``, and of several groups all the rows; empty where that is all of it."""
         bounds = [slice(0, size) for size in shape]
         if dim is not None:
             assert span is not None
             bounds[dim] = span
-        rows = bounds[0]
-        bounds[0] = slice(self.start + rows.start, self.start + rows.stop)
+        first, last = bounds[0].start, bounds[0].stop
+        if self.rows is None:
+            bounds[0] = slice(self.start + first, self.start + last)
+        else:
+            assert first % self.rows == last % self.rows == 0, "a cut goes through a group"
+            bounds[0] = slice(first // self.rows * self.group, last // self.rows * self.group)
+        if self.transposed:
+            bounds.reverse()
         if self.index is not None:
             bounds.insert(0, slice(self.index, self.index + 1))
         whole = all(b == slice(0, size) for b, size in zip(bounds, self.shape, strict=True))
         return () if whole else tuple(bounds)
+
+    def within(self, block: Tensor) -> Tensor:
+        """The part, in what ``where`` names of the larger tensor: a view of it, its rows in their
+        groups if there are several."""
+        seen = block if self.index is None else block.squeeze(0)
+        if self.transposed:
+            seen = seen.transpose(0, 1)
+        if self.rows is None:
+            return seen
+        groups = seen.view(len(seen) // self.group, self.group, *seen.shape[1:])
+        return groups.narrow(1, self.start, self.rows)
 
 
 def side_by_side(whole: str, *, rows: Mapping[str, int], width: int) -> Iterator[tuple[str, Part]]:
@@ -278,5 +316,45 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "head": architecture.head_dim,
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
-        "experts": architecture.experts.num if architecture.experts else 0,
+        "one": 1,
+        "dense_ffn": architecture.dense_ffn_hidden_size,
+        **_expert_sizes(architecture.experts),
+        **_latent_sizes(architecture),
+        **_delta_sizes(architecture.delta_net),
+    }
+
+
+def _delta_sizes(net: DeltaNet | None) -> dict[str, int]:
+    if net is None:
+        return {}
+    keys, values = net.key_heads * net.key_dim, net.value_heads * net.value_dim
+    return {
+        "delta_k": keys,
+        "delta_v": values,
+        "delta_qkvz": 2 * (keys + values),
+        "delta_heads": net.value_heads,
+        "delta_ba": 2 * net.value_heads,
+        "delta_value": net.value_dim,
+        "delta_kernel": net.kernel,
+    }
+
+
+def _expert_sizes(experts: Experts | None) -> dict[str, int]:
+    if experts is None:
+        return {}
+    shared = experts.shared_ffn_hidden_size
+    return {"experts": experts.num, "shared_ffn": shared or 0}
+
+
+def _latent_sizes(architecture: Architecture) -> dict[str, int]:
+    latent, heads = architecture.latent, architecture.num_heads
+    if latent is None:
+        return {}
+    return {
+        "q_rank": latent.query_rank or 0,
+        "kv_rank": latent.kv_rank,
+        "kv_rank_and_rotated": latent.kv_rank + architecture.head_dim,
+        "latent_q": heads * (latent.plain_dim + architecture.head_dim),
+        "latent_kv": heads * (latent.plain_dim + latent.value_dim),
+        "latent_out": heads * latent.value_dim,
     }

@@ -28,7 +28,8 @@ from megacpt.text import listed, memory_size, text_size
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 ENDINGS = (".json", ".txt", ".model", ".tiktoken", ".jinja")
-LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+LEGAL = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "README.MD")
+"""The card says which licence it is, where no file does."""
 MANY = 3
 """Names of files that a message holds."""
 TEMPLATES = "additional_chat_templates/"

@@ -48,6 +48,7 @@ def transformer_config(
         **precision_settings(precision, kind=kind),
         rotary_interleaved=architecture.rotary_pairs,
         qk_layernorm=architecture.qk_norm,
+        attention_output_gate=architecture.attention_gate,
         no_rope_freq=_without_rope(architecture),
         **_windows(architecture),
         softmax_scale=architecture.scales.attention,
@@ -64,7 +65,7 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
     return {
         "num_layers": architecture.num_layers,
         "hidden_size": architecture.hidden_size,
-        "ffn_hidden_size": architecture.ffn_hidden_size,
+        "ffn_hidden_size": architecture.dense_ffn_hidden_size,
         "num_attention_heads": architecture.num_heads,
         "num_query_groups": architecture.num_kv_heads,
         "kv_channels": architecture.head_dim,

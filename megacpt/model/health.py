@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +138,35 @@ def _check_finite(name: str, *, tensor: torch.Tensor) -> Iterator[Finding]:
 def _check_rows(name: str, *, tensor_VD: torch.Tensor, num_tokens: int) -> Iterator[Finding]:
     """Rows past the tokenizer's ids are filler and may be anything."""
     norms_V = torch.linalg.vector_norm(tensor_VD[:num_tokens], dim=1, dtype=torch.float32)
-    small = torch.nonzero(norms_V <= NEAR_ZERO * norms_V.median()).flatten().tolist()
+    is_small_V = norms_V <= NEAR_ZERO * norms_V.median()
+    small = torch.nonzero(is_small_V).flatten().tolist()
     if small:
-        shown = ", ".join(str(n) for n in small[:5]) + (", ..." if len(small) > 5 else "")
         yield Finding(
-            subject=f"{name}: {len(small)} rows ({shown})",
+            subject=f"{name}: {_rows(small)}",
             rule=f"are near zero (below {NEAR_ZERO} of the median row)",
             remedy="give these tokens a mean embedding if your text uses them",
             blocks=len(small) > NEAR_ZERO_SHARE_MAX * num_tokens,
         )
+    copies = _copies(tensor_VD[:num_tokens][~is_small_V])
+    if copies:
+        numbers = torch.nonzero(~is_small_V).flatten()[copies].tolist()
+        yield Finding(
+            subject=f"{name}: {_rows(numbers)}",
+            rule="are exact copies of others, so they were probably never trained",
+            remedy="expect the model to know nothing of these tokens yet if your text uses them",
+            blocks=False,
+        )
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"{len(numbers)} rows ({shown})"
+
+
+def _copies(rows_VD: torch.Tensor) -> list[int]:
+    """The rows that are equal to another one."""
+    content_VB = rows_VD.contiguous().view(torch.uint8).numpy()
+    # Digests instead of rows, which would be a second table in memory.
+    digests = [hashlib.blake2b(row, digest_size=16).digest() for row in content_VB]
+    count = Counter(digests)
+    return [number for number, digest in enumerate(digests) if count[digest] > 1]

@@ -35,4 +35,5 @@ class HfTensors:
             tensor: torch.Tensor = (
                 file.get_slice(part.name)[where] if where else file.get_tensor(part.name)
             )
-        return tensor if part.index is None else tensor.squeeze(0)
+        found = part.within(tensor)
+        return found if part.rows is None else found.flatten(0, 1)

@@ -19,6 +19,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -27,12 +28,14 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_, ModelError
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Architecture, Experts
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
+from megacpt.model.layers.gated_delta_net import GatedDeltaNet
+from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import norm_class
 from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
@@ -61,34 +64,46 @@ def layer_spec(
 ) -> Any:
     """``layer``: its number in the whole model, from 0."""
     build = _transformer_engine_layer if kind is DeviceKind.gpu else _plain_layer
-    built = build(config, architecture=architecture)
+    experts = architecture.experts if architecture.has_experts(layer) else None
+    built = build(
+        config, architecture=architecture, num_experts=None if experts is None else experts.num
+    )
     if architecture.norms.after:
         norm = _norm(architecture, kind=kind)
         built.module = type("PostNormLayer", (PostNormLayer,), {"norm": norm})
-    if rotation := rotation_of(architecture, layer=layer):
+    net = architecture.delta_net
+    if net is not None and layer in net.layers:
+        built.submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
+    elif rotation := rotation_of(architecture, layer=layer):
         built.submodules.self_attention.module = RotatedAttention
         built.submodules.self_attention.params |= {"rotation": rotation}
-    return _finished(built, architecture=architecture)
+    return _finished(built, architecture=architecture, experts=experts)
 
 
 def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
     return TENorm if kind is DeviceKind.gpu else norm_class(architecture.norms)
 
 
-def _finished(layer: Any, *, architecture: Architecture) -> Any:
-    _correct_biases(layer.submodules.self_attention.submodules, architecture=architecture)
+def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:
+    if architecture.latent is not None:
+        layer.submodules.self_attention = latent_attention(architecture)
+    attention = layer.submodules.self_attention.submodules
+    if attention is not None:
+        _correct_biases(attention, architecture=architecture)
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
-    if architecture.experts is None:
+    if experts is None:
         return layer
     # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
     names = layer.submodules.sharded_state_dict_keys_map
     kept = {name: saved for name, saved in names.items() if not saved.startswith("mlp.")}
     layer.submodules.sharded_state_dict_keys_map = kept
-    return with_router(layer)
+    return with_router(layer, experts=experts)
 
 
-def _transformer_engine_layer(config: TransformerConfig, *, architecture: Architecture) -> Any:
+def _transformer_engine_layer(
+    config: TransformerConfig, *, architecture: Architecture, num_experts: int | None
+) -> Any:
     if not HAVE_TE:
         raise EnvironmentError_(
             "Training on GPUs needs Transformer Engine, which this Python lacks; "
@@ -100,7 +115,7 @@ def _transformer_engine_layer(config: TransformerConfig, *, architecture: Archit
             "use cluster.device=cpu."
         )
     layer = get_gpt_layer_with_transformer_engine_spec(
-        num_experts=config.num_moe_experts,
+        num_experts=num_experts,
         moe_grouped_gemm=config.moe_grouped_gemm,
         qk_layernorm=config.qk_layernorm,
     )
@@ -111,8 +126,10 @@ def _transformer_engine_layer(config: TransformerConfig, *, architecture: Archit
     return layer
 
 
-def _plain_layer(config: TransformerConfig, *, architecture: Architecture) -> Any:
-    layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts, normalization="RMSNorm")
+def _plain_layer(
+    config: TransformerConfig, *, architecture: Architecture, num_experts: int | None
+) -> Any:
+    layer = get_gpt_layer_local_spec(num_experts=num_experts, normalization="RMSNorm")
     norm = norm_class(architecture.norms)
     before = norm if architecture.norms.before else IdentityOp
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = before

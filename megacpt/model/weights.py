@@ -85,8 +85,8 @@ def _draw(
     name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
     shape = source.shape(architecture)
-    if role in (Role.norm, Role.bias):
-        is_one = role is Role.norm and not architecture.norms.plus_one
+    if role in (Role.norm, Role.scale, Role.bias):
+        is_one = role is Role.scale or (role is Role.norm and not architecture.norms.plus_one)
         return torch.full(shape, 1.0 if is_one else 0.0)
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -53,11 +53,17 @@ def read_run(run_dir: Path, *, config: RunConfig) -> RunFiles:
             f"{run_dir}/metrics.jsonl has no record yet: the run has not measured its base model; "
             "wait for its first line, or start it with `megacpt train`"
         )
+    return run_files(run_dir, config=config)
+
+
+def run_files(run_dir: Path, *, config: RunConfig) -> RunFiles:
+    """All that is there, which may be no record at all."""
+    metrics = run_dir / "metrics.jsonl"
     return RunFiles(
         name=run_dir.resolve().name,
         config=config,
         config_tree=to_tree(config),
-        records=records,
+        records=read_metrics(metrics) if metrics.exists() else [],
         plan=_read_json(run_dir / "plan.json"),
         environment=_read_json(run_dir / "environment.json"),
         evaluation=_read_json(run_dir / "evaluation.json"),

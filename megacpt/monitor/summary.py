@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from megacpt.config.hub_model import named
@@ -154,6 +154,16 @@ def summarise(files: RunFiles) -> Summary:
         "certificate": files.certificate,
         "config": files.config_tree,
     }
+
+
+def up_to(files: RunFiles, *, step: int) -> RunFiles:
+    """As the run was when it had taken ``step`` steps."""
+    evaluation = files.evaluation
+    return replace(
+        files,
+        records=[record for record in files.records if record["step"] <= step],
+        evaluation=evaluation if evaluation and evaluation["step"] == step else None,
+    )
 
 
 def measured(records: Sequence[StepRecord]) -> list[StepRecord]:

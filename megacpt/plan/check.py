@@ -17,6 +17,7 @@ from megacpt.plan.rules import (
     checkpoint,
     cluster,
     data,
+    delta_net,
     evaluate,
     experts,
     faults,
@@ -43,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     *kernels.RULES,
     *precision.RULES,
     *experts.RULES,
+    *delta_net.RULES,
     *checkpoint.RULES,
     *cluster.RULES,
 )
@@ -50,6 +52,7 @@ LAYOUT_RULES: tuple[Rule, ...] = (
     layout_limits,
     *parallel.RULES,
     *experts.RULES,
+    *delta_net.RULES,
     *optim.RULES,
 )
 """Those that can be kept by another layout, another batch or both."""

@@ -249,15 +249,20 @@ class _Stage:
         return 2 * self.architecture.hidden_size / cut
 
     def _expert_activations(self) -> float:
-        """Bytes a token in place of the MLP's 19 a hidden unit: for each of its experts, its copy
-        sent there and the one sent back, and of the expert's three inner vectors this rank's
-        part."""
+        """Bytes a token in place of the MLP's 19 a hidden unit, mean over the layers: for each of
+        its experts, its copy sent there and the one sent back, and of the expert's three inner
+        vectors this rank's part; the same of shared experts, whose result alone is another."""
         architecture, tp = self.architecture, self.parallel.tp
-        if architecture.experts is None:
+        experts = architecture.experts
+        if experts is None:
             return 0.0
         hidden, inner = architecture.hidden_size, architecture.ffn_hidden_size
         copy = 4 * hidden + 6 * inner / expert_tensor_ranks(self.parallel)
-        return architecture.experts.per_token * copy / tp - 19 * hidden / tp
+        layer = experts.per_token * copy - 19 * hidden
+        if experts.shared_ffn_hidden_size is not None:
+            layer += 2 * hidden + 6 * experts.shared_ffn_hidden_size
+        share = sum(map(architecture.has_experts, self._layers)) / len(self._layers)
+        return share * layer / tp
 
     def _logits(self) -> int:
         """The logits, their fp32 copy and its gradient."""

@@ -84,7 +84,7 @@ def overrides(optim: OptimConfig) -> dict[ParamKey, dict[str, float]]:
     wanted: dict[tuple[Role, ...], dict[str, float]] = {
         (Role.embedding,): {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
         (Role.head,): {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
-        (Role.norm, Role.bias): {"wd_mult": vectors},
+        (Role.norm, Role.scale, Role.bias): {"wd_mult": vectors},
         MATRICES: {"lr_mult": matrices},
     }
     return {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from megacpt.cluster.prepare import prepare
 from megacpt.config.compose import compose
 from megacpt.config.paths import configs_root
 from megacpt.shards.tokenize import tokenize
+from tests.forked import PYTHON
 
 TINY = configs_root() / "model" / "tiny"
 
@@ -310,8 +312,9 @@ def test_a_bad_input_is_one_message(name: str, run_case: Callable[[Case], None])
 @pytest.mark.mcore
 @pytest.mark.parametrize("name", SLOW_CASES)
 def test_a_bad_input_that_ranks_find_is_one_message(
-    name: str, run_case: Callable[[Case], None]
+    name: str, run_case: Callable[[Case], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "executable", PYTHON)
     run_case(SLOW_CASES[name])
 
 

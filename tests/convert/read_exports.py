@@ -21,9 +21,12 @@ WARNINGS: list[str] = []
 
 
 def read(folder: str, *, tokens: list[list[int]], texts: list[str]) -> dict[str, Any]:
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    kind = AutoModelForCausalLM
+    if "text_config" in json.loads((Path(folder) / "config.json").read_text()):
+        kind = transformers.AutoModelForImageTextToText
+    model = kind.from_pretrained(folder, local_files_only=True).eval()
     # Theirs by name: 5 would ask mistral-common, which tests have without what it needs.
-    by_name = model.config.model_type in ("mistral", "mixtral")
+    by_name = model.config.model_type in ("mistral", "mistral3", "mixtral")
     kind = PreTrainedTokenizerFast if by_name else AutoTokenizer
     tokenizer = kind.from_pretrained(folder, local_files_only=True)
     with torch.no_grad():

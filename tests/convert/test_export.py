@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
+from tests.convert.support import held_in_memory
 from tests.llama_cases import CASES, TOKENS_BS, write_llama
 
 pytestmark = pytest.mark.mcore
@@ -42,6 +43,7 @@ def export(
     output: Path,
     *,
     dtype: Dtype = Dtype.fp32,
+    describe: Callable[[Path], object] | None = None,
     certify: Callable[[Path], object] | None = None,
 ) -> Path:
     from megacpt.convert.export import export_hf
@@ -53,6 +55,7 @@ def export(
         source_folder=source,
         output=output,
         dtype=dtype,
+        describe=describe,
         certify=certify,
     )
 
@@ -98,10 +101,11 @@ def test_tokenizer_files_are_copied_and_generation_config_is_there(
 
 
 def test_large_models_are_cut_into_files_with_an_index(tmp_path: Path) -> None:
-    from megacpt.convert.export import write_tensors
+    from megacpt.convert.safetensors_files import write_tensors
 
     tensors = {f"t{n}": torch.full((10,), float(n)) for n in range(7)}
-    write_tensors(iter(tensors.items()), folder=tmp_path, shard_bytes_max=100)
+    held = {name: held_in_memory(tensor) for name, tensor in tensors.items()}
+    write_tensors(held, folder=tmp_path, placed={}, shard_bytes_max=100)
     files = sorted(p.name for p in tmp_path.glob("*.safetensors"))
     assert files == [f"model-{n:05d}-of-00004.safetensors" for n in (1, 2, 3, 4)]
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -117,6 +121,20 @@ def test_an_earlier_export_is_replaced(tmp_path: Path, one_rank: None) -> None:
     export(tmp_path / "base", output, certify=sign)
     assert not (output / "stale").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "hf"]
+
+
+def test_the_description_is_there_before_the_certificate(tmp_path: Path, one_rank: None) -> None:
+    def describe(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        (folder / "README.md").write_text("# A model")
+
+    def certify(folder: Path) -> None:
+        assert (folder / "README.md").read_text() == "# A model"
+        sign(folder)
+
+    write_llama(tmp_path / "base")
+    export(tmp_path / "base", tmp_path / "hf", describe=describe, certify=certify)
+    assert (tmp_path / "hf" / "README.md").exists()
 
 
 def test_any_other_folder_is_refused(tmp_path: Path, one_rank: None) -> None:

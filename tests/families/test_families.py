@@ -380,8 +380,8 @@ def test_defaults_of_qwen3_moe_are_those_of_transformers(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_only_layers": [0]}, r"mlp_only_layers must be \[\], but is \[0\]"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, but is 2"),
+        ({"mlp_only_layers": ["0"]}, "mlp_only_layers must be a list of layers' numbers, but is"),
+        ({"decoder_sparse_step": 5}, "leaves none of 4 layers with experts"),
     ],
 )
 def test_what_of_qwen3_moe_is_not_supported_is_refused(

@@ -103,6 +103,9 @@ class Case:
                 parameter.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
             elif name.endswith((".gate.weight", ".router.weight")):
                 parameter.data.normal_(0.0, 1.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.normal_(0.0, 0.3)
         model = model.eval()
         model.save_pretrained(folder)
         return model

@@ -72,7 +72,6 @@ OTHERS = {
     "runs/events.txt": b"x",
     "setup.py": b"import os",
     "consolidated.safetensors": b"the same weights again",
-    "README.md": b"# A model",
     ".gitattributes": b"",
 }
 READ = {
@@ -84,6 +83,7 @@ READ = {
     "LICENSE": b"the licence",
     "USE_POLICY.md": b"the policy",
     "Notice.txt": b"the notice",
+    "README.md": b"---\nlicense: mit\n---\n",
 }
 CASES: dict[str, tuple[dict[str, bytes], set[str]]] = {
     "alone": ({"model.safetensors": WEIGHTS}, {"model.safetensors"}),

@@ -129,6 +129,8 @@ def slices(chunks: list[Any], *, architecture: Any, of: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for placed in placed_params(chunks, architecture=architecture):
         cut, row = placed.cut, placed.row
+        if of == "gradients" and not placed.tensor.requires_grad:
+            continue
         values = placed.tensor.main_grad if of == "gradients" else placed.tensor.detach()
         views = row.views(values, architecture=architecture, tp=cut.size)
         for source, view in zip(row.sources, views, strict=True):

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from megacpt.config.sections import ClusterConfig
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 from megacpt.preflight import bad_nodes, preflight
+from tests.forked import PYTHON
 from tests.run_on_ranks import rank_command, rank_variables, start_rank, wait_for_ranks
 from tests.support import free_port
 
@@ -38,7 +40,8 @@ def run_nodes(
     """Case -> rank -> its end."""
     for name in ("TORCHELASTIC_USE_AGENT_STORE", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
         assert name not in os.environ
-    command = rank_command("tests.preflight.node:go_through", work, cases=cases)
+    python = sys.executable if prefixes else PYTHON
+    command = rank_command("tests.preflight.node:go_through", work, cases=cases, python=python)
     common = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": master}
     common |= variables or {}
     port = free_port(span=len(cases))

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.forked import PYTHON
 
 SETTINGS = [
     "experiment=tiny",
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 def train(run_dir: Path, *changes: str) -> subprocess.CompletedProcess[str]:
     words = ["train", f"run_dir={run_dir}", *SETTINGS, *changes]
-    command = [sys.executable, "-m", "megacpt", *words]
+    command = [PYTHON, "-m", "megacpt", *words]
     return subprocess.run(command, timeout=300, capture_output=True, text=True)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.checkpoint.starts import lineage
+from tests.forked import PYTHON
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 STEPS = 10
@@ -34,7 +34,7 @@ SETTINGS = [
 
 def train(run_dir: Path, *changes: str) -> subprocess.CompletedProcess[str]:
     words = ["train", f"run_dir={run_dir}", *SETTINGS, *changes]
-    command = [sys.executable, "-m", "megacpt", *words]
+    command = [PYTHON, "-m", "megacpt", *words]
     return subprocess.run(command, timeout=300, capture_output=True, text=True)
 
 
@@ -118,7 +118,7 @@ def test_what_one_rank_finds_all_ranks_pass_over(undisturbed: Path, run_dir: Pat
 def test_evaluation_and_export_say_so_too(run_dir: Path) -> None:
     flip_a_bit(checkpoint(run_dir, 10))
     for verb in ("evaluate", "export"):
-        command = [sys.executable, "-m", "megacpt", verb, str(run_dir)]
+        command = [PYTHON, "-m", "megacpt", verb, str(run_dir)]
         done = subprocess.run(command, timeout=300, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert f"passed over checkpoint {checkpoint(run_dir, 10)}: " in done.stderr

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from megacpt.samples.heldout import HeldoutSet
+from tests.forked import PYTHON
 
 SEQUENCE_LENGTH = 64
 SETTINGS = [
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 
 def megacpt(*words: str) -> None:
-    command = [sys.executable, "-m", "megacpt", *words]
+    command = [PYTHON, "-m", "megacpt", *words]
     subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
 
 
@@ -54,6 +55,14 @@ def test_cut_padded_and_staged_checkpoint_exports_whole(one_rank: Path, tmp_path
     for name, tensor in expected.items():
         # Four AdamW steps at lr 3e-3 turn fp32 rounding of sums into at most about 1e-6.
         np.testing.assert_allclose(found[name], tensor, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_the_card_is_read_by_the_hub_s_library(one_rank: Path) -> None:
+    card = ModelCard.load(one_rank / "hf" / "README.md")
+    last = json.loads((one_rank / "metrics.jsonl").read_text().splitlines()[-1])
+    losses = {r.dataset_type: r.metric_value for r in card.data.eval_results[::2]}
+    assert losses == {n: pytest.approx(v["loss"], abs=1e-6) for n, v in last["heldout"].items()}
+    assert f"{last['tokens']:,} tokens, 4 steps" in card.text
 
 
 @pytest.mark.parametrize("name", ["plant", "kitchen"])

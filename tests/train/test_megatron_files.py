@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from megacpt.device.cpu import import_hook
 from megacpt.shards.reader import write_shard
+from tests.forked import PYTHON
 
 SETTINGS = [
     "model=tiny",
@@ -39,7 +39,7 @@ def documents() -> list[np.ndarray]:
 
 def losses(run_dir: Path, prefix: Path) -> list[float]:
     words = ["train", f"run_dir={run_dir}", f"data.sources.law.prefix={prefix}", *SETTINGS]
-    subprocess.run([sys.executable, "-m", "megacpt", *words], check=True, timeout=300)
+    subprocess.run([PYTHON, "-m", "megacpt", *words], check=True, timeout=300)
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     return [record["loss"] for record in map(json.loads, lines) if record["step"] > 0]
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.forked import PYTHON
 from tests.support import write_model_folder
 from tests.train.parity import train_curves, write_run_inputs
 
@@ -110,7 +110,7 @@ def run_tiny(run_dir: Path, *settings: str) -> list[dict[str, Any]]:
     words = ["train", "experiment=tiny", f"run_dir={run_dir}", "cluster.device=cpu"]
     words += ["schedule.steps=6", "checkpoint.every_steps=3", "data.global_batch_size=4", *settings]
     done = subprocess.run(
-        [sys.executable, "-m", "megacpt", *words], capture_output=True, text=True, timeout=300
+        [PYTHON, "-m", "megacpt", *words], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     (run_dir / "terminal.txt").write_text(done.stdout + done.stderr)
@@ -146,6 +146,6 @@ def test_an_emulation_is_called_one_everywhere(resumed: dict[str, Any]) -> None:
     assert all(label in record["arithmetic"] for record in resumed["again"])
     environment = json.loads((run_dir / "environment.json").read_text())
     assert label in environment["settings"]["arithmetic"]
-    command = [sys.executable, "-m", "megacpt", "report", str(run_dir)]
+    command = [PYTHON, "-m", "megacpt", "report", str(run_dir)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert label in (run_dir / "report.html").read_text()

@@ -8,13 +8,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.forked import PYTHON
 
 KILLS = 2
 SETTINGS = [
@@ -26,7 +27,7 @@ SETTINGS = [
 
 
 def train_command(run_dir: Path, extra: list[str]) -> list[str]:
-    return [sys.executable, "-m", "megacpt", "train", f"run_dir={run_dir}", *SETTINGS, *extra]
+    return [PYTHON, "-m", "megacpt", "train", f"run_dir={run_dir}", *SETTINGS, *extra]
 
 
 def start(run_dir: Path, extra: list[str]) -> subprocess.Popen[bytes]:
@@ -61,6 +62,7 @@ def losses(run_dir: Path) -> list[float]:
 def test_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     """By the verb itself; one rank in fp32, killed far more often: test_train_kills.py."""
     extra = ["parallel.dp=2", "parallel.distributed_optimizer=true", "precision=bf16"]
+    extra += ["optim.embedding_lr_multiplier=4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole, extra).wait(timeout=300) == 0
     rng = random.Random(time.time_ns())
@@ -69,7 +71,7 @@ def test_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     assert start(broken, extra).wait(timeout=300) == 0
     assert losses(broken) == losses(whole)
     for run_dir in (whole, broken):
-        command = [sys.executable, "-m", "megacpt", "export", str(run_dir)]
+        command = [PYTHON, "-m", "megacpt", "export", str(run_dir)]
         subprocess.run(command, check=True, timeout=120)
     expected = load_file(whole / "hf" / "model.safetensors")
     found = load_file(broken / "hf" / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run["checkpoint"] = {"every_steps": 6, "keep_last": 2}
     run["model"] = {"path": str(folder / "model"), "init": "random"}
     run["data"]["sources"] = {"letters": {"prefix": str(folder / "letters")}}
-    command = [*NAMESPACE, *rank_command(RUN_CASES, folder, cases={"settings": run})]
+    cases = {"settings": run}
+    command = rank_command(RUN_CASES, folder, cases=cases, python=sys.executable)
+    command = [*NAMESPACE, *command]
     wait_for_ranks([start_rank(command, variables={})], timeout_s=300)
     return folder
 

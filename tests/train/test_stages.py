@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.forked import PYTHON
 from tests.train.parity import assert_same_curve, train_curves, write_run_inputs
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
@@ -92,7 +92,7 @@ def test_records_follow_the_stages(tmp_path: Path) -> None:
         "data.stages.long.global_batch_size=4",
         "data.stages.long.replay_share=0.5",
     ]
-    command = [sys.executable, "-m", "megacpt", "train", f"run_dir={tmp_path}/run", *settings]
+    command = [PYTHON, "-m", "megacpt", "train", f"run_dir={tmp_path}/run", *settings]
     subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines[1:]]

@@ -5,6 +5,7 @@ Only their heads are looked at. Free of torch."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,21 @@ def read_stored(folder: Path) -> dict[str, Stored]:
                 f"{file} lacks {name}, which {entry.name} places there; download the model again."
             )
     return stored
+
+
+def placed_by_index(folder: Path) -> dict[str, str]:
+    """The name of the file of each tensor, where the folder has an index, if not the files."""
+    path = folder / INDEX
+    return {name: file.name for name, file in _named_by(path).items()} if path.is_file() else {}
+
+
+def stored_names(folder: Path) -> Iterable[str] | None:
+    """Those of the tensors, as far as they are there to be read: a model of the hub has its index
+    before its weights; ``None``: not known."""
+    entry = _entry(folder)
+    if entry is None:
+        return None
+    return _named_by(entry) if entry.suffix == ".json" else _head(entry)
 
 
 def _entry(folder: Path) -> Path | None:

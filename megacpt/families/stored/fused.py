@@ -51,12 +51,13 @@ def fuse(
     begun: dict[str, Tensor] = {}
     for name, tensor in tensors:
         whole_name, part = places[name]
-        if tuple(tensor.shape) == part.shape and part.index is None:
-            yield whole_name, tensor
+        if len(missing[whole_name]) == 1 and whole_name == name:
+            yield name, tensor
             continue
         whole = begun.setdefault(whole_name, tensor.new_empty(part.shape))
         where = part.where(tuple(tensor.shape), dim=None, span=None)
-        whole[where] = tensor if part.index is None else tensor.unsqueeze(0)
+        place = part.within(whole[where])
+        place.copy_(tensor.view_as(place))
         missing[whole_name].discard(name)
         if not missing[whole_name]:
             yield whole_name, begun.pop(whole_name)

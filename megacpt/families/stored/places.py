@@ -4,6 +4,8 @@ Free of torch."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,11 +16,14 @@ from megacpt.families import family_of, param_rows, table_row
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.files import Stored, has_weights, read_stored
+from megacpt.families.stored.naming import BASE, Naming, is_beside, naming_of
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Part, Role
+from megacpt.text import count, listed
 
 FLOATING = ("F32", "BF16", "F16", "F64")
-_BASE_PREFIX = "model."
-"""Not there where transformers' base model was saved, without a head."""
+WITHOUT_HEAD = Naming(base="")
+"""Where transformers' base model was saved, without a head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +63,12 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Stored
     shapes = hf_shapes(architecture)
     head = table_name(architecture, role=Role.head)
     embedding = table_name(architecture, role=Role.embedding)
-    if {head, embedding} <= stored.keys():
+    beside = _beside(folder, architecture=architecture, stored=stored)
+    if {beside.naming.stored(name) for name in (head, embedding)} <= stored.keys():
         shapes.setdefault(head, shapes[embedding])
-    parts = _parts(shapes, architecture=architecture, stored=stored)
-    names = _Names(folder=folder, shapes=shapes, stored=stored, parts=parts)
-    if not architecture.tied_embeddings and head not in stored:
+    parts = _parts(shapes, architecture=architecture, stored=stored, naming=beside.naming)
+    names = _Names(folder=folder, shapes=shapes, stored=stored, parts=parts, beside=beside)
+    if not architecture.tied_embeddings and head not in parts:
         names.require_head(head)
     names.require_all()
     for part in parts.values():
@@ -73,6 +79,45 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Stored
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """How the model lies among others in its folder."""
+
+    naming: Naming
+    tensors: Mapping[str, Stored]
+    """Those that are not the model's: they are not trained, and an export holds them as they are.
+    """
+
+
+def beside_of(folder: Path, *, architecture: Architecture) -> Beside:
+    """Nothing is beside the model in a folder without weights; one of several parts needs them."""
+    if has_weights(folder):
+        return _beside(folder, architecture=architecture, stored=read_stored(folder))
+    require_parts(folder)
+    return Beside(naming=Naming(), tensors={})
+
+
+def require_parts(folder: Path) -> None:
+    """Refuse a model of several parts without weights: only that of the text could be exported."""
+    config = HfConfig.read(folder)
+    if text_of(config) is not None and not has_weights(folder):
+        raise ModelError(
+            f"{folder} has no weights, but its model_type {config.values['model_type']} has other "
+            "parts than text, which an export takes from there; use the folder with its weights."
+        )
+
+
+def _beside(folder: Path, *, architecture: Architecture, stored: Mapping[str, Stored]) -> Beside:
+    config = HfConfig.read(folder)
+    naming = naming_of(config, names=hf_shapes(architecture), stored=stored)
+    tensors = {
+        name: found
+        for name, found in stored.items()
+        if is_beside(name, config=config, naming=naming, num_layers=architecture.num_layers)
+    }
+    return Beside(naming=naming, tensors=tensors)
+
+
 def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
     """What of the folder's weights is odd and harmless; ModelError where they do not fit.
 
@@ -81,6 +126,12 @@ def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
     if not has_weights(folder):
         return
     find_places(folder, architecture=architecture)
+    if tensors := beside_of(folder, architecture=architecture).tensors:
+        values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        yield (
+            f"{count(values)} values in {folder} are beside the text model "
+            f"(tensors: {_groups(tensors)}): not trained, the export holds them as they are."
+        )
     if stated := HfConfig.read(folder).quantisation():
         yield (
             f"{folder / 'config.json'} states {stated}, but the weights are plain numbers: they "
@@ -88,11 +139,19 @@ def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
         )
 
 
+def _groups(names: Iterable[str]) -> str:
+    """The parts of a model that tensors are in, each with the number of its tensors."""
+    inside = (name.removeprefix(BASE).split(".") for name in names)
+    groups = Counter(".".join(part[: 2 if part[0] == "layers" else 1]) for part in inside)
+    return listed(f"{number} of {group}" for group, number in groups.items())
+
+
 def _parts(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     architecture: Architecture,
     stored: Mapping[str, Stored],
+    naming: Naming,
 ) -> dict[str, Part]:
     """For each tensor the stored one that it is, or is a part of; left out where there is none."""
     elsewhere = dict(family_of(architecture).parts(architecture))
@@ -100,10 +159,11 @@ def _parts(
         embedding = table_name(architecture, role=Role.embedding)
         head = table_name(architecture, role=Role.head)
         elsewhere[embedding] = Part(name=head, shape=shapes[embedding])
+    namings = (naming, WITHOUT_HEAD) if naming == Naming() else (naming,)
     found = {}
     for name, shape in shapes.items():
         candidates = [Part(name=name, shape=shape), *filter(None, [elsewhere.get(name)])]
-        candidates += [replace(c, name=c.name.removeprefix(_BASE_PREFIX)) for c in candidates]
+        candidates = [replace(c, name=n.stored(c.name)) for n in namings for c in candidates]
         match = next((part for part in candidates if part.name in stored), None)
         if match is not None:
             found[name] = match
@@ -118,6 +178,7 @@ class _Names:
     shapes: Mapping[str, tuple[int, ...]]
     stored: Mapping[str, Stored]
     parts: Mapping[str, Part]
+    beside: Beside
 
     def require_head(self, head: str) -> None:
         """An untied head that is not stored: transformers would draw it at random."""
@@ -130,7 +191,7 @@ class _Names:
 
     def require_all(self) -> None:
         missing = [name for name in self.shapes if name not in self.parts]
-        used = {part.name for part in self.parts.values()}
+        used = {part.name for part in self.parts.values()} | self.beside.tensors.keys()
         extra = [n for n in self.stored if n not in used and ".rotary_emb." not in f".{n}"]
         if missing:
             raise ModelError(
@@ -158,7 +219,7 @@ class _Names:
                 f"it is there as {renamed[0]}, save the model itself and not what wraps it "
                 "(save_pretrained)"
             )
-        asked, held = _layers(self.shapes), _layers(self.stored)
+        asked, held = _layers(self.shapes, naming=Naming()), self._num_stored_layers()
         if asked != held:
             return (
                 f"num_hidden_layers is {asked} there and {held} in the weights, "
@@ -166,10 +227,13 @@ class _Names:
             )
         return "download the model again, or use the config.json of this model"
 
+    def _num_stored_layers(self) -> int:
+        names = self.stored.keys() - self.beside.tensors.keys()
+        return _layers(names, naming=self.beside.naming) or _layers(names, naming=WITHOUT_HEAD)
 
-def _layers(names: Iterable[str]) -> int:
-    parts = (name.removeprefix(_BASE_PREFIX).split(".") for name in names)
-    return len({p[1] for p in parts if p[0] == "layers"})
+
+def _layers(names: Iterable[str], *, naming: Naming) -> int:
+    return len({naming.layer(name) for name in names} - {None})
 
 
 def _require_fit(part: Part, *, found: Stored, folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from megatron.core.transformer.moe import moe_utils
 
 from megacpt.config.sections import DeviceKind, ParallelConfig
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Architecture, Experts
 from megacpt.model.layers.router import Router
 from megacpt.plan.rules.experts import expert_tensor_ranks
 
@@ -32,15 +32,17 @@ def expert_settings(
     return {
         "num_moe_experts": experts.num,
         "moe_router_topk": experts.per_token,
-        # The softmax over all experts before the choice, or over the chosen after it.
-        "moe_router_pre_softmax": not experts.renormalised,
         "moe_ffn_hidden_size": architecture.ffn_hidden_size,
+        "moe_layer_freq": _layers_with_experts(architecture),
+        "moe_shared_expert_intermediate_size": experts.shared_ffn_hidden_size,
+        "moe_shared_expert_gate": experts.shared_gate,
         "expert_model_parallel_size": parallel.ep,
         "expert_tensor_parallel_size": etp,
         "moe_token_dispatcher_type": dispatcher,
         # Two logits that bf16 cannot tell apart would be ordered by chance.
         "moe_router_dtype": "fp32",
-        # megacpt.model.layers.router takes the balancing loss, and reads its weight here.
+        # megacpt.model.layers.router chooses, and takes the balancing loss, whose weight it reads
+        # here.
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": experts.balance_coefficient,
         "moe_grouped_gemm": on_gpu,
@@ -48,9 +50,15 @@ def expert_settings(
     }
 
 
-def with_router(layer: Any) -> Any:
+def _layers_with_experts(architecture: Architecture) -> int | list[int]:
+    """1 for all; of some, one number a layer, 0 where it has none."""
+    layers = [int(architecture.has_experts(layer)) for layer in range(architecture.num_layers)]
+    return 1 if all(layers) else layers
+
+
+def with_router(layer: Any, *, experts: Experts) -> Any:
     """The specification of a layer with experts, megacpt's router in it."""
-    mlp_submodules(layer).router = Router
+    mlp_submodules(layer).router = partial(Router, experts=experts)
     return layer
 
 

@@ -68,8 +68,12 @@ def lacking_on_gpus(model: Architecture) -> Iterator[str]:
         yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
     if model.norms.centred and not model.norms.bias:
         yield "LayerNorms without a bias"
+    if model.delta_net is not None:
+        yield "gated delta nets"
     if model.parallel_mlp:
         yield "attention and MLP beside each other"
+    if model.latent is not None:
+        yield f"latent attention (kv_lora_rank={model.latent.kv_rank})"
 
 
 def _on_gpus(facts: Facts) -> Iterator[Violation]:

@@ -76,8 +76,18 @@ def _tensor_sizes(architecture: Architecture) -> dict[str, int]:
         "num_attention_heads": architecture.num_heads,
         "num_key_value_heads": architecture.num_kv_heads,
     }
-    if architecture.experts is None:
-        sizes["intermediate_size"] = architecture.ffn_hidden_size
+    if architecture.delta_net is not None:
+        sizes["linear_num_key_heads"] = architecture.delta_net.key_heads
+    return sizes | mlp_sizes(architecture)
+
+
+def mlp_sizes(architecture: Architecture) -> dict[str, int]:
+    """Of those that all tokens pass."""
+    experts, sizes = architecture.experts, dict[str, int]()
+    if experts is None or experts.dense_layers:
+        sizes["intermediate_size"] = architecture.dense_ffn_hidden_size
+    if experts is not None and experts.shared_ffn_hidden_size is not None:
+        sizes["intermediate_size of shared experts"] = experts.shared_ffn_hidden_size
     return sizes
 
 

@@ -13,6 +13,7 @@ from megacpt.plan.precision import SIZE_MULTIPLE, is_fp8, quantises
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 from megacpt.plan.rules.experts import expert_tensor_ranks
+from megacpt.plan.rules.parallel import mlp_sizes
 from megacpt.text import one_of
 
 GATHERED_RECIPES = (Recipe.delayed, Recipe.tensorwise, Recipe.blockwise)
@@ -162,14 +163,19 @@ def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> di
     queries = architecture.num_heads * architecture.head_dim
     keys = architecture.num_kv_heads * architecture.head_dim
     tp = parallel.tp
-    mlp_cut = tp if architecture.experts is None else expert_tensor_ranks(parallel)
     of_tp = "" if tp == 1 else f" of tp={tp}"
-    of_mlp = "" if mlp_cut == 1 else f" of {mlp_cut} ranks"
+    mlps = {name: (size, tp) for name, size in mlp_sizes(architecture).items()}
+    if architecture.experts is not None:
+        inner = architecture.ffn_hidden_size
+        mlps["the experts' intermediate_size"] = inner, expert_tensor_ranks(parallel)
     return {
         "hidden_size": architecture.hidden_size,
         f"the queries' size{of_tp}": queries / tp,
         f"the size of queries, keys and values{of_tp}": (queries + 2 * keys) / tp,
-        f"intermediate_size{of_mlp}": architecture.ffn_hidden_size / mlp_cut,
+        **{
+            name if cut == 1 else f"{name} of {cut} ranks": size / cut
+            for name, (size, cut) in mlps.items()
+        },
     }
 
 

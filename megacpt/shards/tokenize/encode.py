@@ -27,8 +27,8 @@ from megacpt.corpus.documents import (
     ErrorKind,
     Parsed,
     Passage,
-    parse_lines,
-    parse_values,
+    numbers,
+    parse,
 )
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
@@ -146,18 +146,14 @@ class DocumentEncoder:
         values: Sequence[bytes | list[ColumnValue]] = (
             content.split(b"\n") if isinstance(content, bytes) else [[value] for value in content]
         )
-        for number, value in zip(_numbers(passage, count=len(values)), values, strict=True):
+        for number, value in zip(numbers(passage, count=len(values)), values, strict=True):
             one = replace(passage, content=value, first_line=number, lines=None)
             texts = sentences(self._parse(one).texts)[0]
             if texts:
                 yield number, value if isinstance(value, bytes) else "".join(texts).encode(), texts
 
     def _parse(self, passage: Passage) -> Parsed:
-        line, limit = passage.first_line, self._max_bytes
-        if isinstance(passage.content, bytes):
-            return parse_lines(passage.content, first_line=line, key=self._key, limit=limit)
-        lines = _numbers(passage, count=len(passage.content))
-        return parse_values(passage.content, lines=lines, limit=limit)
+        return parse(passage, key=self._key, limit=self._max_bytes)
 
     def _check(self, texts: Sequence[str]) -> None:
         """Compare the fast backend with the reference."""
@@ -187,11 +183,6 @@ class DocumentEncoder:
                 f"{self._vocab_size}; its files contradict each other, copy them again."
             )
         return ended
-
-
-def _numbers(passage: Passage, *, count: int) -> Sequence[int]:
-    """Of the lines of its values."""
-    return passage.lines or range(passage.first_line, passage.first_line + count)
 
 
 def sentences(documents: Sequence[Document]) -> tuple[list[str], list[int]]:

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Hugging Face folder as transformers computes it: the other side of every comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nested import text_of
+
+
+def load_transformers(folder: Path, *, device: torch.device) -> Any:
+    """The folder as transformers loads it, offline, in float32."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    has_parts = text_of(HfConfig.read(folder)) is not None
+    kind = AutoModelForImageTextToText if has_parts else AutoModelForCausalLM
+    model = kind.from_pretrained(str(folder), local_files_only=True)
+    return model.float().to(device).eval()

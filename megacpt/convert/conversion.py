@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model from one form into another: planned to the byte, written aside, then one rename.
+
+What is written so far stays aside after an interruption, beside a note of what it was to become;
+the same conversion goes on from there, another one begins anew. The source is only read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import torch
+
+from megacpt.checkpoint import verify
+from megacpt.checkpoint.manifest import MANIFEST, FileSum
+from megacpt.config.sections import Dtype
+from megacpt.convert import safetensors_files
+from megacpt.convert.carried import carry_over
+from megacpt.convert.described import write_descriptions, write_json
+from megacpt.convert.folder_tensors import folder_tensors
+from megacpt.convert.native import writer
+from megacpt.convert.sources import Source
+from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
+from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_
+from megacpt.families.stored.files import INDEX, SINGLE
+from megacpt.files import sync, write_text
+from megacpt.text import text_size
+
+DESCRIBED = "hf"
+"""Of a native checkpoint: all of the model's folder that is no weight."""
+NOTE, LOCK = "conversion.json", "conversion.lock"
+TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
+
+
+class Form(Enum):
+    """What a model is written as."""
+
+    hf = "hf"
+    """A Hugging Face folder."""
+    native = "native"
+    """A checkpoint that a run of any layout begins with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What is to be made of a source."""
+
+    source: Source
+    form: Form
+    destination: Path
+    dtype: Dtype | None = None
+    """None: each tensor keeps its own type."""
+    shard_bytes_max: int = safetensors_files.SHARD_BYTES_MAX
+    """Where the source has no files of its own to follow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What has been written."""
+
+    bytes: int
+    files: int
+    elapsed_s: float
+    resumed_bytes: int
+    """Of an earlier start that was interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The large files, and what makes a whole of them."""
+
+    files: Sequence[OutputFile]
+    complete: Callable[[Path, Mapping[str, FileSum]], None]
+
+
+def convert(conversion: Conversion, *, progress: Progress = lambda done, total: None) -> Converted:
+    """``EnvironmentError_`` where the destination is taken, is being written or has no room."""
+    destination = conversion.destination
+    _require_free(destination)
+    plan = _native(conversion) if conversion.form is Form.native else _hf(conversion)
+    started_at = time.monotonic()
+    try:
+        with _aside(conversion, files=plan.files) as partial:
+            left = missing_bytes(plan.files, folder=partial)
+            _require_room(left, folder=partial)
+            sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
+            plan.complete(partial, sums)
+            _publish(partial, destination=destination)
+    except OSError as error:
+        raise EnvironmentError_(
+            f"{error.filename or destination}: {error.strerror or error}; see to it that "
+            f"{conversion.source.folder} can be read and {destination} be written. The same "
+            "command goes on from what is written."
+        ) from error
+    total = sum(file.bytes for file in plan.files)
+    return Converted(
+        bytes=total,
+        files=len(plan.files),
+        elapsed_s=time.monotonic() - started_at,
+        resumed_bytes=total - left,
+    )
+
+
+def partial_folder(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.partial")
+
+
+def _native(conversion: Conversion) -> _Plan:
+    source = conversion.source
+    plan = writer.planned(source, dtype=_torch_dtype(conversion))
+
+    def complete(folder: Path, sums: Mapping[str, FileSum]) -> None:
+        described = folder / DESCRIBED
+        described.mkdir(exist_ok=True)
+        carry_over(source.described_by, folder=described)
+        shutil.copyfile(source.described_by / "config.json", described / "config.json")
+        if source.files and set(source.files.values()) != {SINGLE}:
+            write_json(described / INDEX, content={"weight_map": dict(source.files)})
+        names = [str(p.relative_to(folder)) for p in described.rglob("*") if p.is_file()]
+        plan.complete(folder, sums={**sums, **verify.sums_of(folder, names=names)})
+
+    return _Plan(files=plan.files, complete=complete)
+
+
+def _hf(conversion: Conversion) -> _Plan:
+    source, dtype = conversion.source, _torch_dtype(conversion)
+    tensors = folder_tensors(
+        source.tensors,
+        architecture=source.architecture,
+        described_by=source.described_by,
+        dtype=dtype,
+    )
+    files = safetensors_files.planned(
+        tensors, placed=source.files, shard_bytes_max=conversion.shard_bytes_max
+    )
+    stated = conversion.dtype or _common_dtype(source)
+
+    def complete(folder: Path, _: Mapping[str, FileSum]) -> None:
+        carry_over(source.described_by, folder=folder)
+        safetensors_files.write_index(files, folder=folder)
+        write_descriptions(
+            source.described_by, folder=folder, architecture=source.architecture, dtype=stated
+        )
+
+    return _Plan(files=files, complete=complete)
+
+
+def _torch_dtype(conversion: Conversion) -> torch.dtype | None:
+    return TORCH_DTYPES[conversion.dtype] if conversion.dtype is not None else None
+
+
+def _common_dtype(source: Source) -> Dtype:
+    """Of most values, as config.json states it."""
+    values: Counter[torch.dtype] = Counter()
+    for tensor in source.tensors.values():
+        values[tensor.dtype] += math.prod(tensor.shape)
+    ((most, _),) = values.most_common(1)
+    found = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}.get(most)
+    if found is None:
+        raise ConfigError(f"{source.folder} is of type {most}; name another with --dtype bf16.")
+    return found
+
+
+def _require_free(destination: Path) -> None:
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise EnvironmentError_(
+            f"{destination} exists, and nothing is written over; choose another folder, or delete "
+            "it first."
+        )
+
+
+def _require_room(needed: int, *, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise EnvironmentError_(
+            f"{folder.parent} has {text_size(free)} free, and {text_size(needed)} are to be "
+            "written; make room, or choose a folder on a larger disk."
+        )
+
+
+@contextmanager
+def _aside(conversion: Conversion, *, files: Sequence[OutputFile]) -> Iterator[Path]:
+    """The folder that is written, this process's alone; what lies there is of this conversion."""
+    partial = partial_folder(conversion.destination)
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EnvironmentError_(
+                f"{conversion.destination} is being written by another process; wait for it, or "
+                "choose another folder."
+            ) from error
+        _keep_what_fits(partial, note=_note(conversion, files=files))
+        yield partial
+
+
+def _keep_what_fits(partial: Path, *, note: str) -> None:
+    """Clear the folder unless it was begun by the same conversion."""
+    path = partial / NOTE
+    if path.is_file() and path.read_text(encoding="utf-8") == note:
+        return
+    for found in partial.iterdir():
+        if found.is_dir():
+            shutil.rmtree(found)
+        elif found.name != LOCK:
+            found.unlink()
+    write_text(path, text=note)
+
+
+def _note(conversion: Conversion, *, files: Sequence[OutputFile]) -> str:
+    """What tells one conversion from another: the files read, and every byte's place in those
+    written."""
+    read = {
+        str(path): [path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(conversion.source.folder.rglob("*"))
+        if path.is_file()
+    }
+    heads = [[file.name, file.bytes, zlib.crc32(file.head)] for file in files]
+    dtype = str(_torch_dtype(conversion))
+    return json.dumps({"read": read, "dtype": dtype, "files": heads}, indent=1) + "\n"
+
+
+def _write(
+    source: Source, *, files: Sequence[OutputFile], folder: Path, progress: Progress
+) -> Mapping[str, FileSum]:
+    """Write them, and meanwhile read a native source once whole, as its manifest has its sums."""
+    if not (source.folder / MANIFEST).is_file():
+        return write_files(files, folder=folder, progress=progress)
+    with ThreadPoolExecutor(1) as reader:
+        damage = reader.submit(verify.full, source.folder)
+        sums = write_files(files, folder=folder, progress=progress)
+        if problems := damage.result():
+            raise CheckpointError(
+                f"{source.folder} is damaged: {'; '.join(problems)}; bring it back from a copy."
+            )
+    return sums
+
+
+def _publish(partial: Path, *, destination: Path) -> None:
+    for name in (NOTE, LOCK):
+        (partial / name).unlink()
+    for path in (*partial.rglob("*"), partial):
+        sync(path)
+    if destination.exists():
+        destination.rmdir()
+    partial.rename(destination)
+    sync(destination.parent)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native checkpoints as files: which rows lie where, read and written without a model."""

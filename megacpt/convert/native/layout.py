@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each row of a Hugging Face tensor stands in a native checkpoint, without a model.
+
+Told from the rows of the family (``megacpt.families.weights``): the views that fill a parameter are
+taken of a tensor without memory, and their strides say which rows lie where. What names the tensors
+get in the checkpoint is megatron-core's rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from megacpt.families import param_rows
+from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Param
+
+FUSED_NORM = ".layer_norm_weight"
+_LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Rows that follow each other in a source and in the native weight."""
+
+    source: int
+    """Which of the row's sources."""
+    hf: int
+    """The first row there."""
+    native: int
+    """The first row in the native weight."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeTensor:
+    """A weight of one layer and expert, as the native checkpoint holds it."""
+
+    key: str
+    """Of the saved tensor, which may hold all layers and all experts."""
+    index: tuple[int, ...]
+    """Where in its leading dimensions the weight is: layer, expert."""
+    leading: tuple[int, ...]
+    """Their sizes."""
+    shape: tuple[int, ...]
+    """Of the weight; a filled-up vocabulary may have more rows."""
+    names: tuple[str, ...]
+    """The Hugging Face tensor of each source."""
+    runs: tuple[Run, ...]
+    """In the order of the native rows; together they are all of them."""
+
+    @property
+    def saved_shape(self) -> tuple[int, ...]:
+        return (*self.leading, *self.shape)
+
+
+def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
+    """Every weight in model order; ``stacked``: layers are entries of one tensor."""
+    rows = param_rows(architecture)
+    natives = {row.native for row in rows}
+    for row in rows:
+        runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
+        experts = architecture.experts
+        for layer, expert in product(
+            row.layers(architecture) if row.per_layer else (None,),
+            range(experts.num) if row.per_expert and experts else (None,),
+        ):
+            index = [n for n in (layer if stacked else None, expert) if n is not None]
+            sizes = [
+                *([architecture.num_layers] if layer is not None and stacked else []),
+                *([experts.num] if expert is not None and experts else []),
+            ]
+            yield NativeTensor(
+                key=_key(_saved_name(row, natives=natives), layer=None if stacked else layer),
+                index=tuple(index),
+                leading=tuple(sizes),
+                shape=shape,
+                names=tuple(s.name.format(layer=layer, expert=expert) for s in row.sources),
+                runs=runs,
+            )
+
+
+def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
+    native = torch.empty(_shape_of(row, architecture), device="meta")
+    elements = native[0].numel() if native.dim() > 1 else 1
+    runs = []
+    for number, view in enumerate(row.views(native, architecture=architecture, tp=1)):
+        groups, count = view.shape[:2]
+        assert view[0].is_contiguous(), f"{row.native} is not made of whole rows"
+        for group in range(groups):
+            first = (view.storage_offset() + group * view.stride(0)) // elements
+            runs.append(Run(source=number, hf=group * count, native=first, count=count))
+    return tuple(sorted(runs, key=lambda run: run.native))
+
+
+def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
+    shapes = [source.shape(architecture) for source in row.sources]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _saved_name(row: Param, *, natives: set[str]) -> str:
+    """A norm is saved as part of the linear layer after it, where that is there."""
+    if row.engine is None or not row.engine.endswith(FUSED_NORM):
+        return row.native
+    linear = f"{row.engine.removesuffix(FUSED_NORM)}.weight"
+    return row.engine if linear in natives else row.native
+
+
+def _key(name: str, *, layer: int | None) -> str:
+    number = "" if layer is None else f"{layer}."
+    of_expert = name.replace(f"{_EXPERTS}{{expert}}.", ".experts.experts.")
+    return of_expert.replace(f"{_LAYERS}{{layer}}.", f"{_LAYERS}{number}")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a path names that holds a model's weights: a Hugging Face folder, a checkpoint, a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megacpt.checkpoint import folders
+from megacpt.checkpoint.manifest import MANIFEST
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.paths import RunFolder
+from megacpt.convert.conversion import DESCRIBED
+from megacpt.convert.native.reader import native_checkpoint
+from megacpt.convert.sources import Source, hugging_face
+from megacpt.errors import CheckpointError, ModelError
+from megacpt.families import read_architecture
+
+
+def open_source(path: Path, *, base: Path | None = None) -> Source:
+    """Of a run the newest checkpoint. ``base``: the Hugging Face folder that describes a
+    checkpoint, where neither its own folder nor its run does.
+
+    ``ModelError`` or ``CheckpointError`` say what is missing, damaged or not known.
+    """
+    if (path / MANIFEST).is_file():
+        return native_checkpoint(path, described_by=base or _base_of(path))
+    if RunFolder(path).run_yaml.is_file():
+        return _of_run(path, base=base)
+    if (path / "config.json").is_file():
+        return hugging_face(path, architecture=read_architecture(path))
+    what = "does not exist" if not path.exists() else "is none of these"
+    raise ModelError(
+        f"{path} {what}: a Hugging Face folder (config.json and *.safetensors), a checkpoint "
+        f"({MANIFEST}) or a run folder (run.yaml); name one."
+    )
+
+
+def _of_run(run_dir: Path, *, base: Path | None) -> Source:
+    folder = folders.newest(run_dir / "checkpoints")
+    if folder is None:
+        raise CheckpointError(f"{run_dir} has no complete checkpoint; train it first.")
+    return native_checkpoint(folder, described_by=base or _base_of(folder))
+
+
+def _base_of(checkpoint: Path) -> Path:
+    """The folder with the model's config.json and tokenizer."""
+    own = checkpoint / DESCRIBED
+    if (own / "config.json").is_file():
+        return own
+    run_yaml = RunFolder(checkpoint.parent.parent).run_yaml
+    stated = read_run_yaml(run_yaml).model.path if run_yaml.is_file() else None
+    if stated is not None and (Path(stated) / "config.json").is_file():
+        return Path(stated)
+    where = f"its run's model, {stated}, is not there" if stated else "it lies without its run"
+    raise CheckpointError(
+        f"{checkpoint} does not say which model it is of ({where}); name the Hugging Face folder "
+        "it was trained from with --base FOLDER."
+    )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a mixture of experts in place of a layer's MLP: a router and the experts' matrices,
+an MLP that all tokens pass beside them, and the MLP of layers without experts.
+
+A folder holds each matrix of each expert as a tensor of its own. transformers 5 holds the experts
+of a layer as one tensor in memory, gate above up, and saves it so if told to
+(``save_original_format=False``): those tensors have the same names in every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megacpt.errors import ModelError
+from megacpt.families import llama
+from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.weights import HfTensor, Param, Part, Role
+
+_NATIVE = "decoder.layers.{layer}.mlp"
+_STACKED = "model.layers.{layer}.mlp"
+
+
+def read(config: HfConfig, *, num: int, per_token: int, renormalised: bool) -> Experts:
+    """``num``, ``per_token``: the family's defaults."""
+    experts = Experts(
+        num=config.integer("num_local_experts", default=num),
+        per_token=config.integer("num_experts_per_tok", default=per_token),
+        balance_coefficient=config.number("router_aux_loss_coef", default=0.001),
+        renormalised=renormalised,
+    )
+    # One expert a token would always have the weight 1, so that its router could not learn.
+    config.require_between("num_experts_per_tok", value=experts.per_token, low=2, high=experts.num)
+    config.require_between("router_aux_loss_coef", value=experts.balance_coefficient, low=0, high=1)
+    return experts
+
+
+def with_dense_layers(
+    experts: Experts, *, config: HfConfig, layers: tuple[int, ...], ffn_hidden_size: int
+) -> Experts:
+    """The same in a model of which ``layers`` have one MLP each, of that size."""
+    num = config.integer("num_hidden_layers")
+    dense = tuple(layer for layer in range(num) if layer in layers)
+    if len(dense) == num:
+        raise ModelError(
+            f"{config.path} leaves none of {num} layers with experts; state model_type and sizes "
+            "of a model without them."
+        )
+    if not dense:
+        return experts
+    return replace(experts, dense_layers=dense, dense_ffn_hidden_size=ffn_hidden_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """What a family calls the parts of its mixture; ``{layer}`` open in ``folder``."""
+
+    folder: str
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    shared: str = "shared_experts"
+
+    def rows(self) -> tuple[Param, ...]:
+        rows = (*self._router(), *self._experts(), *self._shared())
+        of_experts = (replace(row, in_layer=Architecture.has_experts) for row in rows)
+        return (*map(_of_dense_layers, llama.MLP), *of_experts)
+
+    def _router(self) -> Iterator[Param]:
+        weight = HfTensor(name=f"{self.folder}.gate.weight", dims=("experts", "hidden"))
+        bias = HfTensor(name=f"{self.folder}.gate.e_score_correction_bias", dims=("experts",))
+        yield Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        yield Param(
+            native=f"{_NATIVE}.router.expert_bias",
+            role=Role.bias,
+            sources=(bias,),
+            frozen=True,
+            present=lambda a: a.experts is not None and a.experts.routing.correction_bias,
+        )
+
+    def _experts(self) -> Iterator[Param]:
+        folder = f"{self.folder}.experts.{{expert}}"
+        gate, up, down = self._matrices(folder, size="ffn")
+        yield _expert("linear_fc1", gate, up, tp_dim=0)
+        yield _expert("linear_fc2", down, tp_dim=1)
+
+    def _shared(self) -> Iterator[Param]:
+        folder, native = f"{self.folder}.{self.shared}", f"{_NATIVE}.shared_experts"
+        gate, up, down = self._matrices(folder, size="shared_ffn")
+        first, second = f"{native}.linear_fc1.weight", f"{native}.linear_fc2.weight"
+        yield Param(native=first, sources=(gate, up), tp_dim=0, present=_has_shared)
+        yield Param(native=second, sources=(down,), tp_dim=1, present=_has_shared)
+        yield Param(
+            native=f"{native}.gate_weight",
+            sources=(HfTensor(name=f"{folder}_gate.weight", dims=("one", "hidden")),),
+            role=Role.router,
+            present=lambda a: a.experts is not None and a.experts.shared_gate,
+        )
+
+    def _matrices(self, folder: str, *, size: str) -> tuple[HfTensor, HfTensor, HfTensor]:
+        gate, up = (
+            HfTensor(name=f"{folder}.{name}.weight", dims=(size, "hidden"))
+            for name in (self.gate, self.up)
+        )
+        return gate, up, HfTensor(name=f"{folder}.{self.down}.weight", dims=("hidden", size))
+
+    def parts(self, architecture: Architecture) -> dict[str, Part]:
+        """Where each tensor of the mixture lies in a folder of the other layout."""
+        return {
+            name: part
+            for layer in range(architecture.num_layers)
+            if architecture.has_experts(layer)
+            for name, part in self._parts_of_layer(architecture, layer=layer)
+        }
+
+    def _parts_of_layer(
+        self, architecture: Architecture, *, layer: int
+    ) -> Iterator[tuple[str, Part]]:
+        assert architecture.experts is not None
+        num, hidden = architecture.experts.num, architecture.hidden_size
+        ffn = architecture.ffn_hidden_size
+        folder, stacked = self.folder.format(layer=layer), _STACKED.format(layer=layer)
+        yield f"{folder}.gate.weight", Part(name=f"{stacked}.gate.weight", shape=(num, hidden))
+        up, down = (num, 2 * ffn, hidden), (num, hidden, ffn)
+        for expert in range(num):
+            for name, whole, shape, start in (
+                (self.gate, "gate_up_proj", up, 0),
+                (self.up, "gate_up_proj", up, ffn),
+                (self.down, "down_proj", down, 0),
+            ):
+                yield (
+                    f"{folder}.experts.{expert}.{name}.weight",
+                    Part(name=f"{stacked}.experts.{whole}", shape=shape, index=expert, start=start),
+                )
+
+
+def _has_shared(architecture: Architecture) -> bool:
+    return architecture.experts is not None and bool(architecture.experts.shared_ffn_hidden_size)
+
+
+def _of_dense_layers(row: Param) -> Param:
+    """Llama's row of an MLP, in the layers that have no experts."""
+    sources = tuple(
+        replace(source, dims=tuple("dense_ffn" if dim == "ffn" else dim for dim in source.dims))
+        for source in row.sources
+    )
+    return replace(
+        row,
+        sources=sources,
+        present=lambda a: row.present(a) and a.experts is not None and bool(a.experts.dense_layers),
+        in_layer=lambda a, layer: not a.has_experts(layer),
+    )
+
+
+def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Param:
+    return Param(
+        native=f"{_NATIVE}.experts.local_experts.{{expert}}.{linear}.weight",
+        engine=f"{_NATIVE}.experts.{linear}.weight{{expert}}",
+        sources=sources,
+        tp_dim=tp_dim,
+    )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtures as config.json states them: defaults, counts and layers as transformers has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacpt.families import read_architecture
+from megacpt.families.architecture import Experts
+from megacpt.families.counts import (
+    num_active_parameters,
+    num_expert_parameters,
+    num_parameters,
+)
+from tests.family_cases import routed
+
+SMALL = {
+    "num_hidden_layers": 5,
+    "hidden_size": 64,
+    "num_attention_heads": 16,
+    "vocab_size": 257,
+}
+
+
+def folder_with(tmp_path: Path, config: object) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_defaults_of_qwen2_moe_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import Qwen2MoeConfig
+
+    a = read_architecture(folder_with(tmp_path, SMALL | {"model_type": "qwen2_moe"}))
+    b = Qwen2MoeConfig(**SMALL)
+    assert a.experts == Experts(
+        num=b.num_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+        renormalised=b.norm_topk_prob,
+        shared_ffn_hidden_size=b.shared_expert_intermediate_size,
+        shared_gate=True,
+    )
+    assert (a.ffn_hidden_size, a.num_kv_heads) == (b.moe_intermediate_size, b.num_key_value_heads)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert (a.rope_theta, a.qkv_bias) == (b.rope_parameters["rope_theta"], b.qkv_bias)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dense"),
+    [
+        ({"mlp_only_layers": [3, 1, 9]}, (1, 3)),
+        ({"decoder_sparse_step": 2}, (0, 2, 4)),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, (0, 1, 2, 4)),
+        ({"mlp_only_layers": None}, ()),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
+def test_layers_without_experts(
+    model_type: str, changes: dict[str, Any], dense: tuple[int, ...], tmp_path: Path
+) -> None:
+    config = SMALL | {"model_type": model_type, "intermediate_size": 99} | changes
+    experts = read_architecture(folder_with(tmp_path, config)).experts
+    assert experts is not None
+    assert experts.dense_layers == dense
+    assert experts.dense_ffn_hidden_size == (99 if dense else None)
+
+
+@pytest.mark.parametrize("case", routed.CASES)
+def test_counts_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    """A token passes all but the experts it is not sent to."""
+    model = routed.CASES[case].write(tmp_path)
+    a = read_architecture(tmp_path)
+    assert a.experts is not None
+    weights = {**dict(model.named_parameters()), **corrections(model)}
+    of_experts = sum(w.numel() for n, w in weights.items() if ".experts." in n)
+    assert num_parameters(a) == sum(weight.numel() for weight in weights.values())
+    assert num_expert_parameters(a) == of_experts
+    idle = of_experts // a.experts.num * (a.experts.num - a.experts.per_token)
+    assert num_active_parameters(a) == num_parameters(a) - idle
+
+
+def corrections(model: Any) -> dict[str, Any]:
+    """transformers has these as buffers."""
+    return {n: b for n, b in model.named_buffers() if n.endswith("correction_bias")}

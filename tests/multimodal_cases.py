@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small random models of text and images, as transformers saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.llama_cases import BASE, VOCAB_SIZE
+
+TEXT: dict[str, Any] = {**BASE, "num_hidden_layers": 2, "num_key_value_heads": 2, "rope_theta": 5e5}
+_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+_CLIP = {"vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 16}}
+_SIGLIP = {"vision_config": _VISION | {"model_type": "siglip_vision_model"}}
+_QWEN2_VISION = {"depth": 1, "embed_dim": 16, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 48}
+_QWEN2_5_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "num_heads": 2,
+    "intermediate_size": 24,
+    "out_hidden_size": 48,
+    "fullatt_block_indexes": [0],
+}
+_QWEN3_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "num_heads": 2,
+    "intermediate_size": 24,
+    "out_hidden_size": 48,
+    "deepstack_visual_indexes": [0],
+    "num_position_embeddings": 16,
+}
+_MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 5e5}
+_IDS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5}
+
+
+def _text(model_type: str, **changes: Any) -> dict[str, Any]:
+    return {"text_config": TEXT | {"model_type": model_type} | changes}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "llava": {**_CLIP, **_text("llama"), "image_token_index": 3},
+    "llava-tied": {**_CLIP, **_text("llama", tie_word_embeddings=True), "image_token_index": 3},
+    "llava-mistral": {**_CLIP, **_text("mistral", sliding_window=None), "image_token_index": 3},
+    "llava_next": {**_CLIP, **_text("llama"), "image_token_index": 3},
+    "vipllava": {
+        **_CLIP,
+        **_text("llama"),
+        "image_token_index": 3,
+        "vision_feature_layers": [0],
+    },
+    "llava_onevision": {**_SIGLIP, **_text("qwen2"), **_IDS, "image_token_index": 3},
+    "mistral3": {
+        **_text("mistral", sliding_window=None, head_dim=16),
+        "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
+        "image_token_index": 3,
+        "tie_word_embeddings": False,
+    },
+    # Tied by its own default; the config of the text says nothing of it, or that it is not.
+    "mistral3-tied": {
+        **_text("mistral", sliding_window=None, head_dim=16),
+        "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
+        "image_token_index": 3,
+    },
+    "idefics3": {
+        **_text("llama"),
+        "vision_config": _VISION,
+        "image_token_id": 3,
+        "scale_factor": 2,
+        "pad_token_id": 0,
+    },
+    "smolvlm": {
+        **_text("llama"),
+        "vision_config": _VISION,
+        "image_token_id": 3,
+        "scale_factor": 2,
+        "pad_token_id": 0,
+    },
+    "internvl": {
+        **_text("qwen2"),
+        "vision_config": _VISION | {"image_size": [16, 16], "patch_size": [8, 8]},
+        "image_token_id": 3,
+        "tie_word_embeddings": False,
+    },
+    "qwen2_vl": {
+        **_text("qwen2_vl_text", rope_parameters=_MROPE),
+        "vision_config": _QWEN2_VISION,
+        **_IDS,
+    },
+    "qwen2_5_vl-tied": {
+        **_text("qwen2_5_vl_text", rope_parameters=_MROPE, tie_word_embeddings=True),
+        "vision_config": _QWEN2_5_VISION,
+        **_IDS,
+        "tie_word_embeddings": True,
+    },
+    "qwen3_vl": {
+        **_text("qwen3_vl_text", head_dim=16, rope_parameters=_MROPE | {"mrope_interleaved": True}),
+        "vision_config": _QWEN3_VISION,
+        **_IDS,
+    },
+}
+TOKENS_BS = torch.randint(6, VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(7))
+"""None of which stands for an image."""
+
+
+def write_parts(folder: Path, *, case: str, **text: Any) -> Any:
+    """Save a random model as transformers does, all values of its own; returns it. ``text``: other
+    values of the text model."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    torch.manual_seed(1)
+    values = CASES[case] | {"text_config": CASES[case]["text_config"] | text}
+    config = AutoConfig.for_model(case.partition("-")[0], **values)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    for name, param in model.named_parameters():
+        if param.dim() == 1:
+            param.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    model = model.eval()
+    model.save_pretrained(folder)
+    return model

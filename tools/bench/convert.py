@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What converting a model costs, beside copying its bytes.
+
+    python tools/bench/convert.py
+    python tools/bench/convert.py --rounds 5 --folder /shared/somewhere --large
+    python tools/bench/convert.py --bridge-python bridge/bin/python
+
+A random Llama of 1.5 B parameters in bf16 (3.0 GB) goes from its Hugging Face folder to a native
+checkpoint and back, each in a process of its own; ``cp`` and fsync of the same bytes stands beside
+each, so a machine whose speed drifts is slow for both. Ratios are medians of the rounds' own.
+``--large`` converts a 70 B Llama of zeros, whose files are holes; since no disk may have room for
+it, zeros are left as holes in what is written too. ``--bridge-python``: an interpreter that has
+Megatron-Bridge, which converts the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+LARGE = LLAMA | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+RATIO_MAX, RSS_GIB_MAX = 1.4, 1.0
+SHARD_BYTES = 5 * 10**9
+CHILD = "--child"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One conversion in a process of its own."""
+
+    command_s: float
+    """The whole process, imports included."""
+    conversion_s: float
+    """From opening the source to the rename."""
+    rss_gib: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
+    parser.add_argument("--large", action="store_true", help="the 70 B folder of zeros as well")
+    parser.add_argument("--bridge-python", type=Path, metavar="PYTHON")
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="megacpt-bench-", dir=arguments.folder))
+    try:
+        measure(work, rounds=arguments.rounds)
+        if arguments.large:
+            measure_large(work)
+        measure_bridge(work, python=arguments.bridge_python)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def measure(work: Path, *, rounds: int) -> None:
+    write_folder(work / "hf", config=LLAMA, values=True)
+    size_gb = sum(p.stat().st_size for p in (work / "hf").iterdir()) / 1e9
+    print(f"{size_gb:.2f} GB of weights, {rounds} rounds, {os.cpu_count()} cores")
+    print(
+        f"{'':<18}{'cp + fsync':>11}{'conversion':>12}{'ratio':>7}{'command':>10}{'peak RSS':>11}"
+    )
+    ratios: dict[str, list[float]] = {"HF to native": [], "native to HF": []}
+    for _ in range(rounds):
+        for name, source, target in (
+            ("HF to native", work / "hf", work / "native"),
+            ("native to HF", work / "native", work / "back"),
+        ):
+            copied_s = copy(source, target=work / "copy")
+            run = convert(source, target=target)
+            ratios[name].append(run.conversion_s / copied_s)
+            print(
+                f"{name:<14}{copied_s:>10.2f} s{run.conversion_s:>10.2f} s{ratios[name][-1]:>12.2f}"
+                f"{run.command_s:>10.2f} s{run.rss_gib:>8.2f} GiB"
+            )
+        for name in ("native", "back"):
+            shutil.rmtree(work / name)
+    for name, found in ratios.items():
+        ratio = statistics.median(found)
+        print(f"{name}: median {ratio:.2f} of cp + fsync (goal: at most {RATIO_MAX})")
+    print(f"goal for the peak: at most {RSS_GIB_MAX:.1f} GiB")
+
+
+def measure_large(work: Path) -> None:
+    write_folder(work / "large", config=LARGE, values=False)
+    size_gb = sum(p.stat().st_size for p in (work / "large").iterdir()) / 1e9
+    run = convert(work / "large", target=work / "large-native", holes=True)
+    print(
+        f"{size_gb:.0f} GB of zeros to native: {run.conversion_s:.0f} s, {run.rss_gib:.2f} GiB "
+        f"(goal: at most {RSS_GIB_MAX:.1f})"
+    )
+    shutil.rmtree(work / "large-native")
+    shutil.rmtree(work / "large")
+
+
+def measure_bridge(work: Path, *, python: Path | None) -> None:
+    if python is None:
+        print("Megatron-Bridge: not measured, no --bridge-python was given")
+        return
+    code = (
+        "import sys, time; from megatron.bridge import AutoBridge\n"
+        "before = time.monotonic()\n"
+        "AutoBridge.import_ckpt(sys.argv[1], sys.argv[2])\n"
+        "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')][0]\n"
+        "print(time.monotonic() - before, peak.split()[1])"
+    )
+    run = watched([str(python), "-c", code, str(work / "hf"), str(work / "bridge")])
+    print(
+        f"Megatron-Bridge, HF to native: {run.conversion_s:.2f} s, peak RSS {run.rss_gib:.2f} GiB"
+    )
+
+
+def copy(source: Path, *, target: Path) -> float:
+    """Seconds for the bytes of a folder and their way to the disk."""
+    before = time.monotonic()
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+    for path in [*target.rglob("*"), target]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    elapsed_s = time.monotonic() - before
+    shutil.rmtree(target)
+    return elapsed_s
+
+
+def convert(source: Path, *, target: Path, holes: bool = False) -> Run:
+    words = [sys.executable, __file__, CHILD, str(source), str(target), *(["holes"] * holes)]
+    return watched(words)
+
+
+def watched(words: list[str]) -> Run:
+    """Of a process that says at the end how long the conversion itself took, and its peak.
+
+    wait4's ru_maxrss would begin with the peak of the process that started it.
+    """
+    before = time.monotonic()
+    output = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+    conversion_s, peak_kib = output.strip().splitlines()[-1].split()
+    return Run(
+        command_s=time.monotonic() - before,
+        conversion_s=float(conversion_s),
+        rss_gib=int(peak_kib) / 2**20,
+    )
+
+
+def child(source: str, target: str, holes: str = "") -> None:
+    from megacpt.convert.conversion import Conversion, Form, convert
+    from megacpt.convert.opened import open_source
+
+    if holes:
+        leave_holes()
+    before = time.monotonic()
+    opened = open_source(Path(source))
+    form = Form.native if opened.folder == opened.described_by else Form.hf
+    convert(Conversion(source=opened, form=form, destination=Path(target)))
+    print(time.monotonic() - before, peak_kib())
+
+
+def peak_kib() -> str:
+    """Of this process's resident memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+
+
+def leave_holes() -> None:
+    """Let zeros take no room on the disk: all else is done as ever."""
+    import numpy as np
+
+    write = os.pwritev
+
+    def sparse(handle: int, parts: Any, at: int, flags: int = 0) -> int:
+        for part in parts:
+            if np.frombuffer(part, dtype=np.uint64 if len(part) % 8 == 0 else np.uint8).any():
+                write(handle, [part], at)
+            at += len(part)
+        return sum(map(len, parts))
+
+    os.pwritev = sparse
+    os.posix_fallocate = lambda handle, at, size: os.ftruncate(handle, at + size)
+    usage = shutil.disk_usage
+    shutil.disk_usage = lambda path: usage(path)._replace(free=2**60)
+
+
+def write_folder(folder: Path, *, config: dict[str, Any], values: bool) -> None:
+    """A folder as transformers lays it out, one tensor after another; ``values``: random, else
+    holes."""
+    import numpy as np
+
+    from megacpt.families import read_architecture
+    from megacpt.families.stored.places import hf_shapes
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    random = np.random.default_rng(1)
+    shapes = hf_shapes(read_architecture(folder))
+    files = shards(shapes)
+    for number, names in enumerate(files):
+        heads, end = {}, 0
+        for name in names:
+            size = int(np.prod(shapes[name])) * 2
+            heads[name] = {
+                "dtype": "BF16",
+                "shape": shapes[name],
+                "data_offsets": [end, end + size],
+            }
+            end += size
+        head = json.dumps(heads).encode()
+        with (folder / f"model-{number}.safetensors").open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            left = end // 2 if values else 0
+            while left:
+                numbers = random.standard_normal(min(left, 2**22), dtype=np.float32)
+                # The upper half of an fp32 number is the bf16 one.
+                file.write(numbers.view(np.uint16)[1::2].tobytes())
+                left -= len(numbers)
+            file.truncate(8 + len(head) + end)
+            os.fsync(file.fileno())
+    places = {name: f"model-{n}.safetensors" for n, names in enumerate(files) for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def shards(shapes: dict[str, tuple[int, ...]]) -> list[list[str]]:
+    import numpy as np
+
+    files: list[list[str]] = [[]]
+    held = 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape)) * 2
+        if files[-1] and held + size > SHARD_BYTES:
+            files.append([])
+            held = 0
+        files[-1].append(name)
+        held += size
+    return files
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [CHILD]:
+        child(*sys.argv[2:])
+    else:
+        main()
