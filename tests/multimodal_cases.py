@@ -85,6 +85,28 @@ CASES: dict[str, dict[str, Any]] = {
         "scale_factor": 2,
         "pad_token_id": 0,
     },
+    "gemma3": {
+        **_text(
+            "gemma3_text",
+            head_dim=16,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+            },
+        ),
+        "vision_config": _VISION,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 3,
+    },
+    "aya_vision": {
+        **_SIGLIP,
+        **_text("cohere2", sliding_window=8, logit_scale=1.0),
+        "image_token_index": 3,
+        "downsample_factor": 2,
+        "adapter_layer_norm_eps": 1e-6,
+    },
     "internvl": {
         **_text("qwen2"),
         "vision_config": _VISION | {"image_size": [16, 16], "patch_size": [8, 8]},
