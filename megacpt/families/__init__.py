@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacpt.config.sections import RopeConfig
 from megacpt.errors import ModelError
 from megacpt.families import (
     cohere,
@@ -27,6 +28,7 @@ from megacpt.families import (
     starcoder2,
 )
 from megacpt.families.architecture import Architecture
+from megacpt.families.context import stretched
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.mixtures import (
     deepseek_v2,
@@ -95,8 +97,9 @@ FAMILIES = {
 }
 
 
-def read_architecture(folder: Path | str) -> Architecture:
-    """The architecture that a Hugging Face folder's config.json states."""
+def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> Architecture:
+    """The architecture that a Hugging Face folder's config.json states, with another ``rope`` where
+    a run sets one."""
     config = HfConfig.read(Path(folder))
     config = text_of(config) or config
     model_type = config.values.get("model_type")
@@ -109,7 +112,7 @@ def read_architecture(folder: Path | str) -> Architecture:
             f"{config.path}: num_key_value_heads={architecture.num_kv_heads} must divide "
             f"num_attention_heads={architecture.num_heads}; download the model again."
         )
-    return architecture
+    return stretched(architecture, by=rope) if rope else architecture
 
 
 def family_of(architecture: Architecture) -> Family:
