@@ -39,10 +39,11 @@ from typing import Any, NoReturn
 
 from megacpt.device.environment import gpu_files
 
+INTERPRETER = sys.executable
 PYTHON = "forked python"
 if sys.platform != "linux" or gpu_files(Path("/dev")) or find_spec("transformer_engine"):
     # On a GPU, and where one is feigned, ranks import another megatron-core than on a CPU.
-    PYTHON = sys.executable
+    PYTHON = INTERPRETER
 RANK = "megacpt.train.rank"
 IMPORTED = (
     "megacpt.commands.model",
@@ -106,7 +107,7 @@ def _nursery() -> Nursery:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         subprocess.Popen(
-            [sys.executable, "-c", START, str(theirs.fileno())],
+            [INTERPRETER, "-c", START, str(theirs.fileno())],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -271,5 +272,5 @@ def _begin_own_nursery() -> None:
     )
 
 
-if sys.executable != PYTHON:
+if PYTHON != INTERPRETER:
     _take_orders(_nursery, is_wanted=partial(_is_module, interpreter=PYTHON))

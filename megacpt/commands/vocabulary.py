@@ -212,7 +212,8 @@ def _vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
 VOCABULARY = Verb(
     name="vocabulary",
     summary="find tokens that shorten your text, and add them to a model",
-    example="  megacpt vocabulary models/llama --propose 1000 --text law.jsonl --output law.txt\n"
+    example="  megacpt vocabulary models/llama --propose 1000 --text law.jsonl \\\n"
+    "      --output law.txt\n"
     "  megacpt vocabulary models/llama --add law.txt --output models/llama-law\n"
     "  megacpt vocabulary models/llama --add law.txt --init distil --text law.jsonl \\\n"
     "      --output models/llama-law",

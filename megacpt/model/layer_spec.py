@@ -35,6 +35,7 @@ from megacpt.model.layers.attention import CausalAttention
 from megacpt.model.layers.capped_attention import capped_class
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.gated_delta_net import GatedDeltaNet
+from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import norm_class
 from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
@@ -84,6 +85,8 @@ def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
 
 
 def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:
+    if architecture.latent is not None:
+        layer.submodules.self_attention = latent_attention(architecture)
     attention = layer.submodules.self_attention.submodules
     if attention is not None:
         _correct_biases(attention, architecture=architecture)

@@ -41,7 +41,7 @@ EXAMPLE = {
     "num_key_value_heads": 8,
     "num_experts": 8,
     "num_local_experts": 8,
-    "n_routed_experts": 8,
+    "n_routed_experts": 64,
 }
 """Sizes of which all that is cut in two can be cut in two."""
 _TP2 = ParallelConfig(tp=2)

@@ -90,13 +90,14 @@ def add_tokens(source: Path, *, wanted: Wanted, output: Path, choices: Choices) 
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of a work that has failed, or was interrupted
     taught = {number for piece in pieces for number in piece.ids}
+    untaught = [t for t in growth.tokens if pieces and not t.is_step and t.id not in taught]
     return Added(
         growth=growth,
         vocab_before=tables.architecture.vocab_size,
         vocab_after=tables.size(first=growth.first, count=len(growth.tokens)),
         left_out=tuple(left_out),
         num_pieces=len(pieces),
-        untaught=tuple(t.string for t in growth.tokens if pieces and t.id not in taught),
+        untaught=tuple(growth.bpe.text(token.parts) for token in untaught),
     )
 
 

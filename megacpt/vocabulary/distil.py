@@ -32,7 +32,7 @@ BEFORE, AFTER = 24, 40
 """Tokens of a piece around the new one that it was cut for."""
 PIECES_PER_TOKEN = 64
 """More of the frequent ones would only repeat what the others teach."""
-STEP_SIZE = 0.05
+STEP_SIZE = 0.03
 """Of the first steps, as a part of the rows' root mean square: rows move by what AdamW's sign
 asks."""
 
@@ -172,17 +172,35 @@ class _Student:
             old = self._model.base_model(_padded([piece.old for piece in batch]))
         old_BSH = old.last_hidden_state
         taught_BSH = old_BSH.gather(1, ends_BS.unsqueeze(2).expand(-1, -1, old_BSH.shape[2]))
-        read = self._model(ids_BS, output_hidden_states=True)
+        states_BSH, logits_BSV = self._read(ids_BS, taught_BSH=taught_BSH)
         places_BS = torch.arange(ids_BS.shape[1])
         last_B1 = torch.tensor([len(piece.ids) for piece in batch]).unsqueeze(1)
         first_B1 = torch.tensor([piece.first for piece in batch]).unsqueeze(1)
         after_BS = (places_BS >= first_B1) & (places_BS < last_B1)
-        taught = taught_BSH[after_BS]
-        states = functional.mse_loss(read.hidden_states[-1][after_BS], taught)
+        apart = functional.mse_loss(states_BSH[after_BS], taught_BSH[after_BS])
         before_BS = (places_BS >= first_B1 - 1) & (places_BS < last_B1 - 1)
-        said = functional.cross_entropy(read.logits[before_BS], ids_BS.roll(-1, dims=1)[before_BS])
-        loss: torch.Tensor = states / taught.square().mean() + said
+        said = functional.cross_entropy(logits_BSV[before_BS], ids_BS.roll(-1, dims=1)[before_BS])
+        loss: torch.Tensor = apart / taught_BSH[after_BS].square().mean() + said
         return loss
+
+    def _read(
+        self, ids_BS: torch.Tensor, *, taught_BSH: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states of the new tokens, and what the head makes of the taught ones: so it is the
+        head alone that learns from the text, with whatever the family does to logits."""
+        kept: list[torch.Tensor] = []
+
+        def exchange(_: object, __: object, output: Any) -> Any:
+            kept.append(output.last_hidden_state)
+            output.last_hidden_state = taught_BSH
+            return output
+
+        handle = self._model.base_model.register_forward_hook(exchange)
+        try:
+            logits_BSV: torch.Tensor = self._model(ids_BS).logits
+        finally:
+            handle.remove()
+        return kept[0], logits_BSV
 
 
 def _load(folder: Path) -> Any:

@@ -65,6 +65,10 @@ def blank_many(tensors: Tensors) -> None:
     tensors["model.embed_tokens.weight"][10:40] *= 1e-5
 
 
+def copy_some(tensors: Tensors) -> None:
+    tensors["lm_head.weight"][[9, 30, 12]] = tensors["lm_head.weight"][5].clone()
+
+
 def mix(tensors: Tensors) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.bfloat16)
 
@@ -75,6 +79,7 @@ def mix(tensors: Tensors) -> None:
         (poison, "model.norm.weight: 2 of 48 values are NaN or infinite", True),
         (blank_one, "model.embed_tokens.weight: 1 rows (7) are near zero", False),
         (blank_many, "30 rows (10, 11, 12, 13, 14, ...) are near zero", True),
+        (copy_some, "lm_head.weight: 4 rows (5, 9, 12, 30) are exact copies of others", False),
         (mix, "types torch.bfloat16, torch.float32 are mixed", False),
     ],
 )

@@ -55,8 +55,10 @@ NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "si
 VARIANTS: dict[str, tuple[str, ...]] = {
     "untied": ("single", "tp2", "pp2", "pp2-vpp2", "pp2-uneven", "dp2-zero1", "tp2-pp2"),
     "bf16": ("recompute-full", "tp2-sp", "pp2", "cp2", "dp2-zero1"),
+    "rates": ("single", "tp2", "pp2", "dp2-zero1", "tp2-pp2"),
 }
-"""What is trained once more: with an output matrix of its own, and in bf16."""
+"""What is trained once more: with an output matrix of its own, in bf16, and with rates of their own
+for embedding and head."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,8 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
         "untied": {"model": {"path": str(work / "untied")}},
         "bf16": {"precision": {"dtype": "bf16"}},
     }
+    rates = {"embedding_lr_multiplier": 3.0, "head_lr_multiplier": 0.25}
+    changes["rates"] = changes["untied"] | {"optim": rates}
     cases: dict[int, dict[str, dict[str, Any]]] = {}
     for world, layouts in LAYOUTS.items():
         cases[world] = {name: {"parallel": layout} for name, layout in layouts.items()}
@@ -93,6 +97,16 @@ def test_layout_equals_single_rank(curves: dict[str, np.ndarray], name: str) -> 
 @pytest.mark.parametrize("name", VARIANTS["untied"][1:])
 def test_with_an_output_matrix_of_its_own(curves: dict[str, np.ndarray], name: str) -> None:
     assert_same_curve(curves[f"untied-{name}"], curves["untied-single"])
+
+
+@pytest.mark.mcore
+@pytest.mark.every_mcore
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS["rates"][1:])
+def test_with_rates_of_their_own(curves: dict[str, np.ndarray], name: str) -> None:
+    assert_same_curve(curves[f"rates-{name}"], curves["rates-single"])
+    with pytest.raises(AssertionError):
+        assert_same_curve(curves[f"rates-{name}"], curves["untied-single"])
 
 
 @pytest.mark.mcore

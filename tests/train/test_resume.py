@@ -62,6 +62,7 @@ def losses(run_dir: Path) -> list[float]:
 def test_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     """By the verb itself; one rank in fp32, killed far more often: test_train_kills.py."""
     extra = ["parallel.dp=2", "parallel.distributed_optimizer=true", "precision=bf16"]
+    extra += ["optim.embedding_lr_multiplier=4"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole, extra).wait(timeout=300) == 0
     rng = random.Random(time.time_ns())

@@ -58,25 +58,17 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
     """A rectangle of one weight."""
 
     file: Path
-    at: int
-    length: int
+    values_at: int
+    """The byte where its values begin."""
     offset: tuple[int, ...]
     """Within the weight."""
-    saved_shape: tuple[int, ...]
-    """With the leading dimensions."""
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @cached_property
-    def values_at(self) -> int:
-        return values_at(
-            self.file, at=self.at, length=self.length, shape=self.saved_shape, dtype=self.dtype
-        )
 
     @property
     def row_bytes(self) -> int:
@@ -163,16 +155,18 @@ class _Saved:
         for chunk in self._at(tensor.key, lead=lead).get(tensor.index, []):
             place = self._metadata.storage_data[chunk]
             assert chunk.offset is not None
-            sizes = self._sizes[chunk]
+            sizes, dtype = self._sizes[chunk], stored.properties.dtype
             covered += math.prod(sizes)
+            file = self._folder / place.relative_path
             yield _Block(
-                file=self._folder / place.relative_path,
-                at=place.offset,
-                length=place.length,
+                file=file,
+                # Here and not by those who read: torch's settings are not one for each thread.
+                values_at=values_at(
+                    file, at=place.offset, length=place.length, shape=sizes, dtype=dtype
+                ),
                 offset=tuple(chunk.offset[lead:]),
-                saved_shape=sizes,
                 shape=sizes[lead:],
-                dtype=stored.properties.dtype,
+                dtype=dtype,
             )
         if covered < math.prod(stored.size[lead:]):
             raise CheckpointError(
