@@ -38,7 +38,7 @@ test-mcore: $(INSTALLED)
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/slurm
 
 # Transformer Engine's layers, constructed for real and without a GPU, in an environment of their own.
 PYTHON_TE ?= python3.12
@@ -56,7 +56,7 @@ test-te: $(VENV_TE)/.te
 # Exports as other versions of transformers read them: each in a folder of its own, torch shared.
 test-readers: $(INSTALLED)
 	@$(BIN)/python tools/install_readers.py .readers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers tests/convert
 
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.

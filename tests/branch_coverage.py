@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +24,8 @@ from slipcover.importer import SlipcoverMetaPathFinder
 
 FOLDER = "MEGACPT_COVERAGE_FOLDER"
 """Variable: the folder in which each process leaves what it has run."""
+Branch = tuple[int, int]
+"""From a line to the next."""
 PACKAGE = Path(__file__).parents[1] / "megacpt"
 
 
@@ -38,36 +39,43 @@ class _OwnCode(SlipcoverMetaPathFinder):
         return super().find_spec(fullname, path, target) if is_own else None
 
 
-def measure() -> Callable[[], None]:
-    """Note from now on what is imported of the package and run; call the result to write it."""
+def measure() -> slipcover.Slipcover:
+    """Note from now on what is imported of the package and run."""
     sources = [str(PACKAGE)]
-    seen = slipcover.Slipcover(branch=True, source=sources)
-    sys.meta_path.insert(0, _OwnCode(seen, slipcover.FileMatcher(sources=sources)))
-
-    def write() -> None:
-        file = Path(os.environ[FOLDER]) / f"{os.getpid()}.json"
-        file.write_text(json.dumps(seen.get_coverage()), encoding="utf-8")
-
-    return write
-
-
-def by_room(folder: Path) -> dict[str, tuple[int, int]]:
-    """Room -> branches taken, branches in all."""
-    merged: dict[str, Any] = {}
-    for file in folder.glob("*.json"):
-        one = json.loads(file.read_text(encoding="utf-8"))
-        merged = slipcover.merge_coverage(merged, one) if merged else one
-    rooms: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for name, found in merged["files"].items():
-        taken, missed = len(found["executed_branches"]), len(found["missing_branches"])
-        if taken + missed:
-            room = (Path.cwd() / name).relative_to(PACKAGE).parts[0]
-            rooms[room] = (rooms[room][0] + taken, rooms[room][1] + taken + missed)
-    return dict(rooms)
+    noted = slipcover.Slipcover(branch=True, source=sources)
+    sys.meta_path.insert(0, _OwnCode(noted, slipcover.FileMatcher(sources=sources)))
+    return noted
 
 
 os.environ.setdefault(FOLDER, tempfile.mkdtemp(prefix="megacpt-coverage-"))
-write_measured = measure()
+_NOTED = measure()
+
+
+def write_measured() -> None:
+    """The branches that this process has taken, by file; which there are is found once, at the end,
+    as that takes seconds."""
+    taken: dict[str, set[Branch]] = defaultdict(set)
+    for places in (_NOTED.all_seen, _NOTED.newly_seen):
+        for name, found in list(places.items()):
+            taken[name] |= {place for place in found if isinstance(place, tuple)}
+    file = Path(os.environ[FOLDER]) / f"{os.getpid()}.json"
+    file.write_text(json.dumps({name: sorted(found) for name, found in taken.items()}))
+
+
+def by_room(folder: Path) -> dict[str, tuple[int, int]]:
+    """Room -> branches taken by any process, branches in all."""
+    taken: dict[Path, set[Branch]] = defaultdict(set)
+    for file in folder.glob("*.json"):
+        for name, found in json.loads(file.read_text()).items():
+            taken[Path(name)] |= {(first, then) for first, then in found}
+    rooms: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for name, found in _NOTED.get_coverage()["files"].items():
+        branches = {tuple(b) for b in found["executed_branches"] + found["missing_branches"]}
+        if branches:
+            path = Path.cwd() / name
+            some, all_of = rooms[room := path.relative_to(PACKAGE).parts[0]]
+            rooms[room] = (some + len(branches & taken[path]), all_of + len(branches))
+    return dict(rooms)
 
 
 @pytest.hookimpl(trylast=True)

@@ -105,7 +105,8 @@ def steps(venv: Path, *, fresh: bool) -> list[tuple[str, list[str]]]:
     """What to say and what to run, in order. ``fresh``: nothing usable is there yet."""
     python = str(venv / "bin" / "python")
     install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries=2"]
-    install += ["-c", "constraints.txt"]
+    # What is imported is compiled then; all of it would take half a minute of CPU.
+    install += ["--no-compile", "-c", "constraints.txt"]
     torch = pinned("torch")
     make_venv = [sys.executable, "-m", "venv", str(venv)]
     version = ".".join(map(str, sys.version_info[:3]))

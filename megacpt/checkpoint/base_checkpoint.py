@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from megacpt.plan.rules.checkpoint import taken
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import fresh_record
 from megacpt.text import listed
+
+_OF_ROPE = ("max_positions", "query_growth", "rope_scaling", "rope_theta")
+"""What of an architecture ``model.rope`` sets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +112,24 @@ def find(config: CheckpointConfig, *, run_dir: Path) -> BaseCheckpoint | None:
 
 
 def require_fit(
-    base: BaseCheckpoint, *, architecture: Architecture, settings: UpdateSettings
+    base: BaseCheckpoint,
+    *,
+    architecture: Architecture,
+    settings: UpdateSettings,
+    new_rope: bool = False,
 ) -> None:
-    """Refuse settings (ConfigError) or a model (CheckpointError) that do not go with it."""
+    """Refuse settings (ConfigError) or a model (CheckpointError) that do not go with it.
+
+    ``new_rope``: the run sets rotary positions of its own (``model.rope``).
+    """
     if broken := list(_violations(base, settings=settings)):
         raise ConfigError(broken)
     if base.load.weights:
-        require_architecture(base.manifest, architecture=asdict(architecture), folder=base.folder)
+        manifest = base.manifest
+        if new_rope:
+            kept = {k: v for k, v in manifest.architecture.items() if k not in _OF_ROPE}
+            manifest = replace(manifest, architecture=kept)
+        require_architecture(manifest, architecture=asdict(architecture), folder=base.folder)
 
 
 def sentences(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[str]:

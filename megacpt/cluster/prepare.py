@@ -116,7 +116,12 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     _check_model(config, architecture=architecture)
     settings = _update_settings(config)
     if base is not None:
-        base_checkpoint.require_fit(base, architecture=architecture, settings=settings)
+        base_checkpoint.require_fit(
+            base,
+            architecture=architecture,
+            settings=settings,
+            new_rope=config.model.rope is not None,
+        )
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
@@ -206,7 +211,7 @@ def _read_model(model: ModelConfig) -> tuple[_Model | None, ModelError | None]:
         return None, None
     folder = Path(model.path)
     try:
-        architecture = read_architecture(folder)
+        architecture = read_architecture(folder, rope=model.rope)
         notes: Iterable[str] = ()
         if model.init is Init.random:
             require_parts(folder)

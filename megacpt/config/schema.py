@@ -44,7 +44,7 @@ def to_run_config(tree: Mapping[str, Any], *, where: Where = lambda path: "") ->
     problems = list(_problems(tree, section=RunConfig, path="", where=where))
     if problems:
         raise ConfigError(problems)
-    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), dict(tree))
+    merged = OmegaConf.merge(_defaults(), dict(tree))
     return typing.cast(RunConfig, OmegaConf.to_object(merged))
 
 
@@ -135,8 +135,7 @@ def _whole_number(value: str | float) -> Any:
 
 def _problems(tree: Any, *, section: type, path: str, where: Where) -> Iterator[Violation]:
     hints = get_type_hints(section)
-    # One for all values of the section: it takes longer to make than all they take to be tried.
-    node = OmegaConf.structured(section)
+    node = _to_try_on(section)
     for key, value in tree.items():
         below = f"{path}{key}"
         if key not in hints:
@@ -152,6 +151,18 @@ def _problems(tree: Any, *, section: type, path: str, where: Where) -> Iterator[
                 rule="has no default",
                 remedy=f"set {path}{field.name}",
             )
+
+
+@cache
+def _to_try_on(section: type) -> DictConfig:
+    """What values of the section are set in, to see whether they can be; making it takes longer."""
+    return typing.cast(DictConfig, OmegaConf.structured(section))
+
+
+@cache
+def _defaults() -> DictConfig:
+    """Only to be copied, as merging does; making it takes longer."""
+    return typing.cast(DictConfig, OmegaConf.structured(RunConfig))
 
 
 def _required(field: Field[Any]) -> bool:

@@ -33,6 +33,15 @@ class Init(Enum):
     random = "random"
 
 
+class RopeKind(Enum):
+    """How rotary positions are stretched; ``default``: by a larger ``theta`` alone."""
+
+    default = "default"
+    linear = "linear"
+    llama3 = "llama3"
+    yarn = "yarn"
+
+
 class Dtype(Enum):
     """Arithmetic of the forward and backward pass."""
 
@@ -151,6 +160,20 @@ class WandbMode(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
+class RopeConfig:
+    factor: float = field(
+        metadata=required(Limits(at_least=1, remedy="2 to 8 is usual; 4 makes 32768 of 8192"))
+    )
+    """The model's new positions, in the length it was trained on before it was stretched."""
+    kind: RopeKind = RopeKind.yarn
+    """What is done to the frequencies."""
+    original_max_positions: int | None = limited(None, limits=COUNT)
+    """That length; not set: what config.json states of it, else its max_position_embeddings."""
+    theta: float | None = limited(None, limits=POSITIVE)
+    """Base of the frequencies; not set: the model's own."""
+
+
+@dataclass(kw_only=True, slots=True)
 class ModelConfig:
     path: str | None = None
     """Hugging Face folder (config.json, tokenizer.json, *.safetensors), or ORG/NAME of the hub,
@@ -168,6 +191,8 @@ class ModelConfig:
         ),
     )
     """Weight of each layer's load-balancing loss (experts); not set: the base model's own."""
+    rope: RopeConfig | None = None
+    """Other rotary positions than the model's own, for longer samples; they go into its export."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from megacpt.config.sections import Dtype
 from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import FULL, GENERATION, LOCAL, STORAGE_KEYS, HfConfig
-from megacpt.families.rope import Rope, as_stated
+from megacpt.families.rope import BESIDE_SCALING, Rope, as_stated
 from megacpt.families.stored.nested import INNER, ROPE_KEYS, TIED, stated_text, text_of
 from megacpt.files import encoded
 
@@ -81,6 +81,7 @@ def _described(
     return {
         **kept,
         **{key: value for key, value in defaults.items() if key not in stated},
+        "max_position_embeddings": architecture.max_positions,
         **_rope(config, architecture=architecture),
         **_experts(architecture),
         "dtype": DTYPE_NAMES[dtype],
@@ -94,11 +95,12 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
     if architecture.query_growth is not None:
         whole["llama_4_scaling_beta"] = architecture.query_growth.rate
+        whole[_ORIGINAL] = architecture.query_growth.original_max_positions
     known = {"rope_theta": architecture.rope_theta, "rope_scaling": _as_4_reads(whole)}
     if architecture.rotary_share != 1.0:
         known["partial_rotary_factor"] = architecture.rotary_share
     original = getattr(architecture.rope_scaling, "original_max_positions", None)
-    if whole["rope_type"] == "longrope":
+    if original is not None and (whole["rope_type"] == "longrope" or _ORIGINAL in config.values):
         known[_ORIGINAL] = original
     if architecture.local_rope is None:
         return {**known, "rope_parameters": whole}
@@ -112,16 +114,22 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
 
 def _parameters(config: HfConfig, *, rope: Rope, layer_type: str) -> dict[str, Any]:
     kind, stated = config.stated_rope(layer_type)
-    scaling = dict(stated)
-    if not stated and rope.scaling is not None:
-        scaling = as_stated(rope.scaling)
-        kind = scaling["rope_type"]
-    original = getattr(rope.scaling, "original_max_positions", None)
-    if original is not None:
-        scaling[_ORIGINAL] = original
+    own = {} if rope.scaling is None else as_stated(rope.scaling)
+    if kind == own.get("rope_type") or (
+        not own and _stretches_nothing(config, layer_type=layer_type)
+    ):
+        found = {**stated, **own, "rope_type": kind}
+    else:
+        # The run has set another.
+        beside = {key: stated[key] for key in BESIDE_SCALING if key in stated}
+        found = {"rope_type": "default", **beside, **own}
     if rope.share != 1.0:
-        scaling["partial_rotary_factor"] = rope.share
-    return {**scaling, "rope_type": kind, "rope_theta": rope.theta}
+        found["partial_rotary_factor"] = rope.share
+    return {**found, "rope_theta": rope.theta}
+
+
+def _stretches_nothing(config: HfConfig, *, layer_type: str) -> bool:
+    return config.rope(layer_type=layer_type, may_be_partial=True).scaling is None
 
 
 def _as_4_reads(parameters: Mapping[str, Any]) -> dict[str, Any] | None:

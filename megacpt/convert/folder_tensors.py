@@ -13,7 +13,7 @@ import torch
 from megacpt.convert.sources import SourceTensor, stored_tensor
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.fused import Whole, wholes
-from megacpt.families.stored.places import beside_of
+from megacpt.families.stored.places import beside_of, frozen_names
 from megacpt.families.weights import Part
 
 
@@ -25,9 +25,11 @@ def folder_tensors(
     dtype: torch.dtype | None,
 ) -> dict[str, SourceTensor]:
     """``dtype``: of the model's; None: each keeps its own, as those beside it do in any case."""
-    beside = beside_of(described_by, architecture=architecture)
+    beside, frozen = beside_of(described_by, architecture=architecture), frozen_names(architecture)
     model = {
-        beside.naming.stored(name): _put_together(whole, tensors=tensors).of_type(dtype)
+        beside.naming.stored(name): _put_together(whole, tensors=tensors).of_type(
+            torch.float32 if name in frozen else dtype
+        )
         for name, whole in wholes(architecture).items()
     }
     others = {name: stored_tensor(name, stored=found) for name, found in beside.tensors.items()}
@@ -50,9 +52,28 @@ def _fill(out: torch.Tensor, *, first: int, parts: list[tuple[SourceTensor, Part
         rows = tensor.shape[0]
         if part.index is not None:
             if first <= part.index < first + len(out):
-                entry = out[part.index - first]
-                tensor.read(entry[part.start : part.start + rows], first=0)
+                entry = out[part.index - first : part.index - first + 1]
+                where = part.where(tensor.shape, dim=None, span=None)
+                place = part.within(entry[(slice(None), *where[1:])] if where else entry)
+                place.copy_(tensor.whole().view_as(place))
+            continue
+        if part.rows is not None:
+            _fill_groups(out, first=first, tensor=tensor, part=part)
             continue
         start, end = max(part.start, first), min(part.start + rows, first + len(out))
         if start < end:
             tensor.read(out[start - first : end - first], first=start - part.start)
+
+
+def _fill_groups(out: torch.Tensor, *, first: int, tensor: SourceTensor, part: Part) -> None:
+    """The part's rows of each group that ``out``, the whole tensor's from ``first`` on, has."""
+    assert part.rows is not None
+    assert not part.transposed
+    rows = torch.arange(first, first + len(out))
+    within = rows % part.group - part.start
+    is_part = (within >= 0) & (within < part.rows)
+    own = (rows // part.group * part.rows + within)[is_part]
+    if len(own):
+        lowest = int(own[0])
+        values = tensor.rows(lowest, count=int(own[-1]) - lowest + 1)
+        out[is_part] = values[own - lowest].to(out.dtype)

@@ -33,7 +33,7 @@ def export_run(
             f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
         )
     base = Path(str(config.model.path))
-    architecture = read_architecture(base)
+    architecture = read_architecture(base, rope=config.model.rope)
     manifest = CheckpointManifest.read(checkpoint)
     require_architecture(manifest, architecture=asdict(architecture), folder=checkpoint)
     initialise_parallel(ParallelConfig(), seed=config.seed)

@@ -117,7 +117,7 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
     shapes = hf_shapes(architecture)
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
     if head in tensors and head not in shapes:
-        _require_tied(tensors[head], table=tensors[table], folder=folder)
+        require_tied(tensors[head], table=tensors[table], folder=folder)
     return Source(
         folder=folder,
         described_by=folder,
@@ -144,11 +144,16 @@ def _fill_of(
 ) -> Fill:
     """Rows that lie one after another in their file are read from there; others are cut out."""
     part = place.part
-    if part.where(place.shape, dim=None, span=None):
+    is_all = not part.where(place.shape, dim=None, span=None)
+    if not is_all or part.rows is not None or part.transposed:
 
         def fill(out: torch.Tensor, *, first: int) -> None:
-            rows = slice(first, first + len(out))
-            out.copy_(found.read(name, dim=0, span=rows).reshape(out.shape))
+            # Whole groups, where the rows lie in such.
+            group, last = part.rows or 1, first + len(out)
+            begin = first // group * group
+            rows = slice(begin, -(-last // group) * group)
+            read = found.read(name, dim=0, span=rows)
+            out.copy_(read[first - begin : last - begin].reshape(out.shape))
 
         return fill
     row_bytes = int(torch.Size(place.shape[1:]).numel()) * dtype.itemsize
@@ -198,7 +203,7 @@ def _begins(files: Iterable[Path]) -> dict[str, int]:
     return begins
 
 
-def _require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
+def require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
     """A tied head that is stored as well must be the embedding, or leaving it out changes it."""
     for rows in head.pieces():
         count = rows.stop - rows.start

@@ -103,7 +103,8 @@ def write_files(
     count = _Count(
         sum(file.bytes for file in written), total=sum(f.bytes for f in files), progress=progress
     )
-    jobs = [_Job(file, folder=folder, count=count) for file in left]
+    buffers = _Buffers()
+    jobs = [_Job(file, folder=folder, count=count, buffers=buffers) for file in left]
     with ThreadPoolExecutor(writers) as pool:
         futures = [pool.submit(task) for job in jobs for task in job.tasks()]
         try:
@@ -149,14 +150,11 @@ class _Buffers(local):
         return self._memory[:size].view(dtype).view(shape)
 
 
-_BUFFERS = _Buffers()
-
-
 class _Job:
     """One file on its way."""
 
-    def __init__(self, file: OutputFile, *, folder: Path, count: _Count) -> None:
-        self.file, self._folder, self._count = file, folder, count
+    def __init__(self, file: OutputFile, *, folder: Path, count: _Count, buffers: _Buffers) -> None:
+        self.file, self._folder, self._count, self._buffers = file, folder, count, buffers
         self._path = folder / f"{file.name}{_PARTIAL}"
         self._left = 1 if file.summed else len(file.pieces)
         self._handle: int | None = None
@@ -206,7 +204,8 @@ class _Job:
         """Write it and yield its bytes, each part before the next takes its memory."""
         handle, at = self._opened(), piece.at
         for rows in piece.chunks():
-            values = _BUFFERS.tensor((rows.stop - rows.start, *piece.shape[1:]), dtype=piece.dtype)
+            shape = (rows.stop - rows.start, *piece.shape[1:])
+            values = self._buffers.tensor(shape, dtype=piece.dtype)
             piece.fill(values, first=rows.start)
             parts = [bytes_of(values)]
             if rows.start == 0:

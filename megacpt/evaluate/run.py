@@ -50,7 +50,7 @@ def evaluate(
     shards = heldout_shards(config)
     for prefix in shards.values():
         require_current_tokenizer(prefix)
-    architecture = read_architecture(Path(str(config.model.path)))
+    architecture = read_architecture(Path(str(config.model.path)), rope=config.model.rope)
     folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)

@@ -7,30 +7,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megacpt.config.sections import RopeConfig
 from megacpt.errors import ModelError
 from megacpt.families import (
     cohere,
     cohere2,
     gemma2,
     gemma3_text,
+    glm,
+    glm4,
     granite,
     llama,
     ministral3,
     mistral,
-    mixtral,
     olmo2,
     olmo3,
     phi3,
     qwen2,
-    qwen2_moe,
     qwen3,
     qwen3_5,
-    qwen3_moe,
     smollm3,
     starcoder2,
 )
 from megacpt.families.architecture import Architecture
+from megacpt.families.context import stretched
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import (
+    deepseek_v2,
+    deepseek_v3,
+    glm4_moe,
+    mixtral,
+    qwen2_moe,
+    qwen3_moe,
+)
 from megacpt.families.stored.nearest import refusal
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
@@ -53,10 +62,19 @@ class Family:
 FAMILIES = {
     cohere.MODEL_TYPE: Family(read=cohere.read, params=cohere.PARAMS, names=cohere.NAMES),
     cohere2.MODEL_TYPE: Family(read=cohere2.read, params=cohere2.PARAMS, names=cohere2.NAMES),
+    deepseek_v2.MODEL_TYPE: Family(
+        read=deepseek_v2.read, params=deepseek_v2.PARAMS, parts=deepseek_v2.parts
+    ),
+    deepseek_v3.MODEL_TYPE: Family(
+        read=deepseek_v3.read, params=deepseek_v3.PARAMS, parts=deepseek_v3.parts
+    ),
     gemma2.MODEL_TYPE: Family(read=gemma2.read, params=gemma2.PARAMS, names=gemma2.NAMES),
     gemma3_text.MODEL_TYPE: Family(
         read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
     ),
+    glm.MODEL_TYPE: Family(read=glm.read, params=glm.PARAMS, parts=glm.parts, fused=True),
+    glm4.MODEL_TYPE: Family(read=glm4.read, params=glm4.PARAMS, parts=glm4.parts, fused=True),
+    glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
@@ -83,8 +101,9 @@ FAMILIES = {
 }
 
 
-def read_architecture(folder: Path | str) -> Architecture:
-    """The architecture that a Hugging Face folder's config.json states."""
+def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> Architecture:
+    """The architecture that a Hugging Face folder's config.json states, with another ``rope`` where
+    a run sets one."""
     config = HfConfig.read(Path(folder))
     config = text_of(config) or config
     model_type = config.values.get("model_type")
@@ -97,7 +116,7 @@ def read_architecture(folder: Path | str) -> Architecture:
             f"{config.path}: num_key_value_heads={architecture.num_kv_heads} must divide "
             f"num_attention_heads={architecture.num_heads}; download the model again."
         )
-    return architecture
+    return stretched(architecture, by=rope) if rope else architecture
 
 
 def family_of(architecture: Architecture) -> Family:

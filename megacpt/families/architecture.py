@@ -53,6 +53,20 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Attention whose keys and values are made from a few numbers a token (DeepSeek-V2,
+    https://arxiv.org/abs/2405.04434). A head's query and key are a part that is not rotated and one
+    of ``head_dim`` that is, which all heads' keys share."""
+
+    query_rank: int | None
+    """Numbers that queries are made from; ``None``: from the hidden state itself."""
+    kv_rank: int
+    plain_dim: int
+    """Of the part that is not rotated."""
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaNet:
     """Layers with a gated delta net in place of attention."""
 
@@ -162,7 +176,9 @@ class Architecture:
     """Of the MLP, as Hugging Face calls it."""
     gated: bool = True
     """The activation multiplies a second product of the input."""
-
+    latent: Latent | None = None
+    """``None``: queries, keys and values are projections of the hidden state, all of
+    ``head_dim``."""
     rotary_share: float = 1.0
     """Of a head's channels, from the first, that are rotated."""
     rotary_pairs: bool = False
@@ -170,6 +186,24 @@ class Architecture:
     local_rope: Rope | None = None
     """Of the layers that have a window, where they rotate in another way."""
     query_growth: QueryGrowth | None = None
+
+    @property
+    def attention_size(self) -> float:
+        """Mean of what all heads compare for a token and of what they sum."""
+        if self.latent is None:
+            return self.num_heads * self.head_dim
+        compared = self.latent.plain_dim + self.head_dim
+        return self.num_heads * (compared + self.latent.value_dim) / 2
+
+    @property
+    def dense_ffn_hidden_size(self) -> int:
+        """Of an MLP that all tokens pass."""
+        stated = self.experts.dense_ffn_hidden_size if self.experts else None
+        return self.ffn_hidden_size if stated is None else stated
+
+    def has_experts(self, layer: int) -> bool:
+        """``layer``: counted from 0."""
+        return self.experts is not None and layer not in self.experts.dense_layers
 
     @property
     def rope(self) -> Rope:
@@ -186,16 +220,6 @@ class Architecture:
     def window(self, layer: int) -> int | None:
         """Of the layer, counted from 0."""
         return None if layer in self.full_attention_layers else self.sliding_window
-
-    @property
-    def dense_ffn_hidden_size(self) -> int:
-        """Of an MLP that all tokens pass."""
-        stated = self.experts.dense_ffn_hidden_size if self.experts else None
-        return self.ffn_hidden_size if stated is None else stated
-
-    def has_experts(self, layer: int) -> bool:
-        """``layer``: counted from 0."""
-        return self.experts is not None and layer not in self.experts.dense_layers
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

@@ -33,9 +33,9 @@ def training_flops_per_token(architecture: Architecture, *, sequence_length: int
     head = Role.embedding if architecture.tied_embeddings else Role.head
     products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
     weights = _num_active(products, architecture=architecture)
-    query_values = architecture.num_heads * architecture.head_dim
     windows = (architecture.window(layer) for layer in range(architecture.num_layers))
-    attention = query_values * sum(_twice_keys(sequence_length, window=w) for w in windows)
+    keys = sum(_twice_keys(sequence_length, window=w) for w in windows)
+    attention = architecture.attention_size * keys
     return 6.0 * (weights + attention)
 
 

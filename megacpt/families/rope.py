@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from megacpt.families.hf_config import HfConfig
 
+BETA_FAST, BETA_SLOW = 32.0, 1.0
+"""Of yarn, where config.json states none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearRopeScaling:
@@ -145,18 +148,18 @@ def _llama3(config: HfConfig) -> Llama3RopeScaling:
 def _yarn(config: HfConfig) -> YarnRopeScaling | None:
     original = _original(config)
     factor = _factor(config, original=original)
-    mscale, all_dim = (config.number(key, default=0.0) for key in ("mscale", "mscale_all_dim"))
-    implied = _mscale(factor)
-    if mscale and all_dim:
-        implied = _mscale(factor, mscale) / _mscale(factor, all_dim)
+    weight, all_dim = (config.number(key, default=0.0) for key in ("mscale", "mscale_all_dim"))
+    implied = mscale(factor)
+    if weight and all_dim:
+        implied = mscale(factor, weight=weight) / mscale(factor, weight=all_dim)
     attention = config.number("attention_factor", default=implied)
     if factor == attention == 1.0:
         return None
     return YarnRopeScaling(
         factor=factor,
         original_max_positions=original,
-        beta_fast=config.number("beta_fast", default=32.0) or 32.0,
-        beta_slow=config.number("beta_slow", default=1.0) or 1.0,
+        beta_fast=config.number("beta_fast", default=0.0) or BETA_FAST,
+        beta_slow=config.number("beta_slow", default=0.0) or BETA_SLOW,
         attention_factor=attention,
         truncate=config.flag("truncate", default=True),
     )
@@ -186,7 +189,8 @@ def _factor(config: HfConfig, *, original: int) -> float:
     return config.number("factor", default=longest / original)
 
 
-def _mscale(factor: float, weight: float = 1.0) -> float:
+def mscale(factor: float, *, weight: float = 1.0) -> float:
+    """The attention factor of a context stretched by ``factor``, as yarn's authors advise."""
     return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
 
 
@@ -208,8 +212,23 @@ _NAMES = {
 }
 
 
+BESIDE_SCALING = ("rope_theta", "partial_rotary_factor", "llama_4_scaling_beta")
+"""What config.json says among the rest, whichever kind it is."""
+
+
 def as_stated(scaling: RopeScaling) -> dict[str, Any]:
-    """As config.json would say it, where it leaves it to its family."""
+    """As config.json says it; what readers take by themselves is left out."""
     kind = type(scaling).__name__.removesuffix("RopeScaling").lower()
     values = {_NAMES.get(name, name): value for name, value in asdict(scaling).items()}
+    if isinstance(scaling, YarnRopeScaling):
+        implied = {
+            "attention_factor": mscale(scaling.factor),
+            "beta_fast": BETA_FAST,
+            "beta_slow": BETA_SLOW,
+            "truncate": True,
+        }
+        values = {name: v for name, v in values.items() if v != implied.get(name)}
+    if isinstance(scaling, LongRopeScaling):
+        # Phi-3's readers of transformers 4 count the keys; one that was stated is kept.
+        del values["attention_factor"]
     return {"rope_type": "longrope" if kind == "long" else kind, **values}

@@ -163,7 +163,7 @@ def linear(
     native: str,
     *,
     sources: tuple[tuple[str, str, str], ...],
-    tp_dim: int,
+    tp_dim: int | None,
     bias: Callable[[Architecture], bool],
     grouping: Grouping = Grouping.once,
 ) -> tuple[Param, Param]:
@@ -319,6 +319,7 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "one": 1,
         "dense_ffn": architecture.dense_ffn_hidden_size,
         **_expert_sizes(architecture.experts),
+        **_latent_sizes(architecture),
         **_delta_sizes(architecture.delta_net),
     }
 
@@ -343,3 +344,17 @@ def _expert_sizes(experts: Experts | None) -> dict[str, int]:
         return {}
     shared = experts.shared_ffn_hidden_size
     return {"experts": experts.num, "shared_ffn": shared or 0}
+
+
+def _latent_sizes(architecture: Architecture) -> dict[str, int]:
+    latent, heads = architecture.latent, architecture.num_heads
+    if latent is None:
+        return {}
+    return {
+        "q_rank": latent.query_rank or 0,
+        "kv_rank": latent.kv_rank,
+        "kv_rank_and_rotated": latent.kv_rank + architecture.head_dim,
+        "latent_q": heads * (latent.plain_dim + architecture.head_dim),
+        "latent_kv": heads * (latent.plain_dim + latent.value_dim),
+        "latent_out": heads * latent.value_dim,
+    }

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from megacpt.config.sections import DataConfig, ParallelConfig, RunConfig
+from megacpt.config.sections import DataConfig, ParallelConfig, RopeConfig, RunConfig
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
     num_active_parameters,
@@ -94,6 +94,8 @@ class Plan:
     """What schedule.epochs, tokens and warmup_fraction come to."""
     hub_model: str | None = None
     """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
+    context: str | None = None
+    """The positions that ``model.rope`` gives, and how."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
 
@@ -153,7 +155,15 @@ def make_plan(
         checkpoint_bytes=whole,
         snapshot_bytes=-(-whole // parallel.num_ranks) if config.checkpoint.asynchronous else 0,
         checkpoints_kept=checkpoints_kept(config),
+        context=_context(config.model.rope, longest=architecture.max_positions),
     )
+
+
+def _context(rope: RopeConfig | None, *, longest: int) -> str | None:
+    if rope is None:
+        return None
+    base = f", theta {rope.theta:g}" if rope.theta else ""
+    return f"{longest:,} positions by model.rope ({rope.kind.name}, factor {rope.factor:g}{base})"
 
 
 def _layout(parallel: ParallelConfig) -> str:
@@ -248,6 +258,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     )
     if plan.hub_model is not None:
         yield f"             {plan.hub_model}"
+    if plan.context is not None:
+        yield f"Context      {plan.context}"
     yield (
         f"Layout       {plan.ranks} rank{'s' * (plan.ranks > 1)}: {plan.layout}, "
         f"{plan.microbatches} microbatches a step"

@@ -137,7 +137,7 @@ def assemble(
 ) -> Parts:
     """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
-    architecture = read_architecture(base)
+    architecture = read_architecture(base, rope=config.model.rope)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir), take_over=take_over)
     base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
@@ -199,7 +199,12 @@ def _base_checkpoint(config: RunConfig, *, architecture: Architecture) -> BaseCh
     settings = UpdateSettings(
         optim=config.optim, schedule=config.schedule, dtype=config.precision.dtype
     )
-    require_fit(base, architecture=architecture, settings=settings)
+    require_fit(
+        base,
+        architecture=architecture,
+        settings=settings,
+        new_rope=config.model.rope is not None,
+    )
     if problem := damage(base.folder, manifest=base.manifest):
         raise CheckpointError(
             f"checkpoint.load_from={config.checkpoint.load_from}: {base.folder} is damaged: "

@@ -142,6 +142,11 @@ def test_a_base_checkpoint_of_another_model_is_refused(other: Path) -> None:
     base_checkpoint.require_fit(found(config), architecture=architecture, settings=settings)
 
 
+def test_a_base_checkpoint_fits_the_same_model_with_the_rope_of_the_run(other: Path) -> None:
+    check(config_of(other, "model.rope={kind: yarn, factor: 4}"))
+    check(config_of(other, "model.rope={kind: default, factor: 4, theta: 5e5}"))
+
+
 def test_the_base_checkpoint_is_chosen_once(other: Path) -> None:
     """Whatever the other run has saved since; unless it is gone, or another is asked for."""
     config = config_of(other)

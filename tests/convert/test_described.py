@@ -109,6 +109,9 @@ def test_the_class_is_the_one_that_was_trained(
     assert described(tmp_path, LLAMA | {"architectures": classes})["architectures"] == expected
 
 
+FULL, LOCAL = "full_attention", "sliding_attention"
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 OWN_NAMES = {
     "cohere": {"rms_norm_eps": "layer_norm_eps"},
     "cohere2": {"rms_norm_eps": "layer_norm_eps"},
@@ -116,6 +119,12 @@ OWN_NAMES = {
     "gemma3_text": {"hidden_act": "hidden_activation"},
     "starcoder2": {"rms_norm_eps": "norm_epsilon"},
 }
+
+OWN_SIZES = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_v3": {"num_key_value_heads": 32},
+}
+"""Without a default, or with one that no model of these sizes can have."""
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -125,7 +134,7 @@ def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
 
     keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
     short = {key: LLAMA[key] for key in keys} | {"model_type": model_type}
-    short |= {"hidden_size": 4096, "num_attention_heads": 32}
+    short |= {"hidden_size": 4096, "num_attention_heads": 32} | OWN_SIZES.get(model_type, {})
     assumed = AutoConfig.for_model(**short)
     config = described(tmp_path, short)
     for key in (
@@ -138,6 +147,34 @@ def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
     assert config["rope_theta"] == rope["rope_theta"]
     if rope is not assumed.rope_parameters:
         assert config["rope_parameters"] == assumed.rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("model_type", "stated"),
+    [
+        (
+            "gemma3_text",
+            {"rope_theta": 2e5, "rope_local_base_freq": 77.0, "rope_scaling": LINEAR},
+        ),
+        ("olmo3", {"rope_theta": 500000.0, "rope_scaling": YARN, "layer_types": [FULL, LOCAL] * 2}),
+    ],
+)
+def test_rotations_of_two_kinds_of_layers_are_stated_for_both_readers(
+    model_type: str, stated: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    config = LLAMA | {"model_type": model_type, "rope_parameters": None} | stated
+    written = described(tmp_path, config)
+    assumed = AutoConfig.for_model(**json.loads(json.dumps(config)))
+    assert written["rope_parameters"] == assumed.rope_parameters
+    assert {key: written[key] for key in stated} == stated
+    # What was written is read as the same again, by transformers 5 and here.
+    again = AutoConfig.for_model(**json.loads(json.dumps(written)))
+    assert again.rope_parameters == assumed.rope_parameters
+    first = read_architecture(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert read_architecture(tmp_path) == first
 
 
 @pytest.mark.parametrize(

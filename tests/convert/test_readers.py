@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
+from tests.family_cases.norms import CASES as OTHER_SHAPES
 from tests.llama_cases import LLAMA3_ROPE, write_llama
 from tests.mixtral_cases import CASES as MIXTRAL_CASES
 from tests.mixtral_cases import write_mixtral
@@ -40,11 +41,13 @@ PARTS = (
     *("qwen2_vl", "qwen2_5_vl-tied", "qwen3_vl"),
 )
 UNKNOWN = {
-    "4.48.3": {"qwen3", "qwen3-top2-of-4", "smollm3-tied", *PARTS} - {"idefics3"},
+    "4.48.3": {"qwen3", "qwen3-top2-of-4", "smollm3-tied", "gemma3", "olmo3", *PARTS}
+    - {"idefics3"},
     "4.57.6": {"llava"},
-    "5.0.0": {"llava", "mistral3", "mistral3-tied"},
+    "5.0.0": {"llava", "mistral3", "mistral3-tied", "olmo3"},
 }
-"""Families that came later, and those whose part for images 5.23 writes as no other reads it."""
+"""Families that came later, those whose part for images 5.23 writes as no other reads it, and OLMo
+3, all of whose layers 5.0 stretches."""
 # Of 5.0.0 about its own form: it does not expect there what it has put there.
 NO_FAULT = "Unrecognized keys in `rope_parameters` for 'rope_type'='dynamic': {'rope_theta'}"
 TEXTS = ["In the beginning", "def f(x): return 1", "<eos>ab<eos>", "naïve\t日本"]
@@ -127,6 +130,10 @@ BASES: dict[str, Callable[[Path], object]] = {
     )
 }
 BASES |= {name: partial(write_qwen, **(QWEN_CASES[name] | SIZES)) for name in LIKE_LLAMA}
+BASES |= {
+    name: replace(OTHER_SHAPES[name], changes=OTHER_SHAPES[name].changes | SIZES).write
+    for name in ("cohere", "cohere2-tied", "gemma2", "gemma3", "olmo2", "olmo3", "starcoder2")
+}
 BASES |= {name: partial(write_mixtral, **(MIXTRAL_CASES[name] | SIZES)) for name in MIXTURES}
 BASES |= {name: partial(write_parts, case=name, **SIZES) for name in PARTS}
 

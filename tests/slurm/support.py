@@ -66,7 +66,8 @@ class Cluster:
         subprocess.run(["scancel", "--quiet", job], env=self.env, check=False)
 
     def wait_for(self, job: str) -> None:
-        wait_until(lambda: not self.jobs(job), what=f"end of job {job}")
+        # Each look costs as much as some steps of the job.
+        wait_until(lambda: not self.jobs(job), what=f"end of job {job}", every_s=0.5)
 
 
 def wait_until(
@@ -75,10 +76,11 @@ def wait_until(
     what: str,
     timeout_s: float = 180,
     log: Callable[[], str] = str,
+    every_s: float = 0.05,
 ) -> None:
     """``log``: what to show where it was waited for in vain."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {timeout_s} s in vain for: {what}\n{log()}")
-        time.sleep(0.05)
+        time.sleep(every_s)

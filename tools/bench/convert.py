@@ -199,7 +199,7 @@ def leave_holes() -> None:
 
     def sparse(handle: int, parts: Any, at: int, flags: int = 0) -> int:
         for part in parts:
-            if np.frombuffer(part, dtype=np.uint8).any():
+            if np.frombuffer(part, dtype=np.uint64 if len(part) % 8 == 0 else np.uint8).any():
                 write(handle, [part], at)
             at += len(part)
         return sum(map(len, parts))

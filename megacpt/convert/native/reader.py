@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     Metadata,
     MetadataIndex,
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from megacpt.checkpoint import verify
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.sources import Source, SourceTensor, bytes_of, read_exactly
@@ -46,7 +46,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
     require_architecture(
         CheckpointManifest.read(folder), architecture=asdict(architecture), folder=folder
     )
-    saved = _Saved(folder, metadata=FileSystemReader(folder).read_metadata())
+    saved = _Saved(folder, metadata=read_index(folder))
     found = list(native_tensors(architecture, stacked=saved.is_stacked))
     saved.require_all(found)
     return Source(
@@ -58,25 +58,17 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
     """A rectangle of one weight."""
 
     file: Path
-    at: int
-    length: int
+    values_at: int
+    """The byte where its values begin."""
     offset: tuple[int, ...]
     """Within the weight."""
-    saved_shape: tuple[int, ...]
-    """With the leading dimensions."""
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @cached_property
-    def values_at(self) -> int:
-        return values_at(
-            self.file, at=self.at, length=self.length, shape=self.saved_shape, dtype=self.dtype
-        )
 
     @property
     def row_bytes(self) -> int:
@@ -163,16 +155,18 @@ class _Saved:
         for chunk in self._at(tensor.key, lead=lead).get(tensor.index, []):
             place = self._metadata.storage_data[chunk]
             assert chunk.offset is not None
-            sizes = self._sizes[chunk]
+            sizes, dtype = self._sizes[chunk], stored.properties.dtype
             covered += math.prod(sizes)
+            file = self._folder / place.relative_path
             yield _Block(
-                file=self._folder / place.relative_path,
-                at=place.offset,
-                length=place.length,
+                file=file,
+                # Here and not by those who read: torch's settings are not one for each thread.
+                values_at=values_at(
+                    file, at=place.offset, length=place.length, shape=sizes, dtype=dtype
+                ),
                 offset=tuple(chunk.offset[lead:]),
-                saved_shape=sizes,
                 shape=sizes[lead:],
-                dtype=stored.properties.dtype,
+                dtype=dtype,
             )
         if covered < math.prod(stored.size[lead:]):
             raise CheckpointError(

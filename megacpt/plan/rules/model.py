@@ -72,6 +72,8 @@ def lacking_on_gpus(model: Architecture) -> Iterator[str]:
         yield "gated delta nets"
     if model.parallel_mlp:
         yield "attention and MLP beside each other"
+    if model.latent is not None:
+        yield f"latent attention (kv_lora_rank={model.latent.kv_rank})"
 
 
 def _on_gpus(facts: Facts) -> Iterator[Violation]:

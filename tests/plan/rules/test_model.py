@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megacpt.families.architecture import Norms, Scales
+from megacpt.families.architecture import Latent, Norms, Scales
 from megacpt.plan.rules import model
 from tests.plan.test_check import ARCHITECTURE, broken, config_of
 
@@ -22,6 +22,10 @@ from tests.plan.test_check import ARCHITECTURE, broken, config_of
         ),
         ({"norms": Norms(centred=True)}, "LayerNorms without a bias"),
         ({"parallel_mlp": True}, "attention and MLP beside each other"),
+        (
+            {"latent": Latent(query_rank=None, kv_rank=8, plain_dim=4, value_dim=4)},
+            "latent attention (kv_lora_rank=8)",
+        ),
     ],
 )
 def test_what_gpus_do_not_compute_is_refused_by_name(changes: dict[str, Any], what: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, mixture, qwen2, qwen3_moe
+from megacpt.families import llama, qwen2
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import mixture, qwen3_moe
 
 MODEL_TYPE = "qwen2_moe"
 
@@ -26,6 +27,8 @@ def read(config: HfConfig) -> Architecture:
         shared_gate=True,
     )
     ffn = {"intermediate_size": config.integer("moe_intermediate_size", default=1408)}
-    as_qwen2 = HfConfig(path=config.path, values={**_DEFAULTS, **config.values, **ffn})
+    # transformers writes a window of 0 for none.
+    values = {**_DEFAULTS, **config.values, **ffn, "sliding_window": None}
+    as_qwen2 = HfConfig(path=config.path, values=values)
     has_bias = config.flag("qkv_bias", default=True)
     return replace(qwen2.read(as_qwen2), family=MODEL_TYPE, experts=experts, qkv_bias=has_bias)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, mixture
+from megacpt.families import llama
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import mixture
 
 MODEL_TYPE = "mixtral"
 

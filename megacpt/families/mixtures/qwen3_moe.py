@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, mixture, qwen3
+from megacpt.families import llama, qwen3
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.mixtures import mixture
 
 MODEL_TYPE = "qwen3_moe"
 
