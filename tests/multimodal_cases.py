@@ -127,13 +127,6 @@ CASES: dict[str, dict[str, Any]] = {
         "mm_tokens_per_image": 4,
         "image_token_index": 3,
     },
-    "aya_vision": {
-        **_SIGLIP,
-        **_text("cohere2", sliding_window=8, logit_scale=1.0),
-        "image_token_index": 3,
-        "downsample_factor": 2,
-        "adapter_layer_norm_eps": 1e-6,
-    },
     "internvl": {
         **_text("qwen2"),
         "vision_config": _VISION | {"image_size": [16, 16], "patch_size": [8, 8]},
