@@ -29,6 +29,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.saved import saved_norms
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
@@ -77,6 +78,8 @@ def layer_spec(
     elif rotation := rotation_of(architecture, layer=layer):
         built.submodules.self_attention.module = RotatedAttention
         built.submodules.self_attention.params |= {"rotation": rotation}
+    names = saved_norms(architecture, layer=layer)
+    built.submodules.sharded_state_dict_keys_map = names
     return _finished(built, architecture=architecture, experts=experts)
 
 
@@ -90,22 +93,9 @@ def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None
     attention = layer.submodules.self_attention.submodules
     if attention is not None:
         _correct_biases(attention, architecture=architecture)
-    else:
-        _keep_names(layer, of="self_attention.")
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
-    if experts is not None:
-        _keep_names(layer, of="mlp.")
-        with_router(layer, experts=experts)
-    return layer
-
-
-def _keep_names(layer: Any, *, of: str) -> None:
-    """Have a checkpoint hold the norm before a module that Transformer Engine fuses none into, as
-    before experts, under the norm's own name."""
-    names = layer.submodules.sharded_state_dict_keys_map
-    kept = {name: saved for name, saved in names.items() if not saved.startswith(of)}
-    layer.submodules.sharded_state_dict_keys_map = kept
+    return layer if experts is None else with_router(layer, experts=experts)
 
 
 def _transformer_engine_layer(

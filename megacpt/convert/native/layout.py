@@ -8,7 +8,7 @@ get in the checkpoint is megatron-core's rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,9 +16,9 @@ import torch
 
 from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
+from megacpt.families.saved import saved_name
 from megacpt.families.weights import Param
 
-FUSED_NORM = ".layer_norm_weight"
 _LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
@@ -61,8 +61,7 @@ class NativeTensor:
 
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
-    rows = param_rows(architecture)
-    for row in rows:
+    for row in param_rows(architecture):
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
         for layer, expert in product(
@@ -74,9 +73,11 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([architecture.num_layers] if layer is not None and stacked else []),
                 *([experts.num] if expert is not None and experts else []),
             ]
-            name = _saved_name(row, beside=rows, layer=layer, architecture=architecture)
             yield NativeTensor(
-                key=_key(name, layer=None if stacked else layer),
+                key=_key(
+                    saved_name(row, architecture=architecture, layer=layer),
+                    layer=None if stacked else layer,
+                ),
                 index=tuple(index),
                 leading=tuple(sizes),
                 shape=shape,
@@ -102,20 +103,6 @@ def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
 def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
     shapes = [source.shape(architecture) for source in row.sources]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _saved_name(
-    row: Param, *, beside: Sequence[Param], layer: int | None, architecture: Architecture
-) -> str:
-    """A norm is saved as part of the linear layer after it, where the layer has that."""
-    if row.engine is None or not row.engine.endswith(FUSED_NORM):
-        return row.native
-    linear = f"{row.engine.removesuffix(FUSED_NORM)}.weight"
-    has_linear = any(
-        other.native == linear and (layer is None or other.in_layer(architecture, layer))
-        for other in beside
-    )
-    return row.engine if has_linear else row.native
 
 
 def _key(name: str, *, layer: int | None) -> str:

@@ -70,10 +70,20 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Stored
     silently: ModelError names it and says what is the matter.
     """
     stored = read_stored(folder)
+    return places_of(stored, folder=folder, described_by=folder, architecture=architecture)
+
+
+def places_of(
+    stored: Mapping[str, Stored], *, folder: Path, described_by: Path, architecture: Architecture
+) -> dict[str, StoredAs]:
+    """The same where it is known what ``folder`` stores, in safetensors or otherwise.
+
+    ``described_by``: the folder with config.json.
+    """
     shapes = hf_shapes(architecture)
     head = table_name(architecture, role=Role.head)
     embedding = table_name(architecture, role=Role.embedding)
-    beside = _beside(folder, architecture=architecture, stored=stored)
+    beside = _beside(described_by, architecture=architecture, stored=stored)
     if {beside.naming.stored(name) for name in (head, embedding)} <= stored.keys():
         shapes.setdefault(head, shapes[embedding])
     parts = _parts(shapes, architecture=architecture, stored=stored, naming=beside.naming)
