@@ -42,6 +42,7 @@ EXAMPLE = {
     "num_experts": 8,
     "num_local_experts": 8,
     "n_routed_experts": 64,
+    "moe_intermediate_size": 256,
 }
 """Sizes of which all that is cut in two can be cut in two."""
 _TP2 = ParallelConfig(tp=2)
