@@ -39,7 +39,8 @@ from typing import Any, NoReturn
 
 from megacpt.device.environment import gpu_files
 
-INTERPRETER = sys.executable
+INTERPRETER, VARIABLES = sys.executable, dict(os.environ)
+"""Before any test has changed them."""
 PYTHON = "forked python"
 if sys.platform != "linux" or gpu_files(Path("/dev")) or find_spec("transformer_engine"):
     # On a GPU, and where one is feigned, ranks import another megatron-core than on a CPU.
@@ -76,7 +77,7 @@ class Nursery:
 
     def __init__(self, orders: socket.socket) -> None:
         self._orders, self._lock = orders, threading.Lock()
-        self._known = _read_by_imports(os.environ)
+        self._known = _read_by_imports(VARIABLES)
 
     def order(self, wanted: Order, *, files: Sequence[int]) -> int:
         """The number of the process, now a child of this one."""
@@ -89,8 +90,9 @@ class Nursery:
                 answer = self._orders.recv(16)
             finally:
                 _adopt_orphans(False)
-        assert answer, "the nursery of processes has died"
-        return int(answer)
+        number = int(answer or 0)
+        assert number, "the process could not begin, or the nursery has died; stderr says why"
+        return number
 
 
 def _read_by_imports(environment: Any) -> dict[str, str]:
@@ -105,10 +107,12 @@ def _adopt_orphans(wanted: bool) -> None:
 def _nursery() -> Nursery:
     """This process's own, which ends when this one does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Else libraries would begin threads for the other cores.
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with theirs:
         subprocess.Popen(
             [INTERPRETER, "-c", START, str(theirs.fileno())],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=VARIABLES | own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
@@ -135,7 +139,7 @@ def _fork_exec(
     words = [os.fsdecode(word) for word in arguments[0]]
     variables = arguments[5] or [b"%s=%s" % pair for pair in os.environb.items()]
     environment = dict(os.fsdecode(pair).split("=", 1) for pair in variables)
-    words = _after_env(words, environment)
+    words = _after_env(words, environment=environment)
     if not is_wanted(words):
         return otherwise(*arguments)
     wanted = Order(
@@ -151,9 +155,9 @@ def _fork_exec(
     return nursery().order(wanted, files=[n if f == -1 else f for n, f in enumerate(given)])
 
 
-def _after_env(words: list[str], environment: dict[str, str]) -> list[str]:
+def _after_env(words: list[str], *, environment: dict[str, str]) -> list[str]:
     """What env(1) would run, after it has changed the environment."""
-    while words[0] in ("env", "-u") or "=" in words[0]:
+    while words and (words[0] in ("env", "-u") or "=" in words[0]):
         name, _, value = words.pop(0).partition("=")
         if name == "-u":
             environment.pop(words.pop(0), None)
@@ -200,10 +204,14 @@ def _live(order: Order, *, files: Sequence[int], between: int, orders: socket.so
         time.sleep(0.0002)
     if os.getppid() != order.customer:
         os._exit(1)
-    _take_place(order, files=files)
-    # From now on it may be sent signals.
-    with orders:
-        orders.send(str(os.getpid()).encode())
+    number = 0
+    try:
+        _take_place(order, files=files)
+        number = os.getpid()
+    finally:
+        # From now on it may be sent signals.
+        with orders:
+            orders.send(str(number).encode())
     module = order.words[2]
     if module == "megacpt":
         _begin_own_nursery()

@@ -143,3 +143,10 @@ def test_a_run_of_forks_has_the_same_bits(tmp_path: Path) -> None:
         records = [json.loads(line) for line in lines]
         found.append([(r.get("loss"), r.get("grad_norm"), r.get("heldout")) for r in records])
     assert found[0] == found[1]
+
+
+def test_one_that_cannot_begin_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="could not begin"):
+        subprocess.run([PYTHON, "-m", "told"], cwd=tmp_path / "nowhere")
+    process = start(PYTHON, tmp_path, code="print('the next one can')")
+    assert process.communicate(timeout=60)[0] == "the next one can\n"

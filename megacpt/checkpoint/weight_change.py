@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 
 from megacpt.checkpoint import verify
+from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.errors import CheckpointError
 
 PREFIX, MASTER = "optimizer.state.", "optimizer.state.fp32_param."
@@ -94,7 +94,7 @@ class _Tensors:
         if wrong := verify.quick(folder) or verify.full(folder, names=[".metadata"]):
             raise CheckpointError(f"{folder}: {wrong[0]}; see `megacpt checkpoints --verify`.")
         self._folder = folder
-        self._metadata = FileSystemReader(folder).read_metadata()
+        self._metadata = read_index(folder)
 
         self.keys = {
             key

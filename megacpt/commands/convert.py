@@ -40,7 +40,9 @@ def _convert(arguments: argparse.Namespace) -> int:
         converted = convert(conversion, progress=line)
     finally:
         line.close()
-    say(*_said(conversion, converted=converted), next_command=_next(conversion))
+    say(
+        *_said(conversion, converted=converted), next_command=_next(conversion, base=arguments.base)
+    )
     return 0
 
 
@@ -58,10 +60,11 @@ def _said(conversion: Conversion, *, converted: Converted) -> list[str]:
     return lines
 
 
-def _next(conversion: Conversion) -> str:
+def _next(conversion: Conversion, *, base: Path | None) -> str:
     ours, theirs = shown(conversion.source.folder), shown(conversion.destination)
     if conversion.form.value == "hf":
-        return shlex.join(["megacpt", "verify", ours, theirs])
+        described = ["--base", shown(base)] if base is not None else []
+        return shlex.join(["megacpt", "verify", ours, theirs, *described])
     model = shown(conversion.source.described_by)
     return shlex.join(["megacpt", "train", f"model.path={model}", f"checkpoint.load_from={theirs}"])
 

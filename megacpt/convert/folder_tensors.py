@@ -13,7 +13,7 @@ import torch
 from megacpt.convert.sources import SourceTensor, stored_tensor
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.fused import Whole, wholes
-from megacpt.families.stored.places import beside_of
+from megacpt.families.stored.places import beside_of, frozen_names
 from megacpt.families.weights import Part
 
 
@@ -25,9 +25,11 @@ def folder_tensors(
     dtype: torch.dtype | None,
 ) -> dict[str, SourceTensor]:
     """``dtype``: of the model's; None: each keeps its own, as those beside it do in any case."""
-    beside = beside_of(described_by, architecture=architecture)
+    beside, frozen = beside_of(described_by, architecture=architecture), frozen_names(architecture)
     model = {
-        beside.naming.stored(name): _put_together(whole, tensors=tensors).of_type(dtype)
+        beside.naming.stored(name): _put_together(whole, tensors=tensors).of_type(
+            torch.float32 if name in frozen else dtype
+        )
         for name, whole in wholes(architecture).items()
     }
     others = {name: stored_tensor(name, stored=found) for name, found in beside.tensors.items()}

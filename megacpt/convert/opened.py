@@ -10,10 +10,12 @@ from megacpt.checkpoint.manifest import MANIFEST
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
 from megacpt.convert.conversion import DESCRIBED
+from megacpt.convert.foreign.kinds import KINDS, foreign_source
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.sources import Source, hugging_face
 from megacpt.errors import CheckpointError, ModelError
 from megacpt.families import read_architecture
+from megacpt.families.stored.files import has_weights
 
 
 def open_source(path: Path, *, base: Path | None = None) -> Source:
@@ -26,12 +28,18 @@ def open_source(path: Path, *, base: Path | None = None) -> Source:
         return native_checkpoint(path, described_by=base or _base_of(path))
     if RunFolder(path).run_yaml.is_file():
         return _of_run(path, base=base)
-    if (path / "config.json").is_file():
+    is_hf = (path / "config.json").is_file()
+    # Whoever trains with DeepSpeed may have gathered the weights beside its states.
+    if not (is_hf and has_weights(path)):
+        found = foreign_source(path, base=base)
+        if found is not None:
+            return found
+    if is_hf:
         return hugging_face(path, architecture=read_architecture(path))
     what = "does not exist" if not path.exists() else "is none of these"
     raise ModelError(
         f"{path} {what}: a Hugging Face folder (config.json and *.safetensors), a checkpoint "
-        f"({MANIFEST}) or a run folder (run.yaml); name one."
+        f"({MANIFEST}), a run folder (run.yaml), or a checkpoint of {KINDS}; name one."
     )
 
 

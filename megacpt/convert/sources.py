@@ -117,7 +117,7 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
     shapes = hf_shapes(architecture)
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
     if head in tensors and head not in shapes:
-        _require_tied(tensors[head], table=tensors[table], folder=folder)
+        require_tied(tensors[head], table=tensors[table], folder=folder)
     return Source(
         folder=folder,
         described_by=folder,
@@ -203,7 +203,7 @@ def _begins(files: Iterable[Path]) -> dict[str, int]:
     return begins
 
 
-def _require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
+def require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
     """A tied head that is stored as well must be the embedding, or leaving it out changes it."""
     for rows in head.pieces():
         count = rows.stop - rows.start

@@ -14,6 +14,8 @@ from megacpt.families import (
     cohere2,
     gemma2,
     gemma3_text,
+    glm,
+    glm4,
     granite,
     llama,
     ministral3,
@@ -70,6 +72,8 @@ FAMILIES = {
     gemma3_text.MODEL_TYPE: Family(
         read=gemma3_text.read, params=gemma3_text.PARAMS, names=gemma3_text.NAMES
     ),
+    glm.MODEL_TYPE: Family(read=glm.read, params=glm.PARAMS, parts=glm.parts, fused=True),
+    glm4.MODEL_TYPE: Family(read=glm4.read, params=glm4.PARAMS, parts=glm4.parts, fused=True),
     glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),

@@ -29,6 +29,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.saved import saved_norms
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention import CausalAttention
@@ -77,6 +78,8 @@ def layer_spec(
     elif rotation := rotation_of(architecture, layer=layer):
         built.submodules.self_attention.module = RotatedAttention
         built.submodules.self_attention.params |= {"rotation": rotation}
+    names = saved_norms(architecture, layer=layer)
+    built.submodules.sharded_state_dict_keys_map = names
     return _finished(built, architecture=architecture, experts=experts)
 
 
@@ -92,13 +95,7 @@ def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None
         _correct_biases(attention, architecture=architecture)
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
-    if experts is None:
-        return layer
-    # Before experts Transformer Engine fuses no norm, so a checkpoint keeps it under its own name.
-    names = layer.submodules.sharded_state_dict_keys_map
-    kept = {name: saved for name, saved in names.items() if not saved.startswith("mlp.")}
-    layer.submodules.sharded_state_dict_keys_map = kept
-    return with_router(layer, experts=experts)
+    return layer if experts is None else with_router(layer, experts=experts)
 
 
 def _transformer_engine_layer(

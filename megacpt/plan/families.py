@@ -36,13 +36,14 @@ EXAMPLE = {
     "vocab_size": 1024,
     "hidden_size": 512,
     "intermediate_size": 1024,
+    "moe_intermediate_size": 1024,
     "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "num_experts": 8,
     "num_local_experts": 8,
-    "n_routed_experts": 64,
-    "moe_intermediate_size": 256,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 2,
 }
 """Sizes of which all that is cut in two can be cut in two."""
 _TP2 = ParallelConfig(tp=2)

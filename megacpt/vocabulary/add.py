@@ -17,7 +17,9 @@ import torch
 
 from megacpt.convert.carried import carry_over
 from megacpt.convert.described import TOKENIZER, write_json
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import EnvironmentError_, ModelError
+from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Role
 from megacpt.files import sync, write_text
 from megacpt.tokenizer import Tokenizer
@@ -69,6 +71,11 @@ def add_tokens(source: Path, *, wanted: Wanted, output: Path, choices: Choices) 
         raise EnvironmentError_(f"{output} exists; choose another folder (--output FOLDER).")
     tokenizer = load_checked(source)
     tables = ModelTables.read(source, tokenizer=tokenizer)
+    if choices.init is Init.distil and text_of(HfConfig.read(source)) is not None:
+        raise ModelError(
+            f"{source} is a model of several parts, which --init distil does not load; use "
+            "--init subtokens."
+        )
     growth = Growth(Bpe(tokenizer))
     growth.take(wanted)
     tables.require_room(output, count=len(growth.tokens))

@@ -32,9 +32,10 @@ BEFORE, AFTER = 24, 40
 """Tokens of a piece around the new one that it was cut for."""
 PIECES_PER_TOKEN = 64
 """More of the frequent ones would only repeat what the others teach."""
-STEP_SIZE = 0.03
-"""Of the first steps, as a part of the rows' root mean square: rows move by what AdamW's sign
-asks."""
+STEP_SIZE = 0.1
+"""Of the first step, as a part of the rows' root mean square; Adam moves each value by about that.
+Twenty tokens of SmolLM2 in 40 steps: hidden states from 0.101 of their mean square apart to 0.055;
+with 0.03 to 0.075."""
 
 Step = Callable[[int, float], None]
 """Told the number of a step and its loss."""

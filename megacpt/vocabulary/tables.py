@@ -16,7 +16,8 @@ from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
-from megacpt.families.stored.files import INDEX
+from megacpt.families.stored.files import INDEX, read_stored
+from megacpt.families.stored.nested import INNER
 from megacpt.families.stored.places import StoredAs, find_places, table_name
 from megacpt.families.weights import Role
 from megacpt.text import text_size
@@ -35,6 +36,8 @@ class ModelTables:
     folder: Path
     architecture: Architecture
     places: dict[str, StoredAs]
+    files: tuple[Path, ...]
+    """All that hold weights, some of them perhaps none of the text model's."""
     by_role: dict[Role, Table]
     """A tied head is the embedding."""
 
@@ -54,7 +57,14 @@ class ModelTables:
             by_role[role] = Table(
                 name=place.part.name, file=place.file, num_rows=architecture.vocab_size
             )
-        return cls(folder=folder, architecture=architecture, places=places, by_role=by_role)
+        files = sorted({stored.file for stored in read_stored(folder).values()})
+        return cls(
+            folder=folder,
+            architecture=architecture,
+            places=places,
+            files=tuple(files),
+            by_role=by_role,
+        )
 
     def size(self, *, first: int, count: int) -> int:
         """Rows with ``count`` new ones from ``first`` on. Those that no token had, which pad many
@@ -63,9 +73,8 @@ class ModelTables:
 
     def require_room(self, output: Path, *, count: int) -> None:
         """At most: four bytes a new value."""
-        files = {place.file for place in self.places.values()}
         rows = 2 * 4 * count * self.architecture.hidden_size
-        needed = sum(file.stat().st_size for file in files) + rows
+        needed = sum(file.stat().st_size for file in self.files) + rows
         there = next(path for path in output.absolute().parents if path.exists())
         free = shutil.disk_usage(there).free
         if needed > free:
@@ -81,7 +90,7 @@ class ModelTables:
             for name, role in self._stored().items()
         }
         more_bytes = 0
-        for file in sorted({place.file for place in self.places.values()}):
+        for file in self.files:
             target = folder / file.relative_to(self.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             more_bytes += write_grown(file, target=target, rows=grown)
@@ -107,15 +116,12 @@ class ModelTables:
 
 
 def _with_size(config: Mapping[str, Any], *, size: int) -> dict[str, Any]:
-    """Wherever it is stated: of a model of text and images once more, within ``text_config``."""
-    return {
-        key: size
-        if key == SIZE
-        else _with_size(value, size=size)
-        if key == "text_config" and isinstance(value, dict)
-        else value
-        for key, value in config.items()
-    }
+    """In a model of several parts it is the text's, and stands on top only where it did."""
+    inner = config.get(INNER)
+    if inner is None:
+        return {**config, SIZE: size}
+    on_top = {SIZE: size} if SIZE in config else {}
+    return {**config, **on_top, INNER: {**inner, SIZE: size}}
 
 
 def _content(rows_NH: torch.Tensor) -> bytes:

@@ -21,16 +21,20 @@ WARNINGS: list[str] = []
 
 
 def read(folder: str, *, tokens: list[list[int]], texts: list[str]) -> dict[str, Any]:
+    stated = json.loads((Path(folder) / "config.json").read_text())
     kind = AutoModelForCausalLM
-    if "text_config" in json.loads((Path(folder) / "config.json").read_text()):
+    if "text_config" in stated:
         kind = transformers.AutoModelForImageTextToText
-    model = kind.from_pretrained(folder, local_files_only=True).eval()
+    # By default many versions compute Gemma 2's without the bound of scores.
+    how = {"attn_implementation": "eager"} if stated.get("attn_logit_softcapping") else {}
+    model = kind.from_pretrained(folder, local_files_only=True, **how).eval()
     # Theirs by name: 5 would ask mistral-common, which tests have without what it needs.
     by_name = model.config.model_type in ("mistral", "mistral3", "mixtral")
     kind = PreTrainedTokenizerFast if by_name else AutoTokenizer
     tokenizer = kind.from_pretrained(folder, local_files_only=True)
     with torch.no_grad():
-        logits = model(torch.tensor(tokens)).logits
+        # A cache of 4.48 warns of itself.
+        logits = model(torch.tensor(tokens), use_cache=False).logits
     return {
         "logits": logits,
         "dtype": str(next(model.parameters()).dtype),

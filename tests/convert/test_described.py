@@ -120,6 +120,12 @@ OWN_NAMES = {
     "starcoder2": {"rms_norm_eps": "norm_epsilon"},
 }
 
+OWN_SIZES = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "deepseek_v3": {"num_key_value_heads": 32},
+}
+"""Without a default, or with one that no model of these sizes can have."""
+
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_no_reader_s_default_counts(model_type: str, tmp_path: Path) -> None:
 
     keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
     short = {key: LLAMA[key] for key in keys} | {"model_type": model_type}
-    short |= {"hidden_size": 4096, "num_attention_heads": 32}
+    short |= {"hidden_size": 4096, "num_attention_heads": 32} | OWN_SIZES.get(model_type, {})
     assumed = AutoConfig.for_model(**short)
     config = described(tmp_path, short)
     for key in (

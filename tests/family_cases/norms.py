@@ -84,7 +84,7 @@ GEMMA2_WITHOUT = {
 }
 YARN = {
     "rope_type": "yarn",
-    "factor": 4.0,
+    "factor": 8.0,
     "original_max_position_embeddings": 32,
     "rope_theta": 300.0,
 }

@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.family_cases import Case
+from tests.family_cases.llama_like import without_biases
+from tests.family_cases.norms import with_halves_turned, without_norms_after
 
 YARN = {
     "rope_type": "yarn",
@@ -35,6 +37,8 @@ def longrope(*, channels: int, original: int, **more: Any) -> dict[str, Any]:
     }
 
 
+GLM = {"pad_token_id": None, "head_dim": 16}
+HALF = {"partial_rotary_factor": 0.5}
 PHI = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "head_dim": ...}
 QUARTERS = {"partial_rotary_factor": 0.75}
 ALWAYS_SHORT = {"its long factors": {"original_max_position_embeddings": 256}}
@@ -98,6 +102,27 @@ CASES = {
         changes=PHI
         | {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}, "tie_word_embeddings": True},
         without={"its part": DEFAULT | {"partial_rotary_factor": 1.0}},
+    ),
+    "glm-of-documents": Case(
+        model_type="glm",
+        changes=GLM | rope(partial_rotary_factor=0.5) | {"attention_bias": False},
+        without={
+            "scaling": {"rope_parameters": PLAIN | HALF},
+            "its attention factor": rope(partial_rotary_factor=0.5, attention_factor=1.0),
+        },
+        spoilt={"pairs": with_halves_turned},
+    ),
+    "glm4": Case(
+        model_type="glm4",
+        changes=GLM | {"rope_parameters": PLAIN | HALF},
+        without={"its part": {"rope_parameters": PLAIN | {"partial_rotary_factor": 1.0}}},
+        spoilt={"pairs": with_halves_turned, "norms after": without_norms_after},
+    ),
+    "glm4-tied": Case(
+        model_type="glm4",
+        changes=GLM
+        | {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.75}, "tie_word_embeddings": True},
+        spoilt={"biases": without_biases},
     ),
     "ministral3": Case(
         model_type="ministral3",

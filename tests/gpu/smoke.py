@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.forked import PYTHON
 from tests.run_on_ranks import run_on_ranks
 from tests.support import write_model_folder
 
@@ -89,7 +90,7 @@ def train(work: Path, *, device: str, shape: Shape, settings: tuple[str, ...] = 
         initializer_range=0.02,
     )
     words = [
-        *(sys.executable, "-m", "megacpt", "train", "experiment=tiny", "precision=bf16"),
+        *(PYTHON, "-m", "megacpt", "train", "experiment=tiny", "precision=bf16"),
         *(f"run_dir={work / 'run'}", f"model.path={model}", f"cluster.device={device}"),
         *(f"data.sequence_length={shape.length}", f"data.global_batch_size={shape.samples}"),
         *(f"data.micro_batch_size={shape.micro}", f"schedule.steps={shape.steps}"),

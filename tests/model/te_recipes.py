@@ -19,7 +19,10 @@ import torch.distributed as dist
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
 from tests.model.te_documents import pretend_a_gpu
 
-DENSE = ("granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3", "starcoder2")
+DENSE = (
+    *("gemma3_text", "granite", "llama", "mistral", "olmo2", "olmo3", "qwen2", "qwen3"),
+    *("smollm3", "starcoder2"),
+)
 FAMILY_FOLDERS = (*DENSE, "mixtral", "qwen3_moe")
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 

@@ -39,6 +39,7 @@ QWEN3_MOE = {
     "router_aux_loss_coef": 0.02,
 }
 FOLDERS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
     "granite": {"architectures": ["GraniteForCausalLM"], "model_type": "granite"},
     "llama": {},
     "mistral": {
@@ -48,6 +49,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "mixtral": MIXTRAL,
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
+    "olmo3": {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3"},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16},
     "qwen3_moe": QWEN3_MOE,
@@ -115,8 +117,9 @@ def test_first_and_last_layers_stay_in_bf16(
 @pytest.mark.parametrize(("family", "recipe"), PAIRS)
 def test_layers_are_the_engines_own(found: dict[str, Any], family: str, recipe: str) -> None:
     layers = set(found[f"{family} {recipe}"]["layers"])
-    # OLMo 2 has no norm before a linear layer.
-    first = "TEColumnParallelLinear" if family == "olmo2" else "TELayerNormColumnParallelLinear"
+    # OLMo 2 and 3 have no norm before a linear layer.
+    has_norm = family not in ("olmo2", "olmo3")
+    first = "TELayerNormColumnParallelLinear" if has_norm else "TEColumnParallelLinear"
     assert {first, "TERowParallelLinear"} <= layers
     assert ("TEGroupedMLP" in layers) == (family in ("mixtral", "qwen3_moe"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from megacpt.errors import DataError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from megacpt.vocabulary import tables as tables_module
 from megacpt.vocabulary.add import Added, Choices, add_tokens
+from megacpt.vocabulary.distil import Distillation
 from megacpt.vocabulary.rows import Init
 from megacpt.vocabulary.wanted import Wanted
-from tests.vocabulary.small_models import END, KINDS, OTHER, write_model
+from tests.family_cases import cases
+from tests.multimodal_cases import write_parts
+from tests.vocabulary.small_models import END, KINDS, OTHER, write_model, write_tokenizer
 
 WANTED = Wanted(path=Path("words.txt"), words=(" coroutine", " yield", "<|case|>"))
 MODELS: dict[str, dict[str, Any]] = {
@@ -27,6 +31,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "padded": {"padding": 3},
     "much padded": {"padding": 90, "tie_word_embeddings": True},
 }
+
+
+FAMILIES = ("llama_like-granite", "norms-gemma2-tied-biases", "norms-cohere2-tied")
+"""They scale embeddings or logits, or bound them."""
 
 
 def add(source: Path, *, init: Init = Init.subtokens) -> Added:
@@ -153,6 +161,51 @@ def test_of_several_files_only_those_with_a_table_grow(tmp_path: Path) -> None:
     for name in set(before["weight_map"].values()) - with_table:
         old, new = (load_file(folder / name) for folder in (source, tmp_path / "grown"))
         assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+@pytest.mark.parametrize("case", ["llava", "mistral3-tied"])
+def test_of_several_parts_the_text_s_tables_grow(case: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    source = tmp_path / "model"
+    size = write_tokenizer(source).get_vocab_size()
+    model = write_parts(tmp_path / "whole", case=case, vocab_size=size)
+    model.save_pretrained(source, max_shard_size="40KB")
+    added = add(source)
+    grown = AutoModelForImageTextToText.from_pretrained(tmp_path / "grown").eval()
+    ids = torch.randint(6, size, (1, 30), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        before, after = (m(ids).logits for m in (model, grown))
+    assert after.shape[-1] == added.vocab_after == size + len(added.growth.tokens)
+    torch.testing.assert_close(after[..., :size], before)
+    old, new = model.state_dict(), grown.state_dict()
+    assert old.keys() == new.keys()
+    assert all(torch.equal(new[name][: len(value)], value) for name, value in old.items())
+    with pytest.raises(ModelError, match="is a model of several parts, which --init distil"):
+        add_tokens(
+            source,
+            wanted=WANTED,
+            output=tmp_path / "learned",
+            choices=Choices(init=Init.distil, texts=OTHER),
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_grow_and_learn(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    case, source = cases()[name], tmp_path / "model"
+    size = write_tokenizer(source).get_vocab_size()
+    model = replace(case, changes={**case.changes, "vocab_size": size}).write(source)
+    choices = Choices(init=Init.distil, texts=OTHER, distillation=Distillation(steps=2))
+    output = tmp_path / "grown"
+    added = add_tokens(source, wanted=WANTED, output=output, choices=choices)
+    grown = AutoModelForCausalLM.from_pretrained(output).eval()
+    ids = torch.randint(6, size, (1, 30), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        before, after = (m(ids).logits for m in (model, grown))
+    assert after.shape[-1] == size + len(added.growth.tokens)
+    torch.testing.assert_close(after[..., :size], before)
 
 
 def test_a_named_special_token_without_a_row_stays_behind_all_others(tmp_path: Path) -> None:

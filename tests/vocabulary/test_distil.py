@@ -124,11 +124,11 @@ def test_hidden_states_on_other_text_come_nearer(tmp_path: Path) -> None:
     apart = {}
     for init in (Init.mean, Init.subtokens, Init.distil):
         output = tmp_path / init.value
-        settings = Distillation(steps=60)
+        settings = Distillation(steps=40)
         choices = Choices(init=init, texts=LEARNED, distillation=settings)
         added = add_tokens(tmp_path / "model", wanted=WANTED, output=output, choices=choices)
         apart[init] = distance(tmp_path / "model", grown=output)
-    assert apart[Init.distil] < 0.95 * apart[Init.subtokens]
+    assert apart[Init.distil] < 0.9 * apart[Init.subtokens]
     assert apart[Init.subtokens] < apart[Init.mean]
     assert added.num_pieces > 0
     assert not added.untaught

@@ -16,9 +16,9 @@ import torch
 
 from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
+from megacpt.families.saved import saved_name
 from megacpt.families.weights import Param
 
-FUSED_NORM = ".layer_norm_weight"
 _LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
@@ -51,6 +51,8 @@ class NativeTensor:
     """The Hugging Face tensor of each source."""
     runs: tuple[Run, ...]
     """In the order of the native rows; together they are all of them."""
+    frozen: bool
+    """Float32 whatever the rest is."""
 
     @property
     def saved_shape(self) -> tuple[int, ...]:
@@ -59,9 +61,7 @@ class NativeTensor:
 
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
-    rows = param_rows(architecture)
-    natives = {row.native for row in rows}
-    for row in rows:
+    for row in param_rows(architecture):
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
         for layer, expert in product(
@@ -74,12 +74,16 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([experts.num] if expert is not None and experts else []),
             ]
             yield NativeTensor(
-                key=_key(_saved_name(row, natives=natives), layer=None if stacked else layer),
+                key=_key(
+                    saved_name(row, architecture=architecture, layer=layer),
+                    layer=None if stacked else layer,
+                ),
                 index=tuple(index),
                 leading=tuple(sizes),
                 shape=shape,
                 names=tuple(s.name.format(layer=layer, expert=expert) for s in row.sources),
                 runs=runs,
+                frozen=row.frozen,
             )
 
 
@@ -99,14 +103,6 @@ def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
 def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
     shapes = [source.shape(architecture) for source in row.sources]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _saved_name(row: Param, *, natives: set[str]) -> str:
-    """A norm is saved as part of the linear layer after it, where that is there."""
-    if row.engine is None or not row.engine.endswith(FUSED_NORM):
-        return row.native
-    linear = f"{row.engine.removesuffix(FUSED_NORM)}.weight"
-    return row.engine if linear in natives else row.native
 
 
 def _key(name: str, *, layer: int | None) -> str:

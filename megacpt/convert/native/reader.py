@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     Metadata,
     MetadataIndex,
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from megacpt.checkpoint import verify
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.sources import Source, SourceTensor, bytes_of, read_exactly
@@ -46,7 +46,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
     require_architecture(
         CheckpointManifest.read(folder), architecture=asdict(architecture), folder=folder
     )
-    saved = _Saved(folder, metadata=FileSystemReader(folder).read_metadata())
+    saved = _Saved(folder, metadata=read_index(folder))
     found = list(native_tensors(architecture, stacked=saved.is_stacked))
     saved.require_all(found)
     return Source(

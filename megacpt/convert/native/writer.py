@@ -121,7 +121,7 @@ def _dtypes(
     found: dict[str, torch.dtype] = {}
     for tensor in tensors:
         for name in tensor.names:
-            own = dtype or source.tensors[name].dtype
+            own = torch.float32 if tensor.frozen else dtype or source.tensors[name].dtype
             found[tensor.key] = torch.promote_types(found.get(tensor.key, own), own)
     return found
 

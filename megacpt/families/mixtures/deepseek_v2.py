@@ -21,6 +21,7 @@ parts = _MIXTURE.parts
 
 def read(config: HfConfig) -> Architecture:
     config.require("mlp_bias", wanted=False, default=False)
+    config.integer("num_experts_per_tok")  # It has no default.
     # transformers does not renormalise, whatever this says.
     config.require("norm_topk_prob", wanted=False, default=False)
     values = {**_DEFAULTS, **config.values}

@@ -69,8 +69,9 @@ def read_experts(
         HfConfig(path=config.path, values=named), num=num, per_token=8, renormalised=renormalised
     )
     config.require_between("topk_group", value=routing.groups_per_token, low=1, high=routing.groups)
-    if num % routing.groups:
-        config.require("n_group", wanted=1, default=1)
+    most = num // routing.group_scored_by
+    config.require_between("n_group", value=routing.groups, low=1, high=most)
+    config.require_divisor("n_group", value=routing.groups, of=num)
     within = routing.groups_per_token * (num // routing.groups)
     config.require_between("num_experts_per_tok", value=experts.per_token, low=2, high=within)
     dense = config.values.get("first_k_dense_replace", first_dense)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GLM-4.5, 4.6 and 4.7 (``glm4_moe``): Qwen3's attention, of which half of each head is rotated,
-with DeepSeek-V3's experts."""
+"""GLM-4.5 to 4.7: Llama in which half of each head turns, with DeepSeek-V3's experts; each head's
+query and key may pass an RMSNorm."""
 
 from __future__ import annotations
 

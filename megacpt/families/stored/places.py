@@ -48,6 +48,16 @@ def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def frozen_names(architecture: Architecture) -> set[str]:
+    """Those of the tensors that no training changes and every folder holds in float32."""
+    return {
+        source.name.format(layer=layer)
+        for row in param_rows(architecture)
+        if row.frozen
+        for layer, source in product(row.layers(architecture), row.sources)
+    }
+
+
 def table_name(architecture: Architecture, *, role: Role) -> str:
     """The Hugging Face name of the embedding or the head, which a tied model need not store."""
     return table_row(architecture, role=role).sources[0].name
@@ -60,10 +70,20 @@ def find_places(folder: Path, *, architecture: Architecture) -> dict[str, Stored
     silently: ModelError names it and says what is the matter.
     """
     stored = read_stored(folder)
+    return places_of(stored, folder=folder, described_by=folder, architecture=architecture)
+
+
+def places_of(
+    stored: Mapping[str, Stored], *, folder: Path, described_by: Path, architecture: Architecture
+) -> dict[str, StoredAs]:
+    """The same where it is known what ``folder`` stores, in safetensors or otherwise.
+
+    ``described_by``: the folder with config.json.
+    """
     shapes = hf_shapes(architecture)
     head = table_name(architecture, role=Role.head)
     embedding = table_name(architecture, role=Role.embedding)
-    beside = _beside(folder, architecture=architecture, stored=stored)
+    beside = _beside(described_by, architecture=architecture, stored=stored)
     if {beside.naming.stored(name) for name in (head, embedding)} <= stored.keys():
         shapes.setdefault(head, shapes[embedding])
     parts = _parts(shapes, architecture=architecture, stored=stored, naming=beside.naming)
