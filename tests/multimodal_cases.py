@@ -93,12 +93,6 @@ CASES: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
         "image_token_index": 3,
     },
-    "gemma3": {
-        **_SIGLIP,
-        **_text("gemma3_text", head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
-        "image_token_index": 3,
-        "mm_tokens_per_image": 4,
-    },
     "qwen3_5": {
         **_text("qwen3_5_text", rope_parameters=_MROPE | {"partial_rotary_factor": 0.5}, **_NET),
         "vision_config": _QWEN3_VISION | {"deepstack_visual_indexes": []},
