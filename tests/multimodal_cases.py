@@ -40,6 +40,23 @@ _QWEN3_VISION = {
     "num_position_embeddings": 16,
 }
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 5e5}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 5e5,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 16,
+    "llama_4_scaling_beta": 0.5,
+}
+_NET = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+}
 _IDS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5}
 
 
@@ -71,6 +88,16 @@ CASES: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
         "image_token_index": 3,
     },
+    "mistral3-ministral3": {
+        **_text("ministral3", sliding_window=None, head_dim=16, rope_parameters=_YARN),
+        "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
+        "image_token_index": 3,
+    },
+    "qwen3_5": {
+        **_text("qwen3_5_text", rope_parameters=_MROPE | {"partial_rotary_factor": 0.5}, **_NET),
+        "vision_config": _QWEN3_VISION | {"deepstack_visual_indexes": []},
+        **_IDS,
+    },
     "idefics3": {
         **_text("llama"),
         "vision_config": _VISION,
@@ -84,6 +111,21 @@ CASES: dict[str, dict[str, Any]] = {
         "image_token_id": 3,
         "scale_factor": 2,
         "pad_token_id": 0,
+    },
+    "gemma3": {
+        **_text(
+            "gemma3_text",
+            head_dim=16,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+            rope_parameters={
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+            },
+        ),
+        "vision_config": _VISION,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 3,
     },
     "internvl": {
         **_text("qwen2"),

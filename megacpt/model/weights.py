@@ -8,6 +8,7 @@ Hugging Face tensor on the other.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.model.placement import Placed, placed_params
 
+READ_BYTES = 2**25
+"""Of an embedding a rank's rows would be a third of all that it holds of a small model."""
 ReadSlice = Callable[[Placed, HfTensor, slice], torch.Tensor]
 """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
 
@@ -42,7 +45,7 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     def read(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
         return tensors.read(placed.hf_name(source), dim=placed.row.tp_dim, span=span)
 
-    _fill(chunks, read=read, architecture=architecture)
+    _fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
 
 
 def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Path) -> None:
@@ -78,7 +81,7 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
         dim = placed.row.tp_dim
         return whole if dim is None else whole[(slice(None),) * dim + (span,)]
 
-    _fill(chunks, read=draw, architecture=architecture)
+    _fill(chunks, read=draw, architecture=architecture, most_bytes=sys.maxsize)
 
 
 def _draw(
@@ -94,8 +97,11 @@ def _draw(
 
 
 @torch.no_grad()
-def _fill(chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture) -> None:
-    """Write every parameter, padding rows included (zeros)."""
+def _fill(
+    chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture, most_bytes: int
+) -> None:
+    """Write every parameter, padding rows included (zeros); of one that is cut by rows, so many
+    bytes of the parameter are read at once."""
     for placed in placed_params(chunks, architecture=architecture):
         cut = placed.cut
         with _writable(placed.tensor) as native:
@@ -106,7 +112,22 @@ def _fill(chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture)
                     span = placed.row.span(
                         view, source=source, architecture=architecture, rank=cut.rank
                     )
-                _write(view, part=read(placed, source, span))
+                of_rows = placed.row.tp_dim == 0 and len(view) == 1
+                rows_max = most_bytes // max(view[:, :1].nbytes, 1) if of_rows else view.shape[1]
+                for rows in _pieces(view.shape[1], most=max(rows_max, 1)):
+                    at = span if not of_rows else _within(span, rows=rows)
+                    _write(view[:, rows], part=read(placed, source, at))
+
+
+def _pieces(rows: int, *, most: int) -> Iterator[slice]:
+    for first in range(0, rows, most):
+        yield slice(first, min(first + most, rows))
+
+
+def _within(span: slice, *, rows: slice) -> slice:
+    """Those of its indices that are the ``rows`` of a view; fewer, where the rest is padding."""
+    start, stop = (min(span.start + row, span.stop) for row in (rows.start, rows.stop))
+    return slice(start, stop)
 
 
 @contextmanager

@@ -238,9 +238,11 @@ class _Stage:
         return min(self.parallel.recompute_layers or self.chunk_layers, self.chunk_layers)
 
     def _layer_activations(self) -> float:
-        """34 bytes a token and hidden unit; 10 of them are cut over tp only with sequence
-        parallelism."""
-        uncut = 10 / (self.parallel.tp if self.parallel.sequence_parallel else 1)
+        """34 bytes a token and hidden unit; 10 of them, 4 for the inputs of two norms, are cut over
+        tp only with sequence parallelism."""
+        norms = self.architecture.norms
+        num_norms = 2 * norms.before + 2 * norms.after - self.architecture.parallel_mlp
+        uncut = (6 + 2 * num_norms) / (self.parallel.tp if self.parallel.sequence_parallel else 1)
         dense = (uncut + 24 / self.parallel.tp) * self.architecture.hidden_size
         return dense + self._expert_activations()
 

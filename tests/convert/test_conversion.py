@@ -26,6 +26,8 @@ from tests.family_cases import cases
 from tests.llama_cases import write_llama
 
 CASES = cases()
+FIRST = {case.model_type: name for name, case in reversed(CASES.items())}
+"""One of each family; the others are slow together."""
 
 
 def to_native(source: Path, destination: Path, **wanted: Any) -> Converted:
@@ -68,7 +70,13 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.mcore
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in FIRST.values() else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_megatron_core_loads_the_model_and_back_are_the_same_bits(
     case: str, tmp_path: Path, one_rank: None
 ) -> None:

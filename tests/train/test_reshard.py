@@ -34,6 +34,23 @@ EXPERTS = {
     "num_experts_per_tok": 2,
     "router_aux_loss_coef": 0.1,
 }
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "aux_loss_alpha": 0.1,
+}
 ZERO1, ZERO3 = {"dp": 2, "distributed_optimizer": True}, {"dp": 2, "sharded_weights": True}
 TP2_SP = {"tp": 2, "sequence_parallel": True}
 DENSE: dict[str, dict[str, Any]] = {
@@ -57,6 +74,11 @@ MIXTURE: dict[str, dict[str, Any]] = {
 EXPERTS_CUT: dict[str, dict[str, Any]] = {
     "moe-tp2-etp1": TP2_SP | {"etp": 1},
     "moe-ep2-zero1": ZERO1 | {"ep": 2},
+}
+LATENT: dict[str, dict[str, Any]] = {
+    "latent-single": {},
+    "latent-tp2": TP2_SP,
+    "latent-pp2": {"pp": 2},
 }
 BF16: dict[str, dict[str, Any]] = {
     "bf16-single": {},
@@ -85,6 +107,7 @@ def layouts_of(family: str) -> dict[str, dict[str, Any]]:
 
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
 MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
+LATENT_PAIRS = [("latent-tp2", "latent-pp2"), ("latent-pp2", "latent-single")]
 BF16_PAIRS = all_pairs(BF16)
 NORM_PAIRS = [pair for f in NORMS for pair in pairs_with({f"{f}-tp2": {}}, partner=f"{f}-pp2")]
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
@@ -92,11 +115,14 @@ pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 def worlds(work: Path) -> dict[int, dict[str, Any]]:
     """World size -> name -> settings, and what the layout loads."""
-    experts = {"model": {"path": str(work / "experts"), "init": "random"}}
+    experts, deepseek = (
+        {"model": {"path": str(work / name), "init": "random"}} for name in ("experts", "deepseek")
+    )
     found: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
     for layouts, pairs, settings in (
         (DENSE | STAGES, DENSE_PAIRS, {}),
         (MIXTURE | EXPERTS_CUT, MIXTURE_PAIRS, experts),
+        (LATENT, LATENT_PAIRS, deepseek),
         (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
         *(
             (layouts_of(f), NORM_PAIRS, {"model": {"path": str(work / f), "init": "random"}})
@@ -122,7 +148,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     others = {
         family: {"architectures": [name], "model_type": family} for family, name in NORMS.items()
     }
-    for name, changes in {"experts": EXPERTS, **others}.items():
+    for name, changes in {"experts": EXPERTS, "deepseek": DEEPSEEK, **others}.items():
         shutil.copytree(work / "model", work / name)
         path = work / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -148,6 +174,13 @@ def test_a_dense_model_goes_on(found: dict[str, Any], source: str, target: str) 
 @pytest.mark.parametrize(("source", "target"), MIXTURE_PAIRS)
 def test_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single="moe-single")
+
+
+@pytest.mark.parametrize(("source", "target"), LATENT_PAIRS)
+def test_latent_attention_with_experts_in_some_layers_goes_on(
+    found: dict[str, Any], source: str, target: str
+) -> None:
+    assert_goes_on(found, source, target, single="latent-single")
 
 
 @pytest.mark.parametrize(("source", "target"), NORM_PAIRS)

@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="megacpt-bench-", dir=arguments.folder))
     try:
         measure(work, rounds=arguments.rounds)
+        measure_load(work)
         if arguments.large:
             measure_large(work)
         measure_bridge(work, python=arguments.bridge_python)
@@ -120,6 +122,35 @@ def measure_large(work: Path) -> None:
     )
     shutil.rmtree(work / "large-native")
     shutil.rmtree(work / "large")
+
+
+def measure_load(work: Path) -> None:
+    """The folder into a model on four ranks, a quarter on each; by transformers in one process."""
+    if not (work / "hf").exists():
+        write_folder(work / "hf", config=LLAMA, values=True)
+    whole = watched([sys.executable, __file__, CHILD, "transformers", str(work / "hf")])
+    port = str(free_port())
+    processes = []
+    for rank in range(4):
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4}
+        environment = {name: str(value) for name, value in ranks.items()}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, __file__, CHILD, "ranks", str(work / "hf")],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    said = [process.communicate()[0].strip().splitlines()[-1].split() for process in processes]
+    slowest_s = max(float(elapsed_s) for elapsed_s, _ in said)
+    share = max(float(grown) for _, grown in said)
+    print(
+        f"load with tp 2 x pp 2: {slowest_s:.2f} s on the slowest rank, transformers "
+        f"{whole.conversion_s:.2f} s: {slowest_s / whole.conversion_s:.2f} (goal: at most 0.8); "
+        f"memory {share:.2f} of the rank's weights (goal: at most 1.2)"
+    )
 
 
 def measure_bridge(work: Path, *, python: Path | None) -> None:
@@ -173,6 +204,9 @@ def watched(words: list[str]) -> Run:
 
 
 def child(source: str, target: str, holes: str = "") -> None:
+    if source in ("transformers", "ranks"):
+        (load_by_transformers if source == "transformers" else load_on_ranks)(target)
+        return
     from megacpt.convert.conversion import Conversion, Form, convert
     from megacpt.convert.opened import open_source
 
@@ -189,6 +223,61 @@ def peak_kib() -> str:
     """Of this process's resident memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+
+
+def load_by_transformers(folder: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    before = time.monotonic()
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    print(time.monotonic() - before, peak_kib())
+
+
+def load_on_ranks(folder: str) -> None:
+    """Seconds, and by how much the peak of memory grows, in shares of the rank's weights."""
+    from megacpt.config.sections import (
+        ClusterConfig,
+        DeviceKind,
+        Dtype,
+        ParallelConfig,
+        PrecisionConfig,
+    )
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo, rank_from_environment
+
+    ranks = rank_from_environment()
+    assert isinstance(ranks, RankInfo)
+    cluster = ClusterConfig(device=DeviceKind.cpu, threads_per_rank=1)
+    started = runtime.start(ranks, cluster=cluster)
+    from megacpt.device.groups import initialise_parallel
+    from megacpt.families import read_architecture
+    from megacpt.model.build import build_model
+    from megacpt.model.weights import load_hf
+
+    parallel = ParallelConfig(tp=2, pp=2)
+    initialise_parallel(parallel, seed=1)
+    architecture = read_architecture(folder)
+    before_kib = int(peak_kib())
+    chunks = build_model(
+        architecture,
+        parallel=parallel,
+        precision=PrecisionConfig(dtype=Dtype.bf16),
+        kind=started.kind,
+        sequence_length=64,
+    )
+    before = time.monotonic()
+    load_hf(chunks, folder=folder, architecture=architecture)
+    elapsed_s = time.monotonic() - before
+    weights = sum(p.numel() * p.element_size() for chunk in chunks for p in chunk.parameters())
+    print(elapsed_s, (int(peak_kib()) - before_kib) * 1024 / weights)
+    runtime.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def leave_holes() -> None:
@@ -224,7 +313,8 @@ def write_folder(folder: Path, *, config: dict[str, Any], values: bool) -> None:
     shapes = hf_shapes(read_architecture(folder))
     files = shards(shapes)
     for number, names in enumerate(files):
-        heads, end = {}, 0
+        heads: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
         for name in names:
             size = int(np.prod(shapes[name])) * 2
             heads[name] = {
@@ -245,7 +335,8 @@ def write_folder(folder: Path, *, config: dict[str, Any], values: bool) -> None:
             file.truncate(8 + len(head) + end)
             os.fsync(file.fileno())
     places = {name: f"model-{n}.safetensors" for n, names in enumerate(files) for name in names}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def shards(shapes: dict[str, tuple[int, ...]]) -> list[list[str]]:

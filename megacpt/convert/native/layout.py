@@ -61,8 +61,7 @@ class NativeTensor:
 
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
-    rows = param_rows(architecture)
-    for row in rows:
+    for row in param_rows(architecture):
         runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
         experts = architecture.experts
         for layer, expert in product(

@@ -29,6 +29,7 @@ _GEMMA4 = (
     "embeddings of each layer, keys and values that layers share, and head sizes of each layer"
 )
 MISSING: Mapping[str, str] = {
+    "aya_vision": "a model to compare with: transformers leaves its logit_scale out",
     "bamba": _MAMBA,
     "bloom": "ALiBi, a bias of attention scores in place of rotary positions",
     "falcon_h1": "Mamba beside attention in every layer",

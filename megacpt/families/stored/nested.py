@@ -21,7 +21,6 @@ ROPE_KEYS = ("rope_scaling", "rope_parameters")
 _HEAD = "lm_head.weight"
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 OUTER: Mapping[str, str] = {
-    "aya_vision": "cohere2",
     "gemma3": "gemma3_text",
     "idefics3": "llama",
     "internvl": "qwen2",
