@@ -103,9 +103,17 @@ def _adopt_orphans(wanted: bool) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
-@cache
+_STARTING = threading.Lock()
+
+
 def _nursery() -> Nursery:
-    """This process's own, which ends when this one does."""
+    """This process's own, which ends when this one does; threads that ask at once have one."""
+    with _STARTING:
+        return _started()
+
+
+@cache
+def _started() -> Nursery:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # Else libraries would begin threads for the other cores.
     own = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
