@@ -93,12 +93,6 @@ CASES: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
         "image_token_index": 3,
     },
-    "gemma3": {
-        **_SIGLIP,
-        **_text("gemma3_text", head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
-        "image_token_index": 3,
-        "mm_tokens_per_image": 4,
-    },
     "qwen3_5": {
         **_text("qwen3_5_text", rope_parameters=_MROPE | {"partial_rotary_factor": 0.5}, **_NET),
         "vision_config": _QWEN3_VISION | {"deepstack_visual_indexes": []},
@@ -132,13 +126,6 @@ CASES: dict[str, dict[str, Any]] = {
         "vision_config": _VISION,
         "mm_tokens_per_image": 4,
         "image_token_index": 3,
-    },
-    "aya_vision": {
-        **_SIGLIP,
-        **_text("cohere2", sliding_window=8, logit_scale=1.0),
-        "image_token_index": 3,
-        "downsample_factor": 2,
-        "adapter_layer_norm_eps": 1e-6,
     },
     "internvl": {
         **_text("qwen2"),

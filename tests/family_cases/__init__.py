@@ -65,6 +65,7 @@ LAYOUTS: dict[str, Layout] = {
     "pp2-vpp2": Layout(ranks=2, parallel={"pp": 2, "vpp": 2}),
     "packed-pp2": Layout(ranks=2, parallel={"pp": 2}, packed=True),
     "cp2": Layout(ranks=2, parallel={"cp": 2}),
+    "tp3": Layout(ranks=3, parallel={"tp": 3}),
 }
 
 

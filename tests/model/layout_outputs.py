@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """On a rank of the tests of layouts: take each case in each layout, in turn.
 
-Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares. A
-case without a bf16 copy in WORK_DIR/bf16 has its logits taken and nothing else.
+Cases are WORK_DIR/models/*; what is found goes to files in WORK_DIR; the test process compares.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from megacpt.config.sections import (
     Dtype,
     ParallelConfig,
     PrecisionConfig,
-    RunConfig,
 )
 from tests.llama_cases import TOKENS_BS, divides
 from tests.rank import rank_on_cpu
@@ -44,16 +42,10 @@ def run_case(work: Path, layout: str, folder: Path, parallel: ParallelConfig) ->
 
     architecture = read_architecture(folder)
     chunks = build(architecture, parallel, Dtype.fp32)
-    thorough = (work / "bf16" / folder.name).exists()
-    if thorough:
-        initialise_randomly(chunks, architecture=architecture, seed=5)
-        write_slices(work, layout, folder.name, chunks, architecture)
+    initialise_randomly(chunks, architecture=architecture, seed=5)
+    write_slices(work, layout, folder.name, chunks, architecture)
     load_hf(chunks, folder=folder, architecture=architecture)
     write_logits(work, layout, folder.name, chunks)
-    if thorough and layout == "single":
-        write_round_trip(work, folder, chunks, architecture)
-    if thorough and parallel.pp == 1:
-        write_gradients(work, f"gradients-{layout}", folder.name, chunks, architecture, parallel)
 
 
 def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any]:
@@ -69,15 +61,13 @@ def build(architecture: Any, parallel: ParallelConfig, dtype: Dtype) -> list[Any
 
 
 def write_slices(work: Path, layout: str, case: str, chunks: list[Any], architecture: Any) -> None:
-    """What each Hugging Face tensor, or its gradient once there are buffers of these, became on
-    this rank: name -> (tp_dim, part, tensor)."""
+    """What each Hugging Face tensor became on this rank: name -> (tp_dim, part, tensor)."""
     from megacpt.model.placement import placed_params
 
     slices: dict[str, Any] = {}
     for placed in placed_params(chunks, architecture=architecture):
         cut, row = placed.cut, placed.row
-        values = getattr(placed.tensor, "main_grad", placed.tensor.detach())
-        views = row.views(values, architecture=architecture, tp=cut.size)
+        views = row.views(placed.tensor.detach(), architecture=architecture, tp=cut.size)
         for source, view in zip(row.sources, views, strict=True):
             part = (row.tp_dim, cut.rank, view.flatten(0, 1).clone())
             slices[placed.hf_name(source)] = part
@@ -122,33 +112,3 @@ def write_logits(work: Path, layout: str, case: str, chunks: list[Any]) -> None:
             )
             if not any(rank() for rank in ranks):
                 torch.save((logits_BSV, losses_BS), work / f"logits-{layout}-{case}.pt")
-
-
-def write_gradients(
-    work: Path, layout: str, case: str, chunks: list[Any], architecture: Any, parallel: Any
-) -> None:
-    """Gradients of the mean loss, finalized as a training step does it."""
-    from megacpt.train.state import wrap_for_training
-
-    config = RunConfig(parallel=parallel, precision=PrecisionConfig(dtype=Dtype.fp32))
-    state = wrap_for_training(
-        chunks,
-        parallel=config.parallel,
-        precision=config.precision,
-        optim=config.optim,
-        device=torch.device("cpu"),
-    )
-    positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
-    state.chunks[0](TOKENS_BS, positions_BS, None, labels=TOKENS_BS).mean().backward()
-    state.transformer.finalize_model_grads_func(state.chunks)
-    write_slices(work, layout, case, state.chunks, architecture)
-
-
-def write_round_trip(work: Path, folder: Path, chunks: list[Any], architecture: Any) -> None:
-    """Import and export again: fp32 as loaded above, bf16 from the bf16 copy of the folder."""
-    from megacpt.model.weights import load_hf, to_hf
-
-    torch.save(to_hf(chunks, architecture=architecture), work / f"fp32-{folder.name}.pt")
-    chunks = build(architecture, ParallelConfig(), Dtype.bf16)
-    load_hf(chunks, folder=work / "bf16" / folder.name, architecture=architecture)
-    torch.save(to_hf(chunks, architecture=architecture), work / f"bf16-{folder.name}.pt")

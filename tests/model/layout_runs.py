@@ -26,16 +26,6 @@ def reference(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return logits_BSV, losses.view_as(TOKENS_BS)
 
 
-def reference_gradients(folder: Path) -> dict[str, torch.Tensor]:
-    """Those of the mean loss; a tied head has none of its own."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
-    logits_BSV = model(TOKENS_BS).logits
-    torch.nn.functional.cross_entropy(logits_BSV.flatten(0, 1), TOKENS_BS.flatten()).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
 def run_world(work: Path, world_size: int, layouts: dict[str, dict[str, Any]]) -> None:
     target = "tests.model.layout_outputs:write_outputs"
     run_on_ranks(target, work, world=world_size, cases=layouts, timeout_s=300.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtures of experts on every layout: transformers' logits, the balancing loss's gradient."""
+"""Mixtures of experts: layouts beyond those of all families, and the balancing loss's gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.mixtral_cases import CASES, write_mixtral
 from tests.model.layout_runs import (
     LOGITS_ATOL,
     assembled,
-    assert_same_tensors,
     reference,
     run_world,
 )
@@ -28,13 +27,7 @@ pytestmark = pytest.mark.mcore
 TP2: dict[str, Any] = {"tp": 2, "sequence_parallel": True}
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"single": {}},
-    2: {
-        "tp2": TP2,
-        "tp2-etp1": TP2 | {"etp": 1},
-        "tp2-ep2": TP2 | {"etp": 1, "ep": 2},
-        "ep2": {"dp": 2, "ep": 2},
-        "pp2": {"pp": 2},
-    },
+    2: {"tp2-etp1": TP2 | {"etp": 1}},
     4: {"tp2-etp2-ep2": TP2 | {"dp": 2, "ep": 2}, "pp2-ep2": {"pp": 2, "dp": 2, "ep": 2}},
 }
 MIXTRAL_NAMES = ("w1", "w3", "w2")
@@ -48,8 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case in every layout, one set of processes a world size."""
     work = tmp_path_factory.mktemp("mixtral")
     for case, changes in CASES.items():
-        model = write_mixtral(work / "models" / case, **changes)
-        model.to(torch.bfloat16).save_pretrained(work / "bf16" / case)
+        write_mixtral(work / "models" / case, **changes)
     for world_size, layouts in LAYOUTS.items():
         run_world(work, world_size, layouts)
     return work
@@ -78,13 +70,6 @@ def test_random_weights_do_not_depend_on_the_layout(layout: str, case: str, work
     found = assembled(work, layout, case)
     assert found.keys() == single.keys()
     assert all(torch.equal(found[name], single[name]) for name in single)
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "folder"), [("fp32", "models"), ("bf16", "bf16")])
-def test_export_of_import_is_bit_identical(case: str, dtype: str, folder: str, work: Path) -> None:
-    exported = torch.load(work / f"{dtype}-{case}.pt")
-    assert_same_tensors(exported, load_file(work / folder / case / "model.safetensors"))
 
 
 @pytest.mark.parametrize("case", CASES)

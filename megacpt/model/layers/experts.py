@@ -56,9 +56,10 @@ def _layers_with_experts(architecture: Architecture) -> int | list[int]:
     return 1 if all(layers) else layers
 
 
-def with_router(layer: Any, *, experts: Experts) -> None:
-    """Put megacpt's router into the specification of a layer with experts."""
+def with_router(layer: Any, *, experts: Experts) -> Any:
+    """The specification of a layer with experts, megacpt's router in it."""
     mlp_submodules(layer).router = partial(Router, experts=experts)
+    return layer
 
 
 def mlp_submodules(layer: Any) -> Any:

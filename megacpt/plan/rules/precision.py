@@ -160,8 +160,6 @@ def _weights(config: RunConfig, *, architecture: Architecture) -> Iterator[Viola
 
 def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> dict[str, float]:
     """In words -> a size of the layers' products on one rank."""
-    queries = architecture.num_heads * architecture.head_dim
-    keys = architecture.num_kv_heads * architecture.head_dim
     tp = parallel.tp
     of_tp = "" if tp == 1 else f" of tp={tp}"
     mlps = {name: (size, tp) for name, size in mlp_sizes(architecture).items()}
@@ -170,12 +168,27 @@ def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> di
         mlps["the experts' intermediate_size"] = inner, expert_tensor_ranks(parallel)
     return {
         "hidden_size": architecture.hidden_size,
-        f"the queries' size{of_tp}": queries / tp,
-        f"the size of queries, keys and values{of_tp}": (queries + 2 * keys) / tp,
+        **{f"{name}{of_tp}": size / tp for name, size in _attention_sizes(architecture).items()},
         **{
             name if cut == 1 else f"{name} of {cut} ranks": size / cut
             for name, (size, cut) in mlps.items()
         },
+    }
+
+
+def _attention_sizes(architecture: Architecture) -> dict[str, int]:
+    """What tensor parallelism cuts, in words."""
+    heads, head_dim, latent = architecture.num_heads, architecture.head_dim, architecture.latent
+    if latent is None:
+        queries, keys = heads * head_dim, architecture.num_kv_heads * head_dim
+        return {
+            "the queries' size": queries,
+            "the size of queries, keys and values": queries + 2 * keys,
+        }
+    return {
+        "the queries' size": heads * (latent.plain_dim + head_dim),
+        "the size of keys and values": heads * (latent.plain_dim + latent.value_dim),
+        "the values' size": heads * latent.value_dim,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Experts
 from megacpt.families.counts import (
@@ -16,7 +17,7 @@ from megacpt.families.counts import (
     num_expert_parameters,
     num_parameters,
 )
-from tests.family_cases import routed
+from tests.family_cases import deepseek, glm, routed
 
 SMALL = {
     "num_hidden_layers": 5,
@@ -69,10 +70,13 @@ def test_layers_without_experts(
     assert experts.dense_ffn_hidden_size == (99 if dense else None)
 
 
-@pytest.mark.parametrize("case", routed.CASES)
+CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_counts_are_those_of_transformers(case: str, tmp_path: Path) -> None:
     """A token passes all but the experts it is not sent to."""
-    model = routed.CASES[case].write(tmp_path)
+    model = CASES[case].write(tmp_path)
     a = read_architecture(tmp_path)
     assert a.experts is not None
     weights = {**dict(model.named_parameters()), **corrections(model)}
@@ -86,3 +90,49 @@ def test_counts_are_those_of_transformers(case: str, tmp_path: Path) -> None:
 def corrections(model: Any) -> dict[str, Any]:
     """transformers has these as buffers."""
     return {n: b for n, b in model.named_buffers() if n.endswith("correction_bias")}
+
+
+DEEPSEEK = SMALL | {"num_experts_per_tok": 2, "n_routed_experts": 16}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("deepseek_v2", {"num_experts_per_tok": None}, "has no num_experts_per_tok"),
+        ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob must be False, but is True"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method must be 'greedy'"),
+        ("deepseek_v2", {"mlp_bias": True}, "mlp_bias must be False, but is True"),
+        ("deepseek_v3", {"num_key_value_heads": 2}, "num_key_value_heads must be 16, but is 2"),
+        ("deepseek_v3", {"n_group": 3, "topk_group": 1}, "n_group must divide 16, but is 3"),
+        ("deepseek_v3", {"n_group": 16}, "n_group must be from 1 to 8, but is 16"),
+        ("deepseek_v3", {"topk_group": 9}, "topk_group must be from 1 to 8, but is 9"),
+        (
+            "deepseek_v3",
+            {"topk_group": 1, "num_experts_per_tok": 3},
+            "num_experts_per_tok must be from 2 to 2, but is 3",
+        ),
+        ("deepseek_v3", {"first_k_dense_replace": 5}, "leaves none of 5 layers with experts"),
+        ("glm4_moe", {"first_k_dense_replace": 9}, "leaves none of 5 layers with experts"),
+        ("qwen2_moe", {"use_sliding_window": True}, "use_sliding_window must be False"),
+    ],
+)
+def test_what_is_not_computed_is_refused(
+    model_type: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = DEEPSEEK | {"model_type": model_type} | changes
+    with pytest.raises(ModelError, match=message):
+        read_architecture(folder_with(tmp_path, config))
+
+
+def test_deepseeks_attention_is_as_large_as_in_transformers(tmp_path: Path) -> None:
+    """Compared: a head's query and key; summed: its values."""
+    from transformers import DeepseekV3Config
+
+    a = read_architecture(folder_with(tmp_path, DEEPSEEK | {"model_type": "deepseek_v3"}))
+    b = DeepseekV3Config(**DEEPSEEK)
+    assert a.attention_size == b.num_attention_heads * (b.qk_head_dim + b.v_head_dim) / 2
+    assert a.experts is not None
+    assert a.experts.routing.scale == b.routed_scaling_factor
+    assert a.experts.dense_layers == tuple(range(b.first_k_dense_replace))
+    assert (a.head_dim, a.dense_ffn_hidden_size) == (b.qk_rope_head_dim, b.intermediate_size)
+    assert (a.max_positions, a.norm_eps) == (b.max_position_embeddings, b.rms_norm_eps)
