@@ -47,7 +47,7 @@ ROPES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("rope", ROPES, ids=str)
-def test_frequencies_are_those_of_transformers(rope: dict[str, Any]) -> None:
+def test_frequencies_are_those_of_transformers(rope: dict[str, Any], one_rank: None) -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -57,7 +57,7 @@ def test_recomputed_layers_have_the_same_gradients(
             torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_document_is_short_or_long_whatever_lies_beside_it() -> None:
+def test_a_document_is_short_or_long_whatever_lies_beside_it(one_rank: None) -> None:
     from megacpt.families.architecture import Architecture
     from megacpt.families.rope import LongRopeScaling
     from megacpt.model.layers.attention import packed_documents
