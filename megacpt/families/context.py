@@ -32,6 +32,11 @@ def stretched(architecture: Architecture, *, by: RopeConfig) -> Architecture:
             f"model.rope={by.kind.name} is not there for {architecture.family}, whose long texts "
             "need divisors that a search has found (longrope); use model.rope=null."
         )
+    if architecture.latent is not None:
+        raise ModelError(
+            f"model.rope={by.kind.name} is not there for {architecture.family}, whose latent "
+            "attention scales its scores by the yarn it was made with; use model.rope=null."
+        )
     stated = getattr(architecture.rope_scaling, "original_max_positions", None)
     original = by.original_max_positions or stated or architecture.max_positions
     longest = round(original * by.factor)

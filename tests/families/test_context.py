@@ -15,6 +15,7 @@ from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.hf_config import HfConfig
 from tests.families.test_families import LLAMA, folder_with
+from tests.family_cases import cases
 from tests.llama_cases import LLAMA3_ROPE
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
@@ -78,3 +79,9 @@ def test_phi_is_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, LLAMA | {"model_type": "phi3", "rope_scaling": None})
     with pytest.raises(ModelError, match=r"model\.rope=yarn is not there for phi3"):
         read_architecture(folder, rope=RopeConfig(factor=2.0))
+
+
+def test_latent_attention_is_refused(tmp_path: Path) -> None:
+    cases()["deepseek-v3"].write(tmp_path)
+    with pytest.raises(ModelError, match=r"model\.rope=yarn is not there for deepseek_v3"):
+        read_architecture(tmp_path, rope=RopeConfig(factor=2.0))
