@@ -250,7 +250,7 @@ def test_another_conversion_begins_anew(
 
 
 def test_one_process_at_a_time(base: Path, tmp_path: Path) -> None:
-    interrupt(base, tmp_path / "made", form=Form.native, after_bytes=0)
+    partial_folder(tmp_path / "made").mkdir()
     with (partial_folder(tmp_path / "made") / "conversion.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(EnvironmentError_, match="made is being written by another process"):
