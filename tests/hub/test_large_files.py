@@ -135,8 +135,9 @@ def test_a_killed_process_has_not_lost_what_came(hub: HubServer, tmp_path: Path)
     command = [sys.executable, "-c", FETCH, str(tmp_path), file.name, str(file.size), file.sha256]
     environment = {"HF_ENDPOINT": hub.address, "PYTHONPATH": ":".join(sys.path)}
     with subprocess.Popen(command, env=environment) as process:
-        came = wait_for_bytes(tmp_path / f"{file.sha256}.incomplete")
+        wait_for_bytes(tmp_path / f"{file.sha256}.incomplete")
         process.kill()
+    came = (tmp_path / f"{file.sha256}.incomplete").stat().st_size
     hub.gate.set()
     hub.gate = None
     hub.requests.clear()

@@ -211,7 +211,9 @@ def test_without_it_the_model_is_another_one(
 
 
 def test_no_layout_is_left_out(work: Work) -> None:
-    """Of the first of each kind: what its rules refuse is known."""
-    dense = {"tp2-ep2", "ep2"}
-    assert set(LAYOUTS) - set(work.layouts("llama-tied-gqa")) == dense
-    assert set(LAYOUTS) - set(work.layouts("mixtures-top2-of-4")) == {"tp2"}
+    """Of one of each kind: what its rules refuse is known."""
+    experts = {"tp2-ep2", "ep2"}
+    assert set(LAYOUTS) - set(work.layouts("llama-plain")) == experts
+    # Two key-value heads.
+    assert set(LAYOUTS) - set(work.layouts("llama-tied-gqa")) == experts | {"tp3"}
+    assert set(LAYOUTS) - set(work.layouts("mixtures-top2-of-4")) == {"tp2", "tp3"}
