@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import glm
 from megacpt.families.architecture import Architecture, Norms
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.reshaped import glm
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "glm4"

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import delta_net, llama
 from megacpt.families.architecture import Architecture, Norms
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.recurrent import delta_net
 from megacpt.families.weights import HfTensor, Part
 
 MODEL_TYPE = "qwen3_5_text"
