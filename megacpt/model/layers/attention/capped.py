@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from megacpt.model.layers.attention import CausalAttention, causal_mask
+from megacpt.model.layers.attention.causal import CausalAttention, causal_mask
 
 ROWS = 256
 """Queries of a block."""
