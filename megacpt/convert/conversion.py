@@ -31,7 +31,7 @@ from megacpt.convert.carried import carry_over
 from megacpt.convert.described import write_descriptions, write_json
 from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.native import writer
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
 from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_
 from megacpt.families.stored.files import INDEX, SINGLE
@@ -57,7 +57,7 @@ class Form(Enum):
 class Conversion:
     """What is to be made of a source."""
 
-    source: Source
+    source: SourceModel
     form: Form
     destination: Path
     dtype: Dtype | None = None
@@ -161,7 +161,7 @@ def _torch_dtype(conversion: Conversion) -> torch.dtype | None:
     return TORCH_DTYPES[conversion.dtype] if conversion.dtype is not None else None
 
 
-def _common_dtype(source: Source) -> Dtype:
+def _common_dtype(source: SourceModel) -> Dtype:
     """Of most values, as config.json states it."""
     values: Counter[torch.dtype] = Counter()
     for tensor in source.tensors.values():
@@ -234,7 +234,7 @@ def _note(conversion: Conversion, *, files: Sequence[OutputFile]) -> str:
 
 
 def _write(
-    source: Source, *, files: Sequence[OutputFile], folder: Path, progress: Progress
+    source: SourceModel, *, files: Sequence[OutputFile], folder: Path, progress: Progress
 ) -> Mapping[str, FileSum]:
     """Write them, and meanwhile read a native source once whole, as its manifest has its sums."""
     if not (source.folder / MANIFEST).is_file():

@@ -33,7 +33,7 @@ from megacpt.families.reshaped import (
     olmo3,
     starcoder2,
 )
-from megacpt.families.stored.nearest import refusal
+from megacpt.families.stored.nearest import unknown_family
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
@@ -102,7 +102,7 @@ def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> 
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise refusal(config, families=FAMILIES)
+        raise unknown_family(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megacpt.convert.sources import Source, SourceTensor, bytes_of
+from megacpt.convert.sources import SourceModel, SourceTensor, bytes_of
 
 READERS = 2
 
@@ -45,7 +45,7 @@ class _Distance:
 _FAR = _Distance(equal=False, difference=math.inf, largest=math.nan)
 
 
-def compare_tensors(a: Source, *, b: Source) -> Iterator[TensorPair]:
+def compare_tensors(a: SourceModel, *, b: SourceModel) -> Iterator[TensorPair]:
     """All tensors of either, in the order of ``a``."""
     names = [*a.tensors, *(name for name in b.tensors if name not in a.tensors)]
     with ThreadPoolExecutor(READERS) as pool:

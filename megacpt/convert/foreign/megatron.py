@@ -19,7 +19,7 @@ import torch
 from megacpt.checkpoint.stored.dcp import DcpFolder
 from megacpt.convert.foreign.stated import require_settings
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
-from megacpt.convert.sources import DTYPES, Source, SourceTensor
+from megacpt.convert.sources import DTYPES, SourceModel, SourceTensor
 from megacpt.errors import CheckpointError
 from megacpt.families import param_rows, read_architecture
 from megacpt.families.architecture import Architecture
@@ -41,7 +41,7 @@ class _Saved:
     """Where they begin in the weight."""
 
 
-def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
+def megatron(folder: DcpFolder, *, described_by: Path) -> SourceModel:
     """``CheckpointError`` names the tensor that is missing, too many or of another shape."""
     architecture = read_architecture(described_by)
     reader = _Reader(folder=folder, norms=_norms(architecture))
@@ -55,7 +55,7 @@ def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
     reader.require_all(used)
     require_settings(folder, architecture=architecture, described_by=described_by)
     folder.require_files(used)
-    return Source(
+    return SourceModel(
         folder=folder.folder, described_by=described_by, architecture=architecture, tensors=tensors
     )
 
