@@ -196,7 +196,7 @@ def _export_on_cpu(run_dir: Path, *, output: Path) -> HubModel | None:
         from megacpt.convert.run import export_run
         from megacpt.monitor.card import write_card
 
-        def describe(folder: Path, step: int) -> None:
+        def describe(folder: Path, *, step: int) -> None:
             write_card(folder, run_dir=run_dir, config=config, step=step)
 
         export_run(config, kind=started.kind, output=output, describe=describe)

@@ -164,7 +164,7 @@ def _some(texts: list[str]) -> str:
     return ", ".join(map(repr, texts[:SHOWN])) + more
 
 
-def _tell(step: int, loss: float) -> None:
+def _tell(step: int, *, loss: float) -> None:
     if step == 1 or step % TOLD_EVERY == 0:
         print(f"step {step:>5}  loss {loss:.4f}", file=sys.stderr, flush=True)
 

@@ -27,7 +27,7 @@ from megacpt.tokenizer.auto_tokenizer import load_checked
 from megacpt.tokenizer.folder import ADDED, DECLARED, read_json
 from megacpt.tokenizer.load import FILE
 from megacpt.vocabulary.bpe import Bpe
-from megacpt.vocabulary.distil import Distillation, Step, TextPiece, distil, find_pieces
+from megacpt.vocabulary.distil import Distillation, StepLoss, TextPiece, distil, find_pieces
 from megacpt.vocabulary.growth import Growth, added_token
 from megacpt.vocabulary.rows import RowInit, first_rows
 from megacpt.vocabulary.tables import ModelTables
@@ -47,7 +47,7 @@ class Choices:
     texts: Iterable[str] = ()
     """What distillation reads."""
     distillation: Distillation = field(default_factory=Distillation)
-    told: Step = lambda step, loss: None
+    told: StepLoss = lambda step, loss: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,11 @@ STEP_SIZE = 0.1
 Twenty tokens of SmolLM2 in 40 steps: hidden states from 0.101 of their mean square apart to 0.055;
 with 0.03 to 0.075."""
 
-Step = Callable[[int, float], None]
-"""Told the number of a step and its loss."""
+
+class StepLoss(Protocol):
+    """Told the number of a step and its loss."""
+
+    def __call__(self, step: int, /, *, loss: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,7 @@ def distil(
     first: int,
     pieces: Sequence[TextPiece],
     settings: Distillation,
-    told: Step = lambda step, loss: None,
+    told: StepLoss = lambda step, loss: None,
 ) -> dict[Role, torch.Tensor]:
     """``rows`` of the folder's model, which is loaded whole and in fp32, after some steps."""
     if not pieces:
@@ -123,7 +126,7 @@ def distil(
     for step, batch in enumerate(itertools.islice(batches, settings.steps), start=1):
         for group in optimizer.param_groups:
             group["lr"] = STEP_SIZE * scale * (1 - (step - 1) / settings.steps)
-        told(step, student.backward(batch))
+        told(step, loss=student.backward(batch))
         optimizer.step()
     return {role: row.detach().to(rows[role].dtype) for role, row in student.rows.items()}
 

@@ -62,7 +62,10 @@ class NativeTensor:
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
     for row in param_rows(architecture):
-        runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
+        runs, shape = (
+            runs_of(row, architecture=architecture),
+            _shape_of(row, architecture=architecture),
+        )
         experts = architecture.experts
         for layer, expert in product(
             row.layers(architecture) if row.per_layer else (None,),
@@ -88,7 +91,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
 
 
 def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
-    native = torch.empty(_shape_of(row, architecture), device="meta")
+    native = torch.empty(_shape_of(row, architecture=architecture), device="meta")
     elements = native[0].numel() if native.dim() > 1 else 1
     runs = []
     for number, view in enumerate(row.views(native, architecture=architecture, tp=1)):
@@ -100,7 +103,7 @@ def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
     return tuple(sorted(runs, key=lambda run: run.native))
 
 
-def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
+def _shape_of(row: Param, *, architecture: Architecture) -> tuple[int, ...]:
     shapes = [source.shape(architecture) for source in row.sources]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 

@@ -13,7 +13,7 @@ from megacpt.families.rope import StatedRope
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "gemma2"
-PARAMS = renamed(llama.PARAMS, {"pre_mlp_layernorm": "pre_feedforward_layernorm"})
+PARAMS = renamed(llama.PARAMS, names={"pre_mlp_layernorm": "pre_feedforward_layernorm"})
 NAMES = {"hidden_act": "hidden_activation"}
 
 DEFAULTS = {

@@ -13,7 +13,7 @@ from megacpt.families.weights import renamed
 MODEL_TYPE = "glm4"
 PARAMS = renamed(
     glm.PARAMS,
-    {
+    names={
         "post_self_attn_layernorm": "post_self_attn_layernorm",
         "post_mlp_layernorm": "post_mlp_layernorm",
     },
