@@ -16,10 +16,8 @@ import torch
 
 from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
-from megacpt.families.saved import saved_name
+from megacpt.families.saved import saved_key, saved_name
 from megacpt.families.weights import Param
-
-_LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +75,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([experts.num] if expert is not None and experts else []),
             ]
             yield NativeTensor(
-                key=_key(
+                key=saved_key(
                     saved_name(row, architecture=architecture, layer=layer),
                     layer=None if stacked else layer,
                 ),
@@ -106,9 +104,3 @@ def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
 def _shape_of(row: Param, *, architecture: Architecture) -> tuple[int, ...]:
     shapes = [source.shape(architecture) for source in row.sources]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _key(name: str, *, layer: int | None) -> str:
-    number = "" if layer is None else f"{layer}."
-    of_expert = name.replace(f"{_EXPERTS}{{expert}}.", ".experts.experts.")
-    return of_expert.replace(f"{_LAYERS}{{layer}}.", f"{_LAYERS}{number}")
