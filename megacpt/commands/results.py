@@ -139,7 +139,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         run_rank(config, ranks=ranks, mode="evaluate")
     else:
-        code = run_local(model_of_run(arguments.run_dir, weights=True), mode="evaluate")
+        config = model_of_run(arguments.run_dir, weights=True)
+        code = run_local(Path(config.run_dir), sections=config, mode="evaluate")
         if code != 0:
             return code
     return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
