@@ -24,10 +24,9 @@ from types import FrameType
 from megacpt.checkpoint import folders
 from megacpt.cluster.failures import Rank, ask_for_stacks, ending, failures_of
 from megacpt.config.paths import RunFolder
-from megacpt.config.sections import RunConfig
 from megacpt.device.environment import die_with_parent
 from megacpt.device.inherited import of_another_place
-from megacpt.device.variables import missing_variables
+from megacpt.device.variables import RunSections, missing_variables
 from megacpt.errors import EndedOnRequest, EnvironmentError_
 
 POLL_S = 0.02
@@ -41,29 +40,29 @@ HANG_WAIT_S = 8.0
 """How long the other ranks may take to find that the run hangs, once one has found it."""
 
 
-def run_local(config: RunConfig, *, mode: str = "train") -> int:
-    """Run all ranks of ``config`` here; returns the exit code, after the one message of a failure.
+def run_local(run_dir: Path, *, sections: RunSections, mode: str = "train") -> int:
+    """Run all ranks of a run here; returns the exit code, after the one message of a failure.
 
-    ``RUN_DIR/run.yaml`` must exist: the ranks read nothing else. After a hang or a killed rank the
-    run is started again, ``cluster.retries`` times at most, while it gets on.
+    Its run.yaml must exist: the ranks read nothing else, and ``sections`` are of it. After a hang
+    or a killed rank the run is started again, ``cluster.retries`` times at most, while it gets on.
     """
-    checkpoints = Path(config.run_dir) / "checkpoints"
-    for retry in range(1, config.cluster.retries + 2):
+    checkpoints, retries = run_dir / "checkpoints", sections.cluster.retries
+    for retry in range(1, retries + 2):
         before = folders.newest(checkpoints)
         code = run_ranks(
-            [sys.executable, "-m", "megacpt.train.rank", config.run_dir, "--mode", mode],
-            num_ranks=config.parallel.num_ranks,
-            folder=RunFolder(Path(config.run_dir)),
-            variables=missing_variables(config),
+            [sys.executable, "-m", "megacpt.train.rank", str(run_dir), "--mode", mode],
+            num_ranks=sections.parallel.num_ranks,
+            folder=RunFolder(run_dir),
+            variables=missing_variables(sections),
         )
         newest = folders.newest(checkpoints)
-        if code != os.EX_TEMPFAIL or retry > config.cluster.retries:
+        if code != os.EX_TEMPFAIL or retry > retries:
             return code
         if newest is None or newest == before:
             sys.stderr.write("No retry: no checkpoint was written since the start before.\n")
             return code
-        sys.stderr.write(f"Retry {retry} of {config.cluster.retries}, from {newest}.\n")
-        _keep_stacks(RunFolder(Path(config.run_dir)), retry=retry)
+        sys.stderr.write(f"Retry {retry} of {retries}, from {newest}.\n")
+        _keep_stacks(RunFolder(run_dir), retry=retry)
         # A rank that no signal ends (it waits for a disk, say) has lost the run all the same.
         mode = "take_over" if mode == "train" else mode
     return code

@@ -16,7 +16,7 @@ from megacpt.text import duration, text_size
 
 if TYPE_CHECKING:
     from megacpt.convert.conversion import Conversion, Converted
-    from megacpt.convert.sources import Source
+    from megacpt.convert.sources import SourceModel
 
 DIFFERENT = 1
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -78,7 +78,7 @@ def size_of(text: str) -> int:
     return int(size)
 
 
-def _opened(path: Path, *, base: Path | None) -> Source:
+def _opened(path: Path, *, base: Path | None) -> SourceModel:
     from megacpt.convert.opened import open_source
 
     if base is None and (path / "run.yaml").is_file():
@@ -147,7 +147,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if same else DIFFERENT
 
 
-def _verify_logits(a: Source, *, b: Source, tolerance: float) -> bool:
+def _verify_logits(a: SourceModel, *, b: SourceModel, tolerance: float) -> bool:
     from megacpt.convert.compare.logits import compare_logits, first_apart
     from megacpt.convert.compare.text import layer_lines
 

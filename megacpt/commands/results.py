@@ -139,7 +139,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         run_rank(config, ranks=ranks, mode="evaluate")
     else:
-        code = run_local(model_of_run(arguments.run_dir, weights=True), mode="evaluate")
+        config = model_of_run(arguments.run_dir, weights=True)
+        code = run_local(Path(config.run_dir), sections=config, mode="evaluate")
         if code != 0:
             return code
     return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
@@ -196,7 +197,7 @@ def _export_on_cpu(run_dir: Path, *, output: Path) -> HubModel | None:
         from megacpt.convert.run import export_run
         from megacpt.monitor.card import write_card
 
-        def describe(folder: Path, step: int) -> None:
+        def describe(folder: Path, *, step: int) -> None:
             write_card(folder, run_dir=run_dir, config=config, step=step)
 
         export_run(config, kind=started.kind, output=output, describe=describe)

@@ -95,7 +95,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if not arguments.take_over:
         _require_free(config)
     config = _prepared(_ready(config, check=check))
-    code = run_local(config, mode=_mode(arguments))
+    code = run_local(Path(config.run_dir), sections=config, mode=_mode(arguments))
     if code == 0:
         _say_trained(config)
     return code

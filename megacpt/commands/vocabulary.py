@@ -105,20 +105,20 @@ def _fertility(before: Fertility, *, after: Fertility, where: str) -> list[str]:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from megacpt.vocabulary.add import Choices, add_tokens
+    from megacpt.vocabulary.add import Choices, add_to_vocabulary
     from megacpt.vocabulary.corpus import read_texts
     from megacpt.vocabulary.distil import Distillation
-    from megacpt.vocabulary.rows import Init
+    from megacpt.vocabulary.rows import RowInit
     from megacpt.vocabulary.wanted import read_wanted
 
     _at_least_one(arguments.steps, name="--steps")
     wanted = read_wanted(arguments.add)
-    added = add_tokens(
+    added = add_to_vocabulary(
         model_path(arguments.model, weights=True),
         wanted=wanted,
         output=arguments.output,
         choices=Choices(
-            init=Init(arguments.init),
+            init=RowInit(arguments.init),
             seed=arguments.seed,
             texts=read_texts(arguments.text or (), key=arguments.key),
             distillation=Distillation(steps=arguments.steps, seed=arguments.seed),
@@ -164,7 +164,7 @@ def _some(texts: list[str]) -> str:
     return ", ".join(map(repr, texts[:SHOWN])) + more
 
 
-def _tell(step: int, loss: float) -> None:
+def _tell(step: int, *, loss: float) -> None:
     if step == 1 or step % TOLD_EVERY == 0:
         print(f"step {step:>5}  loss {loss:.4f}", file=sys.stderr, flush=True)
 

@@ -14,12 +14,13 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -31,7 +32,7 @@ from megacpt.convert.carried import carry_over
 from megacpt.convert.described import write_descriptions, write_json
 from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.native import writer
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
 from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_
 from megacpt.families.stored.files import INDEX, SINGLE
@@ -57,7 +58,7 @@ class Form(Enum):
 class Conversion:
     """What is to be made of a source."""
 
-    source: Source
+    source: SourceModel
     form: Form
     destination: Path
     dtype: Dtype | None = None
@@ -77,12 +78,16 @@ class Converted:
     """Of an earlier start that was interrupted."""
 
 
+class _Complete(Protocol):
+    def __call__(self, folder: Path, *, sums: Mapping[str, FileSum]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """The large files, and what makes a whole of them."""
 
     files: Sequence[OutputFile]
-    complete: Callable[[Path, Mapping[str, FileSum]], None]
+    complete: _Complete
 
 
 def convert(conversion: Conversion, *, progress: Progress = lambda done, total: None) -> Converted:
@@ -96,7 +101,7 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
             left = missing_bytes(plan.files, folder=partial)
             _require_room(left, folder=partial)
             sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
-            plan.complete(partial, sums)
+            plan.complete(partial, sums=sums)
             _publish(partial, destination=destination)
     except OSError as error:
         raise EnvironmentError_(
@@ -121,7 +126,7 @@ def _native(conversion: Conversion) -> _Plan:
     source = conversion.source
     plan = writer.planned(source, dtype=_torch_dtype(conversion))
 
-    def complete(folder: Path, sums: Mapping[str, FileSum]) -> None:
+    def complete(folder: Path, *, sums: Mapping[str, FileSum]) -> None:
         described = folder / DESCRIBED
         described.mkdir(exist_ok=True)
         carry_over(source.described_by, folder=described)
@@ -147,7 +152,7 @@ def _hf(conversion: Conversion) -> _Plan:
     )
     stated = conversion.dtype or _common_dtype(source)
 
-    def complete(folder: Path, _: Mapping[str, FileSum]) -> None:
+    def complete(folder: Path, **_: object) -> None:
         carry_over(source.described_by, folder=folder)
         safetensors_files.write_index(files, folder=folder)
         write_descriptions(
@@ -161,7 +166,7 @@ def _torch_dtype(conversion: Conversion) -> torch.dtype | None:
     return TORCH_DTYPES[conversion.dtype] if conversion.dtype is not None else None
 
 
-def _common_dtype(source: Source) -> Dtype:
+def _common_dtype(source: SourceModel) -> Dtype:
     """Of most values, as config.json states it."""
     values: Counter[torch.dtype] = Counter()
     for tensor in source.tensors.values():
@@ -234,7 +239,7 @@ def _note(conversion: Conversion, *, files: Sequence[OutputFile]) -> str:
 
 
 def _write(
-    source: Source, *, files: Sequence[OutputFile], folder: Path, progress: Progress
+    source: SourceModel, *, files: Sequence[OutputFile], folder: Path, progress: Progress
 ) -> Mapping[str, FileSum]:
     """Write them, and meanwhile read a native source once whole, as its manifest has its sums."""
     if not (source.folder / MANIFEST).is_file():

@@ -12,13 +12,13 @@ from megacpt.config.paths import RunFolder
 from megacpt.convert.conversion import DESCRIBED
 from megacpt.convert.foreign.kinds import KINDS, foreign_source
 from megacpt.convert.native.reader import native_checkpoint
-from megacpt.convert.sources import Source, hugging_face
+from megacpt.convert.sources import SourceModel, hugging_face
 from megacpt.errors import CheckpointError, ModelError
 from megacpt.families import read_architecture
 from megacpt.families.stored.files import has_weights
 
 
-def open_source(path: Path, *, base: Path | None = None) -> Source:
+def open_source(path: Path, *, base: Path | None = None) -> SourceModel:
     """Of a run the newest checkpoint. ``base``: the Hugging Face folder that describes a
     checkpoint, where neither its own folder nor its run does.
 
@@ -43,7 +43,7 @@ def open_source(path: Path, *, base: Path | None = None) -> Source:
     )
 
 
-def _of_run(run_dir: Path, *, base: Path | None) -> Source:
+def _of_run(run_dir: Path, *, base: Path | None) -> SourceModel:
     folder = folders.newest(run_dir / "checkpoints")
     if folder is None:
         raise CheckpointError(f"{run_dir} has no complete checkpoint; train it first.")

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 from megacpt.checkpoint import folders, state
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
@@ -20,13 +20,14 @@ from megacpt.model.build import build_model
 from megacpt.tokenizer import load_tokenizer
 
 
-def export_run(
-    config: RunConfig, *, kind: DeviceKind, output: Path, describe: Callable[[Path, int], None]
-) -> Path:
-    """Write ``output`` in this one process, a started rank; needs memory for the whole model.
+class Describe(Protocol):
+    """Adds the model card of the checkpoint of a step to a folder."""
 
-    ``describe`` adds the model card of the checkpoint of a step to a folder.
-    """
+    def __call__(self, folder: Path, *, step: int) -> None: ...
+
+
+def export_run(config: RunConfig, *, kind: DeviceKind, output: Path, describe: Describe) -> Path:
+    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
     checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
@@ -53,7 +54,7 @@ def export_run(
         source_folder=base,
         output=output,
         dtype=config.precision.dtype,
-        describe=lambda folder: describe(folder, manifest.step),
+        describe=lambda folder: describe(folder, step=manifest.step),
         certify=lambda folder: write_certificate(
             chunks,
             architecture=architecture,

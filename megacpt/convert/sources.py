@@ -2,8 +2,8 @@
 """Where the weights of a model are read from: tensors by their Hugging Face names, whatever holds
 them, each read a few rows at a time. A Hugging Face folder is one such source.
 
-Whoever reads another format returns a ``Source`` as well, and everything that writes, compares or
-loads takes it.
+Whoever reads another format returns a ``SourceModel`` as well, and everything that writes, compares
+or loads takes it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class SourceTensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceModel:
     """All weights of a model, under the names that ``hf_shapes`` gives its architecture."""
 
     folder: Path
@@ -104,7 +104,7 @@ class Source:
     where that is not known."""
 
 
-def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
+def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
     """``ModelError`` names the tensor that is missing, damaged or of another shape."""
     found = HfTensors.of_folder(folder, architecture=architecture)
     stored = read_stored(folder)
@@ -118,7 +118,7 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> Source:
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
     if head in tensors and head not in shapes:
         require_tied(tensors[head], table=tensors[table], folder=folder)
-    return Source(
+    return SourceModel(
         folder=folder,
         described_by=folder,
         architecture=architecture,

@@ -17,8 +17,8 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
 from megacpt.evaluate.heldout import evaluating
-from megacpt.model import context_parallel
 from megacpt.model.forward import run_logits
+from megacpt.model.layers.attention import context_parallel
 from megacpt.model.microbatch import host_microbatch
 from megacpt.samples.batch import Batch
 from megacpt.tokenizer import Tokenizer

@@ -9,28 +9,9 @@ from pathlib import Path
 
 from megacpt.config.sections import RopeConfig
 from megacpt.errors import ModelError
-from megacpt.families import (
-    cohere,
-    cohere2,
-    gemma2,
-    gemma3_text,
-    glm,
-    glm4,
-    granite,
-    llama,
-    ministral3,
-    mistral,
-    olmo2,
-    olmo3,
-    phi3,
-    qwen2,
-    qwen3,
-    qwen3_5,
-    smollm3,
-    starcoder2,
-)
 from megacpt.families.architecture import Architecture
 from megacpt.families.context import stretched
+from megacpt.families.dense import granite, llama, ministral3, mistral, phi3, qwen2, qwen3, smollm3
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.mixtures import (
     deepseek_v2,
@@ -40,7 +21,19 @@ from megacpt.families.mixtures import (
     qwen2_moe,
     qwen3_moe,
 )
-from megacpt.families.stored.nearest import refusal
+from megacpt.families.recurrent import qwen3_5
+from megacpt.families.reshaped import (
+    cohere,
+    cohere2,
+    gemma2,
+    gemma3_text,
+    glm,
+    glm4,
+    olmo2,
+    olmo3,
+    starcoder2,
+)
+from megacpt.families.stored.nearest import unknown_family
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Param, Part, Role
 
@@ -109,7 +102,7 @@ def read_architecture(folder: Path | str, *, rope: RopeConfig | None = None) -> 
     model_type = config.values.get("model_type")
     family = FAMILIES.get(str(model_type))
     if family is None:
-        raise refusal(config, families=FAMILIES)
+        raise unknown_family(config, families=FAMILIES)
     architecture = family.read(config)
     if architecture.num_heads % architecture.num_kv_heads != 0:
         raise ModelError(

@@ -8,6 +8,8 @@ from megacpt.families.architecture import Architecture
 from megacpt.families.weights import Param
 
 FUSED_NORM = ".layer_norm_"
+OF_EXPERTS = ".experts.experts."
+_LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
 def saved_name(row: Param, *, architecture: Architecture, layer: int | None) -> str:
@@ -32,6 +34,17 @@ def saved_norms(architecture: Architecture, *, layer: int) -> dict[str, str]:
             if own:
                 found[own] = saved
     return found
+
+
+def saved_key(name: str, *, layer: int | None) -> str:
+    """The tensor that a saved name stands in: of all experts, and of all layers or of this one."""
+    number = "" if layer is None else f"{layer}."
+    of_expert = name.replace(f"{_EXPERTS}{{expert}}.", OF_EXPERTS)
+    return of_expert.replace(f"{_LAYERS}{{layer}}.", f"{_LAYERS}{number}")
+
+
+def is_of_vocabulary(key: str) -> bool:
+    return key.startswith(("embedding.", "output_layer."))
 
 
 def _within_layer(name: str) -> str:

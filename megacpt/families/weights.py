@@ -62,10 +62,6 @@ def _always(_: Architecture) -> bool:
     return True
 
 
-def _everywhere(_: Architecture, _layer: int) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HfTensor:
     """A Hugging Face tensor: its name (``{layer}``, ``{expert}`` open), the names of its sizes."""
@@ -94,7 +90,7 @@ class Param:
     """The name within Transformer Engine's modules, where it is another: a norm fused into the
     linear layer after it, an expert grouped with the others."""
     present: Callable[[Architecture], bool] = _always
-    in_layer: Callable[[Architecture, int], bool] = _everywhere
+    in_layer: Callable[[Architecture, int], bool] = lambda _, _layer: True
     """Whether the layer (from 0) has it, of a weight that is not in all of them."""
     frozen: bool = False
     """Never trained, and float32 whatever the rest is, also in an export."""
@@ -211,7 +207,7 @@ def norm(
     return weight, replace(bias, present=lambda a: a.norms.bias and present(a))
 
 
-def renamed(rows: tuple[Param, ...], names: Mapping[str, str]) -> tuple[Param, ...]:
+def renamed(rows: tuple[Param, ...], *, names: Mapping[str, str]) -> tuple[Param, ...]:
     """The rows of a family that calls modules by names of its own: by megatron-core's names of
     modules that hold one tensor of the folder."""
     return tuple(_renamed(row, name=names.get(row.native.split(".")[-2])) for row in rows)

@@ -17,9 +17,9 @@ from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture, Scales
 from megacpt.model.config import transformer_config
 from megacpt.model.layer_spec import block_spec
+from megacpt.model.layers.attention.rope import Ropes
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
-from megacpt.model.layers.rope import Ropes
 from megacpt.model.layers.scales import ScaledEmbedding
 from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params

@@ -24,8 +24,8 @@ from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
 from megacpt.model.layers.activation import ACTIVATIONS
+from megacpt.model.layers.attention.rope import table_keys
 from megacpt.model.layers.experts import expert_settings
-from megacpt.model.layers.rope import table_keys
 from megacpt.model.precision import precision_settings
 
 

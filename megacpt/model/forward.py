@@ -14,8 +14,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
-from megacpt.model import context_parallel
-from megacpt.model.layers.attention import packed_documents
+from megacpt.model.layers.attention import context_parallel
+from megacpt.model.layers.attention.causal import packed_documents
 from megacpt.model.microbatch import Microbatch
 from megacpt.model.quantise.linear import unchanging_weights
 

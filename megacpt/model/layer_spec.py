@@ -32,13 +32,13 @@ from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.saved import saved_norms
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
-from megacpt.model.layers.attention import CausalAttention
-from megacpt.model.layers.capped_attention import capped_class
+from megacpt.model.layers.attention.capped import capped_class
+from megacpt.model.layers.attention.causal import CausalAttention
+from megacpt.model.layers.attention.latent import latent_attention
+from megacpt.model.layers.attention.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.gated_delta_net import GatedDeltaNet
-from megacpt.model.layers.latent_attention import latent_attention
 from megacpt.model.layers.norm import norm_class
-from megacpt.model.layers.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.layers.shapes import ParallelLayer, PostNormLayer
 from megacpt.plan.rules.model import lacking_on_gpus

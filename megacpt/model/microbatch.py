@@ -2,7 +2,7 @@
 """A batch as tensors: made on the host, ahead of time, then moved to the rank's device.
 
 Shapes: B microbatch size, S sequence length; with context parallelism the part of it that is this
-rank's (megacpt.model.context_parallel).
+rank's (megacpt.model.layers.attention.context_parallel).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from megacpt.device import runtime
-from megacpt.model import context_parallel
+from megacpt.model.layers.attention import context_parallel
 from megacpt.samples.batch import Batch
 
 

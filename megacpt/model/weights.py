@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from megatron.core import parallel_state
@@ -28,8 +28,11 @@ from megacpt.model.placement import Placed, placed_params
 
 READ_BYTES = 2**25
 """Of an embedding a rank's rows would be a third of all that it holds of a small model."""
-ReadSlice = Callable[[Placed, HfTensor, slice], torch.Tensor]
-"""The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
+
+
+class ReadSlice(Protocol):
+    def __call__(self, placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
+        """The part of a source along the row's ``tp_dim`` (all of it, where the row is not cut)."""
 
 
 def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architecture) -> None:
@@ -42,7 +45,7 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     if architecture.tied_embeddings:
         _require_tied(tensors, architecture=architecture, folder=Path(folder))
 
-    def read(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
+    def read(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
         return tensors.read(placed.hf_name(source), dim=placed.row.tp_dim, span=span)
 
     _fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
@@ -70,7 +73,7 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
     Each tensor is drawn whole from a generator of its own and then cut.
     """
 
-    def draw(placed: Placed, source: HfTensor, span: slice) -> torch.Tensor:
+    def draw(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
         whole = _draw(
             placed.hf_name(source),
             source=source,
@@ -116,7 +119,7 @@ def _fill(
                 rows_max = most_bytes // max(view[:, :1].nbytes, 1) if of_rows else view.shape[1]
                 for rows in _pieces(view.shape[1], most=max(rows_max, 1)):
                     at = span if not of_rows else _within(span, rows=rows)
-                    _write(view[:, rows], part=read(placed, source, at))
+                    _write(view[:, rows], part=read(placed, source=source, span=at))
 
 
 def _pieces(rows: int, *, most: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import wrap
 
@@ -48,15 +48,15 @@ EXAMPLE = {
 """Sizes of which all that is cut in two can be cut in two."""
 _TP2 = ParallelConfig(tp=2)
 _TP2_SP = ParallelConfig(tp=2, sequence_parallel=True)
-PROBES: Mapping[str, Sequence[RunConfig]] = {
-    "tp": [RunConfig(parallel=_TP2), RunConfig(parallel=_TP2_SP)],
-    "sp": [RunConfig(parallel=_TP2_SP)],
-    "pp": [RunConfig(parallel=ParallelConfig(pp=2))],
-    "vpp": [RunConfig(parallel=ParallelConfig(pp=2, vpp=2))],
-    "ep": [RunConfig(parallel=ParallelConfig(dp=2, ep=2))],
-    "cp": [RunConfig(parallel=ParallelConfig(cp=2))],
-    "packed": [RunConfig(data=DataConfig(document_mask=True))],
-    "GPU": [RunConfig(cluster=ClusterConfig(device=DeviceKind.gpu))],
+PROBES: Mapping[str, Sequence[Facts]] = {
+    "tp": [Facts(config=RunConfig(parallel=_TP2)), Facts(config=RunConfig(parallel=_TP2_SP))],
+    "sp": [Facts(config=RunConfig(parallel=_TP2_SP))],
+    "pp": [Facts(config=RunConfig(parallel=ParallelConfig(pp=2)))],
+    "vpp": [Facts(config=RunConfig(parallel=ParallelConfig(pp=2, vpp=2)))],
+    "ep": [Facts(config=RunConfig(parallel=ParallelConfig(dp=2, ep=2)))],
+    "cp": [Facts(config=RunConfig(parallel=ParallelConfig(cp=2)))],
+    "packed": [Facts(config=RunConfig(data=DataConfig(document_mask=True)))],
+    "GPU": [Facts(config=RunConfig(cluster=ClusterConfig(device=DeviceKind.gpu)))],
 }
 """One of these has to be allowed."""
 _CLASSES = {
@@ -146,20 +146,19 @@ def _row(model_type: str, *, family: Family) -> FamilyRow:
     )
 
 
-def _why_not(probes: Sequence[RunConfig], *, architecture: Architecture) -> str | None:
+def _why_not(probes: Sequence[Facts], *, architecture: Architecture) -> str | None:
     """The rule that forbids all of the probes, unless it forbids what no model is asked."""
-    usual = _broken(RunConfig(), architecture=architecture)
-    for config in probes:
-        known = usual | _broken(config, architecture=None)
-        found = _broken(config, architecture=architecture)
+    usual = _broken(Facts(config=RunConfig(), architecture=architecture))
+    for facts in probes:
+        known = usual | _broken(facts)
+        found = _broken(replace(facts, architecture=architecture))
         why = next((text for key, text in found.items() if key not in known), None)
         if why is None:
             return None
     return why
 
 
-def _broken(config: RunConfig, *, architecture: Architecture | None) -> dict[str, str]:
-    facts = Facts(config=config, architecture=architecture)
+def _broken(facts: Facts) -> dict[str, str]:
     return {v.path + v.rule: _said(v) for rule in RULES for v in rule(facts)}
 
 

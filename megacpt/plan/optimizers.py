@@ -37,7 +37,7 @@ class OptimizerRow:
         return MOMENT_BYTES * (self.matrix_moments if role in MATRICES else 2)
 
 
-def _muon(optim: OptimConfig, dtype: Dtype) -> Mapping[str, object]:
+def _muon(optim: OptimConfig, *, dtype: Dtype) -> Mapping[str, object]:
     muon = optim.muon
     return {
         "muon_momentum": muon.momentum,
@@ -57,7 +57,7 @@ OPTIMIZERS = {
     Optimizer.muon: OptimizerRow(
         megatron_name="muon",
         matrix_moments=1,
-        arguments=_muon,
+        arguments=lambda optim, dtype: _muon(optim, dtype=dtype),
         matrix_lr_multiplier=lambda optim: optim.muon.lr_multiplier,
         packages={"megatron-core": (0, 18), "emerging-optimizers": (0, 2)},
     ),

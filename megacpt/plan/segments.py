@@ -288,7 +288,7 @@ def epoch_cap_violations(
             continue
         cap = exact(source.max_epochs)
 
-        def epochs(n: int, name: str = name) -> Fraction:
+        def epochs(n: int, *, name: str = name) -> Fraction:
             return epochs_at_most(segments, name=name, steps=n, epoch_samples=epoch_samples)
 
         if epochs(steps) > cap:

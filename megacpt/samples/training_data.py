@@ -157,12 +157,17 @@ class TrainingData:
 
     def _require_epochs(self, steps: int) -> None:
         broken = epoch_cap_violations(
-            self.config, segments=self.segments, steps=steps, epoch_samples=self._samples_per_epoch
+            self.config,
+            segments=self.segments,
+            steps=steps,
+            epoch_samples=lambda name, length: self._samples_per_epoch(
+                name, sequence_length=length
+            ),
         )
         if broken:
             raise ConfigError(broken)
 
-    def _samples_per_epoch(self, name: str, sequence_length: int) -> Fraction | int:
+    def _samples_per_epoch(self, name: str, *, sequence_length: int) -> Fraction | int:
         if isinstance(self.order, KeyedOrder):
             return self.order.samples_per_epoch(name, sequence_length=sequence_length)
         return Fraction(self.shards[name].num_tokens, sequence_length)

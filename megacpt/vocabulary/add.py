@@ -27,9 +27,9 @@ from megacpt.tokenizer.auto_tokenizer import load_checked
 from megacpt.tokenizer.folder import ADDED, DECLARED, read_json
 from megacpt.tokenizer.load import FILE
 from megacpt.vocabulary.bpe import Bpe
-from megacpt.vocabulary.distil import Distillation, Piece, Step, distil, find_pieces
+from megacpt.vocabulary.distil import Distillation, StepLoss, TextPiece, distil, find_pieces
 from megacpt.vocabulary.growth import Growth, added_token
-from megacpt.vocabulary.rows import Init, first_rows
+from megacpt.vocabulary.rows import RowInit, first_rows
 from megacpt.vocabulary.tables import ModelTables
 from megacpt.vocabulary.wanted import Wanted
 
@@ -42,12 +42,12 @@ VOCAB, MERGES = "vocab.json", "merges.txt"
 class Choices:
     """How new rows begin."""
 
-    init: Init = Init.subtokens
+    init: RowInit = RowInit.subtokens
     seed: int = 0
     texts: Iterable[str] = ()
     """What distillation reads."""
     distillation: Distillation = field(default_factory=Distillation)
-    told: Step = lambda step, loss: None
+    told: StepLoss = lambda step, loss: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +65,13 @@ class Added:
     """Tokens that were in none of them."""
 
 
-def add_tokens(source: Path, *, wanted: Wanted, output: Path, choices: Choices) -> Added:
+def add_to_vocabulary(source: Path, *, wanted: Wanted, output: Path, choices: Choices) -> Added:
     """Write ``output``, which must not exist; ``source`` is only read."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise EnvironmentError_(f"{output} exists; choose another folder (--output FOLDER).")
     tokenizer = load_checked(source)
     tables = ModelTables.read(source, tokenizer=tokenizer)
-    if choices.init is Init.distil and text_of(HfConfig.read(source)) is not None:
+    if choices.init is RowInit.distil and text_of(HfConfig.read(source)) is not None:
         raise ModelError(
             f"{source} is a model of several parts, which --init distil does not load; use "
             "--init subtokens."
@@ -132,9 +132,9 @@ def _write_tokenizer(folder: Path, *, growth: Growth) -> list[str]:
     return sorted(path.name for path in other)
 
 
-def _pieces(new: Tokenizer, *, growth: Growth, choices: Choices) -> list[Piece]:
+def _pieces(new: Tokenizer, *, growth: Growth, choices: Choices) -> list[TextPiece]:
     """The text to learn from, as ``new`` cuts it."""
-    if choices.init is not Init.distil:
+    if choices.init is not RowInit.distil:
         return []
     return find_pieces(
         choices.texts,
@@ -145,7 +145,7 @@ def _pieces(new: Tokenizer, *, growth: Growth, choices: Choices) -> list[Piece]:
 
 
 def _rows(
-    tables: ModelTables, *, growth: Growth, choices: Choices, pieces: list[Piece]
+    tables: ModelTables, *, growth: Growth, choices: Choices, pieces: list[TextPiece]
 ) -> dict[Role, torch.Tensor]:
     rows = {
         role: first_rows(
@@ -157,7 +157,7 @@ def _rows(
         )
         for role, table in tables.by_role.items()
     }
-    if choices.init is not Init.distil:
+    if choices.init is not RowInit.distil:
         return rows
     return distil(
         tables.folder,

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,11 @@ STEP_SIZE = 0.1
 Twenty tokens of SmolLM2 in 40 steps: hidden states from 0.101 of their mean square apart to 0.055;
 with 0.03 to 0.075."""
 
-Step = Callable[[int, float], None]
-"""Told the number of a step and its loss."""
+
+class StepLoss(Protocol):
+    """Told the number of a step and its loss."""
+
+    def __call__(self, step: int, /, *, loss: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TextPiece:
     """Some text around a new token, as new ids and as old ones."""
 
     ids: Ids
@@ -68,9 +71,9 @@ def find_pieces(
     growth: Growth,
     encode: Callable[[str], Sequence[int]],
     start: Ids,
-) -> list[Piece]:
+) -> list[TextPiece]:
     """Up to PIECES_PER_TOKEN for each new token; ``start`` is what documents begin with."""
-    found: list[Piece] = []
+    found: list[TextPiece] = []
     counts = dict.fromkeys((token.id for token in growth.tokens), 0)
     for text in texts:
         ids = np.asarray(encode(text))
@@ -90,9 +93,9 @@ def find_pieces(
     return found
 
 
-def _piece(ids: Ids, *, growth: Growth) -> Piece:
+def _piece(ids: Ids, *, growth: Growth) -> TextPiece:
     parts = [growth.parts(number) for number in ids]
-    return Piece(
+    return TextPiece(
         ids=ids,
         old=tuple(number for old in parts for number in old),
         ends=tuple((np.cumsum([len(old) for old in parts]) - 1).tolist()),
@@ -105,9 +108,9 @@ def distil(
     *,
     rows: Mapping[Role, torch.Tensor],
     first: int,
-    pieces: Sequence[Piece],
+    pieces: Sequence[TextPiece],
     settings: Distillation,
-    told: Step = lambda step, loss: None,
+    told: StepLoss = lambda step, loss: None,
 ) -> dict[Role, torch.Tensor]:
     """``rows`` of the folder's model, which is loaded whole and in fp32, after some steps."""
     if not pieces:
@@ -123,12 +126,12 @@ def distil(
     for step, batch in enumerate(itertools.islice(batches, settings.steps), start=1):
         for group in optimizer.param_groups:
             group["lr"] = STEP_SIZE * scale * (1 - (step - 1) / settings.steps)
-        told(step, student.backward(batch))
+        told(step, loss=student.backward(batch))
         optimizer.step()
     return {role: row.detach().to(rows[role].dtype) for role, row in student.rows.items()}
 
 
-def _batches(pieces: Sequence[Piece], *, settings: Distillation) -> Iterator[list[Piece]]:
+def _batches(pieces: Sequence[TextPiece], *, settings: Distillation) -> Iterator[list[TextPiece]]:
     """All pieces in a drawn order, again and again."""
     generator = np.random.default_rng(settings.seed)
     endless = (pieces[n] for _ in itertools.count() for n in generator.permutation(len(pieces)))
@@ -153,7 +156,7 @@ class _Student:
         self._tables = {role: modules[role].weight.requires_grad_() for role in rows}
         self.rows = {role: row.float().clone().requires_grad_() for role, row in rows.items()}
 
-    def backward(self, batch: Sequence[Piece]) -> float:
+    def backward(self, batch: Sequence[TextPiece]) -> float:
         """The loss of a batch; its gradients are those of ``rows`` afterwards."""
         with torch.no_grad():
             for role, table in self._tables.items():
@@ -166,7 +169,7 @@ class _Student:
             table.grad = None
         return float(loss.detach())
 
-    def _loss(self, batch: Sequence[Piece]) -> torch.Tensor:
+    def _loss(self, batch: Sequence[TextPiece]) -> torch.Tensor:
         ids_BS = _padded([piece.ids for piece in batch])
         ends_BS = _padded([piece.ends for piece in batch])
         with torch.no_grad():

@@ -26,7 +26,7 @@ from megacpt.vocabulary.bpe import Ids
 ROWS_AT_ONCE = 8192
 
 
-class Init(enum.Enum):
+class RowInit(enum.Enum):
     mean = "mean"
     subtokens = "subtokens"
     distil = "distil"
@@ -43,11 +43,11 @@ class Table:
 
 
 def first_rows(
-    table: Table, *, parts: Sequence[Ids], num_trained: int, init: Init, seed: int
+    table: Table, *, parts: Sequence[Ids], num_trained: int, init: RowInit, seed: int
 ) -> torch.Tensor:
     """Rows_NH in the table's type, for tokens with these old ones."""
     read = _trained(table, num_trained=num_trained)
-    if init is Init.mean:
+    if init is RowInit.mean:
         rows_NH = _drawn(read, count=len(parts), seed=seed)
     else:
         rows_NH = _averaged(read, parts=parts)

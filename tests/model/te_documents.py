@@ -52,7 +52,7 @@ def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
     from transformer_engine.pytorch.attention.dot_product_attention import backends, utils
 
     def fused_attention(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        from megacpt.model.layers.attention import CausalAttention, packed_documents
+        from megacpt.model.layers.attention.causal import CausalAttention, packed_documents
 
         calls.append({name: kwargs[name] for name in RECORDED})
         attention = CausalAttention(SelfConfig(), layer_number=1)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def build(folder: Path, kind: DeviceKind) -> Any:
 
 
 def logits_of(model: Any) -> torch.Tensor:
-    from megacpt.model.layers.attention import packed_documents
+    from megacpt.model.layers.attention.causal import packed_documents
 
     tokens = torch.randint(0, 257, (1, BOUNDS[-1]), generator=torch.Generator().manual_seed(1))
     positions = torch.cat([torch.arange(stop - start) for start, stop in pairwise(BOUNDS)])

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from megacpt.errors import DataError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from megacpt.vocabulary import tables as tables_module
-from megacpt.vocabulary.add import Added, Choices, add_tokens
+from megacpt.vocabulary.add import Added, Choices, add_to_vocabulary
 from megacpt.vocabulary.distil import Distillation
-from megacpt.vocabulary.rows import Init
+from megacpt.vocabulary.rows import RowInit
 from megacpt.vocabulary.wanted import Wanted
 from tests.family_cases import cases
 from tests.multimodal_cases import write_parts
@@ -37,8 +37,8 @@ FAMILIES = ("llama_like-granite", "norms-gemma2-tied-biases", "norms-cohere2-tie
 """They scale embeddings or logits, or bound them."""
 
 
-def add(source: Path, *, init: Init = Init.subtokens) -> Added:
-    return add_tokens(
+def add(source: Path, *, init: RowInit = RowInit.subtokens) -> Added:
+    return add_to_vocabulary(
         source, wanted=WANTED, output=source.parent / "grown", choices=Choices(init=init)
     )
 
@@ -182,11 +182,11 @@ def test_of_several_parts_the_text_s_tables_grow(case: str, tmp_path: Path) -> N
     assert old.keys() == new.keys()
     assert all(torch.equal(new[name][: len(value)], value) for name, value in old.items())
     with pytest.raises(ModelError, match="is a model of several parts, which --init distil"):
-        add_tokens(
+        add_to_vocabulary(
             source,
             wanted=WANTED,
             output=tmp_path / "learned",
-            choices=Choices(init=Init.distil, texts=OTHER),
+            choices=Choices(init=RowInit.distil, texts=OTHER),
         )
 
 
@@ -197,9 +197,9 @@ def test_other_families_grow_and_learn(name: str, tmp_path: Path) -> None:
     case, source = cases()[name], tmp_path / "model"
     size = write_tokenizer(source).get_vocab_size()
     model = replace(case, changes={**case.changes, "vocab_size": size}).write(source)
-    choices = Choices(init=Init.distil, texts=OTHER, distillation=Distillation(steps=2))
+    choices = Choices(init=RowInit.distil, texts=OTHER, distillation=Distillation(steps=2))
     output = tmp_path / "grown"
-    added = add_tokens(source, wanted=WANTED, output=output, choices=choices)
+    added = add_to_vocabulary(source, wanted=WANTED, output=output, choices=choices)
     grown = AutoModelForCausalLM.from_pretrained(output).eval()
     ids = torch.randint(6, size, (1, 30), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_before_the_work(
 def test_distillation_without_a_text_that_holds_the_tokens_leaves_nothing(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     with pytest.raises(DataError, match="the text holds none of the new tokens"):
-        add(tmp_path / "model", init=Init.distil)
+        add(tmp_path / "model", init=RowInit.distil)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -277,7 +277,7 @@ def test_smollm2_says_the_same_on_old_text(smollm2: Path, tmp_path: Path) -> Non
 
     wanted = Wanted(path=Path("w"), words=(" haue", " vpon", " loue", "<|case|>"))
     output = tmp_path / "grown"
-    add_tokens(smollm2, wanted=wanted, output=output, choices=Choices())
+    add_to_vocabulary(smollm2, wanted=wanted, output=output, choices=Choices())
     text = "Four score and seven years ago our fathers brought forth on this continent"
     found = []
     for folder in (smollm2, output):

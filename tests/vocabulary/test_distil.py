@@ -16,18 +16,18 @@ from torch.nn import functional
 from megacpt.families.weights import Role
 from megacpt.tokenizer import load_tokenizer
 from megacpt.vocabulary import distil as distil_module
-from megacpt.vocabulary.add import Choices, add_tokens
+from megacpt.vocabulary.add import Choices, add_to_vocabulary
 from megacpt.vocabulary.bpe import Bpe
-from megacpt.vocabulary.distil import STEP_SIZE, Distillation, Piece, distil, find_pieces
+from megacpt.vocabulary.distil import STEP_SIZE, Distillation, TextPiece, distil, find_pieces
 from megacpt.vocabulary.growth import Growth
-from megacpt.vocabulary.rows import Init
+from megacpt.vocabulary.rows import RowInit
 from megacpt.vocabulary.wanted import Wanted
 from tests.vocabulary.small_models import LEARNED, OTHER, write_model
 
 WANTED = Wanted(path=Path("words.txt"), words=(" object", " class", " value", " module"))
 
 
-def pieces_of(folder: Path) -> tuple[Growth, list[Piece]]:
+def pieces_of(folder: Path) -> tuple[Growth, list[TextPiece]]:
     growth = Growth(Bpe(load_tokenizer(folder)))
     growth.take(WANTED)
     new = Tokenizer.from_str(json.dumps(growth.content()))
@@ -104,7 +104,7 @@ def test_the_first_step_follows_the_gradient_of_transformers_graph(
         torch.testing.assert_close(moved, -gradient[clear].sign(), atol=1e-2, rtol=0)
 
 
-def written_out(model: Any, *, piece: Piece, rows: dict[Role, torch.Tensor]) -> torch.Tensor:
+def written_out(model: Any, *, piece: TextPiece, rows: dict[Role, torch.Tensor]) -> torch.Tensor:
     table = model.get_input_embeddings().weight.detach()
     head = model.get_output_embeddings().weight.detach()
     embedded = torch.cat([table, rows[Role.embedding]])[list(piece.ids)].unsqueeze(0)
@@ -122,14 +122,14 @@ def written_out(model: Any, *, piece: Piece, rows: dict[Role, torch.Tensor]) -> 
 def test_hidden_states_on_other_text_come_nearer(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     apart = {}
-    for init in (Init.mean, Init.subtokens, Init.distil):
+    for init in (RowInit.mean, RowInit.subtokens, RowInit.distil):
         output = tmp_path / init.value
         settings = Distillation(steps=40)
         choices = Choices(init=init, texts=LEARNED, distillation=settings)
-        added = add_tokens(tmp_path / "model", wanted=WANTED, output=output, choices=choices)
+        added = add_to_vocabulary(tmp_path / "model", wanted=WANTED, output=output, choices=choices)
         apart[init] = distance(tmp_path / "model", grown=output)
-    assert apart[Init.distil] < 0.9 * apart[Init.subtokens]
-    assert apart[Init.subtokens] < apart[Init.mean]
+    assert apart[RowInit.distil] < 0.9 * apart[RowInit.subtokens]
+    assert apart[RowInit.subtokens] < apart[RowInit.mean]
     assert added.num_pieces > 0
     assert not added.untaught
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from megacpt.vocabulary import rows as rows_module
-from megacpt.vocabulary.rows import Init, Table, first_rows
+from megacpt.vocabulary.rows import RowInit, Table, first_rows
 
 TRAINED, HIDDEN = 50, 3
 
@@ -31,7 +31,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Table, torch
 def test_subtokens_are_the_mean_of_theirs(table: tuple[Table, torch.Tensor]) -> None:
     stored, values = table
     parts = [(3, 40), (17, 17, 2), (49, 0, 16, 15)]
-    found = first_rows(stored, parts=parts, num_trained=TRAINED, init=Init.subtokens, seed=0)
+    found = first_rows(stored, parts=parts, num_trained=TRAINED, init=RowInit.subtokens, seed=0)
     expected = torch.stack([values[list(ids)].mean(dim=0) for ids in parts])
     torch.testing.assert_close(found, expected)
 
@@ -41,7 +41,7 @@ def test_means_have_mean_and_covariance_of_the_trained_rows(
 ) -> None:
     stored, values = table
     parts = [(1, 2)] * 20_000
-    found = first_rows(stored, parts=parts, num_trained=TRAINED, init=Init.mean, seed=0)
+    found = first_rows(stored, parts=parts, num_trained=TRAINED, init=RowInit.mean, seed=0)
     torch.testing.assert_close(found.mean(dim=0), values.mean(dim=0), atol=0.05, rtol=0)
     expected = torch.cov(values.T, correction=0)
     torch.testing.assert_close(torch.cov(found.T), expected, atol=0.1, rtol=0)
@@ -57,7 +57,7 @@ def test_draws_follow_the_seed_and_the_type_the_table(
 
     def drawn(from_table: Table, seed: int) -> torch.Tensor:
         return first_rows(
-            from_table, parts=[(1,)] * 4, num_trained=TRAINED, init=Init.mean, seed=seed
+            from_table, parts=[(1,)] * 4, num_trained=TRAINED, init=RowInit.mean, seed=seed
         )
 
     assert torch.equal(drawn(stored, 3), drawn(stored, 3))

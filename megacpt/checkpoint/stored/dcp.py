@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megacpt.checkpoint.stored.pickles import Known, named, read_pickle
+from megacpt.checkpoint.stored.pickles import Known, read_pickle, type_name
 from megacpt.checkpoint.stored.torch_file import StoredTensor, Where, read_torch_file
 from megacpt.errors import CheckpointError
 
@@ -189,7 +189,7 @@ class DcpFolder:
                 return found.viewed(block.shape)
             what = f"a tensor of shape {list(found.shape)} in {found.dtype}"
         else:
-            what = named(found)
+            what = type_name(found)
         raise CheckpointError(
             f"{name} in {self.folder} must be {list(block.shape)} in {dtype} at "
             f"{list(block.offsets)}, but is {what}; save the checkpoint with plain weights."
@@ -210,7 +210,7 @@ def read_index(folder: Path) -> Metadata:
     if not isinstance(index, Metadata):
         raise CheckpointError(
             f"{path} must be an index of torch.distributed.checkpoint, but is "
-            f"{named(index)}; save the checkpoint with torch's file system writer."
+            f"{type_name(index)}; save the checkpoint with torch's file system writer."
         )
     return index
 

@@ -56,7 +56,7 @@ class Inert:
         return self
 
 
-def named(value: object) -> str:
+def type_name(value: object) -> str:
     """What a file calls that which it holds."""
     kind = value if isinstance(value, type) else type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."

@@ -17,7 +17,7 @@ import torch
 from megacpt.config.sections import Dtype
 from megacpt.convert.by_transformers import load_transformers
 from megacpt.convert.conversion import Conversion, Form, convert
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.errors import ModelError
 
 SAMPLES, TOKENS = 2, 64
@@ -34,7 +34,7 @@ class LayerDifference:
     """Largest magnitude in the first model."""
 
 
-def compare_logits(a: Source, *, b: Source, scratch: Path) -> list[LayerDifference]:
+def compare_logits(a: SourceModel, *, b: SourceModel, scratch: Path) -> list[LayerDifference]:
     """Embedding, each layer, logits: in this order, in fp32, one model in memory at a time.
 
     ``scratch``: where a checkpoint is written as a Hugging Face folder for a while. ``ModelError``
@@ -56,7 +56,7 @@ def compare_logits(a: Source, *, b: Source, scratch: Path) -> list[LayerDifferen
     ]
 
 
-def _require_one_shape(a: Source, *, b: Source) -> None:
+def _require_one_shape(a: SourceModel, *, b: SourceModel) -> None:
     for size in ("num_layers", "hidden_size", "vocab_size"):
         ours, theirs = (getattr(source.architecture, size) for source in (a, b))
         if ours != theirs:
@@ -70,7 +70,7 @@ def first_apart(layers: Sequence[LayerDifference], *, tolerance: float) -> Layer
     return next((layer for layer in layers if not layer.difference <= tolerance), None)
 
 
-def _states(source: Source, *, tokens_BS: torch.Tensor, scratch: Path) -> list[torch.Tensor]:
+def _states(source: SourceModel, *, tokens_BS: torch.Tensor, scratch: Path) -> list[torch.Tensor]:
     with _as_hf(source, scratch=scratch) as folder:
         model = load_transformers(folder, device=torch.device("cpu"))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def _states(source: Source, *, tokens_BS: torch.Tensor, scratch: Path) -> list[t
 
 
 @contextmanager
-def _as_hf(source: Source, *, scratch: Path) -> Iterator[Path]:
+def _as_hf(source: SourceModel, *, scratch: Path) -> Iterator[Path]:
     if source.folder == source.described_by:
         yield source.folder
         return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megacpt.convert.sources import Source, SourceTensor, bytes_of
+from megacpt.convert.sources import SourceModel, SourceTensor, bytes_of
 
 READERS = 2
 
@@ -45,7 +45,7 @@ class _Distance:
 _FAR = _Distance(equal=False, difference=math.inf, largest=math.nan)
 
 
-def compare_tensors(a: Source, *, b: Source) -> Iterator[TensorPair]:
+def compare_tensors(a: SourceModel, *, b: SourceModel) -> Iterator[TensorPair]:
     """All tensors of either, in the order of ``a``."""
     names = [*a.tensors, *(name for name in b.tensors if name not in a.tensors)]
     with ThreadPoolExecutor(READERS) as pool:
@@ -72,11 +72,11 @@ def _distance(a: SourceTensor, *, b: SourceTensor) -> _Distance:
     for piece in a.pieces():
         count = piece.stop - piece.start
         ours, theirs = (tensor.rows(piece.start, count=count) for tensor in (a, b))
-        largest = _larger(largest, float(ours.abs().max()))
+        largest = _larger(largest, found=float(ours.abs().max()))
         if a.dtype == b.dtype and bytes_of(ours) == bytes_of(theirs):
             continue
         equal = False
-        difference = _larger(difference, _apart(ours.double(), other=theirs.double()))
+        difference = _larger(difference, found=_apart(ours.double(), other=theirs.double()))
     return _Distance(equal=equal, difference=difference, largest=largest)
 
 
@@ -86,6 +86,6 @@ def _apart(one: torch.Tensor, *, other: torch.Tensor) -> float:
     return float(torch.where(alike, 0.0, (one - other).abs()).max())
 
 
-def _larger(known: float, found: float) -> float:
+def _larger(known: float, *, found: float) -> float:
     """NaN is larger than any number."""
     return math.nan if math.isnan(known) or math.isnan(found) else max(known, found)

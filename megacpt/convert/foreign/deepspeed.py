@@ -20,7 +20,7 @@ import torch
 
 from megacpt.checkpoint.stored.torch_file import StoredTensor, Where, read_torch_file
 from megacpt.convert.foreign.named import Held, source_of
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.errors import CheckpointError
 
 MODEL_STATES = "*_model_states.pt"
@@ -32,7 +32,7 @@ _KNOWN = {("deepspeed.runtime.zero.config", "ZeroStageEnum"): int}
 _REMEDY = "run the checkpoint's own zero_to_fp32.py with --safe_serialization"
 
 
-def deepspeed(folder: Path, *, described_by: Path) -> Source:
+def deepspeed(folder: Path, *, described_by: Path) -> SourceModel:
     """``CheckpointError`` names the file or tensor that is missing or of a form not known."""
     zero = _read(folder)
     held = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from megacpt.checkpoint.stored.dcp import DcpFolder
 from megacpt.convert.foreign.named import Held, source_of
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 
 
-def fsdp(folder: DcpFolder, *, described_by: Path) -> Source:
+def fsdp(folder: DcpFolder, *, described_by: Path) -> SourceModel:
     held = {
         name: Held(
             shape=tensor.shape, dtype=tensor.dtype, copy_to=partial(folder.copy_to, name=name)

@@ -12,7 +12,7 @@ from megacpt.convert.foreign.deepspeed import MODEL_STATES, deepspeed
 from megacpt.convert.foreign.fsdp import fsdp
 from megacpt.convert.foreign.megatron import megatron
 from megacpt.convert.foreign.stated import BRIDGE
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.errors import CheckpointError
 
 KINDS = "Megatron-LM or Megatron-Bridge (torch_dist), DeepSpeed ZeRO, FSDP (DCP)"
@@ -23,7 +23,7 @@ _MEGATRON_S_OWN = "metadata.json"
 """Which of its formats it is: torch_dist, where torch's index is there as well."""
 
 
-def foreign_source(path: Path, *, base: Path | None) -> Source | None:
+def foreign_source(path: Path, *, base: Path | None) -> SourceModel | None:
     """``None`` where it is no such checkpoint. ``base``: the Hugging Face folder that describes the
     model, where the checkpoint does not hold its config.json."""
     folder = next(filter(_is_checkpoint, _places(path)), None)

@@ -19,13 +19,11 @@ import torch
 from megacpt.checkpoint.stored.dcp import DcpFolder
 from megacpt.convert.foreign.stated import require_settings
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
-from megacpt.convert.sources import DTYPES, Source, SourceTensor
+from megacpt.convert.sources import DTYPES, SourceModel, SourceTensor
 from megacpt.errors import CheckpointError
 from megacpt.families import param_rows, read_architecture
 from megacpt.families.architecture import Architecture
-from megacpt.families.saved import FUSED_NORM
-
-_EXPERTS = ".experts.experts."
+from megacpt.families.saved import FUSED_NORM, OF_EXPERTS, is_of_vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class _Saved:
     """Where they begin in the weight."""
 
 
-def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
+def megatron(folder: DcpFolder, *, described_by: Path) -> SourceModel:
     """``CheckpointError`` names the tensor that is missing, too many or of another shape."""
     architecture = read_architecture(described_by)
     reader = _Reader(folder=folder, norms=_norms(architecture))
@@ -55,7 +53,7 @@ def megatron(folder: DcpFolder, *, described_by: Path) -> Source:
     reader.require_all(used)
     require_settings(folder, architecture=architecture, described_by=described_by)
     folder.require_files(used)
-    return Source(
+    return SourceModel(
         folder=folder.folder, described_by=described_by, architecture=architecture, tensors=tensors
     )
 
@@ -98,7 +96,7 @@ class _Reader:
         found = self.folder.tensors[part.key]
         wanted = (*part.leading, part.count, *tensor.shape[1:])
         # A vocabulary that was filled up (make_vocab_size_divisible_by) has more rows.
-        padded = _is_vocabulary(part.key) and found.shape[:1] > wanted[:1]
+        padded = is_of_vocabulary(part.key) and found.shape[:1] > wanted[:1]
         if found.shape != wanted and not (padded and found.shape[1:] == wanted[1:]):
             raise CheckpointError(
                 f"{part.key} in {self.folder.folder} must have shape {list(wanted)}, which "
@@ -179,7 +177,7 @@ def _singles(tensor: NativeTensor) -> Iterator[tuple[_Saved, ...]]:
     """Each expert, and gate and up, under keys of their own (``singleton_local_shards``)."""
     key = tensor.key
     if tensor.index:
-        key = key.replace(_EXPERTS, f"{_EXPERTS}{tensor.index[0]}.")
+        key = key.replace(OF_EXPERTS, f"{OF_EXPERTS}{tensor.index[0]}.")
         yield (_Saved(key=key, index=(), leading=(), count=tensor.shape[0]),)
     if len(tensor.names) == 2:
         half = tensor.shape[0] // 2
@@ -191,11 +189,3 @@ def _singles(tensor: NativeTensor) -> Iterator[tuple[_Saved, ...]]:
 
 def _of_optimizer(key: str) -> bool:
     return "optimizer" in key.split(".")[:2]
-
-
-def _is_vocabulary(key: str) -> bool:
-    return key.startswith(("embedding.", "output_layer."))
-
-
-def _end(name: str) -> str:
-    return "." + name.partition("{layer}.")[2]

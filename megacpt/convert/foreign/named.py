@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from megacpt.checkpoint.stored.torch_file import Where
-from megacpt.convert.sources import DTYPES, Source, SourceTensor, require_tied
+from megacpt.convert.sources import DTYPES, SourceModel, SourceTensor, require_tied
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
@@ -43,7 +43,7 @@ class Held:
     copy_to: CopyTo
 
 
-def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> Source:
+def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> SourceModel:
     """``held`` by the names they are stored under, with others beside the model's.
 
     Errors are those of a Hugging Face folder: they name the tensor that is missing, too many, or of
@@ -71,7 +71,7 @@ def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> 
     head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
     if head in tensors and head not in shapes:
         require_tied(tensors[head], table=tensors[table], folder=folder)
-    return Source(
+    return SourceModel(
         folder=folder,
         described_by=described_by,
         architecture=architecture,

@@ -16,10 +16,8 @@ import torch
 
 from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
-from megacpt.families.saved import saved_name
+from megacpt.families.saved import saved_key, saved_name
 from megacpt.families.weights import Param
-
-_LAYERS, _EXPERTS = "decoder.layers.", ".experts.local_experts."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,10 @@ class NativeTensor:
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
     """Every weight in model order; ``stacked``: layers are entries of one tensor."""
     for row in param_rows(architecture):
-        runs, shape = runs_of(row, architecture=architecture), _shape_of(row, architecture)
+        runs, shape = (
+            runs_of(row, architecture=architecture),
+            _shape_of(row, architecture=architecture),
+        )
         experts = architecture.experts
         for layer, expert in product(
             row.layers(architecture) if row.per_layer else (None,),
@@ -74,7 +75,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
                 *([experts.num] if expert is not None and experts else []),
             ]
             yield NativeTensor(
-                key=_key(
+                key=saved_key(
                     saved_name(row, architecture=architecture, layer=layer),
                     layer=None if stacked else layer,
                 ),
@@ -88,7 +89,7 @@ def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[Nat
 
 
 def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
-    native = torch.empty(_shape_of(row, architecture), device="meta")
+    native = torch.empty(_shape_of(row, architecture=architecture), device="meta")
     elements = native[0].numel() if native.dim() > 1 else 1
     runs = []
     for number, view in enumerate(row.views(native, architecture=architecture, tp=1)):
@@ -100,12 +101,6 @@ def runs_of(row: Param, *, architecture: Architecture) -> tuple[Run, ...]:
     return tuple(sorted(runs, key=lambda run: run.native))
 
 
-def _shape_of(row: Param, architecture: Architecture) -> tuple[int, ...]:
+def _shape_of(row: Param, *, architecture: Architecture) -> tuple[int, ...]:
     shapes = [source.shape(architecture) for source in row.sources]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _key(name: str, *, layer: int | None) -> str:
-    number = "" if layer is None else f"{layer}."
-    of_expert = name.replace(f"{_EXPERTS}{{expert}}.", ".experts.experts.")
-    return of_expert.replace(f"{_LAYERS}{{layer}}.", f"{_LAYERS}{number}")

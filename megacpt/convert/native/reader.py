@@ -26,7 +26,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
-from megacpt.convert.sources import Source, SourceTensor, bytes_of, read_exactly
+from megacpt.convert.sources import SourceModel, SourceTensor, bytes_of, read_exactly
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.stored.files import placed_by_index
@@ -35,7 +35,7 @@ OPTIMIZER = "optimizer.state."
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
+def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
     """``described_by``: the Hugging Face folder that it was trained from.
 
     ``CheckpointError`` names the tensor that is missing, too many or of another shape.
@@ -49,7 +49,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> Source:
     saved = _Saved(folder, metadata=read_index(folder))
     found = list(native_tensors(architecture, stacked=saved.is_stacked))
     saved.require_all(found)
-    return Source(
+    return SourceModel(
         folder=folder,
         described_by=described_by,
         architecture=architecture,

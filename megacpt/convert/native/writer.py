@@ -26,7 +26,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest, FileSum
 from megacpt.checkpoint.verify import sums_of
 from megacpt.convert.native.archive import archive_of
 from megacpt.convert.native.layout import NativeTensor, native_tensors
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from megacpt.convert.stream import OutputFile, Piece
 from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
@@ -97,7 +97,7 @@ class _Block:
         return archive_of(self.saved_shape, dtype=self.dtype).bytes
 
 
-def planned(source: Source, *, dtype: torch.dtype | None) -> NativePlan:
+def planned(source: SourceModel, *, dtype: torch.dtype | None) -> NativePlan:
     """``dtype``: of all weights; None: each keeps its own."""
     stacked = has_equal_layers(source.architecture)
     tensors = list(native_tensors(source.architecture, stacked=stacked))
@@ -115,7 +115,7 @@ def planned(source: Source, *, dtype: torch.dtype | None) -> NativePlan:
 
 
 def _dtypes(
-    tensors: Sequence[NativeTensor], *, source: Source, dtype: torch.dtype | None
+    tensors: Sequence[NativeTensor], *, source: SourceModel, dtype: torch.dtype | None
 ) -> dict[str, torch.dtype]:
     """A saved tensor has one type, wide enough for all that is packed into it."""
     found: dict[str, torch.dtype] = {}
@@ -146,7 +146,7 @@ def _groups(blocks: Sequence[_Block]) -> Iterator[list[_Block]]:
     yield group
 
 
-def _file(blocks: Sequence[_Block], *, name: str, source: Source) -> OutputFile:
+def _file(blocks: Sequence[_Block], *, name: str, source: SourceModel) -> OutputFile:
     pieces: list[Piece] = []
     at = 0
     for block in blocks:
@@ -164,7 +164,7 @@ def _file(blocks: Sequence[_Block], *, name: str, source: Source) -> OutputFile:
     return OutputFile(name=name, pieces=pieces, summed=True)
 
 
-def _fill(out: torch.Tensor, *, first: int, block: _Block, source: Source) -> None:
+def _fill(out: torch.Tensor, *, first: int, block: _Block, source: SourceModel) -> None:
     """Rows of a block from ``first`` on, each from where its run has it."""
     tensor, first = block.tensor, block.first + first
     for run in tensor.runs:

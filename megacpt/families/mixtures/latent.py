@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import compress
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Latent
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Param, linear, norm
 

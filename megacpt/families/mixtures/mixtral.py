@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.mixtures import mixture
 

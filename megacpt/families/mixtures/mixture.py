@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from megacpt.errors import ModelError
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import HfTensor, Param, Part, Role
 

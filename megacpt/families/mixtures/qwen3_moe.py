@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, qwen3
 from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.dense import llama, qwen3
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.mixtures import mixture
 

@@ -67,7 +67,7 @@ _UNREADABLE = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class FamilyDifference:
     """An unknown model beside a family."""
 
     family: str
@@ -91,7 +91,7 @@ class Difference:
         yield from (f"weights: {name} is not there" for name in self.missing)
 
 
-def refusal(config: HfConfig, *, families: Mapping[str, Family]) -> ModelError:
+def unknown_family(config: HfConfig, *, families: Mapping[str, Family]) -> ModelError:
     """The error for a model whose ``model_type`` is none of ``families``."""
     known = ", ".join(sorted(families))
     model_type = config.values.get("model_type")
@@ -112,7 +112,7 @@ def refusal(config: HfConfig, *, families: Mapping[str, Family]) -> ModelError:
     )
 
 
-def nearest(config: HfConfig, *, families: Mapping[str, Family]) -> Difference | None:
+def nearest(config: HfConfig, *, families: Mapping[str, Family]) -> FamilyDifference | None:
     """The family with the fewest differences; of several Llama, then by name."""
     names = _stored_patterns(config)
     found = [
@@ -125,7 +125,7 @@ def nearest(config: HfConfig, *, families: Mapping[str, Family]) -> Difference |
 
 def _compare(
     config: HfConfig, *, name: str, family: Family, stored: set[str] | None
-) -> Difference | None:
+) -> FamilyDifference | None:
     """``None``: config.json lacks what the family cannot do without."""
     values, refused = dict(stated_text(config)), []
     while isinstance(outcome := _outcome(values, family=family), str):
@@ -135,7 +135,7 @@ def _compare(
         refused.append(outcome.partition(": ")[2].rpartition(";")[0])
         del values[culprit]
     wanted = set(_wanted(family, architecture=outcome, stored=stored or ()))
-    return Difference(
+    return FamilyDifference(
         family=name,
         refused=tuple(refused),
         unknown=dict(_unread(values, family=family, outcome=outcome)),

@@ -100,7 +100,7 @@ def places_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class Neighbours:
     """How the model lies among others in its folder."""
 
     naming: Naming
@@ -109,12 +109,12 @@ class Beside:
     """
 
 
-def beside_of(folder: Path, *, architecture: Architecture) -> Beside:
+def beside_of(folder: Path, *, architecture: Architecture) -> Neighbours:
     """Nothing is beside the model in a folder without weights; one of several parts needs them."""
     if has_weights(folder):
         return _beside(folder, architecture=architecture, stored=read_stored(folder))
     require_parts(folder)
-    return Beside(naming=Naming(), tensors={})
+    return Neighbours(naming=Naming(), tensors={})
 
 
 def require_parts(folder: Path) -> None:
@@ -127,7 +127,9 @@ def require_parts(folder: Path) -> None:
         )
 
 
-def _beside(folder: Path, *, architecture: Architecture, stored: Mapping[str, Stored]) -> Beside:
+def _beside(
+    folder: Path, *, architecture: Architecture, stored: Mapping[str, Stored]
+) -> Neighbours:
     config = HfConfig.read(folder)
     naming = naming_of(config, names=hf_shapes(architecture), stored=stored)
     tensors = {
@@ -135,7 +137,7 @@ def _beside(folder: Path, *, architecture: Architecture, stored: Mapping[str, St
         for name, found in stored.items()
         if is_beside(name, config=config, naming=naming, num_layers=architecture.num_layers)
     }
-    return Beside(naming=naming, tensors=tensors)
+    return Neighbours(naming=naming, tensors=tensors)
 
 
 def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
@@ -198,7 +200,7 @@ class _Names:
     shapes: Mapping[str, tuple[int, ...]]
     stored: Mapping[str, Stored]
     parts: Mapping[str, Part]
-    beside: Beside
+    beside: Neighbours
 
     def require_head(self, head: str) -> None:
         """An untied head that is not stored: transformers would draw it at random."""

@@ -20,7 +20,7 @@ def scores_of(logits_TE: torch.Tensor, *, routing: Routing) -> torch.Tensor:
     return wide_TE.sigmoid() if routing.sigmoid else wide_TE.softmax(dim=-1)
 
 
-def choose(
+def choose_experts(
     scores_TE: torch.Tensor, *, experts: Experts, bias_E: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of each token's experts, 0 of all others, and which these are; both (T, E)."""

@@ -32,7 +32,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.utils import unwrap_model
 
 from megacpt.families.architecture import Experts
-from megacpt.model.layers.choice import choose, scores_of
+from megacpt.model.layers.choice import choose_experts, scores_of
 
 
 class Router(TopKRouter):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class Router(TopKRouter):  # type: ignore[misc]
         """Each token's weights of its experts, and which these are; both (S * B, E)."""
         length, samples, _ = logits.shape
         scores = scores_of(logits.flatten(0, 1), routing=self._experts.routing)
-        weights, chosen = choose(scores, experts=self._experts, bias_E=self.expert_bias)
+        weights, chosen = choose_experts(scores, experts=self._experts, bias_E=self.expert_bias)
         # A recomputed layer runs forward twice, the first time without gradients.
         if self.training and torch.is_grad_enabled():
             shape = (length, samples, self.num_experts)

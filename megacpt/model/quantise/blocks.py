@@ -97,7 +97,7 @@ def nvfp4_blocks(x_RC: torch.Tensor, *, block: Block, stochastic: bool = False) 
     (arXiv 2509.25149, section 2 and appendix C)."""
     amax = amax_of(x_RC)
     largest = torch.finfo(torch.float32).max
-    encode = quotient(E4M3_MAX * E2M1_MAX, amax).clamp(max=largest)
+    encode = quotient(E4M3_MAX * E2M1_MAX, divisor=amax).clamp(max=largest)
     encode = torch.where(encode == 0.0, torch.ones_like(encode), encode)
     per_six = encode * torch.tensor(E2M1_MAX, dtype=torch.float32).reciprocal()
     scales_MN = numbers.to_fp8(block_amax(x_RC, block=block) * per_six, dtype=numbers.E4M3)
@@ -110,12 +110,12 @@ def nvfp4_blocks(x_RC: torch.Tensor, *, block: Block, stochastic: bool = False) 
 def scale_of(amax: torch.Tensor, *, source: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
     """The largest number over amax; 1 for zeros. ``source``: the type of the values, whose largest
     number stands in where amax is too small for the quotient to be finite."""
-    scale = quotient(numbers.largest(dtype), amax)
+    scale = quotient(numbers.largest(dtype), divisor=amax)
     scale = torch.where(torch.isinf(scale), torch.finfo(source).max, scale)
     return torch.where(amax == 0.0, torch.ones_like(scale), scale)
 
 
-def quotient(dividend: float, divisor: torch.Tensor) -> torch.Tensor:
+def quotient(dividend: float, *, divisor: torch.Tensor) -> torch.Tensor:
     """Rounded once; ``dividend / divisor`` would multiply with the rounded reciprocal."""
     return torch.div(torch.tensor(dividend, dtype=divisor.dtype), divisor)
 

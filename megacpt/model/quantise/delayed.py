@@ -108,7 +108,7 @@ class DelayedScaling:
         history_L.copy_(torch.cat((amax.view(1), history_L[:-1])))
         largest = history_L.nan_to_num(nan=0.0, posinf=torch.inf).max()
         if torch.isfinite(largest) and largest > 0.0:
-            scale = blocks.quotient(numbers.largest(self._dtypes[matrix]), largest)
+            scale = blocks.quotient(numbers.largest(self._dtypes[matrix]), divisor=largest)
             self.scale_Q[matrix] = scale.clamp(max=torch.finfo(torch.float32).max)
 
 

@@ -37,7 +37,7 @@ class _Product(torch.autograd.Function):
         weight: Operands,
         quantiser: Quantiser,
     ) -> torch.Tensor:
-        y_TO = multiply(activation.by_rows, transposed(weight.by_rows), dtype=x.dtype)
+        y_TO = multiply(activation.by_rows, b=transposed(weight.by_rows), dtype=x.dtype)
         _keep(ctx, activation=activation.by_columns, weight=weight.by_columns)
         ctx.quantiser, ctx.dtypes = quantiser, (x.dtype, w_OI.dtype)
         return y_TO.view(*x.shape[:-1], w_OI.shape[0])
@@ -48,10 +48,10 @@ class _Product(torch.autograd.Function):
         gradient = ctx.quantiser.gradient(dy.reshape(-1, dy.shape[-1]))
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx_TI = multiply(gradient.by_rows, weight, dtype=ctx.dtypes[0])
+            dx_TI = multiply(gradient.by_rows, b=weight, dtype=ctx.dtypes[0])
             dx = dx_TI.view(*dy.shape[:-1], dx_TI.shape[1])
         if ctx.needs_input_grad[1]:
-            dw = multiply(transposed(gradient.by_columns), activation, dtype=ctx.dtypes[1])
+            dw = multiply(transposed(gradient.by_columns), b=activation, dtype=ctx.dtypes[1])
         return dx, dw, None, None, None
 
 
@@ -70,7 +70,7 @@ def _kept(ctx: Any) -> tuple[Operand, Operand]:
     return activation, weight
 
 
-def multiply(a: Operand, b: Operand, *, dtype: torch.dtype) -> torch.Tensor:
+def multiply(a: Operand, *, b: Operand, dtype: torch.dtype) -> torch.Tensor:
     """The product of the values, accumulated in float32, times both factors, rounded once."""
     left, right = a.values, b.values
     if dtype is not torch.bfloat16:

@@ -191,7 +191,7 @@ class _Tally:
         self._documents += documents
         self._tokens += tokens
 
-    def add(self, num_bytes: int, documents: int, tokens: int) -> None:
+    def add(self, num_bytes: int, *, documents: int, tokens: int) -> None:
         with self._lock:
             self._bytes += num_bytes
             self._documents += documents

@@ -106,7 +106,8 @@ class _Helper:
             while under_way:
                 kind, content = self._connection.recv()
                 if kind == "passage":
-                    report(*content)
+                    num_bytes, documents, tokens = content
+                    report(num_bytes, documents=documents, tokens=tokens)
                 elif kind == "piece":
                     under_way += self._send_next(pieces) - 1
                 else:
@@ -147,8 +148,8 @@ def _serve(connection: Connection, *, job: Job) -> None:
         target=_fill, args=(inbox,), kwargs={"connection": connection}, daemon=True
     ).start()
 
-    def report(*passage: int) -> None:
-        connection.send(("passage", passage))
+    def report(num_bytes: int, *, documents: int, tokens: int) -> None:
+        connection.send(("passage", (num_bytes, documents, tokens)))
 
     def finished(number: int) -> None:
         connection.send(("piece", number))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
-Report = Callable[[int, int, int], None]
-"""Called with bytes read, documents and tokens of each passage that was written."""
+
+class Report(Protocol):
+    """Called with bytes read, documents and tokens of each passage that was written."""
+
+    def __call__(self, num_bytes: int, *, documents: int, tokens: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,11 @@ class PieceRunner:
             num_lines = encoded.passage.num_lines
             raise refusal(encoded.bad, path=file.path, line=line, num_lines=num_lines)
         log.add(encoded)
-        report(encoded.passage.bytes_read, encoded.lengths.size, encoded.tokens.size)
+        report(
+            encoded.passage.bytes_read,
+            documents=encoded.lengths.size,
+            tokens=encoded.tokens.size,
+        )
 
     def _publish(self, log: PieceLog, *, step: _Step) -> None:
         if self._encoder.is_fast and self._folder.reference_required:

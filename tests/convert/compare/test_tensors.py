@@ -12,14 +12,14 @@ import torch
 from megacpt.convert.compare.tensors import TensorPair, compare_tensors
 from megacpt.convert.compare.text import tensor_lines
 from megacpt.convert.opened import open_source
-from megacpt.convert.sources import Source
+from megacpt.convert.sources import SourceModel
 from tests.convert.support import held_in_memory
 from tests.llama_cases import write_llama
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 
 
-def changed(source: Source, values: torch.Tensor | None) -> Source:
+def changed(source: SourceModel, values: torch.Tensor | None) -> SourceModel:
     others = {name: tensor for name, tensor in source.tensors.items() if name != NAME}
     new = {} if values is None else {NAME: held_in_memory(values)}
     return replace(source, tensors=others | new)
@@ -83,8 +83,8 @@ def test_not_a_number_and_infinities(tmp_path: Path) -> None:
     assert pair.within(0)
 
 
-def only(values: torch.Tensor) -> Source:
-    return Source(
+def only(values: torch.Tensor) -> SourceModel:
+    return SourceModel(
         folder=Path("x"),
         described_by=Path("x"),
         architecture=None,  # type: ignore[arg-type]

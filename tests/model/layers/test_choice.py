@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megacpt.families.architecture import Experts, Routing
-from megacpt.model.layers.choice import choose, scores_of
+from megacpt.model.layers.choice import choose_experts, scores_of
 
 TOKENS, HIDDEN, EXPERTS = 200, 16, 12
 
@@ -81,7 +81,7 @@ def test_weights_are_those_of_transformers(
     logits_TE, weights_TK, indices_TK = router(torch.randn(TOKENS, HIDDEN))
     expected_TE = torch.zeros(TOKENS, EXPERTS).scatter(1, indices_TK, weights_TK)
     bias_E = getattr(router, "e_score_correction_bias", None)
-    found_TE, chosen_TE = choose(
+    found_TE, chosen_TE = choose_experts(
         scores_of(logits_TE, routing=routing), experts=experts, bias_E=bias_E
     )
     torch.testing.assert_close(found_TE, expected_TE)

@@ -175,7 +175,7 @@ def test_a_product_is_rounded_once() -> None:
     a = blocks.Operand(values=torch.randn(32, 64).to(numbers.E4M3).bfloat16(), factor=0.0123)
     b = blocks.Operand(values=torch.randn(48, 64).to(numbers.E4M3).bfloat16(), factor=0.456)
     exact = a.values.double() @ b.values.double().t() * (a.factor * b.factor)
-    found = multiply(a, transposed(b), dtype=torch.bfloat16)
+    found = multiply(a, b=transposed(b), dtype=torch.bfloat16)
     wrong = (found != exact.to(torch.bfloat16)).float().mean()
     assert wrong < 0.005, "sums in float32 may tip a tie, no more"
 

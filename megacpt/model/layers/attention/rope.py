@@ -24,7 +24,7 @@ from megacpt.families.rope import (
 
 class Ropes(RotaryEmbedding):  # type: ignore[misc]
     """Gives the angles of all kinds side by side along the last dimension, so that all layers may
-    be handed the same tensor (megacpt.model.layers.rotation)."""
+    be handed the same tensor (megacpt.model.layers.attention.rotation)."""
 
     tables: tuple[torch.Tensor, ...]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import cohere
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.reshaped import cohere
 
 MODEL_TYPE = "cohere2"
 PARAMS, NAMES = cohere.PARAMS, cohere.NAMES

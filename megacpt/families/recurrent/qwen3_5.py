@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import delta_net, llama
 from megacpt.families.architecture import Architecture, Norms
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.recurrent import delta_net
 from megacpt.families.weights import HfTensor, Part
 
 MODEL_TYPE = "qwen3_5_text"
@@ -21,15 +22,15 @@ _DEFAULTS = {
 """transformers' Qwen3_5TextConfig, where it differs from LlamaConfig."""
 
 
-def _alone(name: str, size: str) -> HfTensor:
+def _alone(name: str, *, size: str) -> HfTensor:
     return HfTensor(name=f"model.layers.{{layer}}.linear_attn.{name}.weight", dims=(size, "hidden"))
 
 
 _PROJECTIONS = (
     *delta_net.mixed("in_proj_qkv", "hidden"),
-    _alone("in_proj_z", "delta_v"),
-    _alone("in_proj_b", "delta_heads"),
-    _alone("in_proj_a", "delta_heads"),
+    _alone("in_proj_z", size="delta_v"),
+    _alone("in_proj_b", size="delta_heads"),
+    _alone("in_proj_a", size="delta_heads"),
 )
 PARAMS = (
     *delta_net.rows(llama.BEFORE_MLP, projections=_PROJECTIONS),

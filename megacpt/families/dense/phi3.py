@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import Part, gate_and_up, side_by_side
 

@@ -27,7 +27,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from megacpt.families.architecture import Architecture, Latent
-from megacpt.model.layers.attention import CausalAttention
+from megacpt.model.layers.attention.causal import CausalAttention
 from megacpt.model.layers.norm import Norm
 
 

@@ -60,8 +60,8 @@ def test_recomputed_layers_have_the_same_gradients(
 def test_a_document_is_short_or_long_whatever_lies_beside_it(one_rank: None) -> None:
     from megacpt.families.architecture import Architecture
     from megacpt.families.rope import LongRopeScaling
-    from megacpt.model.layers.attention import packed_documents
-    from megacpt.model.layers.rotation import rotation_of
+    from megacpt.model.layers.attention.causal import packed_documents
+    from megacpt.model.layers.attention.rotation import rotation_of
 
     scaling = LongRopeScaling(
         short_factors=(1.0,) * 4,

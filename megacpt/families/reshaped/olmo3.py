@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import olmo2
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import FULL, LOCAL, HfConfig
+from megacpt.families.reshaped import olmo2
 
 MODEL_TYPE = "olmo3"
 PARAMS = olmo2.PARAMS

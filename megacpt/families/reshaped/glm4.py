@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import glm
 from megacpt.families.architecture import Architecture, Norms
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.reshaped import glm
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "glm4"
 PARAMS = renamed(
     glm.PARAMS,
-    {
+    names={
         "post_self_attn_layernorm": "post_self_attn_layernorm",
         "post_mlp_layernorm": "post_mlp_layernorm",
     },

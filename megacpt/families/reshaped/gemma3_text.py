@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import gemma2
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import FULL, LOCAL, HfConfig
+from megacpt.families.reshaped import gemma2
 
 MODEL_TYPE = "gemma3_text"
 PARAMS, NAMES = gemma2.PARAMS, gemma2.NAMES

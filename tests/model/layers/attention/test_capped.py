@@ -24,7 +24,7 @@ def _prepared() -> None:
 def attention(window: int | None) -> Any:
     from megatron.core.transformer import TransformerConfig
 
-    from megacpt.model.layers.capped_attention import capped_class
+    from megacpt.model.layers.attention.capped import capped_class
 
     config = TransformerConfig(
         num_layers=1,
@@ -58,9 +58,9 @@ def inputs(dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize("window", [None, 25, 7])
 @pytest.mark.parametrize("rows", [8, 64, 256])
 def test_bounded_scores(window: int | None, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from megacpt.model.layers import capped_attention
+    from megacpt.model.layers.attention import capped
 
-    monkeypatch.setattr(capped_attention, "ROWS", rows)
+    monkeypatch.setattr(capped, "ROWS", rows)
     found, expected = inputs(torch.float32), inputs(torch.float64)
     out = attention(window)(*found, attention_mask=None)
     exact = theirs(*expected, window=window, cap=CAP)

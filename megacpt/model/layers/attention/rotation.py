@@ -2,7 +2,7 @@
 """Attention of models with several kinds of rotary positions, or whose queries they scale.
 
 megatron-core hands the angles of one kind to all layers. Here they are those of all kinds, side by
-side (megacpt.model.layers.rope), and each layer takes its own.
+side (megacpt.model.layers.attention.rope), and each layer takes its own.
 
 A rope's attention factor multiplies the channels of query and key that turn. Turning is linear, so
 the query takes it for both, before it turns: fused kernels of the rotation know no factor.
@@ -23,8 +23,8 @@ from megatron.core.transformer.attention import SelfAttention
 
 from megacpt.families.architecture import Architecture, QueryGrowth
 from megacpt.families.rope import LongRopeScaling, Rope
-from megacpt.model import context_parallel
-from megacpt.model.layers.rope import table_keys
+from megacpt.model.layers.attention import context_parallel
+from megacpt.model.layers.attention.rope import table_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Norms
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "starcoder2"
-PARAMS = renamed(llama.PARAMS, {"linear_fc1": "c_fc", "linear_fc2": "c_proj"})
+PARAMS = renamed(llama.PARAMS, names={"linear_fc1": "c_fc", "linear_fc2": "c_proj"})
 NAMES = {"rms_norm_eps": "norm_epsilon"}
 
 _DEFAULTS = {

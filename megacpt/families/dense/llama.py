@@ -67,10 +67,12 @@ def _mlp(
     weight, bias = linear(
         f"{_NATIVE}.mlp.{path}", sources=sources, tp_dim=tp_dim, bias=lambda a: a.mlp_bias
     )
-    return replace(weight, present=present), replace(bias, present=_both(bias.present, present))
+    return replace(weight, present=present), replace(
+        bias, present=_both(bias.present, second=present)
+    )
 
 
-def _both(first: _Present, second: _Present) -> _Present:
+def _both(first: _Present, *, second: _Present) -> _Present:
     return lambda a: first(a) and second(a)
 
 

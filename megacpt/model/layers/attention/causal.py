@@ -27,7 +27,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.utils import is_layer_window_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from megacpt.model import context_parallel
+from megacpt.model.layers.attention import context_parallel
 
 
 def packed_documents(bounds: torch.Tensor, *, longest: int) -> PackedSeqParams:
@@ -109,7 +109,7 @@ class CausalAttention(torch.nn.Module):
     def _causal_in_chunks(
         self, q: torch.Tensor, *, k: torch.Tensor, v: torch.Tensor
     ) -> torch.Tensor:
-        """The queries of this rank's chunks, in the order of megacpt.model.context_parallel."""
+        """The queries of this rank's chunks, in the order of context_parallel."""
         k_SBKD, v_SBKD = (context_parallel.gather_S(x) for x in (k, v))
         outs = []
         for number, q_CBHD in zip(context_parallel.own_chunks(), q.chunk(2), strict=True):

@@ -51,7 +51,7 @@ def test_frequencies_are_those_of_transformers(rope: dict[str, Any], one_rank: N
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from megacpt.model.layers.rope import inverse_frequencies
+    from megacpt.model.layers.attention.rope import inverse_frequencies
 
     sizes = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 512}
     config = LlamaConfig(**sizes, rope_parameters={"rope_theta": 5000.0, **rope})

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 
 MODEL_TYPE = "smollm3"

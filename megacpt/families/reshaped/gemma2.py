@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama
 from megacpt.families.architecture import Architecture, Norms, Scales
+from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.rope import StatedRope
 from megacpt.families.weights import renamed
 
 MODEL_TYPE = "gemma2"
-PARAMS = renamed(llama.PARAMS, {"pre_mlp_layernorm": "pre_feedforward_layernorm"})
+PARAMS = renamed(llama.PARAMS, names={"pre_mlp_layernorm": "pre_feedforward_layernorm"})
 NAMES = {"hidden_act": "hidden_activation"}
 
 DEFAULTS = {

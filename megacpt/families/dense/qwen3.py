@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megacpt.families import llama, qwen2
 from megacpt.families.architecture import Architecture
+from megacpt.families.dense import llama, qwen2
 from megacpt.families.hf_config import HfConfig
 
 MODEL_TYPE = "qwen3"

@@ -18,7 +18,7 @@ BOUNDS = [0, 1, 24, 31, 64]
 def attention(*, window: int | None = None) -> Any:
     from megatron.core.transformer import TransformerConfig
 
-    from megacpt.model.layers.attention import CausalAttention
+    from megacpt.model.layers.attention.causal import CausalAttention
 
     return CausalAttention(
         TransformerConfig(
@@ -43,7 +43,7 @@ def random_qkv(*, seed: int, dtype: torch.dtype = torch.float32) -> list[torch.T
 
 
 def packed(bounds: list[int]) -> Any:
-    from megacpt.model.layers.attention import packed_documents
+    from megacpt.model.layers.attention.causal import packed_documents
 
     longest = max(stop - start for start, stop in pairwise(bounds))
     return packed_documents(torch.tensor(bounds, dtype=torch.int32), longest=longest)

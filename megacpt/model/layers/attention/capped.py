@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from megacpt.model.layers.attention import CausalAttention, causal_mask
+from megacpt.model.layers.attention.causal import CausalAttention, causal_mask
 
 ROWS = 256
 """Queries of a block."""
@@ -32,8 +32,8 @@ class CappedAttention(CausalAttention):
             out_CBX: torch.Tensor = checkpoint(
                 self._block,
                 q_CBHD,
-                k_SBKD[seen],
-                v_SBKD[seen],
+                k_PBKD=k_SBKD[seen],
+                v_PBKD=v_SBKD[seen],
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
@@ -41,7 +41,7 @@ class CappedAttention(CausalAttention):
         return torch.cat(outs)
 
     def _block(
-        self, q_CBHD: torch.Tensor, k_PBKD: torch.Tensor, v_PBKD: torch.Tensor
+        self, q_CBHD: torch.Tensor, *, k_PBKD: torch.Tensor, v_PBKD: torch.Tensor
     ) -> torch.Tensor:
         """The queries are at the last of the keys' positions."""
         (C, B, H, D), (P, _, K, _) = q_CBHD.shape, k_PBKD.shape
