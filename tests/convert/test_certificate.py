@@ -95,8 +95,11 @@ def test_smollm2_there_and_back(
     chunks, architecture = import_model(smollm2, dtype)
     tokenizer = load_tokenizer(smollm2)
     findings = health.check(smollm2, architecture=architecture, tokenizer=tokenizer)
-    # The demo ends documents with <|endoftext|>, the pad token is another: nothing to find.
-    assert findings == []
+    # The demo ends documents with <|endoftext|>, the pad token is another: all there is to find is
+    # that the model has 15 tokens which were never trained.
+    assert [(f.subject.partition(" (")[0], f.blocks) for f in findings] == [
+        ("model.embed_tokens.weight: 15 rows", False)
+    ]
     assert certify(chunks, architecture, smollm2).max_abs_difference < 1e-4
     output = export_hf(
         chunks,
