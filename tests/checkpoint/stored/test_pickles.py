@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from megacpt.checkpoint.stored.pickles import NONE, Inert, named, read_pickle
+from megacpt.checkpoint.stored.pickles import NONE, Inert, read_pickle, type_name
 from megacpt.errors import CheckpointError
 
 
@@ -47,7 +47,7 @@ def test_modules_are_not_imported() -> None:
     sys.modules.pop(module, None)
     content = b"c" + module.encode() + b"\nWSGIServer\n."
     found = read_pickle(io.BytesIO(content), path=Path("states.pt"), known=NONE)
-    assert named(found) == "wsgiref.simple_server.WSGIServer"
+    assert type_name(found) == "wsgiref.simple_server.WSGIServer"
     assert module not in sys.modules
 
 
