@@ -112,21 +112,20 @@ class DcpFolder:
 
     def require_files(self, names: Iterable[str]) -> None:
         """Refuse a folder that lacks a file, or the end of one, that holds some of ``names``."""
-        sizes: dict[str, int] = {}
         for name in names:
             for block in self.tensors[name].blocks:
-                info = self._place(name, block=block)
-                file = self.folder / info.relative_path
-                if info.relative_path not in sizes:
-                    sizes[info.relative_path] = file.stat().st_size if file.is_file() else -1
-                size = sizes[info.relative_path]
-                if size < info.offset + info.length:
-                    what = "is missing" if size < 0 else f"ends after {size} bytes"
-                    raise CheckpointError(
-                        f"{file} {what}, which holds {name} (rows from {list(block.offsets)}, "
-                        f"bytes {info.offset} to {info.offset + info.length}); copy the whole "
-                        "folder again."
-                    )
+                self._require_file(name, block=block)
+
+    def _require_file(self, name: str, *, block: Block) -> None:
+        info = self._place(name, block=block)
+        file, end = self.folder / info.relative_path, info.offset + info.length
+        size = file.stat().st_size if file.is_file() else -1
+        if size < end:
+            what = "is missing" if size < 0 else f"ends after {size} bytes"
+            raise CheckpointError(
+                f"{file} {what}, which holds {name} (rows from {list(block.offsets)}, bytes "
+                f"{info.offset} to {end}); copy the whole folder again."
+            )
 
     def copy_to(self, out: torch.Tensor, *, name: str, where: Where) -> None:
         """Fill ``out`` with that part of a tensor, from all blocks that hold some of it."""
@@ -150,7 +149,9 @@ class DcpFolder:
 
     def read_object(self, name: str, *, known: Known) -> Any:
         """What is no tensor, as ``read_torch_file`` reads it."""
-        info = self._place(name, block=Block(offsets=(), shape=()))
+        whole = Block(offsets=(), shape=())
+        self._require_file(name, block=whole)
+        info = self._place(name, block=whole)
         path = self.folder / info.relative_path
         return read_torch_file(path, start=info.offset, length=info.length, known=known)
 

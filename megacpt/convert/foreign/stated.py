@@ -76,6 +76,9 @@ def _of_megatron_lm(folder: DcpFolder) -> dict[str, Any]:
         common = read_torch_file(folder.folder / _COMMON_FILE, known=known)
     else:
         return {}
+    # megatron-core 0.19 saves the entry as a list of one.
+    if isinstance(common, list) and len(common) == 1:
+        (common,) = common
     stated = common.get("args") if isinstance(common, dict) else None
     return stated.values if isinstance(stated, _Arguments) else {}
 
