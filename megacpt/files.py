@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file is written aside, flushed to the disk and renamed: readers see the old or the new one."""
+"""A file or a folder is written aside, flushed to the disk and renamed: readers see the old or the
+new one."""
 
 from __future__ import annotations
 
@@ -56,3 +57,27 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_all(folder: Path) -> None:
+    """The same of everything inside."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def require_new(folder: Path) -> None:
+    """A folder to be written must not be there, or be empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise EnvironmentError_(
+            f"{folder} exists, and nothing is written over; choose another folder, or delete it "
+            "first."
+        )
+
+
+def publish(aside: Path, *, folder: Path) -> None:
+    """Give what was written aside its name, at which there is nothing or an empty folder."""
+    sync_all(aside)
+    if folder.exists():
+        folder.rmdir()
+    aside.rename(folder)
+    sync(folder.parent)

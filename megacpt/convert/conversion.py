@@ -32,17 +32,16 @@ from megacpt.convert.carried import carry_over
 from megacpt.convert.described import write_descriptions, write_json
 from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.native import writer
-from megacpt.convert.sources import SourceModel
+from megacpt.convert.sources import TORCH_DTYPES, SourceModel
 from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
 from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_
 from megacpt.families.stored.files import INDEX, SINGLE
-from megacpt.files import sync, write_text
+from megacpt.files import publish, require_new, write_text
 from megacpt.text import text_size
 
 DESCRIBED = "hf"
 """Of a native checkpoint: all of the model's folder that is no weight."""
 NOTE, LOCK = "conversion.json", "conversion.lock"
-TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
 
 class Form(Enum):
@@ -93,7 +92,7 @@ class _Plan:
 def convert(conversion: Conversion, *, progress: Progress = lambda done, total: None) -> Converted:
     """``EnvironmentError_`` where the destination is taken, is being written or has no room."""
     destination = conversion.destination
-    _require_free(destination)
+    require_new(destination)
     plan = _native(conversion) if conversion.form is Form.native else _hf(conversion)
     started_at = time.monotonic()
     try:
@@ -102,7 +101,9 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
             _require_room(left, folder=partial)
             sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
             plan.complete(partial, sums=sums)
-            _publish(partial, destination=destination)
+            for name in (NOTE, LOCK):
+                (partial / name).unlink()
+            publish(partial, folder=destination)
     except OSError as error:
         raise EnvironmentError_(
             f"{error.filename or destination}: {error.strerror or error}; see to it that "
@@ -178,14 +179,6 @@ def _common_dtype(source: SourceModel) -> Dtype:
     return found
 
 
-def _require_free(destination: Path) -> None:
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise EnvironmentError_(
-            f"{destination} exists, and nothing is written over; choose another folder, or delete "
-            "it first."
-        )
-
-
 def _require_room(needed: int, *, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -252,14 +245,3 @@ def _write(
                 f"{source.folder} is damaged: {'; '.join(problems)}; bring it back from a copy."
             )
     return sums
-
-
-def _publish(partial: Path, *, destination: Path) -> None:
-    for name in (NOTE, LOCK):
-        (partial / name).unlink()
-    for path in (*partial.rglob("*"), partial):
-        sync(path)
-    if destination.exists():
-        destination.rmdir()
-    partial.rename(destination)
-    sync(destination.parent)

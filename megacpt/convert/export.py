@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from megacpt.config.sections import Dtype
@@ -18,12 +17,11 @@ from megacpt.convert.described import write_descriptions
 from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.in_memory import model_tensors
 from megacpt.convert.safetensors_files import write_tensors
+from megacpt.convert.sources import TORCH_DTYPES
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import placed_by_index
-from megacpt.files import sync
-
-TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
+from megacpt.files import publish, sync_all
 
 
 def export_hf(
@@ -83,12 +81,10 @@ def _require_replaceable(output: Path) -> None:
 
 def _publish(aside: Path, *, output: Path) -> None:
     """Flush every file, then swap the folder in; an earlier export goes last."""
-    for path in [*aside.rglob("*"), aside]:
-        sync(path)
     replaced = output.with_name(f".{output.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
+    sync_all(aside)  # Before, so that the name is free for a moment only.
     if output.exists():
         output.rename(replaced)
-    aside.rename(output)
-    sync(output.parent)
+    publish(aside, folder=output)
     shutil.rmtree(replaced, ignore_errors=True)

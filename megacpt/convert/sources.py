@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from megacpt.config.sections import Dtype
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import Stored, read_stored
@@ -33,6 +34,8 @@ DTYPES = {
     "F16": torch.float16,
 }
 """As safetensors writes them."""
+TORCH_DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
+"""As people ask for them."""
 READ_BYTES = 2**24
 """What is read at once where a whole tensor is wanted piece by piece."""
 
@@ -114,17 +117,24 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
         dtype = DTYPES[stored[place.part.name].dtype]
         fill = _fill_of(name, place=place, dtype=dtype, found=found, begins=begins)
         tensors[name] = SourceTensor(shape=place.shape, dtype=dtype, fill=fill)
-    shapes = hf_shapes(architecture)
-    head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
-    if head in tensors and head not in shapes:
-        require_tied(tensors[head], table=tensors[table], folder=folder)
     return SourceModel(
         folder=folder,
         described_by=folder,
         architecture=architecture,
-        tensors={name: tensors[name] for name in shapes},
+        tensors=own_tensors(tensors, architecture=architecture, folder=folder),
         files={name: tensor.file.name for name, tensor in stored.items()},
     )
+
+
+def own_tensors(
+    found: Mapping[str, SourceTensor], *, architecture: Architecture, folder: Path
+) -> dict[str, SourceTensor]:
+    """Those that the architecture has; a tied head beside them must be the embedding."""
+    shapes = hf_shapes(architecture)
+    head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
+    if head in found and head not in shapes:
+        _require_tied(found[head], table=found[table], folder=folder)
+    return {name: found[name] for name in shapes}
 
 
 def stored_tensor(name: str, *, stored: Stored) -> SourceTensor:
@@ -148,12 +158,10 @@ def _fill_of(
     if not is_all or part.rows is not None or part.transposed:
 
         def fill(out: torch.Tensor, *, first: int) -> None:
-            # Whole groups, where the rows lie in such.
-            group, last = part.rows or 1, first + len(out)
-            begin = first // group * group
-            rows = slice(begin, -(-last // group) * group)
+            last = first + len(out)
+            rows = part.whole_groups(slice(first, last))
             read = found.read(name, dim=0, span=rows)
-            out.copy_(read[first - begin : last - begin].reshape(out.shape))
+            out.copy_(read[first - rows.start : last - rows.start].reshape(out.shape))
 
         return fill
     row_bytes = int(torch.Size(place.shape[1:]).numel()) * dtype.itemsize
@@ -203,7 +211,7 @@ def _begins(files: Iterable[Path]) -> dict[str, int]:
     return begins
 
 
-def require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
+def _require_tied(head: SourceTensor, *, table: SourceTensor, folder: Path) -> None:
     """A tied head that is stored as well must be the embedding, or leaving it out changes it."""
     for rows in head.pieces():
         count = rows.stop - rows.start

@@ -285,6 +285,16 @@ class Part:
         groups = seen.view(len(seen) // self.group, self.group, *seen.shape[1:])
         return groups.narrow(1, self.start, self.rows)
 
+    def taken(self, block: Tensor) -> Tensor:
+        """The part's rows, one after another, out of what ``where`` names."""
+        seen = self.within(block)
+        return seen if self.rows is None else seen.flatten(0, 1)
+
+    def whole_groups(self, span: slice) -> slice:
+        """The rows of the part around ``span`` that ``where`` can name."""
+        step = self.rows or 1
+        return slice(span.start // step * step, -(-span.stop // step) * step)
+
 
 def side_by_side(whole: str, *, rows: Mapping[str, int], width: int) -> Iterator[tuple[str, Part]]:
     """Each tensor by name, of so many rows, where a folder holds them one after the other."""

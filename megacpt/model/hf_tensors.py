@@ -35,5 +35,4 @@ class HfTensors:
             tensor: torch.Tensor = (
                 file.get_slice(part.name)[where] if where else file.get_tensor(part.name)
             )
-        found = part.within(tensor)
-        return found if part.rows is None else found.flatten(0, 1)
+        return part.taken(tensor)

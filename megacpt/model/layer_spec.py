@@ -72,15 +72,24 @@ def layer_spec(
     if architecture.norms.after:
         norm = _norm(architecture, kind=kind)
         built.module = type("PostNormLayer", (PostNormLayer,), {"norm": norm})
-    net = architecture.delta_net
-    if net is not None and layer in net.layers:
-        built.submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
-    elif rotation := rotation_of(architecture, layer=layer):
-        built.submodules.self_attention.module = RotatedAttention
-        built.submodules.self_attention.params |= {"rotation": rotation}
+    _choose_attention(built.submodules, architecture=architecture, layer=layer)
     names = saved_norms(architecture, layer=layer)
     built.submodules.sharded_state_dict_keys_map = names
     return _finished(built, architecture=architecture, experts=experts)
+
+
+def _choose_attention(submodules: Any, *, architecture: Architecture, layer: int) -> None:
+    """Of another kind than megacpt's plain one, where the layer has such."""
+    net = architecture.delta_net
+    if architecture.latent is not None:
+        submodules.self_attention = latent_attention(architecture)
+    elif net is not None and layer in net.layers:
+        submodules.self_attention = ModuleSpec(module=GatedDeltaNet, params={"sizes": net})
+    else:
+        if rotation := rotation_of(architecture, layer=layer):
+            submodules.self_attention.module = RotatedAttention
+            submodules.self_attention.params |= {"rotation": rotation}
+        _correct_biases(submodules.self_attention.submodules, architecture=architecture)
 
 
 def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
@@ -88,11 +97,6 @@ def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
 
 
 def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:
-    if architecture.latent is not None:
-        layer.submodules.self_attention = latent_attention(architecture)
-    attention = layer.submodules.self_attention.submodules
-    if attention is not None:
-        _correct_biases(attention, architecture=architecture)
     if architecture.scales.residual != 1.0:
         scale_residuals(layer, scale=architecture.scales.residual)
     return layer if experts is None else with_router(layer, experts=experts)

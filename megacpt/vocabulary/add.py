@@ -21,7 +21,7 @@ from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Role
-from megacpt.files import sync, write_text
+from megacpt.files import publish, require_new, write_text
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.auto_tokenizer import load_checked
 from megacpt.tokenizer.folder import ADDED, DECLARED, read_json
@@ -67,8 +67,7 @@ class Added:
 
 def add_to_vocabulary(source: Path, *, wanted: Wanted, output: Path, choices: Choices) -> Added:
     """Write ``output``, which must not exist; ``source`` is only read."""
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise EnvironmentError_(f"{output} exists; choose another folder (--output FOLDER).")
+    require_new(output)
     tokenizer = load_checked(source)
     tables = ModelTables.read(source, tokenizer=tokenizer)
     if choices.init is RowInit.distil and text_of(HfConfig.read(source)) is not None:
@@ -88,7 +87,7 @@ def add_to_vocabulary(source: Path, *, wanted: Wanted, output: Path, choices: Ch
         pieces = _pieces(load_checked(aside), growth=growth, choices=choices)
         rows = _rows(tables, growth=growth, choices=choices, pieces=pieces)
         tables.write(aside, rows=rows, first=growth.first)
-        _publish(aside, output=output)
+        publish(aside, folder=output)
     except OSError as error:
         raise EnvironmentError_(
             f"{output} cannot be written: {error}; "
@@ -167,12 +166,3 @@ def _rows(
         settings=choices.distillation,
         told=choices.told,
     )
-
-
-def _publish(aside: Path, *, output: Path) -> None:
-    for path in [*aside.rglob("*"), aside]:
-        sync(path)
-    if output.exists():
-        output.rmdir()
-    aside.rename(output)
-    sync(output.parent)

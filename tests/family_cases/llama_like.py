@@ -28,6 +28,12 @@ def without_head_norms(model: Any) -> None:
         layer.self_attention.k_layernorm = torch.nn.Identity()
 
 
+def without_their_scales(model: Any) -> None:
+    for layer in model.decoder.layers:
+        layer.self_attention.q_layernorm.weight.data.fill_(1.0)
+        layer.self_attention.k_layernorm.weight.data.fill_(1.0)
+
+
 def with_head_norms_swapped(model: Any) -> None:
     for layer in model.decoder.layers:
         attention = layer.self_attention
@@ -36,9 +42,17 @@ def with_head_norms_swapped(model: Any) -> None:
 
 
 QWEN2 = {"spoilt": {"biases": without_biases}}
-QWEN3 = {"spoilt": {"head norms": without_head_norms, "their order": with_head_norms_swapped}}
+QWEN3 = {
+    "spoilt": {
+        "head norms": without_head_norms,
+        "their scales": without_their_scales,
+        "their order": with_head_norms_swapped,
+    }
+}
 WITHOUT_MULTIPLIERS = {key: {key: 1.0} for key in GRANITE}
-POSITIONS = {str(layers): {"no_rope_layers": layers} for layers in ([1, 0, 1, 0], [1, 1, 1, 1])}
+POSITIONS = {
+    str(layers): {"no_rope_layers": layers} for layers in ([1, 0, 1, 0], [1] * 4, [0, 1, 1, 1])
+}
 CASES = {
     "qwen2": Case(model_type="qwen2", **QWEN2),
     "qwen2-tied": Case(model_type="qwen2", changes={"tie_word_embeddings": True}, **QWEN2),

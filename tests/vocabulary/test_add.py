@@ -241,7 +241,7 @@ def folder_of(case: str, tmp_path: Path) -> Path:
     [
         ("no file", r"has no tokenizer.json; write one with .*AutoTokenizer"),
         ("too few rows", r"the tokenizer has 400 ids, but the model 399 rows"),
-        ("exists", r"grown exists; choose another folder"),
+        ("exists", r"grown exists, and nothing is written over; choose another folder"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_leaves_nothing(

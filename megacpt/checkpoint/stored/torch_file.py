@@ -52,11 +52,17 @@ class StoredTensor:
         """Byte of the file after its last value."""
         return self._byte_after(tuple(slice(0, size) for size in self.shape))
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Nothing lies between its values."""
+        steps = zip(self.shape, self.strides, _strides(self.shape), strict=True)
+        return all(size == 1 or stride == own for size, stride, own in steps)
+
     def viewed(self, shape: tuple[int, ...]) -> StoredTensor:
         """The same values in order, in another shape of as many."""
         if shape == self.shape:
             return self
-        if self.strides != _strides(self.shape) or math.prod(shape) != math.prod(self.shape):
+        if not self.is_contiguous or math.prod(shape) != math.prod(self.shape):
             raise CheckpointError(
                 f"{self.path} holds a tensor of shape {list(self.shape)} with strides "
                 f"{list(self.strides)}, which is read as {list(shape)} only where nothing lies "
@@ -146,7 +152,7 @@ class _Content:
 
     def read(self) -> Any:
         order = f"{self._root}byteorder"
-        if order in self._archive.namelist() and self._archive.read(order) != b"little":
+        if order in self._archive.namelist() and self._record(order) != b"little":
             raise CheckpointError(f"{self._path} has its bytes in big-endian order; save it anew.")
         known = {
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -160,21 +166,37 @@ class _Content:
             ("torch.storage", "UntypedStorage"): None,
             **{("torch", name): dtype for name, dtype in _STORAGES.items()},
         }
-        content = io.BytesIO(self._archive.read(f"{self._root}data.pkl"))
+        content = io.BytesIO(self._record(f"{self._root}data.pkl"))
         return read_pickle(content, path=self._path, known=known, persistent=self._storage)
 
     def _storage(self, reference: Any) -> _Storage:
         _, dtype, key, *_ = reference
         info = self._archive.getinfo(f"{self._root}data/{key}")
+        begin = self._start + self._begin(info)
+        return _Storage(start=begin, num_bytes=info.file_size, dtype=dtype)
+
+    def _record(self, name: str) -> bytes:
+        """Not by ``ZipFile.read``, which compares sums that torch may have been told to leave out
+        (``set_crc32_options``)."""
+        info = self._archive.getinfo(name)
+        begin = self._begin(info)
+        return self._read(info.file_size, at=begin)
+
+    def _begin(self, info: zipfile.ZipInfo) -> int:
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{info.filename} is compressed")
+            raise zipfile.BadZipFile(f"{info.filename} is compressed")
+        # The head of the record, whose name and padding end where its content begins.
+        name, padding = struct.unpack("<HH", self._read(4, at=info.header_offset + 26))
+        return int(info.header_offset + 30 + name + padding)
+
+    def _read(self, size: int, *, at: int) -> bytes:
         file = self._archive.fp
         assert file is not None
-        # The head of the record, whose name and padding end where the numbers begin.
-        file.seek(info.header_offset + 26)
-        name, padding = struct.unpack("<HH", file.read(4))
-        begin = self._start + info.header_offset + 30 + name + padding
-        return _Storage(start=begin, num_bytes=info.file_size, dtype=dtype)
+        file.seek(at)
+        content = file.read(size)
+        if len(content) != size:
+            raise zipfile.BadZipFile("it ends too soon")
+        return content
 
     def _tensor(self, *arguments: Any) -> StoredTensor:
         """As torch._utils calls its functions: the type comes last where the storage has none."""

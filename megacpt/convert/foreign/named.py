@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Protocol
 import torch
 
 from megacpt.checkpoint.stored.torch_file import Where
-from megacpt.convert.sources import DTYPES, SourceModel, SourceTensor, require_tied
+from megacpt.convert.sources import DTYPES, SourceModel, SourceTensor, own_tensors
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
@@ -67,15 +66,11 @@ def source_of(held: Mapping[str, Held], *, folder: Path, described_by: Path) -> 
     _require_plain(of_model, folder=folder)
     places = places_of(stored, folder=folder, described_by=described_by, architecture=architecture)
     tensors = {name: _tensor(of_model[p.part.name], place=p) for name, p in places.items()}
-    shapes = hf_shapes(architecture)
-    head, table = (table_name(architecture, role=role) for role in (Role.head, Role.embedding))
-    if head in tensors and head not in shapes:
-        require_tied(tensors[head], table=tensors[table], folder=folder)
     return SourceModel(
         folder=folder,
         described_by=described_by,
         architecture=architecture,
-        tensors={name: tensors[name] for name in shapes},
+        tensors=own_tensors(tensors, architecture=architecture, folder=folder),
     )
 
 
@@ -140,10 +135,9 @@ def _tensor(held: Held, *, place: StoredAs) -> SourceTensor:
 
 def _fill(out: torch.Tensor, *, first: int, held: Held, place: StoredAs) -> None:
     part = place.part
-    # Whole groups, where the part's rows lie in groups.
-    step = part.rows or 1
-    low, high = first // step * step, math.ceil((first + len(out)) / step) * step
-    where = part.where(place.shape, dim=0, span=slice(low, high))
+    last = first + len(out)
+    rows = part.whole_groups(slice(first, last))
+    where = part.where(place.shape, dim=0, span=rows)
     where = where or tuple(slice(0, size) for size in held.shape)
     sizes = [bounds.stop - bounds.start for bounds in where]
     if sizes == list(out.shape) and not part.transposed:
@@ -151,6 +145,4 @@ def _fill(out: torch.Tensor, *, first: int, held: Held, place: StoredAs) -> None
         return
     block = torch.empty(sizes, dtype=held.dtype)
     held.copy_to(block, where=where)
-    found = part.within(block)
-    found = found if part.rows is None else found.flatten(0, 1)
-    out.copy_(found[first - low : first - low + len(out)])
+    out.copy_(part.taken(block)[first - rows.start : last - rows.start])

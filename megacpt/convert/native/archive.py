@@ -11,12 +11,12 @@ import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.serialization import get_crc32_options, set_crc32_options, skip_data
 
+from megacpt.checkpoint.stored.torch_file import StoredTensor, read_torch_file
 from megacpt.errors import CheckpointError
 
 
@@ -79,41 +79,17 @@ def values_at(
         if length == expected.bytes and stream.read(len(expected.head)) == expected.head:
             return at + len(expected.head)
     # Another version of torch, or a tensor that was written as part of a larger one.
-    with file.open("rb") as stream, FakeTensorMode():
-        window = cast(IO[bytes], _Window(stream, at=at, length=length))
-        found: torch.Tensor = torch.load(window, weights_only=True)
-    stored = int(cast(Any, found.untyped_storage())._checkpoint_offset)
-    if tuple(found.shape) != shape or found.dtype != dtype or not found.is_contiguous():
+    found = read_torch_file(file, start=at, length=length)
+    fits = isinstance(found, StoredTensor) and (found.shape, found.dtype) == (shape, dtype)
+    if not fits or not found.is_contiguous:
         raise CheckpointError(
-            f"{file} has a tensor of shape {list(found.shape)} and type {found.dtype} at byte "
-            f"{at}, where .metadata says {list(shape)} and {dtype}; bring it back from a copy."
+            f"{file} has {_said(found)} at byte {at}, where .metadata says {list(shape)} and "
+            f"{dtype}; bring it back from a copy."
         )
-    return at + stored + int(found.storage_offset()) * dtype.itemsize
+    return int(found.start + found.first * dtype.itemsize)
 
 
-class _Window(io.RawIOBase):
-    """A part of a file as a file."""
-
-    def __init__(self, file: io.BufferedReader, *, at: int, length: int) -> None:
-        self._file, self._at, self._length, self._place = file, at, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
-        self._place = start + offset
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        self._file.seek(self._at + self._place)
-        count = self._file.readinto(view[: max(self._length - self._place, 0)])
-        self._place += count
-        return count
+def _said(found: object) -> str:
+    if not isinstance(found, StoredTensor):
+        return "no tensor"
+    return f"a tensor of shape {list(found.shape)} and type {found.dtype}"
