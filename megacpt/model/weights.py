@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill this rank's parameters from a Hugging Face folder or at random, and read them back.
+"""Fill this rank's parameters from a Hugging Face folder or at random.
 
-All three walk the same placed rows: a view of the native parameter on one side, a slice of a
+Both walk the same placed rows: a view of the native parameter on one side, a slice of a
 Hugging Face tensor on the other.
 """
 
@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.fp8_utils import is_float8tensor
 
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
-from megacpt.families.stored.fused import fuse
 from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
 from megacpt.model.hf_tensors import HfTensors
@@ -158,29 +156,3 @@ def _write(view: torch.Tensor, *, part: torch.Tensor) -> None:
     filled = part.shape[0] // groups
     view[:, :filled].copy_(part.reshape(groups, filled, *part.shape[1:]))
     view[:, filled:rows].zero_()
-
-
-def iter_hf(
-    chunks: Sequence[Any], *, architecture: Architecture
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a Hugging Face folder in model order, copied out of chunks at
-    tp = pp = ep = 1."""
-    assert parallel_state.get_tensor_model_parallel_world_size() == 1
-    assert parallel_state.get_pipeline_model_parallel_world_size() == 1
-    assert parallel_state.get_expert_model_parallel_world_size() == 1
-    return fuse(_sources(chunks, architecture=architecture), architecture=architecture)
-
-
-def _sources(
-    chunks: Sequence[Any], *, architecture: Architecture
-) -> Iterator[tuple[str, torch.Tensor]]:
-    for placed in placed_params(chunks, architecture=architecture):
-        views = placed.row.views(placed.tensor.detach(), architecture=architecture, tp=1)
-        for source, view in zip(placed.row.sources, views, strict=True):
-            shape = source.shape(architecture)
-            yield placed.hf_name(source), view.flatten(0, 1)[: shape[0]].clone()
-
-
-def to_hf(chunks: Sequence[Any], *, architecture: Architecture) -> dict[str, torch.Tensor]:
-    """The whole model as Hugging Face tensors, in the type of the parameters; tp = pp = ep = 1."""
-    return dict(iter_hf(chunks, architecture=architecture))

@@ -19,6 +19,7 @@ import torch
 from megacpt.config.sections import DeviceKind, Dtype, PrecisionConfig, RunConfig
 from megacpt.samples.batch import Batch
 from tests.family_cases import LAYOUTS, VOCAB_SIZE, Case, Layout, cases, is_allowed
+from tests.model.on_one_rank import exported
 from tests.rank import rank_on_cpu
 
 TOKENS_BS = torch.randint(0, VOCAB_SIZE, (2, 96), generator=torch.Generator().manual_seed(7))
@@ -140,13 +141,14 @@ def slices(chunks: list[Any], *, architecture: Any, of: str) -> dict[str, Any]:
 
 def round_trips(work: Path, *, case: str, architecture: Any) -> dict[str, Any]:
     """Imported and exported again, in either type."""
-    from megacpt.model.weights import load_hf, to_hf
+    from megacpt.model.weights import load_hf
 
     found = {}
     for dtype, folder in ((Dtype.fp32, "models"), (Dtype.bf16, "bf16")):
         chunks = build(architecture, layout=LAYOUTS["single"], dtype=dtype)
         load_hf(chunks, folder=work / folder / case, architecture=architecture)
-        found[folder] = to_hf(chunks, architecture=architecture)
+        source = work / folder / case
+        found[folder] = exported(chunks, architecture=architecture, folder=source)
     return found
 
 

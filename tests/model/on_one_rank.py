@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.llama_cases import TOKENS_BS
 
 
@@ -26,3 +28,17 @@ def loaded(folder: Path) -> tuple[Any, Any]:
     )
     load_hf([model], folder=folder, architecture=architecture)
     return model, architecture
+
+
+def exported(chunks: Any, *, architecture: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an export of what ``folder`` describes."""
+    from megacpt.convert.folder_tensors import folder_tensors
+    from megacpt.convert.in_memory import model_tensors
+
+    tensors = folder_tensors(
+        model_tensors(chunks, architecture=architecture),
+        architecture=architecture,
+        described_by=folder,
+        dtype=None,
+    )
+    return {name: tensor.whole() for name, tensor in tensors.items()}

@@ -20,7 +20,7 @@ from tests.model.layout_runs import (
     reference,
     run_world,
 )
-from tests.model.on_one_rank import loaded
+from tests.model.on_one_rank import exported, loaded
 
 pytestmark = pytest.mark.mcore
 
@@ -77,12 +77,10 @@ def test_both_saved_layouts_hold_the_same_model(
     case: str, work: Path, tmp_path: Path, one_rank: None
 ) -> None:
     """transformers writes an expert's matrices apart, or, told to, all experts' in one tensor."""
-    from megacpt.model.weights import to_hf
-
     write_mixtral(tmp_path, stacked=True, **CASES[case])
     assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(tmp_path / "model.safetensors")
     model, architecture = loaded(tmp_path)
-    found = to_hf([model], architecture=architecture)
+    found = exported([model], architecture=architecture, folder=tmp_path)
     expected = load_file(work / "models" / case / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -147,28 +147,30 @@ def test_what_transformers_loads_is_loaded(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
+    from megacpt.convert.in_memory import model_tensors
     from megacpt.families import read_architecture
-    from megacpt.model.weights import to_hf
 
     write_llama(tmp_path, num_hidden_layers=2, tie_word_embeddings=tied)
     edit(tmp_path, change)
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
-    weights = to_hf(load(tmp_path), architecture=read_architecture(tmp_path))
+    tensors = model_tensors(load(tmp_path), architecture=read_architecture(tmp_path))
+    weights = {name: tensor.whole() for name, tensor in tensors.items()}
     expected = model.state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert len(weights) == len(expected) - tied
 
 
 def test_many_files_with_an_index(tmp_path: Path, one_rank: None) -> None:
+    from megacpt.convert.in_memory import model_tensors
     from megacpt.families import read_architecture
-    from megacpt.model.weights import to_hf
 
     model = write_llama(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     model.save_pretrained(tmp_path, max_shard_size="50kB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    weights = to_hf(load(tmp_path), architecture=read_architecture(tmp_path))
+    tensors = model_tensors(load(tmp_path), architecture=read_architecture(tmp_path))
+    weights = {name: tensor.whole() for name, tensor in tensors.items()}
     expected = model.state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 

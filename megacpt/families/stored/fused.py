@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors as a folder holds them, put together from those of the model. Free of torch: only tensor
-methods are called."""
+"""Which tensors of the model a folder holds as one. Free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from megacpt.families import family_of
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import hf_shapes
 from megacpt.families.weights import Part
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,29 +31,3 @@ def wholes(architecture: Architecture) -> dict[str, Whole]:
         parts = found[part.name].parts if part.name in found else {}
         found[part.name] = Whole(shape=part.shape, parts={**parts, name: part})
     return found
-
-
-def fuse(
-    tensors: Iterable[tuple[str, Tensor]], *, architecture: Architecture
-) -> Iterator[tuple[str, Tensor]]:
-    """The folder's tensors from the model's, each as soon as its last part has come."""
-    places = {
-        name: (whole_name, part)
-        for whole_name, whole in wholes(architecture).items()
-        for name, part in whole.parts.items()
-    }
-    missing = {n: set(whole.parts) for n, whole in wholes(architecture).items()}
-    begun: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        whole_name, part = places[name]
-        if len(missing[whole_name]) == 1 and whole_name == name:
-            yield name, tensor
-            continue
-        whole = begun.setdefault(whole_name, tensor.new_empty(part.shape))
-        where = part.where(tuple(tensor.shape), dim=None, span=None)
-        place = part.within(whole[where])
-        place.copy_(tensor.view_as(place))
-        missing[whole_name].discard(name)
-        if not missing[whole_name]:
-            yield whole_name, begun.pop(whole_name)
-    assert not begun, f"parts are missing of {', '.join(begun)}"
