@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from megacpt.families import param_rows
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Architecture, DeltaNet
 from megacpt.families.weights import Param, Role
 
 
@@ -28,15 +28,22 @@ def num_active_parameters(architecture: Architecture) -> int:
 def training_flops_per_token(architecture: Architecture, *, sequence_length: int) -> float:
     """Forward and backward floating point operations of one token, causal attention counted at half
     of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311), less what a window
-    cuts off it; of the experts, those of the token."""
+    cuts off it; of the experts, those of the token. A gated delta net reads and writes a state."""
     # Looking up an embedding is no operation; as a tied head the same table is one.
     head = Role.embedding if architecture.tied_embeddings else Role.head
     products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
     weights = _num_active(products, architecture=architecture)
-    windows = (architecture.window(layer) for layer in range(architecture.num_layers))
+    net = architecture.delta_net
+    layers = set(range(architecture.num_layers)).difference(net.layers if net else ())
+    windows = (architecture.window(layer) for layer in layers)
     keys = sum(_twice_keys(sequence_length, window=w) for w in windows)
     attention = architecture.attention_size * keys
-    return 6.0 * (weights + attention)
+    return 6.0 * (weights + attention + (_state_values(net) if net else 0))
+
+
+def _state_values(net: DeltaNet) -> int:
+    """Of all layers' states, three times: read by the key, written, read by the query."""
+    return 3 * len(net.layers) * net.value_heads * net.key_dim * net.value_dim
 
 
 def _twice_keys(sequence_length: int, *, window: int | None) -> float:
