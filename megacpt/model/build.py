@@ -17,6 +17,7 @@ from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture, Scales
 from megacpt.model.config import transformer_config
 from megacpt.model.layer_spec import block_spec
+from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
 from megacpt.model.layers.experts import mark_expert
 from megacpt.model.layers.output_layer import OutputLayer
@@ -70,6 +71,7 @@ def build_model(
     kernels = kernels or KernelsConfig()
     if kind is DeviceKind.gpu:
         require_recipe(precision)
+        require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
         architecture,
         parallel=parallel,

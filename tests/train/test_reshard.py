@@ -51,6 +51,17 @@ DEEPSEEK = {
     "first_k_dense_replace": 1,
     "aux_loss_alpha": 0.1,
 }
+LLAMA4 = {
+    "architectures": ["Llama4ForCausalLM"],
+    "model_type": "llama4_text",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "interleave_moe_layer_step": 2,
+    "intermediate_size_mlp": 48,
+    "attention_chunk_size": 16,
+    "floor_scale": 8,
+    "router_aux_loss_coef": 0.1,
+}
 ZERO1, ZERO3 = {"dp": 2, "distributed_optimizer": True}, {"dp": 2, "sharded_weights": True}
 TP2_SP = {"tp": 2, "sequence_parallel": True}
 DENSE: dict[str, dict[str, Any]] = {
@@ -80,6 +91,11 @@ LATENT: dict[str, dict[str, Any]] = {
     "latent-tp2": TP2_SP,
     "latent-pp2": {"pp": 2},
 }
+CHUNKED: dict[str, dict[str, Any]] = {
+    "llama4-single": {},
+    "llama4-tp2": TP2_SP,
+    "llama4-pp2": {"pp": 2},
+}
 BF16: dict[str, dict[str, Any]] = {
     "bf16-single": {},
     "bf16-dp2-zero1": ZERO1,
@@ -108,6 +124,7 @@ def layouts_of(family: str) -> dict[str, dict[str, Any]]:
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
 MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
 LATENT_PAIRS = [("latent-tp2", "latent-pp2"), ("latent-pp2", "latent-single")]
+CHUNKED_PAIRS = [("llama4-tp2", "llama4-pp2"), ("llama4-pp2", "llama4-single")]
 BF16_PAIRS = all_pairs(BF16)
 NORM_PAIRS = [pair for f in NORMS for pair in pairs_with({f"{f}-tp2": {}}, partner=f"{f}-pp2")]
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
@@ -115,14 +132,16 @@ pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 def worlds(work: Path) -> dict[int, dict[str, Any]]:
     """World size -> name -> settings, and what the layout loads."""
-    experts, deepseek = (
-        {"model": {"path": str(work / name), "init": "random"}} for name in ("experts", "deepseek")
+    experts, deepseek, llama4 = (
+        {"model": {"path": str(work / name), "init": "random"}}
+        for name in ("experts", "deepseek", "llama4")
     )
     found: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
     for layouts, pairs, settings in (
         (DENSE | STAGES, DENSE_PAIRS, {}),
         (MIXTURE | EXPERTS_CUT, MIXTURE_PAIRS, experts),
         (LATENT, LATENT_PAIRS, deepseek),
+        (CHUNKED, CHUNKED_PAIRS, llama4),
         (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
         *(
             (layouts_of(f), NORM_PAIRS, {"model": {"path": str(work / f), "init": "random"}})
@@ -148,7 +167,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     others = {
         family: {"architectures": [name], "model_type": family} for family, name in NORMS.items()
     }
-    for name, changes in {"experts": EXPERTS, "deepseek": DEEPSEEK, **others}.items():
+    known = {"experts": EXPERTS, "deepseek": DEEPSEEK, "llama4": LLAMA4}
+    for name, changes in (known | others).items():
         shutil.copytree(work / "model", work / name)
         path = work / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -181,6 +201,13 @@ def test_latent_attention_with_experts_in_some_layers_goes_on(
     found: dict[str, Any], source: str, target: str
 ) -> None:
     assert_goes_on(found, source, target, single="latent-single")
+
+
+@pytest.mark.parametrize(("source", "target"), CHUNKED_PAIRS)
+def test_experts_beside_an_mlp_in_some_layers_go_on(
+    found: dict[str, Any], source: str, target: str
+) -> None:
+    assert_goes_on(found, source, target, single="llama4-single")
 
 
 @pytest.mark.parametrize(("source", "target"), NORM_PAIRS)

@@ -17,7 +17,7 @@ from megacpt.families.counts import (
     num_expert_parameters,
     num_parameters,
 )
-from tests.family_cases import deepseek, glm, routed
+from tests.family_cases import deepseek, glm, llama4, routed
 
 SMALL = {
     "num_hidden_layers": 5,
@@ -70,7 +70,7 @@ def test_layers_without_experts(
     assert experts.dense_ffn_hidden_size == (99 if dense else None)
 
 
-CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES}
+CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES, **llama4.CASES}
 
 
 @pytest.mark.parametrize("case", CASES)
