@@ -52,7 +52,7 @@ def block_spec(
     pp_rank: int,
     vp_stage: int | None,
 ) -> Any:
-    """The specification of this stage's layers, as GPTModel takes it."""
+    """The specification of this stage's layers and of the norm after the last of all."""
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     layers = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
     specs = [layer_spec(architecture, config=config, kind=kind, layer=layer) for layer in layers]
