@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,14 @@ class Fill(Protocol):
     def __call__(self, out: torch.Tensor, *, first: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Place:
+    """Where something begins that is read."""
+
+    file: Path
+    at: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTensor:
     """One tensor of the model; rows are the entries of its first dimension."""
@@ -57,6 +66,8 @@ class SourceTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     fill: Fill
+    place: Callable[[int], Place | None] = lambda row: None
+    """Of a row; None: whoever reads need not care for the order."""
 
     @property
     def bytes(self) -> int:
@@ -105,6 +116,9 @@ class SourceModel:
     files: Mapping[str, str] = field(default_factory=dict)
     """The file that holds each tensor of the Hugging Face folder, by the name it has there; empty
     where that is not known."""
+    proving: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While all is read; ends with an error where that is not what was written, as far as anybody
+    has noted it."""
 
 
 def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
