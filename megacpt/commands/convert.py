@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from megacpt.commands.common import Verb, say, shown
 from megacpt.commands.model import DownloadLine, model_of_run
 from megacpt.errors import ConfigError
-from megacpt.text import duration, text_size
+from megacpt.text import count, duration, text_size
 
 if TYPE_CHECKING:
     from megacpt.convert.conversion import Conversion, Converted
@@ -57,6 +57,9 @@ def _said(conversion: Conversion, *, converted: Converted) -> list[str]:
     ]
     if converted.resumed_bytes:
         lines.append(f"  {text_size(converted.resumed_bytes)} were there from an earlier start")
+    if conversion.source.four_bits:
+        values = count(conversion.source.four_bits)
+        lines.append(f"  {values} values were four-bit numbers (MXFP4), and are plain ones now")
     return lines
 
 
