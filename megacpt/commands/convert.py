@@ -18,7 +18,7 @@ from megacpt.commands.model import (
     named,
 )
 from megacpt.errors import ConfigError
-from megacpt.text import duration, text_size
+from megacpt.text import count, duration, text_size
 
 if TYPE_CHECKING:
     from megacpt.convert.compare.tensors import TensorPair
@@ -126,6 +126,9 @@ def _said(conversion: Conversion, *, converted: Converted) -> list[str]:
     ]
     if converted.resumed_bytes:
         lines.append(f"  {text_size(converted.resumed_bytes)} were there from an earlier start")
+    if conversion.source.four_bits:
+        values = count(conversion.source.four_bits)
+        lines.append(f"  {values} values were four-bit numbers (MXFP4), and are plain ones now")
     return lines
 
 

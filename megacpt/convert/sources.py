@@ -24,7 +24,7 @@ from megacpt.config.sections import Dtype
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import Stored, read_stored
-from megacpt.families.stored.places import StoredAs, hf_shapes, table_name
+from megacpt.families.stored.places import StoredAs, hf_shapes, num_four_bits, table_name
 from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors
 
@@ -119,6 +119,8 @@ class SourceModel:
     proving: Callable[[], AbstractContextManager[None]] = nullcontext
     """While all is read; ends with an error where that is not what was written, as far as anybody
     has noted it."""
+    four_bits: int = 0
+    """Values that were such numbers (MXFP4) and are read as bf16."""
 
 
 def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
@@ -128,7 +130,8 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
     begins = _begins({place.file for place in found.places.values()})
     tensors = {}
     for name, place in found.places.items():
-        dtype = DTYPES[stored[place.part.name].dtype]
+        coded = place.part.scales is not None
+        dtype = torch.bfloat16 if coded else DTYPES[stored[place.part.name].dtype]
         fill = _fill_of(name, place=place, dtype=dtype, found=found, begins=begins)
         tensors[name] = SourceTensor(shape=place.shape, dtype=dtype, fill=fill)
     return SourceModel(
@@ -137,6 +140,7 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
         architecture=architecture,
         tensors=own_tensors(tensors, architecture=architecture, folder=folder),
         files={name: tensor.file.name for name, tensor in stored.items()},
+        four_bits=num_four_bits(found.places),
     )
 
 
@@ -168,7 +172,7 @@ def _fill_of(
 ) -> Fill:
     """Rows that lie one after another in their file are read from there; others are cut out."""
     part = place.part
-    is_all = not part.where(place.shape, dim=None, span=None)
+    is_all = not part.where(place.shape, dim=None, span=None) and part.scales is None
     if not is_all or part.rows is not None or part.transposed:
 
         def fill(out: torch.Tensor, *, first: int) -> None:

@@ -17,6 +17,7 @@ from megacpt.families.mixtures import (
     deepseek_v2,
     deepseek_v3,
     glm4_moe,
+    gpt_oss,
     mixtral,
     qwen2_moe,
     qwen3_moe,
@@ -68,6 +69,9 @@ FAMILIES = {
     glm.MODEL_TYPE: Family(read=glm.read, params=glm.PARAMS, parts=glm.parts, fused=True),
     glm4.MODEL_TYPE: Family(read=glm4.read, params=glm4.PARAMS, parts=glm4.parts, fused=True),
     glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
+    gpt_oss.MODEL_TYPE: Family(
+        read=gpt_oss.read, params=gpt_oss.PARAMS, parts=gpt_oss.parts, fused=True
+    ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),

@@ -15,7 +15,7 @@ from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.attention.rope import Ropes
-from megacpt.model.layers.experts import mark_expert
+from megacpt.model.layers.experts import add_biases_apart, mark_expert
 from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
@@ -102,6 +102,8 @@ def _build_chunk(
     if architecture.qk_norm_over_heads:
         for layer in model.decoder.layers:
             NormOverHeads.put_into(layer.self_attention, norms=architecture.norms)
+    if architecture.experts is not None and architecture.mlp_bias:
+        add_biases_apart(model)
     Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 

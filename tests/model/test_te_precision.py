@@ -57,11 +57,20 @@ GLM4_MOE = {
     "moe_intermediate_size": LLAMA["intermediate_size"],
     "first_k_dense_replace": 0,
 }
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+}
 FOLDERS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
     "glm": {"architectures": ["GlmForCausalLM"], "model_type": "glm", "head_dim": 16},
     "glm4": {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "head_dim": 16},
     "glm4_moe": GLM4_MOE,
+    "gpt_oss": GPT_OSS,
     "granite": {"architectures": ["GraniteForCausalLM"], "model_type": "granite"},
     "llama": {},
     "ministral3": {
@@ -93,7 +102,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "mxfp8": {"kinds": "MXFP8BlockScaling", "format": "E4M3"},
     "nvfp4": {"kinds": "NVFP4BlockScaling", "format": "E2M1"},
 }
-EXPERTS = ("glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
+EXPERTS = ("glm4_moe", "gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
 PAIRS = [(family, recipe) for family in FOLDERS for recipe in EXPECTED]
 
 

@@ -21,8 +21,8 @@ from tests.family_cases import LAYOUTS, SIZES, Case, cases, is_allowed
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TESTED_BY = {
-    "tp": ("tp2", "tp2-sp"),
-    "sp": ("tp2-sp",),
+    "tp": ("tp2", "tp2-sp", "tp2-ep2"),
+    "sp": ("tp2-sp", "tp2-ep2"),
     "pp": ("pp2",),
     "vpp": ("pp2-vpp2",),
     "ep": ("ep2",),
