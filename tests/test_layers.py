@@ -44,7 +44,7 @@ SCENARIOS = {
     "forked run_on_ranks",
     "checkpoint": "format interleavings",
     "convert": "parts readers",
-    "families": "shapes",
+    "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "optimizer smoke",
     "model": "cases layouts mixtral qwen te te_moe te_precision",

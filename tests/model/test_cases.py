@@ -4,19 +4,28 @@ weights in and out. Without what the family adds it is another one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from megacpt.families import family_of, read_architecture
+from megacpt.families import FAMILIES, family_of, read_architecture
 from megacpt.families.stored.places import hf_shapes
-from tests.family_cases import LAYOUTS, VOCAB_SIZE, cases, is_allowed
+from tests.family_cases import (
+    LAYOUTS,
+    VOCAB_SIZE,
+    allowed_layouts,
+    cases,
+    cases_of_families,
+    dealt_layouts,
+)
 from tests.model.case_outputs import TOKENS_BS, tokens_of_documents
 from tests.run_on_ranks import run_on_ranks
 
@@ -30,10 +39,8 @@ class Work:
     """What transformers and the ranks have found."""
 
     folder: Path
-
-    def layouts(self, case: str) -> list[str]:
-        architecture = read_architecture(self.folder / "models" / case)
-        return [n for n, layout in LAYOUTS.items() if is_allowed(layout, architecture=architecture)]
+    layouts: Mapping[str, Sequence[str]]
+    """Of each case."""
 
     def found(self, layout: str, *, case: str) -> list[dict[str, Any]]:
         """One of each rank."""
@@ -114,25 +121,51 @@ def in_layout(layout: str) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
+def allowed() -> Mapping[str, Sequence[str]]:
+    return allowed_layouts()
+
+
+@pytest.fixture(scope="module")
+def work(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    allowed: Mapping[str, Sequence[str]],
+) -> Iterator[Work]:
     """The cases of the tests that were asked for, one set of processes a world size."""
     folder = tmp_path_factory.mktemp("cases")
     mine = [item for item in request.session.items if item.path == request.path]
-    asked = {item.callspec.params["case"]: None for item in mine if hasattr(item, "callspec")}
+    params = [item.callspec.params for item in mine if hasattr(item, "callspec")]
+    asked = {one["case"]: None for one in params if "case" in one}
     for case in asked:
         CASES[case].write(folder / "models" / case)
         # Read anew, because transformers leaves some tensors in float32 as it reads.
         model = read_by_transformers(folder / "models" / case, dtype=torch.bfloat16)
         model.save_pretrained(folder / "bf16" / case)
+    layouts = allowed if request.config.getoption("--all-layouts") else dealt_layouts(allowed)
     for world in sorted({layout.ranks for layout in LAYOUTS.values()}):
-        layouts = [name for name, layout in LAYOUTS.items() if layout.ranks == world]
         run_on_ranks(
             "tests.model.case_outputs:write_outputs",
             folder,
             world=world,
-            cases={"layouts": layouts, "cases": list(asked)},
+            cases={
+                name: [case for case in asked if name in layouts[case]]
+                for name, layout in LAYOUTS.items()
+                if layout.ranks == world
+            },
+            timeout_s=3600.0,
         )
-    return Work(folder=folder)
+    yield Work(folder=folder, layouts=layouts)
+    # Of all layouts gigabytes.
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def config_of_a_failure(request: pytest.FixtureRequest) -> None:
+    """What config.json says of the case is among what pytest prints where a test fails."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if "case" in params:
+        case = CASES[params["case"]]
+        request.node.add_report_section("setup", "config.json", pformat(case.changes))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +181,7 @@ def references(work: Work) -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_transformers(case: str, work: Work, references: Any) -> None:
-    for layout in work.layouts(case):
+    for layout in work.layouts[case]:
         reference = references(case, packed=LAYOUTS[layout].packed)
         outputs = [rank for rank in work.found(layout, case=case) if rank["logits"] is not None]
         assert outputs
@@ -167,7 +200,7 @@ def test_logits_equal_transformers(case: str, work: Work, references: Any) -> No
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_transformers(case: str, work: Work, references: Any) -> None:
-    for layout in work.layouts(case):
+    for layout in work.layouts[case]:
         expected = references(case, packed=LAYOUTS[layout].packed).gradients
         found = work.whole(layout, case=case, of="gradients")
         assert found.keys() == expected.keys()
@@ -179,7 +212,7 @@ def test_gradients_equal_transformers(case: str, work: Work, references: Any) ->
 @pytest.mark.parametrize("case", CASES)
 def test_random_weights_do_not_depend_on_the_layout(case: str, work: Work) -> None:
     single = work.whole("single", case=case, of="random")
-    for layout in work.layouts(case):
+    for layout in work.layouts[case]:
         found = work.whole(layout, case=case, of="random")
         assert found.keys() == single.keys()
         assert all(torch.equal(found[name], single[name]) for name in single), layout
@@ -210,10 +243,22 @@ def test_without_it_the_model_is_another_one(
     assert difference > 1000 * CASES[case].logits_atol
 
 
-def test_no_layout_is_left_out(work: Work) -> None:
+def test_no_layout_is_left_out(allowed: Mapping[str, Sequence[str]]) -> None:
     """Of one of each kind: what its rules refuse is known."""
     experts = {"tp2-ep2", "ep2"}
-    assert set(LAYOUTS) - set(work.layouts("llama-plain")) == experts
+    assert set(LAYOUTS) - set(allowed["llama-plain"]) == experts
     # Two key-value heads.
-    assert set(LAYOUTS) - set(work.layouts("llama-tied-gqa")) == experts | {"tp3"}
-    assert set(LAYOUTS) - set(work.layouts("mixtures-top2-of-4")) == {"tp2", "tp3"}
+    assert set(LAYOUTS) - set(allowed["llama-tied-gqa"]) == experts | {"tp3"}
+    assert set(LAYOUTS) - set(allowed["mixtures-top2-of-4"]) == {"tp2", "tp3"}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_each_layout_is_dealt_to_two_cases_of_a_family(
+    model_type: str, allowed: Mapping[str, Sequence[str]]
+) -> None:
+    shares, names = dealt_layouts(allowed), cases_of_families()[model_type]
+    for layout in {layout for name in names for layout in allowed[name]}:
+        takers = [name for name in names if layout in shares[name]]
+        wanted = len(names) if LAYOUTS[layout].ranks == 1 else 2
+        assert len(takers) == wanted, f"{layout}: {takers}"
+    assert all(set(shares[name]) <= set(allowed[name]) for name in names)
