@@ -39,6 +39,11 @@ _QWEN3_VISION = {
     "deepstack_visual_indexes": [0],
     "num_position_embeddings": 16,
 }
+_LLAMA4_VISION = _VISION | {
+    "vision_output_dim": 16,
+    "projector_input_dim": 16,
+    "projector_output_dim": 16,
+}
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 5e5}
 _YARN = {
     "rope_type": "yarn",
@@ -91,6 +96,20 @@ CASES: dict[str, dict[str, Any]] = {
     "mistral3-ministral3": {
         **_text("ministral3", sliding_window=None, head_dim=16, rope_parameters=_YARN),
         "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
+        "image_token_index": 3,
+    },
+    "llama4": {
+        **_text(
+            "llama4_text",
+            head_dim=8,
+            intermediate_size_mlp=56,
+            moe_layers=[1],
+            num_local_experts=2,
+            attention_chunk_size=16,
+            no_rope_layers=[1, 0],
+            floor_scale=9,
+        ),
+        "vision_config": _LLAMA4_VISION,
         "image_token_index": 3,
     },
     "qwen3_5": {

@@ -18,6 +18,7 @@ from megacpt.families.mixtures import (
     deepseek_v3,
     glm4_moe,
     gpt_oss,
+    llama4_text,
     mixtral,
     qwen2_moe,
     qwen3_moe,
@@ -74,6 +75,9 @@ FAMILIES = {
     ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    llama4_text.MODEL_TYPE: Family(
+        read=llama4_text.read, params=llama4_text.PARAMS, parts=llama4_text.parts, fused=True
+    ),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),

@@ -14,6 +14,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
+from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
 from megacpt.model.layers.experts import add_biases_apart, mark_expert
 from megacpt.model.layers.shapes import NormOverHeads
@@ -37,6 +38,7 @@ def build_model(
     kernels = kernels or KernelsConfig()
     if kind is DeviceKind.gpu:
         require_recipe(precision)
+        require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
         architecture,
         parallel=parallel,

@@ -34,6 +34,7 @@ from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention.capped import capped_class
 from megacpt.model.layers.attention.causal import CausalAttention
+from megacpt.model.layers.attention.chunked import chunked_class
 from megacpt.model.layers.attention.latent import latent_attention
 from megacpt.model.layers.attention.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.attention.sinks import SinkAttention
@@ -90,7 +91,11 @@ def _choose_attention(submodules: Any, *, architecture: Architecture, layer: int
         if rotation := rotation_of(architecture, layer=layer):
             submodules.self_attention.module = RotatedAttention
             submodules.self_attention.params |= {"rotation": rotation}
-        _correct_biases(submodules.self_attention.submodules, architecture=architecture)
+        parts, chunk = submodules.self_attention.submodules, architecture.chunk(layer)
+        # On GPUs no sample is longer than a chunk (megacpt.model.layers.attention.chunked).
+        if chunk is not None and parts.core_attention is CausalAttention:
+            parts.core_attention = chunked_class(chunk)
+        _correct_biases(parts, architecture=architecture)
 
 
 def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:

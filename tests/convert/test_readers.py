@@ -23,6 +23,7 @@ import torch
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
 from tests.family_cases.gpt_oss import CASES as GPT_OSS
+from tests.family_cases.llama4 import CASES as LLAMA4
 from tests.family_cases.norms import CASES as OTHER_SHAPES
 from tests.family_cases.ropes import CASES as ROPES
 from tests.family_cases.windows import CASES as WINDOWS
@@ -46,7 +47,7 @@ PARTS = (
 UNKNOWN = {
     "4.48.3": {
         *("qwen3", "qwen3-top2-of-4", "smollm3-tied", "yarn-options", "glm4", "gemma3", "olmo3"),
-        *("qwen2-windows", "gpt-oss", *PARTS),
+        *("qwen2-windows", "gpt-oss", "llama4-tied", *PARTS),
     }
     - {"idefics3"},
     "4.57.6": {"llava"},
@@ -144,6 +145,7 @@ BASES |= {
     for name, case in {
         "qwen2-windows": WINDOWS["qwen2"],
         "gpt-oss": GPT_OSS["as-published"],
+        "llama4-tied": LLAMA4["maverick-tied"],
         **{name: ROPES[name] for name in ("yarn-options", "longrope-of-documents", "glm4")},
     }.items()
 }

@@ -65,6 +65,13 @@ GPT_OSS = {
     "num_experts_per_tok": 2,
     "sliding_window": 16,
 }
+LLAMA4 = {
+    "architectures": ["Llama4ForCausalLM"],
+    "model_type": "llama4_text",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+}
 FOLDERS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
     "glm": {"architectures": ["GlmForCausalLM"], "model_type": "glm", "head_dim": 16},
@@ -73,6 +80,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "gpt_oss": GPT_OSS,
     "granite": {"architectures": ["GraniteForCausalLM"], "model_type": "granite"},
     "llama": {},
+    "llama4_text": LLAMA4,
     "ministral3": {
         "architectures": ["Ministral3ForCausalLM"],
         "model_type": "ministral3",
@@ -102,7 +110,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "mxfp8": {"kinds": "MXFP8BlockScaling", "format": "E4M3"},
     "nvfp4": {"kinds": "NVFP4BlockScaling", "format": "E2M1"},
 }
-EXPERTS = ("glm4_moe", "gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe")
+EXPERTS = ("glm4_moe", "gpt_oss", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe")
 PAIRS = [(family, recipe) for family in FOLDERS for recipe in EXPECTED]
 
 

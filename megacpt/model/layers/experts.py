@@ -6,6 +6,7 @@ No token is ever dropped: every expert takes all that were sent to it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,8 @@ def expert_settings(
         # megacpt.model.layers.router chooses, and takes the balancing loss, whose weight it reads
         # here.
         "moe_router_load_balancing_type": "none",
+        # It refuses one expert a token without, which its own router would give the weight 1.
+        "moe_router_pre_softmax": experts.per_token == 1,
         "moe_aux_loss_coeff": experts.balance_coefficient,
         "moe_grouped_gemm": on_gpu,
         "moe_permute_fusion": on_gpu and getattr(moe_utils, "fused_permute", None) is not None,
@@ -59,8 +62,31 @@ def _layers_with_experts(architecture: Architecture) -> int | list[int]:
 
 def with_router(layer: Any, *, experts: Experts) -> Any:
     """The specification of a layer with experts, megacpt's router in it."""
-    mlp_submodules(layer).router = partial(Router, experts=experts)
+    submodules = mlp_submodules(layer)
+    submodules.router = partial(Router, experts=experts)
+    if experts.on_input:
+        submodules.experts = _weighing_input(submodules.experts)
     return layer
+
+
+def _weighing_input(experts: Any) -> Any:
+    """The same experts, which ModuleSpec or partial call describe, of a class that does so."""
+    if isinstance(experts, partial):
+        return partial(_on_input(experts.func), *experts.args, **experts.keywords)
+    return replace(experts, module=_on_input(experts.module))
+
+
+def _on_input(experts: Any) -> Any:
+    return type(experts.__name__, (OnInput, experts), {})
+
+
+class OnInput(torch.nn.Module):
+    """megatron-core's experts, which take each token times its weight and whose results are summed;
+    its own setting for that knows one expert a token alone."""
+
+    def forward(self, x: torch.Tensor, counts: Any, weights: torch.Tensor, **kwargs: Any) -> Any:
+        weighed = (x * weights.unsqueeze(-1)).to(x.dtype)
+        return super().forward(weighed, counts, torch.ones_like(weights), **kwargs)
 
 
 def mlp_submodules(layer: Any) -> Any:

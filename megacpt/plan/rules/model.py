@@ -121,4 +121,20 @@ def _balance(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus, _balance)
+def _chunks_on_gpus(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is None or facts.config.cluster.device is not DeviceKind.gpu:
+        return
+    chunk = model.attention_chunk
+    for path, length in sequence_lengths(facts.config.data).items():
+        if chunk is not None and length > chunk:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is above attention_chunk_size={chunk} of the model, and the layers of GPUs "
+                "do not cut samples into chunks",
+                remedy=f"use {chunk} or less, or cluster.device=cpu",
+            )
+
+
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus, _balance, _chunks_on_gpus)

@@ -18,7 +18,7 @@ from megacpt.families.counts import (
     num_parameters,
 )
 from megacpt.families.rope import YarnRopeScaling
-from tests.family_cases import deepseek, glm, gpt_oss, routed
+from tests.family_cases import deepseek, glm, gpt_oss, llama4, routed
 
 SMALL = {
     "num_hidden_layers": 5,
@@ -71,7 +71,7 @@ def test_layers_without_experts(
     assert experts.dense_ffn_hidden_size == (99 if dense else None)
 
 
-CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES, **gpt_oss.CASES}
+CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES, **gpt_oss.CASES, **llama4.CASES}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -95,3 +95,22 @@ def test_a_large_weight_of_the_balancing_loss_is_asked_for() -> None:
     ):
         config = config_of({"model.router_aux_loss_coef": chosen})
         assert broken(model.RULES, config=config, architecture=architecture) == expected
+
+
+def test_samples_longer_than_a_chunk_are_refused_on_gpus() -> None:
+    architecture = replace(ARCHITECTURE, attention_chunk=64)
+    for device, length, expected in (
+        ("cpu", 128, []),
+        ("gpu", 64, []),
+        (
+            "gpu",
+            128,
+            [
+                "data.sequence_length=128 is above attention_chunk_size=64 of the model, and the "
+                "layers of GPUs do not cut samples into chunks; use 64 or less, or "
+                "cluster.device=cpu"
+            ],
+        ),
+    ):
+        config = config_of({"cluster.device": device, "data.sequence_length": length})
+        assert broken(model.RULES, config=config, architecture=architecture) == expected
