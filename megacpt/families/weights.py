@@ -251,6 +251,8 @@ class Part:
     """Rows of a group, where there are several: an attention head's, a pair's."""
     transposed: bool = False
     """It holds the part's rows as columns."""
+    optional: bool = False
+    """Other folders of the family hold it under its own name."""
 
     def where(
         self, shape: tuple[int, ...], *, dim: int | None, span: slice | None
