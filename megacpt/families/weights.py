@@ -254,6 +254,8 @@ class Part:
     scales: str | None = None
     """Where it holds four-bit numbers (megacpt.families.stored.mxfp4), the tensor of their scales;
     ``shape`` counts the numbers."""
+    optional: bool = False
+    """Other folders of the family hold it under its own name."""
 
     def where(
         self, shape: tuple[int, ...], *, dim: int | None, span: slice | None

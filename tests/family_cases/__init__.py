@@ -87,6 +87,8 @@ class Case:
     """What -> how to take it away from megatron-core's model, its weights loaded."""
     draw: Callable[[str, torch.nn.Parameter], bool] = lambda name, parameter: False
     """Give a parameter of transformers other values than below; whether it did."""
+    stored_as: Callable[[str], str] = lambda name: name
+    """A parameter of transformers -> what its folder calls it."""
     logits_atol: float = 2e-5
     """Float32 rounding of four layers, summed in another order; above it only with a measured
     noise of the reference itself."""

@@ -25,7 +25,8 @@ DENSE = (
 )
 FAMILY_FOLDERS = (
     *DENSE,
-    *("glm4_moe", "gpt_oss", "llama4_text", "mixtral", "qwen2_moe", "qwen3_moe"),
+    *("glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "qwen2_moe"),
+    "qwen3_moe",
 )
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 

@@ -74,6 +74,7 @@ class Reference:
 
     folder: Path
     packed: bool
+    stored_as: Callable[[str], str]
 
     @cached_property
     def model(self) -> Any:
@@ -100,7 +101,8 @@ class Reference:
         tensors as one."""
         self.losses_BS.mean().backward()
         architecture = read_architecture(self.folder)
-        held = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        named = self.model.named_parameters()
+        held = {self.stored_as(n): p.grad for n, p in named if p.grad is not None}
         parts = family_of(architecture).parts(architecture)
         found = {}
         buffers = {name for name, _ in self.model.named_buffers()}
@@ -174,7 +176,8 @@ def references(work: Work) -> Any:
 
     def get(case: str, *, packed: bool) -> Reference:
         key = case, packed
-        return kept.setdefault(key, Reference(folder=work.folder / "models" / case, packed=packed))
+        folder, stored_as = work.folder / "models" / case, CASES[case].stored_as
+        return kept.setdefault(key, Reference(folder=folder, packed=packed, stored_as=stored_as))
 
     return get
 

@@ -18,7 +18,7 @@ from megacpt.families.counts import (
     num_parameters,
 )
 from megacpt.families.rope import YarnRopeScaling
-from tests.family_cases import deepseek, glm, gpt_oss, llama4, routed
+from tests.family_cases import deepseek, glm, gpt_oss, llama4, routed, stacked
 
 SMALL = {
     "num_hidden_layers": 5,
@@ -51,6 +51,27 @@ def test_defaults_of_qwen2_moe_are_those_of_transformers(tmp_path: Path) -> None
     assert (a.rope_theta, a.qkv_bias) == (b.rope_parameters["rope_theta"], b.qkv_bias)
 
 
+@pytest.mark.parametrize("model_type", ["olmoe", "granitemoe"])
+def test_defaults_of_olmoe_and_granitemoe_are_those_of_transformers(
+    model_type: str, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    sizes = SMALL | {"intermediate_size": 96} if model_type == "granitemoe" else SMALL
+    a = read_architecture(folder_with(tmp_path, sizes | {"model_type": model_type}))
+    b = AutoConfig.for_model(model_type, **sizes)
+    assert a.experts == Experts(
+        num=b.num_local_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+        renormalised=getattr(b, "norm_topk_prob", True),
+    )
+    assert (a.ffn_hidden_size, a.num_kv_heads) == (b.intermediate_size, b.num_key_value_heads)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+    assert a.scales.attention == getattr(b, "attention_multiplier", None)
+
+
 @pytest.mark.parametrize(
     ("changes", "dense"),
     [
@@ -71,7 +92,8 @@ def test_layers_without_experts(
     assert experts.dense_ffn_hidden_size == (99 if dense else None)
 
 
-CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES, **gpt_oss.CASES, **llama4.CASES}
+GROUPS = (routed, deepseek, glm, gpt_oss, llama4, stacked)
+CASES = {name: case for group in GROUPS for name, case in group.CASES.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -115,6 +137,7 @@ DEEPSEEK = SMALL | {"num_experts_per_tok": 2, "n_routed_experts": 16}
         ("deepseek_v3", {"first_k_dense_replace": 5}, "leaves none of 5 layers with experts"),
         ("glm4_moe", {"first_k_dense_replace": 9}, "leaves none of 5 layers with experts"),
         ("qwen2_moe", {"use_sliding_window": True}, "use_sliding_window must be False"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv must be None, but is 8.0"),
     ],
 )
 def test_what_is_not_computed_is_refused(
