@@ -8,9 +8,10 @@ refuses, when they hold something else.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,19 +149,18 @@ def _lacking(config: HfConfig) -> str | None:
 
 def nearest(config: HfConfig, *, families: Mapping[str, Family]) -> FamilyDifference | None:
     """The family with the fewest differences; of several Llama, then by name."""
-    names = _stored_patterns(config)
-    found = [
-        difference
-        for name, family in families.items()
-        if (difference := _compare(config, name=name, family=family, stored=names)) is not None
-    ]
-    return min(found, key=lambda d: (d.size, d.family != "llama", d.family), default=None)
+    stored, best = _stored_patterns(config), None
+    for name in sorted(families, key=lambda name: (name != "llama", name)):
+        most = math.inf if best is None else best.size
+        found = _compare(config, name=name, family=families[name], stored=stored, below=most)
+        best = found or best
+    return best
 
 
 def _compare(
-    config: HfConfig, *, name: str, family: Family, stored: set[str] | None
+    config: HfConfig, *, name: str, family: Family, stored: set[str] | None, below: float
 ) -> FamilyDifference | None:
-    """``None``: it cannot be told what its reader stumbles at."""
+    """``None``: no fewer differences than ``below``, or none that can be told."""
     values, refused, absent = dict(stated_text(config)), [], []
     while isinstance(outcome := _outcome(values, family=family), str):
         needed = _NEEDED.search(outcome)
@@ -174,15 +174,18 @@ def _compare(
         refused.append(outcome.partition(": ")[2].rpartition(";")[0])
         del values[culprit]
     absent += _unstated(values, architecture=outcome)
-    wanted = set(_wanted(family, architecture=outcome, stored=stored or ()))
-    return FamilyDifference(
-        family=name,
-        refused=tuple(refused),
-        absent=tuple(absent),
-        unknown=dict(_unread(values, family=family, outcome=outcome)),
-        extra=() if stored is None else tuple(sorted(stored - wanted)),
-        missing=() if stored is None else tuple(sorted(wanted - stored)),
-    )
+    found = FamilyDifference(family=name, refused=tuple(refused), absent=tuple(absent))
+    if stored is not None:
+        wanted = set(_wanted(family, architecture=outcome, stored=stored))
+        extra, missing = sorted(stored - wanted), sorted(wanted - stored)
+        found = replace(found, extra=tuple(extra), missing=tuple(missing))
+    unknown: dict[str, Any] = {}
+    for key, value in _unread(values, family=family, outcome=outcome):
+        if found.size + len(unknown) >= below:
+            break
+        unknown[key] = value
+    found = replace(found, unknown=unknown)
+    return found if found.size < below else None
 
 
 def _unstated(values: Mapping[str, Any], *, architecture: Architecture) -> list[str]:
