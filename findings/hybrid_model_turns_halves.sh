@@ -11,13 +11,14 @@
 # Versions: megatron-core 0.19.2, torch 2.13.0, Python 3.12. Same q and k at every position:
 # Seen, the most that a score changes when both tokens move on by one:
 #   halves     GPTModel 0.00   HybridModel 0.00
-#   neighbours GPTModel 0.00   HybridModel SEEN
+#   neighbours GPTModel 0.00   HybridModel 3.31
 # megacpt sets it on the rotary embedding (megacpt/model/layers/attention/rope.py); a test compares
 # such models with transformers (tests/model/core/test_hybrid.py).
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python=$(command -v python3.12 || echo "$(pyenv prefix 3.12.1)/bin/python")
+python=python3.12
+"$python" -c "" 2> /dev/null || python=$(ls -d "$(pyenv root)"/versions/3.12*/bin/python | tail -1)
 "$python" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q --disable-pip-version-check torch==2.13.0 megatron-core==0.19.2
 cat > "$folder/turns.py" <<'PYTHON'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model of megatron-core that the builder stands on: HybridModel where there is one.
 
-megatron-core 0.16 has GPTModel alone; 0.19 has both and calls GPTModel deprecated. Either is given
-the same layers, has the same names of weights and computes the same bits.
+megatron-core 0.16 has GPTModel alone; 0.18 has both, and 0.19 calls GPTModel deprecated. Either is
+given the same layers, has the same names of weights and computes the same bits.
 """
 
 from __future__ import annotations
