@@ -438,10 +438,11 @@ DRAWS = (
         ranks=RANKS,
         experts=ROUTED,
     ),
+    # With a larger epsilon transformers' own noise stays below the tolerance.
     family(
         Case(model_type="qwen3_5_text", draw=draw, logits_atol=NOISE),
         count=5,
-        settings={"epsilon": each("rms_norm_eps", 5e-2, 1e-2), "rope": PARTS},
+        settings={"epsilon": each("rms_norm_eps", 5e-2, 2e-1), "rope": PARTS},
         head_dim=HEAD_DIM,
         layers=(
             {"layer_types": [LINEAR_ATTENTION, FULL] * 2},
