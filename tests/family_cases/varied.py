@@ -15,9 +15,11 @@ from typing import Any
 
 from tests.family_cases import Case
 from tests.family_cases.deepseek import LATENT
+from tests.family_cases.delta_mixtures import drawn
 from tests.family_cases.delta_nets import NOISE, draw
 from tests.family_cases.norms import ropes, weights_less_one
 from tests.family_cases.routed import gate_is_sure
+from tests.family_cases.stacked import named_by_granite
 
 Values = Sequence[Mapping[str, Any]]
 """Of one option: what config.json says in each of its turns."""
@@ -171,6 +173,12 @@ COHERE = {
     "activation": MLP,
     "rope": ROPE,
 }
+GRANITE = DENSE | {
+    "scale of embeddings": each("embedding_multiplier", 3.0, 0.7),
+    "scale of scores": each("attention_multiplier", 0.5, 0.1),
+    "scale of residuals": each("residual_multiplier", 0.5, 1.2),
+    "scale of logits": each("logits_scaling", 0.4, 1.3),
+}
 GROWTH = {"llama_4_scaling_beta": 0.7}
 DENSE_LAYERS = ({"decoder_sparse_step": 2}, {"mlp_only_layers": [1, 3]}, {"decoder_sparse_step": 1})
 PER_TOKEN = each("num_experts_per_tok", 2, 3)
@@ -203,6 +211,10 @@ ROUTING = {
     "scale of experts": each("routed_scaling_factor", 1.7, 0.6),
 }
 LATENT_SHAPES = [sizes | {"num_key_value_heads": sizes["num_attention_heads"]} for sizes in SHAPES]
+LOCAL_EXPERTS = (
+    {"num_local_experts": 4, "intermediate_size": 40},
+    {"num_local_experts": 6, "intermediate_size": 24},
+)
 RANKS = (
     {
         "q_lora_rank": 14,
@@ -214,6 +226,31 @@ RANKS = (
     {"q_lora_rank": None, "v_head_dim": 8},
     {"qk_nope_head_dim": 10},
 )
+NETS = [
+    {
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": value_dim,
+        "linear_conv_kernel_dim": kernel,
+    }
+    for key_heads, value_heads, key_dim, value_dim, kernel in (
+        (2, 6, 8, 12, 3),
+        (4, 4, 12, 8, 2),
+        (3, 3, 8, 8, 4),
+    )
+]
+DELTA_LAYERS = (
+    {"layer_types": [LINEAR_ATTENTION, FULL] * 2},
+    {"layer_types": [FULL, LINEAR_ATTENTION, LINEAR_ATTENTION, LINEAR_ATTENTION]},
+    {"full_attention_interval": 3},
+)
+DELTA = {"epsilon": each("rms_norm_eps", 5e-2, 2e-1), "rope": PARTS}
+"""With a larger epsilon the noise of transformers itself stays below the tolerance."""
+SHARED_EXPERTS = [
+    experts | {"shared_expert_intermediate_size": shared}
+    for experts, shared in zip(QWEN_EXPERTS, (36, 24), strict=True)
+]
 DEEPSEEK = ROUTING | {
     "epsilon": EPSILON,
     "rope": each(
@@ -278,13 +315,7 @@ DRAWS = (
     family(
         "granite",
         count=4,
-        settings=DENSE
-        | {
-            "scale of embeddings": each("embedding_multiplier", 3.0, 0.7),
-            "scale of scores": each("attention_multiplier", 0.5, 0.1),
-            "scale of residuals": each("residual_multiplier", 0.5, 1.2),
-            "scale of logits": each("logits_scaling", 0.4, 1.3),
-        },
+        settings=GRANITE,
         head_dim=HEAD_DIM,
         biases=(
             {"attention_bias": True},
@@ -292,6 +323,14 @@ DRAWS = (
             {"attention_bias": True, "mlp_bias": True},
             {},
         ),
+    ),
+    family(
+        Case(model_type="granitemoe", stored_as=named_by_granite),
+        count=3,
+        settings=GRANITE | {"experts of a token": PER_TOKEN},
+        head_dim=HEAD_DIM,
+        biases=ATTENTION_BIAS,
+        experts=LOCAL_EXPERTS,
     ),
     family(
         "glm",
@@ -370,9 +409,16 @@ DRAWS = (
         count=3,
         settings=DENSE | {"window": WINDOW, "experts of a token": PER_TOKEN},
         head_dim=HEAD_DIM,
+        experts=LOCAL_EXPERTS,
+    ),
+    family(
+        "olmoe",
+        count=3,
+        settings=DENSE | SHARES,
+        biases=ATTENTION_BIAS,
         experts=(
-            {"num_local_experts": 4, "intermediate_size": 40},
-            {"num_local_experts": 6, "intermediate_size": 24},
+            {"num_experts": 4, "intermediate_size": 40},
+            {"num_experts": 6, "intermediate_size": 24},
         ),
     ),
     family(
@@ -381,10 +427,7 @@ DRAWS = (
         settings=DENSE | SHARES,
         biases=each("qkv_bias", True, False),
         layers=DENSE_LAYERS,
-        experts=[
-            experts | {"shared_expert_intermediate_size": shared}
-            for experts, shared in zip(QWEN_EXPERTS, (36, 24), strict=True)
-        ],
+        experts=SHARED_EXPERTS,
     ),
     family(
         "qwen3_moe",
@@ -438,31 +481,31 @@ DRAWS = (
         ranks=RANKS,
         experts=ROUTED,
     ),
-    # With a larger epsilon transformers' own noise stays below the tolerance.
     family(
         Case(model_type="qwen3_5_text", draw=draw, logits_atol=NOISE),
         count=5,
-        settings={"epsilon": each("rms_norm_eps", 5e-2, 2e-1), "rope": PARTS},
+        settings=DELTA,
         head_dim=HEAD_DIM,
-        layers=(
-            {"layer_types": [LINEAR_ATTENTION, FULL] * 2},
-            {"layer_types": [FULL, LINEAR_ATTENTION, LINEAR_ATTENTION, LINEAR_ATTENTION]},
-            {"full_attention_interval": 3},
-        ),
-        nets=[
-            {
-                "linear_num_key_heads": key_heads,
-                "linear_num_value_heads": value_heads,
-                "linear_key_head_dim": key_dim,
-                "linear_value_head_dim": value_dim,
-                "linear_conv_kernel_dim": kernel,
-            }
-            for key_heads, value_heads, key_dim, value_dim, kernel in (
-                (2, 6, 8, 12, 3),
-                (4, 4, 12, 8, 2),
-                (3, 3, 8, 8, 4),
-            )
-        ],
+        layers=DELTA_LAYERS,
+        nets=NETS,
+    ),
+    family(
+        Case(model_type="qwen3_next", draw=drawn),
+        count=2,
+        settings=DELTA | SHARES,
+        head_dim=HEAD_DIM,
+        layers=DELTA_LAYERS,
+        nets=NETS,
+        experts=SHARED_EXPERTS,
+    ),
+    family(
+        Case(model_type="qwen3_5_moe_text", draw=drawn),
+        count=3,
+        settings=DELTA | {"experts of a token": PER_TOKEN},
+        head_dim=HEAD_DIM,
+        layers=DELTA_LAYERS,
+        nets=NETS,
+        experts=SHARED_EXPERTS,
     ),
 )
 CASES = {
