@@ -492,7 +492,7 @@ DRAWS = (
     family(
         Case(model_type="qwen3_next", draw=drawn),
         count=2,
-        settings=DELTA | SHARES,
+        settings=DELTA | SHARES | {"epsilon": each("rms_norm_eps", 5e-2, 1e-3)},
         head_dim=HEAD_DIM,
         layers=DELTA_LAYERS,
         nets=NETS,
@@ -501,7 +501,8 @@ DRAWS = (
     family(
         Case(model_type="qwen3_5_moe_text", draw=drawn),
         count=3,
-        settings=DELTA | {"experts of a token": PER_TOKEN},
+        settings=DELTA
+        | {"experts of a token": PER_TOKEN, "epsilon": each("rms_norm_eps", 5e-2, 1e-3)},
         head_dim=HEAD_DIM,
         layers=DELTA_LAYERS,
         nets=NETS,
