@@ -54,7 +54,7 @@ SCENARIOS = {
     "shards/tokenize": "quarantine real_files",
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
-    "train": "changes continued damaged documents export kills layouts megatron_files moe parity "
+    "train": "changes continued damaged delta_nets documents export kills layouts megatron_files moe parity "
     "precision reshard resume save_errors stages warm_start zero3",
     "train/guard": "fault_state hang",
 }
