@@ -92,7 +92,7 @@ def _would(conversion: Conversion, *, estimate: Estimate) -> list[str]:
         f"Would write the {FORMS[conversion.form.value]} {shown(conversion.destination)}:",
         f"  reads   {estimate.tensors:,} tensors of {named(conversion.source.folder)}, "
         f"{text_size(estimate.read_bytes)}",
-        f"  writes  {text_size(estimate.bytes)} in {estimate.files} files, with "
+        f"  writes  {text_size(estimate.bytes)} in {_files(estimate.files)}, with "
         f"{text_size(estimate.free_bytes)} free there",
     ]
     if done := estimate.bytes - estimate.left_bytes:
@@ -121,7 +121,7 @@ def _said(conversion: Conversion, *, converted: Converted) -> list[str]:
     rate = f"{text_size(new / max(converted.elapsed_s, 1e-9))}/s"
     lines = [
         f"Wrote the {FORMS[conversion.form.value]} {shown(conversion.destination)}",
-        f"  {text_size(converted.bytes)} in {converted.files} files, "
+        f"  {text_size(converted.bytes)} in {_files(converted.files)}, "
         f"{duration(converted.elapsed_s)}, {rate}",
     ]
     if converted.resumed_bytes:
@@ -130,6 +130,10 @@ def _said(conversion: Conversion, *, converted: Converted) -> list[str]:
         values = count(conversion.source.four_bits)
         lines.append(f"  {values} values were four-bit numbers (MXFP4), and are plain ones now")
     return lines
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
 
 
 def _next(conversion: Conversion, *, base: str | None) -> str:

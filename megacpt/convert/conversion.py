@@ -90,7 +90,7 @@ class _Plan:
 
 def convert(conversion: Conversion, *, progress: Progress = lambda done, total: None) -> Converted:
     """``EnvironmentError_`` where the destination is taken, is being written or has no room."""
-    require_new(conversion.destination)
+    require_place(conversion)
     plan = _planned(conversion)
     started_at = time.monotonic()
     with explained(conversion), _aside(conversion, files=plan.files) as partial:
@@ -108,6 +108,17 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
         elapsed_s=time.monotonic() - started_at,
         resumed_bytes=total - left,
     )
+
+
+def require_place(conversion: Conversion) -> None:
+    """Of the destination: nothing is there, and it lies outside of what is read."""
+    require_new(conversion.destination)
+    folder = conversion.source.folder
+    if conversion.destination.resolve().is_relative_to(folder.resolve()):
+        raise EnvironmentError_(
+            f"{conversion.destination} lies in {folder}, which is only read; choose a folder "
+            "beside it."
+        )
 
 
 def partial_folder(destination: Path) -> Path:

@@ -15,10 +15,10 @@ from megacpt.convert.conversion import (
     bytes_left,
     explained,
     planned_files,
+    require_place,
     require_room,
 )
 from megacpt.convert.stream import WRITERS, OutputFile, Piece, write_files
-from megacpt.files import require_new
 
 SAMPLE_BYTES = 2**25
 """Of each of the first files; a second on a slow disk."""
@@ -46,7 +46,7 @@ class Estimate:
 
 def estimate(conversion: Conversion) -> Estimate:
     """Write the first rows aside, and delete them; errors are those of ``convert``."""
-    require_new(conversion.destination)
+    require_place(conversion)
     files = planned_files(conversion)
     left = bytes_left(conversion, files=files)
     tensors = conversion.source.tensors

@@ -114,7 +114,7 @@ def test_a_dry_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Would write the Hugging Face folder made:"
     assert lines[1].startswith("  reads   39 tensors of hf, ")
-    assert re.fullmatch(r"  writes  \S+ kB in 1 files, with \S+ GB free there", lines[2])
+    assert re.fullmatch(r"  writes  \S+ kB in 1 file, with \S+ GB free there", lines[2])
     assert re.fullmatch(r"  takes   about 0:\d\d: the first \S+ kB took \d+\.\d\d s", lines[3])
     assert lines[4:] == [f"Next: megacpt convert {' '.join(words)}"]
     assert max(map(len, lines)) <= 80

@@ -271,6 +271,14 @@ def test_room_is_asked_for_first(
     assert not (tmp_path / "native").exists()
 
 
+def test_nothing_is_written_into_the_source(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(base)
+    for inside in (base / "native", tmp_path / "link" / "native"):
+        with pytest.raises(EnvironmentError_, match=r"lies in \S*base, which is only"):
+            to_native(base, inside)
+    assert not (base / "native").exists()
+
+
 def test_nothing_is_written_over(base: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.txt").write_text("years of work")

@@ -87,7 +87,7 @@ def _export(source: str, *, output: str, base: str) -> None:
     model = _model(bridge, load_weights=False)
     (iteration,) = Path(source).glob("iter_*")
     _load_model_weights_from_checkpoint(str(iteration), model)
-    bridge.save_hf_pretrained(model, output)
+    bridge.save_hf_weights(model, output)
 
 
 def _model(bridge: Any, *, load_weights: bool) -> Any:
