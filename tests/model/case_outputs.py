@@ -25,6 +25,10 @@ from tests.rank import rank_on_cpu
 TOKENS_BS = torch.randint(0, VOCAB_SIZE, (2, 96), generator=torch.Generator().manual_seed(7))
 BOUNDS = ([0, 41, 96], [0, 1, 60, 96])
 """Of the documents, where samples have some."""
+Place = tuple[int | None, int, tuple[int, ...]]
+"""Of a rank's piece of a tensor: dimension that ranks cut, number of the piece, shape."""
+Slices = tuple[dict[str, Place], torch.Tensor]
+"""Places by name, and the values of all of them in a row."""
 
 
 def write_outputs(work: Path, names: Mapping[str, list[str]]) -> None:
@@ -65,8 +69,10 @@ def outputs(folder: Path, *, layout: Layout, architecture: Any) -> dict[str, Any
     from megacpt.train.state import wrap_for_training
 
     chunks = build(architecture, layout=layout, dtype=Dtype.fp32)
-    initialise_randomly(chunks, architecture=architecture, seed=5)
-    random = slices(chunks, architecture=architecture, of="weights")
+    random = None
+    if not layout.packed:
+        initialise_randomly(chunks, architecture=architecture, seed=5)
+        random = slices(chunks, architecture=architecture, of="weights")
     load_hf(chunks, folder=folder, architecture=architecture)
     batch = microbatch(packed=layout.packed)
     with torch.no_grad():
@@ -126,20 +132,24 @@ def microbatch(*, packed: bool) -> Any:
     return host_microbatch(batch, document_mask=packed, device=torch.device("cpu"))
 
 
-def slices(chunks: list[Any], *, architecture: Any, of: str) -> dict[str, Any]:
-    """What each tensor of a folder, or its gradient, is on this rank: (tp_dim, part, values)."""
+def slices(chunks: list[Any], *, architecture: Any, of: str) -> Slices:
+    """What each tensor of a folder, or its gradient, is on this rank."""
     from megacpt.model.placement import placed_params
 
-    found: dict[str, Any] = {}
+    places: dict[str, Place] = {}
+    values: list[torch.Tensor] = []
     for placed in placed_params(chunks, architecture=architecture):
         cut, row = placed.cut, placed.row
         if of == "gradients" and not placed.tensor.requires_grad:
             continue
-        values = placed.tensor.main_grad if of == "gradients" else placed.tensor.detach()
-        views = row.views(values, architecture=architecture, tp=cut.size)
+        whole = placed.tensor.main_grad if of == "gradients" else placed.tensor.detach()
+        views = row.views(whole, architecture=architecture, tp=cut.size)
         for source, view in zip(row.sources, views, strict=True):
-            found[placed.hf_name(source)] = (row.tp_dim, cut.rank, view.flatten(0, 1).clone())
-    return found
+            piece = view.flatten(0, 1)
+            places[placed.hf_name(source)] = row.tp_dim, cut.rank, tuple(piece.shape)
+            values.append(piece.reshape(-1))
+    # One tensor, because to write and to read many costs more than all that makes them.
+    return places, torch.cat(values)
 
 
 def round_trips(work: Path, *, case: str, architecture: Any) -> dict[str, Any]:
