@@ -16,7 +16,7 @@ help:
 	@echo "make test-families  the small models of all families, each on every layout that it allows"
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
-	@echo "make test-readers   exports as other versions of transformers read them, which it installs"
+	@echo "make test-readers   exports as other transformers and llama.cpp read them, which it installs"
 	@echo "make check          ruff, mypy, layer and packaging tests"
 	@echo "make figures        how big the code is, how far one has to walk in it; today and the goal"
 	@echo "make wheel          build dist/megacpt-*.whl"
@@ -58,7 +58,8 @@ test-te: $(VENV_TE)/.te
 	LD_LIBRARY_PATH=$$($(VENV_TE)/bin/python tools/install_te.py --library-path) OMP_NUM_THREADS=1 \
 	  $(VENV_TE)/bin/python -m pytest -q -m te
 
-# Exports as other versions of transformers read them: each in a folder of its own, torch shared.
+# Exports as other versions of transformers and llama.cpp read them: each in a folder of its own,
+# torch shared.
 test-readers: $(INSTALLED)
 	@$(BIN)/python tools/install_readers.py .readers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers tests/convert
