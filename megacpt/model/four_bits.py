@@ -15,16 +15,26 @@ _BIAS = 127
 def decoded(bytes_RGB: torch.Tensor, *, scales_RG: torch.Tensor) -> torch.Tensor:
     """In bfloat16, which holds every such number but the largest of the largest scales.
 
-    Shapes: R rows, G blocks of a row, B bytes of a block.
+    Shapes: R rows, G blocks of a row, B bytes of a block, N numbers of it.
     """
-    numbers_RGN = _pairs()[bytes_RGB.int()].flatten(-2)
-    exponents_RG = scales_RG.int() - _BIAS
-    return torch.ldexp(numbers_RGN, exponents_RG.unsqueeze(-1), out=numbers_RGN).flatten(-2)
+    pairs, *powers = _tables()
+    found = pairs.index_select(0, bytes_RGB.flatten().int())
+    numbers_RGN = found.view(torch.bfloat16).view(*scales_RG.shape, -1)
+    scales_RG = scales_RG.int()
+    for power in powers:
+        numbers_RGN.mul_(power[scales_RG].unsqueeze(-1))
+    return numbers_RGN.flatten(-2)
 
 
 @lru_cache(maxsize=1)
-def _pairs() -> torch.Tensor:
-    """Both numbers of each byte."""
+def _tables() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two numbers of each byte, as one of 32 bits, which is found faster; and the power of two
+    of each scale as a product of two, since the largest is beyond bfloat16 and its numbers are not.
+    """
     numbers = torch.tensor([*_SIZES, *(-size for size in _SIZES)], dtype=torch.bfloat16)
     codes = torch.arange(256)
-    return torch.stack([numbers[codes % 16], numbers[codes // 16]], dim=1)
+    pairs = torch.stack([numbers[codes % 16], numbers[codes // 16]], dim=1)
+    exponents = codes - _BIAS
+    halves = exponents // 2
+    first, second = (torch.ldexp(torch.ones(256), n) for n in (halves, exponents - halves))
+    return pairs.view(torch.int32).flatten(), first.bfloat16(), second.bfloat16()
