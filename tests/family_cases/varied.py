@@ -223,6 +223,26 @@ DEEPSEEK = ROUTING | {
         LLAMA3,
     ),
 }
+MULTIPLIERS = {
+    "scale of embeddings": each("embedding_multiplier", 3.0, 0.7),
+    "scale of scores": each("attention_multiplier", 0.5, 0.1),
+    "scale of residuals": each("residual_multiplier", 0.5, 1.2),
+    "scale of logits": each("logits_scaling", 0.4, 1.3),
+}
+NETS = [
+    {
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": key_dim,
+        "linear_value_head_dim": value_dim,
+        "linear_conv_kernel_dim": kernel,
+    }
+    for key_heads, value_heads, key_dim, value_dim, kernel in (
+        (2, 6, 8, 12, 3),
+        (4, 4, 12, 8, 2),
+        (3, 3, 8, 8, 4),
+    )
+]
 DRAWS = (
     family(
         "llama",
@@ -278,13 +298,7 @@ DRAWS = (
     family(
         "granite",
         count=4,
-        settings=DENSE
-        | {
-            "scale of embeddings": each("embedding_multiplier", 3.0, 0.7),
-            "scale of scores": each("attention_multiplier", 0.5, 0.1),
-            "scale of residuals": each("residual_multiplier", 0.5, 1.2),
-            "scale of logits": each("logits_scaling", 0.4, 1.3),
-        },
+        settings=DENSE | MULTIPLIERS,
         head_dim=HEAD_DIM,
         biases=(
             {"attention_bias": True},
@@ -449,20 +463,7 @@ DRAWS = (
             {"layer_types": [FULL, LINEAR_ATTENTION, LINEAR_ATTENTION, LINEAR_ATTENTION]},
             {"full_attention_interval": 3},
         ),
-        nets=[
-            {
-                "linear_num_key_heads": key_heads,
-                "linear_num_value_heads": value_heads,
-                "linear_key_head_dim": key_dim,
-                "linear_value_head_dim": value_dim,
-                "linear_conv_kernel_dim": kernel,
-            }
-            for key_heads, value_heads, key_dim, value_dim, kernel in (
-                (2, 6, 8, 12, 3),
-                (4, 4, 12, 8, 2),
-                (3, 3, 8, 8, 4),
-            )
-        ],
+        nets=NETS,
     ),
 )
 CASES = {
