@@ -133,6 +133,15 @@ class QueryGrowth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BoundedGlu:
+    """An MLP of gate g and up u gives (u + 1) * g * sigmoid(``slope`` * g), where g is at most
+    ``limit`` and u from -``limit`` to ``limit`` (gpt-oss)."""
+
+    slope: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """Sizes in elements; ids are ``None`` where the config states none."""
 
@@ -193,6 +202,10 @@ class Architecture:
     local_rope: Rope | None = None
     """Of the layers that have a window, where they rotate in another way."""
     query_growth: QueryGrowth | None = None
+    sinks: bool = False
+    """Each head's softmax has one term more, of a learned score, whose value is nothing."""
+    bounded_glu: BoundedGlu | None = None
+    """In place of ``activation``."""
     attention_chunk: int | None = None
     """Tokens of a chunk, from a document's first on, which see no other; ``None``: no chunks."""
     rotated_qk_norm: bool = False

@@ -187,7 +187,11 @@ CASES = {
         model_type="llama4_text",
         changes=SCOUT
         | {
-            "num_key_value_heads": 6,
+            "hidden_size": 64,
+            "intermediate_size": 56,
+            "intermediate_size_mlp": 72,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
             "num_local_experts": 8,
             "num_experts_per_tok": 3,
             "attention_chunk_size": 200,

@@ -80,7 +80,9 @@ class Mixture:
     def _router(self) -> Iterator[Param]:
         weight = HfTensor(name=f"{self.folder}.{self.router}.weight", dims=("experts", "hidden"))
         bias = HfTensor(name=f"{self.folder}.gate.e_score_correction_bias", dims=("experts",))
-        yield Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        router = Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        yield router
+        yield _bias_of(router)
         yield Param(
             native=f"{_NATIVE}.router.expert_bias",
             role=Role.bias,
@@ -92,8 +94,8 @@ class Mixture:
     def _experts(self) -> Iterator[Param]:
         folder = f"{self.folder}.experts.{{expert}}"
         gate, up, down = self._matrices(folder, size="ffn")
-        yield _expert("linear_fc1", gate, up, tp_dim=0)
-        yield _expert("linear_fc2", down, tp_dim=1)
+        yield from _expert("linear_fc1", gate, up, tp_dim=0)
+        yield from _expert("linear_fc2", down, tp_dim=1)
 
     def _shared(self) -> Iterator[Param]:
         folder, native = f"{self.folder}.{self.shared}", f"{_NATIVE}.shared_experts"
@@ -174,10 +176,32 @@ def _of_dense_layers(row: Param, *, folder: str) -> Param:
     )
 
 
-def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Param:
-    return Param(
+def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Iterator[Param]:
+    weight = Param(
         native=f"{_NATIVE}.experts.local_experts.{{expert}}.{linear}.weight",
         engine=f"{_NATIVE}.experts.{linear}.weight{{expert}}",
         sources=sources,
         tp_dim=tp_dim,
     )
+    yield weight
+    yield _bias_of(weight)
+
+
+def _bias_of(row: Param) -> Param:
+    """Of the same layer, where the family has biases there."""
+    return replace(
+        row,
+        native=_of_bias(row.native),
+        engine=row.engine and _of_bias(row.engine),
+        sources=tuple(
+            replace(source, name=_of_bias(source.name), dims=source.dims[:1])
+            for source in row.sources
+        ),
+        role=Role.bias,
+        tp_dim=0 if row.tp_dim == 0 else None,
+        present=lambda a: a.mlp_bias,
+    )
+
+
+def _of_bias(weight: str) -> str:
+    return weight.replace(".weight", ".bias")

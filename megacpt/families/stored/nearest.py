@@ -232,12 +232,13 @@ def _wanted(
 ) -> Iterator[str]:
     """Patterns of the family's tensors, of those with parts in it where folders have these."""
     parts = family.parts(architecture).items()
-    wholes = {_pattern(name): _pattern(part.name) for name, part in parts}
+    wholes = {_pattern(name): (_pattern(part.name), part.optional) for name, part in parts}
     rows = (row for row in family.params if row.present(architecture))
     for name in (source.name for row in rows for source in row.sources):
         own = name.format(layer="*", expert="*")
-        whole = wholes.get(own, own)
-        yield whole if family.fused or own not in stored else own
+        whole, is_optional = wholes.get(own, (own, False))
+        is_whole = family.fused and not is_optional
+        yield whole if is_whole or own not in stored else own
 
 
 def _stored_patterns(config: HfConfig) -> set[str] | None:

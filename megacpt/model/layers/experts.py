@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer.moe import moe_utils
 
 from megacpt.config.sections import DeviceKind, ParallelConfig
@@ -100,5 +101,18 @@ def mark_expert(weight: torch.nn.Parameter) -> None:
     megatron-core 0.16 says so only where experts are dealt to ranks, although a cut of the experts
     that differs from the one of attention changes these ranks too. Said always, every layout has
     the same two optimizers, and finds both in a checkpoint.
+
+    A bias would be taken for one that all tensor-parallel ranks have: with sequence parallelism the
+    gradients of different experts would be summed, and in the norm only the first rank's count.
     """
     weight.allreduce = False  # type: ignore[attr-defined]
+    weight.sequence_parallel = False  # type: ignore[attr-defined]
+    weight.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
+def add_biases_apart(model: Any) -> None:
+    """Have experts give their result itself: megatron-core adds the bias to it in place, and torch
+    refuses that of a view, as what a sum over ranks returns is even if there is one rank."""
+    for module in model.modules():
+        if isinstance(module, RowParallelLinear) and module.is_expert:
+            module.explicit_expert_comm = True
