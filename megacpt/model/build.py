@@ -14,8 +14,9 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
+from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
-from megacpt.model.layers.experts import mark_expert
+from megacpt.model.layers.experts import add_biases_apart, mark_expert
 from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
@@ -37,6 +38,7 @@ def build_model(
     kernels = kernels or KernelsConfig()
     if kind is DeviceKind.gpu:
         require_recipe(precision)
+        require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
         architecture,
         parallel=parallel,
@@ -102,6 +104,8 @@ def _build_chunk(
     if architecture.qk_norm_over_heads:
         for layer in model.decoder.layers:
             NormOverHeads.put_into(layer.self_attention, norms=architecture.norms)
+    if architecture.experts is not None and architecture.mlp_bias:
+        add_biases_apart(model)
     Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 
