@@ -34,8 +34,10 @@ from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
 from megacpt.model.layers.attention.capped import capped_class
 from megacpt.model.layers.attention.causal import CausalAttention
+from megacpt.model.layers.attention.chunked import chunked_class
 from megacpt.model.layers.attention.latent import latent_attention
 from megacpt.model.layers.attention.rotation import RotatedAttention, rotation_of
+from megacpt.model.layers.attention.sinks import SinkAttention
 from megacpt.model.layers.experts import mlp_submodules, with_router
 from megacpt.model.layers.gated_delta_net import GatedDeltaNet
 from megacpt.model.layers.norm import norm_class
@@ -52,7 +54,7 @@ def block_spec(
     pp_rank: int,
     vp_stage: int | None,
 ) -> Any:
-    """The specification of this stage's layers, as GPTModel takes it."""
+    """The specification of this stage's layers and of the norm after the last of all."""
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     layers = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
     specs = [layer_spec(architecture, config=config, kind=kind, layer=layer) for layer in layers]
@@ -89,7 +91,11 @@ def _choose_attention(submodules: Any, *, architecture: Architecture, layer: int
         if rotation := rotation_of(architecture, layer=layer):
             submodules.self_attention.module = RotatedAttention
             submodules.self_attention.params |= {"rotation": rotation}
-        _correct_biases(submodules.self_attention.submodules, architecture=architecture)
+        parts, chunk = submodules.self_attention.submodules, architecture.chunk(layer)
+        # On GPUs no sample is longer than a chunk (megacpt.model.layers.attention.chunked).
+        if chunk is not None and parts.core_attention is CausalAttention:
+            parts.core_attention = chunked_class(chunk)
+        _correct_biases(parts, architecture=architecture)
 
 
 def _norm(architecture: Architecture, *, kind: DeviceKind) -> Any:
@@ -137,13 +143,19 @@ def _plain_layer(
     if architecture.parallel_mlp:
         layer.module, layer.submodules.pre_mlp_layernorm = ParallelLayer, IdentityOp
     attention = layer.submodules.self_attention.submodules
-    cap = architecture.scales.attention_cap
-    attention.core_attention = CausalAttention if cap is None else capped_class(cap)
+    attention.core_attention = _core_attention(architecture)
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = norm
     if config.use_te_activation_func:
         mlp_submodules(layer).activation_func = gated_class(architecture.activation)
     return layer
+
+
+def _core_attention(architecture: Architecture) -> type[CausalAttention]:
+    if architecture.sinks:
+        return SinkAttention
+    cap = architecture.scales.attention_cap
+    return CausalAttention if cap is None else capped_class(cap)
 
 
 def _correct_biases(attention: Any, *, architecture: Architecture) -> None:

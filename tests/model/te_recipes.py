@@ -23,7 +23,11 @@ DENSE = (
     *("gemma3_text", "glm", "glm4", "granite", "llama", "ministral3", "mistral", "olmo2", "olmo3"),
     *("phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
 )
-FAMILY_FOLDERS = (*DENSE, "glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
+FAMILY_FOLDERS = (
+    *DENSE,
+    *("glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "qwen2_moe"),
+    "qwen3_moe",
+)
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 

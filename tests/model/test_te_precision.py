@@ -57,13 +57,43 @@ GLM4_MOE = {
     "moe_intermediate_size": LLAMA["intermediate_size"],
     "first_k_dense_replace": 0,
 }
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+}
+LLAMA4 = {
+    "architectures": ["Llama4ForCausalLM"],
+    "model_type": "llama4_text",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+}
+GRANITE_MOE = {
+    "architectures": ["GraniteMoeForCausalLM"],
+    "model_type": "granitemoe",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+OLMOE = {
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
 FOLDERS: dict[str, dict[str, Any]] = {
     "gemma3_text": {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"},
     "glm": {"architectures": ["GlmForCausalLM"], "model_type": "glm", "head_dim": 16},
     "glm4": {"architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "head_dim": 16},
     "glm4_moe": GLM4_MOE,
+    "gpt_oss": GPT_OSS,
     "granite": {"architectures": ["GraniteForCausalLM"], "model_type": "granite"},
+    "granitemoe": GRANITE_MOE,
     "llama": {},
+    "llama4_text": LLAMA4,
     "ministral3": {
         "architectures": ["Ministral3ForCausalLM"],
         "model_type": "ministral3",
@@ -77,6 +107,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "mixtral": MIXTRAL,
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
     "olmo3": {"architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3"},
+    "olmoe": OLMOE,
     "phi3": {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3"},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen2_moe": QWEN2_MOE,
@@ -93,7 +124,10 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "mxfp8": {"kinds": "MXFP8BlockScaling", "format": "E4M3"},
     "nvfp4": {"kinds": "NVFP4BlockScaling", "format": "E2M1"},
 }
-EXPERTS = ("glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
+EXPERTS = (
+    *("glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "qwen2_moe"),
+    "qwen3_moe",
+)
 PAIRS = [(family, recipe) for family in FOLDERS for recipe in EXPECTED]
 
 
