@@ -20,10 +20,12 @@ from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig,
 from tests.model.te_documents import pretend_a_gpu
 
 DENSE = (
-    *("gemma3_text", "glm", "glm4", "granite", "llama", "ministral3", "mistral", "olmo2", "olmo3"),
-    *("phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
+    *("cohere", "cohere2", "gemma2", "gemma3_text", "glm", "glm4", "granite", "llama"),
+    *("ministral3", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5_text"),
+    *("smollm3", "starcoder2"),
 )
-FAMILY_FOLDERS = (*DENSE, "glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
+EXPERTS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
+FAMILY_FOLDERS = (*DENSE, *EXPERTS)
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 

@@ -82,4 +82,16 @@ def _variables(facts: Facts) -> Iterator[Violation]:
                 )
 
 
-RULES: tuple[Rule, ...] = (_overlap, _variables)
+def _overlap_of_latent(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is not None and model.latent is not None and facts.config.kernels.tp_comm_overlap:
+        yield Violation(
+            path="kernels.tp_comm_overlap",
+            value="true",
+            rule=f"has buffers of hidden states, but {model.family}'s latent attention gathers "
+            "what it makes of them",
+            remedy="use kernels.tp_comm_overlap=false",
+        )
+
+
+RULES: tuple[Rule, ...] = (_overlap, _overlap_of_latent, _variables)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megacpt.config.sections import (
@@ -18,9 +20,10 @@ from megacpt.config.sections import (
     StageConfig,
     VariableConfig,
 )
+from megacpt.families.architecture import Latent
 from megacpt.plan.check import violations
 from megacpt.plan.rules.kernels import RULES
-from tests.plan.test_check import broken
+from tests.plan.test_check import ARCHITECTURE, broken
 
 
 def overlapping() -> RunConfig:
@@ -96,3 +99,13 @@ def test_a_number_of_steps_is_not_negative() -> None:
     expected = "kernels.manual_gc_steps=-1 is below 0; use 0 or more"
     assert texts(config) == [expected]
     assert expected in [str(violation) for violation in violations(config)]
+
+
+def test_overlap_has_no_buffers_for_latent_attention() -> None:
+    latent = Latent(query_rank=None, kv_rank=8, plain_dim=4, value_dim=4)
+    architecture = replace(ARCHITECTURE, family="deepseek_v3", latent=latent)
+    assert broken(RULES, config=RunConfig(), architecture=architecture) == []
+    assert broken(RULES, config=overlapping(), architecture=architecture) == [
+        "kernels.tp_comm_overlap=true has buffers of hidden states, but deepseek_v3's latent "
+        "attention gathers what it makes of them; use kernels.tp_comm_overlap=false"
+    ]
