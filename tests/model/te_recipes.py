@@ -19,13 +19,6 @@ import torch.distributed as dist
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
 from tests.model.te_documents import pretend_a_gpu
 
-DENSE = (
-    *("cohere", "cohere2", "gemma2", "gemma3_text", "glm", "glm4", "granite", "llama"),
-    *("ministral3", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "qwen3_5_text"),
-    *("smollm3", "starcoder2"),
-)
-EXPERTS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "qwen2_moe", "qwen3_moe")
-FAMILY_FOLDERS = (*DENSE, *EXPERTS)
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 
@@ -37,7 +30,7 @@ def describe_all(work: Path, _: Any) -> None:
     parallel_state.initialize_model_parallel()
     found = {
         f"{family} {recipe.name}": describe(work, family, recipe)
-        for family in FAMILY_FOLDERS
+        for family in sorted(folder.name for folder in (work / "models").iterdir())
         for recipe in RECIPES
     }
     (work / "found.json").write_text(json.dumps(found))
