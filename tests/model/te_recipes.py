@@ -44,6 +44,7 @@ def describe(work: Path, family: str, recipe: Recipe) -> dict[str, Any]:
     plain = build(work / "models" / family, DeviceKind.cpu, PrecisionConfig())
     config = model.config
     return {
+        "folder": str(work / "models" / family),
         "recipe": recipe_of(config),
         "quantised": quantised_layers(config),
         "layers": sorted({type(m).__name__ for m in model.decoder.layers[0].modules()}),
