@@ -22,6 +22,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megacpt.config.sections import DeviceKind
+from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.saved import saved_norms
 from megacpt.model.config import has_qkv_bias
@@ -33,6 +34,7 @@ from megacpt.model.layers.gated_delta_net import GatedDeltaNet
 from megacpt.model.layers.modules import Modules, modules_for
 from megacpt.model.layers.scales import scale_residuals
 from megacpt.model.layers.shapes import ParallelLayer, PostNormLayer
+from megacpt.plan.rules.model import lacking_on_gpus
 
 
 def block_spec(
@@ -105,6 +107,11 @@ def _transformer_engine_layer(
     modules: Modules,
     num_experts: int | None,
 ) -> Any:
+    for what in lacking_on_gpus(architecture):
+        raise ModelError(
+            f"A {architecture.family} model has {what}, which the layers of GPUs do not compute; "
+            "use cluster.device=cpu."
+        )
     layer = get_gpt_layer_with_transformer_engine_spec(
         num_experts=num_experts,
         moe_grouped_gemm=config.moe_grouped_gemm,

@@ -18,7 +18,7 @@ from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_s
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
 from megacpt.plan.rules.data import longest
-from megacpt.plan.rules.model import advice_for_gpus
+from megacpt.plan.rules.kernels import advice_for_gpus
 from megacpt.plan.rules.optim import advice
 from megacpt.plan.segments import (
     Segment,

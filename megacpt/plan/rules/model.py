@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import DeviceKind, Init, RunConfig
+from megacpt.config.sections import DeviceKind, Init
 from megacpt.errors import Violation
 from megacpt.families.architecture import Architecture
 from megacpt.plan.rules import Facts, Rule
@@ -62,22 +62,22 @@ def _tokens(facts: Facts) -> Iterator[Violation]:
         )
 
 
-def advice_for_gpus(config: RunConfig, *, model: Architecture) -> Iterator[str]:
-    """What the layers of GPUs compute slowly."""
-    if config.cluster.device is not DeviceKind.gpu:
+def lacking_on_gpus(model: Architecture) -> Iterator[str]:
+    """What the model has and the layers of GPUs do not compute."""
+    yield from ()  # nothing yet of what the families have
+
+
+def _on_gpus(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is None or facts.config.cluster.device is not DeviceKind.gpu:
         return
-    for what in _without_kernel(model):
-        yield (
-            f"cluster.device=gpu: a {model.family} model has {what}, for which Transformer Engine "
-            "has no kernel; torch's operations compute it, which takes longer."
+    for what in lacking_on_gpus(model):
+        yield Violation(
+            path="cluster.device",
+            value="gpu",
+            rule=f"has no layers for a {model.family} model, which has {what}",
+            remedy="use cluster.device=cpu, or a model without",
         )
 
 
-def _without_kernel(model: Architecture) -> Iterator[str]:
-    if model.scales.attention_cap is not None:
-        yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
-    if model.delta_net is not None:
-        yield "gated delta nets"
-
-
-RULES: tuple[Rule, ...] = (_named, _positions, _tokens)
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus)
