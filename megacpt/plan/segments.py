@@ -192,11 +192,6 @@ def _described(segment: Segment) -> str:
     return f"{shares} in samples of {segment.sequence_length} tokens"
 
 
-def source_shares(data: DataConfig) -> dict[str, Fraction]:
-    """What the run starts with: share of every global batch for each source that takes part."""
-    return dict(resolve(data)[0].shares)
-
-
 def at(segments: Sequence[Segment], *, step: int) -> Segment:
     """The segment of the step after ``step`` steps."""
     for segment in reversed(segments):

@@ -176,11 +176,3 @@ def differing_text(
     )
     rows = zip(texts, found, expected, strict=True)
     return next((text for text, row, right in rows if not _are_equal(row, other=right)), None)
-
-
-def first_differing_text(found: Encoded, *, expected: Encoded) -> int | None:
-    """Number of the first text whose ids differ."""
-    if np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.ids, expected.ids):
-        return None
-    rows = zip(found.rows(), expected.rows(), strict=True)
-    return next(n for n, (row, other) in enumerate(rows) if not np.array_equal(row, other))

@@ -31,7 +31,6 @@ from megacpt.plan.segments import (
     resolve,
     samples_asked,
     samples_per_epoch,
-    source_shares,
     step_at_tokens,
 )
 
@@ -51,8 +50,9 @@ def named(*names: str) -> dict[str, StageSourceConfig]:
 
 def test_replay_takes_its_share_and_weights_split_the_rest() -> None:
     expected = {"a": Fraction(6, 10), "r": Fraction(1, 10), "b": Fraction(3, 10)}
-    assert source_shares(data_of()) == expected
-    assert list(source_shares(data_of())) == list(SOURCES)
+    shares = resolve(data_of())[0].shares
+    assert shares == expected
+    assert list(shares) == list(SOURCES)
 
 
 def test_a_stage_inherits_what_it_does_not_set() -> None:

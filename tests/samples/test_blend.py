@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacpt.config.sections import DataConfig, ReplayConfig, SourceConfig
-from megacpt.plan.segments import Segment, resolve, source_shares
+from megacpt.plan.segments import Segment, resolve
 from megacpt.samples.blend import LARGEST_DENOMINATOR, BlendCursor, numerators
 
 
@@ -39,7 +39,7 @@ def blends(draw: st.DrawFn) -> DataConfig:
 @given(config=blends())
 @settings(max_examples=80, deadline=None)
 def test_shares_are_one_whole(config: DataConfig) -> None:
-    shares = source_shares(config)
+    shares = resolve(config)[0].shares
     assert tuple(shares) == tuple(config.sources)
     assert sum(shares.values()) == 1
     parts, denominator = numerators(list(shares.values()))

@@ -27,7 +27,7 @@ from megacpt.config.sections import (
     StageSourceConfig,
 )
 from megacpt.errors import ConfigError, DataError
-from megacpt.plan.segments import apportion, source_shares
+from megacpt.plan.segments import apportion, resolve
 from megacpt.samples.batch import Batch
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import TrainingData, fresh_record
@@ -322,7 +322,7 @@ def test_counts_are_those_of_the_samples(tmp_path: Path) -> None:
     for step in range(40):
         assert data.consumed_samples(step) == {name: counted[name] for name in data.source_names}
         counted.update(data.source_names[n] for n in whole(data, step).source_ids_B)
-    shares = source_shares(data.config)
+    shares = resolve(data.config)[0].shares
     for name, count in counted.items():
         assert abs(count - shares[name] * 6 * 40) < 1
     assert data.epochs(40)["r"] == counted["r"] / 8

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megacpt.checkpoint.writer.pace import LONGEST_REST_S
 from megacpt.checkpoint.writer.process import Background, Rest, started
 from megacpt.checkpoint.writer.shared_memory import Place
 
@@ -127,19 +128,16 @@ def test_one_that_is_dead_before_it_begins_is_told_in_the_same_words(
         beside.result()
 
 
-def test_it_keeps_to_its_part_of_a_core_while_nobody_waits() -> None:
+def test_it_rests_while_nobody_waits() -> None:
+    """How long: test_pace.py, by clocks that no other program moves."""
     background: Background[Burnt] = Background(cores=0.1)
     try:
         background.hold([torch.ones(10)])
         background.begin(partial(burn, cpu_s=0.1))
         while background.is_running():
             time.sleep(0.01)
-        # 0.1 s of CPU at a tenth of a core are a second; the last rest may be left out.
         burnt = background.result()
-        assert burnt.took_s > 0.4
-        # Where others take the cores, it rests the less.
-        assert background.rested_s + burnt.queued_s > 0.3
-        assert background.rested_s < burnt.took_s
+        assert LONGEST_REST_S <= background.rested_s < burnt.took_s
     finally:
         background.close()
 
