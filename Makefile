@@ -8,14 +8,15 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
 
-.PHONY: help quickstart test test-mcore test-slurm test-sanitize test-te test-readers check figures wheel clean
+.PHONY: help quickstart test test-mcore test-families test-slurm test-sanitize test-te test-readers check figures wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
 	@echo "make test           all tests"
+	@echo "make test-families  the small models of all families, each on every layout that it allows"
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
-	@echo "make test-readers   exports as other versions of transformers read them, which it installs"
+	@echo "make test-readers   exports as other transformers and llama.cpp read them, which it installs"
 	@echo "make check          ruff, mypy, layer and packaging tests"
 	@echo "make figures        how big the code is, how far one has to walk in it; today and the goal"
 	@echo "make wheel          build dist/megacpt-*.whl"
@@ -36,6 +37,10 @@ test: $(INSTALLED)
 test-mcore: $(INSTALLED)
 	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
+# Every case of every family on every layout that its rules allow; `make test` runs a share of them.
+test-families: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --all-layouts tests/model/test_cases.py
+
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/slurm
@@ -53,7 +58,8 @@ test-te: $(VENV_TE)/.te
 	LD_LIBRARY_PATH=$$($(VENV_TE)/bin/python tools/install_te.py --library-path) OMP_NUM_THREADS=1 \
 	  $(VENV_TE)/bin/python -m pytest -q -m te
 
-# Exports as other versions of transformers read them: each in a folder of its own, torch shared.
+# Exports as other versions of transformers and llama.cpp read them: each in a folder of its own,
+# torch shared.
 test-readers: $(INSTALLED)
 	@$(BIN)/python tools/install_readers.py .readers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers tests/convert

@@ -28,6 +28,7 @@ def pytest_configure() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--megatron-lm", help="checkout of Megatron-LM, to run its own tool")
     parser.addoption("--megatron-python", default=sys.executable, help="a Python that imports it")
+    parser.addoption("--all-layouts", action="store_true", help="of families (make test-families)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,6 +39,11 @@ _QWEN3_VISION = {
     "deepstack_visual_indexes": [0],
     "num_position_embeddings": 16,
 }
+_LLAMA4_VISION = _VISION | {
+    "vision_output_dim": 16,
+    "projector_input_dim": 16,
+    "projector_output_dim": 16,
+}
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 5e5}
 _YARN = {
     "rope_type": "yarn",
@@ -58,10 +63,29 @@ _NET = {
     "num_hidden_layers": 4,
 }
 _IDS = {"image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5}
+_MIXTURE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "full_attention_interval": 2,
+}
 
 
 def _text(model_type: str, **changes: Any) -> dict[str, Any]:
     return {"text_config": TEXT | {"model_type": model_type} | changes}
+
+
+_QWEN3_5_MOE = {
+    **_text(
+        "qwen3_5_moe_text",
+        rope_parameters=_MROPE | {"partial_rotary_factor": 0.5},
+        **(_NET | _MIXTURE),
+    ),
+    "vision_config": _QWEN3_VISION | {"deepstack_visual_indexes": []},
+    **_IDS,
+}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -93,11 +117,27 @@ CASES: dict[str, dict[str, Any]] = {
         "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 8},
         "image_token_index": 3,
     },
+    "llama4": {
+        **_text(
+            "llama4_text",
+            head_dim=8,
+            intermediate_size_mlp=56,
+            moe_layers=[1],
+            num_local_experts=2,
+            attention_chunk_size=16,
+            no_rope_layers=[1, 0],
+            floor_scale=9,
+        ),
+        "vision_config": _LLAMA4_VISION,
+        "image_token_index": 3,
+    },
     "qwen3_5": {
         **_text("qwen3_5_text", rope_parameters=_MROPE | {"partial_rotary_factor": 0.5}, **_NET),
         "vision_config": _QWEN3_VISION | {"deepstack_visual_indexes": []},
         **_IDS,
     },
+    "qwen3_5_moe": _QWEN3_5_MOE,
+    "qwen3_5_moe-stacked": _QWEN3_5_MOE,
     "idefics3": {
         **_text("llama"),
         "vision_config": _VISION,
@@ -156,7 +196,7 @@ TOKENS_BS = torch.randint(6, VOCAB_SIZE, (2, 40), generator=torch.Generator().ma
 
 def write_parts(folder: Path, *, case: str, **text: Any) -> Any:
     """Save a random model as transformers does, all values of its own; returns it. ``text``: other
-    values of the text model."""
+    values of the text model. ``-stacked``: with the experts of a layer in one tensor."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     torch.manual_seed(1)
@@ -167,5 +207,5 @@ def write_parts(folder: Path, *, case: str, **text: Any) -> Any:
         if param.dim() == 1:
             param.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
     model = model.eval()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_original_format=not case.endswith("-stacked"))
     return model

@@ -44,7 +44,7 @@ SCENARIOS = {
     "forked run_on_ranks",
     "checkpoint": "format interleavings",
     "convert": "parts readers",
-    "families": "shapes",
+    "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "families optimizer smoke",
     "model": "cases layouts mixtral qwen te te_cases te_moe te_precision",
@@ -54,8 +54,8 @@ SCENARIOS = {
     "shards/tokenize": "quarantine real_files",
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
-    "train": "changes damaged documents export kills layouts megatron_files moe parity precision "
-    "reshard resume save_errors stages warm_start zero3",
+    "train": "changes continued damaged delta_nets documents export kills layouts megatron_files "
+    "moe parity precision reshard resume save_errors stages warm_start zero3",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Install other versions of transformers beside an environment:
+"""Install other versions of transformers, and llama.cpp, beside an environment:
 ``VENV/bin/python tools/install_readers.py FOLDER``.
 
 Each comes into a folder of its own, with those of its dependencies whose versions the environment's
 own transformers excludes. Put before the environment's packages (PYTHONPATH), it shares all others,
-torch above all. Exits with 3 where nothing can be downloaded.
+torch above all. llama.cpp comes as xllamacpp, with the converter out of its source.
+Exits with 3 where nothing can be downloaded.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+XLLAMACPP = "xllamacpp==2026.10.11549"
 READERS = {
-    "4.48.3": ("tokenizers==0.21.4", "huggingface-hub==0.36.0"),
-    "4.57.6": ("tokenizers==0.22.2", "huggingface-hub==0.36.0"),
-    "5.0.0": ("tokenizers==0.22.2", "huggingface-hub==1.3.4"),
+    "4.48.3": ("transformers==4.48.3", "tokenizers==0.21.4", "huggingface-hub==0.36.0"),
+    "4.57.6": ("transformers==4.57.6", "tokenizers==0.22.2", "huggingface-hub==0.36.0"),
+    "5.0.0": ("transformers==5.0.0", "tokenizers==0.22.2", "huggingface-hub==1.3.4"),
+    "llama.cpp": (XLLAMACPP,),
 }
-"""The oldest that megacpt works with, the last 4, the first 5. The newest is already there."""
+"""The oldest transformers that megacpt works with, the last 4, the first 5; the newest is already
+there. And who reads what its own converter makes of an export."""
+CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
 NO_NETWORK = 3
 UNREACHABLE = ("No matching distribution", "NewConnectionError", "Temporary failure in name")
 
@@ -29,34 +35,48 @@ def main(arguments: list[str]) -> int:
         print("usage: python tools/install_readers.py FOLDER", file=sys.stderr)
         return 2
     folder = Path(arguments[0])
-    wanted = [version for version in READERS if not (folder / version).exists()]
+    wanted = [name for name in READERS if not (folder / name).exists()]
     # Most of the time one waits for the network and for the disk.
-    started = {version: start(folder, version=version) for version in wanted}
-    codes = [finish(folder, version=version, pip=pip) for version, pip in started.items()]
+    started = {name: start(folder, name=name) for name in wanted}
+    codes = [finish(folder, name=name, pip=pip) for name, pip in started.items()]
     return max(codes, default=0)
 
 
-def start(folder: Path, *, version: str) -> subprocess.Popen[str]:
-    print(f"Setup: transformers {version}", flush=True)
-    aside = folder / f".{version}.partial"
+def start(folder: Path, *, name: str) -> subprocess.Popen[str]:
+    print(f"Setup: {READERS[name][0]}", flush=True)
+    aside = folder / f".{name}.partial"
     shutil.rmtree(aside, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
-    packages = (f"transformers=={version}", *READERS[version])
-    return subprocess.Popen(
-        [*pip, "--target", str(aside), *packages],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return begin("install", "--no-compile", "--target", str(aside), *READERS[name])
 
 
-def finish(folder: Path, *, version: str, pip: subprocess.Popen[str]) -> int:
+def begin(*words: str) -> subprocess.Popen[str]:
+    pip = [sys.executable, "-m", "pip", words[0], "-q", "--no-deps", *words[1:]]
+    return subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(folder: Path, *, name: str, pip: subprocess.Popen[str]) -> int:
+    aside = folder / f".{name}.partial"
     output, _ = pip.communicate()
+    if pip.returncode == 0 and XLLAMACPP in READERS[name]:
+        pip = begin("download", "--no-binary", "xllamacpp", "-d", str(aside), XLLAMACPP)
+        output, _ = pip.communicate()
+        take_converter(aside)
     if pip.returncode == 0:
-        (folder / f".{version}.partial").rename(folder / version)
+        aside.rename(folder / name)
         return 0
     print(output, file=sys.stderr)
     return NO_NETWORK if any(sign in output for sign in UNREACHABLE) else 1
+
+
+def take_converter(folder: Path) -> None:
+    """Out of the package's source, if it has come, which holds that of llama.cpp."""
+    for path in folder.glob("*.tar.gz"):
+        with tarfile.open(path) as source:
+            for member in source:
+                within = member.name.partition("/thirdparty/llama.cpp/")[2]
+                if within.split("/")[0] in CONVERTER:
+                    source.extract(member.replace(name=within), folder, filter="data")
+        path.unlink()
 
 
 if __name__ == "__main__":

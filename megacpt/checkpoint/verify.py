@@ -14,6 +14,7 @@ import xxhash
 from megacpt.checkpoint.manifest import MANIFEST, CheckpointManifest, FileSum
 from megacpt.errors import CheckpointError
 
+CHANGED = "has other contents than were written (its checksum differs)"
 _READERS = 4
 """Files read at once: a parallel file system gives more to several, and hashing takes a core."""
 
@@ -80,7 +81,7 @@ def _problem(
         if size != written.bytes:
             return f"has {size} bytes but was written with {written.bytes}"
         if contents and _xxh128(path) != written.xxh128:
-            return "has other contents than were written (its checksum differs)"
+            return CHANGED
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

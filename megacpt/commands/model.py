@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megacpt.commands.common import shown
 from megacpt.config.hub_model import HubModel
+from megacpt.errors import ModelError
 from megacpt.text import duration, text_size
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def with_model(config: RunConfig, *, online: bool = True) -> RunConfig:
     path = str(config.model.path or "")
     asked = HubModel.asked(path)
     if asked is None and HubModel.stored(path) is None:
+        _refuse_checkpoint(path, setting="model.path=")
         _say_folder_wins("model.path=", path=path)
         return config
     folder = _folder(
@@ -80,12 +83,31 @@ def tokenizer_path(name: str) -> Path:
     return _path(name, argument="--tokenizer ", pretrained=False)
 
 
-def model_path(name: str, *, weights: bool) -> Path:
-    """What a verb's MODEL names, as a folder."""
-    folder = _path(name, argument="MODEL ", pretrained=weights)
-    if weights:
+def model_path(name: str, *, weights: bool, argument: str = "MODEL", bring: bool = True) -> Path:
+    """What an argument of a verb names, as a folder; not ``bring``: its weights can wait."""
+    _refuse_checkpoint(name, setting="")
+    folder = _path(name, argument=f"{argument} ", pretrained=weights)
+    if weights and bring and HubModel.stored(str(folder)) is not None:
+        from megacpt.families import read_architecture
+
+        read_architecture(folder)  # What can be refused is, before weights come.
         _bring_weights(folder)
     return folder
+
+
+def bytes_to_come(folder: Path) -> int:
+    """What of its weights the hub has and this machine has not."""
+    if HubModel.stored(str(folder)) is None:
+        return 0
+    from megacpt.hub.fetch import missing_bytes
+
+    return missing_bytes(folder)
+
+
+def named(path: Path) -> str:
+    """As a command takes it: the id of a model that the hub's cache holds, else the folder."""
+    stored = HubModel.stored(str(path))
+    return shown(path) if stored is None else str(stored)
 
 
 def _path(name: str, *, argument: str, pretrained: bool) -> Path:
@@ -142,6 +164,38 @@ def _say_folder_wins(setting: str, *, path: str) -> None:
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     if folder.is_dir() and HubModel.asked(str(here)) is not None:
         _note(f"{setting}{here} is the folder {folder}; hf://{here} would be the hub's model.")
+
+
+def _refuse_checkpoint(name: str, *, setting: str) -> None:
+    """Weights that were trained here have a setting of their own, beside the model they are of."""
+    from megacpt.checkpoint.manifest import MANIFEST
+    from megacpt.config.paths import RunFolder
+
+    path = Path(name)
+    is_run, is_checkpoint = RunFolder(path).run_yaml.is_file(), (path / MANIFEST).is_file()
+    if not name or (path / "config.json").is_file() or not (is_run or is_checkpoint):
+        return
+    ours = shown(path)
+    loaded = f"use {_model_of(path, is_run=is_run)} checkpoint.load_from={ours}, or "
+    raise ModelError(
+        f"{setting}{name} is a {'run folder' if is_run else 'checkpoint'}, not a Hugging Face "
+        f"folder; {loaded if setting else ''}write it as one: megacpt convert {ours} {ours}-hf"
+    )
+
+
+def _model_of(path: Path, *, is_run: bool) -> str:
+    """The settings that name the model of a run or of a checkpoint."""
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.config.paths import RunFolder
+    from megacpt.convert.opened import description_of
+    from megacpt.families.stored.files import has_weights
+
+    if is_run:
+        folder = Path(str(read_run_yaml(RunFolder(path).run_yaml).model.path))
+    else:
+        folder = description_of(path)
+    has_none = folder.is_dir() and not has_weights(folder)
+    return f"model.path={named(folder)}" + " model.init=random" * has_none
 
 
 def _note(text: str) -> None:

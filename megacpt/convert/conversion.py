@@ -15,7 +15,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +24,7 @@ from typing import Protocol
 import torch
 
 from megacpt.checkpoint import verify
-from megacpt.checkpoint.manifest import MANIFEST, FileSum
+from megacpt.checkpoint.manifest import FileSum
 from megacpt.config.sections import Dtype
 from megacpt.convert import safetensors_files
 from megacpt.convert.carried import carry_over
@@ -91,25 +90,17 @@ class _Plan:
 
 def convert(conversion: Conversion, *, progress: Progress = lambda done, total: None) -> Converted:
     """``EnvironmentError_`` where the destination is taken, is being written or has no room."""
-    destination = conversion.destination
-    require_new(destination)
-    plan = _native(conversion) if conversion.form is Form.native else _hf(conversion)
+    require_place(conversion)
+    plan = _planned(conversion)
     started_at = time.monotonic()
-    try:
-        with _aside(conversion, files=plan.files) as partial:
-            left = missing_bytes(plan.files, folder=partial)
-            _require_room(left, folder=partial)
-            sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
-            plan.complete(partial, sums=sums)
-            for name in (NOTE, LOCK):
-                (partial / name).unlink()
-            publish(partial, folder=destination)
-    except OSError as error:
-        raise EnvironmentError_(
-            f"{error.filename or destination}: {error.strerror or error}; see to it that "
-            f"{conversion.source.folder} can be read and {destination} be written. The same "
-            "command goes on from what is written."
-        ) from error
+    with explained(conversion), _aside(conversion, files=plan.files) as partial:
+        left = missing_bytes(plan.files, folder=partial)
+        require_room(left, folder=partial.parent)
+        sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
+        plan.complete(partial, sums=sums)
+        for name in (NOTE, LOCK):
+            (partial / name).unlink()
+        publish(partial, folder=conversion.destination)
     total = sum(file.bytes for file in plan.files)
     return Converted(
         bytes=total,
@@ -119,8 +110,48 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
     )
 
 
+def require_place(conversion: Conversion) -> None:
+    """Of the destination: nothing is there, and it lies outside of what is read."""
+    require_new(conversion.destination)
+    folder = conversion.source.folder
+    if conversion.destination.resolve().is_relative_to(folder.resolve()):
+        raise EnvironmentError_(
+            f"{conversion.destination} lies in {folder}, which is only read; choose a folder "
+            "beside it."
+        )
+
+
 def partial_folder(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}.partial")
+
+
+def planned_files(conversion: Conversion) -> Sequence[OutputFile]:
+    """The large ones, as ``convert`` would write them."""
+    return _planned(conversion).files
+
+
+def bytes_left(conversion: Conversion, *, files: Sequence[OutputFile]) -> int:
+    """What of them an earlier start of the same conversion has not written."""
+    partial = partial_folder(conversion.destination)
+    begun = _has_note(partial, note=_note(conversion, files=files))
+    return missing_bytes(files, folder=partial) if begun else sum(file.bytes for file in files)
+
+
+@contextmanager
+def explained(conversion: Conversion) -> Iterator[None]:
+    """What the disk refuses, as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentError_(
+            f"{error.filename or conversion.destination}: {error.strerror or error}; see to it "
+            f"that {conversion.source.folder} can be read and {conversion.destination} be written. "
+            "The same command goes on from what is written."
+        ) from error
+
+
+def _planned(conversion: Conversion) -> _Plan:
+    return _native(conversion) if conversion.form is Form.native else _hf(conversion)
 
 
 def _native(conversion: Conversion) -> _Plan:
@@ -179,11 +210,11 @@ def _common_dtype(source: SourceModel) -> Dtype:
     return found
 
 
-def _require_room(needed: int, *, folder: Path) -> None:
+def require_room(needed: int, *, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise EnvironmentError_(
-            f"{folder.parent} has {text_size(free)} free, and {text_size(needed)} are to be "
+            f"{folder} has {text_size(free)} free, and {text_size(needed)} are to be "
             "written; make room, or choose a folder on a larger disk."
         )
 
@@ -207,15 +238,19 @@ def _aside(conversion: Conversion, *, files: Sequence[OutputFile]) -> Iterator[P
 
 def _keep_what_fits(partial: Path, *, note: str) -> None:
     """Clear the folder unless it was begun by the same conversion."""
-    path = partial / NOTE
-    if path.is_file() and path.read_text(encoding="utf-8") == note:
+    if _has_note(partial, note=note):
         return
     for found in partial.iterdir():
         if found.is_dir():
             shutil.rmtree(found)
         elif found.name != LOCK:
             found.unlink()
-    write_text(path, text=note)
+    write_text(partial / NOTE, text=note)
+
+
+def _has_note(partial: Path, *, note: str) -> bool:
+    path = partial / NOTE
+    return path.is_file() and path.read_text(encoding="utf-8") == note
 
 
 def _note(conversion: Conversion, *, files: Sequence[OutputFile]) -> str:
@@ -234,14 +269,10 @@ def _note(conversion: Conversion, *, files: Sequence[OutputFile]) -> str:
 def _write(
     source: SourceModel, *, files: Sequence[OutputFile], folder: Path, progress: Progress
 ) -> Mapping[str, FileSum]:
-    """Write them, and meanwhile read a native source once whole, as its manifest has its sums."""
-    if not (source.folder / MANIFEST).is_file():
-        return write_files(files, folder=folder, progress=progress)
-    with ThreadPoolExecutor(1) as reader:
-        damage = reader.submit(verify.full, source.folder)
-        sums = write_files(files, folder=folder, progress=progress)
-        if problems := damage.result():
-            raise CheckpointError(
-                f"{source.folder} is damaged: {'; '.join(problems)}; bring it back from a copy."
-            )
-    return sums
+    try:
+        with source.proving():
+            return write_files(files, folder=folder, progress=progress)
+    except CheckpointError:
+        # What is made of a damaged source is nothing to go on from.
+        shutil.rmtree(folder)
+        raise

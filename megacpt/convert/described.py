@@ -84,6 +84,7 @@ def _described(
         "max_position_embeddings": architecture.max_positions,
         **_rope(config, architecture=architecture),
         **_experts(architecture),
+        **_growth(architecture),
         "dtype": DTYPE_NAMES[dtype],
         "torch_dtype": DTYPE_NAMES[dtype],
     }
@@ -93,9 +94,10 @@ def _rope(config: HfConfig, *, architecture: Architecture) -> dict[str, Any]:
     """``rope_theta`` and ``rope_scaling``, all that transformers 4 reads, beside 5's
     ``rope_parameters``, which hold both."""
     whole = _parameters(config, rope=architecture.rope, layer_type=FULL)
-    if architecture.query_growth is not None:
-        whole["llama_4_scaling_beta"] = architecture.query_growth.rate
-        whole[_ORIGINAL] = architecture.query_growth.original_max_positions
+    growth = architecture.query_growth
+    if growth is not None and not growth.unrotated:
+        whole["llama_4_scaling_beta"] = growth.rate
+        whole[_ORIGINAL] = growth.original_max_positions
     known = {"rope_theta": architecture.rope_theta, "rope_scaling": _as_4_reads(whole)}
     if architecture.rotary_share != 1.0:
         known["partial_rotary_factor"] = architecture.rotary_share
@@ -159,6 +161,18 @@ def _experts(architecture: Architecture) -> dict[str, int]:
     if architecture.experts is None:
         return {}
     return dict.fromkeys(("num_experts", "num_local_experts"), architecture.experts.num)
+
+
+def _growth(architecture: Architecture) -> dict[str, Any]:
+    """Llama 4's first folders have a number for the flag, which 5 refuses."""
+    growth = architecture.query_growth
+    if growth is None or not growth.unrotated:
+        return {}
+    return {
+        "attn_temperature_tuning": True,
+        "attn_scale": growth.rate,
+        "floor_scale": growth.original_max_positions,
+    }
 
 
 def _classes(stated: object, *, family: str) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 
 from megacpt.convert.sources import SourceTensor, stored_tensor
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.files import stored_names
 from megacpt.families.stored.fused import Whole, wholes
 from megacpt.families.stored.places import beside_of, frozen_names
 from megacpt.families.weights import Part
@@ -26,11 +27,13 @@ def folder_tensors(
 ) -> dict[str, SourceTensor]:
     """``dtype``: of the model's; None: each keeps its own, as those beside it do in any case."""
     beside, frozen = beside_of(described_by, architecture=architecture), frozen_names(architecture)
+    names = frozenset(stored_names(described_by) or ())
+    held = wholes(architecture, is_stored=lambda name: beside.naming.stored(name) in names)
     model = {
         beside.naming.stored(name): _put_together(whole, tensors=tensors).of_type(
             torch.float32 if name in frozen else dtype
         )
-        for name, whole in wholes(architecture).items()
+        for name, whole in held.items()
     }
     others = {name: stored_tensor(name, stored=found) for name, found in beside.tensors.items()}
     return {**model, **others}

@@ -25,7 +25,7 @@ def open_source(path: Path, *, base: Path | None = None) -> SourceModel:
     ``ModelError`` or ``CheckpointError`` say what is missing, damaged or not known.
     """
     if (path / MANIFEST).is_file():
-        return native_checkpoint(path, described_by=base or _base_of(path))
+        return native_checkpoint(path, described_by=base or description_of(path))
     if RunFolder(path).run_yaml.is_file():
         return _of_run(path, base=base)
     is_hf = (path / "config.json").is_file()
@@ -47,11 +47,11 @@ def _of_run(run_dir: Path, *, base: Path | None) -> SourceModel:
     folder = folders.newest(run_dir / "checkpoints")
     if folder is None:
         raise CheckpointError(f"{run_dir} has no complete checkpoint; train it first.")
-    return native_checkpoint(folder, described_by=base or _base_of(folder))
+    return native_checkpoint(folder, described_by=base or description_of(folder))
 
 
-def _base_of(checkpoint: Path) -> Path:
-    """The folder with the model's config.json and tokenizer."""
+def description_of(checkpoint: Path) -> Path:
+    """The folder with config.json and tokenizer of the model that a checkpoint is of."""
     own = checkpoint / DESCRIBED
     if (own / "config.json").is_file():
         return own

@@ -114,6 +114,7 @@ def _pieces(tensor: SourceTensor, *, at: int) -> Iterator[Piece]:
             shape=(rows.stop - rows.start, *tensor.shape[1:]),
             dtype=tensor.dtype,
             fill=partial(_fill, tensor=tensor, start=rows.start),
+            place=tensor.place(rows.start),
         )
         yield piece
         at += piece.bytes

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from megacpt.config.sections import Dtype
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import Stored, read_stored
-from megacpt.families.stored.places import StoredAs, hf_shapes, table_name
+from megacpt.families.stored.places import StoredAs, hf_shapes, num_four_bits, table_name
 from megacpt.families.weights import Role
 from megacpt.model.hf_tensors import HfTensors
 
@@ -50,6 +51,14 @@ class Fill(Protocol):
     def __call__(self, out: torch.Tensor, *, first: int) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Place:
+    """Where something begins that is read."""
+
+    file: Path
+    at: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTensor:
     """One tensor of the model; rows are the entries of its first dimension."""
@@ -57,6 +66,8 @@ class SourceTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     fill: Fill
+    place: Callable[[int], Place | None] = lambda row: None
+    """Of a row; None: whoever reads need not care for the order."""
 
     @property
     def bytes(self) -> int:
@@ -105,6 +116,11 @@ class SourceModel:
     files: Mapping[str, str] = field(default_factory=dict)
     """The file that holds each tensor of the Hugging Face folder, by the name it has there; empty
     where that is not known."""
+    proving: Callable[[], AbstractContextManager[None]] = nullcontext
+    """While all is read; ends with an error where that is not what was written, as far as anybody
+    has noted it."""
+    four_bits: int = 0
+    """Values that were such numbers (MXFP4) and are read as bf16."""
 
 
 def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
@@ -114,7 +130,8 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
     begins = _begins({place.file for place in found.places.values()})
     tensors = {}
     for name, place in found.places.items():
-        dtype = DTYPES[stored[place.part.name].dtype]
+        coded = place.part.scales is not None
+        dtype = torch.bfloat16 if coded else DTYPES[stored[place.part.name].dtype]
         fill = _fill_of(name, place=place, dtype=dtype, found=found, begins=begins)
         tensors[name] = SourceTensor(shape=place.shape, dtype=dtype, fill=fill)
     return SourceModel(
@@ -123,6 +140,7 @@ def hugging_face(folder: Path, *, architecture: Architecture) -> SourceModel:
         architecture=architecture,
         tensors=own_tensors(tensors, architecture=architecture, folder=folder),
         files={name: tensor.file.name for name, tensor in stored.items()},
+        four_bits=num_four_bits(found.places),
     )
 
 
@@ -154,7 +172,7 @@ def _fill_of(
 ) -> Fill:
     """Rows that lie one after another in their file are read from there; others are cut out."""
     part = place.part
-    is_all = not part.where(place.shape, dim=None, span=None)
+    is_all = not part.where(place.shape, dim=None, span=None) and part.scales is None
     if not is_all or part.rows is not None or part.transposed:
 
         def fill(out: torch.Tensor, *, first: int) -> None:

@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import Lock, local
+from threading import Event, Lock, local
 from typing import Protocol
 
 import torch
@@ -22,7 +23,7 @@ import xxhash
 
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.verify import sums_of
-from megacpt.convert.sources import Fill, bytes_of
+from megacpt.convert.sources import Fill, Place, bytes_of
 from megacpt.files import sync
 
 PIECE_BYTES = 2**24
@@ -53,6 +54,8 @@ class Piece:
     """Of the piece's own rows."""
     head: bytes = b""
     tail: bytes = b""
+    place: Place | None = None
+    """Where its values begin to be read, if that is best done in the order of the file."""
 
     @property
     def value_bytes(self) -> int:
@@ -83,6 +86,20 @@ class OutputFile:
     def bytes(self) -> int:
         return len(self.head) + sum(piece.bytes for piece in self.pieces)
 
+    def lanes(self) -> list[list[Piece]]:
+        """What one writer takes in a row: all of a file that is summed; else all that is read from
+        one file, in its order."""
+        if self.summed:
+            return [list(self.pieces)]
+        lanes: dict[object, list[Piece]] = {}
+        for number, piece in enumerate(self.pieces):
+            lanes.setdefault(number if piece.place is None else piece.place.file, []).append(piece)
+        return [sorted(lane, key=_place_of) for lane in lanes.values()]
+
+
+def _place_of(piece: Piece) -> int:
+    return piece.place.at if piece.place is not None else 0
+
 
 def missing_bytes(files: Sequence[OutputFile], *, folder: Path) -> int:
     """What is still to be written."""
@@ -103,8 +120,8 @@ def write_files(
     count = _Count(
         sum(file.bytes for file in written), total=sum(f.bytes for f in files), progress=progress
     )
-    buffers = _Buffers()
-    jobs = [_Job(file, folder=folder, count=count, buffers=buffers) for file in left]
+    work = _Work(folder=folder, count=count)
+    jobs = [_Job(file, work=work) for file in left]
     with ThreadPoolExecutor(writers) as pool:
         futures = [pool.submit(task) for job in jobs for task in job.tasks()]
         try:
@@ -112,6 +129,7 @@ def write_files(
             for future in done:
                 future.result()
         finally:
+            work.stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             for job in jobs:
                 job.close()
@@ -150,40 +168,48 @@ class _Buffers(local):
         return self._memory[:size].view(dtype).view(shape)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What all files have in common."""
+
+    folder: Path
+    count: _Count
+    buffers: _Buffers = field(default_factory=_Buffers)
+    stopped: Event = field(default_factory=Event)
+    """By a failure or Ctrl-C: no further piece is begun."""
+
+
 class _Job:
     """One file on its way."""
 
-    def __init__(self, file: OutputFile, *, folder: Path, count: _Count, buffers: _Buffers) -> None:
-        self.file, self._folder, self._count, self._buffers = file, folder, count, buffers
-        self._path = folder / f"{file.name}{_PARTIAL}"
-        self._left = 1 if file.summed else len(file.pieces)
+    def __init__(self, file: OutputFile, *, work: _Work) -> None:
+        self.file, self._work = file, work
+        self._path = work.folder / f"{file.name}{_PARTIAL}"
+        self._lanes = file.lanes()
+        self._left = len(self._lanes)
         self._handle: int | None = None
         self._lock = Lock()
         self.sum: FileSum | None = None
 
     def tasks(self) -> Iterator[Callable[[], None]]:
-        if self.file.summed:
-            yield self._write_all
-        else:
-            for piece in self.file.pieces:
-                yield lambda piece=piece: self._write_one(piece)  # type: ignore[misc]
+        for lane in self._lanes:
+            yield partial(self._write_lane, lane)
 
     def close(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
-    def _write_all(self) -> None:
-        digest = xxhash.xxh3_128(self.file.head)
-        for piece in self.file.pieces:
+    def _write_lane(self, pieces: Sequence[Piece]) -> None:
+        digest = xxhash.xxh3_128(self.file.head) if self.file.summed else None
+        for piece in pieces:
+            if self._work.stopped.is_set():
+                return
             for part in self._write(piece):
-                digest.update(part)
-        self.sum = FileSum(bytes=self.file.bytes, xxh128=digest.hexdigest())
-        self._finish()
-
-    def _write_one(self, piece: Piece) -> None:
-        for _ in self._write(piece):
-            pass
+                if digest is not None:
+                    digest.update(part)
+        if digest is not None:
+            self.sum = FileSum(bytes=self.file.bytes, xxh128=digest.hexdigest())
         with self._lock:
             self._left -= 1
             is_last = self._left == 0
@@ -197,7 +223,7 @@ class _Job:
                 if self.file.bytes:
                     os.posix_fallocate(self._handle, 0, self.file.bytes)
                 _write_at(self._handle, parts=[memoryview(self.file.head)], at=0)
-                self._count.add(len(self.file.head))
+                self._work.count.add(len(self.file.head))
             return self._handle
 
     def _write(self, piece: Piece) -> Iterator[memoryview]:
@@ -205,7 +231,7 @@ class _Job:
         handle, at = self._opened(), piece.at
         for rows in piece.chunks():
             shape = (rows.stop - rows.start, *piece.shape[1:])
-            values = self._buffers.tensor(shape, dtype=piece.dtype)
+            values = self._work.buffers.tensor(shape, dtype=piece.dtype)
             piece.fill(values, first=rows.start)
             parts = [bytes_of(values)]
             if rows.start == 0:
@@ -217,13 +243,13 @@ class _Job:
         if sys.platform == "linux":
             # The disk begins with it now, not when the file is flushed.
             os.posix_fadvise(handle, piece.at, piece.bytes, os.POSIX_FADV_DONTNEED)
-        self._count.add(piece.bytes)
+        self._work.count.add(piece.bytes)
 
     def _finish(self) -> None:
         handle = self._opened()
         os.fsync(handle)
         self.close()
-        self._path.rename(self._folder / self.file.name)
+        self._path.rename(self._work.folder / self.file.name)
 
 
 def _write_at(handle: int, *, parts: Sequence[memoryview], at: int) -> int:

@@ -17,11 +17,15 @@ from megacpt.families.mixtures import (
     deepseek_v2,
     deepseek_v3,
     glm4_moe,
+    gpt_oss,
+    granitemoe,
+    llama4_text,
     mixtral,
+    olmoe,
     qwen2_moe,
     qwen3_moe,
 )
-from megacpt.families.recurrent import qwen3_5
+from megacpt.families.recurrent import qwen3_5, qwen3_5_moe, qwen3_next
 from megacpt.families.reshaped import (
     cohere,
     cohere2,
@@ -47,7 +51,7 @@ class Family:
     parts: Callable[[Architecture], Mapping[str, Part]] = lambda _: {}
     """Tensors that some folders hold as parts of larger ones."""
     fused: bool = False
-    """All folders do, so that an export does, too."""
+    """All folders do, so that an export does, too; of optional parts, if the base model does."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json that Llama's calls otherwise, by Llama's."""
 
@@ -68,13 +72,23 @@ FAMILIES = {
     glm.MODEL_TYPE: Family(read=glm.read, params=glm.PARAMS, parts=glm.parts, fused=True),
     glm4.MODEL_TYPE: Family(read=glm4.read, params=glm4.PARAMS, parts=glm4.parts, fused=True),
     glm4_moe.MODEL_TYPE: Family(read=glm4_moe.read, params=glm4_moe.PARAMS, parts=glm4_moe.parts),
+    gpt_oss.MODEL_TYPE: Family(
+        read=gpt_oss.read, params=gpt_oss.PARAMS, parts=gpt_oss.parts, fused=True
+    ),
     granite.MODEL_TYPE: Family(read=granite.read, params=granite.PARAMS),
+    granitemoe.MODEL_TYPE: Family(
+        read=granitemoe.read, params=granitemoe.PARAMS, parts=granitemoe.parts, fused=True
+    ),
     llama.MODEL_TYPE: Family(read=llama.read, params=llama.PARAMS),
+    llama4_text.MODEL_TYPE: Family(
+        read=llama4_text.read, params=llama4_text.PARAMS, parts=llama4_text.parts, fused=True
+    ),
     ministral3.MODEL_TYPE: Family(read=ministral3.read, params=ministral3.PARAMS),
     mistral.MODEL_TYPE: Family(read=mistral.read, params=mistral.PARAMS),
     mixtral.MODEL_TYPE: Family(read=mixtral.read, params=mixtral.PARAMS, parts=mixtral.parts),
     olmo2.MODEL_TYPE: Family(read=olmo2.read, params=olmo2.PARAMS),
     olmo3.MODEL_TYPE: Family(read=olmo3.read, params=olmo3.PARAMS),
+    olmoe.MODEL_TYPE: Family(read=olmoe.read, params=olmoe.PARAMS, parts=olmoe.parts),
     phi3.MODEL_TYPE: Family(read=phi3.read, params=phi3.PARAMS, parts=phi3.parts, fused=True),
     qwen2.MODEL_TYPE: Family(read=qwen2.read, params=qwen2.PARAMS),
     qwen2_moe.MODEL_TYPE: Family(
@@ -84,8 +98,14 @@ FAMILIES = {
     qwen3_5.MODEL_TYPE: Family(
         read=qwen3_5.read, params=qwen3_5.PARAMS, parts=qwen3_5.parts, fused=True
     ),
+    qwen3_5_moe.MODEL_TYPE: Family(
+        read=qwen3_5_moe.read, params=qwen3_5_moe.PARAMS, parts=qwen3_5_moe.parts, fused=True
+    ),
     qwen3_moe.MODEL_TYPE: Family(
         read=qwen3_moe.read, params=qwen3_moe.PARAMS, parts=qwen3_moe.parts
+    ),
+    qwen3_next.MODEL_TYPE: Family(
+        read=qwen3_next.read, params=qwen3_next.PARAMS, parts=qwen3_next.parts, fused=True
     ),
     smollm3.MODEL_TYPE: Family(read=smollm3.read, params=smollm3.PARAMS),
     starcoder2.MODEL_TYPE: Family(

@@ -50,6 +50,8 @@ class Experts:
     """Of an MLP that all tokens pass beside their experts; ``None``: there is none."""
     shared_gate: bool = False
     """Its result is multiplied by the sigmoid of a number for each token."""
+    on_input: bool = False
+    """A token's weight of an expert multiplies what the expert takes; else what it gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +122,23 @@ class Norms:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryGrowth:
     """Queries are the larger the later they stand in their document: times
-    1 + ``rate`` * ln(1 + floor(position / ``original_max_positions``)) (Ministral 3)."""
+    1 + ``rate`` * ln(1 + floor(position / ``original_max_positions``))."""
 
     rate: float
     original_max_positions: int
+    first: int = 0
+    """Position of a document's first token."""
+    unrotated: bool = False
+    """Only in layers that do not rotate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundedGlu:
+    """An MLP of gate g and up u gives (u + 1) * g * sigmoid(``slope`` * g), where g is at most
+    ``limit`` and u from -``limit`` to ``limit`` (gpt-oss)."""
+
+    slope: float
+    limit: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +171,8 @@ class Architecture:
     sliding_window: int | None = None
     """Last tokens that a token sees, itself among them; ``None``: all before it."""
     full_attention_layers: tuple[int, ...] = ()
-    """Layers, from 0, whose tokens see all before them in spite of ``sliding_window``."""
+    """Layers, from 0, whose tokens see all before them in spite of ``sliding_window`` or
+    ``attention_chunk``."""
     qkv_bias: bool = False
     """Of query, key and value, whatever the output has."""
     qk_norm: bool = False
@@ -186,6 +202,14 @@ class Architecture:
     local_rope: Rope | None = None
     """Of the layers that have a window, where they rotate in another way."""
     query_growth: QueryGrowth | None = None
+    sinks: bool = False
+    """Each head's softmax has one term more, of a learned score, whose value is nothing."""
+    bounded_glu: BoundedGlu | None = None
+    """In place of ``activation``."""
+    attention_chunk: int | None = None
+    """Tokens of a chunk, from a document's first on, which see no other; ``None``: no chunks."""
+    rotated_qk_norm: bool = False
+    """Each head's query and key, rotated, pass an RMSNorm without weights."""
 
     @property
     def attention_size(self) -> float:
@@ -220,6 +244,15 @@ class Architecture:
     def window(self, layer: int) -> int | None:
         """Of the layer, counted from 0."""
         return None if layer in self.full_attention_layers else self.sliding_window
+
+    def chunk(self, layer: int) -> int | None:
+        """Of the layer, counted from 0."""
+        return None if layer in self.full_attention_layers else self.attention_chunk
+
+    def growth_of(self, layer: int) -> QueryGrowth | None:
+        """``layer``: counted from 0."""
+        growth, rotates = self.query_growth, self.rope_of(layer) is not None
+        return None if growth is not None and growth.unrotated and rotates else growth
 
     def balanced_by(self, coefficient: float | None) -> Architecture:
         """The same with another weight of the load-balancing loss, where one is given."""

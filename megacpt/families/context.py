@@ -47,12 +47,14 @@ def stretched(architecture: Architecture, *, by: RopeConfig) -> Architecture:
             f"{architecture.max_positions / original:g} or more."
         )
     growth = architecture.query_growth
+    if growth is not None and not growth.unrotated:
+        growth = replace(growth, original_max_positions=original)
     return replace(
         architecture,
         max_positions=longest,
         rope_theta=by.theta or architecture.rope_theta,
         rope_scaling=_scaling(by, original=original),
-        query_growth=growth and replace(growth, original_max_positions=original),
+        query_growth=growth,
     )
 
 

@@ -28,15 +28,16 @@ def num_active_parameters(architecture: Architecture) -> int:
 def training_flops_per_token(architecture: Architecture, *, sequence_length: int) -> float:
     """Forward and backward floating point operations of one token, causal attention counted at half
     of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311), less what a window
-    cuts off it; of the experts, those of the token. A gated delta net reads and writes a state."""
+    or a chunk cuts off it; of the experts, those of the token. A gated delta net reads and writes a
+    state."""
     # Looking up an embedding is no operation; as a tied head the same table is one.
     head = Role.embedding if architecture.tied_embeddings else Role.head
     products = (r for r in param_rows(architecture) if r.role in (Role.linear, Role.router, head))
     weights = _num_active(products, architecture=architecture)
     net = architecture.delta_net
     layers = set(range(architecture.num_layers)).difference(net.layers if net else ())
-    windows = (architecture.window(layer) for layer in layers)
-    keys = sum(_twice_keys(sequence_length, window=w) for w in windows)
+    seen = ((architecture.window(layer), architecture.chunk(layer)) for layer in layers)
+    keys = sum(_twice_keys(sequence_length, window=window, chunk=chunk) for window, chunk in seen)
     attention = architecture.attention_size * keys
     return 6.0 * (weights + attention + (_state_values(net) if net else 0))
 
@@ -46,8 +47,11 @@ def _state_values(net: DeltaNet) -> int:
     return 3 * len(net.layers) * net.value_heads * net.key_dim * net.value_dim
 
 
-def _twice_keys(sequence_length: int, *, window: int | None) -> float:
+def _twice_keys(sequence_length: int, *, window: int | None, chunk: int | None) -> float:
     """Twice the keys that a token sees on average."""
+    if chunk is not None:
+        chunks, rest = divmod(sequence_length, chunk)
+        return (chunks * chunk**2 + rest**2) / max(sequence_length, 1)
     unseen = max(sequence_length - (window or sequence_length), 0)
     return sequence_length - unseen**2 / max(sequence_length, 1)
 

@@ -183,18 +183,20 @@ class HfConfig:
             raise self._fail(key, rule=f"must be one of {', '.join(_ACTIVATIONS)}", value=value)
         return _ACTIVATIONS[value]
 
-    def local_window(self, *, default: int) -> int:
+    def local_window(self, *, default: int, key: str = "sliding_window") -> int:
         """Of a family in which layers have one by their type."""
-        stated = HfConfig(path=self.path, values={"sliding_window": default, **self.values})
-        return stated.integer("sliding_window")
+        stated = HfConfig(path=self.path, values={key: default, **self.values})
+        return stated.integer(key)
 
-    def full_attention_layers(self, *, num: int, default: Callable[[int], bool]) -> tuple[int, ...]:
-        """Layers, of ``num`` from 0, that have no window, by ``layer_types``; where that is not
+    def full_attention_layers(
+        self, *, num: int, default: Callable[[int], bool], local: str = LOCAL
+    ) -> tuple[int, ...]:
+        """Layers, of ``num`` from 0, that are not ``local``, by ``layer_types``; where that is not
         stated, those for which ``default`` is true."""
-        known = ("full_attention", "sliding_attention")
+        known = (FULL, local)
         unless = [known[0] if default(n) else known[1] for n in range(num)]
         kinds = self.names("layer_types", num=num, known=known, default=unless)
-        return tuple(n for n, kind in enumerate(kinds) if kind == "full_attention")
+        return tuple(n for n, kind in enumerate(kinds) if kind == FULL)
 
     def head_dim(self) -> int:
         """Stated, or hidden_size / num_attention_heads."""

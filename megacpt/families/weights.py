@@ -251,6 +251,11 @@ class Part:
     """Rows of a group, where there are several: an attention head's, a pair's."""
     transposed: bool = False
     """It holds the part's rows as columns."""
+    scales: str | None = None
+    """Where it holds four-bit numbers (megacpt.families.stored.mxfp4), the tensor of their scales;
+    ``shape`` counts the numbers."""
+    optional: bool = False
+    """Other folders of the family hold it under its own name."""
 
     def where(
         self, shape: tuple[int, ...], *, dim: int | None, span: slice | None
@@ -320,6 +325,7 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "hidden": architecture.hidden_size,
         "ffn": architecture.ffn_hidden_size,
         "head": architecture.head_dim,
+        "heads": architecture.num_heads,
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
         "one": 1,

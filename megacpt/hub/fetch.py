@@ -106,6 +106,15 @@ def fetch_weights(folder: Path, *, note: Callable[[str], None], progress: Progre
             _download(file.name, model=model)
 
 
+def missing_bytes(folder: Path) -> int:
+    """What ``fetch_weights`` would bring."""
+    model = HubModel.stored(str(folder))
+    if model is None or holds_weights(folder):
+        return 0
+    with telling(model, called=f"model.path={model}"):
+        return sum(file.size for file in _weights(_list(model), folder=folder))
+
+
 def is_whole(folder: Path) -> bool:
     """Whether all but the weights is there (``_Listing.small``)."""
     return (folder / TOKENIZER).exists() or any(

@@ -1,57 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build this rank's part of the model: one GPTModel a virtual pipeline stage, weights not filled.
-
-Shapes: S sequence, B batch, V the vocabulary columns of this rank.
-"""
+"""Build this rank's part of the model: a chunk a virtual pipeline stage, weights not filled."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from megatron.core import parallel_state
-from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
-from megacpt.families.architecture import Architecture, Scales
+from megacpt.families.architecture import Architecture
 from megacpt.model.config import transformer_config
+from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
+from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
-from megacpt.model.layers.experts import mark_expert
-from megacpt.model.layers.output_layer import OutputLayer
-from megacpt.model.layers.scales import ScaledEmbedding
+from megacpt.model.layers.experts import add_biases_apart, mark_expert
 from megacpt.model.layers.shapes import NormOverHeads
 from megacpt.model.placement import placed_params
 from megacpt.model.precision import emulate
-
-
-class Model(GPTModel):  # type: ignore[misc]
-    """GPTModel with an output layer that masks padding and, on request, takes the loss itself."""
-
-    def __init__(
-        self, *, real_vocab_size: int, scales: Scales, fuse_loss: bool, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self._fuse_loss = fuse_loss
-        if self.pre_process and scales.embedding != 1.0:
-            ScaledEmbedding.take_over(self.embedding, scales=scales)
-        if self.post_process:
-            OutputLayer.take_over(self.output_layer, vocab_size=real_vocab_size, scales=scales)
-
-    def _postprocess(self, **kwargs: Any) -> Any:
-        """Losses from the hidden states, where megatron-core would make all logits first."""
-        labels_BS, loss_weights_BS = kwargs["labels"], kwargs["loss_mask"]
-        fused = self._fuse_loss and labels_BS is not None and loss_weights_BS is not None
-        if not (fused and self.post_process):
-            return super()._postprocess(**kwargs)
-        tied = self.share_embeddings_and_output_weights
-        return self.output_layer(
-            kwargs["hidden_states"],
-            self.shared_embedding_or_output_weight() if tied else None,
-            labels_BS=labels_BS,
-            loss_weights_BS=loss_weights_BS,
-        )
 
 
 def build_model(
@@ -70,6 +38,7 @@ def build_model(
     kernels = kernels or KernelsConfig()
     if kind is DeviceKind.gpu:
         require_recipe(precision)
+        require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
         architecture,
         parallel=parallel,
@@ -110,11 +79,11 @@ def _build_chunk(
     sequence_length: int,
     fuse_loss: bool,
     vp_stage: int | None,
-) -> Model:
+) -> Any:
     stage = {"ignore_virtual": False, "vp_stage": vp_stage}
     model = Model(
         config=config,
-        transformer_layer_spec=block_spec(
+        layers=block_spec(
             architecture,
             config=config,
             kind=kind,
@@ -135,6 +104,8 @@ def _build_chunk(
     if architecture.qk_norm_over_heads:
         for layer in model.decoder.layers:
             NormOverHeads.put_into(layer.self_attention, norms=architecture.norms)
+    if architecture.experts is not None and architecture.mlp_bias:
+        add_biases_apart(model)
     Ropes.take_over(model.rotary_pos_emb, architecture=architecture)
     return model
 

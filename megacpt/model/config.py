@@ -23,7 +23,7 @@ from megacpt.config.sections import (
 from megacpt.families import has_equal_layers
 from megacpt.families.architecture import Architecture
 from megacpt.model.kernels import kernel_settings
-from megacpt.model.layers.activation import ACTIVATIONS
+from megacpt.model.layers.activation import ACTIVATIONS, bounded_glu_settings
 from megacpt.model.layers.attention.rope import table_keys
 from megacpt.model.layers.experts import expert_settings
 from megacpt.model.precision import precision_settings
@@ -40,7 +40,10 @@ def transformer_config(
     """One config serves all chunks of a rank; the schedules read their callbacks from it."""
     fused = kernel_settings(kernels, parallel=parallel, precision=precision, kind=kind)
     return TransformerConfig(
-        **fused | _activation(architecture, kind=kind) | _plain_rotation(architecture),
+        **fused
+        | _activation(architecture, kind=kind)
+        | _plain_rotation(architecture)
+        | _biases_of_experts(architecture),
         **_sizes(architecture),
         **_layout(parallel),
         **_recompute(parallel),
@@ -52,6 +55,7 @@ def transformer_config(
         no_rope_freq=_without_rope(architecture),
         **_windows(architecture),
         softmax_scale=architecture.scales.attention,
+        softmax_type="learnable" if architecture.sinks else "vanilla",
         hidden_dropout=0.0,
         attention_dropout=0.0,
         calculate_per_token_loss=True,
@@ -79,6 +83,8 @@ def _sizes(architecture: Architecture) -> dict[str, Any]:
 
 
 def _activation(architecture: Architecture, *, kind: DeviceKind) -> dict[str, Any]:
+    if architecture.bounded_glu is not None:
+        return bounded_glu_settings(architecture.bounded_glu, kind=kind)
     if architecture.gated and not architecture.experts and kind is not DeviceKind.gpu:
         # megacpt.model.layers.activation takes the place of Transformer Engine's.
         return {"use_te_activation_func": True, "activation_func": silu}
@@ -99,6 +105,12 @@ def _plain_rotation(architecture: Architecture) -> dict[str, bool]:
     """Of packed documents the fused kernel knows neither pairs nor tables of several lengths."""
     by_length = any(is_long for _, is_long in table_keys(architecture))
     return {"apply_rope_fusion": False} if by_length or architecture.rotary_pairs else {}
+
+
+def _biases_of_experts(architecture: Architecture) -> dict[str, bool]:
+    """Are added by the experts themselves, which refuse the kernel for those of other layers."""
+    has_some = architecture.experts is not None and architecture.mlp_bias
+    return {"bias_dropout_fusion": False} if has_some else {}
 
 
 def _windows(architecture: Architecture) -> dict[str, Any]:

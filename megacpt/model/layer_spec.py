@@ -27,6 +27,8 @@ from megacpt.families.architecture import Architecture, Experts
 from megacpt.families.saved import saved_norms
 from megacpt.model.config import has_qkv_bias
 from megacpt.model.layers.activation import gated_class
+from megacpt.model.layers.attention.causal import CausalAttention
+from megacpt.model.layers.attention.chunked import chunked_class
 from megacpt.model.layers.attention.latent import latent_attention
 from megacpt.model.layers.attention.rotation import RotatedAttention, rotation_of
 from megacpt.model.layers.experts import mlp_submodules, with_router
@@ -45,7 +47,7 @@ def block_spec(
     pp_rank: int,
     vp_stage: int | None,
 ) -> Any:
-    """The specification of this stage's layers, as GPTModel takes it."""
+    """The specification of this stage's layers and of the norm after the last of all."""
     first = get_transformer_layer_offset(config, vp_stage, pp_rank)
     layers = range(first, first + get_num_layers_to_build(config, vp_stage, pp_rank))
     specs = [layer_spec(architecture, config=config, kind=kind, layer=layer) for layer in layers]
@@ -90,8 +92,12 @@ def _choose_attention(
         if rotation := rotation_of(architecture, layer=layer):
             submodules.self_attention.module = RotatedAttention
             submodules.self_attention.params |= {"rotation": rotation}
-        submodules.self_attention.submodules.core_attention = modules.core_attention
-        _correct_biases(submodules.self_attention.submodules, architecture=architecture)
+        parts, chunk = submodules.self_attention.submodules, architecture.chunk(layer)
+        parts.core_attention = modules.core_attention
+        # On GPUs no sample is longer than a chunk (megacpt.model.layers.attention.chunked).
+        if chunk is not None and parts.core_attention is CausalAttention:
+            parts.core_attention = chunked_class(chunk)
+        _correct_biases(parts, architecture=architecture)
 
 
 def _finished(layer: Any, *, architecture: Architecture, experts: Experts | None) -> Any:

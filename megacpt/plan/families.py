@@ -48,9 +48,10 @@ EXAMPLE = {
 """Sizes of which all that is cut in two can be cut in two."""
 _TP2 = ParallelConfig(tp=2)
 _TP2_SP = ParallelConfig(tp=2, sequence_parallel=True)
+_TP2_EXPERTS = ParallelConfig(tp=2, sequence_parallel=True, etp=1)
 PROBES: Mapping[str, Sequence[Facts]] = {
-    "tp": [Facts(config=RunConfig(parallel=_TP2)), Facts(config=RunConfig(parallel=_TP2_SP))],
-    "sp": [Facts(config=RunConfig(parallel=_TP2_SP))],
+    "tp": [Facts(config=RunConfig(parallel=p)) for p in (_TP2, _TP2_SP, _TP2_EXPERTS)],
+    "sp": [Facts(config=RunConfig(parallel=p)) for p in (_TP2_SP, _TP2_EXPERTS)],
     "pp": [Facts(config=RunConfig(parallel=ParallelConfig(pp=2)))],
     "vpp": [Facts(config=RunConfig(parallel=ParallelConfig(pp=2, vpp=2)))],
     "ep": [Facts(config=RunConfig(parallel=ParallelConfig(dp=2, ep=2)))],

@@ -325,3 +325,40 @@ def test_the_whole_way_with_ranks_that_ask_nobody(hub: HubServer, tmp_path: Path
     assert files_with(str(tmp_path / "home"), folder=exported) == []
     assert files_with(TOKEN, folder=tmp_path) == []
     assert TOKEN not in said
+
+
+def test_a_checkpoint_is_no_model_and_what_to_say_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that the message names plans the run it was asked for."""
+    monkeypatch.chdir(tmp_path)
+    folder = write_model_folder(tmp_path / "hf")
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    assert main(["convert", "hf", "native"]) == 0
+    capsys.readouterr()
+    assert main(["plan", *TINY, "model.path=native"]) == 2
+    said = capsys.readouterr().err
+    settings = "model.path=native/hf model.init=random checkpoint.load_from=native"
+    assert said == (
+        f"Error: model.path={tmp_path}/native is a checkpoint, not a Hugging Face folder; use "
+        f"{settings}, or write it as one: megacpt convert native native-hf\n"
+    )
+    assert main(["plan", *TINY, *settings.split()]) == 0
+    planned = " ".join(capsys.readouterr().out.split())
+    assert f"Begins with {tmp_path}/native (step 0): its weights" in planned
+    words = ["vocabulary", "native", "--add", "hf/config.json", "--output", "grown"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "native is a checkpoint, not a Hugging Face folder; write it as one: megacpt" in said
+
+
+def test_a_run_is_no_model_either(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = prepared("model.path=org/tiny")
+    capsys.readouterr()
+    assert main(["plan", *TINY[:2], "run_dir=other", *FEW, "model.path=run"]) == 2
+    said = capsys.readouterr().err
+    assert f"model.path=org/tiny@{stored.name} checkpoint" in said
+    assert "run is a run folder, not a Hugging Face folder; use model.path=org/tiny@" in said
+    assert "checkpoint.load_from=run, or write it as one: megacpt convert run run-hf" in said

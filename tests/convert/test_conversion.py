@@ -18,14 +18,16 @@ from safetensors.torch import load_file
 from megacpt.checkpoint.manifest import MANIFEST
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.convert.conversion import Conversion, Converted, Form, convert, partial_folder
-from megacpt.convert.native import writer
+from megacpt.convert.native import proof, writer
 from megacpt.convert.opened import open_source
 from megacpt.errors import CheckpointError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
+from tests.convert.support import count_reads
 from tests.family_cases import cases
 from tests.llama_cases import write_llama
 
-CASES = cases()
+# What is drawn has the same tensors in other sizes.
+CASES = {name: case for name, case in cases().items() if not name.startswith("varied-")}
 FIRST = {case.model_type: name for name, case in reversed(CASES.items())}
 """One of each family; the others are slow together."""
 
@@ -269,6 +271,14 @@ def test_room_is_asked_for_first(
     assert not (tmp_path / "native").exists()
 
 
+def test_nothing_is_written_into_the_source(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(base)
+    for inside in (base / "native", tmp_path / "link" / "native"):
+        with pytest.raises(EnvironmentError_, match=r"lies in \S*base, which is only"):
+            to_native(base, inside)
+    assert not (base / "native").exists()
+
+
 def test_nothing_is_written_over(base: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "thesis.txt").write_text("years of work")
@@ -297,3 +307,39 @@ def test_a_folder_cut_short_is_refused(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "native").exists()
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
         open_source(base)
+
+
+def test_the_disk_gives_each_byte_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checksums take the bytes as they are read for the weights; of the groups of keys and values
+    that lie between those of queries, again some."""
+    write_llama(tmp_path / "base", hidden_size=96, num_key_value_heads=2)
+    to_native(tmp_path / "base", tmp_path / "native")
+    conversion = Conversion(
+        source=open_source(tmp_path / "native"), form=Form.hf, destination=tmp_path / "hf"
+    )
+    monkeypatch.setattr(proof, "TAIL_BYTES", 2000)
+    read = count_reads(monkeypatch)
+    convert(conversion)
+    size = (tmp_path / "native" / "__0_0.distcp").stat().st_size
+    keys_and_values = sum(
+        t.nbytes for n, t in stored(tmp_path / "base").items() if "k_proj" in n or "v_proj" in n
+    )
+    assert size <= read["__0_0.distcp"] < size + keys_and_values
+    assert_same(tmp_path / "hf", base=tmp_path / "base")
+
+
+def test_what_a_damaged_checkpoint_has_become_is_not_gone_on_from(
+    base: Path, tmp_path: Path
+) -> None:
+    """What came wrong once may come right the next time, when what was made of it is there."""
+    to_native(base, tmp_path / "native")
+    path = tmp_path / "native" / "__0_0.distcp"
+    content, stat = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"it holds model\.embed_tokens\.weight and 38 more;"):
+        to_hf(tmp_path / "native", tmp_path / "hf")
+    assert not partial_folder(tmp_path / "hf").exists()
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert to_hf(tmp_path / "native", tmp_path / "hf").resumed_bytes == 0
+    assert_same(tmp_path / "hf", base=base)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export is the same model and the same tokenizer to each version of transformers.
+"""An export is the same model and the same tokenizer to each version of transformers, and the same
+model to llama.cpp.
 
 ``make test-readers`` installs the others beside the environment's own (tools/install_readers.py).
 """
@@ -7,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,18 +21,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from megacpt.families import FAMILIES as KNOWN
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
-from tests.family_cases.norms import CASES as OTHER_SHAPES
+from tests.family_cases import Case, cases
+from tests.family_cases.delta_nets import NOISE
 from tests.family_cases.ropes import CASES as ROPES
 from tests.family_cases.windows import CASES as WINDOWS
 from tests.llama_cases import LLAMA3_ROPE, write_llama
-from tests.mixtral_cases import CASES as MIXTRAL_CASES
-from tests.mixtral_cases import write_mixtral
 from tests.multimodal_cases import write_parts
-from tests.qwen_cases import CASES as QWEN_CASES
-from tests.qwen_cases import write_qwen
 
 pytestmark = pytest.mark.readers
 ROOT = Path(__file__).parents[2]
@@ -39,25 +40,35 @@ TINY = ROOT / "configs" / "model" / "tiny"
 SIZES: dict[str, Any] = {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": [10, 256]}
 TOKENS_BS = torch.randint(0, 257, (2, 96), generator=torch.Generator().manual_seed(3))
 PARTS = (
-    *("llava", "mistral3", "mistral3-tied", "idefics3", "smolvlm", "internvl"),
-    *("qwen2_vl", "qwen2_5_vl-tied", "qwen3_vl"),
+    *("llava", "mistral3", "mistral3-tied", "idefics3", "smolvlm", "internvl", "gemma3"),
+    *("qwen2_vl", "qwen2_5_vl-tied", "qwen3_vl", "qwen3_5"),
 )
-UNKNOWN = {
-    "4.48.3": {
-        *("qwen3", "qwen3-top2-of-4", "smollm3-tied", "yarn-options", "glm4", "gemma3", "olmo3"),
-        *("qwen2-windows", *PARTS),
-    }
-    - {"idefics3"},
-    "4.57.6": {"llava"},
-    "5.0.0": {"llava", "mistral3", "mistral3-tied", "olmo3"},
+OTHERWISE = {
+    "4.48.3": {"qwen2-windows", "yarn-options", *PARTS} - {"idefics3"},
+    "4.57.6": {"llava", "gemma3"},
+    "5.0.0": {"llava", "gemma3", "mistral3", "mistral3-tied", "olmo3"},
 }
-"""Families that came later; those whose part for images 5.23 writes as no other reads it; windows
-of some layers, which only flash attention knew; OLMo 3, all of whose layers 5.0 stretches."""
+"""What a version reads as another model, though it knows the class: those whose part for images
+5.23 writes as no other reads it; windows of some layers, which only flash attention knew; OLMo 3,
+all of whose layers 5.0 stretches."""
+CAME_LATER = {
+    "4.48.3": {
+        *("deepseek_v2", "deepseek_v3", "gemma3_text", "glm4", "glm4_moe", "ministral3", "olmo3"),
+        *("qwen3", "qwen3_5_text", "qwen3_moe", "smollm3"),
+        *("gpt_oss", "llama4_text", "qwen3_next", "qwen3_5_moe_text"),
+    },
+    "4.57.6": {"ministral3", "qwen3_5_text", "qwen3_5_moe_text"},
+    "5.0.0": {"qwen3_5_text", "qwen3_5_moe_text"},
+}
+"""Families that a version does not have."""
 NO_FAULT = (
     # Of 5.0.0 about its own form: it does not expect there what it has put there.
     "Unrecognized keys in `rope_parameters` for 'rope_type'='dynamic': {'rope_theta'}",
     # Of all 5 about every Phi-3: the factor it misses makes 4 refuse the model.
     "This model config has set a `rope_parameters['original_max_position_embeddings']` field",
+    # Of 5.23 about every delta net that it computes on a CPU.
+    "`causal_conv1d_fn` is falling back to its reference PyTorch implementation",
+    "`chunk_gated_delta_rule` is falling back to its reference PyTorch implementation",
 )
 TEXTS = ["In the beginning", "def f(x): return 1", "<eos>ab<eos>", "naïve\t日本"]
 
@@ -129,8 +140,6 @@ def quantised_once(folder: Path) -> None:
     as_4_writes(folder, quantization_config=left_over)
 
 
-LIKE_LLAMA = ("qwen2", "qwen3", "granite", "mistral", "smollm3-tied")
-MIXTURES = ("top2-of-4", "qwen3-top2-of-4")
 BASES: dict[str, Callable[[Path], object]] = {
     write.__name__: write
     for write in (
@@ -138,19 +147,61 @@ BASES: dict[str, Callable[[Path], object]] = {
         *(quantised_once, five_begins_texts, five_begins_and_ends_texts),
     )
 }
-BASES |= {
-    name: replace(case, changes={**case.changes, **SIZES}).write
-    for name, case in {
-        "qwen2-windows": WINDOWS["qwen2"],
-        **{name: ROPES[name] for name in ("yarn-options", "longrope-of-documents", "glm4")},
-    }.items()
+OLDER_GLM = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+MINISTRAL_3 = ROPES["ministral3"].changes
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "cohere": {"tie_word_embeddings": True},
+    "cohere2": {"rotary_pct": 1.0},
+    "deepseek_v2": {"rms_norm_eps": 1e-6, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
+    "deepseek_v3": {"rms_norm_eps": 1e-6, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+    "gemma2": {"tie_word_embeddings": True, "query_pre_attn_scalar": 16},
+    "gemma3_text": {
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        "query_pre_attn_scalar": 16,
+        "final_logit_softcapping": None,
+    },
+    "glm": {
+        "head_dim": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": OLDER_GLM,
+        # Or it takes the hidden size for it.
+        "seq_length": 256,
+    },
+    "ministral3": {
+        "rope_parameters": {
+            **MINISTRAL_3["rope_parameters"],
+            "factor": 16.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        }
+    },
+    "phi3": {"sliding_window": None},
+    "qwen3_5_text": {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [1, 1, 0],
+            "mrope_interleaved": True,
+        },
+    },
+    "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
 }
-BASES |= {name: partial(write_qwen, **(QWEN_CASES[name] | SIZES)) for name in LIKE_LLAMA}
-BASES |= {
-    name: replace(OTHER_SHAPES[name], changes=OTHER_SHAPES[name].changes | SIZES).write
-    for name in ("cohere", "cohere2-tied", "gemma2", "gemma3", "olmo2", "olmo3", "starcoder2")
+"""What llama.cpp takes for granted, as the published models of the family have it."""
+FAMILIES: dict[str, Case] = {
+    case.model_type: replace(
+        case, changes={**case.changes, **AS_PUBLISHED.get(case.model_type, {})}
+    )
+    for case in reversed(cases().values())
 }
-BASES |= {name: partial(write_mixtral, **(MIXTRAL_CASES[name] | SIZES)) for name in MIXTURES}
+"""One case of each."""
+CASES = FAMILIES | {"qwen2-windows": WINDOWS["qwen2"], "yarn-options": ROPES["yarn-options"]}
+BASES |= {
+    name: replace(case, changes={**case.changes, **SIZES}).write for name, case in CASES.items()
+}
 BASES |= {name: partial(write_parts, case=name, **SIZES) for name in PARTS}
 
 
@@ -170,6 +221,7 @@ def save_tokenizer(folder: Path) -> None:
 class Native:
     """What an export must be read as."""
 
+    base: Path
     logits_BSV: torch.Tensor
     ids: list[list[int]]
     ids_of_text: list[list[int]]
@@ -182,6 +234,7 @@ def native(base: Path, *, logits_BSV: torch.Tensor) -> Native:
 
     tokenizer = load_tokenizer(base)
     return Native(
+        base=base,
         logits_BSV=logits_BSV,
         ids=[tokenizer.encode(text, special=False).tolist() for text in TEXTS],
         ids_of_text=[tokenizer.encode(text).tolist() for text in TEXTS],
@@ -217,8 +270,28 @@ def exports(
     return root, written
 
 
-def known_not(reader: Path | None) -> set[str]:
-    return UNKNOWN.get(reader.name, set()) if reader else set()
+def largest_difference(name: str) -> float:
+    if name in CASES:
+        return CASES[name].logits_atol
+    return NOISE if name == "qwen3_5" else 2e-5
+
+
+def differences(read: dict[str, Any], *, wanted: Native, name: str) -> dict[str, Any]:
+    """What was read otherwise than it was written, and as what."""
+    difference = float((read["logits"] - wanted.logits_BSV).abs().max())
+    unexpected = [text for text in read["warnings"] if not text.startswith(NO_FAULT)]
+    # 5.23 gives every qwen2 Qwen's own padding token, whatever its files say.
+    special = set(read["special"]) - {"<|endoftext|>"}
+    found = {
+        "logits": (difference, difference < largest_difference(name)),
+        "ids": (read["ids"], read["ids"] == wanted.ids),
+        "ids_of_text": (read["ids_of_text"], read["ids_of_text"] == wanted.ids_of_text),
+        "special": (special, special == wanted.special),
+        "dtype": (read["dtype"], read["dtype"] == "torch.float32"),
+        "ends": (read["ends"], read["ends"] == [10, 256]),
+        "warnings": (unexpected, not unexpected),
+    }
+    return {key: value for key, (value, is_right) in found.items() if not is_right}
 
 
 @pytest.mark.skipif(not INSTALLED, reason="make test-readers installs other versions first")
@@ -227,7 +300,8 @@ def test_every_version_reads_the_same_model(
     reader: Path | None, exports: tuple[Path, dict[str, Native]], tmp_path: Path
 ) -> None:
     root, written = exports
-    names = [name for name in written if name not in known_not(reader)]
+    of_version = reader.name if reader else "own"
+    names = [name for name in written if name not in OTHERWISE.get(of_version, ())]
     job = {
         "folders": [str(root / name) for name in names],
         "tokens": TOKENS_BS.tolist(),
@@ -243,12 +317,91 @@ def test_every_version_reads_the_same_model(
     )
     found = torch.load(tmp_path / "read.pt")
     assert found["version"] == (reader.name if reader else version("transformers"))
-    for name in names:
-        read, wanted = found["read"][str(root / name)], written[name]
-        difference = float((read["logits"] - wanted.logits_BSV).abs().max())
-        assert difference < 2e-5, f"{name}: {difference}"
-        assert (read["ids"], read["ids_of_text"]) == (wanted.ids, wanted.ids_of_text), name
-        # 5.23 gives every qwen2 Qwen's own padding token, whatever its files say.
-        assert set(read["special"]) - {"<|endoftext|>"} == wanted.special, name
-        assert (read["dtype"], read["ends"]) == ("torch.float32", [10, 256]), name
-        assert all(warning.startswith(NO_FAULT) for warning in read["warnings"]), name
+    read_of = {name: found["read"].get(str(root / name)) for name in names}
+    unknown = {name for name, read in read_of.items() if read is None}
+    wrong = {
+        name: faults
+        for name, read in read_of.items()
+        if read is not None and (faults := differences(read, wanted=written[name], name=name))
+    }
+    assert not wrong
+    assert unknown & FAMILIES.keys() == CAME_LATER.get(of_version, set())
+
+
+def test_every_family_is_among_the_exports() -> None:
+    assert FAMILIES.keys() == KNOWN.keys()
+
+
+def test_the_tokenizer_s_files_travel_byte_for_byte(
+    exports: tuple[Path, dict[str, Native]],
+) -> None:
+    """But for the keys of tokenizer_config.json that not every version knows."""
+    root, written = exports
+    for name, wanted in written.items():
+        files = [path for path in wanted.base.iterdir() if "token" in path.name]
+        assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in files}
+        for path in files:
+            there = root / name / path.name
+            if path.name == "tokenizer_config.json":
+                assert without_class(there) == without_class(path), name
+            else:
+                assert there.read_bytes() == path.read_bytes(), (name, path.name)
+
+
+def without_class(path: Path) -> dict[str, Any]:
+    renamed = {"tokenizer_class", "extra_special_tokens", "additional_special_tokens"}
+    return {k: v for k, v in json.loads(path.read_text()).items() if k not in renamed}
+
+
+def read_by(
+    reader: Path, *, script: str, names: list[str], root: Path, work: Path
+) -> dict[str, dict[str, Any]]:
+    """What another program says of exports, by their names."""
+    job = {
+        "folders": [str(root / name) for name in names],
+        "tokens": TOKENS_BS[0].tolist(),
+        "files": str(work / "files"),
+        "output": str(work / "read.json"),
+    }
+    (work / "job.json").write_text(json.dumps(job))
+    subprocess.run(
+        [sys.executable, "-P", str(Path(__file__).with_name(script)), str(work / "job.json")],
+        env=os.environ | {"PYTHONPATH": str(reader), "HF_HUB_OFFLINE": "1"},
+        check=True,
+    )
+    read = json.loads((work / "read.json").read_text())
+    return {name: read[str(root / name)] for name in names}
+
+
+def num_values(folder: Path) -> int:
+    return sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+
+
+LLAMA_CPP = ROOT / ".readers" / "llama.cpp"
+
+
+@pytest.mark.skipif(not LLAMA_CPP.exists(), reason="make test-readers installs llama.cpp first")
+def test_llama_cpp_computes_the_same(
+    exports: tuple[Path, dict[str, Native]], tmp_path: Path
+) -> None:
+    """From the file that its own converter makes: every value is in it, and the next token's
+    probabilities are ours."""
+    root, written = exports
+    names = [*FAMILIES, "five", "four", "scaled_five", "scaled_four", "llava", "mistral3"]
+    found = read_by(LLAMA_CPP, script="read_by_llama_cpp.py", names=names, root=root, work=tmp_path)
+    wrong = {}
+    for name, read in found.items():
+        if "refused" in read:
+            wrong[name] = read["refused"]
+            continue
+        wanted_V = written[name].logits_BSV[0, -1].log_softmax(dim=-1)
+        off = float((torch.tensor(read["log_probabilities"]) - wanted_V).abs().max())
+        held = sum(math.prod(shape) for key, shape in read["tensors"] if not key.startswith("rope"))
+        if off > by_llama_cpp(name) or (name not in PARTS and held != num_values(root / name)):
+            wrong[name] = {"log probabilities": off, "values": (held, num_values(root / name))}
+    assert not wrong
+
+
+def by_llama_cpp(name: str) -> float:
+    """It looks GELU up in a table of half precision."""
+    return 1e-3 if name in ("gemma2", "gemma3_text", "starcoder2") else largest_difference(name)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import xxhash
 
-from megacpt.convert.sources import SourceTensor
+from megacpt.convert.sources import Place, SourceTensor
 from megacpt.convert.stream import CHUNK_BYTES, OutputFile, Piece, missing_bytes, write_files
 from tests.convert.support import held_in_memory
 
@@ -66,3 +68,25 @@ def test_a_failure_in_a_thread_is_raised(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="broken"):
         write_files([OutputFile(name="a", pieces=[piece])], folder=tmp_path)
     assert not (tmp_path / "a").exists()
+
+
+def test_what_is_read_from_one_file_is_read_in_its_order_by_one_writer(tmp_path: Path) -> None:
+    read: list[tuple[str, int, int]] = []
+
+    def piece(number: int, *, place: Place) -> Piece:
+        def fill(out: torch.Tensor, *, first: int) -> None:
+            read.append((place.file.name, place.at, threading.get_ident()))
+            time.sleep(0.001)
+            out.fill_(number)
+
+        return Piece(at=8 * number, shape=(2,), dtype=torch.float32, fill=fill, place=place)
+
+    places = [Place(file=Path(f"f{n % 3}"), at=37 * n % 100) for n in range(30)]
+    pieces = [piece(number, place=place) for number, place in enumerate(places)]
+    write_files([OutputFile(name="a", pieces=pieces)], folder=tmp_path)
+    values = torch.frombuffer(bytearray((tmp_path / "a").read_bytes()), dtype=torch.float32)
+    assert values.tolist() == [float(n) for n in range(30) for _ in range(2)]
+    for file in {place.file.name for place in places}:
+        own = [(at, thread) for name, at, thread in read if name == file]
+        assert [at for at, _ in own] == sorted(at for at, _ in own)
+        assert len({thread for _, thread in own}) == 1

@@ -8,8 +8,11 @@ is far from transformers' (``Case.without``, ``Case.spoilt``).
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from typing import Any
 import torch
 
 from megacpt.config.sections import ParallelConfig, RunConfig
+from megacpt.families import FAMILIES
 from megacpt.families.architecture import Architecture
+from megacpt.families.hf_config import HfConfig
 from megacpt.plan.check import LAYOUT_RULES
 from megacpt.plan.rules import Facts
 
@@ -82,21 +87,34 @@ class Case:
     """What -> how to take it away from megatron-core's model, its weights loaded."""
     draw: Callable[[str, torch.nn.Parameter], bool] = lambda name, parameter: False
     """Give a parameter of transformers other values than below; whether it did."""
+    stored_as: Callable[[str], str] = lambda name: name
+    """A parameter of transformers -> what its folder calls it."""
     logits_atol: float = 2e-5
     """Float32 rounding of four layers, summed in another order; above it only with a measured
     noise of the reference itself."""
+
+    def config(self) -> Any:
+        """What config.json says, as transformers holds it."""
+        from transformers import AutoConfig
+
+        values = {k: v for k, v in {**SIZES, **self.changes}.items() if v is not ...}
+        # A copy, because transformers writes into the values that it is given.
+        return AutoConfig.for_model(self.model_type, **deepcopy(values))
+
+    def architecture(self) -> Architecture:
+        stated = json.loads(self.config().to_json_string())
+        config = HfConfig(path=Path("config.json"), values=stated)
+        return FAMILIES[self.model_type].read(config)
 
     def write(self, folder: Path, *, seed: int = 1) -> Any:
         """Save the model as transformers does; returns it.
 
         Norms and biases are far from their first values, routers sure of their choice.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         torch.manual_seed(seed)
-        values = {k: v for k, v in {**SIZES, **self.changes}.items() if v is not ...}
-        config = AutoConfig.for_model(self.model_type, **values)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(self.config(), dtype=torch.float32)
         for name, parameter in model.named_parameters():
             if self.draw(name, parameter):
                 continue
@@ -126,3 +144,34 @@ def is_allowed(layout: Layout, *, architecture: Architecture) -> bool:
     config = RunConfig(parallel=layout.config)
     facts = Facts(config=config, architecture=architecture, num_ranks=layout.ranks)
     return not any(violation for rule in LAYOUT_RULES for violation in rule(facts))
+
+
+def cases_of_families() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, case in cases().items():
+        found[case.model_type].append(name)
+    return found
+
+
+def allowed_layouts() -> dict[str, list[str]]:
+    """By case, all that the rules of its family let it be run on."""
+    architectures = {name: case.architecture() for name, case in cases().items()}
+    return {
+        name: [n for n, layout in LAYOUTS.items() if is_allowed(layout, architecture=architecture)]
+        for name, architecture in architectures.items()
+    }
+
+
+def dealt_layouts(allowed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """By case, its share of them: those of one rank, and of the others so many that each is run by
+    two of a family's cases. Layouts go to the cases in turn, and to two that are far apart."""
+    shares: dict[str, list[str]] = {name: [] for name in allowed}
+    families = cases_of_families()
+    for turn, (layout, how) in enumerate(LAYOUTS.items()):
+        for names in families.values():
+            able = [name for name in names if layout in allowed[name]]
+            two = {(turn + step) % len(able) for step in (0, len(able) // 2)} if able else set()
+            for number, name in enumerate(able):
+                if how.ranks == 1 or number in two:
+                    shares[name].append(layout)
+    return shares

@@ -30,7 +30,6 @@ def without_convolution(model: Any) -> None:
 
 
 def without_gate(model: Any) -> None:
-    model.config.attention_output_gate = False
     for layer in model.decoder.layers:
         if not hasattr(layer.self_attention, "conv"):
             layer.self_attention._apply_output_gate = lambda x, gate: x

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On a rank: take every case in every layout that its rules allow, forward and backward.
+"""On a rank: take cases in layouts, forward and backward.
 
 Models are in WORK/models/CASE, in bf16 in WORK/bf16/CASE. What is found goes to
 WORK/LAYOUT-CASE-RANK.pt; the test process compares.
@@ -18,26 +18,30 @@ import torch
 
 from megacpt.config.sections import DeviceKind, Dtype, PrecisionConfig, RunConfig
 from megacpt.samples.batch import Batch
-from tests.family_cases import LAYOUTS, VOCAB_SIZE, Case, Layout, cases, is_allowed
+from tests.family_cases import LAYOUTS, VOCAB_SIZE, Case, Layout, cases
 from tests.model.on_one_rank import exported
 from tests.rank import rank_on_cpu
 
 TOKENS_BS = torch.randint(0, VOCAB_SIZE, (2, 96), generator=torch.Generator().manual_seed(7))
 BOUNDS = ([0, 41, 96], [0, 1, 60, 96])
 """Of the documents, where samples have some."""
+Place = tuple[int | None, int, tuple[int, ...]]
+"""Of a rank's piece of a tensor: dimension that ranks cut, number of the piece, shape."""
+Slices = tuple[dict[str, Place], torch.Tensor]
+"""Places by name, and the values of all of them in a row."""
 
 
 def write_outputs(work: Path, names: Mapping[str, list[str]]) -> None:
-    """``names``: of the layouts of this world, and of the cases."""
+    """``names``: by layout, of the cases that are run on it."""
     with rank_on_cpu(timeout_minutes=10):
         from megatron.core import parallel_state
 
         from megacpt.device.groups import initialise_parallel
 
         every = cases()
-        for layout in names["layouts"]:
+        for layout, chosen in names.items():
             initialise_parallel(LAYOUTS[layout].config, seed=1)
-            for case in names["cases"]:
+            for case in chosen:
                 write_case(work, case=case, layout=layout, of=every[case])
             parallel_state.destroy_model_parallel()
 
@@ -47,12 +51,15 @@ def write_case(work: Path, *, case: str, layout: str, of: Case) -> None:
 
     folder = work / "models" / case
     architecture = read_architecture(folder).balanced_by(0.0)
-    if is_allowed(LAYOUTS[layout], architecture=architecture):
+    try:
         found = outputs(folder, layout=LAYOUTS[layout], architecture=architecture)
         if layout == "single":
             found |= round_trips(work, case=case, architecture=architecture)
             found["ablations"] = ablations(folder, case=of)
-        torch.save(found, work / f"{layout}-{case}-{torch.distributed.get_rank()}.pt")
+    except Exception as error:
+        error.add_note(f"{case} in {layout}: {of.changes}")
+        raise
+    torch.save(found, work / f"{layout}-{case}-{torch.distributed.get_rank()}.pt")
 
 
 def outputs(folder: Path, *, layout: Layout, architecture: Any) -> dict[str, Any]:
@@ -62,8 +69,10 @@ def outputs(folder: Path, *, layout: Layout, architecture: Any) -> dict[str, Any
     from megacpt.train.state import wrap_for_training
 
     chunks = build(architecture, layout=layout, dtype=Dtype.fp32)
-    initialise_randomly(chunks, architecture=architecture, seed=5)
-    random = slices(chunks, architecture=architecture, of="weights")
+    random = None
+    if not layout.packed:
+        initialise_randomly(chunks, architecture=architecture, seed=5)
+        random = slices(chunks, architecture=architecture, of="weights")
     load_hf(chunks, folder=folder, architecture=architecture)
     batch = microbatch(packed=layout.packed)
     with torch.no_grad():
@@ -123,20 +132,24 @@ def microbatch(*, packed: bool) -> Any:
     return host_microbatch(batch, document_mask=packed, device=torch.device("cpu"))
 
 
-def slices(chunks: list[Any], *, architecture: Any, of: str) -> dict[str, Any]:
-    """What each tensor of a folder, or its gradient, is on this rank: (tp_dim, part, values)."""
+def slices(chunks: list[Any], *, architecture: Any, of: str) -> Slices:
+    """What each tensor of a folder, or its gradient, is on this rank."""
     from megacpt.model.placement import placed_params
 
-    found: dict[str, Any] = {}
+    places: dict[str, Place] = {}
+    values: list[torch.Tensor] = []
     for placed in placed_params(chunks, architecture=architecture):
         cut, row = placed.cut, placed.row
         if of == "gradients" and not placed.tensor.requires_grad:
             continue
-        values = placed.tensor.main_grad if of == "gradients" else placed.tensor.detach()
-        views = row.views(values, architecture=architecture, tp=cut.size)
+        whole = placed.tensor.main_grad if of == "gradients" else placed.tensor.detach()
+        views = row.views(whole, architecture=architecture, tp=cut.size)
         for source, view in zip(row.sources, views, strict=True):
-            found[placed.hf_name(source)] = (row.tp_dim, cut.rank, view.flatten(0, 1).clone())
-    return found
+            piece = view.flatten(0, 1)
+            places[placed.hf_name(source)] = row.tp_dim, cut.rank, tuple(piece.shape)
+            values.append(piece.reshape(-1))
+    # One tensor, because to write and to read many costs more than all that makes them.
+    return places, torch.cat(values)
 
 
 def round_trips(work: Path, *, case: str, architecture: Any) -> dict[str, Any]:

@@ -4,19 +4,29 @@ weights in and out. Without what the family adds it is another one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from megacpt.families import family_of, read_architecture
+from megacpt.families import FAMILIES, family_of, read_architecture
 from megacpt.families.stored.places import hf_shapes
-from tests.family_cases import LAYOUTS, VOCAB_SIZE, cases, is_allowed
+from tests.family_cases import (
+    LAYOUTS,
+    VOCAB_SIZE,
+    allowed_layouts,
+    cases,
+    cases_of_families,
+    dealt_layouts,
+)
 from tests.model.case_outputs import TOKENS_BS, tokens_of_documents
 from tests.run_on_ranks import run_on_ranks
 
@@ -30,10 +40,10 @@ class Work:
     """What transformers and the ranks have found."""
 
     folder: Path
-
-    def layouts(self, case: str) -> list[str]:
-        architecture = read_architecture(self.folder / "models" / case)
-        return [n for n, layout in LAYOUTS.items() if is_allowed(layout, architecture=architecture)]
+    models: Mapping[str, Any]
+    """transformers', by case."""
+    layouts: Mapping[str, Sequence[str]]
+    """Of each case."""
 
     def found(self, layout: str, *, case: str) -> list[dict[str, Any]]:
         """One of each rank."""
@@ -42,23 +52,20 @@ class Work:
 
     def whole(self, layout: str, *, case: str, of: str) -> dict[str, torch.Tensor]:
         """The tensors of the folder, put together from what the ranks hold."""
-        parts: dict[str, dict[int, Any]] = {}
+        parts: dict[str, dict[int, torch.Tensor]] = {}
+        dims: dict[str, int | None] = {}
         for rank in self.found(layout, case=case):
-            for name, (dim, index, values) in rank[of].items():
-                parts.setdefault(name, {})[index] = (dim, values)
+            places, values = rank[of]
+            pieces = values.split([math.prod(shape) for _, _, shape in places.values()])
+            for (name, (dim, part, shape)), piece in zip(places.items(), pieces, strict=True):
+                parts.setdefault(name, {})[part] = piece.view(shape)
+                dims[name] = dim
         whole = {}
         for name, slices in parts.items():
-            dim, first = slices[0]
-            ordered = [slices[n][1] for n in sorted(slices)]
-            values = first if dim is None else torch.cat(ordered, dim=dim)
+            dim, ordered = dims[name], [slices[n] for n in sorted(slices)]
+            values = slices[0] if dim is None else torch.cat(ordered, dim=dim)
             whole[name] = values[:VOCAB_SIZE] if "embed" in name or "lm_head" in name else values
         return whole
-
-
-def read_by_transformers(folder: Path, *, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,9 @@ class Reference:
     """transformers' float32 model, with documents apart or not."""
 
     folder: Path
+    model: Any
     packed: bool
-
-    @cached_property
-    def model(self) -> Any:
-        return read_by_transformers(self.folder, dtype=torch.float32)
+    stored_as: Callable[[str], str]
 
     @cached_property
     def logits_BSV(self) -> torch.Tensor:
@@ -91,9 +96,11 @@ class Reference:
     def gradients(self) -> dict[str, torch.Tensor]:
         """Of the mean loss, by the names of a folder, also where transformers holds several of its
         tensors as one."""
+        self.model.zero_grad()
         self.losses_BS.mean().backward()
         architecture = read_architecture(self.folder)
-        held = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        named = self.model.named_parameters()
+        held = {self.stored_as(n): p.grad for n, p in named if p.grad is not None}
         parts = family_of(architecture).parts(architecture)
         found = {}
         buffers = {name for name, _ in self.model.named_buffers()}
@@ -114,25 +121,53 @@ def in_layout(layout: str) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Work:
+def allowed() -> Mapping[str, Sequence[str]]:
+    return allowed_layouts()
+
+
+@pytest.fixture(scope="module")
+def work(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    allowed: Mapping[str, Sequence[str]],
+) -> Iterator[Work]:
     """The cases of the tests that were asked for, one set of processes a world size."""
+    from transformers import AutoModelForCausalLM
+
     folder = tmp_path_factory.mktemp("cases")
     mine = [item for item in request.session.items if item.path == request.path]
-    asked = {item.callspec.params["case"]: None for item in mine if hasattr(item, "callspec")}
+    params = [item.callspec.params for item in mine if hasattr(item, "callspec")]
+    asked = {one["case"]: None for one in params if "case" in one}
+    models = {case: CASES[case].write(folder / "models" / case) for case in asked}
     for case in asked:
-        CASES[case].write(folder / "models" / case)
         # Read anew, because transformers leaves some tensors in float32 as it reads.
-        model = read_by_transformers(folder / "models" / case, dtype=torch.bfloat16)
-        model.save_pretrained(folder / "bf16" / case)
+        read = AutoModelForCausalLM.from_pretrained(folder / "models" / case, dtype=torch.bfloat16)
+        read.save_pretrained(folder / "bf16" / case)
+    layouts = allowed if request.config.getoption("--all-layouts") else dealt_layouts(allowed)
     for world in sorted({layout.ranks for layout in LAYOUTS.values()}):
-        layouts = [name for name, layout in LAYOUTS.items() if layout.ranks == world]
         run_on_ranks(
             "tests.model.case_outputs:write_outputs",
             folder,
             world=world,
-            cases={"layouts": layouts, "cases": list(asked)},
+            cases={
+                name: [case for case in asked if name in layouts[case]]
+                for name, layout in LAYOUTS.items()
+                if layout.ranks == world
+            },
+            timeout_s=3600.0,
         )
-    return Work(folder=folder)
+    yield Work(folder=folder, models=models, layouts=layouts)
+    # Of all layouts gigabytes.
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def config_of_a_failure(request: pytest.FixtureRequest) -> None:
+    """What config.json says of the case is among what pytest prints where a test fails."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if "case" in params:
+        case = CASES[params["case"]]
+        request.node.add_report_section("setup", "config.json", pformat(case.changes))
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +176,18 @@ def references(work: Work) -> Any:
 
     def get(case: str, *, packed: bool) -> Reference:
         key = case, packed
-        return kept.setdefault(key, Reference(folder=work.folder / "models" / case, packed=packed))
+        model, stored_as = work.models[case], CASES[case].stored_as
+        folder = work.folder / "models" / case
+        return kept.setdefault(
+            key, Reference(folder=folder, model=model, packed=packed, stored_as=stored_as)
+        )
 
     return get
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_transformers(case: str, work: Work, references: Any) -> None:
-    for layout in work.layouts(case):
+    for layout in work.layouts[case]:
         reference = references(case, packed=LAYOUTS[layout].packed)
         outputs = [rank for rank in work.found(layout, case=case) if rank["logits"] is not None]
         assert outputs
@@ -167,7 +206,7 @@ def test_logits_equal_transformers(case: str, work: Work, references: Any) -> No
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_transformers(case: str, work: Work, references: Any) -> None:
-    for layout in work.layouts(case):
+    for layout in work.layouts[case]:
         expected = references(case, packed=LAYOUTS[layout].packed).gradients
         found = work.whole(layout, case=case, of="gradients")
         assert found.keys() == expected.keys()
@@ -178,8 +217,9 @@ def test_gradients_equal_transformers(case: str, work: Work, references: Any) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_random_weights_do_not_depend_on_the_layout(case: str, work: Work) -> None:
+    """Documents apart change none."""
     single = work.whole("single", case=case, of="random")
-    for layout in work.layouts(case):
+    for layout in (name for name in work.layouts[case] if not LAYOUTS[name].packed):
         found = work.whole(layout, case=case, of="random")
         assert found.keys() == single.keys()
         assert all(torch.equal(found[name], single[name]) for name in single), layout
@@ -210,10 +250,22 @@ def test_without_it_the_model_is_another_one(
     assert difference > 1000 * CASES[case].logits_atol
 
 
-def test_no_layout_is_left_out(work: Work) -> None:
+def test_no_layout_is_left_out(allowed: Mapping[str, Sequence[str]]) -> None:
     """Of one of each kind: what its rules refuse is known."""
     experts = {"tp2-ep2", "ep2"}
-    assert set(LAYOUTS) - set(work.layouts("llama-plain")) == experts
+    assert set(LAYOUTS) - set(allowed["llama-plain"]) == experts
     # Two key-value heads.
-    assert set(LAYOUTS) - set(work.layouts("llama-tied-gqa")) == experts | {"tp3"}
-    assert set(LAYOUTS) - set(work.layouts("mixtures-top2-of-4")) == {"tp2", "tp3"}
+    assert set(LAYOUTS) - set(allowed["llama-tied-gqa"]) == experts | {"tp3"}
+    assert set(LAYOUTS) - set(allowed["mixtures-top2-of-4"]) == {"tp2", "tp3"}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_each_layout_is_dealt_to_two_cases_of_a_family(
+    model_type: str, allowed: Mapping[str, Sequence[str]]
+) -> None:
+    shares, names = dealt_layouts(allowed), cases_of_families()[model_type]
+    for layout in {layout for name in names for layout in allowed[name]}:
+        takers = [name for name in names if layout in shares[name]]
+        wanted = len(names) if LAYOUTS[layout].ranks == 1 else 2
+        assert len(takers) == wanted, f"{layout}: {takers}"
+    assert all(set(shares[name]) <= set(allowed[name]) for name in names)

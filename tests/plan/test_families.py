@@ -13,16 +13,16 @@ import pytest
 from megacpt.cli import main
 from megacpt.config.sections import DeviceKind
 from megacpt.errors import Violation
-from megacpt.families import FAMILIES, read_architecture
+from megacpt.families import FAMILIES
 from megacpt.plan import families
 from megacpt.plan.families import PROBES, WIDTH, FamilyRow, families_text, family_rows
 from megacpt.plan.rules import Facts
-from tests.family_cases import LAYOUTS, SIZES, Case, cases, is_allowed
+from tests.family_cases import allowed_layouts, cases_of_families
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 TESTED_BY = {
-    "tp": ("tp2", "tp2-sp"),
-    "sp": ("tp2-sp",),
+    "tp": ("tp2", "tp2-sp", "tp2-ep2"),
+    "sp": ("tp2-sp", "tp2-ep2"),
     "pp": ("pp2",),
     "vpp": ("pp2-vpp2",),
     "ep": ("ep2",),
@@ -48,31 +48,18 @@ def test_classes_are_those_of_transformers() -> None:
     }
 
 
-def layouts_of_tests(model_type: str, folder: Path) -> set[str]:
-    """What the tests of all families run this one on, by the names above."""
-    found: set[str] = set()
-    for case in cases().values():
-        if case.model_type == model_type:
-            folder.mkdir(exist_ok=True)
-            architecture = read_architecture(written(case, folder))
-            found |= {n for n, la in LAYOUTS.items() if is_allowed(la, architecture=architecture)}
-    return {column for column, names in TESTED_BY.items() if found & set(names)}
-
-
-def written(case: Case, folder: Path) -> Path:
-    from transformers import AutoConfig
-
-    values = {k: v for k, v in {**SIZES, **case.changes}.items() if v is not ...}
-    AutoConfig.for_model(case.model_type, **values).save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="module")
+def allowed() -> dict[str, list[str]]:
+    return allowed_layouts()
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_layout_is_marked_where_the_family_is_tested_on_it(
-    model_type: str, tmp_path: Path
+    model_type: str, allowed: dict[str, list[str]]
 ) -> None:
+    tested = {layout for name in cases_of_families()[model_type] for layout in allowed[name]}
     marked = TESTED_BY.keys() - ROWS[model_type].refused.keys()
-    assert marked == layouts_of_tests(model_type, tmp_path / model_type)
+    assert marked == {column for column, names in TESTED_BY.items() if tested & set(names)}
 
 
 def test_a_rule_that_refuses_a_family_on_a_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

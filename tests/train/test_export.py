@@ -67,16 +67,12 @@ def test_the_card_is_read_by_the_hub_s_library(one_rank: Path) -> None:
     assert f"{last['tokens']:,} tokens, 4 steps" in card.text
 
 
-@pytest.mark.parametrize("name", ["plant", "kitchen"])
-def test_transformers_reproduces_the_reported_loss(one_rank: Path, name: str) -> None:
-    last = json.loads((one_rank / "metrics.jsonl").read_text().splitlines()[-1])
-    reported = last["heldout"][name]
-    heldout = HeldoutSet.open(
-        one_rank / "data" / f"heldout-{name}",
-        sequence_length=SEQUENCE_LENGTH,
-        max_tokens=reported["tokens"],
-    )
-    model = AutoModelForCausalLM.from_pretrained(one_rank / "hf", local_files_only=True).eval()
+def loss_by_transformers(
+    folder: Path, *, prefix: Path, sequence_length: int, max_tokens: int
+) -> tuple[float, int]:
+    """Mean over the tokens of a held-out set, and how many these are."""
+    heldout = HeldoutSet.open(prefix, sequence_length=sequence_length, max_tokens=max_tokens)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     total, tokens = 0.0, 0
     for position in range(heldout.num_samples):
         batch = heldout.load([position])
@@ -87,6 +83,19 @@ def test_transformers_reproduces_the_reported_loss(one_rank: Path, name: str) ->
         )
         total += float((losses_S * torch.from_numpy(batch.loss_mask_BS[0])).sum())
         tokens += int(batch.loss_mask_BS.sum())
+    return total / tokens, tokens
+
+
+@pytest.mark.parametrize("name", ["plant", "kitchen"])
+def test_transformers_reproduces_the_reported_loss(one_rank: Path, name: str) -> None:
+    last = json.loads((one_rank / "metrics.jsonl").read_text().splitlines()[-1])
+    reported = last["heldout"][name]
+    found, tokens = loss_by_transformers(
+        one_rank / "hf",
+        prefix=one_rank / "data" / f"heldout-{name}",
+        sequence_length=SEQUENCE_LENGTH,
+        max_tokens=reported["tokens"],
+    )
     assert tokens == reported["tokens"]
     # Both compute in fp32; the means of thousands of losses agree far closer than one loss does.
-    assert total / tokens == pytest.approx(reported["loss"], abs=1e-5)
+    assert found == pytest.approx(reported["loss"], abs=1e-5)

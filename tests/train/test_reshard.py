@@ -51,6 +51,44 @@ DEEPSEEK = {
     "first_k_dense_replace": 1,
     "aux_loss_alpha": 0.1,
 }
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "head_dim": 16,
+    "num_hidden_layers": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 16,
+    "swiglu_limit": 0.5,
+    "router_aux_loss_coef": 0.1,
+}
+LLAMA4 = {
+    "architectures": ["Llama4ForCausalLM"],
+    "model_type": "llama4_text",
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "interleave_moe_layer_step": 2,
+    "intermediate_size_mlp": 48,
+    "attention_chunk_size": 16,
+    "floor_scale": 8,
+    "router_aux_loss_coef": 0.1,
+}
+NETS = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "full_attention_interval": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 16,
+    "mlp_only_layers": [1],
+    "router_aux_loss_coef": 0.1,
+}
 ZERO1, ZERO3 = {"dp": 2, "distributed_optimizer": True}, {"dp": 2, "sharded_weights": True}
 TP2_SP = {"tp": 2, "sequence_parallel": True}
 DENSE: dict[str, dict[str, Any]] = {
@@ -80,6 +118,22 @@ LATENT: dict[str, dict[str, Any]] = {
     "latent-tp2": TP2_SP,
     "latent-pp2": {"pp": 2},
 }
+SINKS: dict[str, dict[str, Any]] = {
+    "sinks-single": {},
+    "sinks-tp2-ep2": TP2_SP | {"ep": 2, "etp": 1},
+    "sinks-pp2": {"pp": 2},
+}
+CHUNKED: dict[str, dict[str, Any]] = {
+    "llama4-single": {},
+    "llama4-tp2": TP2_SP,
+    "llama4-pp2": {"pp": 2},
+}
+DELTA_NETS: dict[str, dict[str, Any]] = {
+    "nets-single": {},
+    "nets-tp2": TP2_SP,
+    "nets-pp2": {"pp": 2},
+    "nets-ep2-zero1": ZERO1 | {"ep": 2},
+}
 BF16: dict[str, dict[str, Any]] = {
     "bf16-single": {},
     "bf16-dp2-zero1": ZERO1,
@@ -108,6 +162,14 @@ def layouts_of(family: str) -> dict[str, dict[str, Any]]:
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
 MIXTURE_PAIRS = all_pairs(MIXTURE) + pairs_with(EXPERTS_CUT, partner="moe-tp2")
 LATENT_PAIRS = [("latent-tp2", "latent-pp2"), ("latent-pp2", "latent-single")]
+SINK_PAIRS = [("sinks-tp2-ep2", "sinks-pp2"), ("sinks-pp2", "sinks-tp2-ep2")]
+CHUNKED_PAIRS = [("llama4-tp2", "llama4-pp2"), ("llama4-pp2", "llama4-single")]
+NET_PAIRS = [
+    ("nets-tp2", "nets-pp2"),
+    ("nets-pp2", "nets-single"),
+    ("nets-tp2", "nets-single"),
+    ("nets-ep2-zero1", "nets-tp2"),
+]
 BF16_PAIRS = all_pairs(BF16)
 NORM_PAIRS = [pair for f in NORMS for pair in pairs_with({f"{f}-tp2": {}}, partner=f"{f}-pp2")]
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
@@ -115,14 +177,18 @@ pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 def worlds(work: Path) -> dict[int, dict[str, Any]]:
     """World size -> name -> settings, and what the layout loads."""
-    experts, deepseek = (
-        {"model": {"path": str(work / name), "init": "random"}} for name in ("experts", "deepseek")
+    experts, deepseek, gpt_oss, llama4, nets = (
+        {"model": {"path": str(work / name), "init": "random"}}
+        for name in ("experts", "deepseek", "gpt_oss", "llama4", "nets")
     )
     found: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}}
     for layouts, pairs, settings in (
         (DENSE | STAGES, DENSE_PAIRS, {}),
         (MIXTURE | EXPERTS_CUT, MIXTURE_PAIRS, experts),
         (LATENT, LATENT_PAIRS, deepseek),
+        (SINKS, SINK_PAIRS, gpt_oss),
+        (CHUNKED, CHUNKED_PAIRS, llama4),
+        (DELTA_NETS, NET_PAIRS, nets),
         (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
         *(
             (layouts_of(f), NORM_PAIRS, {"model": {"path": str(work / f), "init": "random"}})
@@ -148,7 +214,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     others = {
         family: {"architectures": [name], "model_type": family} for family, name in NORMS.items()
     }
-    for name, changes in {"experts": EXPERTS, "deepseek": DEEPSEEK, **others}.items():
+    own = {"experts": EXPERTS, "deepseek": DEEPSEEK, "gpt_oss": GPT_OSS}
+    own |= {"llama4": LLAMA4, "nets": NETS}
+    for name, changes in (own | others).items():
         shutil.copytree(work / "model", work / name)
         path = work / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -181,6 +249,23 @@ def test_latent_attention_with_experts_in_some_layers_goes_on(
     found: dict[str, Any], source: str, target: str
 ) -> None:
     assert_goes_on(found, source, target, single="latent-single")
+
+
+@pytest.mark.parametrize(("source", "target"), SINK_PAIRS)
+def test_sinks_and_biases_of_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single="sinks-single")
+
+
+@pytest.mark.parametrize(("source", "target"), CHUNKED_PAIRS)
+def test_experts_beside_an_mlp_in_some_layers_go_on(
+    found: dict[str, Any], source: str, target: str
+) -> None:
+    assert_goes_on(found, source, target, single="llama4-single")
+
+
+@pytest.mark.parametrize(("source", "target"), NET_PAIRS)
+def test_gated_delta_nets_go_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single="nets-single")
 
 
 @pytest.mark.parametrize(("source", "target"), NORM_PAIRS)

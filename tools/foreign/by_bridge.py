@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import a Hugging Face folder with Megatron-Bridge and save it, on a CPU:
-``python tools/foreign/by_bridge.py HF_FOLDER OUTPUT PORT``; started by check.py.
+"""Convert with Megatron-Bridge, on a CPU; started by check.py and the benchmark of conversion.
 
-megacpt's import hook lets megatron-core run here; all else is Bridge's own.
+    python tools/foreign/by_bridge.py HF_FOLDER OUTPUT PORT
+    python tools/foreign/by_bridge.py CHECKPOINT OUTPUT PORT HF_FOLDER
+
+Prints the seconds of that without the imports, and the peak of resident memory in KiB. megacpt's
+import hook lets megatron-core run here; all else is Bridge's own.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,7 @@ ON_A_CPU = {
 
 
 def main(arguments: list[str]) -> None:
-    source, output, port = arguments
+    source, output, port, *base = arguments
     stand_ins.install()
     import_hook.install()
     logging.disable(logging.INFO)
@@ -45,7 +49,16 @@ def main(arguments: list[str]) -> None:
     torch.cuda.current_device = lambda: 0
     torch.cuda.synchronize = lambda *_: None
     _be_the_only_rank(port)
-    _import(source, output=output)
+    import megatron.bridge  # noqa: F401
+
+    before = time.monotonic()
+    if base:
+        _export(source, output=output, base=base[0])
+    else:
+        _import(source, output=output)
+    elapsed_s = time.monotonic() - before
+    status = Path("/proc/self/status").read_text().splitlines()
+    print(elapsed_s, next(line.split()[1] for line in status if line.startswith("VmHWM")))
 
 
 def _be_the_only_rank(port: str) -> None:
@@ -63,16 +76,30 @@ def _import(source: str, *, output: str) -> None:
     from megatron.bridge import AutoBridge
 
     bridge = AutoBridge.from_hf_pretrained(source)
-    provider = bridge.to_megatron_provider(load_weights=True)
+    bridge.save_megatron_model(_model(bridge, load_weights=True), output)
+
+
+def _export(source: str, *, output: str, base: str) -> None:
+    from megatron.bridge import AutoBridge
+    from megatron.bridge.training.checkpointing import _load_model_weights_from_checkpoint
+
+    bridge = AutoBridge.from_hf_pretrained(base)
+    model = _model(bridge, load_weights=False)
+    (iteration,) = Path(source).glob("iter_*")
+    _load_model_weights_from_checkpoint(str(iteration), model)
+    bridge.save_hf_weights(model, output)
+
+
+def _model(bridge: Any, *, load_weights: bool) -> Any:
+    provider = bridge.to_megatron_provider(load_weights=load_weights)
     provider.transformer_layer_spec = _local_spec
     for name, value in ON_A_CPU.items():
         if hasattr(provider, name):
             setattr(provider, name, value)
     provider.finalize()
-    model = provider.provide_distributed_model(
+    return provider.provide_distributed_model(
         wrap_with_ddp=False, use_cpu_initialization=True, init_model_with_meta_device=False
     )
-    bridge.save_megatron_model(model, output)
 
 
 def _local_spec(config: Any, vp_stage: int | None = None) -> Any:

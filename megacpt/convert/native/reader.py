@@ -26,7 +26,8 @@ from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
-from megacpt.convert.sources import SourceModel, SourceTensor, bytes_of, read_exactly
+from megacpt.convert.native.proof import Proof, ProvenFile
+from megacpt.convert.sources import Place, SourceModel, SourceTensor, bytes_of
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.stored.files import placed_by_index
@@ -43,10 +44,10 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
     if wrong := verify.quick(folder) or verify.full(folder, names=[".metadata"]):
         raise CheckpointError(f"{folder}: {wrong[0]}; see `megacpt checkpoints --verify`.")
     architecture = read_architecture(described_by)
-    require_architecture(
-        CheckpointManifest.read(folder), architecture=asdict(architecture), folder=folder
-    )
-    saved = _Saved(folder, metadata=read_index(folder))
+    manifest = CheckpointManifest.read(folder)
+    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    proof = Proof(folder, manifest=manifest)
+    saved = _Saved(folder, metadata=read_index(folder), proof=proof)
     found = list(native_tensors(architecture, stacked=saved.is_stacked))
     saved.require_all(found)
     return SourceModel(
@@ -55,6 +56,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
         architecture=architecture,
         tensors=dict(pair for tensor in found for pair in saved.tensors_of(tensor)),
         files=placed_by_index(described_by),
+        proving=proof.proving,
     )
 
 
@@ -62,7 +64,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
 class _Block:
     """A rectangle of one weight."""
 
-    file: Path
+    file: ProvenFile
     values_at: int
     """The byte where its values begin."""
     offset: tuple[int, ...]
@@ -86,7 +88,7 @@ class _Block:
         whole = target.is_contiguous()
         into = target if whole else torch.empty_like(target, memory_format=torch.contiguous_format)
         at = self.values_at + (start - self.offset[0]) * self.row_bytes
-        read_exactly(bytes_of(into), file=self.file, at=at, what=what)
+        self.file.read(bytes_of(into), at=at, what=what)
         if not whole:
             target.copy_(into)
 
@@ -94,8 +96,8 @@ class _Block:
 class _Saved:
     """What the index of a checkpoint tells of its weights."""
 
-    def __init__(self, folder: Path, *, metadata: Metadata) -> None:
-        self._folder, self._metadata = folder, metadata
+    def __init__(self, folder: Path, *, metadata: Metadata, proof: Proof) -> None:
+        self._folder, self._metadata, self._proof = folder, metadata, proof
         self._stored: Mapping[str, TensorStorageMetadata] = {
             key: kind
             for key, kind in metadata.state_dict_metadata.items()
@@ -145,8 +147,15 @@ class _Saved:
         for number, name in enumerate(tensor.names):
             runs = [run for run in tensor.runs if run.source == number]
             rows = sum(run.count for run in runs)
-            fill = partial(_fill, runs=runs, blocks=blocks, what=tensor.key)
-            yield name, SourceTensor(shape=(rows, *tensor.shape[1:]), dtype=dtype, fill=fill)
+            yield (
+                name,
+                SourceTensor(
+                    shape=(rows, *tensor.shape[1:]),
+                    dtype=dtype,
+                    fill=partial(_fill, runs=runs, blocks=blocks, what=tensor.key),
+                    place=partial(_place, runs=runs, blocks=blocks),
+                ),
+            )
 
     def _blocks(self, tensor: NativeTensor) -> Iterator[_Block]:
         """Those of the weight; ``CheckpointError`` where they do not cover it."""
@@ -157,12 +166,13 @@ class _Saved:
             assert chunk.offset is not None
             sizes, dtype = self._sizes[chunk], stored.properties.dtype
             covered += math.prod(sizes)
-            file = self._folder / place.relative_path
+            file = self._proof.file(place.relative_path)
+            file.hold(tensor.names, num_bytes=math.prod(sizes) * dtype.itemsize)
             yield _Block(
                 file=file,
                 # Here and not by those who read: torch's settings are not one for each thread.
                 values_at=values_at(
-                    file, at=place.offset, length=place.length, shape=sizes, dtype=dtype
+                    file.path, at=place.offset, length=place.length, shape=sizes, dtype=dtype
                 ),
                 offset=tuple(chunk.offset[lead:]),
                 shape=sizes[lead:],
@@ -207,3 +217,14 @@ def _fill(
             rows = out[start - first : end - first]
             for block in blocks:
                 block.copy_rows(rows, first=run.native + start - run.hf, what=what)
+
+
+def _place(row: int, *, runs: Sequence[Run], blocks: Sequence[_Block]) -> Place | None:
+    """In order a file is read that is summed meanwhile."""
+    run = next(run for run in runs if run.hf <= row < run.hf + run.count)
+    native = run.native + row - run.hf
+    block = next(b for b in blocks if b.offset[0] <= native < b.offset[0] + b.shape[0])
+    if not block.file.is_for_weights:
+        return None
+    at = block.values_at + (native - block.offset[0]) * block.row_bytes
+    return Place(file=block.file.path, at=at)

@@ -28,7 +28,7 @@ _DEFAULTS = {
 def read(config: HfConfig) -> Architecture:
     as_llama = HfConfig(path=config.path, values={**_DEFAULTS, **config.values})
     architecture = replace(llama.read(as_llama), family=MODEL_TYPE)
-    without_rope = _without_rope(config, num_layers=architecture.num_layers)
+    without_rope = layers_without_rope(config, num_layers=architecture.num_layers)
     architecture = replace(architecture, no_rope_layers=without_rope)
     window = config.window("sliding_window", default=None)
     if not config.flag("use_sliding_window") or window is None:
@@ -39,7 +39,8 @@ def read(config: HfConfig) -> Architecture:
     return replace(architecture, sliding_window=window, full_attention_layers=full)
 
 
-def _without_rope(config: HfConfig, *, num_layers: int) -> tuple[int, ...]:
+def layers_without_rope(config: HfConfig, *, num_layers: int) -> tuple[int, ...]:
+    """Their numbers, from 0."""
     interval = config.integer("no_rope_layer_interval", default=4)
     every = [int((layer + 1) % interval != 0) for layer in range(num_layers)]
     has_rope = config.flags("no_rope_layers", num=num_layers, default=every)

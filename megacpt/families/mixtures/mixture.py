@@ -22,16 +22,20 @@ _NATIVE = "decoder.layers.{layer}.mlp"
 _STACKED = "model.layers.{layer}.mlp"
 
 
-def read(config: HfConfig, *, num: int, per_token: int, renormalised: bool) -> Experts:
-    """``num``, ``per_token``: the family's defaults."""
+def read(
+    config: HfConfig, *, num: int, per_token: int, renormalised: bool, fewest: int = 2
+) -> Experts:
+    """``num``, ``per_token``: the family's defaults; ``fewest``: experts of a token."""
     experts = Experts(
         num=config.integer("num_local_experts", default=num),
         per_token=config.integer("num_experts_per_tok", default=per_token),
         balance_coefficient=config.number("router_aux_loss_coef", default=0.001),
         renormalised=renormalised,
     )
-    # One expert a token would always have the weight 1, so that its router could not learn.
-    config.require_between("num_experts_per_tok", value=experts.per_token, low=2, high=experts.num)
+    # One expert a token may always have the weight 1, so that its router could not learn.
+    config.require_between(
+        "num_experts_per_tok", value=experts.per_token, low=fewest, high=experts.num
+    )
     config.require_between("router_aux_loss_coef", value=experts.balance_coefficient, low=0, high=1)
     return experts
 
@@ -61,16 +65,24 @@ class Mixture:
     up: str = "up_proj"
     down: str = "down_proj"
     shared: str = "shared_experts"
+    router: str = "gate"
+    stacked: str = _STACKED
+    """Where the experts of a layer are one tensor."""
+    transposed: bool = False
+    """There, inputs before outputs."""
 
     def rows(self) -> tuple[Param, ...]:
         rows = (*self._router(), *self._experts(), *self._shared())
         of_experts = (replace(row, in_layer=Architecture.has_experts) for row in rows)
-        return (*map(_of_dense_layers, llama.MLP), *of_experts)
+        dense = (_of_dense_layers(row, folder=self.folder) for row in llama.MLP)
+        return (*dense, *of_experts)
 
     def _router(self) -> Iterator[Param]:
-        weight = HfTensor(name=f"{self.folder}.gate.weight", dims=("experts", "hidden"))
+        weight = HfTensor(name=f"{self.folder}.{self.router}.weight", dims=("experts", "hidden"))
         bias = HfTensor(name=f"{self.folder}.gate.e_score_correction_bias", dims=("experts",))
-        yield Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        router = Param(native=f"{_NATIVE}.router.weight", role=Role.router, sources=(weight,))
+        yield router
+        yield _bias_of(router)
         yield Param(
             native=f"{_NATIVE}.router.expert_bias",
             role=Role.bias,
@@ -82,8 +94,8 @@ class Mixture:
     def _experts(self) -> Iterator[Param]:
         folder = f"{self.folder}.experts.{{expert}}"
         gate, up, down = self._matrices(folder, size="ffn")
-        yield _expert("linear_fc1", gate, up, tp_dim=0)
-        yield _expert("linear_fc2", down, tp_dim=1)
+        yield from _expert("linear_fc1", gate, up, tp_dim=0)
+        yield from _expert("linear_fc2", down, tp_dim=1)
 
     def _shared(self) -> Iterator[Param]:
         folder, native = f"{self.folder}.{self.shared}", f"{_NATIVE}.shared_experts"
@@ -120,9 +132,10 @@ class Mixture:
         assert architecture.experts is not None
         num, hidden = architecture.experts.num, architecture.hidden_size
         ffn = architecture.ffn_hidden_size
-        folder, stacked = self.folder.format(layer=layer), _STACKED.format(layer=layer)
-        yield f"{folder}.gate.weight", Part(name=f"{stacked}.gate.weight", shape=(num, hidden))
-        up, down = (num, 2 * ffn, hidden), (num, hidden, ffn)
+        folder, stacked = (name.format(layer=layer) for name in (self.folder, self.stacked))
+        router = f"{self.router}.weight"
+        yield f"{folder}.{router}", Part(name=f"{stacked}.{router}", shape=(num, hidden))
+        up, down = (2 * ffn, hidden), (hidden, ffn)
         for expert in range(num):
             for name, whole, shape, start in (
                 (self.gate, "gate_up_proj", up, 0),
@@ -131,7 +144,13 @@ class Mixture:
             ):
                 yield (
                     f"{folder}.experts.{expert}.{name}.weight",
-                    Part(name=f"{stacked}.experts.{whole}", shape=shape, index=expert, start=start),
+                    Part(
+                        name=f"{stacked}.experts.{whole}",
+                        shape=(num, *(shape[::-1] if self.transposed else shape)),
+                        index=expert,
+                        start=start,
+                        transposed=self.transposed,
+                    ),
                 )
 
 
@@ -139,10 +158,14 @@ def _has_shared(architecture: Architecture) -> bool:
     return architecture.experts is not None and bool(architecture.experts.shared_ffn_hidden_size)
 
 
-def _of_dense_layers(row: Param) -> Param:
+def _of_dense_layers(row: Param, *, folder: str) -> Param:
     """Llama's row of an MLP, in the layers that have no experts."""
     sources = tuple(
-        replace(source, dims=tuple("dense_ffn" if dim == "ffn" else dim for dim in source.dims))
+        replace(
+            source,
+            name=source.name.replace(_STACKED, folder),
+            dims=tuple("dense_ffn" if dim == "ffn" else dim for dim in source.dims),
+        )
         for source in row.sources
     )
     return replace(
@@ -153,10 +176,32 @@ def _of_dense_layers(row: Param) -> Param:
     )
 
 
-def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Param:
-    return Param(
+def _expert(linear: str, *sources: HfTensor, tp_dim: int) -> Iterator[Param]:
+    weight = Param(
         native=f"{_NATIVE}.experts.local_experts.{{expert}}.{linear}.weight",
         engine=f"{_NATIVE}.experts.{linear}.weight{{expert}}",
         sources=sources,
         tp_dim=tp_dim,
     )
+    yield weight
+    yield _bias_of(weight)
+
+
+def _bias_of(row: Param) -> Param:
+    """Of the same layer, where the family has biases there."""
+    return replace(
+        row,
+        native=_of_bias(row.native),
+        engine=row.engine and _of_bias(row.engine),
+        sources=tuple(
+            replace(source, name=_of_bias(source.name), dims=source.dims[:1])
+            for source in row.sources
+        ),
+        role=Role.bias,
+        tp_dim=0 if row.tp_dim == 0 else None,
+        present=lambda a: a.mlp_bias,
+    )
+
+
+def _of_bias(weight: str) -> str:
+    return weight.replace(".weight", ".bias")

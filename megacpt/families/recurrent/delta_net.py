@@ -24,7 +24,8 @@ def read(config: HfConfig, *, num_layers: int) -> DeltaNet:
         "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
         for layer in range(num_layers)
     ]
-    kinds = config.names("layer_types", num=num_layers, known=set(every), default=every)
+    known = ("full_attention", "linear_attention")
+    kinds = config.names("layer_types", num=num_layers, known=known, default=every)
     net = DeltaNet(
         layers=tuple(n for n, kind in enumerate(kinds) if kind == "linear_attention"),
         key_heads=config.integer("linear_num_key_heads", default=16),
@@ -85,6 +86,11 @@ def _net_rows(projections: tuple[HfTensor, ...]) -> Iterator[Param]:
     yield row("norm", of("norm.weight", "delta_value"), role=Role.scale, grouped=False)
     out = of("out_proj.weight", "hidden", "delta_v")
     yield replace(row("out_proj.weight", out, role=Role.linear, grouped=False), tp_dim=1)
+
+
+def projection(name: str, *, size: str) -> HfTensor:
+    """Of a net's input, which a folder holds alone."""
+    return HfTensor(name=f"{_NET}.{name}.weight", dims=(size, "hidden"))
 
 
 def mixed(name: str, *dims: str) -> tuple[HfTensor, ...]:

@@ -9,7 +9,7 @@ from megacpt.families.architecture import Architecture, Norms
 from megacpt.families.dense import llama
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.recurrent import delta_net
-from megacpt.families.weights import HfTensor, Part
+from megacpt.families.weights import Part
 
 MODEL_TYPE = "qwen3_5_text"
 
@@ -20,23 +20,14 @@ _DEFAULTS = {
     "partial_rotary_factor": 0.25,
 }
 """transformers' Qwen3_5TextConfig, where it differs from LlamaConfig."""
-
-
-def _alone(name: str, *, size: str) -> HfTensor:
-    return HfTensor(name=f"model.layers.{{layer}}.linear_attn.{name}.weight", dims=(size, "hidden"))
-
-
 _PROJECTIONS = (
     *delta_net.mixed("in_proj_qkv", "hidden"),
-    _alone("in_proj_z", size="delta_v"),
-    _alone("in_proj_b", size="delta_heads"),
-    _alone("in_proj_a", size="delta_heads"),
+    delta_net.projection("in_proj_z", size="delta_v"),
+    delta_net.projection("in_proj_b", size="delta_heads"),
+    delta_net.projection("in_proj_a", size="delta_heads"),
 )
-PARAMS = (
-    *delta_net.rows(llama.BEFORE_MLP, projections=_PROJECTIONS),
-    *llama.MLP,
-    *llama.AFTER_LAYERS,
-)
+BEFORE_MLP = tuple(delta_net.rows(llama.BEFORE_MLP, projections=_PROJECTIONS))
+PARAMS = (*BEFORE_MLP, *llama.MLP, *llama.AFTER_LAYERS)
 
 
 def parts(architecture: Architecture) -> dict[str, Part]:

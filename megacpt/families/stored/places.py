@@ -16,6 +16,8 @@ from megacpt.families import family_of, param_rows, table_row
 from megacpt.families.architecture import Architecture
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.files import Stored, has_weights, read_stored
+from megacpt.families.stored.mxfp4 import TYPE as FOUR_BITS
+from megacpt.families.stored.mxfp4 import in_four_bits, stored_shapes
 from megacpt.families.stored.naming import BASE, Naming, is_beside, naming_of
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Part, Role
@@ -33,6 +35,8 @@ class StoredAs:
     file: Path
     part: Part
     shape: tuple[int, ...]
+    scales_file: Path | None = None
+    """Of a part in four-bit numbers."""
 
 
 def hf_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -92,9 +96,14 @@ def places_of(
         names.require_head(head)
     names.require_all()
     for part in parts.values():
-        _require_fit(part, found=stored[part.name], folder=folder)
+        _require_fit(part, stored=stored, folder=folder)
     return {
-        name: StoredAs(file=stored[part.name].file, part=part, shape=shapes[name])
+        name: StoredAs(
+            file=stored[part.name].file,
+            part=part,
+            shape=shapes[name],
+            scales_file=stored[part.scales].file if part.scales else None,
+        )
         for name, part in parts.items()
     }
 
@@ -147,18 +156,29 @@ def storage_notes(folder: Path, *, architecture: Architecture) -> Iterator[str]:
     """
     if not has_weights(folder):
         return
-    find_places(folder, architecture=architecture)
+    places = find_places(folder, architecture=architecture)
     if tensors := beside_of(folder, architecture=architecture).tensors:
         values = sum(math.prod(tensor.shape) for tensor in tensors.values())
         yield (
             f"{count(values)} values in {folder} are beside the text model "
             f"(tensors: {_groups(tensors)}): not trained, the export holds them as they are."
         )
-    if stated := HfConfig.read(folder).quantisation():
+    if coded := num_four_bits(places):
+        yield (
+            f"{count(coded)} values in {folder} are four-bit numbers (MXFP4): they are trained as "
+            "the bf16 numbers that transformers makes of them; the export holds plain numbers "
+            "too, and leaves quantization_config out."
+        )
+    elif stated := HfConfig.read(folder).quantisation():
         yield (
             f"{folder / 'config.json'} states {stated}, but the weights are plain numbers: they "
             "are trained as they are, and the export leaves the key out."
         )
+
+
+def num_four_bits(places: Mapping[str, StoredAs]) -> int:
+    """Values of the model that its folder holds as such numbers."""
+    return sum(math.prod(place.shape) for place in places.values() if place.part.scales)
 
 
 def _groups(names: Iterable[str]) -> str:
@@ -185,11 +205,17 @@ def _parts(
     found = {}
     for name, shape in shapes.items():
         candidates = [Part(name=name, shape=shape), *filter(None, [elsewhere.get(name)])]
-        candidates = [replace(c, name=n.stored(c.name)) for n in namings for c in candidates]
+        candidates += [coded for part in candidates for coded in in_four_bits(part)]
+        candidates = [_called(part, naming=n) for n in namings for part in candidates]
         match = next((part for part in candidates if part.name in stored), None)
         if match is not None:
             found[name] = match
     return found
+
+
+def _called(part: Part, *, naming: Naming) -> Part:
+    scales = part.scales and naming.stored(part.scales)
+    return replace(part, name=naming.stored(part.name), scales=scales)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +239,8 @@ class _Names:
 
     def require_all(self) -> None:
         missing = [name for name in self.shapes if name not in self.parts]
-        used = {part.name for part in self.parts.values()} | self.beside.tensors.keys()
+        held = {name for part in self.parts.values() for name in (part.name, part.scales)}
+        used = held | self.beside.tensors.keys()
         extra = [n for n in self.stored if n not in used and ".rotary_emb." not in f".{n}"]
         if missing:
             raise ModelError(
@@ -258,17 +285,31 @@ def _layers(names: Iterable[str], *, naming: Naming) -> int:
     return len({naming.layer(name) for name in names} - {None})
 
 
-def _require_fit(part: Part, *, found: Stored, folder: Path) -> None:
-    if found.dtype not in FLOATING:
-        raise ModelError(
-            f"{part.name} in {found.file} must be of type F32, BF16 or F16, but is "
-            f"{found.dtype}{_stated(folder)}; use the unquantised model."
-        )
-    if found.shape != part.shape:
-        raise ModelError(
-            f"{part.name} in {found.file} must have shape {list(part.shape)}, which config.json "
-            f"states, but has {list(found.shape)}; use the config.json of this model."
-        )
+def _require_fit(part: Part, *, stored: Mapping[str, Stored], folder: Path) -> None:
+    types = FLOATING if part.scales is None else (FOUR_BITS,)
+    for name, shape in stored_shapes(part).items():
+        found = stored.get(name)
+        if found is None:
+            raise ModelError(
+                f"{folder} has no tensor {name}, without which {part.name} cannot be read; "
+                "download the model again."
+            )
+        _require_type(name, found=found, types=types, folder=folder)
+        if found.shape != shape:
+            raise ModelError(
+                f"{name} in {found.file} must have shape {list(shape)}, which config.json states, "
+                f"but has {list(found.shape)}; use the config.json of this model."
+            )
+
+
+def _require_type(name: str, *, found: Stored, types: Sequence[str], folder: Path) -> None:
+    if found.dtype in types:
+        return
+    wanted = "F32, BF16 or F16" if types == FLOATING else listed(types)
+    raise ModelError(
+        f"{name} in {found.file} must be of type {wanted}, but is {found.dtype}{_stated(folder)}; "
+        "use the unquantised model."
+    )
 
 
 def _stated(folder: Path) -> str:

@@ -13,7 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from torch.nn.functional import gelu, silu
+
+from megacpt.config.sections import DeviceKind
+from megacpt.families.architecture import BoundedGlu
 
 ROWS = 256
 """Rows worked on at once: what lies between two operations stays in a CPU's cache."""
@@ -37,6 +41,20 @@ def _gelu(approximate: str) -> Activation:
 SILU = Activation(forward=silu, backward=torch.ops.aten.silu_backward)
 ACTIVATIONS = {"silu": SILU, "gelu": _gelu("none"), "gelu_pytorch_tanh": _gelu("tanh")}
 """By the name that Hugging Face gives them."""
+
+
+def bounded_glu_settings(glu: BoundedGlu, *, kind: DeviceKind) -> dict[str, Any]:
+    """What megatron-core is told of it, whose fused kernel has a slope of its own (of 1.702)."""
+    swish = quick_gelu if kind is DeviceKind.gpu else partial(_swish, slope=glu.slope)
+    return {
+        "activation_func": swish,
+        "activation_func_clamp_value": glu.limit,
+        "glu_linear_offset": 1.0,
+    }
+
+
+def _swish(x: torch.Tensor, *, slope: float) -> torch.Tensor:
+    return x * torch.sigmoid(slope * x)
 
 
 class Gated(torch.nn.Module):

@@ -21,11 +21,17 @@ def scores_of(logits_TE: torch.Tensor, *, routing: Routing) -> torch.Tensor:
 
 
 def choose_experts(
-    scores_TE: torch.Tensor, *, experts: Experts, bias_E: torch.Tensor | None
+    scores_TE: torch.Tensor,
+    *,
+    logits_TE: torch.Tensor,
+    experts: Experts,
+    bias_E: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of each token's experts, 0 of all others, and which these are; both (T, E)."""
     routing = experts.routing
-    ranked_TE = scores_TE.detach() if bias_E is None else scores_TE.detach() + bias_E
+    # Sigmoids may all be one where logits still differ.
+    plain_TE = logits_TE if routing.sigmoid and bias_E is None else scores_TE
+    ranked_TE = plain_TE.detach() if bias_E is None else plain_TE.detach() + bias_E
     if routing.groups_per_token < routing.groups:
         ranked_TE = _of_best_groups(ranked_TE, routing=routing)
     indices_TK = ranked_TE.topk(experts.per_token, dim=-1).indices

@@ -6,10 +6,12 @@ No token is ever dropped: every expert takes all that were sent to it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.tensor_parallel import RowParallelLinear
 from megatron.core.transformer.moe import moe_utils
 
 from megacpt.config.sections import DeviceKind, ParallelConfig
@@ -44,6 +46,8 @@ def expert_settings(
         # megacpt.model.layers.router chooses, and takes the balancing loss, whose weight it reads
         # here.
         "moe_router_load_balancing_type": "none",
+        # It refuses one expert a token without, which its own router would give the weight 1.
+        "moe_router_pre_softmax": experts.per_token == 1,
         "moe_aux_loss_coeff": experts.balance_coefficient,
         "moe_grouped_gemm": on_gpu,
         "moe_permute_fusion": on_gpu and getattr(moe_utils, "fused_permute", None) is not None,
@@ -58,8 +62,31 @@ def _layers_with_experts(architecture: Architecture) -> int | list[int]:
 
 def with_router(layer: Any, *, experts: Experts) -> Any:
     """The specification of a layer with experts, megacpt's router in it."""
-    mlp_submodules(layer).router = partial(Router, experts=experts)
+    submodules = mlp_submodules(layer)
+    submodules.router = partial(Router, experts=experts)
+    if experts.on_input:
+        submodules.experts = _weighing_input(submodules.experts)
     return layer
+
+
+def _weighing_input(experts: Any) -> Any:
+    """The same experts, which ModuleSpec or partial call describe, of a class that does so."""
+    if isinstance(experts, partial):
+        return partial(_on_input(experts.func), *experts.args, **experts.keywords)
+    return replace(experts, module=_on_input(experts.module))
+
+
+def _on_input(experts: Any) -> Any:
+    return type(experts.__name__, (OnInput, experts), {})
+
+
+class OnInput(torch.nn.Module):
+    """megatron-core's experts, which take each token times its weight and whose results are summed;
+    its own setting for that knows one expert a token alone."""
+
+    def forward(self, x: torch.Tensor, counts: Any, weights: torch.Tensor, **kwargs: Any) -> Any:
+        weighed = (x * weights.unsqueeze(-1)).to(x.dtype)
+        return super().forward(weighed, counts, torch.ones_like(weights), **kwargs)
 
 
 def mlp_submodules(layer: Any) -> Any:
@@ -74,5 +101,18 @@ def mark_expert(weight: torch.nn.Parameter) -> None:
     megatron-core 0.16 says so only where experts are dealt to ranks, although a cut of the experts
     that differs from the one of attention changes these ranks too. Said always, every layout has
     the same two optimizers, and finds both in a checkpoint.
+
+    A bias would be taken for one that all tensor-parallel ranks have: with sequence parallelism the
+    gradients of different experts would be summed, and in the norm only the first rank's count.
     """
     weight.allreduce = False  # type: ignore[attr-defined]
+    weight.sequence_parallel = False  # type: ignore[attr-defined]
+    weight.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
+def add_biases_apart(model: Any) -> None:
+    """Have experts give their result itself: megatron-core adds the bias to it in place, and torch
+    refuses that of a view, as what a sum over ranks returns is even if there is one rank."""
+    for module in model.modules():
+        if isinstance(module, RowParallelLinear) and module.is_expert:
+            module.explicit_expert_comm = True

@@ -23,6 +23,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
 from megacpt.model.layers.attention.capped import capped_class
 from megacpt.model.layers.attention.causal import CausalAttention
+from megacpt.model.layers.attention.sinks import SinkAttention
 from megacpt.model.layers.norm import norm_class
 
 
@@ -49,12 +50,13 @@ class Modules:
 def modules_for(architecture: Architecture, *, kind: DeviceKind) -> Modules:
     cap, norms = architecture.scales.attention_cap, architecture.norms
     bounded = None if cap is None else capped_class(cap)
+    plain = SinkAttention if architecture.sinks else CausalAttention
     if kind is not DeviceKind.gpu:
         return Modules(
             column=ColumnParallelLinear,
             row=RowParallelLinear,
             norm=norm_class(norms),
-            core_attention=bounded or CausalAttention,
+            core_attention=bounded or plain,
             of_engine=False,
         )
     if not HAVE_TE:

@@ -63,8 +63,11 @@ class Router(TopKRouter):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each token's weights of its experts, and which these are; both (S * B, E)."""
         length, samples, _ = logits.shape
-        scores = scores_of(logits.flatten(0, 1), routing=self._experts.routing)
-        weights, chosen = choose_experts(scores, experts=self._experts, bias_E=self.expert_bias)
+        logits = logits.flatten(0, 1)
+        scores = scores_of(logits, routing=self._experts.routing)
+        weights, chosen = choose_experts(
+            scores, logits_TE=logits, experts=self._experts, bias_E=self.expert_bias
+        )
         # A recomputed layer runs forward twice, the first time without gradients.
         if self.training and torch.is_grad_enabled():
             shape = (length, samples, self.num_experts)

@@ -23,8 +23,9 @@ def quantised_linear(
     quantiser: Quantiser,
 ) -> torch.Tensor:
     """``x`` (..., I) times the weight; ``activation`` and ``weight`` are the two, quantised."""
-    y: torch.Tensor = _Product.apply(x, w_OI, activation, weight, quantiser)  # type: ignore[no-untyped-call]
-    return y
+    y_TO: torch.Tensor = _Product.apply(x, w_OI, activation, weight, quantiser)  # type: ignore[no-untyped-call]
+    # Here and not inside: a view that is made there cannot be added to in place, as biases are.
+    return y_TO.view(*x.shape[:-1], w_OI.shape[0])
 
 
 class _Product(torch.autograd.Function):
@@ -39,17 +40,17 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         y_TO = multiply(activation.by_rows, b=transposed(weight.by_rows), dtype=x.dtype)
         _keep(ctx, activation=activation.by_columns, weight=weight.by_columns)
-        ctx.quantiser, ctx.dtypes = quantiser, (x.dtype, w_OI.dtype)
-        return y_TO.view(*x.shape[:-1], w_OI.shape[0])
+        ctx.quantiser, ctx.dtypes, ctx.shape = quantiser, (x.dtype, w_OI.dtype), x.shape
+        return y_TO
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, dy_TO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         activation, weight = _kept(ctx)
-        gradient = ctx.quantiser.gradient(dy.reshape(-1, dy.shape[-1]))
+        gradient = ctx.quantiser.gradient(dy_TO)
         dx = dw = None
         if ctx.needs_input_grad[0]:
             dx_TI = multiply(gradient.by_rows, b=weight, dtype=ctx.dtypes[0])
-            dx = dx_TI.view(*dy.shape[:-1], dx_TI.shape[1])
+            dx = dx_TI.view(ctx.shape)
         if ctx.needs_input_grad[1]:
             dw = multiply(transposed(gradient.by_columns), b=activation, dtype=ctx.dtypes[1])
         return dx, dw, None, None, None

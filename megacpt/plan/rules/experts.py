@@ -89,6 +89,14 @@ def _cut(parallel: ParallelConfig, *, architecture: Architecture) -> Iterator[Vi
             rule=f"does not divide intermediate_size={ffn}",
             remedy=f"use {one_of(possible)}",
         )
+    if architecture.mlp_bias and etp > 1:
+        yield Violation(
+            path="parallel.etp",
+            value=etp,
+            rule=f"cuts experts, but those of {architecture.family} have biases, which are added "
+            "whole",
+            remedy="set parallel.etp=1",
+        )
     if parallel.tp > 1 and not parallel.sequence_parallel:
         yield Violation(
             path="parallel.sequence_parallel",

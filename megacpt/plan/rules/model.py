@@ -62,9 +62,15 @@ def _tokens(facts: Facts) -> Iterator[Violation]:
         )
 
 
+_SLOPE = 1.702
+"""Of the fused kernel."""
+_BALANCE_MAX = 0.1
+
+
 def lacking_on_gpus(model: Architecture) -> Iterator[str]:
     """What the model has and the layers of GPUs do not compute."""
-    yield from ()  # nothing yet of what the families have
+    if (glu := model.bounded_glu) is not None and glu.slope != _SLOPE:
+        yield f"an activation of another slope than {_SLOPE} (swiglu_alpha={glu.slope})"
 
 
 def _on_gpus(facts: Facts) -> Iterator[Violation]:
@@ -78,6 +84,47 @@ def _on_gpus(facts: Facts) -> Iterator[Violation]:
             rule=f"has no layers for a {model.family} model, which has {what}",
             remedy="use cluster.device=cpu, or a model without",
         )
+    if model.sinks and facts.config.parallel.cp > 1:
+        yield Violation(
+            path="parallel.cp",
+            value=facts.config.parallel.cp,
+            rule="cuts samples, but Transformer Engine has no sinks, as this "
+            f"{model.family} has, for the way in which they are cut",
+            remedy="use parallel.cp=1",
+        )
 
 
-RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus)
+def _balance(facts: Facts) -> Iterator[Violation]:
+    """The published folders of gpt-oss state 0.9, which transformers had by default and no one has
+    trained with."""
+    model = facts.architecture
+    if model is None or model.experts is None:
+        return
+    stated = model.experts.balance_coefficient
+    if facts.config.model.router_aux_loss_coef is None and stated > _BALANCE_MAX:
+        yield Violation(
+            path="model.router_aux_loss_coef",
+            value="null",
+            rule=f"takes the {stated} of config.json for weight of the balancing loss, which would "
+            "outweigh that of the text (most models state 0.001 to 0.02)",
+            remedy=f"set model.router_aux_loss_coef=0.001, 0 for none, or {stated} to have it so",
+        )
+
+
+def _chunks_on_gpus(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is None or facts.config.cluster.device is not DeviceKind.gpu:
+        return
+    chunk = model.attention_chunk
+    for path, length in sequence_lengths(facts.config.data).items():
+        if chunk is not None and length > chunk:
+            yield Violation(
+                path=path,
+                value=length,
+                rule=f"is above attention_chunk_size={chunk} of the model, and the layers of GPUs "
+                "do not cut samples into chunks",
+                remedy=f"use {chunk} or less, or cluster.device=cpu",
+            )
+
+
+RULES: tuple[Rule, ...] = (_named, _positions, _tokens, _on_gpus, _balance, _chunks_on_gpus)

@@ -17,7 +17,8 @@ from megacpt.families.counts import (
     num_expert_parameters,
     num_parameters,
 )
-from tests.family_cases import deepseek, glm, routed
+from megacpt.families.rope import YarnRopeScaling
+from tests.family_cases import deepseek, glm, gpt_oss, llama4, routed, stacked
 
 SMALL = {
     "num_hidden_layers": 5,
@@ -50,6 +51,27 @@ def test_defaults_of_qwen2_moe_are_those_of_transformers(tmp_path: Path) -> None
     assert (a.rope_theta, a.qkv_bias) == (b.rope_parameters["rope_theta"], b.qkv_bias)
 
 
+@pytest.mark.parametrize("model_type", ["olmoe", "granitemoe"])
+def test_defaults_of_olmoe_and_granitemoe_are_those_of_transformers(
+    model_type: str, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    sizes = SMALL | {"intermediate_size": 96} if model_type == "granitemoe" else SMALL
+    a = read_architecture(folder_with(tmp_path, sizes | {"model_type": model_type}))
+    b = AutoConfig.for_model(model_type, **sizes)
+    assert a.experts == Experts(
+        num=b.num_local_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+        renormalised=getattr(b, "norm_topk_prob", True),
+    )
+    assert (a.ffn_hidden_size, a.num_kv_heads) == (b.intermediate_size, b.num_key_value_heads)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert a.rope_theta == b.rope_parameters["rope_theta"]
+    assert a.scales.attention == getattr(b, "attention_multiplier", None)
+
+
 @pytest.mark.parametrize(
     ("changes", "dense"),
     [
@@ -70,7 +92,8 @@ def test_layers_without_experts(
     assert experts.dense_ffn_hidden_size == (99 if dense else None)
 
 
-CASES = {**routed.CASES, **deepseek.CASES, **glm.CASES}
+GROUPS = (routed, deepseek, glm, gpt_oss, llama4, stacked)
+CASES = {name: case for group in GROUPS for name, case in group.CASES.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -114,6 +137,7 @@ DEEPSEEK = SMALL | {"num_experts_per_tok": 2, "n_routed_experts": 16}
         ("deepseek_v3", {"first_k_dense_replace": 5}, "leaves none of 5 layers with experts"),
         ("glm4_moe", {"first_k_dense_replace": 9}, "leaves none of 5 layers with experts"),
         ("qwen2_moe", {"use_sliding_window": True}, "use_sliding_window must be False"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv must be None, but is 8.0"),
     ],
 )
 def test_what_is_not_computed_is_refused(
@@ -136,3 +160,51 @@ def test_deepseeks_attention_is_as_large_as_in_transformers(tmp_path: Path) -> N
     assert a.experts.dense_layers == tuple(range(b.first_k_dense_replace))
     assert (a.head_dim, a.dense_ffn_hidden_size) == (b.qk_rope_head_dim, b.intermediate_size)
     assert (a.max_positions, a.norm_eps) == (b.max_position_embeddings, b.rms_norm_eps)
+
+
+GPT_OSS = SMALL | {"model_type": "gpt_oss", "num_hidden_layers": 4, "intermediate_size": 96}
+PUBLISHED = GPT_OSS | {
+    "experts_per_token": 4,
+    "initial_context_length": 4096,
+    "num_experts_per_tok": 4,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+}
+"""In the words of the published folders, which are those of transformers 4."""
+
+
+@pytest.mark.parametrize("config", [GPT_OSS, PUBLISHED])
+def test_defaults_of_gpt_oss_are_those_of_transformers(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import GptOssConfig
+
+    a = read_architecture(folder_with(tmp_path, config))
+    b = GptOssConfig.from_pretrained(tmp_path)
+    assert a.experts == Experts(
+        num=b.num_local_experts,
+        per_token=b.num_experts_per_tok,
+        balance_coefficient=b.router_aux_loss_coef,
+    )
+    assert a.bounded_glu is not None
+    assert (a.bounded_glu.slope, a.bounded_glu.limit) == (b.swiglu_alpha, b.swiglu_limit)
+    assert (a.ffn_hidden_size, a.num_kv_heads) == (b.intermediate_size, b.num_key_value_heads)
+    assert (a.norm_eps, a.max_positions) == (b.rms_norm_eps, b.max_position_embeddings)
+    assert (a.head_dim, a.attention_bias) == (b.head_dim, b.attention_bias)
+    kinds = ["full_attention" if a.window(n) is None else "sliding_attention" for n in range(4)]
+    assert (kinds, a.window(0)) == (b.layer_types[:4], b.sliding_window)
+    rope, stated = a.rope_scaling, b.rope_parameters
+    assert isinstance(rope, YarnRopeScaling)
+    assert (a.rope_theta, rope.truncate) == (stated["rope_theta"], stated["truncate"])
+    assert (rope.factor, rope.original_max_positions) == (
+        stated["factor"],
+        stated["original_max_position_embeddings"],
+    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import pytest
 from megacpt.errors import ModelError
 from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.stored import nearest as nearest_families
 from megacpt.families.stored.nearest import MISSING, nearest
+from megacpt.families.stored.nested import OUTER, SAME_AS
 from tests.family_cases import Case, cases
 from tests.multimodal_cases import write_parts
 
+TEXTS = {outer: SAME_AS.get(text, text) for outer, text in OUTER.items()}
 FIRST = {case.model_type: name for name, case in reversed(cases().items())}
 
 
@@ -109,3 +112,98 @@ def test_those_that_are_refused_by_name_are_types_of_transformers_and_no_familie
 
     assert MISSING.keys() <= set(CONFIG_MAPPING.keys())
     assert not MISSING.keys() & FAMILIES.keys()
+
+
+def defaults_of(model_type: str) -> dict[str, Any] | None:
+    """What transformers would write of a model all of whose values are its own defaults; ``None``:
+    it has none of some."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = CONFIG_MAPPING[model_type]()
+        return dict(json.loads(config.to_json_string(use_diff=False)))
+    except (ValueError, TypeError, ImportError, AttributeError, StrictDataclassError):
+        return None
+
+
+HYBRIDS = {
+    "bamba": "Mamba layers",
+    "falcon_h1": "Mamba beside attention",
+    "gemma4": "embeddings of each layer",
+    "gemma4_text": "embeddings of each layer",
+    "granitemoehybrid": "Mamba layers",
+    "jamba": "Mamba layers",
+    "kimi_linear": "delta attention",
+    "lfm2": "short convolutions",
+    "lfm2_vl": "short convolutions",
+    "mamba2": "Mamba layers",
+    "minimax": "lightning attention",
+    "nemotron_h": "Mamba layers",
+    "olmo_hybrid": "gated delta nets",
+    "bart": "an encoder",
+}
+
+
+@pytest.mark.parametrize("model_type", HYBRIDS)
+def test_of_other_layers_one_sentence_says_what_is_missing(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(defaults_of(model_type)))
+    said = f"is '{model_type}', for which megacpt lacks [^;]*{HYBRIDS[model_type]}"
+    with pytest.raises(ModelError, match=said) as error:
+        read_architecture(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+NO_MODEL_BY_DEFAULT = {
+    "deepseek_v2": "has no num_experts_per_tok",
+    "glm4_moe": "hidden_size must be a multiple of 96 heads, but is 4096",
+}
+"""Families of which transformers' own defaults make no model."""
+
+
+def family_or_error(folder: Path) -> str:
+    try:
+        return read_architecture(folder).family
+    except ModelError as error:
+        return str(error)
+
+
+def outcomes_of(model_types: Iterable[str], *, folder: Path) -> dict[str, str]:
+    outcomes = {}
+    for model_type in model_types:
+        if (stated := defaults_of(model_type)) is not None:
+            (folder / "config.json").write_text(json.dumps(stated))
+            outcomes[model_type] = family_or_error(folder)
+    return outcomes
+
+
+@pytest.mark.slow
+def test_no_type_of_transformers_is_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that there are, trained or not."""
+    from transformers import CONFIG_MAPPING
+
+    # Which family is nearest is for those below.
+    monkeypatch.setattr(nearest_families, "nearest", lambda config, families: None)
+    outcomes = outcomes_of(list(CONFIG_MAPPING), folder=tmp_path)
+    assert len(outcomes) > 0.99 * len(CONFIG_MAPPING)
+    taken = {model_type for model_type, found in outcomes.items() if found in FAMILIES}
+    known = FAMILIES.keys() | {outer for outer, text in TEXTS.items() if text in FAMILIES}
+    assert known - taken == NO_MODEL_BY_DEFAULT.keys()
+    assert taken <= known
+    for model_type, why in NO_MODEL_BY_DEFAULT.items():
+        assert why in outcomes[model_type]
+    known_names = ", ".join(sorted(FAMILIES))
+    for model_type in outcomes.keys() - known:
+        assert f"model_type must be one of {known_names}, but is" in outcomes[model_type]
+
+
+@pytest.mark.slow
+def test_every_language_model_has_a_nearest_family_or_lacks_something(tmp_path: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    outcomes = outcomes_of(CAUSAL.keys() - FAMILIES.keys() - OUTER.keys(), folder=tmp_path)
+    assert len(outcomes) > 100
+    for said in outcomes.values():
+        assert "for which megacpt lacks" in said or "Nearest to it is" in said

@@ -82,8 +82,38 @@ def test_weights_are_those_of_transformers(
     expected_TE = torch.zeros(TOKENS, EXPERTS).scatter(1, indices_TK, weights_TK)
     bias_E = getattr(router, "e_score_correction_bias", None)
     found_TE, chosen_TE = choose_experts(
-        scores_of(logits_TE, routing=routing), experts=experts, bias_E=bias_E
+        scores_of(logits_TE, routing=routing), logits_TE=logits_TE, experts=experts, bias_E=bias_E
     )
     torch.testing.assert_close(found_TE, expected_TE)
     assert torch.equal(chosen_TE, expected_TE > 0)
     assert bool((chosen_TE.sum(dim=1) == per_token).all())
+
+
+@pytest.mark.parametrize("per_token", [1, 3])
+def test_logits_choose_where_all_sigmoids_are_one(per_token: int) -> None:
+    """As in Llama 4."""
+    from transformers import Llama4TextConfig
+    from transformers.models.llama4.modeling_llama4 import Llama4Router
+
+    torch.manual_seed(per_token)
+    router = Llama4Router(
+        Llama4TextConfig(
+            hidden_size=HIDDEN, num_local_experts=EXPERTS, num_experts_per_tok=per_token
+        )
+    )
+    torch.nn.init.normal_(router.weight, std=20.0)
+    expected_TE, logits_TE = router(torch.randn(TOKENS, HIDDEN))
+    assert int((expected_TE == 1.0).sum(dim=1).max()) == per_token
+    assert bool(((logits_TE.sigmoid() == 1.0).sum(dim=1) > per_token).any())
+    routing = Routing(sigmoid=True)
+    experts = Experts(
+        num=EXPERTS,
+        per_token=per_token,
+        balance_coefficient=0.0,
+        renormalised=False,
+        routing=routing,
+    )
+    found_TE, _ = choose_experts(
+        scores_of(logits_TE, routing=routing), logits_TE=logits_TE, experts=experts, bias_E=None
+    )
+    torch.testing.assert_close(found_TE, expected_TE, rtol=0.0, atol=0.0)

@@ -184,3 +184,26 @@ def test_an_evaluation_pass_makes_no_operands_for_gradients() -> None:
     x = torch.randn(32, 32)
     assert RECIPES["mxfp8"].activation(x, during=Pass.evaluation).by_columns is None
     assert RECIPES["nvfp4"].activation(x, during=Pass.rehearsal).by_columns is None
+
+
+@pytest.mark.mcore
+def test_what_is_added_in_place_does_not_touch_the_gradients() -> None:
+    """As megatron-core adds the biases of experts."""
+    from megacpt.device.cpu import import_hook
+
+    import_hook.install()
+    from megacpt.model.quantise.linear import QuantisedProduct
+
+    gradients = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        x_BTI, w_OI = (
+            torch.randn(shape).bfloat16().requires_grad_() for shape in ((2, 4, 8), (6, 8))
+        )
+        product = QuantisedProduct(Tensorwise(forward=numbers.E4M3, backward=numbers.E5M2))
+        y = product(x_BTI, w_OI=w_OI, training=True)
+        y = y.add_(1.0) if in_place else y + 1.0
+        y.square().sum().backward()
+        gradients.append((x_BTI.grad, w_OI.grad))
+    for apart, added in zip(*gradients, strict=True):
+        assert torch.equal(apart, added)

@@ -175,3 +175,12 @@ def test_operations_of_windows() -> None:
     )
     cut = (model.num_layers - 1) * query_values * (10 - (2 * sum(keys) - 4) / 10)
     assert without - found == pytest.approx(6.0 * cut)
+
+
+def test_experts_with_biases_are_not_cut() -> None:
+    biased = replace(MIXTURE, family="gpt_oss", mlp_bias=True)
+    assert found(TP3, biased) == [
+        "parallel.etp=3 cuts experts, but those of gpt_oss have biases, which are added whole; set "
+        "parallel.etp=1"
+    ]
+    assert found(TP3 | {"parallel.etp": 1}, biased) == []

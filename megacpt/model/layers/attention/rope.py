@@ -30,9 +30,11 @@ class Ropes(RotaryEmbedding):  # type: ignore[misc]
 
     @classmethod
     def take_over(cls, rotary: RotaryEmbedding, *, architecture: Architecture) -> None:
-        """Make one of the module that GPTModel has built."""
+        """Make one of the module that megatron-core has built."""
         device = rotary.inv_freq.device
         rotary.__class__ = cls
+        # HybridModel does not pass this on from its configuration.
+        rotary.rotary_interleaved = architecture.rotary_pairs
         rotary.tables = tuple(
             inverse_frequencies(rope, head_dim=architecture.head_dim, is_long=is_long).to(device)
             for rope, is_long in table_keys(architecture)

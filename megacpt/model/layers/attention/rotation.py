@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of models with several kinds of rotary positions, or whose queries they scale.
+"""Attention of models with several kinds of rotary positions, or that scale or norm what turns.
 
 megatron-core hands the angles of one kind to all layers. Here they are those of all kinds, side by
 side (megacpt.model.layers.attention.rope), and each layer takes its own.
@@ -39,6 +39,8 @@ class Rotation:
     factor: float
     """Of queries times keys, in the channels that turn."""
     growth: QueryGrowth | None
+    norm_eps: float | None
+    """Of the norm of rotated queries and keys; ``None``: they pass none."""
 
     def own(self, angles_S11A: torch.Tensor, *, packed: PackedSeqParams | None) -> torch.Tensor:
         """By the length of the sample, or by that of each document."""
@@ -68,7 +70,7 @@ class Rotation:
         if self.growth is None:
             return scale
         rows, growth = len(angles_S11A), self.growth
-        positions_S = _positions(rows, packed=packed, device=angles_S11A.device)
+        positions_S = growth.first + _positions(rows, packed=packed, device=angles_S11A.device)
         times_S = torch.log1p(torch.floor(positions_S / growth.original_max_positions))
         return scale * (1 + growth.rate * times_S)[:, None, None, None]
 
@@ -81,7 +83,12 @@ def rotation_of(architecture: Architecture, *, layer: int) -> Rotation | None:
     places = dict(zip(keys, slices, strict=True))
     rope = architecture.rope_of(layer)
     factor = 1.0 if rope is None else rope.attention_factor**2
-    if len(keys) == 1 and factor == 1.0 and architecture.query_growth is None:
+    growth = architecture.growth_of(layer)
+    norm_eps: float | None = None
+    if architecture.rotated_qk_norm and rope is not None:
+        # The norm takes the factor away, but beside its epsilon.
+        factor, norm_eps = 1.0, architecture.norm_eps / factor
+    if len(keys) == 1 and factor == 1.0 and growth is None and norm_eps is None:
         return None
     known = rope or keys[0][0]
     return Rotation(
@@ -89,7 +96,8 @@ def rotation_of(architecture: Architecture, *, layer: int) -> Rotation | None:
         long_angles=places.get((known, True)),
         original_max_positions=_original(known),
         factor=factor,
-        growth=architecture.query_growth,
+        growth=growth,
+        norm_eps=norm_eps,
     )
 
 
@@ -103,6 +111,11 @@ class RotatedAttention(SelfAttention):  # type: ignore[misc]
     def __init__(self, *args: Any, rotation: Rotation, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rotation = rotation
+        if rotation.norm_eps is not None:
+            # A rotation changes no length: the norm may as well come before it.
+            self.q_layernorm = self.k_layernorm = torch.nn.RMSNorm(
+                self.config.kv_channels, eps=rotation.norm_eps, elementwise_affine=False
+            )
         self._scale: torch.Tensor | None = None
 
     def forward(
@@ -127,7 +140,7 @@ class RotatedAttention(SelfAttention):  # type: ignore[misc]
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
         query, *others = super().get_query_key_value_tensors(*args, **kwargs)
         if self._scale is not None:
-            query = query * self._scale.to(query.dtype)
+            query = (query * self._scale).to(query.dtype)
         return (query, *others)
 
 
