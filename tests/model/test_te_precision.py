@@ -16,7 +16,6 @@ from megacpt.families import FAMILIES, read_architecture
 from megacpt.families.architecture import Architecture
 from tests.family_cases import cases
 from tests.model.test_te import run_python
-from tests.plan.test_families import written
 from tests.run_on_ranks import run_on_ranks
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
@@ -47,7 +46,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     require_engine()
     work = tmp_path_factory.mktemp("te_precision")
     for name, case in FAMILY_CASES.items():
-        written(case, work / "models" / name)
+        case.config().save_pretrained(work / "models" / name)
     run_on_ranks("tests.model.te_recipes:describe_all", work, world=1, cases=None, timeout_s=900.0)
     built: dict[str, Any] = json.loads((work / "found.json").read_text())
     return built
