@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from megacpt.commands.common import Verb, say, shown
 from megacpt.commands.model import (
     DownloadLine,
+    as_asked,
     bytes_to_come,
     model_of_run,
     model_path,
-    named,
 )
 from megacpt.errors import ConfigError
 from megacpt.text import count, duration, text_size
@@ -74,7 +74,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     folder = _path_of(arguments.source, argument="SOURCE", bring=False)
     if size := bytes_to_come(folder):
         lines = [
-            f"Would download {text_size(size)} of weights of {named(folder)} to",
+            f"Would download {text_size(size)} of weights of {as_asked(folder)} to",
             f"  {folder}",
             "and convert them; when they are there, this says more.",
         ]
@@ -90,7 +90,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 def _would(conversion: Conversion, *, estimate: Estimate) -> list[str]:
     lines = [
         f"Would write the {FORMS[conversion.form.value]} {shown(conversion.destination)}:",
-        f"  reads   {estimate.tensors:,} tensors of {named(conversion.source.folder)}, "
+        f"  reads   {estimate.tensors:,} tensors of {as_asked(conversion.source.folder)}, "
         f"{text_size(estimate.read_bytes)}",
         f"  writes  {text_size(estimate.bytes)} in {_files(estimate.files)}, with "
         f"{text_size(estimate.free_bytes)} free there",
@@ -137,11 +137,11 @@ def _files(number: int) -> str:
 
 
 def _next(conversion: Conversion, *, base: str | None) -> str:
-    ours, theirs = named(conversion.source.folder), shown(conversion.destination)
+    ours, theirs = as_asked(conversion.source.folder), shown(conversion.destination)
     if conversion.form.value == "hf":
         described = ["--base", base] if base is not None else []
         return shlex.join(["megacpt", "verify", ours, theirs, *described])
-    model = named(conversion.source.described_by)
+    model = as_asked(conversion.source.described_by)
     return shlex.join(["megacpt", "train", f"model.path={model}", f"checkpoint.load_from={theirs}"])
 
 

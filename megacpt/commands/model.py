@@ -104,7 +104,7 @@ def bytes_to_come(folder: Path) -> int:
     return missing_bytes(folder)
 
 
-def named(path: Path) -> str:
+def as_asked(path: Path) -> str:
     """As a command takes it: the id of a model that the hub's cache holds, else the folder."""
     stored = HubModel.stored(str(path))
     return shown(path) if stored is None else str(stored)
@@ -195,7 +195,7 @@ def _model_of(path: Path, *, is_run: bool) -> str:
     else:
         folder = description_of(path)
     has_none = folder.is_dir() and not has_weights(folder)
-    return f"model.path={named(folder)}" + " model.init=random" * has_none
+    return f"model.path={as_asked(folder)}" + " model.init=random" * has_none
 
 
 def _note(text: str) -> None:

@@ -32,7 +32,7 @@ from megacpt.convert.described import write_descriptions, write_json
 from megacpt.convert.folder_tensors import folder_tensors
 from megacpt.convert.native import writer
 from megacpt.convert.sources import TORCH_DTYPES, SourceModel
-from megacpt.convert.stream import OutputFile, Progress, missing_bytes, write_files
+from megacpt.convert.stream import OutputFile, Progress, unwritten_bytes, write_files
 from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_
 from megacpt.families.stored.files import INDEX, SINGLE
 from megacpt.files import publish, require_new, write_text
@@ -94,7 +94,7 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
     plan = _planned(conversion)
     started_at = time.monotonic()
     with explained(conversion), _aside(conversion, files=plan.files) as partial:
-        left = missing_bytes(plan.files, folder=partial)
+        left = unwritten_bytes(plan.files, folder=partial)
         require_room(left, folder=partial.parent)
         sums = _write(conversion.source, files=plan.files, folder=partial, progress=progress)
         plan.complete(partial, sums=sums)
@@ -134,7 +134,7 @@ def bytes_left(conversion: Conversion, *, files: Sequence[OutputFile]) -> int:
     """What of them an earlier start of the same conversion has not written."""
     partial = partial_folder(conversion.destination)
     begun = _has_note(partial, note=_note(conversion, files=files))
-    return missing_bytes(files, folder=partial) if begun else sum(file.bytes for file in files)
+    return unwritten_bytes(files, folder=partial) if begun else sum(file.bytes for file in files)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Fill(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Place:
+class LiesAt:
     """Where something begins that is read."""
 
     file: Path
@@ -66,7 +66,7 @@ class SourceTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     fill: Fill
-    place: Callable[[int], Place | None] = lambda row: None
+    place: Callable[[int], LiesAt | None] = lambda row: None
     """Of a row; None: whoever reads need not care for the order."""
 
     @property

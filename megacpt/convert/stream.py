@@ -23,7 +23,7 @@ import xxhash
 
 from megacpt.checkpoint.manifest import FileSum
 from megacpt.checkpoint.verify import sums_of
-from megacpt.convert.sources import Fill, Place, bytes_of
+from megacpt.convert.sources import Fill, LiesAt, bytes_of
 from megacpt.files import sync
 
 PIECE_BYTES = 2**24
@@ -54,7 +54,7 @@ class Piece:
     """Of the piece's own rows."""
     head: bytes = b""
     tail: bytes = b""
-    place: Place | None = None
+    place: LiesAt | None = None
     """Where its values begin to be read, if that is best done in the order of the file."""
 
     @property
@@ -101,7 +101,7 @@ def _place_of(piece: Piece) -> int:
     return piece.place.at if piece.place is not None else 0
 
 
-def missing_bytes(files: Sequence[OutputFile], *, folder: Path) -> int:
+def unwritten_bytes(files: Sequence[OutputFile], *, folder: Path) -> int:
     """What is still to be written."""
     return sum(file.bytes for file in files if not _is_written(file, folder=folder))
 

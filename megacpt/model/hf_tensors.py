@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import StoredAs, find_places
-from megacpt.model.four_bits import decoded
+from megacpt.model.quantise.four_bits import decoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ import pytest
 import torch
 import xxhash
 
-from megacpt.convert.sources import Place, SourceTensor
-from megacpt.convert.stream import CHUNK_BYTES, OutputFile, Piece, missing_bytes, write_files
+from megacpt.convert.sources import LiesAt, SourceTensor
+from megacpt.convert.stream import CHUNK_BYTES, OutputFile, Piece, unwritten_bytes, write_files
 from tests.convert.support import held_in_memory
 
 VALUES = torch.randn(3000, 700, generator=torch.Generator().manual_seed(1))
@@ -55,7 +55,7 @@ def test_what_is_there_is_not_written_again(tmp_path: Path) -> None:
     first = write_files(two_files(summed=True), folder=tmp_path)
     (tmp_path / "b").unlink()
     stamp = (tmp_path / "a").stat().st_mtime_ns
-    assert missing_bytes(two_files(summed=True), folder=tmp_path) == first["b"].bytes
+    assert unwritten_bytes(two_files(summed=True), folder=tmp_path) == first["b"].bytes
     assert write_files(two_files(summed=True), folder=tmp_path) == first
     assert (tmp_path / "a").stat().st_mtime_ns == stamp
 
@@ -73,7 +73,7 @@ def test_a_failure_in_a_thread_is_raised(tmp_path: Path) -> None:
 def test_what_is_read_from_one_file_is_read_in_its_order_by_one_writer(tmp_path: Path) -> None:
     read: list[tuple[str, int, int]] = []
 
-    def piece(number: int, *, place: Place) -> Piece:
+    def piece(number: int, *, place: LiesAt) -> Piece:
         def fill(out: torch.Tensor, *, first: int) -> None:
             read.append((place.file.name, place.at, threading.get_ident()))
             time.sleep(0.001)
@@ -81,7 +81,7 @@ def test_what_is_read_from_one_file_is_read_in_its_order_by_one_writer(tmp_path:
 
         return Piece(at=8 * number, shape=(2,), dtype=torch.float32, fill=fill, place=place)
 
-    places = [Place(file=Path(f"f{n % 3}"), at=37 * n % 100) for n in range(30)]
+    places = [LiesAt(file=Path(f"f{n % 3}"), at=37 * n % 100) for n in range(30)]
     pieces = [piece(number, place=place) for number, place in enumerate(places)]
     write_files([OutputFile(name="a", pieces=pieces)], folder=tmp_path)
     values = torch.frombuffer(bytearray((tmp_path / "a").read_bytes()), dtype=torch.float32)

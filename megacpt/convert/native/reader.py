@@ -27,7 +27,7 @@ from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.native.proof import Proof, ProvenFile
-from megacpt.convert.sources import Place, SourceModel, SourceTensor, bytes_of
+from megacpt.convert.sources import LiesAt, SourceModel, SourceTensor, bytes_of
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.stored.files import placed_by_index
@@ -219,7 +219,7 @@ def _fill(
                 block.copy_rows(rows, first=run.native + start - run.hf, what=what)
 
 
-def _place(row: int, *, runs: Sequence[Run], blocks: Sequence[_Block]) -> Place | None:
+def _place(row: int, *, runs: Sequence[Run], blocks: Sequence[_Block]) -> LiesAt | None:
     """In order a file is read that is summed meanwhile."""
     run = next(run for run in runs if run.hf <= row < run.hf + run.count)
     native = run.native + row - run.hf
@@ -227,4 +227,4 @@ def _place(row: int, *, runs: Sequence[Run], blocks: Sequence[_Block]) -> Place 
     if not block.file.is_for_weights:
         return None
     at = block.values_at + (native - block.offset[0]) * block.row_bytes
-    return Place(file=block.file.path, at=at)
+    return LiesAt(file=block.file.path, at=at)

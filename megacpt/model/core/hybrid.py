@@ -54,12 +54,6 @@ class OnHybrid(CommonModel, HybridModel):  # type: ignore[misc]
                 **kwargs,
             )
 
-    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Without the output layer's extra state, which is empty and which GPTModel leaves out."""
-        found: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
-        found.pop("output_layer._extra_state", None)
-        return found
-
 
 class Stack(HybridStack):  # type: ignore[misc]
     """Its last norm is the family's own, and is named as GPTModel names it."""

@@ -147,6 +147,7 @@ class GatedDeltaNet(MegatronModule):  # type: ignore[misc]
     def sharded_state_dict(
         self,
         prefix: str = "",
+        *,
         sharded_offsets: tuple[Any, ...] = (),
         metadata: dict[str, Any] | None = None,
     ) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
         layer.vocab_size = vocab_size
         layer.scale, layer.cap = scales.logits, scales.logits_cap
 
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without an extra state, which is empty; GPTModel leaves it out, HybridModel would not."""
+        found = super().sharded_state_dict(*args, **kwargs)
+        return {name: held for name, held in found.items() if not name.endswith("_extra_state")}
+
     def forward(
         self,
         hidden_SBD: torch.Tensor,

@@ -98,7 +98,7 @@ class NormOverHeads(torch.nn.Module):
         return whole.view(x_SBHD.shape)
 
     def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+        self, prefix: str = "", *, sharded_offsets: Any = (), metadata: Any = None
     ) -> Any:
         return make_sharded_tensors_for_checkpoint(
             self.state_dict(keep_vars=True),

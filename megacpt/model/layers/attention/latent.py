@@ -134,7 +134,8 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output and its bias, which the layer adds."""
 
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def attend(*qkv: torch.Tensor) -> torch.Tensor:
+            q, k, v = qkv
             return self._attend(q, k=k, v=v, packed=packed_seq_params)
 
         rope = _Rope(

@@ -55,7 +55,7 @@ class SinkAttention(CausalAttention):
         return out_BHSD.permute(2, 0, 1, 3).flatten(2)
 
     def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+        self, prefix: str = "", *, sharded_offsets: Any = (), metadata: Any = None
     ) -> Any:
         return make_sharded_tensors_for_checkpoint(
             self.state_dict(keep_vars=True),

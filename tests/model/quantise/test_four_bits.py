@@ -12,8 +12,8 @@ import torch
 
 from megacpt.cli import main
 from megacpt.families import read_architecture
-from megacpt.model.four_bits import decoded
 from megacpt.model.hf_tensors import HfTensors
+from megacpt.model.quantise.four_bits import decoded
 from tests.mxfp4_cases import stored, write_four_bits
 
 Tensors = dict[str, torch.Tensor]
