@@ -60,7 +60,7 @@ CAME_LATER = {
     "4.57.6": {"ministral3", "qwen3_5_text", "qwen3_5_moe_text"},
     "5.0.0": {"qwen3_5_text", "qwen3_5_moe_text"},
 }
-"""Families that a version does not have."""
+"""Families that a version does not have, as far as there are any here."""
 NO_FAULT = (
     # Of 5.0.0 about its own form: it does not expect there what it has put there.
     "Unrecognized keys in `rope_parameters` for 'rope_type'='dynamic': {'rope_theta'}",
@@ -325,7 +325,7 @@ def test_every_version_reads_the_same_model(
         if read is not None and (faults := differences(read, wanted=written[name], name=name))
     }
     assert not wrong
-    assert unknown & FAMILIES.keys() == CAME_LATER.get(of_version, set())
+    assert unknown & FAMILIES.keys() == CAME_LATER.get(of_version, set()) & FAMILIES.keys()
 
 
 def test_every_family_is_among_the_exports() -> None:
@@ -385,9 +385,10 @@ def test_llama_cpp_computes_the_same(
     exports: tuple[Path, dict[str, Native]], tmp_path: Path
 ) -> None:
     """From the file that its own converter makes: every value is in it, and the next token's
-    probabilities are ours."""
+    probabilities are ours. Windows in Qwen2 are known to be left out, which this notices."""
     root, written = exports
     names = [*FAMILIES, "five", "four", "scaled_five", "scaled_four", "llava", "mistral3"]
+    names.append("qwen2-windows")
     found = read_by(LLAMA_CPP, script="read_by_llama_cpp.py", names=names, root=root, work=tmp_path)
     wrong = {}
     for name, read in found.items():
@@ -399,7 +400,7 @@ def test_llama_cpp_computes_the_same(
         held = sum(math.prod(shape) for key, shape in read["tensors"] if not key.startswith("rope"))
         if off > by_llama_cpp(name) or (name not in PARTS and held != num_values(root / name)):
             wrong[name] = {"log probabilities": off, "values": (held, num_values(root / name))}
-    assert not wrong
+    assert wrong.keys() == {"qwen2-windows"}, wrong
 
 
 def by_llama_cpp(name: str) -> float:
