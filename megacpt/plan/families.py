@@ -101,7 +101,7 @@ def families_text(rows: Sequence[FamilyRow]) -> str:
     inside = sorted({outer for row in rows for outer in row.inside})
     notes = (
         "x: compared with transformers on CPU ranks, in logits, gradients and conversion both "
-        "ways; GPU: built of Transformer Engine's layers.",
+        "ways; GPU: layers constructed of Transformer Engine's, not run.",
         f"Text inside: {', '.join(inside)}.",
         f"Refused by name: {', '.join(sorted(MISSING))}.",
     )

@@ -18,6 +18,7 @@ from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_s
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
 from megacpt.plan.rules.data import longest
+from megacpt.plan.rules.kernels import advice_for_gpus
 from megacpt.plan.rules.optim import advice
 from megacpt.plan.segments import (
     Segment,
@@ -141,7 +142,7 @@ def make_plan(
             for step in shown_steps(schedule)
         },
         lr_multipliers=group_multipliers(config.optim),
-        advice=(*advice(config), *_unused(sources)),
+        advice=(*advice(config), *advice_for_gpus(config, model=architecture), *_unused(sources)),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,

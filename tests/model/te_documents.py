@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch._dynamo
 import torch.distributed as dist
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import layer_norm, linear, rms_norm
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 
@@ -48,20 +48,21 @@ def pretend_a_gpu(capability: tuple[int, int] = (9, 0)) -> None:
 def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
     import transformer_engine.pytorch as te
     from megatron.core.extensions import transformer_engine as layers
+    from megatron.core.transformer.moe import moe_utils
     from transformer_engine.pytorch.attention import rope
     from transformer_engine.pytorch.attention.dot_product_attention import backends, utils
 
-    def fused_attention(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def fused_attention(self: Any, *qkv: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         from megacpt.model.layers.attention.causal import CausalAttention, packed_documents
 
         calls.append({name: kwargs[name] for name in RECORDED})
-        attention = CausalAttention(SelfConfig(), layer_number=1)  # type: ignore[arg-type]
-        packed = packed_documents(kwargs["cu_seqlens_q"], longest=kwargs["max_seqlen_q"])
-        return attention(*args, None, packed_seq_params=packed)
-
-    def norm_linear(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        normed = rms_norm(x, x.shape[-1:], self.layer_norm_weight, eps=self.eps)
-        return linear(normed, self.weight), None
+        packed = None
+        if kwargs["qkv_layout"].startswith("thd"):
+            packed = packed_documents(kwargs["cu_seqlens_q"], longest=kwargs["max_seqlen_q"])
+            assert len({x.shape[-1] for x in qkv}) == 1, "packed values are as wide as keys"
+        config: Any = ToldByKernel(window=kwargs["window_size"])
+        core = CausalAttention(config, layer_number=1, softmax_scale=self.softmax_scale)
+        return core(*qkv, None, packed_seq_params=packed)
 
     def rotated(t: Any, freqs: Any, _: None, layout: str, __: bool, bounds: Any, *___: int) -> Any:
         return rope.apply_rotary_pos_emb(t, freqs, layout, cu_seqlens=bounds, fused=False)
@@ -69,24 +70,65 @@ def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
     f16 = utils.FusedAttnBackend["F16_arbitrary_seqlen"]
     utils.get_attention_backend = lambda _: (False, None, True, f16, False, [False, True, False])
     backends.FusedAttention.forward = fused_attention
-    layers.TELayerNormColumnParallelLinear.forward = norm_linear
-    layers.TERowParallelLinear.forward = lambda self, x: (linear(x, self.weight), None)
-    te.RMSNorm.forward = lambda self, x: rms_norm(x, x.shape[-1:], self.weight, eps=self.eps)
+    layers.TELinear.forward = product
+    layers.TELayerNormColumnParallelLinear.forward = norm_and_product
+    layers.TEGroupedLinear.forward = products_of_experts
+    te.RMSNorm.forward = norm
+    te.LayerNorm.forward = norm
+    moe_utils.te_general_gemm = None  # torch's is taken then
     rope.FusedRoPEFunc.apply = rotated
+
+
+def product(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if self.te_return_bias:
+        return linear(x, self.weight), self.bias
+    return linear(x, self.weight, self.bias if self.use_bias else None), None
+
+
+def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    bias = getattr(self, "bias", None)
+    return normed(x, weight=self.weight, bias=bias, module=self)
+
+
+def norm_and_product(self: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    bias = self.layer_norm_bias
+    return product(self, normed(x, weight=self.layer_norm_weight, bias=bias, module=self))
+
+
+def normed(
+    x: torch.Tensor, *, weight: torch.Tensor, bias: torch.Tensor | None, module: Any
+) -> torch.Tensor:
+    """Transformer Engine's LayerNorm always has a bias, its RMSNorm none."""
+    scale = weight + 1.0 if module.zero_centered_gamma else weight
+    if bias is None:
+        return rms_norm(x, x.shape[-1:], scale, eps=module.eps)
+    return layer_norm(x, x.shape[-1:], scale, bias, module.eps)
+
+
+def products_of_experts(self: Any, x: torch.Tensor, m_splits: list[int]) -> tuple[Any, Any]:
+    parts = torch.split(x, m_splits)
+    outs = [linear(part, getattr(self, f"weight{n}")) for n, part in enumerate(parts)]
+    biases = [getattr(self, f"bias{n}") for n in range(len(parts))] if self.use_bias else None
+    return torch.cat(outs), biases
 
 
 RECORDED = ["qkv_layout", "cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv"]
 RECORDED += ["attn_mask_type", "pad_between_seqs", "cu_seqlens_q_padded", "window_size"]
 
 
-class SelfConfig:
+class ToldByKernel:
+    """What a kernel is told of the configuration."""
+
     context_parallel_size = 1
     attention_dropout = 0.0
-    window_size = None
     window_attn_skip_freq = None
 
+    def __init__(self, *, window: tuple[int, int]) -> None:
+        self.window_size = None if window[0] == -1 else window
 
-def build(folder: Path, kind: DeviceKind) -> Any:
+
+def build(folder: Path, kind: DeviceKind, **changes: Any) -> Any:
+    """One chunk with random weights; ``changes``: of megatron-core's configuration."""
     from megacpt.families import read_architecture
     from megacpt.model import build as module
     from megacpt.model.weights import initialise_randomly
@@ -96,7 +138,8 @@ def build(folder: Path, kind: DeviceKind) -> Any:
 
     def on_this_machine(*args: Any, **kwargs: Any) -> Any:
         config = made(*args, **kwargs)
-        config.use_cpu_initialization = True
+        for name, value in {"use_cpu_initialization": True, **changes}.items():
+            setattr(config, name, value)
         return config
 
     module.transformer_config = on_this_machine

@@ -19,15 +19,6 @@ import torch.distributed as dist
 from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, Recipe
 from tests.model.te_documents import pretend_a_gpu
 
-DENSE = (
-    *("gemma3_text", "glm", "glm4", "granite", "llama", "ministral3", "mistral", "olmo2", "olmo3"),
-    *("phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
-)
-FAMILY_FOLDERS = (
-    *DENSE,
-    *("glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "qwen2_moe"),
-    "qwen3_moe",
-)
 RECIPES = [recipe for recipe in Recipe if recipe is not Recipe.none]
 
 
@@ -39,7 +30,7 @@ def describe_all(work: Path, _: Any) -> None:
     parallel_state.initialize_model_parallel()
     found = {
         f"{family} {recipe.name}": describe(work, family, recipe)
-        for family in FAMILY_FOLDERS
+        for family in sorted(folder.name for folder in (work / "models").iterdir())
         for recipe in RECIPES
     }
     (work / "found.json").write_text(json.dumps(found))
@@ -53,6 +44,7 @@ def describe(work: Path, family: str, recipe: Recipe) -> dict[str, Any]:
     plain = build(work / "models" / family, DeviceKind.cpu, PrecisionConfig())
     config = model.config
     return {
+        "folder": str(work / "models" / family),
         "recipe": recipe_of(config),
         "quantised": quantised_layers(config),
         "layers": sorted({type(m).__name__ for m in model.decoder.layers[0].modules()}),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import hook: ``megatron.core`` modules load rewritten for a CPU, everything else as ever.
+"""Import hook: modules of ``megatron.core``, and of the optimizers that it imports where they are
+installed, load rewritten for a CPU, everything else as ever.
 
 ``install()`` puts a finder in front of ``sys.meta_path``. It touches neither torch nor a file of
 megatron-core; a process that does not call it (every GPU rank) has megatron-core as published.
@@ -20,6 +21,7 @@ from megacpt.device.cpu.code_cache import CodeCache, default_folder
 from megacpt.errors import EnvironmentError_
 
 _PACKAGE = "megatron.core"
+_REWRITTEN = (_PACKAGE, "emerging_optimizers")
 
 
 def install() -> None:
@@ -36,7 +38,7 @@ def install() -> None:
 
 
 class _CpuFinder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders find, and gives megatron-core's sources another loader."""
+    """Finds what the other finders find, and gives the sources of ``_REWRITTEN`` another loader."""
 
     def __init__(self, cache: CodeCache) -> None:
         self._cache = cache
@@ -44,7 +46,7 @@ class _CpuFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _PACKAGE and not fullname.startswith(f"{_PACKAGE}."):
+        if not f"{fullname}.".startswith(tuple(f"{package}." for package in _REWRITTEN)):
             return None
         spec = self._find_elsewhere(fullname, path=path, target=target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):

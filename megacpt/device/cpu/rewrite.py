@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source of a ``megatron.core`` module, compiled to run on a CPU.
+"""The source of a module of megatron-core or its optimizers, compiled to run on a CPU.
 
 megatron-core names CUDA in some three hundred places. All of them follow a few patterns, so they
 are changed in the syntax tree, where a pattern is exact and line numbers stay what they were:
@@ -13,6 +13,8 @@ are changed in the syntax tree, where a pattern is exact and line numbers stay w
     f(..., pin_memory=True)             -> f(...)
     import transformer_engine, apex     -> raise ModuleNotFoundError: their kernels need CUDA
     import wandb                        -> the same: a fifth of what a rank imports, for inference
+    @torch.compile                      -> nothing: it wants a C++ compiler at run time, and
+                                           seconds of imports before it is ever called
 
 plus a few functions by name, in ``_BODIES`` and ``_GLOBALS``, each with its reason.
 """
@@ -130,6 +132,7 @@ class _CudaToCpu(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
         self.generic_visit(node)
+        node.decorator_list = [d for d in node.decorator_list if not _compiles(d)]
         if node.name in _BODIES:
             node.body = ast.parse(_BODIES[node.name]).body
             self.uses_stub |= _STUB_NAME in _BODIES[node.name]
@@ -177,6 +180,11 @@ def _is_string(node: ast.expr) -> bool:
 
 def _is_constant(node: ast.AST, *, value: str) -> bool:
     return isinstance(node, ast.Constant) and node.value == value
+
+
+def _compiles(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return _is_attribute(called, value="torch", attribute="compile")
 
 
 def _pins_memory(keyword: ast.keyword) -> bool:

@@ -24,11 +24,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    copy_to_tensor_model_parallel_region,
-)
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.utils import (
@@ -38,6 +34,7 @@ from megatron.core.transformer.utils import (
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 from megacpt.families.architecture import DeltaNet
+from megacpt.model.layers.modules import Modules
 
 CHUNK = 64
 
@@ -45,24 +42,33 @@ CHUNK = 64
 class GatedDeltaNet(MegatronModule):  # type: ignore[misc]
     """Takes the place of megatron-core's SelfAttention."""
 
-    def __init__(self, config: TransformerConfig, *, sizes: DeltaNet, **_: object) -> None:
+    def __init__(
+        self, config: TransformerConfig, *, sizes: DeltaNet, modules: Modules, **_: object
+    ) -> None:
         super().__init__(config=config)
         tp = config.tensor_model_parallel_size
         self.sizes, self.key_heads = sizes, sizes.key_heads // tp
         self.value_heads = sizes.value_heads // tp
-        linear = {"config": config, "init_method": config.init_method, "bias": False}
-        self.in_proj = ColumnParallelLinear(
+        linear = {
+            "config": config,
+            "init_method": config.init_method,
+            "bias": False,
+            "is_expert": False,
+        }
+        self.in_proj = modules.column(
             config.hidden_size,
             sizes.key_heads * sum(self._rows()),
             gather_output=False,
             skip_bias_add=False,
+            tp_comm_buffer_name="qkv",
             **linear,
         )
-        self.out_proj = RowParallelLinear(
+        self.out_proj = modules.row(
             sizes.value_heads * sizes.value_dim,
             config.hidden_size,
             input_is_parallel=True,
             skip_bias_add=True,
+            tp_comm_buffer_name="proj",
             **linear,
         )
         channels = self.key_heads * sum(self._rows()[:3])
@@ -177,7 +183,9 @@ def delta_rule(
     length, dim = len(q_SBKD), q_SBKD.shape[-1]
     q, k = (_chunks(_unit(x)).unsqueeze(3) for x in (q_SBKD, k_SBKD))  # (N, B, K, 1, C, D)
     v, beta = _chunks(v_SBKRE.float()), _chunks(beta_SBKR.float().unsqueeze(-1))
-    summed = _chunks(log_decay_SBKR.unsqueeze(-1)).cumsum(dim=-2)  # (N, B, K, R, C, 1)
+    # Sums up to each token, as a product: on GPUs torch's own have no fixed order.
+    decays = _chunks(log_decay_SBKR.unsqueeze(-1))  # (N, B, K, R, C, 1)
+    summed = decays.new_ones(CHUNK, CHUNK).tril() @ decays
     between = (summed - summed.transpose(-1, -2)).tril().exp().tril()
     overlap = k @ k.transpose(-1, -2) * between * beta
     # New values as if the state were empty, and what each unit of the state takes from them.

@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megacpt.config.sections import DeviceKind, Dtype, Recipe
+from megacpt.config.sections import DeviceKind, Dtype, Recipe, RunConfig
 from megacpt.errors import Violation
+from megacpt.families.architecture import Architecture
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import sequence_lengths
 
@@ -82,4 +83,34 @@ def _variables(facts: Facts) -> Iterator[Violation]:
                 )
 
 
-RULES: tuple[Rule, ...] = (_overlap, _variables)
+def _overlap_of_latent(facts: Facts) -> Iterator[Violation]:
+    model = facts.architecture
+    if model is not None and model.latent is not None and facts.config.kernels.tp_comm_overlap:
+        yield Violation(
+            path="kernels.tp_comm_overlap",
+            value="true",
+            rule=f"has buffers of hidden states, but {model.family}'s latent attention gathers "
+            "what it makes of them",
+            remedy="use kernels.tp_comm_overlap=false",
+        )
+
+
+def advice_for_gpus(config: RunConfig, *, model: Architecture) -> Iterator[str]:
+    """What has no kernel on GPUs."""
+    if config.cluster.device is not DeviceKind.gpu:
+        return
+    for what in _without_kernel(model):
+        yield (
+            f"cluster.device=gpu: a {model.family} model has {what}, for which Transformer Engine "
+            "has no kernel; torch's operations compute it, which takes longer."
+        )
+
+
+def _without_kernel(model: Architecture) -> Iterator[str]:
+    if model.scales.attention_cap is not None:
+        yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
+    if model.delta_net is not None:
+        yield "gated delta nets"
+
+
+RULES: tuple[Rule, ...] = (_overlap, _overlap_of_latent, _variables)

@@ -69,16 +69,6 @@ _BALANCE_MAX = 0.1
 
 def lacking_on_gpus(model: Architecture) -> Iterator[str]:
     """What the model has and the layers of GPUs do not compute."""
-    if model.scales.attention_cap is not None:
-        yield f"a bound of attention scores (attn_logit_softcapping={model.scales.attention_cap})"
-    if model.norms.centred and not model.norms.bias:
-        yield "LayerNorms without a bias"
-    if model.delta_net is not None:
-        yield "gated delta nets"
-    if model.parallel_mlp:
-        yield "attention and MLP beside each other"
-    if model.latent is not None:
-        yield f"latent attention (kv_lora_rank={model.latent.kv_rank})"
     if (glu := model.bounded_glu) is not None and glu.slope != _SLOPE:
         yield f"an activation of another slope than {_SLOPE} (swiglu_alpha={glu.slope})"
 

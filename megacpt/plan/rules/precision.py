@@ -168,6 +168,7 @@ def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> di
         mlps["the experts' intermediate_size"] = inner, expert_tensor_ranks(parallel)
     return {
         "hidden_size": architecture.hidden_size,
+        **_latent_ranks(architecture),
         **{f"{name}{of_tp}": size / tp for name, size in _attention_sizes(architecture).items()},
         **{
             name if cut == 1 else f"{name} of {cut} ranks": size / cut
@@ -178,6 +179,16 @@ def product_sizes(architecture: Architecture, *, parallel: ParallelConfig) -> di
 
 def _attention_sizes(architecture: Architecture) -> dict[str, int]:
     """What tensor parallelism cuts, in words."""
+    net = architecture.delta_net
+    found = _head_sizes(architecture)
+    if net is not None:
+        keys, values = net.key_heads * net.key_dim, net.value_heads * net.value_dim
+        found["what a gated delta net reads"] = 2 * (keys + values + net.value_heads)
+        found["a gated delta net's values"] = values
+    return found
+
+
+def _head_sizes(architecture: Architecture) -> dict[str, int]:
     heads, head_dim, latent = architecture.num_heads, architecture.head_dim, architecture.latent
     if latent is None:
         queries, keys = heads * head_dim, architecture.num_kv_heads * head_dim
@@ -190,6 +201,15 @@ def _attention_sizes(architecture: Architecture) -> dict[str, int]:
         "the size of keys and values": heads * (latent.plain_dim + latent.value_dim),
         "the values' size": heads * latent.value_dim,
     }
+
+
+def _latent_ranks(architecture: Architecture) -> dict[str, int]:
+    """What queries, keys and values are made from, whole on every rank."""
+    latent = architecture.latent
+    if latent is None:
+        return {}
+    ranks = {"q_lora_rank": latent.query_rank, "kv_lora_rank": latent.kv_rank}
+    return {name: rank for name, rank in ranks.items() if rank is not None}
 
 
 RULES: tuple[Rule, ...] = (_precision, _bf16_layers, _product_sizes)

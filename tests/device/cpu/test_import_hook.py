@@ -74,6 +74,7 @@ def test_torch_stays_as_it_is_and_megatron_core_sees_the_stub() -> None:
         "assert sum(type(f).__name__ == '_CpuFinder' for f in sys.meta_path) == 1\n"
         "from megatron.core.tensor_parallel import random\n"
         "import megatron.core.optimizer\n"
+        "assert 'torch._inductor' not in sys.modules, 'seconds of imports'\n"
         "from megacpt.device.cpu import stub\n"
         "assert random._cpu_cuda is stub\n"
         "assert torch.equal(random._get_cuda_rng_state(), torch.get_rng_state())\n"

@@ -48,6 +48,8 @@ def rewritten(source: str, *, module: str = "megatron.core.some") -> str:
             "from megacpt.device.cpu.stub import _lazy_call, device as context",
         ),
         ("import torch.cuda as c", "import megacpt.device.cpu.stub as c"),
+        ("@torch.compile\ndef f():\n    pass", "def f():\n    pass"),
+        ("@torch.compile(dynamic=True)\n@cache\ndef f():\n    pass", "@cache\ndef f():\n    pass"),
     ],
 )
 def test_names_of_cuda_become_names_of_the_cpu(source: str, expected: str) -> None:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from megacpt.config.sections import (
@@ -18,9 +21,10 @@ from megacpt.config.sections import (
     StageConfig,
     VariableConfig,
 )
+from megacpt.families.architecture import DeltaNet, Latent, Norms, Scales
 from megacpt.plan.check import violations
-from megacpt.plan.rules.kernels import RULES
-from tests.plan.test_check import broken
+from megacpt.plan.rules.kernels import RULES, advice_for_gpus
+from tests.plan.test_check import ARCHITECTURE, broken, config_of
 
 
 def overlapping() -> RunConfig:
@@ -96,3 +100,36 @@ def test_a_number_of_steps_is_not_negative() -> None:
     expected = "kernels.manual_gc_steps=-1 is below 0; use 0 or more"
     assert texts(config) == [expected]
     assert expected in [str(violation) for violation in violations(config)]
+
+
+def test_overlap_has_no_buffers_for_latent_attention() -> None:
+    latent = Latent(query_rank=None, kv_rank=8, plain_dim=4, value_dim=4)
+    architecture = replace(ARCHITECTURE, family="deepseek_v3", latent=latent)
+    assert broken(RULES, config=RunConfig(), architecture=architecture) == []
+    assert broken(RULES, config=overlapping(), architecture=architecture) == [
+        "kernels.tp_comm_overlap=true has buffers of hidden states, but deepseek_v3's latent "
+        "attention gathers what it makes of them; use kernels.tp_comm_overlap=false"
+    ]
+
+
+NET = DeltaNet(layers=(0, 1), key_heads=2, value_heads=4, key_dim=16, value_dim=16, kernel=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (
+            {"scales": Scales(attention_cap=50.0)},
+            "a bound of attention scores (attn_logit_softcapping=50.0)",
+        ),
+        ({"delta_net": NET}, "gated delta nets"),
+        ({"norms": Norms(centred=True), "parallel_mlp": True}, None),
+    ],
+)
+def test_what_no_kernel_computes_is_said(changes: dict[str, Any], what: str | None) -> None:
+    architecture = replace(ARCHITECTURE, **changes)
+    on_gpus, on_cpus = (config_of({"cluster.device": device}) for device in ("gpu", "cpu"))
+    assert list(advice_for_gpus(on_cpus, model=architecture)) == []
+    expected = f"cluster.device=gpu: a llama model has {what}, for which Transformer Engine has no "
+    expected += "kernel; torch's operations compute it, which takes longer."
+    assert list(advice_for_gpus(on_gpus, model=architecture)) == ([expected] if what else [])

@@ -8,24 +8,23 @@ from typing import Any
 
 import pytest
 
-from megacpt.families.architecture import BoundedGlu, Experts, Latent, Norms, Scales
+from megacpt.families.architecture import (
+    BoundedGlu,
+    DeltaNet,
+    Experts,
+    Latent,
+    Norms,
+    Scales,
+)
 from megacpt.plan.rules import model
 from tests.plan.test_check import ARCHITECTURE, broken, config_of
+
+NET = DeltaNet(layers=(0, 1), key_heads=2, value_heads=4, key_dim=16, value_dim=16, kernel=4)
 
 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        (
-            {"scales": Scales(attention_cap=50.0)},
-            "a bound of attention scores (attn_logit_softcapping=50.0)",
-        ),
-        ({"norms": Norms(centred=True)}, "LayerNorms without a bias"),
-        ({"parallel_mlp": True}, "attention and MLP beside each other"),
-        (
-            {"latent": Latent(query_rank=None, kv_rank=8, plain_dim=4, value_dim=4)},
-            "latent attention (kv_lora_rank=8)",
-        ),
         (
             {"bounded_glu": BoundedGlu(slope=2.0, limit=7.0)},
             "an activation of another slope than 1.702 (swiglu_alpha=2.0)",
@@ -54,6 +53,10 @@ def test_what_gpus_compute_is_not_refused() -> None:
     for changes in (
         {"norms": norms, "scales": scales},
         {"norms": Norms(centred=True, bias=True), "gated": False, "activation": "gelu"},
+        {"norms": Norms(centred=True), "parallel_mlp": True},
+        {"scales": Scales(attention_cap=50.0)},
+        {"latent": Latent(query_rank=None, kv_rank=8, plain_dim=4, value_dim=4)},
+        {"delta_net": NET},
         {"bounded_glu": BoundedGlu(slope=1.702, limit=5.0), "sinks": True},
     ):
         architecture = replace(ARCHITECTURE, **changes)

@@ -20,7 +20,7 @@ from megacpt.config.sections import (
     RunConfig,
     SourceConfig,
 )
-from megacpt.families.architecture import Architecture, Experts
+from megacpt.families.architecture import Architecture, DeltaNet, Experts, Latent
 from megacpt.families.counts import num_parameters
 from megacpt.plan.memory import rank_memory
 from megacpt.plan.precision import format_of, keeps_bf16, precision_name, weight_copy_bytes
@@ -39,6 +39,7 @@ LLAMA = replace(
     tied_embeddings=False,
 )
 FP8 = {"recipe": Recipe.tensorwise}
+NET = DeltaNet(layers=(0,), key_heads=4, value_heads=32, key_dim=32, value_dim=16, kernel=4)
 
 
 def config(
@@ -148,6 +149,34 @@ def test_experts_are_cut_by_their_own_ranks() -> None:
     assert messages(config(recipe=Recipe.mxfp8, parallel=parallel), mixture) == []
     (message,) = messages(config(recipe=Recipe.mxfp8, parallel={"tp": 4}), mixture)
     assert "intermediate_size of 4 ranks is 176" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"latent": Latent(query_rank=24, kv_rank=32, plain_dim=32, value_dim=32)},
+            "q_lora_rank is 24",
+        ),
+        (
+            {"latent": Latent(query_rank=None, kv_rank=40, plain_dim=32, value_dim=32)},
+            "kv_lora_rank is 40",
+        ),
+        (
+            {"delta_net": replace(NET, value_heads=12)},
+            "what a gated delta net reads of tp=4 is 166",
+        ),
+        ({"delta_net": replace(NET, value_dim=9)}, "a gated delta net's values of tp=4 is 72"),
+    ],
+)
+def test_products_of_other_attention_have_sizes_too(changes: dict[str, Any], words: str) -> None:
+    """But the small ones of latent attention, which no recipe quantises."""
+    model, parallel = replace(LLAMA, **changes), {"tp": 4}
+    found = messages(config(**FP8, parallel=parallel), model)
+    assert any(words in text for text in found), found
+    sound = {"latent": Latent(query_rank=48, kv_rank=32, plain_dim=32, value_dim=32)}
+    for fits in (sound, {"delta_net": NET}):
+        assert messages(config(**FP8, parallel=parallel), replace(LLAMA, **fits)) == []
 
 
 def test_formats_follow_the_recipe_unless_set() -> None:

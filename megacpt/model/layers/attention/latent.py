@@ -21,20 +21,24 @@ from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
+from torch.nn.functional import pad
 
 from megacpt.families.architecture import Architecture, Latent
-from megacpt.model.layers.attention.causal import CausalAttention
-from megacpt.model.layers.norm import Norm
+from megacpt.model.layers.modules import Modules
+
+INNER_EPS = 1e-6
+"""Of the norms of what is made from hidden states, whatever other norms have."""
 
 
-def latent_attention(architecture: Architecture) -> ModuleSpec:
+def latent_attention(architecture: Architecture, *, modules: Modules) -> ModuleSpec:
     """The specification of a layer's attention."""
     params = {
         "latent": architecture.latent,
+        "modules": modules,
         "bias": architecture.attention_bias,
         "turning_scale": architecture.rope.attention_factor**2,
     }
@@ -51,31 +55,32 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
         layer_number: int,
         pg_collection: Any,
         latent: Latent,
+        modules: Modules,
         bias: bool,
         turning_scale: float,
+        cp_comm_type: str | None = None,
         **_: object,
     ) -> None:
         """``bias``: of what is made from hidden states, and of the output; ``turning_scale``: of
         queries times keys, in the channels that turn."""
         super().__init__(config=config)
-        self.latent, self.groups, self.turning_scale = latent, pg_collection, turning_scale
+        self.latent, self.classes = latent, modules
+        self.groups, self.turning_scale = pg_collection, turning_scale
         heads, rotated = config.num_attention_heads, config.kv_channels
         query_size = heads * (latent.plain_dim + rotated)
         if latent.query_rank is None:
             self.linear_q_proj = self._cut(config.hidden_size, out=query_size)
         else:
             self.linear_q_down_proj = Replicated(config, out=latent.query_rank, bias=bias)
-            self.q_layernorm = Norm(config, hidden_size=latent.query_rank)
+            self.q_layernorm = self._norm(latent.query_rank)
             self.linear_q_up_proj = self._cut(latent.query_rank, out=query_size)
         self.linear_kv_down_proj = Replicated(config, out=latent.kv_rank + rotated, bias=bias)
-        self.kv_layernorm = Norm(config, hidden_size=latent.kv_rank)
+        self.kv_layernorm = self._norm(latent.kv_rank)
         self.linear_kv_up_proj = self._cut(
             latent.kv_rank, out=heads * (latent.plain_dim + latent.value_dim)
         )
-        self.core_attention = CausalAttention(
-            config, layer_number=layer_number, softmax_scale=config.softmax_scale
-        )
-        self.linear_proj = RowParallelLinear(
+        self.core_attention = self._core(layer_number, cp_comm_type=cp_comm_type)
+        self.linear_proj = modules.row(
             heads * latent.value_dim,
             config.hidden_size,
             config=config,
@@ -83,20 +88,39 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
             bias=bias,
             input_is_parallel=True,
             skip_bias_add=True,
+            is_expert=False,
             tp_group=self.groups.tp,
         )
         recomputes = config.recompute_granularity == "selective"
         self.recomputes = recomputes and "core_attn" in config.recompute_modules
 
-    def _cut(self, size: int, *, out: int) -> ColumnParallelLinear:
-        return ColumnParallelLinear(
+    def _cut(self, size: int, *, out: int) -> Any:
+        return self.classes.column(
             size,
             out,
             config=self.config,
             init_method=self.config.init_method,
             bias=False,
             gather_output=False,
+            skip_bias_add=False,
+            is_expert=False,
             tp_group=self.groups.tp,
+        )
+
+    def _norm(self, size: int) -> Any:
+        return self.classes.norm(config=self.config, hidden_size=size, eps=INNER_EPS)
+
+    def _core(self, layer_number: int, *, cp_comm_type: str | None) -> Any:
+        return self.classes.core_attention(
+            config=self.config,
+            layer_number=layer_number,
+            attn_mask_type=AttnMaskType.causal,
+            attention_type="self",
+            softmax_scale=self.config.softmax_scale,
+            k_channels=self.latent.plain_dim + self.config.kv_channels,
+            v_channels=self.latent.value_dim,
+            cp_comm_type=cp_comm_type,
+            pg_collection=self.groups,
         )
 
     def forward(
@@ -110,9 +134,8 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output and its bias, which the layer adds."""
 
-        def attend(*qkv: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.core_attention(*qkv, None, packed_seq_params=packed_seq_params)
-            return out
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self._attend(q, k=k, v=v, packed=packed_seq_params)
 
         rope = _Rope(
             angles=rotary_pos_emb,
@@ -127,6 +150,28 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
         out = checkpoint(attend, False, *qkv) if again else attend(*qkv)
         output, bias = self.linear_proj(out if packed_seq_params is None else out.unsqueeze(1))
         return output, bias
+
+    def _attend(
+        self,
+        q: torch.Tensor,
+        *,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        packed: PackedSeqParams | None,
+    ) -> torch.Tensor:
+        """Of packed documents, Transformer Engine's kernels want values as wide as keys: zeros fill
+        them up."""
+        core, width = self.core_attention, v.shape[-1]
+        if self.classes.of_engine:
+            missing = 0 if packed is None else max(k.shape[-1] - width, 0)
+            v = pad(v, (0, missing)).contiguous()
+            core.hidden_size_per_attention_head_v = v.shape[-1]
+        out: torch.Tensor = core(
+            q, k, v, None, attn_mask_type=AttnMaskType.causal, packed_seq_params=packed
+        )
+        if v.shape[-1] == width:
+            return out
+        return out.view(*out.shape[:-1], -1, v.shape[-1])[..., :width].flatten(-2)
 
     def _queries(self, hidden_RBD: torch.Tensor, *, rope: _Rope) -> torch.Tensor:
         if self.latent.query_rank is None:
