@@ -66,7 +66,10 @@ NO_FAULT = (
     "Unrecognized keys in `rope_parameters` for 'rope_type'='dynamic': {'rope_theta'}",
     # Of all 5 about every Phi-3: the factor it misses makes 4 refuse the model.
     "This model config has set a `rope_parameters['original_max_position_embeddings']` field",
-    # Of 5.23 about every delta net that it computes on a CPU.
+    # Of all 5 about bounds of Llama 4 that leave no ramp between.
+    "`rope_parameters`'s high_freq_factor field must be greater than low_freq_factor",
+    # Of every version about a delta net that it computes on a CPU.
+    "The fast path is not available because one of the required library is not installed.",
     "`causal_conv1d_fn` is falling back to its reference PyTorch implementation",
     "`chunk_gated_delta_rule` is falling back to its reference PyTorch implementation",
 )
@@ -168,6 +171,8 @@ AS_PUBLISHED: dict[str, dict[str, Any]] = {
         # Or it takes the hidden size for it.
         "seq_length": 256,
     },
+    # 4.57 and 5.0 know no other bound.
+    "gpt_oss": {"swiglu_limit": 7.0},
     "ministral3": {
         "rope_parameters": {
             **MINISTRAL_3["rope_parameters"],
@@ -191,6 +196,9 @@ AS_PUBLISHED: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
 }
 """What llama.cpp takes for granted, as the published models of the family have it."""
+NOT_COMPARED = {"gpt_oss", "llama4_text", "olmoe", "qwen3_5_moe_text", "qwen3_next"}
+"""Whose small models here are none that llama.cpp computes: what it takes for granted of them is
+still to be found."""
 FAMILIES: dict[str, Case] = {
     case.model_type: replace(
         case, changes={**case.changes, **AS_PUBLISHED.get(case.model_type, {})}
@@ -388,7 +396,7 @@ def test_llama_cpp_computes_the_same(
     probabilities are ours. Windows in Qwen2 are known to be left out, which this notices."""
     root, written = exports
     names = [*FAMILIES, "five", "four", "scaled_five", "scaled_four", "llava", "mistral3"]
-    names.append("qwen2-windows")
+    names = [name for name in [*names, "qwen2-windows"] if name not in NOT_COMPARED]
     found = read_by(LLAMA_CPP, script="read_by_llama_cpp.py", names=names, root=root, work=tmp_path)
     wrong = {}
     for name, read in found.items():
