@@ -30,7 +30,7 @@ from tests.family_cases import (
 from tests.model.case_outputs import TOKENS_BS, tokens_of_documents
 from tests.run_on_ranks import run_on_ranks
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 CASES = cases()
 
