@@ -43,6 +43,13 @@ def pretend_a_gpu(capability: tuple[int, int] = (9, 0)) -> None:
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.Stream = lambda *_, **__: None  # type: ignore[assignment,misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment]
+    zeros = torch.zeros
+
+    def on_the_host(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        """Transformer Engine names the device of sinks."""
+        return zeros(*args, device=None if device == "cuda" else device, **kwargs)
+
+    torch.zeros = on_the_host  # type: ignore[assignment]
 
 
 def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
@@ -108,8 +115,12 @@ def normed(
 def products_of_experts(self: Any, x: torch.Tensor, m_splits: list[int]) -> tuple[Any, Any]:
     parts = torch.split(x, m_splits)
     outs = [linear(part, getattr(self, f"weight{n}")) for n, part in enumerate(parts)]
-    biases = [getattr(self, f"bias{n}") for n in range(len(parts))] if self.use_bias else None
-    return torch.cat(outs), biases
+    if not self.use_bias:
+        return torch.cat(outs), None
+    biases = [getattr(self, f"bias{n}") for n in range(len(parts))]
+    if self.te_return_bias:
+        return torch.cat(outs), biases
+    return torch.cat([out + bias for out, bias in zip(outs, biases, strict=True)]), None
 
 
 RECORDED = ["qkv_layout", "cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv"]
