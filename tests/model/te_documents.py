@@ -61,6 +61,7 @@ def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
 
     def fused_attention(self: Any, *qkv: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         from megacpt.model.layers.attention.causal import CausalAttention, packed_documents
+        from megacpt.model.layers.attention.sinks import SinkAttention
 
         calls.append({name: kwargs[name] for name in RECORDED})
         packed = None
@@ -69,6 +70,9 @@ def stand_in_for_kernels(calls: list[dict[str, Any]]) -> None:
             assert len({x.shape[-1] for x in qkv}) == 1, "packed values are as wide as keys"
         config: Any = ToldByKernel(window=kwargs["window_size"])
         core = CausalAttention(config, layer_number=1, softmax_scale=self.softmax_scale)
+        if self.softmax_type == "learnable":
+            core.__class__ = SinkAttention
+            core.softmax_offset = torch.nn.Parameter(kwargs["softmax_offset"].flatten())
         return core(*qkv, None, packed_seq_params=packed)
 
     def rotated(t: Any, freqs: Any, _: None, layout: str, __: bool, bounds: Any, *___: int) -> Any:

@@ -30,6 +30,7 @@ def test_transformer_engine_is_asked_for_the_same(
     from megacpt.families import read_architecture
     from megacpt.model import layer_spec as module
     from megacpt.model.config import transformer_config
+    from megacpt.model.layers import modules
 
     write_qwen(tmp_path, **CASES[case])
     architecture = read_architecture(tmp_path)
@@ -48,7 +49,7 @@ def test_transformer_engine_is_asked_for_the_same(
         asked.update(arguments)
         return get_gpt_layer_local_spec()
 
-    monkeypatch.setattr(module, "HAVE_TE", True)
+    monkeypatch.setattr(modules, "HAVE_TE", True)
     monkeypatch.setattr(module, "get_gpt_layer_with_transformer_engine_spec", specification)
     layer = module.layer_spec(architecture, config=config, kind=DeviceKind.gpu, layer=0)
     assert asked["qk_layernorm"] is architecture.qk_norm
