@@ -83,9 +83,10 @@ def compared(folder: Path, *, layout: Layout, architecture: Any) -> dict[str, bo
 
 
 def named(found: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of ``outputs``, those by name under their names."""
+    """All tensors of ``outputs``; one that is of several under the names of these."""
     for what, value in found.items():
         if isinstance(value, torch.Tensor):
             yield what, value
         elif value is not None:
-            yield from ((f"{what} of {name}", values) for name, (_, _, values) in value.items())
+            places, values = value
+            yield f"{what} of {', '.join(places)}", values
