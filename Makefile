@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
 
-.PHONY: help quickstart test test-mcore test-families test-slurm test-sanitize test-te test-readers check figures wheel clean
+.PHONY: help quickstart test test-mcore test-families test-slurm test-sanitize test-te test-readers test-vllm check figures wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
 	@echo "make test-readers   exports as other transformers and llama.cpp read them, which it installs"
+	@echo "make test-vllm      exports as vLLM serves them on a CPU, which it installs (590 MB)"
 	@echo "make check          ruff, mypy, layer and packaging tests"
 	@echo "make figures        how big the code is, how far one has to walk in it; today and the goal"
 	@echo "make wheel          build dist/megacpt-*.whl"
@@ -63,6 +64,10 @@ test-te: $(VENV_TE)/.te
 test-readers: $(INSTALLED)
 	@$(BIN)/python tools/install_readers.py .readers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers tests/convert
+
+test-vllm: $(INSTALLED)
+	@$(BIN)/python tools/install_readers.py .readers vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m readers tests/convert/test_vllm.py
 
 # The C++ once more with AddressSanitizer and UBSan (gcc), in a build of its own: everything that
 # reads files or computes with what they say. Leaks are not looked for: Python never frees its own.

@@ -43,7 +43,7 @@ SCENARIOS = {
     "": "architecture branch_coverage docs docs_gpu docs_tokenize launch layers packaging readme "
     "forked run_on_ranks",
     "checkpoint": "format interleavings",
-    "convert": "parts readers",
+    "convert": "parts readers vllm",
     "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "families optimizer smoke",

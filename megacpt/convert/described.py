@@ -164,10 +164,13 @@ def _experts(architecture: Architecture) -> dict[str, int]:
 
 
 def _growth(architecture: Architecture) -> dict[str, Any]:
-    """Llama 4's first folders have a number for the flag, which 5 refuses."""
+    """Llama 4's first folders have a number for the flag, which 5 refuses. vLLM looks for
+    Ministral's in Mistral's own words alone."""
     growth = architecture.query_growth
-    if growth is None or not growth.unrotated:
+    if growth is None:
         return {}
+    if not growth.unrotated:
+        return {"llama_4_scaling": {"beta": growth.rate, _ORIGINAL: growth.original_max_positions}}
     return {
         "attn_temperature_tuning": True,
         "attn_scale": growth.rate,
