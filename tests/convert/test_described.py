@@ -177,6 +177,19 @@ def test_rotations_of_two_kinds_of_layers_are_stated_for_both_readers(
     assert read_architecture(tmp_path) == first
 
 
+def test_the_growth_of_queries_is_stated_for_vllm_too(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "llama_4_scaling_beta": 0.3,
+    }
+    written = described(tmp_path, LLAMA | {"model_type": "ministral3", "rope_parameters": rope})
+    assert written["rope_parameters"]["llama_4_scaling_beta"] == 0.3
+    assert written["llama_4_scaling"] == {"beta": 0.3, "original_max_position_embeddings": 16}
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
