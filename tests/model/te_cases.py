@@ -57,6 +57,11 @@ def built(folder: Path, kind: DeviceKind, *, config: Path | None = None) -> Any:
     return model
 
 
+def is_cut(stated: Mapping[str, Any]) -> bool:
+    """Into chunks, as the layers of GPUs refuse to."""
+    return stated.get("attention_chunk_size", TOKENS_BS.numel()) < TOKENS_BS.numel()
+
+
 def logits_of(model: Any) -> torch.Tensor:
     positions_BS = torch.arange(TOKENS_BS.shape[1]).expand_as(TOKENS_BS)
     with torch.no_grad():
@@ -84,6 +89,8 @@ def without(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Logits of the same weights where config.json leaves something out."""
     for number, (name, changes) in enumerate(what.items()):
+        if is_cut(changes):
+            continue
         config = folder.parent / f"{folder.name}-{number}"
         config.mkdir()
         values = json.loads((folder / "config.json").read_text())
@@ -109,12 +116,14 @@ def blocks(model: Any) -> Iterator[tuple[Any, torch.Tensor]]:
 
 
 def wrong_marks(engine: Any, *, folder: Path) -> list[str]:
-    """Else the gradient norm counts what every rank holds once a rank, or what is cut once."""
+    """Else the gradient norm counts what every rank holds once a rank, or what is cut once. All of
+    an expert is of the ranks that have it (megacpt.model.layers.experts.mark_expert)."""
     from megacpt.families import read_architecture
     from megacpt.model.placement import placed_params
 
     return [
         placed.row.native
         for placed in placed_params([engine], architecture=read_architecture(folder))
-        if getattr(placed.tensor, "tensor_model_parallel", False) is (placed.row.tp_dim is None)
+        if getattr(placed.tensor, "tensor_model_parallel", False)
+        is not (placed.row.per_expert or placed.row.tp_dim is not None)
     ]

@@ -14,12 +14,13 @@ import torch
 
 from tests.family_cases import cases
 from tests.model.case_outputs import TOKENS_BS, tokens_of_documents
+from tests.model.te_cases import is_cut
 from tests.model.test_te_precision import require_engine
 from tests.run_on_ranks import run_on_ranks
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 
-CASES = cases()
+CASES = {name: case for name, case in cases().items() if not is_cut(case.changes)}
 
 
 @dataclass(frozen=True)
