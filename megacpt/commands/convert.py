@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def _would(conversion: Conversion, *, estimate: Estimate) -> list[str]:
         lines.append(f"  goes on where an earlier start has written {text_size(done)}")
     return [
         *lines,
-        f"  takes   about {duration(estimate.seconds)}: the first "
+        f"  takes   about {duration(ceil(estimate.seconds))}: the first "
         f"{text_size(estimate.sample_bytes)} took {estimate.sample_s:.2f} s",
     ]
 
