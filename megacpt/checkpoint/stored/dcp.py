@@ -89,6 +89,8 @@ class DcpFolder:
     """Names of what is no tensor."""
     _places: Mapping[tuple[str, Offsets], Any]
     _found: dict[tuple[str, Offsets], StoredTensor] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
+    """Of files, in bytes, -1 where there is none: asked for once, as a file holds many blocks."""
 
     @classmethod
     def open(cls, folder: Path) -> DcpFolder:
@@ -119,7 +121,9 @@ class DcpFolder:
     def _require_file(self, name: str, *, block: Block) -> None:
         info = self._place(name, block=block)
         file, end = self.folder / info.relative_path, info.offset + info.length
-        size = file.stat().st_size if file.is_file() else -1
+        if info.relative_path not in self._sizes:
+            self._sizes[info.relative_path] = file.stat().st_size if file.is_file() else -1
+        size = self._sizes[info.relative_path]
         if size < end:
             what = "is missing" if size < 0 else f"ends after {size} bytes"
             raise CheckpointError(
