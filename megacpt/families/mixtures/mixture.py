@@ -70,6 +70,8 @@ class Mixture:
     """Where the experts of a layer are one tensor."""
     transposed: bool = False
     """There, inputs before outputs."""
+    alternating: bool = False
+    """There, gate and up in turn; else the gate above the up."""
 
     def rows(self) -> tuple[Param, ...]:
         rows = (*self._router(), *self._experts(), *self._shared())
@@ -135,23 +137,27 @@ class Mixture:
         folder, stacked = (name.format(layer=layer) for name in (self.folder, self.stacked))
         router = f"{self.router}.weight"
         yield f"{folder}.{router}", Part(name=f"{stacked}.{router}", shape=(num, hidden))
-        up, down = (2 * ffn, hidden), (hidden, ffn)
+        up = Part(name=f"{stacked}.experts.gate_up_proj", shape=(num, 2 * ffn, hidden))
+        if self.alternating:
+            up = replace(up, rows=1, group=2)
+        down = Part(name=f"{stacked}.experts.down_proj", shape=(num, hidden, ffn))
         for expert in range(num):
-            for name, whole, shape, start in (
-                (self.gate, "gate_up_proj", up, 0),
-                (self.up, "gate_up_proj", up, ffn),
-                (self.down, "down_proj", down, 0),
+            for name, whole, start in (
+                (self.gate, up, 0),
+                (self.up, up, 1 if self.alternating else ffn),
+                (self.down, down, 0),
             ):
-                yield (
-                    f"{folder}.experts.{expert}.{name}.weight",
-                    Part(
-                        name=f"{stacked}.experts.{whole}",
-                        shape=(num, *(shape[::-1] if self.transposed else shape)),
-                        index=expert,
-                        start=start,
-                        transposed=self.transposed,
-                    ),
-                )
+                part = replace(whole, index=expert, start=start)
+                yield f"{folder}.experts.{expert}.{name}.weight", self._turned(part)
+                if architecture.mlp_bias:
+                    bias = replace(part, name=f"{part.name}_bias", shape=part.shape[:2])
+                    yield f"{folder}.experts.{expert}.{name}.bias", bias
+
+    def _turned(self, part: Part) -> Part:
+        if not self.transposed:
+            return part
+        num, outputs, inputs = part.shape
+        return replace(part, shape=(num, inputs, outputs), transposed=True)
 
 
 def _has_shared(architecture: Architecture) -> bool:
