@@ -244,32 +244,10 @@ def test_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single="moe-single")
 
 
-@pytest.mark.parametrize(("source", "target"), LATENT_PAIRS)
-def test_latent_attention_with_experts_in_some_layers_goes_on(
-    found: dict[str, Any], source: str, target: str
-) -> None:
-    assert_goes_on(found, source, target, single="latent-single")
-
-
-@pytest.mark.parametrize(("source", "target"), SINK_PAIRS)
-def test_sinks_and_biases_of_experts_go_on(found: dict[str, Any], source: str, target: str) -> None:
-    assert_goes_on(found, source, target, single="sinks-single")
-
-
-@pytest.mark.parametrize(("source", "target"), CHUNKED_PAIRS)
-def test_experts_beside_an_mlp_in_some_layers_go_on(
-    found: dict[str, Any], source: str, target: str
-) -> None:
-    assert_goes_on(found, source, target, single="llama4-single")
-
-
-@pytest.mark.parametrize(("source", "target"), NET_PAIRS)
-def test_gated_delta_nets_go_on(found: dict[str, Any], source: str, target: str) -> None:
-    assert_goes_on(found, source, target, single="nets-single")
-
-
-@pytest.mark.parametrize(("source", "target"), NORM_PAIRS)
-def test_other_norms_go_on(found: dict[str, Any], source: str, target: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "target"), LATENT_PAIRS + SINK_PAIRS + CHUNKED_PAIRS + NET_PAIRS + NORM_PAIRS
+)
+def test_other_layers_go_on(found: dict[str, Any], source: str, target: str) -> None:
     assert_goes_on(found, source, target, single=f"{source.partition('-')[0]}-single")
 
 

@@ -14,9 +14,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from megacpt.families.architecture import Norms
+from megacpt.model.layers.cut import CutByHeads
 from megacpt.model.layers.norm import normed
 
 Add = Callable[[tuple[torch.Tensor, torch.Tensor | None], torch.Tensor, float], torch.Tensor]
@@ -71,7 +71,7 @@ class ParallelLayer(TransformerLayer):  # type: ignore[misc]
         return out, None
 
 
-class NormOverHeads(torch.nn.Module):
+class NormOverHeads(CutByHeads):
     """RMSNorm of all heads together, of which this rank holds some."""
 
     def __init__(self, config: TransformerConfig, *, heads: int, norms: Norms) -> None:
@@ -96,15 +96,3 @@ class NormOverHeads(torch.nn.Module):
             x_SBHD.flatten(2), weight_D=self.weight, eps=self.eps, norms=self.norms, group=group
         )
         return whole.view(x_SBHD.shape)
-
-    def sharded_state_dict(
-        self, prefix: str = "", *, sharded_offsets: Any = (), metadata: Any = None
-    ) -> Any:
-        return make_sharded_tensors_for_checkpoint(
-            self.state_dict(keep_vars=True),
-            prefix,
-            {"weight": 0},
-            sharded_offsets,
-            tp_group=parallel_state.get_tensor_model_parallel_group(),
-            dp_cp_group=metadata["dp_cp_group"],
-        )

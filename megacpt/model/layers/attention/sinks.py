@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from megacpt.model.layers.attention.causal import CausalAttention, causal_mask
+from megacpt.model.layers.cut import CutByHeads
 
 
-class SinkAttention(CausalAttention):
+class SinkAttention(CutByHeads, CausalAttention):
     """The scores are called as in megatron-core and Transformer Engine."""
 
     def __init__(self, config: TransformerConfig, **kwargs: Any) -> None:
@@ -53,18 +53,6 @@ class SinkAttention(CausalAttention):
             self.softmax_scale,
         )  # type: ignore[no-untyped-call]
         return out_BHSD.permute(2, 0, 1, 3).flatten(2)
-
-    def sharded_state_dict(
-        self, prefix: str = "", *, sharded_offsets: Any = (), metadata: Any = None
-    ) -> Any:
-        return make_sharded_tensors_for_checkpoint(
-            self.state_dict(keep_vars=True),
-            prefix,
-            {"softmax_offset": 0},
-            sharded_offsets,
-            tp_group=parallel_state.get_tensor_model_parallel_group(),
-            dp_cp_group=metadata["dp_cp_group"],
-        )
 
 
 class _WithSinks(torch.autograd.Function):
