@@ -23,8 +23,8 @@ from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
-from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.targets import architecture_of_run
 from megacpt.files import write_text
 from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
 from megacpt.plan.precision import precision_name
@@ -50,7 +50,7 @@ def evaluate(
     shards = heldout_shards(config)
     for prefix in shards.values():
         require_current_tokenizer(prefix)
-    architecture = read_architecture(Path(str(config.model.path)), rope=config.model.rope)
+    architecture = architecture_of_run(config)
     folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)

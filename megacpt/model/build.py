@@ -11,6 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture
+from megacpt.model.adapters.build import add_adapter, freeze
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
@@ -62,7 +63,11 @@ def build_model(
     if kind is not DeviceKind.gpu:
         for chunk in chunks:
             emulate(chunk, precision=precision)
+    if architecture.adapter is not None:
+        add_adapter(chunks, architecture=architecture)
     _mark(chunks, architecture=architecture)
+    if architecture.adapter is not None:
+        freeze(chunks, architecture=architecture)
     return chunks
 
 
@@ -125,3 +130,6 @@ def _mark(chunks: list[Any], *, architecture: Architecture) -> None:
                 placed.tensor.partition_stride = 1  # type: ignore[attr-defined]
         if placed.row.per_expert:
             mark_expert(placed.tensor)
+            if placed.row.of_adapter and placed.row.tp_dim is None and placed.cut.size > 1:
+                # Whole on each rank that the expert is cut over: only the first one's counts.
+                placed.tensor.tensor_model_parallel = False  # type: ignore[attr-defined]

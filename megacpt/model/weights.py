@@ -46,7 +46,7 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     def read(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
         return tensors.read(placed.hf_name(source), dim=placed.row.tp_dim, span=span)
 
-    _fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
+    fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
 
 
 def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Path) -> None:
@@ -72,22 +72,27 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
     """
 
     def draw(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
-        whole = _draw(
+        whole = drawn(
             placed.hf_name(source),
             source=source,
             role=placed.row.role,
             architecture=architecture,
             seed=seed,
         )
-        dim = placed.row.tp_dim
-        return whole if dim is None else whole[(slice(None),) * dim + (span,)]
+        return within(whole, dim=placed.row.tp_dim, span=span)
 
-    _fill(chunks, read=draw, architecture=architecture, most_bytes=sys.maxsize)
+    fill(chunks, read=draw, architecture=architecture)
 
 
-def _draw(
+def within(whole: torch.Tensor, *, dim: int | None, span: slice) -> torch.Tensor:
+    """A rank's part of a tensor; all of it where it is not cut."""
+    return whole if dim is None else whole[(slice(None),) * dim + (span,)]
+
+
+def drawn(
     name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
+    """The whole tensor of a model that begins at random."""
     shape = source.shape(architecture)
     if role in (Role.norm, Role.scale, Role.bias):
         is_one = role is Role.scale or (role is Role.norm and not architecture.norms.plus_one)
@@ -98,12 +103,19 @@ def _draw(
 
 
 @torch.no_grad()
-def _fill(
-    chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture, most_bytes: int
+def fill(
+    chunks: Sequence[Any],
+    *,
+    read: ReadSlice,
+    architecture: Architecture,
+    most_bytes: int = sys.maxsize,
+    of_adapter: bool = False,
 ) -> None:
-    """Write every parameter, padding rows included (zeros); of one that is cut by rows, so many
-    bytes of the parameter are read at once."""
+    """Write every parameter of the model, or of its adapter, padding rows included (zeros); of one
+    that is cut by rows, so many bytes of the parameter are read at once."""
     for placed in placed_params(chunks, architecture=architecture):
+        if placed.row.of_adapter is not of_adapter:
+            continue
         cut = placed.cut
         with _writable(placed.tensor) as native:
             views = placed.row.views(native, architecture=architecture, tp=cut.size)

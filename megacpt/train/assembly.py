@@ -42,6 +42,7 @@ from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.targets import architecture_of_run
 from megacpt.model import health
 from megacpt.model.chunks import build_chunks
 from megacpt.model.kernels import resolved, start_communication_overlap
@@ -137,7 +138,7 @@ def assemble(
 ) -> Parts:
     """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
-    architecture = read_architecture(base, rope=config.model.rope)
+    architecture = architecture_of_run(config)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir), take_over=take_over)
     base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
@@ -262,6 +263,7 @@ def _build_state(
         precision=config.precision,
         optim=config.optim,
         device=runtime.device,
+        b_lr_multiplier=config.adapter.b_lr_multiplier if config.adapter else 1.0,
     )
     state.transformer.timers = timers
     return state

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put an adapter into a rank's chunks: factors in, everything else frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+
+from megacpt.errors import ModelError
+from megacpt.families.adapter import adapted_linears, is_trained
+from megacpt.families.architecture import Architecture
+from megacpt.model.adapters.linear import lay_over
+from megacpt.model.placement import layer_of, pattern_of, placed_params
+
+
+def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
+    """Of weights whose rows have one, in the layers that do."""
+    linears = {
+        pattern_of(linear.row.native.removesuffix(".weight")): linear
+        for linear in adapted_linears(architecture)
+    }
+    for chunk in chunks:
+        for name, module in list(chunk.named_modules()):
+            for matches, linear in linears.items():
+                found = matches(name)
+                layers = linear.row.layers(architecture)
+                if found is None or layer_of(chunk, found=found) not in layers:
+                    continue
+                if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                    raise ModelError(
+                        f"adapter.targets names {linear.modules[0]}, whose layer "
+                        f"({type(module).__name__}) cannot have an adapter here; leave it out."
+                    )
+                lay_over(module, linear=linear, architecture=architecture)
+
+
+def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:
+    """What is not trained takes no gradient; of that, what the base model's folder holds is not
+    saved (megacpt.checkpoint.state)."""
+    for placed in placed_params(chunks, architecture=architecture):
+        if not is_trained(placed.row, architecture=architecture):
+            placed.tensor.requires_grad_(False)
+            placed.tensor.of_base = not placed.row.of_adapter  # type: ignore[attr-defined]

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megatron-core's column- and row-parallel layers with a frozen weight and a low-rank update.
+
+How the output is cut, gathered or summed stays megatron-core's: the update is added to a rank's own
+product, so it needs no communication in the forward pass. A factor that is whole on each rank gets
+a part of its gradient on each; these are summed in the backward pass. Shapes as in product.py; M
+modules are packed into one weight, each of rank R / M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch.nn.functional import dropout
+
+from megacpt.families.adapter import A_START, B_START, CORE, MAGNITUDE, A, B, Linear
+from megacpt.families.architecture import Adapter, Architecture
+from megacpt.families.weights import Grouping
+from megacpt.model.adapters.product import FrozenWeight, Plain, adapted_product
+from megacpt.model.quantise.linear import QuantisedLayer
+
+
+class Factors(torch.nn.Module):
+    """The tensors of one native layer's adapter, as its rows name them."""
+
+    def __init__(
+        self, linear: Linear, *, architecture: Architecture, weight_OI: torch.Tensor, tp: int
+    ) -> None:
+        super().__init__()
+        assert architecture.adapter is not None
+        self.linear, self.architecture, self.tp = linear, architecture, tp
+        self.adapter: Adapter = architecture.adapter
+        for row in linear.factors:
+            shapes = [list(source.shape(architecture)) for source in row.sources]
+            shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
+            if row.tp_dim is not None:
+                shape[row.tp_dim] //= tp
+            empty = torch.empty(shape, dtype=weight_OI.dtype, device=weight_OI.device)
+            self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
+
+    def inner(self) -> torch.Tensor:
+        """a_RI, PiSSA's first values below."""
+        a_RI: torch.Tensor = getattr(self, A)
+        return torch.cat([a_RI, getattr(self, A_START)]) if self.adapter.has_start else a_RI
+
+    def outer(self) -> torch.Tensor:
+        """b_OR times the scale: a module's rows have its own columns, zeros in all others."""
+        wide = self._spread(getattr(self, B))
+        if self.adapter.has_core:
+            cores = getattr(self, CORE).split(self.adapter.rank)
+            wide = wide @ torch.block_diag(*cores)  # type: ignore[no-untyped-call]
+        if self.adapter.has_start:
+            wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
+        return wide * self.adapter.scale
+
+    def row_sizes(self) -> torch.Tensor | None:
+        return getattr(self, MAGNITUDE, None)
+
+    def _spread(self, b_Or: torch.Tensor) -> torch.Tensor:
+        """Of the rows that the modules have, as one tensor, those of the whole native weight."""
+        row, rank = self.linear.row, self.adapter.rank
+        if self.linear.sources == row.sources and len(self.linear.modules) == 1:
+            return b_Or
+        tp = self.tp if row.tp_dim == 0 else 1
+        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
+        wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
+        into = dict(
+            zip(row.sources, row.views(wide, architecture=self.architecture, tp=tp), strict=True)
+        )
+        outer = next(f for f in self.linear.factors if f.native.endswith(f".{B}"))
+        parts = outer.views(b_Or, architecture=self.architecture, tp=tp)
+        for part, source, module in zip(
+            parts, self.linear.sources, self.linear.module_of, strict=True
+        ):
+            into[source][..., module * rank : (module + 1) * rank] = part
+        return wide
+
+
+class AdaptedLayer(torch.nn.Module):
+    """What is laid over megatron-core's class; ``_forward_impl`` is its product."""
+
+    adapter: Factors
+    norm_O: torch.Tensor | None = None
+    """Of the rows of weight and update, where they are kept because neither changes."""
+    keeps_norm = False
+    packed: FrozenWeight | None = None
+    """The weight, where it is not kept as it is."""
+
+    def _forward_impl(
+        self,
+        *,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        allreduce_dgrad: bool,
+        sequence_parallel: bool,
+        tp_group: Any,
+        **others: Any,
+    ) -> torch.Tensor:
+        x = input
+        if sequence_parallel:
+            x = gather_from_sequence_parallel_region(x, group=tp_group)
+        elif allreduce_dgrad:
+            x = copy_to_tensor_model_parallel_region(x, group=tp_group)
+        is_row = isinstance(self, RowParallelLinear)
+        a_RI, b_OR = self.adapter.inner(), self.adapter.outer()
+        a_RI, b_OR = (a_RI, self._summed(b_OR)) if is_row else (self._summed(a_RI), b_OR)
+        gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR)
+        rate = self.adapter.adapter.dropout if self.training else 0.0
+        low = dropout(x, rate) if rate else None
+        if isinstance(self, QuantisedLayer):
+            y = self.product(x, w_OI=weight, training=self.training)
+            y = y + adapted_product(x, weight=None, a_RI=a_RI, b_OR=b_OR, low=low)
+            y = y if gain_O is None else y * gain_O
+        else:
+            frozen = self.packed or Plain(weight)
+            y = adapted_product(x, weight=frozen, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
+        return y if bias is None else y + bias
+
+    def _summed(self, whole: torch.Tensor) -> torch.Tensor:
+        """A factor that every rank has; its gradient is the sum of the ranks'."""
+        summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.tp_group)
+        return summed
+
+    def _gain(
+        self, weight: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The trained sizes of the rows over those that weight and update have now, which count as
+        constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
+        magnitude_O = self.adapter.row_sizes()
+        if magnitude_O is None:
+            return None
+        norm_O = self.norm_O
+        if norm_O is None:
+            w_OI = self.packed.whole() if self.packed else weight
+            norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
+            self.norm_O = norm_O if self.keeps_norm else None
+        if isinstance(self, RowParallelLinear):
+            magnitude_O = self._summed(magnitude_O)
+        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
+
+    @torch.no_grad()
+    def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
+        """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
+        a_RI, b_OR, w_OI = a_RI.float(), b_OR.float(), w_OI.float()
+        squares_O = w_OI.square().sum(1)
+        squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
+        if isinstance(self, RowParallelLinear) and self.tp_group.size() > 1:
+            torch.distributed.all_reduce(squares_O, group=self.tp_group)
+        return squares_O.sqrt()
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """megatron-core's, where each factor is cut as its row says."""
+        is_row = isinstance(self, RowParallelLinear)
+        axes = {"weight": 1} if is_row else {"weight": 0, "bias": 0}
+        factors = self.adapter.linear.factors
+        names = {row: f"adapter.{row.native.rpartition('.')[2]}" for row in factors}
+        axes |= {names[row]: row.tp_dim for row in factors if row.tp_dim is not None}
+        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            axes,
+            sharded_offsets,
+            tp_group=self.tp_group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
+        for row in factors:
+            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
+            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
+                key = f"{prefix}{names[row]}"
+                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
+        return found
+
+
+def lay_over(
+    layer: ColumnParallelLinear | RowParallelLinear, *, linear: Linear, architecture: Architecture
+) -> None:
+    """Give the layer factors, their values undefined."""
+    tp = layer.tp_group.size()
+    layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
+    layer.adapter = Factors(linear, architecture=architecture, weight_OI=layer.weight, tp=tp)
+
+
+@contextmanager
+def unchanging_norms(chunks: Sequence[Any]) -> Iterator[None]:
+    """Inside, no weight changes, so that norms are computed once."""
+    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, AdaptedLayer)]
+    for layer in layers:
+        layer.keeps_norm = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.keeps_norm, layer.norm_O = False, None
