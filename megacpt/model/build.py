@@ -8,10 +8,16 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 
-from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import (
+    DeviceKind,
+    KernelsConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    Recompute,
+)
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture
-from megacpt.model.adapters.build import add_adapter, freeze
+from megacpt.model.adapters.build import add_adapter, freeze, let_recompute
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
 from megacpt.model.layer_spec import block_spec
@@ -68,6 +74,9 @@ def build_model(
     _mark(chunks, architecture=architecture)
     if architecture.adapter is not None:
         freeze(chunks, architecture=architecture)
+        if parallel.recompute is Recompute.full:
+            for chunk in chunks:
+                let_recompute(chunk)
     return chunks
 
 

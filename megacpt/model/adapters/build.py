@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
 from megacpt.errors import ModelError
@@ -43,3 +44,15 @@ def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:
         if not is_trained(placed.row, architecture=architecture):
             placed.tensor.requires_grad_(False)
             placed.tensor.of_base = not placed.row.of_adapter  # type: ignore[attr-defined]
+
+
+def let_recompute(chunk: Any) -> None:
+    """Layers that are computed again get gradients only if their input has one, and what a frozen
+    embedding gives has none."""
+    if chunk.pre_process:
+        chunk.embedding.register_forward_hook(_with_gradient)
+
+
+def _with_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    needs = torch.is_grad_enabled() and not output.requires_grad
+    return output.requires_grad_() if needs else output

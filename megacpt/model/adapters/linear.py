@@ -49,13 +49,18 @@ class Factors(torch.nn.Module):
             empty = torch.empty(shape, dtype=weight_OI.dtype, device=weight_OI.device)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
-    def inner(self) -> torch.Tensor:
-        """a_RI, PiSSA's first values below."""
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
+        update has changed."""
+        return self._inner(), self._outer(), getattr(self, MAGNITUDE, None)
+
+    def _inner(self) -> torch.Tensor:
+        """PiSSA's first values are below."""
         a_RI: torch.Tensor = getattr(self, A)
         return torch.cat([a_RI, getattr(self, A_START)]) if self.adapter.has_start else a_RI
 
-    def outer(self) -> torch.Tensor:
-        """b_OR times the scale: a module's rows have its own columns, zeros in all others."""
+    def _outer(self) -> torch.Tensor:
+        """Times the scale: a module's rows have its own columns, zeros in all others."""
         wide = self._spread(getattr(self, B))
         if self.adapter.has_core:
             cores = getattr(self, CORE).split(self.adapter.rank)
@@ -63,9 +68,6 @@ class Factors(torch.nn.Module):
         if self.adapter.has_start:
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
         return wide * self.adapter.scale
-
-    def row_sizes(self) -> torch.Tensor | None:
-        return getattr(self, MAGNITUDE, None)
 
     def _spread(self, b_Or: torch.Tensor) -> torch.Tensor:
         """Of the rows that the modules have, as one tensor, those of the whole native weight."""
@@ -114,9 +116,13 @@ class AdaptedLayer(torch.nn.Module):
         elif allreduce_dgrad:
             x = copy_to_tensor_model_parallel_region(x, group=tp_group)
         is_row = isinstance(self, RowParallelLinear)
-        a_RI, b_OR = self.adapter.inner(), self.adapter.outer()
-        a_RI, b_OR = (a_RI, self._summed(b_OR)) if is_row else (self._summed(a_RI), b_OR)
-        gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR)
+        a_RI, b_OR, magnitude_O = self.adapter()
+        if is_row:
+            b_OR = self._summed(b_OR)
+            magnitude_O = None if magnitude_O is None else self._summed(magnitude_O)
+        else:
+            a_RI = self._summed(a_RI)
+        gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
         low = dropout(x, rate) if rate else None
         if isinstance(self, QuantisedLayer):
@@ -134,11 +140,15 @@ class AdaptedLayer(torch.nn.Module):
         return summed
 
     def _gain(
-        self, weight: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor
+        self,
+        weight: torch.Tensor,
+        *,
+        a_RI: torch.Tensor,
+        b_OR: torch.Tensor,
+        magnitude_O: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """The trained sizes of the rows over those that weight and update have now, which count as
         constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
-        magnitude_O = self.adapter.row_sizes()
         if magnitude_O is None:
             return None
         norm_O = self.norm_O
@@ -146,8 +156,6 @@ class AdaptedLayer(torch.nn.Module):
             w_OI = self.packed.whole() if self.packed else weight
             norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
             self.norm_O = norm_O if self.keeps_norm else None
-        if isinstance(self, RowParallelLinear):
-            magnitude_O = self._summed(magnitude_O)
         return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
 
     @torch.no_grad()
