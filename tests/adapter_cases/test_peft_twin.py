@@ -230,7 +230,45 @@ def test_pissa_begins_with_the_model_as_it_was(folder: Path, twins: Mapping[str,
     )
 
 
-def test_keys_and_the_order_of_layers_are_peft_s(twins: Mapping[str, Trained]) -> None:
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tied")
+    models()["gemma3-tied"].write(folder)
+    return folder
+
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "whole": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "rows": {"trainable_token_indices": [2, 3, 5]},
+}
+
+
+def beside_alone(folder: Path, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of a tied embedding beside an adapter that does nothing yet, and the base's own."""
+    twin = peft_twin(
+        folder, config=config(**changes), batches=BATCHES[:1], optim=AdamW(lr_by_step=[1e-3])
+    )
+    (key,) = (key for key in twin.gradients if "lora_" not in key)
+    assert "embed_tokens" in key
+    base = load_base(folder)
+    mean_loss(base, batch=BATCHES[0]).backward()
+    return twin.gradients[key], base.get_input_embeddings().weight.grad
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_tied_embeddings_beside_are_head_too(tied: Path, what: str) -> None:
+    found, expected = beside_alone(tied, **BESIDE[what])
+    expected = expected if what == "whole" else expected[BESIDE["rows"]["trainable_token_indices"]]
+    atol = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=atol)
+
+
+def test_an_embedding_that_is_not_kept_tied_is_none(tied: Path) -> None:
+    found, expected = beside_alone(tied, modules_to_save=["embed_tokens"])
+    assert float((found - expected).abs().max()) > 0.1 * float(expected.abs().max())
+
+
+def test_keys_are_those_that_peft_saves(twins: Mapping[str, Trained]) -> None:
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     for method, twin in twins.items():
         assert twin.gradients.keys() == twin.start.keys() == twin.tensors.keys()
