@@ -36,7 +36,11 @@ TORCH_FREE = [
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
 TESTS = Path(__file__).parent
-TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
+TESTED_FOLDERS = {
+    "csrc": ROOT.parent / "csrc",
+    "tools": ROOT.parent / "tools",
+    "adapter_cases": TESTS / "adapter_cases",
+}
 """Folders of tests whose source is not in the package's folder of that name."""
 # What no single source file does: runs and failures as wholes, and pages. By folder.
 SCENARIOS = {
