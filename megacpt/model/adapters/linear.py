@@ -132,6 +132,9 @@ class AdaptedLayer(torch.nn.Module):
         else:
             frozen = self.packed or Plain(weight)
             y = adapted_product(x, weight=frozen, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
+            if gain_O is not None and is_row and self.tp_group.size() > 1:
+                # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
+                y = y.clone()
         return y if bias is None else y + bias
 
     def _summed(self, whole: torch.Tensor) -> torch.Tensor:
