@@ -22,11 +22,11 @@ from tests.model.adapters.training_runs import (
     ALPHA,
     BATCHES,
     LAYOUTS,
-    LR,
     METHODS,
     OPTIM,
     RANK,
     STEPS,
+    lr_of,
     ranks_of,
 )
 from tests.run_on_ranks import run_on_ranks
@@ -145,7 +145,7 @@ def native_names(start: Mapping[str, torch.Tensor], *, run: str) -> dict[str, to
 def twin(run: str, *, folder: Path) -> Trained:
     base, start = folder / "models" / run.split(".")[0], start_of(run, folder=folder)
     optim = AdamW(
-        lr_by_step=[LR] * STEPS,
+        lr_by_step=[lr_of(run)] * STEPS,
         beta1=OPTIM.beta1,
         beta2=OPTIM.beta2,
         eps=OPTIM.eps,
@@ -165,7 +165,8 @@ def twin(run: str, *, folder: Path) -> Trained:
 @pytest.mark.parametrize("run", RUNS)
 def test_every_layout_trains_as_one_rank_does(run: str, work: Work) -> None:
     expected = work.found("single", run=run)
-    assert expected["losses"][-1] < 0.97 * expected["losses"][0]
+    # Each batch is another one.
+    assert sum(expected["losses"][-5:]) < 0.98 * sum(expected["losses"][:5])
     for layout in work.layouts[run]:
         found = work.found(layout, run=run)
         for what in ("losses", "norms"):

@@ -33,6 +33,8 @@ from tests.rank import rank_on_cpu
 
 STEPS, LENGTH = 20, 32
 LR = 5e-3
+LR_OF = {"lora_xs": 5e-2}
+"""Of methods that train few numbers."""
 BATCHES = drawn_batches(STEPS, vocab_size=VOCAB_SIZE, samples=4, length=LENGTH)
 OPTIM = OptimConfig(lr_peak=LR, weight_decay=0.1, clip_grad_norm=1.0)
 RANK, ALPHA = 4, 6.0
@@ -74,6 +76,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora_xs": {"method": AdapterMethod.lora_xs},
     "pissa": {"method": AdapterMethod.pissa},
 }
+
+
+def lr_of(name: str) -> float:
+    return LR_OF.get(name.split(".")[1], LR)
 
 
 def run_named(name: str) -> Run:
@@ -133,7 +139,7 @@ def train(work: Path, *, name: str, layout: str) -> dict[str, Any]:
         if gradients is None and not parallel.distributed_optimizer:
             gradients = slices(state.chunks, architecture=architecture, of="gradients")
         norm = gradient_norm(state.optimizer)
-        update(state.optimizer, norm=norm, lr=LR, optim=OPTIM)
+        update(state.optimizer, norm=norm, lr=lr_of(name), optim=OPTIM)
         losses.append(sums.mean_loss)
         norms.append(norm)
     return {
