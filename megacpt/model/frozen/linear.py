@@ -14,7 +14,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 
 from megacpt.errors import ModelError
 from megacpt.families.packing import Packing
-from megacpt.model.frozen.packed import Packed, pack
+from megacpt.model.frozen.packed import PACKED, Packed
 from megacpt.model.frozen.product import packed_linear
 from megacpt.model.layers.whole_input import whole_input
 
@@ -49,21 +49,20 @@ class Unpacked(torch.nn.Parameter):
     """Stands for a weight until it is filled: a name, a shape and a type, without memory."""
 
     layer: Any
-    packing: Packing
+    packed: Packed
 
     @classmethod
     def of(cls, layer: Any, *, packing: Packing) -> Unpacked:
         stand_in = cls(layer.weight.detach().to("meta"), requires_grad=False)
-        stand_in.layer, stand_in.packing = layer, packing
+        stand_in.layer, stand_in.packed = layer, PACKED[packing](layer.weight.shape)
         return stand_in
 
     def put_packed(self, w_OI: torch.Tensor) -> None:
         """Give the layer the packed weight in its own place."""
         rows_are_cut = isinstance(self.layer, RowParallelLinear)
-        row_group = self.layer.tp_group if rows_are_cut else None
-        packed = pack(w_OI, packing=self.packing, row_group=row_group)
+        self.packed.fill(w_OI, row_group=self.layer.tp_group if rows_are_cut else None)
         del self.layer.weight
-        self.layer.weight = packed
+        self.layer.weight = self.packed
 
 
 def pack_linears(model: Any, *, packing: Packing) -> None:

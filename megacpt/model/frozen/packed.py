@@ -18,18 +18,23 @@ import torch
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.packing import NF4_BLOCK, Packing
 
-PIECE = 2**22
+PIECE = 2**19
 """Values that are packed at once; in between each takes about twenty bytes."""
 INT8_MAX = 127.0
 
 
 class Packed(torch.nn.Module):
-    """In place of a parameter: moves with the model, is never trained, cast or saved."""
+    """In place of a parameter: moves with the model, is never trained, cast or saved.
+
+    Its room is taken when it is made. Were it taken between the whole weights that come and go,
+    these would find no room twice.
+    """
 
     codes: torch.Tensor
     scale_bits: torch.Tensor
 
-    def __init__(self, *, shape: torch.Size, codes: torch.Tensor, scales: torch.Tensor) -> None:
+    def __init__(self, shape: torch.Size, *, codes: torch.Tensor, scales: torch.Tensor) -> None:
+        """``codes`` and ``scales`` have a row for each of the matrix; their values come later."""
         super().__init__()
         self.shape = shape
         self.register_buffer("codes", codes, persistent=False)
@@ -39,6 +44,10 @@ class Packed(torch.nn.Module):
     def scales(self) -> torch.Tensor:
         return self.scale_bits.view(torch.float32)
 
+    def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
+        """With a rank's part of a matrix; ``row_group``: the ranks among which rows are cut."""
+        raise NotImplementedError
+
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The values it stands for, O x I, rounded once."""
         raise NotImplementedError
@@ -47,63 +56,59 @@ class Packed(torch.nn.Module):
 class Nf4(Packed):
     """Normal-float numbers (QLoRA, https://arxiv.org/abs/2305.14314), two a byte."""
 
-    @classmethod
-    def of(cls, w_OI: torch.Tensor) -> Nf4:
-        outputs, inputs = w_OI.shape
+    def __init__(self, shape: torch.Size) -> None:
+        outputs, inputs = shape
         if inputs % NF4_BLOCK != 0:
             raise ModelError(
                 f"NF4 packs {NF4_BLOCK} values of a row at a time, but a rank's rows of a matrix "
                 f"have {inputs}; use another parallel.tp, or int8."
             )
-        functional = _bitsandbytes()
-        bytes_, blocks = inputs // 2, inputs // NF4_BLOCK
-        codes = torch.empty(outputs, bytes_, dtype=torch.uint8, device=w_OI.device)
-        scales = torch.empty(outputs, blocks, device=w_OI.device)
+        codes = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
+        super().__init__(shape, codes=codes, scales=torch.empty(outputs, inputs // NF4_BLOCK))
+        self.functional = _bitsandbytes()
+
+    def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
         for rows in _pieces(w_OI):
-            packed, state = functional.quantize_4bit(
+            codes, state = self.functional.quantize_4bit(
                 w_OI[rows], blocksize=NF4_BLOCK, quant_type="nf4"
             )
-            codes[rows], scales[rows] = packed.view(-1, bytes_), state.absmax.view(-1, blocks)
-        return cls(shape=w_OI.shape, codes=codes.view(-1, 1), scales=scales.flatten())
+            self.codes[rows] = codes.view_as(self.codes[rows])
+            self.scales[rows] = state.absmax.view_as(self.scales[rows])
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        functional = _bitsandbytes()
-        state = functional.QuantState(
-            absmax=self.scales,
+        state = self.functional.QuantState(
+            absmax=self.scales.flatten(),
             shape=self.shape,
             dtype=dtype,
             blocksize=NF4_BLOCK,
             quant_type="nf4",
         )
-        values: torch.Tensor = functional.dequantize_4bit(self.codes, state)
+        values: torch.Tensor = self.functional.dequantize_4bit(self.codes.view(-1, 1), state)
         return values
 
 
 class Int8(Packed):
     """Whole numbers relative to the largest of their row (LLM.int8(), arXiv 2208.07339)."""
 
-    @classmethod
-    def of(cls, w_OI: torch.Tensor, *, row_group: Any = None) -> Int8:
-        """``row_group``: the ranks that share each row, whose largest value is then one of all."""
-        amax_O = w_OI.abs().amax(dim=1).float()
+    def __init__(self, shape: torch.Size) -> None:
+        codes = torch.empty(shape, dtype=torch.int8)
+        super().__init__(shape, codes=codes, scales=torch.empty(shape[0], 1))
+
+    def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
+        scales = w_OI.abs().amax(dim=1, keepdim=True).float()
         if row_group is not None and torch.distributed.get_world_size(row_group) > 1:
-            torch.distributed.all_reduce(amax_O, op=torch.distributed.ReduceOp.MAX, group=row_group)
-        codes = torch.empty(w_OI.shape, dtype=torch.int8, device=w_OI.device)
-        factor_O1 = torch.where(amax_O == 0.0, 0.0, INT8_MAX / amax_O).unsqueeze(1)
+            largest = torch.distributed.ReduceOp.MAX
+            torch.distributed.all_reduce(scales, op=largest, group=row_group)
+        self.scales.copy_(scales)
+        factors = torch.where(scales == 0.0, 0.0, INT8_MAX / scales)
         for rows in _pieces(w_OI):
-            codes[rows] = (w_OI[rows] * factor_O1[rows]).round_().to(torch.int8)
-        return cls(shape=w_OI.shape, codes=codes, scales=amax_O)
+            self.codes[rows] = (w_OI[rows] * factors[rows]).round_().to(torch.int8)
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.codes.to(dtype).mul_(self.scales.unsqueeze(1) * (1.0 / INT8_MAX))
+        return self.codes.to(dtype).mul_(self.scales * (1.0 / INT8_MAX))
 
 
-def pack(w_OI: torch.Tensor, *, packing: Packing, row_group: Any = None) -> Packed:
-    """The rank's part of a matrix; ``row_group``: the ranks among which its rows are cut."""
-    with torch.no_grad():
-        if packing is Packing.nf4:
-            return Nf4.of(w_OI)
-        return Int8.of(w_OI, row_group=row_group)
+PACKED = {Packing.nf4: Nf4, Packing.int8: Int8}
 
 
 def _pieces(w_OI: torch.Tensor) -> Iterator[slice]:

@@ -52,23 +52,59 @@ def same(folder: Path, *, packing: Packing, parallel: ParallelConfig, layout: st
 
 def built(folder: Path, *, packing: Packing | None, parallel: ParallelConfig) -> Any:
     from megacpt.families import read_architecture
-    from megacpt.model.build import build_model
-    from megacpt.model.frozen.linear import pack_linears
     from megacpt.model.weights import load_hf
 
-    architecture = read_architecture(folder).balanced_by(0.0)
+    chunk = unfilled(folder, packing=packing, parallel=parallel, dtype=Dtype.fp32)
+    load_hf([chunk], folder=folder, architecture=read_architecture(folder))
+    return chunk
+
+
+def unfilled(
+    folder: Path, *, packing: Packing | None, parallel: ParallelConfig, dtype: Dtype
+) -> Any:
+    """With a frozen decoder, before its weights are read."""
+    from megacpt.families import read_architecture
+    from megacpt.model.build import build_model
+    from megacpt.model.frozen.linear import pack_linears
+
     (chunk,) = build_model(
-        architecture,
+        read_architecture(folder).balanced_by(0.0),
         parallel=parallel,
-        precision=PrecisionConfig(dtype=Dtype.fp32),
+        precision=PrecisionConfig(dtype=dtype),
         kind=DeviceKind.cpu,
         sequence_length=TOKENS_BS.shape[1],
     )
     chunk.decoder.requires_grad_(False)
     if packing is not None:
         pack_linears(chunk, packing=packing)
-    load_hf([chunk], folder=folder, architecture=architecture)
     return chunk
+
+
+def measure(work: Path, packing: str) -> None:
+    """Write WORK/PACKING.txt: by how many bytes the process grew at most while WORK/model was
+    loaded in bf16, and the bytes of all that the chunk holds then."""
+    with rank_on_cpu(timeout_minutes=10):
+        from megacpt.device.groups import initialise_parallel
+        from megacpt.families import read_architecture
+        from megacpt.model.frozen.packed import PACKED
+        from megacpt.model.weights import load_hf
+
+        parallel, kind, folder = ParallelConfig(), Packing(packing), work / "model"
+        initialise_parallel(parallel, seed=1)
+        # Once before, so that imports and code are not counted.
+        PACKED[kind](torch.Size((64, 64))).fill(torch.ones(64, 64))
+        chunk = unfilled(folder, packing=kind, parallel=parallel, dtype=Dtype.bf16)
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        load_hf([chunk], folder=folder, architecture=read_architecture(folder))
+        held = sum(t.nbytes for t in (*chunk.parameters(), *chunk.buffers()))
+        (work / f"{packing}.txt").write_text(f"{memory('VmHWM') - before} {held}")
+
+
+def memory(key: str) -> int:
+    """Bytes of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def weights(chunk: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
 from megacpt.errors import ModelError
-from megacpt.families import param_rows
+from megacpt.families import param_rows, read_architecture
+from megacpt.families.counts import num_parameters
 from megacpt.families.packing import Packing, is_packed, packed_bytes
 from tests.family_cases import SIZES, cases, cases_of_families
 from tests.llama_cases import TOKENS_BS, write_llama
@@ -166,6 +167,27 @@ def test_every_family_has_its_matrices_packed(name: str, one_rank: None) -> None
     assert losses_BS.isfinite().all()
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measured through /proc")
+def test_memory_while_it_is_loaded(bnb: Any, tmp_path: Path) -> None:
+    """Never more than what is packed, and one matrix that is being: not the model in bf16."""
+    write_llama(
+        tmp_path / "model",
+        dtype=torch.bfloat16,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        num_hidden_layers=16,
+    )
+    run_on_ranks("tests.model.frozen.on_ranks:measure", tmp_path, world=1, cases="nf4")
+    grown, held = map(int, (tmp_path / "nf4.txt").read_text().split())
+    in_bf16 = 2 * num_parameters(read_architecture(tmp_path / "model"))
+    assert in_bf16 > 130e6
+    assert held < 0.3 * in_bf16
+    # Packing a matrix takes 25 MB for a moment, whatever the model's size; bf16 would be 96 more.
+    assert grown < held + 50e6
 
 
 def test_layers_of_other_modules_are_refused(one_rank: None) -> None:

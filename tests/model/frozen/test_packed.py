@@ -11,7 +11,7 @@ import torch
 from megacpt.errors import ModelError
 from megacpt.families.packing import Packing
 from megacpt.model.frozen import packed
-from megacpt.model.frozen.packed import pack
+from megacpt.model.frozen.packed import PACKED, Packed
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -23,6 +23,12 @@ def matrix(*, dtype: torch.dtype, outputs: int = 96, inputs: int = 192) -> torch
     w_OI *= torch.logspace(-4, 1, outputs).unsqueeze(1)
     w_OI[7] = 0.0
     return w_OI.to(dtype)
+
+
+def pack(w_OI: torch.Tensor, *, packing: Packing) -> Packed:
+    filled = PACKED[packing](w_OI.shape)
+    filled.fill(w_OI)
+    return filled
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +46,8 @@ def test_nf4_is_that_of_bitsandbytes(
     w_OI = matrix(dtype=dtype)
     codes, state = functional.quantize_4bit(w_OI, blocksize=64, quant_type="nf4")
     found = pack(w_OI, packing=Packing.nf4)
-    assert torch.equal(found.codes, codes)
-    assert torch.equal(found.scales, state.absmax)
+    assert torch.equal(found.codes.view_as(codes), codes)
+    assert torch.equal(found.scales.flatten(), state.absmax)
     assert torch.equal(found.dense(dtype), functional.dequantize_4bit(codes, state))
     assert not torch.equal(found.dense(dtype), w_OI)
 
@@ -53,7 +59,7 @@ def test_int8_is_that_of_bitsandbytes(functional: Any, dtype: torch.dtype) -> No
     codes, scales, _ = functional.int8_vectorwise_quant(w_OI.half())
     found = pack(w_OI, packing=Packing.int8)
     assert torch.equal(found.codes, codes)
-    assert torch.equal(found.scales, scales)
+    assert torch.equal(found.scales.flatten(), scales)
     expected = functional.int8_vectorwise_dequant(codes, scales)
     torch.testing.assert_close(found.dense(torch.float32), expected, atol=0.0, rtol=1e-6)
     assert found.dense(torch.float32)[7].eq(0.0).all()

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import linear
 
 from megacpt.families.packing import Packing
-from megacpt.model.frozen.packed import Packed, pack
 from megacpt.model.frozen.product import packed_linear
+from tests.model.frozen.test_packed import pack
 
 INPUTS, OUTPUTS = 128, 96
 
@@ -72,7 +72,7 @@ def test_as_bitsandbytes_and_as_the_dense_product(
 
 def test_nothing_is_kept_for_the_backward_pass(nn: Any) -> None:
     """Neither the input nor the weight in its own type; a bias can be added in place."""
-    weight: Packed = pack(values(OUTPUTS, INPUTS, dtype=torch.float32, seed=1), packing=Packing.nf4)
+    weight = pack(values(OUTPUTS, INPUTS, dtype=torch.float32, seed=1), packing=Packing.nf4)
     kept: list[torch.Tensor] = []
     x = values(4, INPUTS, dtype=torch.float32, seed=2).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
