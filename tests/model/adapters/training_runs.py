@@ -33,7 +33,7 @@ from tests.rank import rank_on_cpu
 
 STEPS, LENGTH = 20, 32
 LR = 5e-3
-LR_OF = {"lora_xs": 5e-2}
+LR_OF = {"lora_xs": 2e-2}
 """Of methods that train few numbers."""
 BATCHES = drawn_batches(STEPS, vocab_size=VOCAB_SIZE, samples=4, length=LENGTH)
 OPTIM = OptimConfig(lr_peak=LR, weight_decay=0.1, clip_grad_norm=1.0)
