@@ -18,8 +18,8 @@ import torch
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.packing import NF4_BLOCK, Packing
 
-PIECE = 2**19
-"""Values that are packed at once; in between each takes about twenty bytes."""
+PIECE = 2**18
+"""Values that are packed at once, and that a cache holds; in between each takes twenty bytes."""
 INT8_MAX = 127.0
 
 
@@ -105,14 +105,18 @@ class Int8(Packed):
             self.codes[rows] = (w_OI[rows] * factors[rows]).round_().to(torch.int8)
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.codes.to(dtype).mul_(self.scales * (1.0 / INT8_MAX))
+        values = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
+        scales = self.scales * (1.0 / INT8_MAX)
+        for rows in _pieces(self.codes):
+            values[rows] = self.codes[rows].float().mul_(scales[rows])
+        return values
 
 
 PACKED = {Packing.nf4: Nf4, Packing.int8: Int8}
 
 
 def _pieces(w_OI: torch.Tensor) -> Iterator[slice]:
-    """Rows that are packed at once."""
+    """Rows that are taken at once."""
     outputs, inputs = w_OI.shape
     rows = max(PIECE // inputs, 1)
     for start in range(0, outputs, rows):
