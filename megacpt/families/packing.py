@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 from megacpt.families.architecture import Architecture
@@ -21,6 +21,13 @@ class Packing(Enum):
     """One of sixteen values for each, and a scale a block of 64 of a row."""
     int8 = "int8"
     """A whole number from -127 to 127 for each, and a scale a row."""
+
+
+PACKAGES: Mapping[Packing, Mapping[str, tuple[int, int]]] = {
+    Packing.nf4: {"bitsandbytes": (0, 50)},
+    Packing.int8: {},
+}
+"""Oldest version of each that does."""
 
 
 def is_packed(row: Param) -> bool:

@@ -65,25 +65,26 @@ class Nf4(Packed):
             )
         codes = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
         super().__init__(shape, codes=codes, scales=torch.empty(outputs, inputs // NF4_BLOCK))
-        self.functional = _bitsandbytes()
 
     def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
+        functional = _bitsandbytes()
         for rows in _pieces(w_OI):
-            codes, state = self.functional.quantize_4bit(
+            codes, state = functional.quantize_4bit(
                 w_OI[rows], blocksize=NF4_BLOCK, quant_type="nf4"
             )
             self.codes[rows] = codes.view_as(self.codes[rows])
             self.scales[rows] = state.absmax.view_as(self.scales[rows])
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        state = self.functional.QuantState(
+        functional = _bitsandbytes()
+        state = functional.QuantState(
             absmax=self.scales.flatten(),
             shape=self.shape,
             dtype=dtype,
             blocksize=NF4_BLOCK,
             quant_type="nf4",
         )
-        values: torch.Tensor = self.functional.dequantize_4bit(self.codes.view(-1, 1), state)
+        values: torch.Tensor = functional.dequantize_4bit(self.codes.view(-1, 1), state)
         return values
 
 
