@@ -125,7 +125,12 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
-    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
+    require_packages(
+        f"optim.optimizer={chosen.value}",
+        packages=OPTIMIZERS[chosen].packages,
+        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
+        "optim.optimizer=adamw",
+    )
     plan = make_plan(
         config,
         architecture=architecture,

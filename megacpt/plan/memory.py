@@ -11,9 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
+from megacpt.config.sections import (
+    BaseWeights,
+    DataConfig,
+    Dtype,
+    Optimizer,
+    ParallelConfig,
+    Recompute,
+)
 from megacpt.families import param_rows, table_row
 from megacpt.families.architecture import Architecture
+from megacpt.families.packing import is_packed, packed_bytes
 from megacpt.families.weights import Param, Role
 from megacpt.plan.layers_per_stage import layers_of_rank
 from megacpt.plan.optimizers import OPTIMIZERS
@@ -49,8 +57,10 @@ def rank_memory(
     optimizer: Optimizer = Optimizer.adamw,
     offload: bool = False,
     weight_copy_bytes: int = 0,
+    packing: BaseWeights | None = None,
 ) -> RankMemory:
-    """Of the fullest pipeline rank. Assumes that megacpt.plan.rules.parallel found nothing."""
+    """Of the fullest pipeline rank. Assumes that megacpt.plan.rules.parallel found nothing.
+    ``packing``: of the layers' matrices."""
     stages = (
         _Stage(
             architecture=architecture,
@@ -60,6 +70,7 @@ def rank_memory(
             optimizer=optimizer,
             rank=rank,
             weight_copy_bytes=weight_copy_bytes,
+            packing=packing,
         )
         for rank in range(parallel.pp)
     )
@@ -149,13 +160,16 @@ class _Stage:
     rank: int
     weight_copy_bytes: int
     """Of a weight of a layer, quantised (megacpt.plan.precision)."""
+    packing: BaseWeights | None = None
 
     def memory(self, *, offload: bool) -> RankMemory:
         weights, gradients, optimizer = (
             self._whole_states() if not self.parallel.sharded_weights else self._cut_states()
         )
         return RankMemory(
-            weights=weights + self._layer_parameters() * self.weight_copy_bytes,
+            weights=weights
+            + self._layer_parameters() * self.weight_copy_bytes
+            - self._saved_by_packing(),
             gradients=gradients,
             optimizer=0 if offload else optimizer,
             activations=int(self.tokens * self._activations() * value_bytes(self.dtype) / 2),
@@ -167,6 +181,18 @@ class _Stage:
         """All of the layers, without embedding and head."""
         shared = _in_layers(self.architecture, layers=self._layers) // self.parallel.tp
         return shared + sum(self._values(experts=True).values())
+
+    def _saved_by_packing(self) -> int:
+        """Bytes that the rank's matrices take less than in the run's type."""
+        if self.packing is None:
+            return 0
+        a, layers, saved = self.architecture, self._layers, 0
+        for row in filter(is_packed, param_rows(a)):
+            whole = row.num_values(a, layers=layers) * value_bytes(self.dtype)
+            packed = packed_bytes(row, architecture=a, packing=self.packing, layers=layers)
+            cut = self.parallel.ep * expert_tensor_ranks(self.parallel)
+            saved += (whole - packed) // (cut if row.per_expert else self.parallel.tp)
+        return saved
 
     def _values(self, *, experts: bool) -> Mapping[Role, int]:
         return _values(self.architecture, parallel=self.parallel, rank=self.rank, experts=experts)
