@@ -38,6 +38,7 @@ from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import require_parts, storage_notes
+from megacpt.families.targets import with_adapter
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -57,6 +58,7 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
     architecture: Architecture
+    """Without an adapter."""
     tokenizer: Tokenizer
     notes: tuple[str, ...]
     """What is odd about its files."""
@@ -99,7 +101,7 @@ def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
 
 def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     """What needs the model, the shards and what the run has done."""
-    architecture = model.architecture
+    architecture = with_adapter(model.architecture, settings=asked.adapter)
     tokens = _source_tokens(asked, tokenizer=model.tokenizer)
     base = base_checkpoint.find(asked.checkpoint, run_dir=Path(asked.run_dir))
     record = _data_record(asked, base=base)

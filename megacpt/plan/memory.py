@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
 from megacpt.families import param_rows, table_row
+from megacpt.families.adapter import adapter_rows, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Param, Role
+from megacpt.families.weights import ADAPTER_ROLES, Param, Role
 from megacpt.plan.layers_per_stage import layers_of_rank
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.rules.experts import expert_tensor_ranks
@@ -76,25 +77,36 @@ def rank_parameters(architecture: Architecture, *, parallel: ParallelConfig, ran
 
 
 def _values(
-    architecture: Architecture, *, parallel: ParallelConfig, rank: int, experts: bool
+    architecture: Architecture,
+    *,
+    parallel: ParallelConfig,
+    rank: int,
+    experts: bool,
+    trained: bool = False,
 ) -> dict[Role, int]:
-    """What a rank holds by role: of the experts, or of all else. Norms, of which there are few,
-    count as cut."""
+    """What a rank holds by role: of the experts, or of all else; ``trained``: what learns of it.
+    Norms, of which there are few, count as cut."""
     cut = parallel.ep * expert_tensor_ranks(parallel) if experts else parallel.tp
     layers = layers_of_rank(architecture.num_layers, parallel=parallel, rank=rank)
-    values: dict[Role, int] = {}
+    held: dict[tuple[Role, int], int] = {}
     for row in _held_rows(architecture, parallel=parallel, rank=rank):
-        if row.per_expert is experts:
-            held = row.num_values(architecture, layers=layers)
-            values[row.role] = values.get(row.role, 0) + held
-    return {role: -(-held // cut) for role, held in values.items()}
+        learns = is_trained(row, architecture=architecture)
+        if row.per_expert is experts and (learns or not trained):
+            # A factor that has not the dimension that is cut lies whole on every rank.
+            whole = row.of_adapter and row.tp_dim is None
+            key = (row.role, parallel.ep if whole and experts else 1 if whole else cut)
+            held[key] = held.get(key, 0) + row.num_values(architecture, layers=layers)
+    values = dict.fromkeys((role for role, _ in held), 0)
+    for (role, parts), num in held.items():
+        values[role] += -(-num // parts)
+    return values
 
 
 def _held_rows(
     architecture: Architecture, *, parallel: ParallelConfig, rank: int
 ) -> Iterator[Param]:
     is_first, is_last = rank == 0, rank == parallel.pp - 1
-    for row in param_rows(architecture):
+    for row in (*param_rows(architecture), *adapter_rows(architecture)):
         if row.per_layer or (is_first if row.role is Role.embedding else is_last):
             yield row
     if architecture.tied_embeddings and is_last and not is_first:
@@ -119,13 +131,16 @@ def master_bytes(dtype: Dtype) -> int:
 def checkpoint_bytes(
     architecture: Architecture, *, dtype: Dtype, optimizer: Optimizer = Optimizer.adamw
 ) -> int:
-    """Weights, master weights and the optimizer's moments, once over all ranks."""
-    state_bytes, weight_bytes = OPTIMIZERS[optimizer].state_bytes, value_bytes(dtype)
-    weight_bytes += master_bytes(dtype)
-    return sum(
-        row.num_values(architecture) * (weight_bytes + state_bytes(row.role))
-        for row in param_rows(architecture)
-    )
+    """Weights, master weights and the optimizer's moments, once over all ranks; with an adapter its
+    frozen factors and what learns."""
+    state_bytes, master = OPTIMIZERS[optimizer].state_bytes, master_bytes(dtype)
+    total = 0
+    for row in (*param_rows(architecture), *adapter_rows(architecture)):
+        learns = architecture.adapter is None or is_trained(row, architecture=architecture)
+        if learns or row.of_adapter:
+            state = master + state_bytes(row.role) if learns else 0
+            total += row.num_values(architecture) * (value_bytes(dtype) + state)
+    return total
 
 
 def _in_layers(architecture: Architecture, *, layers: Collection[int]) -> int:
@@ -166,10 +181,17 @@ class _Stage:
     def _layer_parameters(self) -> int:
         """All of the layers, without embedding and head."""
         shared = _in_layers(self.architecture, layers=self._layers) // self.parallel.tp
-        return shared + sum(self._values(experts=True).values())
+        of_experts = self._values(experts=True).items()
+        return shared + sum(num for role, num in of_experts if role not in ADAPTER_ROLES)
 
-    def _values(self, *, experts: bool) -> Mapping[Role, int]:
-        return _values(self.architecture, parallel=self.parallel, rank=self.rank, experts=experts)
+    def _values(self, *, experts: bool, trained: bool = False) -> Mapping[Role, int]:
+        return _values(
+            self.architecture,
+            parallel=self.parallel,
+            rank=self.rank,
+            experts=experts,
+            trained=trained,
+        )
 
     def _state_bytes(self, values: Mapping[Role, int], *, master: int) -> int:
         """What the optimizer keeps of them; ``master``: bytes of the fp32 copy of a value."""
@@ -191,15 +213,16 @@ class _Stage:
         return layers_of_rank(self.architecture.num_layers, parallel=self.parallel, rank=self.rank)
 
     def _whole_states(self) -> tuple[int, int, int]:
-        values, of_experts = self._values(experts=False), self._values(experts=True)
-        held = sum(values.values()) + sum(of_experts.values())
+        held = sum(sum(self._values(experts=e).values()) for e in (False, True))
+        values, of_experts = (self._values(experts=e, trained=True) for e in (False, True))
+        learns = sum(values.values()) + sum(of_experts.values())
         master = master_bytes(self.dtype)
         state = self._state_bytes(values, master=master)
         expert_state = self._state_bytes(of_experts, master=master)
         if self.parallel.distributed_optimizer:
             state //= self.parallel.cp * self.parallel.dp
             expert_state //= expert_replicas(self.parallel)
-        return held * value_bytes(self.dtype), held * GRADIENT_BYTES, state + expert_state
+        return held * value_bytes(self.dtype), learns * GRADIENT_BYTES, state + expert_state
 
     def _cut_states(self) -> tuple[int, int, int]:
         """ZeRO-3, dense models only: fp32 shards, and gathered copies of the tables and of two

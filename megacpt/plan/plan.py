@@ -17,6 +17,7 @@ from megacpt.families.counts import (
 from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
+from megacpt.plan.rules import adapter
 from megacpt.plan.rules.data import longest
 from megacpt.plan.rules.kernels import advice_for_gpus
 from megacpt.plan.rules.optim import advice
@@ -142,7 +143,12 @@ def make_plan(
             for step in shown_steps(schedule)
         },
         lr_multipliers=group_multipliers(config.optim),
-        advice=(*advice(config), *advice_for_gpus(config, model=architecture), *_unused(sources)),
+        advice=(
+            *advice(config),
+            *(adapter.advice(config.adapter) if config.adapter else ()),
+            *advice_for_gpus(config, model=architecture),
+            *_unused(sources),
+        ),
         training_flops=sum(stage.training_flops for stage in stages),
         memory=rank_memory(
             architecture,
