@@ -194,6 +194,7 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
         value = rest.strip()
     if key in groups and not deletes and not isinstance(value, dict):
         request.options[key] = _option(key, value=value, groups=groups)
+        request.assignments = [a for a in request.assignments if (a.key, a.value) != (key, None)]
         if request.options[key] == "none" and is_optional(get_type_hints(RunConfig).get(key)):
             # Not what a file sets of it either.
             request.assignments.append(_Assignment(key=key, value=None))

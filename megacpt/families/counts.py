@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from megacpt.families import param_rows
 from megacpt.families.adapter import adapter_rows, is_trained
@@ -43,6 +44,7 @@ def first_trained_layer(architecture: Architecture) -> int:
     return min((row.layers(architecture)[0] for row in rows), default=architecture.num_layers)
 
 
+@cache
 def training_flops_per_token(architecture: Architecture, *, sequence_length: int) -> float:
     """Forward and backward floating point operations of one token, causal attention counted at half
     of the full square (PaLM, appendix B, https://arxiv.org/abs/2204.02311), less what a window

@@ -47,6 +47,7 @@ from megacpt.model import health
 from megacpt.model.chunks import build_chunks
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import write_environment
+from megacpt.plan.adapters import adapter_sentence
 from megacpt.plan.precision import precision_name, quantises
 from megacpt.plan.rules.data import longest
 from megacpt.samples.training_data import TrainingData
@@ -299,11 +300,13 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
     # Without a GPU the recipe is an emulation, and is called one.
     emulated = runtime.kind is not DeviceKind.gpu
     arithmetic = precision_name(config.precision, emulated=emulated)
+    adapter = adapter_sentence(parts.architecture)
     journal = Journal(
         parts.run_dir,
         resolved=to_tree(config),
         arithmetic=arithmetic,
         quantises=quantises(config.precision),
+        adapter=adapter,
         steps=config.schedule.steps,
         monitor=config.monitor,
         start_step=position.step,
@@ -319,6 +322,7 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
             "variables": {n: {"value": v.value, "set_by": v.set_by} for n, v in known.items()},
             "mfu_of": peak_name(config.precision),
             "arithmetic": arithmetic,
+            **({"adapter": adapter} if adapter else {}),
         },
     )
     return journal

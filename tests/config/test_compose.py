@@ -116,6 +116,7 @@ def test_an_option_that_sets_nothing_sets_no_optional_section(tmp_path: Path) ->
         assert compose(["adapter=lora"], config_file=file).adapter == AdapterConfig()
     file.write_text("adapter: {rank: 4}\n")
     assert compose([], config_file=file).adapter == AdapterConfig(rank=4)
+    assert compose(["adapter=none", "adapter=lora"]).adapter == AdapterConfig()
     for unset in ("adapter=null", "adapter=none"):
         assert compose([unset], config_file=file).adapter is None
         assert compose([unset, "adapter.rank=2"], config_file=file).adapter == AdapterConfig(rank=2)
