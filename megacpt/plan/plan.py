@@ -165,6 +165,7 @@ def make_plan(
             optimizer=config.optim.optimizer,
             offload=config.optim.offload,
             weight_copy_bytes=weight_copy_bytes(config.precision),
+            packing=config.adapter.base if config.adapter else None,
         ),
         checkpoint_bytes=whole,
         snapshot_bytes=-(-whole // parallel.num_ranks) if config.checkpoint.asynchronous else 0,

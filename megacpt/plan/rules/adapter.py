@@ -16,6 +16,7 @@ from megacpt.families.adapter import Linear, adapted_linears, adapter_rows
 from megacpt.families.architecture import Architecture
 from megacpt.plan.layers_per_stage import virtual_stages
 from megacpt.plan.rules import Facts, Rule
+from megacpt.plan.rules.packed import packed_base
 
 USUAL_SCALES = (0.25, 4.0)
 
@@ -166,4 +167,15 @@ def _trained_layers(architecture: Architecture) -> set[int]:
     return found
 
 
-RULES: tuple[Rule, ...] = (_settings, _others, _head, _rank, _stages)
+def _base(facts: Facts) -> Iterator[Violation]:
+    settings = facts.config.adapter
+    if settings is not None and settings.base is not None:
+        yield from packed_base(
+            facts.config,
+            architecture=facts.architecture,
+            packing=settings.base,
+            path="adapter.base",
+        )
+
+
+RULES: tuple[Rule, ...] = (_settings, _others, _base, _head, _rank, _stages)
