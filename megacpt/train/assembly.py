@@ -42,6 +42,7 @@ from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.targets import architecture_of_run
 from megacpt.model import health
 from megacpt.model.chunks import build_chunks
@@ -83,6 +84,8 @@ class Parts:
     """The other run's checkpoint that it begins with while it has none of its own."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
+    base_fingerprint: str | None
+    """Of the weights that an adapter is trained beside."""
     state: TrainState
     first_rng: dict[str, torch.Tensor]
     """The generators' state of a run that begins."""
@@ -96,7 +99,11 @@ class Parts:
     @property
     def identity(self) -> Identity:
         return Identity(
-            architecture=self.architecture, parallel=self.config.parallel, data=self.data
+            architecture=self.architecture,
+            parallel=self.config.parallel,
+            data=self.data,
+            base=self.base_fingerprint,
+            model=self.config.model.path,
         )
 
 
@@ -170,6 +177,7 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
+        base_fingerprint=from_first_rank(lambda: base_of_run(config)),
         state=state,
         first_rng=rng_state(),
         timers=timers,
