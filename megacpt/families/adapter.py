@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from megacpt.families import family_of, param_rows
 from megacpt.families.architecture import Adapter, Architecture
@@ -119,6 +120,30 @@ def adapted_linears(architecture: Architecture) -> Iterator[Linear]:
                 factors=(),
             )
             yield replace(linear, factors=tuple(_factors(linear, architecture=architecture)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updated:
+    """A tensor of the model that has an update."""
+
+    weight: str
+    module: str
+    """The Hugging Face module that holds it; A and core are of this."""
+    shape: tuple[int, ...]
+
+
+def updated(architecture: Architecture) -> Iterator[Updated]:
+    """Every one of them, in model order."""
+    for linear in adapted_linears(architecture):
+        experts = range(architecture.experts.num) if architecture.experts else ()
+        of_expert = experts if linear.row.per_expert else (None,)
+        for layer, expert in product(linear.row.layers(architecture), of_expert):
+            for source, module in zip(linear.sources, linear.module_of, strict=True):
+                yield Updated(
+                    weight=source.name.format(layer=layer, expert=expert),
+                    module=linear.modules[module].format(layer=layer, expert=expert),
+                    shape=source.shape(architecture),
+                )
 
 
 def linear_modules(architecture: Architecture) -> dict[str, tuple[int, ...]]:
