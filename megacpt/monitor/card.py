@@ -61,6 +61,11 @@ class CardFacts:
         return stored.repo if stored else Path(str(self.config.model.path)).name
 
     @property
+    def relation(self) -> str:
+        """To the base model, as the hub calls it."""
+        return "adapter" if self.config.adapter else "finetune"
+
+    @property
     def base_id(self) -> str | None:
         """Where it is on the hub, and weights of it were trained."""
         stored = HubModel.stored(str(self.config.model.path))
@@ -75,7 +80,7 @@ def write_card(folder: Path, *, run_dir: Path, config: RunConfig, step: int) -> 
         config=config,
         summary=summarise(files),
         step=step,
-        has_parts=text_of(HfConfig.read(folder)) is not None,
+        has_parts=text_of(HfConfig.read(Path(str(config.model.path)))) is not None,
         base=_said_of_base(base_card),
         base_card=None if base_card is None else base_card.name,
         datasets={name: datasets_of(source.prefix) for name, source in config.data.sources.items()},
@@ -135,10 +140,10 @@ def front_matter(facts: CardFacts) -> ModelCardData:
     results = list(_results(facts.summary))
     return ModelCardData(
         base_model=facts.base_id,
-        base_model_relation="finetune" if facts.base_id else None,
+        base_model_relation=facts.relation if facts.base_id else None,
         datasets=sorted(datasets) or None,
         eval_results=results or None,
-        library_name="transformers",
+        library_name="peft" if facts.config.adapter else "transformers",
         model_name=facts.summary["run"] if results else None,
         pipeline_tag="image-text-to-text" if facts.has_parts else "text-generation",
         tags=list(TAGS),
@@ -178,10 +183,16 @@ def _head(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> Iterator[str]:
     kind = "AutoModelForImageTextToText" if facts.has_parts else "AutoModelForCausalLM"
     yield "```python"
+    if facts.config.adapter:
+        yield "from peft import PeftModel"
     yield f"from transformers import {kind}, AutoTokenizer"
     yield ""
     yield 'folder = "."  # this folder, or the id it has on the hub'
-    yield f"model = {kind}.from_pretrained(folder)"
+    if facts.config.adapter:
+        yield f'base = {kind}.from_pretrained("{facts.base_id or facts.config.model.path}")'
+        yield "model = PeftModel.from_pretrained(base, folder)"
+    else:
+        yield f"model = {kind}.from_pretrained(folder)"
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
     yield "```"
     yield ""

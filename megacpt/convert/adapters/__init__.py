@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters as files: PEFT's folders in and out, merged into their model, taken out of a full one."""
+"""Adapters as files: PEFT's folders, merged into their model, taken out of a full one."""

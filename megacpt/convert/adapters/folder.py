@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from megacpt.convert.adapters.live import Live
-from megacpt.convert.adapters.plain import computed
 from megacpt.convert.adapters.places import PREFIX, Place, places, rows_of
+from megacpt.convert.adapters.plain import computed
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
 from megacpt.families.adapter import MAGNITUDE, A, B, factor_name

@@ -34,6 +34,8 @@ def live_model(folder: Path, *, architecture: Architecture) -> Live:
         naming=naming_of(HfConfig.read(folder), names=hf_shapes(architecture), stored=shapes),
         shapes=shapes,
         inputs_first=frozenset(
-            name for name, module in model.named_modules() if getattr(module, "is_transposed", False)
+            name
+            for name, module in model.named_modules()
+            if getattr(module, "is_transposed", False)
         ),
     )

@@ -54,7 +54,8 @@ def _factors(
     each: Updated, *, source: SourceModel, adapter: Adapter
 ) -> Iterator[tuple[str, SourceTensor]]:
     def held(factor: str) -> tuple[str, SourceTensor]:
-        name = factor_name(each.module if factor in (A, A_START, CORE) else each.weight, factor=factor)
+        of = each.module if factor in (A, A_START, CORE) else each.weight
+        name = factor_name(of, factor=factor)
         return name, source.tensors[name]
 
     (inner, a), (outer, b) = held(A), held(B)
@@ -68,9 +69,7 @@ def _factors(
         yield held(MAGNITUDE)
 
 
-def computed(
-    shape: tuple[int, ...], *, rows: Callable[[int, int], torch.Tensor]
-) -> SourceTensor:
+def computed(shape: tuple[int, ...], *, rows: Callable[[int, int], torch.Tensor]) -> SourceTensor:
     """A float32 tensor whose ``rows`` are computed: from which on, how many."""
 
     def fill(out: torch.Tensor, *, first: int) -> None:
