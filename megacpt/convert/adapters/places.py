@@ -26,6 +26,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.families.weights import Part
 
 PREFIX = "base_model.model."
+_EXPERTS = ".experts."
 RENAMED_OF_MIXTURES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 """Last names that PEFT takes for those of experts of transformers 4, wherever they are in a model
 with experts: there, the weight is named instead of its module."""
@@ -66,8 +67,8 @@ def places(architecture: Architecture, *, live: Live) -> list[Place]:
     parts = family_of(architecture).parts(architecture)
     held: dict[str, list[tuple[Updated, Part]]] = {}
     for each in updated(architecture):
-        name, part = _where(each, part=parts.get(each.weight))
-        held.setdefault(live.naming.stored(name), []).append((each, part))
+        name, part = _where(each, part=parts.get(each.weight), live=live)
+        held.setdefault(name, []).append((each, part))
     found = [
         _place(name, held=tuple(inside), architecture=architecture, live=live)
         for name, inside in held.items()
@@ -83,12 +84,19 @@ def rows_of(part: Part, *, num: int) -> torch.Tensor:
     return rows // part.rows * part.group + part.start + rows % part.rows
 
 
-def _where(each: Updated, *, part: Part | None) -> tuple[str, Part]:
+def _where(each: Updated, *, part: Part | None, live: Live) -> tuple[str, Part]:
     if part is not None and part.index is not None:
-        return part.name, part
-    if part is not None and part.name.removesuffix(".weight") == each.module:
-        return each.module, part
-    return each.module, Part(name=each.weight, shape=each.shape)
+        return _stacked(each, part=part, live=live), part
+    if part is None or part.name.removesuffix(".weight") != each.module:
+        part = Part(name=each.weight, shape=each.shape)
+    return live.naming.stored(each.module), part
+
+
+def _stacked(each: Updated, *, part: Part, live: Live) -> str:
+    """Some folders call it otherwise (Granite); of one layer, no two have one shape."""
+    before = live.naming.stored(each.module.partition(_EXPERTS)[0]) + _EXPERTS
+    alike = (n for n, shape in live.shapes.items() if n.startswith(before) and shape == part.shape)
+    return next(alike, live.naming.stored(part.name))
 
 
 def _place(
