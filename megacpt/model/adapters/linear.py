@@ -18,7 +18,6 @@ from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
     RowParallelLinear,
     copy_to_tensor_model_parallel_region,
-    gather_from_sequence_parallel_region,
 )
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
@@ -27,7 +26,9 @@ from torch.nn.functional import dropout
 from megacpt.families.adapter import A_START, B_START, CORE, MAGNITUDE, A, B, Linear
 from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import Grouping
-from megacpt.model.adapters.product import FrozenWeight, Plain, adapted_product
+from megacpt.model.adapters.product import adapted_product
+from megacpt.model.frozen.packed import Packed
+from megacpt.model.layers.whole_input import whole_input
 from megacpt.model.quantise.linear import QuantisedLayer
 
 
@@ -35,7 +36,7 @@ class Factors(torch.nn.Module):
     """The tensors of one native layer's adapter, as its rows name them."""
 
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, weight_OI: torch.Tensor, tp: int
+        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp: int
     ) -> None:
         super().__init__()
         assert architecture.adapter is not None
@@ -46,7 +47,7 @@ class Factors(torch.nn.Module):
             shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
             if row.tp_dim is not None:
                 shape[row.tp_dim] //= tp
-            empty = torch.empty(shape, dtype=weight_OI.dtype, device=weight_OI.device)
+            empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -96,25 +97,25 @@ class AdaptedLayer(torch.nn.Module):
     norm_O: torch.Tensor | None = None
     """Of the rows of weight and update, where they are kept because neither changes."""
     keeps_norm = False
-    packed: FrozenWeight | None = None
-    """The weight, where it is not kept as it is."""
+    tp_group: Any
 
     def _forward_impl(
         self,
         *,
         input: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Packed,
         bias: torch.Tensor | None,
         allreduce_dgrad: bool,
         sequence_parallel: bool,
         tp_group: Any,
         **others: Any,
     ) -> torch.Tensor:
-        x = input
-        if sequence_parallel:
-            x = gather_from_sequence_parallel_region(x, group=tp_group)
-        elif allreduce_dgrad:
-            x = copy_to_tensor_model_parallel_region(x, group=tp_group)
+        x = whole_input(
+            input,
+            allreduce_dgrad=allreduce_dgrad,
+            sequence_parallel=sequence_parallel,
+            tp_group=tp_group,
+        )
         is_row = isinstance(self, RowParallelLinear)
         a_RI, b_OR, magnitude_O = self.adapter()
         if is_row:
@@ -125,13 +126,15 @@ class AdaptedLayer(torch.nn.Module):
         gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
         low = dropout(x, rate) if rate else None
-        if isinstance(self, QuantisedLayer):
+        if isinstance(self, QuantisedLayer) and isinstance(weight, torch.Tensor):
             y = self.product(x, w_OI=weight, training=self.training)
             y = y + adapted_product(x, weight=None, a_RI=a_RI, b_OR=b_OR, low=low)
             y = y if gain_O is None else y * gain_O
         else:
-            frozen = self.packed or Plain(weight)
-            y = adapted_product(x, weight=frozen, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
+            y = adapted_product(x, weight=weight, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
+            if gain_O is not None and is_row and self.tp_group.size() > 1:
+                # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
+                y = y.clone()
         return y if bias is None else y + bias
 
     def _summed(self, whole: torch.Tensor) -> torch.Tensor:
@@ -141,7 +144,7 @@ class AdaptedLayer(torch.nn.Module):
 
     def _gain(
         self,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Packed,
         *,
         a_RI: torch.Tensor,
         b_OR: torch.Tensor,
@@ -153,7 +156,7 @@ class AdaptedLayer(torch.nn.Module):
             return None
         norm_O = self.norm_O
         if norm_O is None:
-            w_OI = self.packed.whole() if self.packed else weight
+            w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
             norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
             self.norm_O = norm_O if self.keeps_norm else None
         return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
@@ -161,7 +164,7 @@ class AdaptedLayer(torch.nn.Module):
     @torch.no_grad()
     def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
         """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
-        a_RI, b_OR, w_OI = a_RI.float(), b_OR.float(), w_OI.float()
+        a_RI, b_OR = a_RI.float(), b_OR.float()
         squares_O = w_OI.square().sum(1)
         squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
         if isinstance(self, RowParallelLinear) and self.tp_group.size() > 1:
@@ -199,7 +202,8 @@ def lay_over(
     """Give the layer factors, their values undefined."""
     tp = layer.tp_group.size()
     layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
-    layer.adapter = Factors(linear, architecture=architecture, weight_OI=layer.weight, tp=tp)
+    dtype = layer.config.params_dtype
+    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp=tp)
 
 
 @contextmanager
