@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from megatron.core.extensions.transformer_engine import (
+    TEColumnParallelLinear,
+    TERowParallelLinear,
+)
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
 from megacpt.errors import ModelError
-from megacpt.families.adapter import adapted_linears, is_trained
+from megacpt.families.adapter import Linear, adapted_linears, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.model.adapters.linear import lay_over
+from megacpt.model.adapters.beside import Beside
+from megacpt.model.adapters.linear import Adapted, AdaptedLayer, Factors
 from megacpt.model.placement import layer_of, pattern_of, placed_params
 
 
@@ -29,12 +34,23 @@ def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
                 layers = linear.row.layers(architecture)
                 if found is None or layer_of(chunk, found=found) not in layers:
                     continue
-                if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
-                    raise ModelError(
-                        f"adapter.targets names {linear.modules[0]}, whose layer "
-                        f"({type(module).__name__}) cannot have an adapter here; leave it out."
-                    )
-                lay_over(module, linear=linear, architecture=architecture)
+                _lay_over(module, linear=linear, architecture=architecture)
+
+
+def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None:
+    """Give the layer factors, their values undefined."""
+    if isinstance(layer, ColumnParallelLinear | RowParallelLinear):
+        of: type[Adapted] = AdaptedLayer
+        group = layer.tp_group
+    elif isinstance(layer, TEColumnParallelLinear | TERowParallelLinear):
+        of, group = Beside, layer._tp_group
+    else:
+        raise ModelError(
+            f"adapter.targets names {linear.modules[0]}, whose layer ({type(layer).__name__}) "
+            "cannot have an adapter here; leave it out."
+        )
+    layer.__class__ = type(f"Adapted{type(layer).__name__}", (of, type(layer)), {})
+    layer.adapter = Factors(linear, architecture=architecture, weight_OI=layer.weight, group=group)
 
 
 def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
@@ -34,25 +32,77 @@ from megacpt.model.quantise.linear import QuantisedLayer
 class Factors(torch.nn.Module):
     """The tensors of one native layer's adapter, as its rows name them."""
 
+    norm_O: torch.Tensor | None = None
+    """Of the rows of weight and update, where they are kept because neither changes."""
+    keeps_norm = False
+
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, weight_OI: torch.Tensor, tp: int
+        self, linear: Linear, *, architecture: Architecture, weight_OI: torch.Tensor, group: Any
     ) -> None:
+        """``group``: of the ranks that the weight is cut over."""
         super().__init__()
         assert architecture.adapter is not None
-        self.linear, self.architecture, self.tp = linear, architecture, tp
+        self.linear, self.architecture = linear, architecture
+        self.group, self.tp = group, group.size()
         self.adapter: Adapter = architecture.adapter
         for row in linear.factors:
             shapes = [list(source.shape(architecture)) for source in row.sources]
             shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
             if row.tp_dim is not None:
-                shape[row.tp_dim] //= tp
+                shape[row.tp_dim] //= self.tp
             empty = torch.empty(shape, dtype=weight_OI.dtype, device=weight_OI.device)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
+
+    @property
+    def of_row(self) -> bool:
+        """The ranks have parts of the layer's inputs, not of its outputs."""
+        return self.linear.row.tp_dim == 1
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
         update has changed."""
         return self._inner(), self._outer(), getattr(self, MAGNITUDE, None)
+
+    def shared(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The same, where each rank's gradient of what every rank has is a part of the whole."""
+        a_RI, b_OR, magnitude_O = self()
+        if not self.of_row:
+            return self._summed(a_RI), b_OR, magnitude_O
+        sizes_O = None if magnitude_O is None else self._summed(magnitude_O)
+        return a_RI, self._summed(b_OR), sizes_O
+
+    def gain(
+        self,
+        weight: FrozenWeight,
+        *,
+        a_RI: torch.Tensor,
+        b_OR: torch.Tensor,
+        magnitude_O: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """The trained sizes of the rows over those that weight and update have now, which count as
+        constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
+        if magnitude_O is None:
+            return None
+        norm_O = self.norm_O
+        if norm_O is None:
+            norm_O = self._norm(weight.whole(), a_RI=a_RI, b_OR=b_OR)
+            self.norm_O = norm_O if self.keeps_norm else None
+        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
+
+    @torch.no_grad()
+    def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
+        """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
+        a_RI, b_OR, w_OI = a_RI.float(), b_OR.float(), w_OI.float()
+        squares_O = w_OI.square().sum(1)
+        squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
+        if self.of_row and self.tp > 1:
+            torch.distributed.all_reduce(squares_O, group=self.group)
+        return squares_O.sqrt()
+
+    def _summed(self, whole: torch.Tensor) -> torch.Tensor:
+        """Its gradient is the sum of the ranks'."""
+        summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.group)
+        return summed
 
     def _inner(self) -> torch.Tensor:
         """PiSSA's first values are below."""
@@ -63,7 +113,10 @@ class Factors(torch.nn.Module):
         """Times the scale: a module's rows have its own columns, zeros in all others."""
         wide = self._spread(getattr(self, B))
         if self.adapter.has_core:
-            cores = getattr(self, CORE).split(self.adapter.rank)
+            core: torch.Tensor = getattr(self, CORE)
+            # Beside a cut factor its gradient is a part.
+            whole = core if self.of_row else self._summed(core)
+            cores = torch.split(whole, self.adapter.rank)
             wide = wide @ torch.block_diag(*cores)  # type: ignore[no-untyped-call]
         if self.adapter.has_start:
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
@@ -74,7 +127,7 @@ class Factors(torch.nn.Module):
         row, rank = self.linear.row, self.adapter.rank
         if self.linear.sources == row.sources and len(self.linear.modules) == 1:
             return b_Or
-        tp = self.tp if row.tp_dim == 0 else 1
+        tp = 1 if self.of_row else self.tp
         num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
         wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
         into = dict(
@@ -89,13 +142,38 @@ class Factors(torch.nn.Module):
         return wide
 
 
-class AdaptedLayer(torch.nn.Module):
-    """What is laid over megatron-core's class; ``_forward_impl`` is its product."""
+class Adapted(torch.nn.Module):
+    """What is laid over a class of megatron-core."""
 
     adapter: Factors
-    norm_O: torch.Tensor | None = None
-    """Of the rows of weight and update, where they are kept because neither changes."""
-    keeps_norm = False
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """megatron-core's, where each factor is cut as its row says."""
+        axes = {"weight": 1} if self.adapter.of_row else {"weight": 0, "bias": 0}
+        factors = self.adapter.linear.factors
+        names = {row: f"adapter.{row.native.rpartition('.')[2]}" for row in factors}
+        axes |= {names[row]: row.tp_dim for row in factors if row.tp_dim is not None}
+        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            axes,
+            sharded_offsets,
+            tp_group=self.adapter.group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
+        for row in factors:
+            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
+            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
+                key = f"{prefix}{names[row]}"
+                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
+        return found
+
+
+class AdaptedLayer(Adapted):
+    """Over a plain layer: ``_forward_impl`` is its product."""
+
     packed: FrozenWeight | None = None
     """The weight, where it is not kept as it is."""
 
@@ -115,14 +193,9 @@ class AdaptedLayer(torch.nn.Module):
             x = gather_from_sequence_parallel_region(x, group=tp_group)
         elif allreduce_dgrad:
             x = copy_to_tensor_model_parallel_region(x, group=tp_group)
-        is_row = isinstance(self, RowParallelLinear)
-        a_RI, b_OR, magnitude_O = self.adapter()
-        if is_row:
-            b_OR = self._summed(b_OR)
-            magnitude_O = None if magnitude_O is None else self._summed(magnitude_O)
-        else:
-            a_RI = self._summed(a_RI)
-        gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
+        a_RI, b_OR, magnitude_O = self.adapter.shared()
+        frozen = self.packed or Plain(weight)
+        gain_O = self.adapter.gain(frozen, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
         low = dropout(x, rate) if rate else None
         if isinstance(self, QuantisedLayer):
@@ -130,89 +203,21 @@ class AdaptedLayer(torch.nn.Module):
             y = y + adapted_product(x, weight=None, a_RI=a_RI, b_OR=b_OR, low=low)
             y = y if gain_O is None else y * gain_O
         else:
-            frozen = self.packed or Plain(weight)
             y = adapted_product(x, weight=frozen, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
-            if gain_O is not None and is_row and self.tp_group.size() > 1:
+            if gain_O is not None and self.adapter.of_row and tp_group.size() > 1:
                 # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
                 y = y.clone()
         return y if bias is None else y + bias
-
-    def _summed(self, whole: torch.Tensor) -> torch.Tensor:
-        """A factor that every rank has; its gradient is the sum of the ranks'."""
-        summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.tp_group)
-        return summed
-
-    def _gain(
-        self,
-        weight: torch.Tensor,
-        *,
-        a_RI: torch.Tensor,
-        b_OR: torch.Tensor,
-        magnitude_O: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """The trained sizes of the rows over those that weight and update have now, which count as
-        constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
-        if magnitude_O is None:
-            return None
-        norm_O = self.norm_O
-        if norm_O is None:
-            w_OI = self.packed.whole() if self.packed else weight
-            norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
-            self.norm_O = norm_O if self.keeps_norm else None
-        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
-
-    @torch.no_grad()
-    def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
-        """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
-        a_RI, b_OR, w_OI = a_RI.float(), b_OR.float(), w_OI.float()
-        squares_O = w_OI.square().sum(1)
-        squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
-        if isinstance(self, RowParallelLinear) and self.tp_group.size() > 1:
-            torch.distributed.all_reduce(squares_O, group=self.tp_group)
-        return squares_O.sqrt()
-
-    def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
-    ) -> dict[str, Any]:
-        """megatron-core's, where each factor is cut as its row says."""
-        is_row = isinstance(self, RowParallelLinear)
-        axes = {"weight": 1} if is_row else {"weight": 0, "bias": 0}
-        factors = self.adapter.linear.factors
-        names = {row: f"adapter.{row.native.rpartition('.')[2]}" for row in factors}
-        axes |= {names[row]: row.tp_dim for row in factors if row.tp_dim is not None}
-        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-            self.state_dict(prefix="", keep_vars=True),
-            prefix,
-            axes,
-            sharded_offsets,
-            tp_group=self.tp_group,
-            dp_cp_group=metadata["dp_cp_group"],
-        )
-        for row in factors:
-            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
-            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
-                key = f"{prefix}{names[row]}"
-                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
-        return found
-
-
-def lay_over(
-    layer: ColumnParallelLinear | RowParallelLinear, *, linear: Linear, architecture: Architecture
-) -> None:
-    """Give the layer factors, their values undefined."""
-    tp = layer.tp_group.size()
-    layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
-    layer.adapter = Factors(linear, architecture=architecture, weight_OI=layer.weight, tp=tp)
 
 
 @contextmanager
 def unchanging_norms(chunks: Sequence[Any]) -> Iterator[None]:
     """Inside, no weight changes, so that norms are computed once."""
-    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, AdaptedLayer)]
-    for layer in layers:
-        layer.keeps_norm = True
+    every = [m for chunk in chunks for m in chunk.modules() if isinstance(m, Factors)]
+    for factors in every:
+        factors.keeps_norm = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer.keeps_norm, layer.norm_O = False, None
+        for factors in every:
+            factors.keeps_norm, factors.norm_O = False, None
