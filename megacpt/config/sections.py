@@ -100,6 +100,15 @@ class AdapterMethod(Enum):
     pissa = "pissa"
 
 
+class BaseWeights(Enum):
+    """What a frozen weight is kept as."""
+
+    nf4 = "nf4"
+    """One of sixteen values for each, and a scale a block of 64 of a row."""
+    int8 = "int8"
+    """A whole number from -127 to 127 for each, and a scale a row."""
+
+
 class FaultPolicy(Enum):
     """What a step with a bad loss or gradient leads to."""
 
@@ -226,6 +235,8 @@ class AdapterConfig:
     b_lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
     """Multiplier on the learning rate of the factors that begin with zero (LoRA+,
     https://arxiv.org/abs/2402.12354); 1: none."""
+    base: BaseWeights | None = None
+    """What the layers' frozen weights are kept as; not set: ``precision.dtype``."""
     train_embedding: bool = False
     """Train the input embedding as well, with optim.embedding_lr_multiplier."""
     train_head: bool = False

@@ -9,6 +9,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 
 from megacpt.config.sections import (
+    BaseWeights,
     DeviceKind,
     KernelsConfig,
     ParallelConfig,
@@ -20,6 +21,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.adapters.build import add_adapter, freeze, let_recompute
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
+from megacpt.model.frozen.linear import pack_linears
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
@@ -37,9 +39,11 @@ def build_model(
     kind: DeviceKind,
     sequence_length: int,
     kernels: KernelsConfig | None = None,
+    base: BaseWeights | None = None,
 ) -> list[Any]:
     """This rank's chunks, their weights undefined until load_hf or initialise_randomly.
 
+    ``base``: what the frozen weights beside an adapter are kept as, once they are filled.
     megatron-core's parallel state must be initialised with the same layout.
     """
     kernels = kernels or KernelsConfig()
@@ -70,6 +74,10 @@ def build_model(
         for chunk in chunks:
             emulate(chunk, precision=precision)
     if architecture.adapter is not None:
+        for chunk in chunks:
+            chunk.requires_grad_(False)
+            if base is not None:
+                pack_linears(chunk, packing=base)
         add_adapter(chunks, architecture=architecture)
     _mark(chunks, architecture=architecture)
     if architecture.adapter is not None:

@@ -34,6 +34,7 @@ def build_chunks(
         kind=runtime.kind,
         sequence_length=longest(config.data),
         kernels=config.kernels,
+        base=config.adapter.base if config.adapter else None,
     )
     if config.model.init is Init.random:
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)

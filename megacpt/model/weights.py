@@ -21,6 +21,7 @@ from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import table_name
 from megacpt.families.weights import HfTensor, Role
+from megacpt.model.frozen.linear import Unpacked
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.model.placement import Placed, placed_params
 
@@ -113,7 +114,8 @@ def fill(
 ) -> None:
     """Write every parameter of the model, or of its adapter, padding rows included (zeros); of one
     that is cut by rows, so many bytes of the parameter are read at once."""
-    for placed in placed_params(chunks, architecture=architecture):
+    # A list, as those that are packed then are no parameters any more.
+    for placed in list(placed_params(chunks, architecture=architecture)):
         if placed.row.of_adapter is not of_adapter:
             continue
         cut = placed.cut
@@ -145,13 +147,18 @@ def _within(span: slice, *, rows: slice) -> slice:
 
 @contextmanager
 def _writable(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
-    """A plain tensor to write the weight into.
+    """A plain tensor to write the weight into. One that is packed is so when that is whole.
 
     An fp8 weight (``precision.fp8_param_gather``) is a pair of numbers and scales, of which no part
     can be written. It is quantised from a bf16 tensor when that is whole. The optimizer takes its
     master weight from the same tensor, which Transformer Engine keeps until then: from fp8 it would
     have lost the base model's last bits.
     """
+    if isinstance(parameter, Unpacked):
+        wide = torch.empty(parameter.shape, dtype=parameter.dtype)
+        yield wide
+        parameter.put_packed(wide)
+        return
     if not is_float8tensor(parameter):
         yield parameter.data
         return

@@ -26,7 +26,6 @@ from megatron.core.tensor_parallel import (
 from torch.nn.functional import dropout, linear
 
 from megacpt.model.adapters.linear import Adapted, Factors
-from megacpt.model.adapters.product import Plain
 
 
 class Beside(Adapted):
@@ -40,7 +39,7 @@ class Beside(Adapted):
         y, bias_apart = super().forward(x, *args, **kwargs)
         factors, by_tokens = self.adapter, self.sequence_parallel
         a_RI, b_OR, magnitude_O = factors.shared() if by_tokens else factors()
-        gain_O = factors.gain(Plain(self.weight), a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
+        gain_O = factors.gain(self.weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         low = linear(dropout(x, factors.adapter.dropout, self.training), a_RI)
         low = _passed_on(low, factors=factors, by_tokens=by_tokens)
         bias_O = self.bias if bias_apart is None else None

@@ -50,16 +50,18 @@ def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None
             "cannot have an adapter here; leave it out."
         )
     layer.__class__ = type(f"Adapted{type(layer).__name__}", (of, type(layer)), {})
-    layer.adapter = Factors(linear, architecture=architecture, weight_OI=layer.weight, group=group)
+    dtype = layer.config.params_dtype
+    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, group=group)
 
 
 def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:
     """What is not trained takes no gradient; of that, what the base model's folder holds is not
     saved (megacpt.checkpoint.state)."""
     for placed in placed_params(chunks, architecture=architecture):
-        if not is_trained(placed.row, architecture=architecture):
-            placed.tensor.requires_grad_(False)
-            placed.tensor.of_base = not placed.row.of_adapter  # type: ignore[attr-defined]
+        trained = is_trained(placed.row, architecture=architecture)
+        placed.tensor.requires_grad_(trained)
+        if not trained and not placed.row.of_adapter:
+            placed.tensor.of_base = True  # type: ignore[attr-defined]
 
 
 def let_recompute(chunk: Any) -> None:

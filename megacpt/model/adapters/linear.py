@@ -14,10 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import (
-    copy_to_tensor_model_parallel_region,
-    gather_from_sequence_parallel_region,
-)
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch.nn.functional import dropout
@@ -25,7 +22,9 @@ from torch.nn.functional import dropout
 from megacpt.families.adapter import A_START, B_START, CORE, MAGNITUDE, A, B, Linear
 from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import Grouping
-from megacpt.model.adapters.product import FrozenWeight, Plain, adapted_product
+from megacpt.model.adapters.product import adapted_product
+from megacpt.model.frozen.packed import Packed
+from megacpt.model.layers.whole_input import whole_input
 from megacpt.model.quantise.linear import QuantisedLayer
 
 
@@ -37,7 +36,7 @@ class Factors(torch.nn.Module):
     keeps_norm = False
 
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, weight_OI: torch.Tensor, group: Any
+        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, group: Any
     ) -> None:
         """``group``: of the ranks that the weight is cut over."""
         super().__init__()
@@ -50,7 +49,7 @@ class Factors(torch.nn.Module):
             shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
             if row.tp_dim is not None:
                 shape[row.tp_dim] //= self.tp
-            empty = torch.empty(shape, dtype=weight_OI.dtype, device=weight_OI.device)
+            empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
     @property
@@ -73,7 +72,7 @@ class Factors(torch.nn.Module):
 
     def gain(
         self,
-        weight: FrozenWeight,
+        weight: torch.Tensor | Packed,
         *,
         a_RI: torch.Tensor,
         b_OR: torch.Tensor,
@@ -85,14 +84,15 @@ class Factors(torch.nn.Module):
             return None
         norm_O = self.norm_O
         if norm_O is None:
-            norm_O = self._norm(weight.whole(), a_RI=a_RI, b_OR=b_OR)
+            w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
+            norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
             self.norm_O = norm_O if self.keeps_norm else None
         return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
 
     @torch.no_grad()
     def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
         """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
-        a_RI, b_OR, w_OI = a_RI.float(), b_OR.float(), w_OI.float()
+        a_RI, b_OR = a_RI.float(), b_OR.float()
         squares_O = w_OI.square().sum(1)
         squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
         if self.of_row and self.tp > 1:
@@ -174,36 +174,33 @@ class Adapted(torch.nn.Module):
 class AdaptedLayer(Adapted):
     """Over a plain layer: ``_forward_impl`` is its product."""
 
-    packed: FrozenWeight | None = None
-    """The weight, where it is not kept as it is."""
-
     def _forward_impl(
         self,
         *,
         input: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Packed,
         bias: torch.Tensor | None,
         allreduce_dgrad: bool,
         sequence_parallel: bool,
         tp_group: Any,
         **others: Any,
     ) -> torch.Tensor:
-        x = input
-        if sequence_parallel:
-            x = gather_from_sequence_parallel_region(x, group=tp_group)
-        elif allreduce_dgrad:
-            x = copy_to_tensor_model_parallel_region(x, group=tp_group)
+        x = whole_input(
+            input,
+            allreduce_dgrad=allreduce_dgrad,
+            sequence_parallel=sequence_parallel,
+            tp_group=tp_group,
+        )
         a_RI, b_OR, magnitude_O = self.adapter.shared()
-        frozen = self.packed or Plain(weight)
-        gain_O = self.adapter.gain(frozen, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
+        gain_O = self.adapter.gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
         low = dropout(x, rate) if rate else None
-        if isinstance(self, QuantisedLayer):
+        if isinstance(self, QuantisedLayer) and isinstance(weight, torch.Tensor):
             y = self.product(x, w_OI=weight, training=self.training)
             y = y + adapted_product(x, weight=None, a_RI=a_RI, b_OR=b_OR, low=low)
             y = y if gain_O is None else y * gain_O
         else:
-            y = adapted_product(x, weight=frozen, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
+            y = adapted_product(x, weight=weight, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
             if gain_O is not None and self.adapter.of_row and tp_group.size() > 1:
                 # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
                 y = y.clone()

@@ -11,33 +11,18 @@ trained), l a^T, and y (where g is trained): never a copy of the weight, nor a g
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
-
-class FrozenWeight(Protocol):
-    """A weight that is not trained, in whatever form it is kept."""
-
-    def whole(self) -> torch.Tensor:
-        """w_OI in the type of the arithmetic."""
-
-
-class Plain:
-    """A weight as it is."""
-
-    def __init__(self, w_OI: torch.Tensor) -> None:
-        self._w_OI = w_OI.detach()
-
-    def whole(self) -> torch.Tensor:
-        return self._w_OI
+from megacpt.model.frozen.packed import Packed
 
 
 def adapted_product(
     x: torch.Tensor,
     *,
-    weight: FrozenWeight | None,
+    weight: torch.Tensor | Packed | None,
     a_RI: torch.Tensor,
     b_OR: torch.Tensor,
     gain_O: torch.Tensor | None = None,
@@ -58,7 +43,7 @@ class _Product(torch.autograd.Function):
         a_RI: torch.Tensor,
         b_OR: torch.Tensor,
         gain_O: torch.Tensor | None,
-        weight: FrozenWeight | None,
+        weight: torch.Tensor | Packed | None,
     ) -> torch.Tensor:
         seen = x if low is None else low
         h_TR = linear(seen.flatten(0, -2), a_RI)
@@ -66,7 +51,7 @@ class _Product(torch.autograd.Function):
         if weight is None:
             y_TO = h_TR @ out.t()
         else:
-            y_TO = linear(x.flatten(0, -2), _gained(weight.whole(), gain_O=gain_O))
+            y_TO = linear(x.flatten(0, -2), _gained(_dense(weight, dtype=x.dtype), gain_O=gain_O))
             y_TO.addmm_(h_TR, out.t())
         y = y_TO.view(*x.shape[:-1], len(b_OR))
         _, _, needs_a, needs_b, needs_gain, _ = ctx.needs_input_grad
@@ -78,7 +63,9 @@ class _Product(torch.autograd.Function):
             gain_O,
             y if needs_gain else None,
         )
-        ctx.weight, ctx.shape = weight, x.shape
+        # Not of those that are saved for the backward pass: no gradient of it is ever asked for.
+        ctx.weight = weight.detach() if isinstance(weight, torch.Tensor) else weight
+        ctx.shape = x.shape
         return y
 
     @staticmethod
@@ -89,7 +76,7 @@ class _Product(torch.autograd.Function):
         dh_TR = dy_TO @ _gained(b_OR, gain_O=gain_O)
         dx = dlow = da = db = dgain = None
         if needs_x and ctx.weight is not None:
-            dx = dy_TO @ _gained(ctx.weight.whole(), gain_O=gain_O)
+            dx = dy_TO @ _gained(_dense(ctx.weight, dtype=dy.dtype), gain_O=gain_O)
         if needs_low:
             dlow = (dh_TR @ a_RI).view(ctx.shape)
         elif needs_x:
@@ -108,3 +95,7 @@ class _Product(torch.autograd.Function):
 def _gained(rows: torch.Tensor, *, gain_O: torch.Tensor | None) -> torch.Tensor:
     """Each row times its gain."""
     return rows if gain_O is None else rows * gain_O.to(rows.dtype).unsqueeze(1)
+
+
+def _dense(weight: torch.Tensor | Packed, *, dtype: torch.dtype) -> torch.Tensor:
+    return weight.dense(dtype) if isinstance(weight, Packed) else weight
