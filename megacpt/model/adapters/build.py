@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from megatron.core.extensions.transformer_engine import (
+    HAVE_TE,
     TEColumnParallelLinear,
+    TEGroupedLinear,
     TERowParallelLinear,
 )
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
@@ -16,16 +18,23 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megacpt.errors import ModelError
 from megacpt.families.adapter import Linear, adapted_linears, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.model.adapters.beside import Beside
-from megacpt.model.adapters.linear import Adapted, AdaptedLayer, Factors
+from megacpt.model.adapters.beside import Beside, BesideExperts
+from megacpt.model.adapters.linear import AdaptedLayer
 from megacpt.model.placement import layer_of, pattern_of, placed_params
+
+OVER: dict[Any, Any] = {ColumnParallelLinear: AdaptedLayer, RowParallelLinear: AdaptedLayer}
+"""What is laid over a layer of which class."""
+if HAVE_TE:
+    OVER |= {TEColumnParallelLinear: Beside, TERowParallelLinear: Beside}
+    OVER |= {TEGroupedLinear: BesideExperts}
 
 
 def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
     """Of weights whose rows have one, in the layers that do."""
     linears = {
-        pattern_of(linear.row.native.removesuffix(".weight")): linear
+        pattern_of(name): linear
         for linear in adapted_linears(architecture)
+        for name in linear.layers
     }
     for chunk in chunks:
         for name, module in list(chunk.named_modules()):
@@ -39,19 +48,14 @@ def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
 
 def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None:
     """Give the layer factors, their values undefined."""
-    if isinstance(layer, ColumnParallelLinear | RowParallelLinear):
-        of: type[Adapted] = AdaptedLayer
-        group = layer.tp_group
-    elif isinstance(layer, TEColumnParallelLinear | TERowParallelLinear):
-        of, group = Beside, layer._tp_group
-    else:
+    over = next((ours for theirs, ours in OVER.items() if isinstance(layer, theirs)), None)
+    if over is None:
         raise ModelError(
             f"adapter.targets names {linear.modules[0]}, whose layer ({type(layer).__name__}) "
             "cannot have an adapter here; leave it out."
         )
-    layer.__class__ = type(f"Adapted{type(layer).__name__}", (of, type(layer)), {})
-    dtype = layer.config.params_dtype
-    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, group=group)
+    layer.__class__ = type(f"Adapted{type(layer).__name__}", (over, type(layer)), {})
+    layer.add_factors(linear, architecture=architecture)
 
 
 def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:

@@ -19,7 +19,7 @@ from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch.nn.functional import dropout
 
-from megacpt.families.adapter import A_START, B_START, CORE, MAGNITUDE, A, B, Linear
+from megacpt.families.adapter import A_START, ADAPTER, B_START, CORE, MAGNITUDE, A, B, Linear
 from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import Grouping
 from megacpt.model.adapters.product import adapted_product
@@ -99,6 +99,26 @@ class Factors(torch.nn.Module):
             torch.distributed.all_reduce(squares_O, group=self.group)
         return squares_O.sqrt()
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Each is cut as its row says."""
+        rows = {row.native.rpartition(".")[2]: row for row in self.linear.factors}
+        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            {name: row.tp_dim for name, row in rows.items() if row.tp_dim is not None},
+            sharded_offsets,
+            tp_group=self.group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
+        for name, row in rows.items():
+            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
+            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
+                key = f"{prefix}{name}"
+                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
+        return found
+
     def _summed(self, whole: torch.Tensor) -> torch.Tensor:
         """Its gradient is the sum of the ranks'."""
         summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.group)
@@ -143,32 +163,27 @@ class Factors(torch.nn.Module):
 
 
 class Adapted(torch.nn.Module):
-    """What is laid over a class of megatron-core."""
+    """What is laid over a linear layer of megatron-core."""
 
     adapter: Factors
+    config: Any
+
+    def add_factors(self, linear: Linear, *, architecture: Architecture) -> None:
+        """Their values are undefined."""
+        # Transformer Engine's own name is empty where it is not to communicate.
+        group = getattr(self, "_tp_group", None) or self.tp_group
+        dtype = self.config.params_dtype
+        self.adapter = Factors(linear, architecture=architecture, dtype=dtype, group=group)
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
         """megatron-core's, where each factor is cut as its row says."""
-        axes = {"weight": 1} if self.adapter.of_row else {"weight": 0, "bias": 0}
-        factors = self.adapter.linear.factors
-        names = {row: f"adapter.{row.native.rpartition('.')[2]}" for row in factors}
-        axes |= {names[row]: row.tp_dim for row in factors if row.tp_dim is not None}
-        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-            self.state_dict(prefix="", keep_vars=True),
-            prefix,
-            axes,
-            sharded_offsets,
-            tp_group=self.adapter.group,
-            dp_cp_group=metadata["dp_cp_group"],
+        found: dict[str, Any] = super().sharded_state_dict(  # type: ignore[misc]
+            prefix, sharded_offsets, metadata
         )
-        for row in factors:
-            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
-            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
-                key = f"{prefix}{names[row]}"
-                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
-        return found
+        of_adapter = f"{prefix}{ADAPTER}."
+        return found | self.adapter.sharded_state_dict(of_adapter, sharded_offsets, metadata)
 
 
 class AdaptedLayer(Adapted):
@@ -201,7 +216,7 @@ class AdaptedLayer(Adapted):
             y = y if gain_O is None else y * gain_O
         else:
             y = adapted_product(x, weight=weight, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
-            if gain_O is not None and self.adapter.of_row and tp_group.size() > 1:
+            if gain_O is not None and self.adapter.of_row and self.adapter.tp > 1:
                 # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
                 y = y.clone()
         return y if bias is None else y + bias
