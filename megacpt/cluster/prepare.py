@@ -41,6 +41,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.packing import PACKAGES
 from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.stored.places import require_parts, storage_notes
 from megacpt.families.targets import with_adapter
@@ -134,7 +135,13 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
-    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
+    require_packages(
+        f"optim.optimizer={chosen.value}",
+        packages=OPTIMIZERS[chosen].packages,
+        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
+        "optim.optimizer=adamw",
+    )
+    _require_packing(config)
     plan = make_plan(
         config,
         architecture=architecture,
@@ -152,6 +159,16 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         hub_model=str(stored) if stored else None,
     )
     return Checked(config=config, plan=plan, tokenizer=model.tokenizer, base=base)
+
+
+def _require_packing(config: RunConfig) -> None:
+    packing = config.adapter.base if config.adapter else None
+    if packing is not None:
+        require_packages(
+            f"adapter.base={packing.name}",
+            packages=PACKAGES[packing],
+            remedy=f"pip install 'megacpt[{packing.name}]', or use adapter.base=null",
+        )
 
 
 def _update_settings(config: RunConfig) -> UpdateSettings:

@@ -28,7 +28,10 @@ TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size
 
 
 def memory_of(
-    offload: bool = False, optimizer: Optimizer = Optimizer.adamw, **layout: Any
+    offload: bool = False,
+    optimizer: Optimizer = Optimizer.adamw,
+    packing: BaseWeights | None = None,
+    **layout: Any,
 ) -> RankMemory:
     return rank_memory(
         ARCHITECTURE,
@@ -37,6 +40,7 @@ def memory_of(
         dtype=Dtype.bf16,
         optimizer=optimizer,
         offload=offload,
+        packing=packing,
     )
 
 
@@ -175,3 +179,16 @@ def test_a_checkpoint_holds_what_learns_and_the_adapter_s_frozen_factors() -> No
     cores = AdapterConfig(method=AdapterMethod.lora_xs)
     frozen = with_adapter(ARCHITECTURE, settings=cores)
     assert checkpoint_bytes(frozen, dtype=Dtype.bf16) == 14 * 30 * 7 * 16 * 16 + 2 * TRAINED
+
+
+@pytest.mark.parametrize("layout", [{}, {"tp": 3}, {"pp": 3}, {"tp": 3, "pp": 3}])
+def test_packed_matrices_take_nine_sixteenths_of_a_byte_each(layout: dict[str, int]) -> None:
+    """Of 4 bits and, a block of 64, a scale of 4 bytes; int8 takes a byte and a scale a row."""
+    ranks = layout.get("tp", 1) * layout.get("pp", 1)
+    matrices = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+    rows = 30 * (576 + 2 * 192 + 576 + 2 * 1536 + 576)
+    whole = memory_of(**layout)
+    nf4, int8 = (memory_of(packing=packing, **layout) for packing in BaseWeights)
+    assert (whole.weights - nf4.weights) * ranks == matrices * (2 - 9 / 16)
+    assert (whole.weights - int8.weights) * ranks == matrices - 4 * rows
+    assert (nf4.activations, nf4.logits) == (whole.activations, whole.logits)

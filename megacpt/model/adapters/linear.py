@@ -36,24 +36,25 @@ class Factors(torch.nn.Module):
     """The tensors of one native layer's adapter, as its rows name them."""
 
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp: int
+        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp_group: Any
     ) -> None:
         super().__init__()
         assert architecture.adapter is not None
-        self.linear, self.architecture, self.tp = linear, architecture, tp
+        self.linear, self.architecture = linear, architecture
+        self.tp_group, self.tp = tp_group, tp_group.size()
         self.adapter: Adapter = architecture.adapter
         for row in linear.factors:
             shapes = [list(source.shape(architecture)) for source in row.sources]
             shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
             if row.tp_dim is not None:
-                shape[row.tp_dim] //= tp
+                shape[row.tp_dim] //= self.tp
             empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
         update has changed."""
-        return self._inner(), self._outer(), getattr(self, MAGNITUDE, None)
+        return self._inner(), self._outer(), self._sizes()
 
     def _inner(self) -> torch.Tensor:
         """PiSSA's first values are below."""
@@ -64,7 +65,11 @@ class Factors(torch.nn.Module):
         """Times the scale: a module's rows have its own columns, zeros in all others."""
         wide = self._spread(getattr(self, B))
         if self.adapter.has_core:
-            cores = getattr(self, CORE).split(self.adapter.rank)
+            core = getattr(self, CORE)
+            if self.linear.row.tp_dim == 0:
+                # It meets only this rank's rows here.
+                core = copy_to_tensor_model_parallel_region(core, group=self.tp_group)
+            cores = core.split(self.adapter.rank)
             wide = wide @ torch.block_diag(*cores)  # type: ignore[no-untyped-call]
         if self.adapter.has_start:
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
@@ -78,16 +83,38 @@ class Factors(torch.nn.Module):
         tp = self.tp if row.tp_dim == 0 else 1
         num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
         wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
+        for (into, part), module in zip(
+            self._rows_of_modules(wide, of=b_Or, tp=tp), self.linear.module_of, strict=True
+        ):
+            into[..., module * rank : (module + 1) * rank] = part
+        return wide
+
+    def _sizes(self) -> torch.Tensor | None:
+        """DoRA's, of all rows of the native weight; NaN where no module has one."""
+        sizes_o: torch.Tensor | None = getattr(self, MAGNITUDE, None)
+        row = self.linear.row
+        if sizes_o is None or self.linear.sources == row.sources:
+            return sizes_o
+        tp = self.tp if row.tp_dim == 0 else 1
+        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
+        wide = sizes_o.new_full((num_rows,), torch.nan)
+        for into, part in self._rows_of_modules(wide, of=sizes_o, tp=tp):
+            into.copy_(part)
+        return wide
+
+    def _rows_of_modules(
+        self, wide: torch.Tensor, *, of: torch.Tensor, tp: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Those that each source has in a tensor of the whole native weight's rows, beside those in
+        a factor."""
+        row = self.linear.row
         into = dict(
             zip(row.sources, row.views(wide, architecture=self.architecture, tp=tp), strict=True)
         )
         outer = next(f for f in self.linear.factors if f.native.endswith(f".{B}"))
-        parts = outer.views(b_Or, architecture=self.architecture, tp=tp)
-        for part, source, module in zip(
-            parts, self.linear.sources, self.linear.module_of, strict=True
-        ):
-            into[source][..., module * rank : (module + 1) * rank] = part
-        return wide
+        parts = outer.views(of, architecture=self.architecture, tp=tp)
+        for part, source in zip(parts, self.linear.sources, strict=True):
+            yield into[source], part
 
 
 class AdaptedLayer(torch.nn.Module):
@@ -159,7 +186,8 @@ class AdaptedLayer(torch.nn.Module):
             w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
             norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
             self.norm_O = norm_O if self.keeps_norm else None
-        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
+        gain_O = magnitude_O.float() / norm_O
+        return torch.where(gain_O.isnan(), 1.0, gain_O).to(magnitude_O.dtype)
 
     @torch.no_grad()
     def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
@@ -200,10 +228,9 @@ def lay_over(
     layer: ColumnParallelLinear | RowParallelLinear, *, linear: Linear, architecture: Architecture
 ) -> None:
     """Give the layer factors, their values undefined."""
-    tp = layer.tp_group.size()
     layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
     dtype = layer.config.params_dtype
-    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp=tp)
+    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp_group=layer.tp_group)
 
 
 @contextmanager
