@@ -203,7 +203,7 @@ def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
         f"Wrote the PEFT folder {shown(output)}",
         f"  beside the model {as_asked(Path(str(config.model.path)))}",
         proof if certified else unproven,
-        next_command=f"megacpt merge {shown(arguments.run_dir)} "
+        next_command=f"megacpt merge --adapter {shown(arguments.run_dir)} "
         f"--output {shown(output.with_name('merged'))}",
     )
     return 0

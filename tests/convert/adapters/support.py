@@ -40,6 +40,4 @@ def drawn_adapter(base: Path, *, method: str = "lora", **settings: Any) -> Sourc
             name = source.name.format(layer=layer, expert=expert)
             assert name not in tensors
             tensors[name] = held_in_memory(values)
-    return SourceModel(
-        folder=base, described_by=base, architecture=architecture, tensors=tensors
-    )
+    return SourceModel(folder=base, described_by=base, architecture=architecture, tensors=tensors)
