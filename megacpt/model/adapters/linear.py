@@ -36,17 +36,18 @@ class Factors(torch.nn.Module):
     """The tensors of one native layer's adapter, as its rows name them."""
 
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp: int
+        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp_group: Any
     ) -> None:
         super().__init__()
         assert architecture.adapter is not None
-        self.linear, self.architecture, self.tp = linear, architecture, tp
+        self.linear, self.architecture = linear, architecture
+        self.tp_group, self.tp = tp_group, tp_group.size()
         self.adapter: Adapter = architecture.adapter
         for row in linear.factors:
             shapes = [list(source.shape(architecture)) for source in row.sources]
             shape = [sum(first for first, *_ in shapes), *shapes[0][1:]]
             if row.tp_dim is not None:
-                shape[row.tp_dim] //= tp
+                shape[row.tp_dim] //= self.tp
             empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
@@ -64,7 +65,11 @@ class Factors(torch.nn.Module):
         """Times the scale: a module's rows have its own columns, zeros in all others."""
         wide = self._spread(getattr(self, B))
         if self.adapter.has_core:
-            cores = getattr(self, CORE).split(self.adapter.rank)
+            core = getattr(self, CORE)
+            if self.linear.row.tp_dim == 0:
+                # It meets only this rank's rows here.
+                core = copy_to_tensor_model_parallel_region(core, group=self.tp_group)
+            cores = core.split(self.adapter.rank)
             wide = wide @ torch.block_diag(*cores)  # type: ignore[no-untyped-call]
         if self.adapter.has_start:
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
@@ -223,10 +228,9 @@ def lay_over(
     layer: ColumnParallelLinear | RowParallelLinear, *, linear: Linear, architecture: Architecture
 ) -> None:
     """Give the layer factors, their values undefined."""
-    tp = layer.tp_group.size()
     layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
     dtype = layer.config.params_dtype
-    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp=tp)
+    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp_group=layer.tp_group)
 
 
 @contextmanager
