@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters as files: what ``merge`` does with one."""
+"""Adapters as files: what ``merge`` does with one, and the verb that takes one out of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megacpt.commands.common import say, shown
+from megacpt.commands.common import Verb, say, shown
 from megacpt.commands.model import (
     DownloadLine,
     as_asked,
@@ -19,7 +19,7 @@ from megacpt.commands.model import (
     one_cpu_rank,
 )
 from megacpt.errors import ModelError
-from megacpt.text import duration, text_size
+from megacpt.text import duration, listed, text_size
 
 if TYPE_CHECKING:
     from megacpt.convert.sources import SourceModel
@@ -113,3 +113,75 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not compare the logits, which takes memory for two models",
     )
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from megacpt.config.sections import AdapterConfig
+    from megacpt.device.quiet import quiet_libraries
+    from megacpt.files import require_new
+
+    # Before anything is downloaded.
+    require_new(arguments.output)
+    quiet_libraries()
+    from megacpt.convert.adapters.export import write_extracted
+    from megacpt.convert.adapters.extract import extract
+    from megacpt.convert.opened import open_source
+    from megacpt.convert.sources import hugging_face
+    from megacpt.families import read_architecture
+
+    folder = model_path(arguments.base, weights=True, argument="--base")
+    base = hugging_face(folder, architecture=read_architecture(folder))
+    path = Path(arguments.model)
+    trained = path if path.exists() else model_path(arguments.model, weights=True)
+    settings = AdapterConfig(
+        rank=arguments.rank,
+        alpha=float(arguments.rank),
+        targets=arguments.targets,
+        train_embedding=arguments.embedding,
+        train_head=arguments.head,
+    )
+    found = extract(open_source(trained, base=folder), base=base, settings=settings)
+    write_extracted(found, output=arguments.output, base_model=as_asked(folder))
+    for module in found.modules:
+        print(f"{module.module:<48} {module.difference:>10.4g} {module.error:>8.2%}")
+    left = sorted(found.others, key=lambda name: -found.others[name])[:3]
+    more = f", most of all {listed(left)}" if left else ""
+    say(
+        f"Wrote the PEFT folder {shown(arguments.output)}, rank {arguments.rank}",
+        f"  {found.error:.2%} of the difference of all modules is not in it",
+        f"  changed and left out: {len(found.others)} tensors{more}",
+        next_command=f"megacpt merge --adapter {shown(arguments.output)} --base "
+        f"{as_asked(folder)} --output {shown(arguments.output.with_name('merged'))}",
+    )
+    return 0
+
+
+def _extract_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="what was trained: Hugging Face folder, run or checkpoint"
+    )
+    parser.add_argument(
+        "--base", required=True, metavar="MODEL", help="what it was before: folder or id on the hub"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--rank", type=_rank, default=16, metavar="R", help="default: 16")
+    parser.add_argument(
+        "--targets", default="all-linear", metavar="NAMES", help="as adapter.targets (all-linear)"
+    )
+    parser.add_argument("--embedding", action="store_true", help="with the whole input embedding")
+    parser.add_argument("--head", action="store_true", help="with the whole untied head")
+
+
+def _rank(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no rank; use 1 or more")
+    return int(text)
+
+
+EXTRACT = Verb(
+    name="extract",
+    summary="find the LoRA nearest to what training has changed in a model",
+    example="  megacpt extract runs/full --base org/model --rank 16 --output loras/full",
+    add_arguments=_extract_arguments,
+    run=_extract,
+)

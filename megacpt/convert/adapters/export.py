@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from megacpt.config.sections import Dtype
+from megacpt.convert.adapters.extract import Extracted
 from megacpt.convert.adapters.folder import (
     CONFIG,
     TENSORS,
@@ -34,6 +35,7 @@ from megacpt.convert.safetensors_files import write_file
 from megacpt.convert.sources import SourceModel
 from megacpt.tokenizer import load_tokenizer
 
+EXTRACTED = "extract.json"
 ROUNDED = 5e-2
 """Allowed where weights are rounded to bf16, as ``TOLERANCE``."""
 
@@ -60,6 +62,15 @@ def export_adapter(wanted: PeftFolder) -> bool:
         if has_peft:
             _certify(wanted, folder=aside)
     return has_peft
+
+
+def write_extracted(found: Extracted, *, output: Path, base_model: str) -> None:
+    """PEFT's folder, and how near it is in ``extract.json``."""
+    with written_aside(output, mark=EXTRACTED) as aside:
+        write_peft(found.source, folder=aside, base_model=base_model)
+        modules = {m.module: {"difference": m.difference, "error": m.error} for m in found.modules}
+        content = {"error": found.error, "modules": modules, "left_out": found.others}
+        write_json(aside / EXTRACTED, content=content)
 
 
 def write_peft(source: SourceModel, *, folder: Path, base_model: str | None) -> None:

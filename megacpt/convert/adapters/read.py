@@ -27,7 +27,6 @@ from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.adapter import MAGNITUDE, A, B, factor_name, linear_modules
 from megacpt.families.architecture import Adapter, Architecture
-from megacpt.text import listed
 
 _OTHER_ARITHMETIC = (
     *("trainable_token_indices", "layer_replication", "alora_invocation_tokens", "lora_bias"),
@@ -271,12 +270,3 @@ def _names(place: Place) -> tuple[str, ...]:
 
 def _kept(values: torch.Tensor) -> SourceTensor:
     return computed(tuple(values.shape), rows=lambda first, num: values[first : first + num])
-
-
-def differences(adapter: Adapter, *, wanted: Adapter) -> str:
-    """In which settings two adapters differ, for a message; none: no text."""
-    return listed(
-        f"{key}={getattr(adapter, key)} instead of {getattr(wanted, key)}"
-        for key in ("method", "rank", "alpha", "rank_stabilised", "modules", "layers")
-        if getattr(adapter, key) != getattr(wanted, key)
-    )
