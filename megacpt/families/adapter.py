@@ -30,6 +30,8 @@ ADAPTER = "adapter"
 """Of the module in a native linear layer that holds the factors."""
 A, B, CORE, MAGNITUDE = "A", "B", "core", "magnitude"
 A_START, B_START = "A_start", "B_start"
+OF_EXPERT = ".weight{expert}"
+"""Ends Transformer Engine's name of a weight in a layer of all experts."""
 _WEIGHT = ".weight"
 _ENDINGS = {
     A: "lora_A.weight",
@@ -55,6 +57,13 @@ class Linear:
     """Of each of these: which of ``modules``."""
     factors: tuple[Param, ...]
     """A row for each, in the order of the module's docstring."""
+
+    @property
+    def layers(self) -> Iterator[str]:
+        """Native names of the layer, and of all experts' where it is one of them."""
+        yield self.row.native.removesuffix(_WEIGHT)
+        if self.row.engine is not None and self.row.engine.endswith(OF_EXPERT):
+            yield self.row.engine.removesuffix(OF_EXPERT)
 
 
 def factor_name(of: str, *, factor: str) -> str:
@@ -191,7 +200,6 @@ def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:
         grouping=Grouping.once,
         sources=_named(linear.modules, factor=A, dims=("rank", into)),
         tp_dim=1 if row.tp_dim == 1 else None,
-        engine=None,
     )
     outer = replace(
         row,
@@ -201,7 +209,6 @@ def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:
             for source in linear.sources
         ),
         tp_dim=0 if column else None,
-        engine=None,
     )
     yield _called(inner, name=A)
     yield _called(outer, name=B)
@@ -234,4 +241,9 @@ def _renamed(row: Param) -> Param:
 
 
 def _called(row: Param, *, name: str) -> Param:
-    return replace(row, native=f"{row.native.removesuffix(_WEIGHT)}.{ADAPTER}.{name}")
+    """Experts that are grouped in one layer have each its own."""
+    engine = None
+    if row.engine is not None and row.engine.endswith(OF_EXPERT):
+        engine = f"{row.engine.removesuffix(OF_EXPERT)}.{ADAPTER}.{{expert}}.{name}"
+    native = f"{row.native.removesuffix(_WEIGHT)}.{ADAPTER}.{name}"
+    return replace(row, native=native, engine=engine)

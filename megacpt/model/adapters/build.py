@@ -7,20 +7,34 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from megatron.core.extensions.transformer_engine import (
+    HAVE_TE,
+    TEColumnParallelLinear,
+    TEGroupedLinear,
+    TERowParallelLinear,
+)
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
 from megacpt.errors import ModelError
-from megacpt.families.adapter import adapted_linears, is_trained
+from megacpt.families.adapter import Linear, adapted_linears, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.model.adapters.linear import lay_over
+from megacpt.model.adapters.beside import Beside, BesideExperts
+from megacpt.model.adapters.linear import AdaptedLayer
 from megacpt.model.placement import layer_of, pattern_of, placed_params
+
+OVER: dict[Any, Any] = {ColumnParallelLinear: AdaptedLayer, RowParallelLinear: AdaptedLayer}
+"""What is laid over a layer of which class."""
+if HAVE_TE:
+    OVER |= {TEColumnParallelLinear: Beside, TERowParallelLinear: Beside}
+    OVER |= {TEGroupedLinear: BesideExperts}
 
 
 def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
     """Of weights whose rows have one, in the layers that do."""
     linears = {
-        pattern_of(linear.row.native.removesuffix(".weight")): linear
+        pattern_of(name): linear
         for linear in adapted_linears(architecture)
+        for name in linear.layers
     }
     for chunk in chunks:
         for name, module in list(chunk.named_modules()):
@@ -29,12 +43,19 @@ def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
                 layers = linear.row.layers(architecture)
                 if found is None or layer_of(chunk, found=found) not in layers:
                     continue
-                if not isinstance(module, ColumnParallelLinear | RowParallelLinear):
-                    raise ModelError(
-                        f"adapter.targets names {linear.modules[0]}, whose layer "
-                        f"({type(module).__name__}) cannot have an adapter here; leave it out."
-                    )
-                lay_over(module, linear=linear, architecture=architecture)
+                _lay_over(module, linear=linear, architecture=architecture)
+
+
+def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None:
+    """Give the layer factors, their values undefined."""
+    over = next((ours for theirs, ours in OVER.items() if isinstance(layer, theirs)), None)
+    if over is None:
+        raise ModelError(
+            f"adapter.targets names {linear.modules[0]}, whose layer ({type(layer).__name__}) "
+            "cannot have an adapter here; leave it out."
+        )
+    layer.__class__ = type(f"Adapted{type(layer).__name__}", (over, type(layer)), {})
+    layer.add_factors(linear, architecture=architecture)
 
 
 def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:

@@ -14,16 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    copy_to_tensor_model_parallel_region,
-)
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch.nn.functional import dropout
 
-from megacpt.families.adapter import A_START, B_START, CORE, MAGNITUDE, A, B, Linear
+from megacpt.families.adapter import A_START, ADAPTER, B_START, CORE, MAGNITUDE, A, B, Linear
 from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import Grouping
 from megacpt.model.adapters.product import adapted_product
@@ -35,13 +31,18 @@ from megacpt.model.quantise.linear import QuantisedLayer
 class Factors(torch.nn.Module):
     """The tensors of one native layer's adapter, as its rows name them."""
 
+    norm_O: torch.Tensor | None = None
+    """Of the rows of weight and update, where they are kept because neither changes."""
+    keeps_norm = False
+
     def __init__(
-        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, tp_group: Any
+        self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, group: Any
     ) -> None:
+        """``group``: of the ranks that the weight is cut over."""
         super().__init__()
         assert architecture.adapter is not None
         self.linear, self.architecture = linear, architecture
-        self.tp_group, self.tp = tp_group, tp_group.size()
+        self.group, self.tp = group, group.size()
         self.adapter: Adapter = architecture.adapter
         for row in linear.factors:
             shapes = [list(source.shape(architecture)) for source in row.sources]
@@ -51,10 +52,77 @@ class Factors(torch.nn.Module):
             empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
 
+    @property
+    def of_row(self) -> bool:
+        """The ranks have parts of the layer's inputs, not of its outputs."""
+        return self.linear.row.tp_dim == 1
+
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
         update has changed."""
-        return self._inner(), self._outer(), self._sizes()
+        return self._inner(), self._outer(), getattr(self, MAGNITUDE, None)
+
+    def shared(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The same, where each rank's gradient of what every rank has is a part of the whole."""
+        a_RI, b_OR, magnitude_O = self()
+        if not self.of_row:
+            return self._summed(a_RI), b_OR, magnitude_O
+        sizes_O = None if magnitude_O is None else self._summed(magnitude_O)
+        return a_RI, self._summed(b_OR), sizes_O
+
+    def gain(
+        self,
+        weight: torch.Tensor | Packed,
+        *,
+        a_RI: torch.Tensor,
+        b_OR: torch.Tensor,
+        magnitude_O: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """The trained sizes of the rows over those that weight and update have now, which count as
+        constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
+        if magnitude_O is None:
+            return None
+        norm_O = self.norm_O
+        if norm_O is None:
+            w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
+            norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
+            self.norm_O = norm_O if self.keeps_norm else None
+        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
+
+    @torch.no_grad()
+    def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
+        """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
+        a_RI, b_OR = a_RI.float(), b_OR.float()
+        squares_O = w_OI.square().sum(1)
+        squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
+        if self.of_row and self.tp > 1:
+            torch.distributed.all_reduce(squares_O, group=self.group)
+        return squares_O.sqrt()
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Each is cut as its row says."""
+        rows = {row.native.rpartition(".")[2]: row for row in self.linear.factors}
+        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            self.state_dict(prefix="", keep_vars=True),
+            prefix,
+            {name: row.tp_dim for name, row in rows.items() if row.tp_dim is not None},
+            sharded_offsets,
+            tp_group=self.group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
+        for name, row in rows.items():
+            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
+            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
+                key = f"{prefix}{name}"
+                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
+        return found
+
+    def _summed(self, whole: torch.Tensor) -> torch.Tensor:
+        """Its gradient is the sum of the ranks'."""
+        summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.group)
+        return summed
 
     def _inner(self) -> torch.Tensor:
         """PiSSA's first values are below."""
@@ -65,11 +133,10 @@ class Factors(torch.nn.Module):
         """Times the scale: a module's rows have its own columns, zeros in all others."""
         wide = self._spread(getattr(self, B))
         if self.adapter.has_core:
-            core = getattr(self, CORE)
-            if self.linear.row.tp_dim == 0:
-                # It meets only this rank's rows here.
-                core = copy_to_tensor_model_parallel_region(core, group=self.tp_group)
-            cores = core.split(self.adapter.rank)
+            core: torch.Tensor = getattr(self, CORE)
+            # Beside a cut factor its gradient is a part.
+            whole = core if self.of_row else self._summed(core)
+            cores = torch.split(whole, self.adapter.rank)
             wide = wide @ torch.block_diag(*cores)  # type: ignore[no-untyped-call]
         if self.adapter.has_start:
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
@@ -80,51 +147,47 @@ class Factors(torch.nn.Module):
         row, rank = self.linear.row, self.adapter.rank
         if self.linear.sources == row.sources and len(self.linear.modules) == 1:
             return b_Or
-        tp = self.tp if row.tp_dim == 0 else 1
+        tp = 1 if self.of_row else self.tp
         num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
         wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
-        for (into, part), module in zip(
-            self._rows_of_modules(wide, of=b_Or, tp=tp), self.linear.module_of, strict=True
-        ):
-            into[..., module * rank : (module + 1) * rank] = part
-        return wide
-
-    def _sizes(self) -> torch.Tensor | None:
-        """DoRA's, of all rows of the native weight; NaN where no module has one."""
-        sizes_o: torch.Tensor | None = getattr(self, MAGNITUDE, None)
-        row = self.linear.row
-        if sizes_o is None or self.linear.sources == row.sources:
-            return sizes_o
-        tp = self.tp if row.tp_dim == 0 else 1
-        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
-        wide = sizes_o.new_full((num_rows,), torch.nan)
-        for into, part in self._rows_of_modules(wide, of=sizes_o, tp=tp):
-            into.copy_(part)
-        return wide
-
-    def _rows_of_modules(
-        self, wide: torch.Tensor, *, of: torch.Tensor, tp: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Those that each source has in a tensor of the whole native weight's rows, beside those in
-        a factor."""
-        row = self.linear.row
         into = dict(
             zip(row.sources, row.views(wide, architecture=self.architecture, tp=tp), strict=True)
         )
         outer = next(f for f in self.linear.factors if f.native.endswith(f".{B}"))
-        parts = outer.views(of, architecture=self.architecture, tp=tp)
-        for part, source in zip(parts, self.linear.sources, strict=True):
-            yield into[source], part
+        parts = outer.views(b_Or, architecture=self.architecture, tp=tp)
+        for part, source, module in zip(
+            parts, self.linear.sources, self.linear.module_of, strict=True
+        ):
+            into[source][..., module * rank : (module + 1) * rank] = part
+        return wide
 
 
-class AdaptedLayer(torch.nn.Module):
-    """What is laid over megatron-core's class; ``_forward_impl`` is its product."""
+class Adapted(torch.nn.Module):
+    """What is laid over a linear layer of megatron-core."""
 
     adapter: Factors
-    norm_O: torch.Tensor | None = None
-    """Of the rows of weight and update, where they are kept because neither changes."""
-    keeps_norm = False
-    tp_group: Any
+    config: Any
+
+    def add_factors(self, linear: Linear, *, architecture: Architecture) -> None:
+        """Their values are undefined."""
+        # Transformer Engine's own name is empty where it is not to communicate.
+        group = getattr(self, "_tp_group", None) or self.tp_group
+        dtype = self.config.params_dtype
+        self.adapter = Factors(linear, architecture=architecture, dtype=dtype, group=group)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """megatron-core's, where each factor is cut as its row says."""
+        found: dict[str, Any] = super().sharded_state_dict(  # type: ignore[misc]
+            prefix, sharded_offsets, metadata
+        )
+        of_adapter = f"{prefix}{ADAPTER}."
+        return found | self.adapter.sharded_state_dict(of_adapter, sharded_offsets, metadata)
+
+
+class AdaptedLayer(Adapted):
+    """Over a plain layer: ``_forward_impl`` is its product."""
 
     def _forward_impl(
         self,
@@ -143,14 +206,8 @@ class AdaptedLayer(torch.nn.Module):
             sequence_parallel=sequence_parallel,
             tp_group=tp_group,
         )
-        is_row = isinstance(self, RowParallelLinear)
-        a_RI, b_OR, magnitude_O = self.adapter()
-        if is_row:
-            b_OR = self._summed(b_OR)
-            magnitude_O = None if magnitude_O is None else self._summed(magnitude_O)
-        else:
-            a_RI = self._summed(a_RI)
-        gain_O = self._gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
+        a_RI, b_OR, magnitude_O = self.adapter.shared()
+        gain_O = self.adapter.gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
         low = dropout(x, rate) if rate else None
         if isinstance(self, QuantisedLayer) and isinstance(weight, torch.Tensor):
@@ -159,88 +216,20 @@ class AdaptedLayer(torch.nn.Module):
             y = y if gain_O is None else y * gain_O
         else:
             y = adapted_product(x, weight=weight, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
-            if gain_O is not None and is_row and self.tp_group.size() > 1:
+            if gain_O is not None and self.adapter.of_row and self.adapter.tp > 1:
                 # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
                 y = y.clone()
         return y if bias is None else y + bias
-
-    def _summed(self, whole: torch.Tensor) -> torch.Tensor:
-        """A factor that every rank has; its gradient is the sum of the ranks'."""
-        summed: torch.Tensor = copy_to_tensor_model_parallel_region(whole, group=self.tp_group)
-        return summed
-
-    def _gain(
-        self,
-        weight: torch.Tensor | Packed,
-        *,
-        a_RI: torch.Tensor,
-        b_OR: torch.Tensor,
-        magnitude_O: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """The trained sizes of the rows over those that weight and update have now, which count as
-        constants (DoRA, section 4.3, https://arxiv.org/abs/2402.09353)."""
-        if magnitude_O is None:
-            return None
-        norm_O = self.norm_O
-        if norm_O is None:
-            w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
-            norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
-            self.norm_O = norm_O if self.keeps_norm else None
-        gain_O = magnitude_O.float() / norm_O
-        return torch.where(gain_O.isnan(), 1.0, gain_O).to(magnitude_O.dtype)
-
-    @torch.no_grad()
-    def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
-        """Without ever making the sum: |w|^2 + 2 b (a w^T) + b (a a^T) b^T, row by row, float32."""
-        a_RI, b_OR = a_RI.float(), b_OR.float()
-        squares_O = w_OI.square().sum(1)
-        squares_O += (b_OR * (2 * (w_OI @ a_RI.t()) + b_OR @ (a_RI @ a_RI.t()))).sum(1)
-        if isinstance(self, RowParallelLinear) and self.tp_group.size() > 1:
-            torch.distributed.all_reduce(squares_O, group=self.tp_group)
-        return squares_O.sqrt()
-
-    def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
-    ) -> dict[str, Any]:
-        """megatron-core's, where each factor is cut as its row says."""
-        is_row = isinstance(self, RowParallelLinear)
-        axes = {"weight": 1} if is_row else {"weight": 0, "bias": 0}
-        factors = self.adapter.linear.factors
-        names = {row: f"adapter.{row.native.rpartition('.')[2]}" for row in factors}
-        axes |= {names[row]: row.tp_dim for row in factors if row.tp_dim is not None}
-        found: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-            self.state_dict(prefix="", keep_vars=True),
-            prefix,
-            axes,
-            sharded_offsets,
-            tp_group=self.tp_group,
-            dp_cp_group=metadata["dp_cp_group"],
-        )
-        for row in factors:
-            # The ranks' gate rows lie before all of their up rows, as megatron-core has the weight.
-            if row.tp_dim == 0 and row.grouping is Grouping.once and len(row.sources) > 1:
-                key = f"{prefix}{names[row]}"
-                found[key] = apply_swiglu_sharded_factory(found[key], sharded_offsets)
-        return found
-
-
-def lay_over(
-    layer: ColumnParallelLinear | RowParallelLinear, *, linear: Linear, architecture: Architecture
-) -> None:
-    """Give the layer factors, their values undefined."""
-    layer.__class__ = type(f"Adapted{type(layer).__name__}", (AdaptedLayer, type(layer)), {})
-    dtype = layer.config.params_dtype
-    layer.adapter = Factors(linear, architecture=architecture, dtype=dtype, tp_group=layer.tp_group)
 
 
 @contextmanager
 def unchanging_norms(chunks: Sequence[Any]) -> Iterator[None]:
     """Inside, no weight changes, so that norms are computed once."""
-    layers = [m for chunk in chunks for m in chunk.modules() if isinstance(m, AdaptedLayer)]
-    for layer in layers:
-        layer.keeps_norm = True
+    every = [m for chunk in chunks for m in chunk.modules() if isinstance(m, Factors)]
+    for factors in every:
+        factors.keeps_norm = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer.keeps_norm, layer.norm_O = False, None
+        for factors in every:
+            factors.keeps_norm, factors.norm_O = False, None
