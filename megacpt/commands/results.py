@@ -234,8 +234,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 EXPORT = Verb(
     name="export",
-    summary="write the newest checkpoint as a Hugging Face folder with a certificate, "
-    "an adapter as PEFT's",
+    summary="write the newest checkpoint for transformers or PEFT, with a certificate",
     example="  megacpt export runs/tiny --output models/tiny-adapted",
     add_arguments=_export_arguments,
     run=_export,

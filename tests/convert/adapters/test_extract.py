@@ -80,9 +80,8 @@ def test_of_less_rank_the_rest_is_what_the_singular_values_leave(tmp_path: Path)
     values = np.linalg.svd(difference, compute_uv=False)
     expected = np.sqrt((values[2:] ** 2).sum() / (values**2).sum())
     assert found.modules[1].error == pytest.approx(expected, rel=1e-5)
-    assert found.others.keys() == base.tensors.keys() - {
-        m.module + ".weight" for m in found.modules
-    }
+    held = {f"{module.module}.weight" for module in found.modules}
+    assert found.others.keys() == base.tensors.keys() - held
 
 
 def test_models_of_two_sizes_are_refused(tmp_path: Path) -> None:
