@@ -78,7 +78,7 @@ def spread(values: list[float]) -> float:
 def train(method: str, *, seed: int, more: tuple[str, ...] = ()) -> Found:
     run_dir = RUNS / f"{method}-{seed}"
     shutil.rmtree(run_dir, ignore_errors=True)
-    settings = ("experiment=quickstart", f"run_dir={run_dir}", f"seed={seed}", "monitor=quiet")
+    settings = ["experiment=quickstart", f"run_dir={run_dir}", f"seed={seed}", "monitor=quiet"]
     settings += ("evaluate.prompts=null", "evaluate.every_steps=100", "checkpoint.every_steps=100")
     words = [sys.executable, "-m", "megacpt", "train", *settings, *METHODS[method], *more]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
