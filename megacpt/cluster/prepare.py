@@ -17,7 +17,11 @@ from typing import Any
 
 from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import (
+    CheckpointManifest,
+    require_architecture,
+    require_base,
+)
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
@@ -37,7 +41,9 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.stored.places import require_parts, storage_notes
+from megacpt.families.targets import with_adapter
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -57,6 +63,7 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
     architecture: Architecture
+    """Without an adapter."""
     tokenizer: Tokenizer
     notes: tuple[str, ...]
     """What is odd about its files."""
@@ -99,7 +106,7 @@ def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
 
 def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     """What needs the model, the shards and what the run has done."""
-    architecture = model.architecture
+    architecture = with_adapter(model.architecture, settings=asked.adapter)
     tokens = _source_tokens(asked, tokenizer=model.tokenizer)
     base = base_checkpoint.find(asked.checkpoint, run_dir=Path(asked.run_dir))
     record = _data_record(asked, base=base)
@@ -122,10 +129,17 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
             settings=settings,
             new_rope=config.model.rope is not None,
         )
+        if base.load.weights:
+            _require_base(config, manifest=base.manifest, folder=base.folder)
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     chosen = config.optim.optimizer
-    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
+    require_packages(
+        f"optim.optimizer={chosen.value}",
+        packages=OPTIMIZERS[chosen].packages,
+        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
+        "optim.optimizer=adamw",
+    )
     plan = make_plan(
         config,
         architecture=architecture,
@@ -266,6 +280,11 @@ def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
     if newest is not None:
         manifest = CheckpointManifest.read(newest)
         require_architecture(manifest, architecture=asdict(architecture), folder=newest)
+        _require_base(config, manifest=manifest, folder=newest)
+
+
+def _require_base(config: RunConfig, *, manifest: CheckpointManifest, folder: Path) -> None:
+    require_base(manifest, base=base_of_run(config), model=config.model.path, folder=folder)
 
 
 def _check_schedule(config: RunConfig) -> None:

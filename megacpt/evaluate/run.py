@@ -13,9 +13,10 @@ from typing import Any
 
 from megacpt.checkpoint import state
 from megacpt.checkpoint.choose import choose
-from megacpt.checkpoint.manifest import require_architecture
+from megacpt.checkpoint.manifest import require_architecture, require_base
 from megacpt.config.paths import heldout_shards
 from megacpt.config.sections import DeviceKind, EvaluateConfig, RunConfig
+from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
@@ -24,6 +25,7 @@ from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.targets import architecture_of_run
 from megacpt.files import write_text
 from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
@@ -54,6 +56,8 @@ def evaluate(
     folder, manifest = chosen.folder, chosen.manifest
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
+    fingerprint = from_first_rank(lambda: base_of_run(config))
+    require_base(manifest, base=fingerprint, model=config.model.path, folder=folder)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     measured = partial(

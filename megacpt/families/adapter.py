@@ -17,12 +17,13 @@ not the dimension that is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from megacpt.families import family_of, param_rows
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import ADAPTER_ROLES, Grouping, HfTensor, Param, Role
 
 ADAPTER = "adapter"
@@ -32,6 +33,14 @@ A_START, B_START = "A_start", "B_start"
 OF_EXPERT = ".weight{expert}"
 """Ends Transformer Engine's name of a weight in a layer of all experts."""
 _WEIGHT = ".weight"
+_ENDINGS = {
+    A: "lora_A.weight",
+    B: "lora_B.weight",
+    CORE: "lora_core.weight",
+    MAGNITUDE: "lora_magnitude_vector",
+    A_START: "lora_start_A.weight",
+    B_START: "lora_start_B.weight",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,29 @@ class Linear:
         yield self.row.native.removesuffix(_WEIGHT)
         if self.row.engine is not None and self.row.engine.endswith(OF_EXPERT):
             yield self.row.engine.removesuffix(OF_EXPERT)
+
+
+def factor_name(of: str, *, factor: str) -> str:
+    """Of a factor of a module: A and core. Those with a row for each output are of a tensor of the
+    model, several of which may be a module together (Phi's qkv_proj)."""
+    return f"{of.removesuffix(_WEIGHT)}.{_ENDINGS[factor]}"
+
+
+def adapter_of(stated: object) -> Adapter | None:
+    """As a checkpoint's manifest states it."""
+    if not isinstance(stated, Mapping):
+        return None
+    lists = {key: tuple(stated[key]) for key in ("modules", "layers")}
+    return Adapter(**{**stated, **lists})
+
+
+def saved_rows(architecture: Architecture) -> tuple[Param, ...]:
+    """Of what a checkpoint holds: all weights, or the factors and what is trained beside them."""
+    rows = param_rows(architecture)
+    if architecture.adapter is None:
+        return rows
+    trained = (row for row in rows if is_trained(row, architecture=architecture))
+    return (*trained, *adapter_rows(architecture))
 
 
 def adapter_rows(architecture: Architecture) -> tuple[Param, ...]:
@@ -97,6 +129,30 @@ def adapted_linears(architecture: Architecture) -> Iterator[Linear]:
                 factors=(),
             )
             yield replace(linear, factors=tuple(_factors(linear, architecture=architecture)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updated:
+    """A tensor of the model that has an update."""
+
+    weight: str
+    module: str
+    """The Hugging Face module that holds it; A and core are of this."""
+    shape: tuple[int, ...]
+
+
+def updated(architecture: Architecture) -> Iterator[Updated]:
+    """Every one of them, in model order."""
+    for linear in adapted_linears(architecture):
+        experts = range(architecture.experts.num) if architecture.experts else ()
+        of_expert = experts if linear.row.per_expert else (None,)
+        for layer, expert in product(linear.row.layers(architecture), of_expert):
+            for source, module in zip(linear.sources, linear.module_of, strict=True):
+                yield Updated(
+                    weight=source.name.format(layer=layer, expert=expert),
+                    module=linear.modules[module].format(layer=layer, expert=expert),
+                    shape=source.shape(architecture),
+                )
 
 
 def linear_modules(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -142,15 +198,15 @@ def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:
         row,
         role=Role.factor,
         grouping=Grouping.once,
-        sources=_named(linear.modules, ending="lora_A.weight", dims=("rank", into)),
+        sources=_named(linear.modules, factor=A, dims=("rank", into)),
         tp_dim=1 if row.tp_dim == 1 else None,
     )
     outer = replace(
         row,
         role=Role.factor_out,
         sources=tuple(
-            HfTensor(name=f"{linear.modules[m]}.lora_B.weight", dims=(source.dims[0], "rank"))
-            for source, m in zip(linear.sources, linear.module_of, strict=True)
+            HfTensor(name=factor_name(source.name, factor=B), dims=(source.dims[0], "rank"))
+            for source in linear.sources
         ),
         tp_dim=0 if column else None,
     )
@@ -159,14 +215,14 @@ def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:
     if adapter.has_core:
         core = replace(
             inner,
-            sources=_named(linear.modules, ending="lora_core.weight", dims=("rank", "rank")),
+            sources=_named(linear.modules, factor=CORE, dims=("rank", "rank")),
             tp_dim=None,
         )
         yield _called(core, name=CORE)
     if adapter.has_magnitudes:
         sizes = tuple(
-            HfTensor(name=f"{linear.modules[m]}.lora_magnitude_vector", dims=(source.dims[0],))
-            for source, m in zip(linear.sources, linear.module_of, strict=True)
+            HfTensor(name=factor_name(source.name, factor=MAGNITUDE), dims=source.dims[:1])
+            for source in linear.sources
         )
         yield _called(replace(outer, role=Role.magnitude, sources=sizes), name=MAGNITUDE)
     if adapter.has_start:
@@ -174,8 +230,8 @@ def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:
             yield _called(replace(_renamed(factor), role=Role.start), name=name)
 
 
-def _named(modules: tuple[str, ...], *, ending: str, dims: tuple[str, ...]) -> tuple[HfTensor, ...]:
-    return tuple(HfTensor(name=f"{module}.{ending}", dims=dims) for module in modules)
+def _named(modules: tuple[str, ...], *, factor: str, dims: tuple[str, ...]) -> tuple[HfTensor, ...]:
+    return tuple(HfTensor(name=factor_name(m, factor=factor), dims=dims) for m in modules)
 
 
 def _renamed(row: Param) -> Param:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from megacpt.config.sections import BaseWeights
 from megacpt.families.architecture import Architecture
@@ -12,6 +12,13 @@ from megacpt.families.weights import Param, Role
 NF4_BLOCK = 64
 """Values that share a scale (QLoRA, https://arxiv.org/abs/2305.14314, section 3)."""
 SCALE_BYTES = 4
+
+
+PACKAGES: Mapping[BaseWeights, Mapping[str, tuple[int, int]]] = {
+    BaseWeights.nf4: {"bitsandbytes": (0, 50)},
+    BaseWeights.int8: {},
+}
+"""Oldest version of each that does."""
 
 
 def is_packed(row: Param) -> bool:

@@ -42,11 +42,13 @@ from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.targets import architecture_of_run
 from megacpt.model import health
 from megacpt.model.chunks import build_chunks
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import write_environment
+from megacpt.plan.adapters import adapter_sentence
 from megacpt.plan.precision import precision_name, quantises
 from megacpt.plan.rules.data import longest
 from megacpt.samples.training_data import TrainingData
@@ -82,6 +84,8 @@ class Parts:
     """The other run's checkpoint that it begins with while it has none of its own."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
+    base_fingerprint: str | None
+    """Of the weights that an adapter is trained beside."""
     state: TrainState
     first_rng: dict[str, torch.Tensor]
     """The generators' state of a run that begins."""
@@ -95,7 +99,11 @@ class Parts:
     @property
     def identity(self) -> Identity:
         return Identity(
-            architecture=self.architecture, parallel=self.config.parallel, data=self.data
+            architecture=self.architecture,
+            parallel=self.config.parallel,
+            data=self.data,
+            base=self.base_fingerprint,
+            model=self.config.model.path,
         )
 
 
@@ -169,6 +177,7 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
+        base_fingerprint=from_first_rank(lambda: base_of_run(config)),
         state=state,
         first_rng=rng_state(),
         timers=timers,
@@ -299,11 +308,13 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
     # Without a GPU the recipe is an emulation, and is called one.
     emulated = runtime.kind is not DeviceKind.gpu
     arithmetic = precision_name(config.precision, emulated=emulated)
+    adapter = adapter_sentence(parts.architecture)
     journal = Journal(
         parts.run_dir,
         resolved=to_tree(config),
         arithmetic=arithmetic,
         quantises=quantises(config.precision),
+        adapter=adapter,
         steps=config.schedule.steps,
         monitor=config.monitor,
         start_step=position.step,
@@ -319,6 +330,7 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
             "variables": {n: {"value": v.value, "set_by": v.set_by} for n, v in known.items()},
             "mfu_of": peak_name(config.precision),
             "arithmetic": arithmetic,
+            **({"adapter": adapter} if adapter else {}),
         },
     )
     return journal

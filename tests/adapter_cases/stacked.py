@@ -18,6 +18,9 @@ R as one pair of matrices:
   ``alpha_pattern``, or sqrt(2) alpha with ``use_rslora``. Both patterns match the name of the
   parameter, ``mlp.experts.gate_up_proj``; peft warns that they match nothing, and uses them.
 - No dropout, no DoRA, no bias.
+- Weights of gpt-oss are (E, in, out), which transformers marks (``is_transposed``): A and B are as
+  above, B's rows gate's and up's in turn, as the weights are. Those of Llama 4 are (E, in, out) and
+  not marked: what peft calls A is over ``out`` there, and B over ``in``.
 
 transformers 4 has a module for each: ``experts.0.gate_proj.lora_A.weight`` and its like of rank r,
 with names of modules as targets. On transformers 5, peft makes the stacked ones of these as they

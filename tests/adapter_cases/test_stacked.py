@@ -11,9 +11,9 @@ import torch
 from tests.adapter_cases.experts import unstack
 from tests.adapter_cases.models import ATTENTION, MLP, TARGETS, models
 from tests.adapter_cases.peft_twin import peft_model, random_start, saved_tensors, set_tensors
-from tests.adapter_cases.stacked import stacked_keys
+from tests.adapter_cases.stacked import Pair, stacked_keys, stacked_pair
 from tests.adapter_cases.training import drawn_batches, load_base
-from tests.family_cases import VOCAB_SIZE
+from tests.family_cases import VOCAB_SIZE, cases
 
 RANK, ALPHA, EXPERTS = 4, 6.0, 6
 STACKED = "mlp.experts.gate_up_proj"
@@ -118,3 +118,25 @@ def test_peft_adapts_no_dense_layer_of_a_mixture_by_the_names_of_modules(
     assert lost == {key for key in start if ".layers.0.mlp." in key}
     whole = saved_tensors(peft_model(folder, config=by_parameter())).keys()
     assert whole == stacked_keys(start, experts=EXPERTS).keys()
+
+
+@pytest.mark.parametrize(
+    ("case", "marked"), [("gpt_oss-windows", True), ("llama4-scout", False)], ids=str
+)
+def test_transposed_experts_are_stacked_as_they_are_marked(case: str, marked: bool) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_config(cases()[case].config(), attn_implementation="eager")
+    config = LoraConfig(r=3, target_modules=[], target_parameters=["experts.gate_up_proj"])
+    model = get_peft_model(base, config)
+    wrapper = next(m for m in model.modules() if hasattr(m, "get_delta_factors"))
+    experts, size_in, size_out = wrapper.get_param().shape
+    pairs = [Pair(a=torch.randn(3, size_in), b=torch.randn(size_out, 3)) for _ in range(experts)]
+    given = pairs if marked else [Pair(a=pair.b.T, b=pair.a.T) for pair in pairs]
+    stacked = stacked_pair([[pair] for pair in given])
+    assert wrapper.lora_A["default"].weight.shape == stacked.a.shape
+    wrapper.lora_A["default"].weight.data.copy_(stacked.a)
+    wrapper.lora_B["default"].weight.data.copy_(stacked.b)
+    expected = wrapper.scaling["default"] * torch.stack([(pair.b @ pair.a).T for pair in pairs])
+    torch.testing.assert_close(wrapper.get_delta_weight("default"), expected)

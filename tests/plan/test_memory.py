@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
+from megacpt.config.sections import (
+    BaseWeights,
+    DataConfig,
+    Dtype,
+    Optimizer,
+    ParallelConfig,
+    Recompute,
+)
 from megacpt.families.counts import num_parameters
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory, rank_parameters
 from tests.plan.test_check import ARCHITECTURE
@@ -18,7 +25,10 @@ TOKEN_LAYER_BYTES = 34 * ARCHITECTURE.hidden_size
 
 
 def memory_of(
-    offload: bool = False, optimizer: Optimizer = Optimizer.adamw, **layout: Any
+    offload: bool = False,
+    optimizer: Optimizer = Optimizer.adamw,
+    packing: BaseWeights | None = None,
+    **layout: Any,
 ) -> RankMemory:
     return rank_memory(
         ARCHITECTURE,
@@ -27,6 +37,7 @@ def memory_of(
         dtype=Dtype.bf16,
         optimizer=optimizer,
         offload=offload,
+        packing=packing,
     )
 
 
@@ -106,3 +117,16 @@ def test_muon_keeps_one_moment_of_a_matrix_and_two_of_all_else() -> None:
     for dtype, weights in ((Dtype.fp32, 4), (Dtype.bf16, 6)):
         found = checkpoint_bytes(ARCHITECTURE, dtype=dtype, optimizer=Optimizer.muon)
         assert found == moments + weights * num_parameters(ARCHITECTURE)
+
+
+@pytest.mark.parametrize("layout", [{}, {"tp": 3}, {"pp": 3}, {"tp": 3, "pp": 3}])
+def test_packed_matrices_take_nine_sixteenths_of_a_byte_each(layout: dict[str, int]) -> None:
+    """Of 4 bits and, a block of 64, a scale of 4 bytes; int8 takes a byte and a scale a row."""
+    ranks = layout.get("tp", 1) * layout.get("pp", 1)
+    matrices = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
+    rows = 30 * (576 + 2 * 192 + 576 + 2 * 1536 + 576)
+    whole = memory_of(**layout)
+    nf4, int8 = (memory_of(packing=packing, **layout) for packing in BaseWeights)
+    assert (whole.weights - nf4.weights) * ranks == matrices * (2 - 9 / 16)
+    assert (whole.weights - int8.weights) * ranks == matrices - 4 * rows
+    assert (nf4.activations, nf4.logits) == (whole.activations, whole.logits)

@@ -19,8 +19,8 @@ from megacpt.config.sections import BaseWeights
 from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.families.packing import NF4_BLOCK
 
-PIECE = 2**19
-"""Values that are packed at once; in between each takes about twenty bytes."""
+PIECE = 2**18
+"""Values that are packed at once, and that a cache holds; in between each takes twenty bytes."""
 INT8_MAX = 127.0
 
 
@@ -66,25 +66,26 @@ class Nf4(Packed):
             )
         codes = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
         super().__init__(shape, codes=codes, scales=torch.empty(outputs, inputs // NF4_BLOCK))
-        self.functional = _bitsandbytes()
 
     def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
+        functional = _bitsandbytes()
         for rows in _pieces(w_OI):
-            codes, state = self.functional.quantize_4bit(
+            codes, state = functional.quantize_4bit(
                 w_OI[rows], blocksize=NF4_BLOCK, quant_type="nf4"
             )
             self.codes[rows] = codes.view_as(self.codes[rows])
             self.scales[rows] = state.absmax.view_as(self.scales[rows])
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        state = self.functional.QuantState(
+        functional = _bitsandbytes()
+        state = functional.QuantState(
             absmax=self.scales.flatten(),
             shape=self.shape,
             dtype=dtype,
             blocksize=NF4_BLOCK,
             quant_type="nf4",
         )
-        values: torch.Tensor = self.functional.dequantize_4bit(self.codes.view(-1, 1), state)
+        values: torch.Tensor = functional.dequantize_4bit(self.codes.view(-1, 1), state)
         return values
 
 
@@ -106,14 +107,18 @@ class Int8(Packed):
             self.codes[rows] = (w_OI[rows] * factors[rows]).round_().to(torch.int8)
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.codes.to(dtype).mul_(self.scales * (1.0 / INT8_MAX))
+        values = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
+        scales = self.scales * (1.0 / INT8_MAX)
+        for rows in _pieces(self.codes):
+            values[rows] = self.codes[rows].float().mul_(scales[rows])
+        return values
 
 
 PACKED = {BaseWeights.nf4: Nf4, BaseWeights.int8: Int8}
 
 
 def _pieces(w_OI: torch.Tensor) -> Iterator[slice]:
-    """Rows that are packed at once."""
+    """Rows that are taken at once."""
     outputs, inputs = w_OI.shape
     rows = max(PIECE // inputs, 1)
     for start in range(0, outputs, rows):

@@ -25,7 +25,7 @@ def packed_base(
             not quantises(config.precision),
             "has products in the run's own type, but precision.recipe="
             f"{config.precision.recipe.name} quantises them",
-            f"set precision.recipe=none or {path}=as_is",
+            f"set precision.recipe=none or {path}=null",
         ),
         (
             not config.parallel.sharded_weights,
@@ -36,7 +36,7 @@ def packed_base(
         (
             config.cluster.device is not DeviceKind.gpu,
             "needs layers of plain modules, but on GPUs they are Transformer Engine's",
-            f"set cluster.device=cpu or {path}=as_is",
+            f"set cluster.device=cpu or {path}=null",
         ),
     ):
         if not allowed:

@@ -33,22 +33,22 @@ from tests.rank import rank_on_cpu
 
 STEPS, LENGTH = 20, 32
 LR = 5e-3
-LR_OF = {"lora_xs": 5e-2}
+LR_OF = {"lora_xs": 2e-2}
 """Of methods that train few numbers."""
 BATCHES = drawn_batches(STEPS, vocab_size=VOCAB_SIZE, samples=4, length=LENGTH)
 OPTIM = OptimConfig(lr_peak=LR, weight_decay=0.1, clip_grad_norm=1.0)
 RANK, ALPHA = 4, 6.0
-TP2_PP2 = {"tp": 2, "pp": 2}
+TP2_SP = {"tp": 2, "sequence_parallel": True}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "single": {},
     "tp2": {"tp": 2},
-    "tp2-sp": {"tp": 2, "sequence_parallel": True},
+    "tp2-sp": TP2_SP,
     "pp2": {"pp": 2},
-    "tp2-pp2": TP2_PP2,
+    "tp2-pp2": TP2_SP | {"pp": 2},
     "cp2": {"cp": 2},
     "dp2": {"dp": 2, "distributed_optimizer": True},
     "ep2": {"dp": 2, "ep": 2},
-    "tp2-ep2": {"tp": 2, "sequence_parallel": True, "ep": 2, "etp": 1},
+    "tp2-ep2": TP2_SP | {"ep": 2, "etp": 1},
 }
 
 
@@ -75,6 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora": {"method": AdapterMethod.dora},
     "lora_xs": {"method": AdapterMethod.lora_xs},
     "pissa": {"method": AdapterMethod.pissa},
+    "tables": {"train_embedding": True, "train_head": True},
 }
 
 

@@ -186,7 +186,7 @@ def test_memory_while_it_is_loaded(bnb: Any, tmp_path: Path) -> None:
     in_bf16 = 2 * num_parameters(read_architecture(tmp_path / "model"))
     assert in_bf16 > 130e6
     assert held < 0.3 * in_bf16
-    # BaseWeights a matrix takes 25 MB for a moment, whatever the model's size; bf16 would be 96 more.
+    # Beside it a matrix takes 25 MB for a moment, whatever the model's size; bf16 would be 96 more.
     assert grown < held + 50e6
 
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 
 from megacpt.config.sections import BaseWeights
-from megacpt.errors import ModelError
+from megacpt.errors import EnvironmentError_, ModelError
 from megacpt.model.frozen import packed
 from megacpt.model.frozen.packed import PACKED, Packed
 
@@ -90,3 +91,17 @@ def test_bytes_beside_bf16(functional: Any, packing: BaseWeights, most: float) -
 def test_blocks_do_not_cross_rows(functional: Any) -> None:
     with pytest.raises(ModelError, match=r"64 values of a row .* have 96; use another parallel.tp"):
         pack(matrix(dtype=torch.float32, inputs=96), packing=BaseWeights.nf4)
+
+
+def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which int8 does not need."""
+    packed._bitsandbytes.cache_clear()
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+    w_OI = matrix(dtype=torch.float32)
+    with pytest.raises(
+        EnvironmentError_, match=r"pip install 'megacpt\[nf4\]'; or pack it as int8"
+    ):
+        pack(w_OI, packing=BaseWeights.nf4)
+    assert (
+        pack(w_OI, packing=BaseWeights.int8).dense(torch.float32) - w_OI
+    ).norm() < 0.01 * w_OI.norm()

@@ -47,7 +47,7 @@ def test_what_is_sound(packing: BaseWeights) -> None:
         (
             {"precision.recipe": "tensorwise"},
             "adapter.base=nf4 has products in the run's own type, but precision.recipe=tensorwise "
-            "quantises them; set precision.recipe=none or adapter.base=as_is",
+            "quantises them; set precision.recipe=none or adapter.base=null",
         ),
         (
             {"parallel.sharded_weights": True},
@@ -58,7 +58,7 @@ def test_what_is_sound(packing: BaseWeights) -> None:
         (
             {"cluster.device": "gpu"},
             "adapter.base=nf4 needs layers of plain modules, but on GPUs they are Transformer "
-            "Engine's; set cluster.device=cpu or adapter.base=as_is",
+            "Engine's; set cluster.device=cpu or adapter.base=null",
         ),
         (
             {"parallel.tp": 9},
