@@ -27,7 +27,8 @@ CASES = {
 OF_EXPERTS = ("qwen3-moe", "gpt-oss", "deepseek")
 RUNS = [(model, method.name) for model in CASES for method in AdapterMethod]
 ATOL = 2e-5
-GRADIENT_RTOL = 1e-4
+GRADIENT_RTOL = 5e-4
+"""Of the largest; PiSSA's are differences of larger numbers."""
 
 
 @pytest.fixture(scope="module")
