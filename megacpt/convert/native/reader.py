@@ -52,7 +52,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
     adapter = adapter_of(manifest.architecture.get("adapter"))
     architecture = replace(read_architecture(described_by), adapter=adapter)
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
-    if adapter is not None and has_weights(described_by):
+    if adapter is not None and manifest.base is not None and has_weights(described_by):
         base = fingerprint(described_by)
         require_base(manifest, base=base, model=described_by, folder=folder)
     proof = Proof(folder, manifest=manifest)

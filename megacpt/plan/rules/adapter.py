@@ -23,8 +23,10 @@ from megacpt.plan.rules.packed import packed_base
 USUAL_SCALES = (0.25, 4.0)
 
 
-def advice(settings: AdapterConfig) -> Iterator[str]:
+def advice(settings: AdapterConfig | None) -> Iterator[str]:
     """Sentences for the user; nothing here stops a run."""
+    if settings is None:
+        return
     lowest, highest = USUAL_SCALES
     root = settings.rank_stabilised
     scale = settings.alpha / (settings.rank**0.5 if root else settings.rank)
