@@ -51,11 +51,7 @@ def build_model(
         require_recipe(precision)
         require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
-        architecture,
-        parallel=parallel,
-        precision=precision,
-        kernels=kernels,
-        kind=kind,
+        architecture, parallel=parallel, precision=precision, kernels=kernels, kind=kind
     )
     stages = range(parallel.vpp) if parallel.vpp > 1 else (None,)
     chunks = [
@@ -74,11 +70,7 @@ def build_model(
         for chunk in chunks:
             emulate(chunk, precision=precision)
     if architecture.adapter is not None:
-        for chunk in chunks:
-            chunk.requires_grad_(False)
-            if base is not None:
-                pack_linears(chunk, packing=base)
-        add_adapter(chunks, architecture=architecture)
+        _add_adapter(chunks, architecture=architecture, base=base)
     _mark(chunks, architecture=architecture)
     if architecture.adapter is not None:
         freeze(chunks, architecture=architecture)
@@ -86,6 +78,16 @@ def build_model(
             for chunk in chunks:
                 let_recompute(chunk)
     return chunks
+
+
+def _add_adapter(
+    chunks: list[Any], *, architecture: Architecture, base: BaseWeights | None
+) -> None:
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+        if base is not None:
+            pack_linears(chunk, packing=base)
+    add_adapter(chunks, architecture=architecture)
 
 
 def padded_vocab_size(architecture: Architecture, *, tp: int) -> int:
