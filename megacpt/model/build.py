@@ -51,7 +51,11 @@ def build_model(
         require_recipe(precision)
         require_one_chunk(architecture, sequence_length=sequence_length)
     config = transformer_config(
-        architecture, parallel=parallel, precision=precision, kernels=kernels, kind=kind
+        architecture,
+        parallel=parallel,
+        precision=precision,
+        kernels=kernels,
+        kind=kind,
     )
     stages = range(parallel.vpp) if parallel.vpp > 1 else (None,)
     chunks = [
@@ -70,19 +74,16 @@ def build_model(
         for chunk in chunks:
             emulate(chunk, precision=precision)
     if architecture.adapter is not None:
-        _add_adapter(chunks, architecture=architecture, base=base)
+        _adapt(chunks, architecture=architecture, base=base)
     _mark(chunks, architecture=architecture)
     if architecture.adapter is not None:
         freeze(chunks, architecture=architecture)
-        if parallel.recompute is Recompute.full:
-            for chunk in chunks:
-                let_recompute(chunk)
+        for chunk in chunks if parallel.recompute is Recompute.full else ():
+            let_recompute(chunk)
     return chunks
 
 
-def _add_adapter(
-    chunks: list[Any], *, architecture: Architecture, base: BaseWeights | None
-) -> None:
+def _adapt(chunks: list[Any], *, architecture: Architecture, base: BaseWeights | None) -> None:
     for chunk in chunks:
         chunk.requires_grad_(False)
         if base is not None:
