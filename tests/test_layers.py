@@ -59,8 +59,8 @@ SCENARIOS = {
     "shards/tokenize": "quarantine real_files",
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
-    "train": "adapters changes continued damaged delta_nets documents export kills layouts "
-    "megatron_files moe parity precision reshard resume save_errors stages warm_start zero3",
+    "train": "adapter_files adapters changes continued damaged delta_nets documents export kills "
+    "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start zero3",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}

@@ -32,7 +32,7 @@ from megacpt.convert.sources import LiesAt, SourceModel, SourceTensor, bytes_of
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.adapter import adapter_of
-from megacpt.families.stored.files import placed_by_index
+from megacpt.families.stored.files import has_weights, placed_by_index
 from megacpt.families.stored.fingerprint import fingerprint
 
 OPTIMIZER = "optimizer.state."
@@ -52,7 +52,7 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
     adapter = adapter_of(manifest.architecture.get("adapter"))
     architecture = replace(read_architecture(described_by), adapter=adapter)
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
-    if adapter is not None and manifest.base is not None:
+    if adapter is not None and manifest.base is not None and has_weights(described_by):
         base = fingerprint(described_by)
         require_base(manifest, base=base, model=described_by, folder=folder)
     proof = Proof(folder, manifest=manifest)
