@@ -4,6 +4,7 @@ compute what they should; on ranks: tests/model/adapters/test_beside.py."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from tests.run_on_ranks import run_on_ranks
 
 pytestmark = [pytest.mark.te, pytest.mark.mcore, pytest.mark.slow]
 
+GPT_OSS = next(case for case in cases().values() if case.model_type == "gpt_oss")
 CASES = {
     **{name: models()[name] for name in ("llama", "gemma3", "qwen3-moe")},
-    # Biases of experts, which lie within the first product and apart from the second.
-    "gpt-oss": next(case for case in cases().values() if case.model_type == "gpt_oss"),
+    # Biases of experts, which lie within the first product and apart from the second. Where a value
+    # is bounded its gradient is cut, and one of so many lies so close that a rounding decides.
+    "gpt-oss": replace(GPT_OSS, changes={**GPT_OSS.changes, "swiglu_limit": 7.0}),
     "deepseek": next(case for case in cases().values() if case.model_type == "deepseek_v3"),
 }
 OF_EXPERTS = ("qwen3-moe", "gpt-oss", "deepseek")
@@ -34,10 +37,10 @@ GRADIENT_RTOL = 5e-4
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require_engine()
-    folder = tmp_path_factory.mktemp("te_runs")
+    folder = tmp_path_factory.mktemp("te_outputs")
     for name, case in CASES.items():
         case.write(folder / "models" / name)
-    target = "tests.model.adapters.te_runs:write_found"
+    target = "tests.model.adapters.te_outputs:write_found"
     run_on_ranks(target, folder, world=1, cases=RUNS, timeout_s=900.0)
     return folder
 
