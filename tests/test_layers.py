@@ -50,9 +50,9 @@ SCENARIOS = {
     "convert": "parts readers vllm",
     "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
-    "gpu": "families optimizer smoke",
+    "gpu": "adapters families optimizer smoke",
     "model": "cases layouts mixtral qwen te te_cases te_moe te_precision",
-    "model/adapters": "training",
+    "model/adapters": "te training",
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",
@@ -60,7 +60,8 @@ SCENARIOS = {
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
     "train": "adapter_files adapters changes continued damaged delta_nets documents export kills "
-    "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start zero3",
+    "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start "
+    "zero3",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
