@@ -15,7 +15,10 @@
 #   its experts are dropped.
 #
 # Expected: the same logits from both. Seen, with their largest difference, and what the adapter does:
-#   SEEN
+#   experts alone          differs by 0.00 of 1.83  warnings of lost tensors: 0
+#   experts alone, rsLoRA  differs by 2.02 of 3.56  warnings of lost tensors: 0
+#   by their names         differs by 5.08 of 4.37  warnings of lost tensors: 0
+#   by their names, Qwen2  differs by 3.24 of 4.16  warnings of lost tensors: 0
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -27,7 +30,7 @@ CASES = {
     "experts alone": ("glm4_moe", EXPERTS, False),
     "experts alone, rsLoRA": ("glm4_moe", EXPERTS, True),
     "by their names": ("glm4_moe", NAMES, False),
-    "experts alone, Qwen2": ("qwen2_moe", EXPERTS, False),
+    "by their names, Qwen2": ("qwen2_moe", NAMES, False),
 }
 SIZES = {
     "vocab_size": 64,
@@ -72,8 +75,7 @@ import warnings
 
 import torch
 from models import CASES
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 tokens, wanted = torch.load("wanted.pt")
@@ -85,17 +87,11 @@ for name in CASES:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         adapted = PeftModel.from_pretrained(model, f"{name}/adapter")
-    file = load_file(f"{name}/adapter/adapter_model.safetensors")
-    size, kept = (
-        sum(tensor.numel() for tensor in tensors.values())
-        for tensors in (file, get_peft_model_state_dict(adapted))
-    )
     lost = [str(w.message) for w in said if "missing" in str(w.message).lower()]
-    differences[name] = float((adapted(tokens).logits - expected).abs().max())
+    differences[name] = float((adapted(tokens).logits.detach() - expected).abs().max())
     print(
-        f"{name:22} numbers in the file: {size:6}, in the model: {kept:6}, "
-        f"warnings of lost ones: {len(lost)}  differs by {differences[name]:.2f} "
-        f"of {float((base - expected).abs().max()):.2f}"
+        f"{name:22} differs by {differences[name]:.2f} of {float((base - expected).abs().max()):.2f}"
+        f"  warnings of lost tensors: {len(lost)}"
     )
     assert not lost
 right, *others = differences.values()

@@ -41,6 +41,7 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.packing import PACKAGES
 from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.stored.places import require_parts, storage_notes
 from megacpt.families.targets import with_adapter
@@ -123,23 +124,10 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     _check_model(config, architecture=architecture)
     settings = _update_settings(config)
     if base is not None:
-        base_checkpoint.require_fit(
-            base,
-            architecture=architecture,
-            settings=settings,
-            new_rope=config.model.rope is not None,
-        )
-        if base.load.weights:
-            _require_base(config, manifest=base.manifest, folder=base.folder)
+        _check_start(config, base=base, architecture=architecture)
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
-    chosen = config.optim.optimizer
-    require_packages(
-        f"optim.optimizer={chosen.value}",
-        packages=OPTIMIZERS[chosen].packages,
-        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
-        "optim.optimizer=adamw",
-    )
+    _require_packages(config)
     plan = make_plan(
         config,
         architecture=architecture,
@@ -157,6 +145,23 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         hub_model=str(stored) if stored else None,
     )
     return Checked(config=config, plan=plan, tokenizer=model.tokenizer, base=base)
+
+
+def _require_packages(config: RunConfig) -> None:
+    chosen = config.optim.optimizer
+    require_packages(
+        f"optim.optimizer={chosen.value}",
+        packages=OPTIMIZERS[chosen].packages,
+        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
+        "optim.optimizer=adamw",
+    )
+    packing = config.adapter.base if config.adapter else None
+    if packing is not None:
+        require_packages(
+            f"adapter.base={packing.name}",
+            packages=PACKAGES[packing],
+            remedy=f"pip install 'megacpt[{packing.name}]', or use adapter.base=null",
+        )
 
 
 def _update_settings(config: RunConfig) -> UpdateSettings:
@@ -281,6 +286,18 @@ def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
         manifest = CheckpointManifest.read(newest)
         require_architecture(manifest, architecture=asdict(architecture), folder=newest)
         _require_base(config, manifest=manifest, folder=newest)
+
+
+def _check_start(config: RunConfig, *, base: BaseCheckpoint, architecture: Architecture) -> None:
+    """A run begins with a checkpoint of its own model."""
+    base_checkpoint.require_fit(
+        base,
+        architecture=architecture,
+        settings=_update_settings(config),
+        new_rope=config.model.rope is not None,
+    )
+    if base.load.weights:
+        _require_base(config, manifest=base.manifest, folder=base.folder)
 
 
 def _require_base(config: RunConfig, *, manifest: CheckpointManifest, folder: Path) -> None:

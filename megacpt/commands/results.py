@@ -203,7 +203,7 @@ def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
         f"Wrote the PEFT folder {shown(output)}",
         f"  beside the model {as_asked(Path(str(config.model.path)))}",
         proof if certified else unproven,
-        next_command=f"megacpt merge {shown(arguments.run_dir)} "
+        next_command=f"megacpt merge --adapter {shown(arguments.run_dir)} "
         f"--output {shown(output.with_name('merged'))}",
     )
     return 0
@@ -234,8 +234,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 EXPORT = Verb(
     name="export",
-    summary="write the newest checkpoint as a Hugging Face folder with a certificate, "
-    "an adapter as PEFT's",
+    summary="write the newest checkpoint for transformers or PEFT, with a certificate",
     example="  megacpt export runs/tiny --output models/tiny-adapted",
     add_arguments=_export_arguments,
     run=_export,

@@ -241,6 +241,8 @@ class AdapterConfig:
     """Train the input embedding as well, with optim.embedding_lr_multiplier."""
     train_head: bool = False
     """Train an untied head as well, with optim.head_lr_multiplier."""
+    load_from: str | None = None
+    """PEFT folder of a LoRA, rsLoRA or DoRA adapter to begin with, whose settings are the same."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -74,6 +74,7 @@ def write_certificate(
     base_model: str | None = None,
     load: Callable[..., Any] = load_transformers,
     packages: Sequence[str] = PACKAGES,
+    tolerance: float = TOLERANCE,
 ) -> Certificate:
     """Compare chunks at tp = pp = 1 with what transformers loads from ``folder``, or ``load``;
     write the file.
@@ -88,7 +89,9 @@ def write_certificate(
         prompts=prompts,
         load=load,
     )
-    certificate = certified(results, folder=folder, base_model=base_model, packages=packages)
+    certificate = certified(
+        results, folder=folder, base_model=base_model, packages=packages, tolerance=tolerance
+    )
     write(certificate, folder=folder)
     return certificate
 
@@ -101,7 +104,7 @@ def write(certificate: Certificate, *, folder: Path) -> None:
         raise RuntimeError(
             f"{folder}: logits of the exported model differ from the native ones by "
             f"{certificate.max_abs_difference:.2e} "
-            f"(allowed: {TOLERANCE} of {certificate.max_abs_logit:.1f})"
+            f"(allowed: {certificate.tolerance} of {certificate.max_abs_logit:.1f})"
         )
 
 
@@ -167,6 +170,7 @@ def certified(
     folder: Path,
     base_model: str | None,
     packages: Sequence[str] = PACKAGES,
+    tolerance: float = TOLERANCE,
 ) -> Certificate:
     """What they say of the folder, as it is now."""
     difference = max(result.max_abs_difference for result in results)
@@ -174,12 +178,12 @@ def certified(
     positions = sum(result.tokens for result in results)
     agreeing = sum(result.argmax_agreement * result.tokens for result in results)
     return Certificate(
-        certified=difference <= TOLERANCE * max(largest, 1.0),
+        certified=difference <= tolerance * max(largest, 1.0),
         base_model=base_model,
         max_abs_difference=difference,
         max_abs_logit=largest,
         argmax_agreement=agreeing / positions,
-        tolerance=TOLERANCE,
+        tolerance=tolerance,
         prompts=list(results),
         versions={p: version(p) for p in packages},
         files={

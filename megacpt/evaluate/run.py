@@ -13,7 +13,7 @@ from typing import Any
 
 from megacpt.checkpoint import state
 from megacpt.checkpoint.choose import choose
-from megacpt.checkpoint.manifest import require_architecture, require_base
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
 from megacpt.config.paths import heldout_shards
 from megacpt.config.sections import DeviceKind, EvaluateConfig, RunConfig
 from megacpt.device.collective import from_first_rank
@@ -54,10 +54,8 @@ def evaluate(
         require_current_tokenizer(prefix)
     architecture = architecture_of_run(config)
     folder, manifest = chosen.folder, chosen.manifest
-    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
-    fingerprint = from_first_rank(lambda: base_of_run(config))
-    require_base(manifest, base=fingerprint, model=config.model.path, folder=folder)
+    _require_own(config, architecture=architecture, manifest=manifest, folder=folder)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     measured = partial(
@@ -85,6 +83,15 @@ def evaluate(
             **_comparison(config.evaluate, base=base, final=final),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
+
+
+def _require_own(
+    config: RunConfig, *, architecture: Architecture, manifest: CheckpointManifest, folder: Path
+) -> None:
+    """The checkpoint is of the run's model, and of its weights; a collective call."""
+    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    base = from_first_rank(lambda: base_of_run(config))
+    require_base(manifest, base=base, model=config.model.path, folder=folder)
 
 
 def base_chunks(

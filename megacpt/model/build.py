@@ -74,18 +74,21 @@ def build_model(
         for chunk in chunks:
             emulate(chunk, precision=precision)
     if architecture.adapter is not None:
-        for chunk in chunks:
-            chunk.requires_grad_(False)
-            if base is not None:
-                pack_linears(chunk, packing=base)
-        add_adapter(chunks, architecture=architecture)
+        _adapt(chunks, architecture=architecture, base=base)
     _mark(chunks, architecture=architecture)
     if architecture.adapter is not None:
         freeze(chunks, architecture=architecture)
-        if parallel.recompute is Recompute.full:
-            for chunk in chunks:
-                let_recompute(chunk)
+        for chunk in chunks if parallel.recompute is Recompute.full else ():
+            let_recompute(chunk)
     return chunks
+
+
+def _adapt(chunks: list[Any], *, architecture: Architecture, base: BaseWeights | None) -> None:
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+        if base is not None:
+            pack_linears(chunk, packing=base)
+    add_adapter(chunks, architecture=architecture)
 
 
 def padded_vocab_size(architecture: Architecture, *, tp: int) -> int:

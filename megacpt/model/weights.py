@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from megatron.core.fp8_utils import is_float8tensor
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import table_name
-from megacpt.families.weights import HfTensor, Role
+from megacpt.families.weights import HfTensor, Param, Role
 from megacpt.model.frozen.linear import Unpacked
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.model.placement import Placed, placed_params
@@ -111,12 +111,13 @@ def fill(
     architecture: Architecture,
     most_bytes: int = sys.maxsize,
     of_adapter: bool = False,
+    wanted: Callable[[Param], bool] = lambda row: True,
 ) -> None:
-    """Write every parameter of the model, or of its adapter, padding rows included (zeros); of one
-    that is cut by rows, so many bytes of the parameter are read at once."""
+    """Write every parameter of the model, or of its adapter, that is ``wanted``, padding rows
+    included (zeros); of one cut by rows, so many bytes of the parameter are read at once."""
     # A list, as those that are packed then are no parameters any more.
     for placed in list(placed_params(chunks, architecture=architecture)):
-        if placed.row.of_adapter is not of_adapter:
+        if placed.row.of_adapter is not of_adapter or not wanted(placed.row):
             continue
         cut = placed.cut
         with _writable(placed.tensor) as native:

@@ -198,7 +198,7 @@ def _use(facts: CardFacts) -> Iterator[str]:
     yield ""
     yield 'folder = "."  # this folder, or the id it has on the hub'
     if facts.is_adapter:
-        yield f'base = {kind}.from_pretrained("{facts.base_id or "the base model"}")'
+        yield f'base = {kind}.from_pretrained("{facts.base_id or facts.base_name}")'
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
         yield f"model = {kind}.from_pretrained(folder)"

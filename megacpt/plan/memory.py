@@ -322,15 +322,16 @@ class _Stage:
         return dense + self._expert_activations() + self._low_rank_activations()
 
     def _low_rank_activations(self) -> float:
-        """What an adapter's first factors make of a token, mean over the layers."""
-        values = 0
+        """What an adapter's first factors make of a token, mean over the layers that have one."""
+        values, adapted = 0, set[int]()
         for row in adapter_rows(self.architecture):
             if row.native.endswith(f".{A}"):
                 width = sum(source.shape(self.architecture)[0] for source in row.sources)
                 layers = set(row.layers(self.architecture)).intersection(self._layers)
                 experts = self.architecture.experts if row.per_expert else None
                 values += len(layers) * width * (experts.per_token if experts else 1)
-        return 2 * values / len(self._layers)
+                adapted |= layers
+        return 2 * values / len(adapted) if adapted else 0.0
 
     def _layer_input(self) -> float:
         cut = self.parallel.tp if self.parallel.sequence_parallel else 1

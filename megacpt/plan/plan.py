@@ -152,26 +152,30 @@ def make_plan(
         lr_multipliers=group_multipliers(config.optim, adapter=config.adapter),
         advice=(
             *advice(config),
-            *(adapter.advice(config.adapter) if config.adapter else ()),
+            *adapter.advice(config.adapter),
             *advice_for_gpus(config, model=architecture),
             *_unused(sources),
         ),
         training_flops=sum(stage.training_flops for stage in stages),
-        memory=rank_memory(
-            architecture,
-            data=replace(data, sequence_length=longest(data)),
-            parallel=parallel,
-            dtype=config.precision.dtype,
-            optimizer=config.optim.optimizer,
-            offload=config.optim.offload,
-            weight_copy_bytes=weight_copy_bytes(config.precision),
-            packing=config.adapter.base if config.adapter else None,
-        ),
+        memory=_memory(config, architecture=architecture),
         checkpoint_bytes=whole,
         snapshot_bytes=-(-whole // parallel.num_ranks) if config.checkpoint.asynchronous else 0,
         checkpoints_kept=checkpoints_kept(config),
         context=_context(config.model.rope, longest=architecture.max_positions),
         adapter=adapter_sentence(architecture),
+    )
+
+
+def _memory(config: RunConfig, *, architecture: Architecture) -> RankMemory:
+    return rank_memory(
+        architecture,
+        data=replace(config.data, sequence_length=longest(config.data)),
+        parallel=config.parallel,
+        dtype=config.precision.dtype,
+        optimizer=config.optim.optimizer,
+        offload=config.optim.offload,
+        weight_copy_bytes=weight_copy_bytes(config.precision),
+        packing=config.adapter.base if config.adapter else None,
     )
 
 

@@ -30,6 +30,7 @@ from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, Init, RunConfig
+from megacpt.convert.adapters.native import begin_with
 from megacpt.device import variables
 from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
@@ -155,7 +156,9 @@ def assemble(
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
     measure = _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer)
     base_record = None
-    if base_checkpoint is not None and base_checkpoint.load.weights:
+    begins_elsewhere = config.adapter is not None and config.adapter.load_from is not None
+    begins_elsewhere |= base_checkpoint is not None and base_checkpoint.load.weights
+    if origin.folder is None and begins_elsewhere:
         chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
         base_record = measure.base_record(chunks)
         del chunks
@@ -263,6 +266,13 @@ def _build_state(
 ) -> TrainState:
     folder = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=folder)
+    if config.adapter is not None and config.adapter.load_from is not None:
+        begin_with(
+            chunks,
+            folder=Path(config.adapter.load_from),
+            base=folder,
+            architecture=architecture,
+        )
     if base is not None and base.load.weights and not base.load.optimizer:
         # Before an optimizer makes its masters of them.
         load_model(base.folder, chunks=chunks)

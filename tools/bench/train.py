@@ -13,8 +13,7 @@ vocabulary 32000, 4 sequences of 1024 tokens a step, AdamW, clipping, all cores 
     ours    megacpt's step: bf16, fp32 master weights and gradients
     dp2     the same on two data-parallel ranks, half of the cores each, communication overlapped
 
-Each is a process of its own (dp2: two), all alive at once; they take turns, a step at a time, so a
-machine whose speed drifts is slow for all alike. Ratios are medians of the rounds' own ratios.
+Each is a process of its own (dp2: two), and they take turns (turns.py).
 ``startup`` times ``megacpt train`` on a tiny model, from the command to its first step.
 """
 
@@ -22,17 +21,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from turns import Entrant, Ratio, Step, own_step, print_table, race, take_turns
 
 LAYERS, HIDDEN, MLP, HEADS, KV_HEADS, VOCABULARY = 8, 512, 1408, 8, 4, 32000
 SAMPLES, LENGTH = 4, 1024
@@ -56,8 +53,6 @@ OURS_SETTINGS: dict[str, dict[str, Any]] = {
         | {"overlap_param_gather": True},
     },
 }
-
-Step = Callable[[], object]
 
 
 def floor() -> Step:
@@ -114,42 +109,7 @@ def peer() -> Step:
 
 
 def ours(name: str, work: Path) -> Step:
-    """megacpt's own step of a run with that layout; this process is one of its ranks."""
-    from megacpt.config.sections import ClusterConfig, DeviceKind, RunConfig
-    from megacpt.device import runtime
-    from megacpt.device.environment import rank_from_environment
-    from megacpt.device.quiet import quiet_libraries
-
-    quiet_libraries()
-    ranks = rank_from_environment()
-    assert ranks is not None
-    started = runtime.start(ranks, cluster=ClusterConfig(device=DeviceKind.cpu))
-    from omegaconf import OmegaConf
-
-    from megacpt.device.groups import initialise_parallel
-    from megacpt.plan.learning_rate import learning_rate
-    from megacpt.train.assembly import assemble
-    from megacpt.train.batches import read_batches
-    from megacpt.train.step import forward_backward, gradient_norm, update
-
-    config = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(RunConfig), run_settings(work), OURS_SETTINGS[name])
-    )
-    assert isinstance(config, RunConfig)
-    initialise_parallel(config.parallel, seed=config.seed)
-    run = assemble(config, runtime=started)
-    optimizer, optim, schedule = run.state.optimizer, config.optim, config.schedule
-    batches = read_batches(run.data, first_step=1, last_step=schedule.steps, device=started.device)
-    numbers = iter(range(1, schedule.steps + 1))
-
-    def step() -> float:
-        number = next(numbers)
-        sums = forward_backward(run.state, batch=batches.take(number), device=started.device)
-        lr = learning_rate(number, optim=optim, schedule=schedule)
-        update(optimizer, norm=gradient_norm(optimizer), lr=lr, optim=optim)
-        return sums.mean_loss
-
-    return step
+    return own_step([run_settings(work), OURS_SETTINGS[name]])
 
 
 def run_settings(work: Path) -> dict[str, Any]:
@@ -186,113 +146,31 @@ def write_inputs(work: Path) -> None:
 
 
 def work_as(name: str, work: Path, cores: int) -> None:
-    """Take a step for each line on stdin and answer with its seconds."""
     import torch
 
     torch.set_num_threads(cores)
-    step = {"floor": floor, "peer": peer}[name]() if name in ("floor", "peer") else ours(name, work)
-    for _ in range(2):
-        step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        started_s = time.perf_counter()
-        step()
-        elapsed_s = time.perf_counter() - started_s
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps([elapsed_s, peak_bytes]), flush=True)
-    os._exit(0)
-
-
-class Entrant:
-    """The processes of one of the things that are compared."""
-
-    def __init__(self, name: str, work: Path) -> None:
-        world = 2 if name == "dp2" else 1
-        cores = max(1, (os.cpu_count() or 1) // world)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
-        common |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": cores}
-        command = [sys.executable, __file__, "--work-as", name, "--work", str(work)]
-        self._ranks = [
-            subprocess.Popen(
-                [*command, "--cores", str(cores)],
-                env=os.environ
-                | {k: str(v) for k, v in common.items()}
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL if rank else None,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        self.steps_s: list[float] = []
-        self.peak_bytes = 0
-        self._answers("ready")
-
-    def step(self) -> None:
-        for rank in self._ranks:
-            assert rank.stdin is not None
-            rank.stdin.write("\n")
-            rank.stdin.flush()
-        answers = [json.loads(line) for line in self._answers("")]
-        self.steps_s.append(max(seconds for seconds, _ in answers))
-        self.peak_bytes = max(peak for _, peak in answers)
-
-    def _answers(self, expected: str) -> list[str]:
-        lines = []
-        for rank in self._ranks:
-            assert rank.stdout is not None
-            line = rank.stdout.readline()
-            while line and expected and line.strip() != expected:
-                line = rank.stdout.readline()
-            if not line:
-                sys.exit("a process has ended; its error is above")
-            lines.append(line)
-        return lines
-
-    def close(self) -> None:
-        for rank in self._ranks:
-            assert rank.stdin is not None
-            rank.stdin.close()
-            rank.wait()
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.steps_s)
+    take_turns(
+        {"floor": floor, "peer": peer}[name]() if name in ("floor", "peer") else ours(name, work)
+    )
 
 
 def compare(names: list[str], rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder))
-        entrants = {name: Entrant(name, Path(folder)) for name in names}
-        for n in range(rounds):
-            for entrant in entrants.values():
-                entrant.step()
-            seconds = "  ".join(f"{k} {e.steps_s[-1]:.2f} s" for k, e in entrants.items())
-            print(f"round {n + 1}/{rounds}  {seconds}", file=sys.stderr, flush=True)
-        for entrant in entrants.values():
-            entrant.close()
-    print(f"{'':8}{'step, s':>9}{'tokens/s':>10}{'peak GiB':>10}")
-    for name, entrant in entrants.items():
-        median_s = entrant.median_s
-        print(f"{name:8}{median_s:9.2f}{TOKENS / median_s:10.0f}{entrant.peak_bytes / 2**30:10.2f}")
-    for over, under, what in RATIOS:
-        if over in entrants and under in entrants:
-            pairs = zip(entrants[over].steps_s, entrants[under].steps_s, strict=True)
-            print(f"{what:52}{statistics.median(a / b for a, b in pairs):6.2f}")
+        command = [sys.executable, __file__, "--work", folder, "--work-as"]
+        entrants = {n: Entrant(command=[*command, n], world=2 if n == "dp2" else 1) for n in names}
+        race(entrants, rounds=rounds)
+    print_table(entrants, tokens=TOKENS, ratios=RATIOS)
     if {"peer", "ours"} <= entrants.keys():
         memory = entrants["ours"].peak_bytes / entrants["peer"].peak_bytes
         print(f"{'peak memory of ours over the peer':52}{memory:6.2f}")
 
 
 RATIOS = (
-    ("peer", "ours", "speed of ours over the peer"),
-    ("floor", "ours", "speed of ours over the floor"),
-    ("floor", "peer", "speed of the peer over the floor"),
-    ("ours", "dp2", "speed of two ranks over one with all cores"),
+    Ratio(of="ours", over="peer", what="speed of ours over the peer"),
+    Ratio(of="ours", over="floor", what="speed of ours over the floor"),
+    Ratio(of="peer", over="floor", what="speed of the peer over the floor"),
+    Ratio(of="dp2", over="ours", what="speed of two ranks over one with all cores"),
 )
 
 

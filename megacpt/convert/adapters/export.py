@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from megacpt.config.sections import Dtype
+from megacpt.convert.adapters.extract import Extracted
 from megacpt.convert.adapters.folder import (
     CONFIG,
     TENSORS,
@@ -27,12 +28,16 @@ from megacpt.convert.adapters.native import native_model
 from megacpt.convert.adapters.plain import plain
 from megacpt.convert.by_transformers import load_transformers
 from megacpt.convert.carried import carry_over
-from megacpt.convert.certificate import PACKAGES, write_certificate
+from megacpt.convert.certificate import PACKAGES, TOLERANCE, write_certificate
 from megacpt.convert.described import rewrite_tokenizer, write_json
 from megacpt.convert.export import written_aside
 from megacpt.convert.safetensors_files import write_file
 from megacpt.convert.sources import SourceModel
 from megacpt.tokenizer import load_tokenizer
+
+EXTRACTED = "extract.json"
+ROUNDED = 5e-2
+"""Allowed where weights are rounded to bf16, as ``TOLERANCE``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,15 @@ def export_adapter(wanted: PeftFolder) -> bool:
         if has_peft:
             _certify(wanted, folder=aside)
     return has_peft
+
+
+def write_extracted(found: Extracted, *, output: Path, base_model: str) -> None:
+    """PEFT's folder, and how near it is in ``extract.json``."""
+    with written_aside(output, mark=EXTRACTED) as aside:
+        write_peft(found.source, folder=aside, base_model=base_model)
+        modules = {m.module: {"difference": m.difference, "error": m.error} for m in found.modules}
+        content = {"error": found.error, "modules": modules, "left_out": found.others}
+        write_json(aside / EXTRACTED, content=content)
 
 
 def write_peft(source: SourceModel, *, folder: Path, base_model: str | None) -> None:
@@ -105,6 +119,14 @@ def _certify(wanted: PeftFolder, *, folder: Path) -> None:
     )
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    stated: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return stated
+def certify_merged(source: SourceModel, *, folder: Path, base_model: str, dtype: Dtype) -> None:
+    """The adapter beside its base model against the whole model in ``folder``, which is of this
+    type."""
+    write_certificate(
+        native_model(source),
+        architecture=source.architecture,
+        folder=folder,
+        tokenizer=load_tokenizer(source.described_by),
+        base_model=base_model,
+        tolerance=TOLERANCE if dtype is Dtype.fp32 else ROUNDED,
+    )

@@ -38,7 +38,7 @@ def folder_settings(source: SourceModel, *, live: Live, base_model: str | None) 
     _require_possible(found, adapter=adapter, architecture=architecture)
     modules = [place.name for place in found if not place.as_parameter]
     parameters = [_parameter(place) for place in found if place.as_parameter]
-    saved = [name.rpartition(".")[0] for name in _tables(architecture, live=live)]
+    saved = [name.rpartition(".")[0] for name in tables(architecture, live=live)]
     # What a reader of an older PEFT does not know is stated where it is needed.
     beside: dict[str, Any] = {}
     if parameters:
@@ -71,12 +71,12 @@ def folder_tensors_of(source: SourceModel, *, live: Live) -> dict[str, SourceTen
     found: dict[str, SourceTensor] = {}
     for place in places(source.architecture, live=live):
         found |= dict(_tensors(place, source=source))
-    for name, own in _tables(source.architecture, live=live).items():
+    for name, own in tables(source.architecture, live=live).items():
         found[f"{PREFIX}{name}"] = source.tensors[own]
     return found
 
 
-def _tables(architecture: Architecture, *, live: Live) -> dict[str, str]:
+def tables(architecture: Architecture, *, live: Live) -> dict[str, str]:
     """Embedding and head as transformers calls them, where they are trained; PEFT asks for a tied
     head as well, which is the embedding."""
     adapter = architecture.adapter

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megacpt.checkpoint import verify
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
 from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
@@ -32,7 +32,8 @@ from megacpt.convert.sources import LiesAt, SourceModel, SourceTensor, bytes_of
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
 from megacpt.families.adapter import adapter_of
-from megacpt.families.stored.files import placed_by_index
+from megacpt.families.stored.files import has_weights, placed_by_index
+from megacpt.families.stored.fingerprint import fingerprint
 
 OPTIMIZER = "optimizer.state."
 _OF_ONE_LAYER = re.compile(r"decoder\.layers\.\d")
@@ -51,6 +52,9 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
     adapter = adapter_of(manifest.architecture.get("adapter"))
     architecture = replace(read_architecture(described_by), adapter=adapter)
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    if adapter is not None and manifest.base is not None and has_weights(described_by):
+        base = fingerprint(described_by)
+        require_base(manifest, base=base, model=described_by, folder=folder)
     proof = Proof(folder, manifest=manifest)
     saved = _Saved(folder, metadata=read_index(folder), proof=proof)
     found = list(native_tensors(architecture, stacked=saved.is_stacked))

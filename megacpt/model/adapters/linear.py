@@ -57,6 +57,11 @@ class Factors(torch.nn.Module):
         """The ranks have parts of the layer's inputs, not of its outputs."""
         return self.linear.row.tp_dim == 1
 
+    @property
+    def is_added_to(self) -> bool:
+        """The layer's output gets the other ranks', or an expert's bias."""
+        return self.of_row and (self.tp > 1 or self.linear.row.per_expert)
+
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
         update has changed."""
@@ -216,8 +221,8 @@ class AdaptedLayer(Adapted):
             y = y if gain_O is None else y * gain_O
         else:
             y = adapted_product(x, weight=weight, a_RI=a_RI, b_OR=b_OR, gain_O=gain_O, low=low)
-            if gain_O is not None and self.adapter.of_row and self.adapter.tp > 1:
-                # The ranks' sum is taken in place, and the gain's gradient needs this rank's own.
+            if gain_O is not None and self.adapter.is_added_to:
+                # In place, and the gain's gradient needs this rank's own.
                 y = y.clone()
         return y if bias is None else y + bias
 

@@ -53,7 +53,8 @@ class _Product(torch.autograd.Function):
         else:
             y_TO = linear(x.flatten(0, -2), _gained(_dense(weight, dtype=x.dtype), gain_O=gain_O))
             y_TO.addmm_(h_TR, out.t())
-        y = y_TO.view(*x.shape[:-1], len(b_OR))
+        # A view of itself could not be added to in place, as an expert's bias is.
+        y = y_TO if x.dim() == 2 else y_TO.view(*x.shape[:-1], len(b_OR))
         _, _, needs_a, needs_b, needs_gain, _ = ctx.needs_input_grad
         ctx.save_for_backward(
             seen if needs_a else None,

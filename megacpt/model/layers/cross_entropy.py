@@ -23,6 +23,8 @@ import torch.distributed as dist
 
 CHUNK_BYTES = 2**27
 """Logits of a chunk at most: enough rows for a fast product, little beside a model."""
+FROZEN_CHUNK_BYTES = 2**25
+"""Where the weight has no gradient, to which each chunk would add."""
 TILE_BYTES = 2**20
 """Float32 logits worked on at once: they stay in a CPU's cache."""
 
@@ -45,10 +47,6 @@ def linear_cross_entropy(
     refused in the backward pass. ``cap``: c, where logits x are bounded to c * tanh(x / c).
     """
     first_row = dist.get_rank(group) * weight_VD.shape[0]
-    # Asked here: inside, gradients are off, and what a weight needs is said without regard to that.
-    wants_gradients = torch.is_grad_enabled() and (
-        hidden_TD.requires_grad or weight_VD.requires_grad
-    )
     losses_T: torch.Tensor = _LinearCrossEntropy.apply(
         hidden_TD,
         weight_VD,
@@ -56,7 +54,8 @@ def linear_cross_entropy(
         loss_weights_T,
         max(vocab_size - first_row, 0),
         group,
-        wants_gradients,
+        # Inside, gradients are off, and what an input needs is said without regard to that.
+        torch.is_grad_enabled(),
         cap,
     )  # type: ignore[no-untyped-call]
     return losses_T
@@ -76,7 +75,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cap: float | None,
     ) -> torch.Tensor:
         """``own_labels_T`` counts from this rank's first row, ``num_real`` of which are real."""
-        chunks = _Chunks(hidden_TD, weight_VD=weight_VD, wants_gradients=wants_gradients)
+        of_hidden, of_weight = (wants_gradients and needs for needs in ctx.needs_input_grad[:2])
+        chunks = _Chunks(hidden_TD, weight_VD=weight_VD, of_hidden=of_hidden, of_weight=of_weight)
         losses = []
         for rows in chunks.rows:
             logits_CV = chunks.logits(rows)
@@ -84,42 +84,47 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits_CV[:, num_real:] = torch.finfo(logits_CV.dtype).min
             softmax = _Softmax.replace(logits_CV, own_labels_C=own_labels_T[rows], group=group)
             losses.append(softmax.losses_C)
-            if wants_gradients:
+            if of_hidden or of_weight:
                 softmax.subtract_labels()
                 if slopes_CV is not None:
                     logits_CV *= slopes_CV
                 chunks.add_gradients(
                     rows, d_logits_CV=logits_CV, row_factors_C=loss_weights_T[rows] / softmax.sums_C
                 )
-        if wants_gradients:
+        if of_hidden or of_weight:
             ctx.save_for_backward(chunks.d_hidden_TD, chunks.d_weight_VD, loss_weights_T)
         return torch.cat(losses)
 
     @staticmethod
     def backward(ctx: Any, d_losses_T: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_hidden_TD, d_weight_VD, loss_weights_T = ctx.saved_tensors
+        *gradients, loss_weights_T = ctx.saved_tensors
         scale = _common_factor(d_losses_T, loss_weights_T=loss_weights_T)
         if scale != 1.0:
-            d_hidden_TD, d_weight_VD = d_hidden_TD * scale, d_weight_VD * scale
-        return d_hidden_TD, d_weight_VD, None, None, None, None, None, None
+            gradients = [None if each is None else each * scale for each in gradients]
+        return *gradients, None, None, None, None, None, None
 
 
 class _Chunks:
     """The buffers of one pass: logits of a chunk, and the gradients that chunks add to."""
 
+    d_hidden_TD: torch.Tensor | None = None
+    d_weight_VD: torch.Tensor | None = None
+
     def __init__(
-        self, hidden_TD: torch.Tensor, *, weight_VD: torch.Tensor, wants_gradients: bool
+        self, hidden_TD: torch.Tensor, *, weight_VD: torch.Tensor, of_hidden: bool, of_weight: bool
     ) -> None:
         num_rows, num_columns = hidden_TD.shape[0], weight_VD.shape[0]
-        size = max(1, CHUNK_BYTES // (num_columns * weight_VD.element_size()))
+        chunk_bytes = CHUNK_BYTES if of_weight else FROZEN_CHUNK_BYTES
+        size = max(1, chunk_bytes // (num_columns * weight_VD.element_size()))
         # Equal chunks: a small last one would be slow.
         size = -(-num_rows // -(-num_rows // size))
         starts = range(0, num_rows, size)
         self.rows = [slice(start, min(start + size, num_rows)) for start in starts]
         self._hidden_TD, self._weight_VD = hidden_TD, weight_VD
         self._buffer = hidden_TD.new_empty(size, num_columns)
-        if wants_gradients:
+        if of_hidden:
             self.d_hidden_TD = torch.empty_like(hidden_TD)
+        if of_weight:
             self.d_weight_VD = torch.empty_like(weight_VD)
             # Float32, as several roundings would add up; one chunk needs no sum.
             self._sum_VD = torch.empty_like(weight_VD, dtype=torch.float32)
@@ -134,18 +139,24 @@ class _Chunks:
     ) -> None:
         """Of logits whose gradient is ``d_logits_CV``, each row times its factor."""
         factors_C1 = row_factors_C.unsqueeze(1)
-        d_hidden_CD = torch.mm(d_logits_CV, self._weight_VD)
-        torch.mul(d_hidden_CD, factors_C1, out=self.d_hidden_TD[rows])
-        hidden_CD = (self._hidden_TD[rows] * factors_C1).to(d_logits_CV.dtype)
-        torch.mm(d_logits_CV.t(), hidden_CD, out=self.d_weight_VD)
+        if self.d_hidden_TD is not None:
+            d_hidden_CD = torch.mm(d_logits_CV, self._weight_VD)
+            torch.mul(d_hidden_CD, factors_C1, out=self.d_hidden_TD[rows])
+        if self.d_weight_VD is not None:
+            hidden_CD = (self._hidden_TD[rows] * factors_C1).to(d_logits_CV.dtype)
+            torch.mm(d_logits_CV.t(), hidden_CD, out=self.d_weight_VD)
+            self._add_weight(rows, d_weight_VD=self.d_weight_VD)
+
+    def _add_weight(self, rows: slice, *, d_weight_VD: torch.Tensor) -> None:
+        """The chunk's gradient to the sum, which takes its place after the last."""
         if len(self.rows) == 1:
             return
         if rows.start == 0:
-            self._sum_VD.copy_(self.d_weight_VD)
+            self._sum_VD.copy_(d_weight_VD)
         else:
-            self._sum_VD += self.d_weight_VD
+            self._sum_VD += d_weight_VD
         if rows == self.rows[-1]:
-            self.d_weight_VD.copy_(self._sum_VD)
+            d_weight_VD.copy_(self._sum_VD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +202,10 @@ class _Softmax:
         e_C = (self.label_logits_C - self.max_C).exp()
         old_C1 = self.e_CV.gather(1, column_C1)
         new_C1 = (e_C - self.sums_C).unsqueeze(1).to(self.e_CV.dtype)
-        self.e_CV.scatter_(1, column_C1, torch.where(is_here_C.unsqueeze(1), new_C1, old_C1))
+        # By index: scatter_ first copies all of what it writes to.
+        rows_C = torch.arange(len(old_C1), device=old_C1.device)
+        new_C = torch.where(is_here_C, new_C1.squeeze(1), old_C1.squeeze(1))
+        self.e_CV[rows_C, column_C1.squeeze(1)] = new_C
 
 
 def _bound(logits_CV: torch.Tensor, *, cap: float) -> torch.Tensor:

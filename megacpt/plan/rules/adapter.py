@@ -7,7 +7,9 @@ et al., https://arxiv.org/abs/2106.09685, appendix D).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from megacpt.config.schema import spelled
 from megacpt.config.sections import AdapterConfig, AdapterMethod, Optimizer
@@ -21,8 +23,10 @@ from megacpt.plan.rules.packed import packed_base
 USUAL_SCALES = (0.25, 4.0)
 
 
-def advice(settings: AdapterConfig) -> Iterator[str]:
+def advice(settings: AdapterConfig | None) -> Iterator[str]:
     """Sentences for the user; nothing here stops a run."""
+    if settings is None:
+        return
     lowest, highest = USUAL_SCALES
     root = settings.rank_stabilised
     scale = settings.alpha / (settings.rank**0.5 if root else settings.rank)
@@ -167,6 +171,45 @@ def _trained_layers(architecture: Architecture) -> set[int]:
     return found
 
 
+def _first_values(facts: Facts) -> Iterator[Violation]:
+    """A PEFT folder of other settings; what it holds is looked at when it is read."""
+    settings = facts.config.adapter
+    if settings is None or settings.load_from is None:
+        return
+    path = Path(settings.load_from) / "adapter_config.json"
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        is_dora = stated.get("use_dora", False)
+        theirs = {
+            "method": (AdapterMethod.dora if is_dora else AdapterMethod.lora).value,
+            "rank": stated["r"],
+            "alpha": float(stated["lora_alpha"]),
+            "rank_stabilised": stated.get("use_rslora", False),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Violation(
+            path="adapter.load_from",
+            value=settings.load_from,
+            rule=f"is not PEFT's folder of a LoRA ({error!r})",
+            remedy="name a folder with adapter_config.json and adapter_model.safetensors",
+        )
+        return
+    ours = {
+        "method": settings.method.value,
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "rank_stabilised": settings.rank_stabilised,
+    }
+    for name, value in theirs.items():
+        if ours[name] != value:
+            yield Violation(
+                path=f"adapter.{name}",
+                value=spelled(ours[name]),
+                rule=f"is {spelled(value)} in adapter.load_from={settings.load_from}",
+                remedy=f"use adapter.{name}={spelled(value)}",
+            )
+
+
 def _base(facts: Facts) -> Iterator[Violation]:
     settings = facts.config.adapter
     if settings is not None and settings.base is not None:
@@ -178,4 +221,4 @@ def _base(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_settings, _others, _base, _head, _rank, _stages)
+RULES: tuple[Rule, ...] = (_settings, _first_values, _others, _base, _head, _rank, _stages)

@@ -174,18 +174,24 @@ def test_other_weights_are_refused(group: dist.ProcessGroup) -> None:
         losses_T.sum().backward()
 
 
+def counted_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One longer with each matrix product from here on."""
+    products: list[int] = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: (products.append(1), multiply(*a, **k))[1])
+    return products
+
+
 def test_measuring_makes_no_gradients(
     group: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held-out losses cost one product of the output layer, not three."""
     hidden_TD, weight_VD, labels_T, loss_weights_T = inputs(torch.float32)
-    products = []
-    multiply = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda *a, **k: (products.append(1), multiply(*a, **k))[1])
+    products = counted_products(monkeypatch)
 
     def losses() -> torch.Tensor:
         return linear_cross_entropy(
-            hidden_TD,
+            hidden_TD.requires_grad_(),
             weight_VD=torch.nn.Parameter(weight_VD),
             labels_T=labels_T,
             loss_weights_T=loss_weights_T,
@@ -207,3 +213,32 @@ def test_all_masked(group: dist.ProcessGroup) -> None:
     assert losses_T.isfinite().all()
     assert not d_hidden_TD.any()
     assert not d_weight_VD.any()
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_what_is_frozen_costs_no_product(
+    group: dist.ProcessGroup, monkeypatch: pytest.MonkeyPatch, frozen: str
+) -> None:
+    for name in ("CHUNK_BYTES", "FROZEN_CHUNK_BYTES"):
+        monkeypatch.setattr(fused, name, 10 * VOCABULARY * 4)
+    tensors = inputs(torch.float32)
+    hidden_TD, weight_VD, labels_T, loss_weights_T = tensors
+    trained = weight_VD if frozen == "hidden" else hidden_TD
+    trained.requires_grad_()
+    products = counted_products(monkeypatch)
+    losses_T = linear_cross_entropy(
+        hidden_TD,
+        weight_VD=weight_VD,
+        labels_T=labels_T,
+        loss_weights_T=loss_weights_T,
+        vocab_size=VOCABULARY,
+        group=group,
+    )
+    (losses_T * loss_weights_T).sum().backward()
+    assert len(products) == 2 * TOKENS / 10
+    expected_T, d_hidden_TD, d_weight_VD = run_exactly(tuple(x.detach() for x in tensors))
+    torch.testing.assert_close(losses_T.double(), expected_T, atol=1e-4, rtol=1e-5)
+    assert trained.grad is not None
+    expected = d_weight_VD if frozen == "hidden" else d_hidden_TD
+    torch.testing.assert_close(trained.grad.double(), expected, atol=1e-4, rtol=1e-5)
+    assert (hidden_TD if frozen == "hidden" else weight_VD).grad is None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Core attention on torch's scaled_dot_product_attention: causal, grouped queries, no S x S matrix.
+"""Core attention: causal, grouped queries, no S x S matrix. Matrix products in
+bf16 on a CPU, where torch's scaled_dot_product_attention is slow; that otherwise.
 
 With a document mask the rows of a microbatch lie end to end as one sequence of T = B * S tokens
 that is cut at every document (megacpt.model.forward). megacpt hands megatron-core the bounds as
@@ -28,6 +29,7 @@ from megatron.core.transformer.utils import is_layer_window_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from megacpt.model.layers.attention import context_parallel
+from megacpt.model.layers.attention.products import causal_products
 
 
 def packed_documents(bounds: torch.Tensor, *, longest: int) -> PackedSeqParams:
@@ -135,6 +137,12 @@ class CausalAttention(torch.nn.Module):
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
         queries, keys = len(q_SBHD), len(k_SBKD)
+        has_window = self.window is not None and self.window < keys
+        if q_SBHD.dtype is torch.bfloat16 and q_SBHD.device.type == "cpu" and not has_window:
+            out_SBHD = causal_products(
+                q_SBHD, k_PBKD=k_SBKD, v_PBKD=v_SBKD, scale=self.softmax_scale
+            )
+            return out_SBHD.flatten(2)
         out_BHSD = scaled_dot_product_attention(
             q_SBHD.permute(1, 2, 0, 3),
             k_SBKD.permute(1, 2, 0, 3),
