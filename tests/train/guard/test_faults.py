@@ -51,10 +51,13 @@ def runs_of_one_rank(work: Path) -> list[dict[str, Any]]:
     spike = settings(work, run="spike-skip", bad="garbage")
     early = settings(work, run="nan-early", bad="broken")
     early["checkpoint"] = {"every_steps": 100, "keep_last": 2}
+    adapter = {"adapter": {"method": "pissa", "rank": 4}}
     return [
         nan,
         spike,
         early,
+        {**nan, **adapter, "run_dir": str(work / "adapter-nan-rollback")},
+        {**early, **adapter, "run_dir": str(work / "adapter-nan-early")},
         settings(work, run="nan-skip", bad="broken", nonfinite="skip"),
         settings(work, run="nan-stop", bad="broken", nonfinite="stop"),
         settings(work, run="spike-ignored", bad="garbage", spike="ignore"),
@@ -136,6 +139,19 @@ def test_a_rollback_passes_over_the_bad_step_and_the_one_before(work: Path, run:
 def test_before_the_first_checkpoint_a_rollback_is_a_new_start(work: Path) -> None:
     assert fault_of(work, "nan-early")["restart_step"] == 0
     assert outcome(work / "nan-early")["weights"] == outcome(work / "nan-rollback")["weights"]
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+def test_an_adapter_rolls_back_onto_its_base(work: Path) -> None:
+    """To a checkpoint, which holds no base, or to what it began with."""
+    late, early = (work / f"adapter-nan-{name}" for name in ("rollback", "early"))
+    assert records(late)[BAD_STEP]["fault"]["restart_step"] == 18
+    assert records(early)[BAD_STEP]["fault"]["restart_step"] == 0
+    losses = [r.get("loss") for r in records(late)]
+    assert losses == [r.get("loss") for r in records(early)]
+    assert losses[-1] < losses[1]
+    assert outcome(early)["weights"] == outcome(late)["weights"]
 
 
 @pytest.mark.mcore
