@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from megacpt import __version__
 from megacpt.commands import (
+    adapters,
     convert,
     families,
     imports,
@@ -39,7 +40,7 @@ VERBS = (
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
-    *(convert.CONVERT, convert.VERIFY),
+    *(convert.CONVERT, convert.VERIFY, adapters.EXTRACT),
     *(machine.DOCTOR, machine.COMPLETION),
 )
 INTERRUPTED = 130

@@ -36,7 +36,11 @@ TORCH_FREE = [
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50
 TESTS = Path(__file__).parent
-TESTED_FOLDERS = {"csrc": ROOT.parent / "csrc", "tools": ROOT.parent / "tools"}
+TESTED_FOLDERS = {
+    "csrc": ROOT.parent / "csrc",
+    "tools": ROOT.parent / "tools",
+    "adapter_cases": TESTS / "adapter_cases",
+}
 """Folders of tests whose source is not in the package's folder of that name."""
 # What no single source file does: runs and failures as wholes, and pages. By folder.
 SCENARIOS = {
@@ -46,16 +50,18 @@ SCENARIOS = {
     "convert": "parts readers vllm",
     "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
-    "gpu": "families optimizer smoke",
+    "gpu": "adapters families optimizer smoke",
     "model": "cases layouts mixtral qwen te te_cases te_moe te_precision",
+    "model/adapters": "te training",
     "model/layers": "elementwise",
     "monitor": "dataset",
     "shards": "fuzz",
     "shards/tokenize": "quarantine real_files",
     "slurm": "environment preprocess survival train",
     "tokenizer": "files",
-    "train": "changes continued damaged delta_nets documents export kills layouts megatron_files "
-    "moe parity precision reshard resume save_errors stages warm_start zero3",
+    "train": "adapter_files adapters changes continued damaged delta_nets documents export kills "
+    "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start "
+    "zero3",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}

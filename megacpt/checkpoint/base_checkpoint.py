@@ -129,6 +129,12 @@ def require_fit(
         if new_rope:
             kept = {k: v for k, v in manifest.architecture.items() if k not in _OF_ROPE}
             manifest = replace(manifest, architecture=kept)
+        if manifest.architecture.get("adapter") and architecture.adapter is None:
+            raise CheckpointError(
+                f"{base.folder} holds an adapter, and this run trains all weights; write both as a "
+                f"whole model, megacpt merge --adapter {base.load_from} --output FOLDER, and begin "
+                "with that: model.path=FOLDER."
+            )
         require_architecture(manifest, architecture=asdict(architecture), folder=base.folder)
 
 

@@ -15,6 +15,8 @@ from megacpt.errors import CheckpointError
 from megacpt.files import write_text
 
 MANIFEST = "manifest.json"
+_SHOWN = 12
+"""Digits of a fingerprint."""
 _OWN_SUM = "manifest_xxh128"
 
 
@@ -52,6 +54,9 @@ class CheckpointManifest:
     """Updates applied, recent losses and gradient norms, events (megacpt.train.guard.faults)."""
     files: dict[str, FileSum]
     """Name inside the folder -> size and checksum."""
+    base: str | None = None
+    """Of an adapter: the fingerprint of the weights that it goes with
+    (megacpt.families.stored.fingerprint)."""
 
     @property
     def bytes(self) -> int:
@@ -88,6 +93,19 @@ def require_architecture(
                 f"{folder} is of another model: its {name} is {value}, the base model's is "
                 f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
             )
+
+
+def require_base(
+    manifest: CheckpointManifest, *, base: str | None, model: object, folder: Path
+) -> None:
+    """Refuse an adapter's checkpoint beside other weights than it was trained with; ``base``: the
+    fingerprint of ``model``."""
+    if base is not None and manifest.base is not None and base != manifest.base:
+        raise CheckpointError(
+            f"{folder} is an adapter to other weights: it was trained with those of fingerprint "
+            f"{manifest.base[:_SHOWN]}, {model} has {base[:_SHOWN]}; put the model there that the "
+            "run began with."
+        )
 
 
 def _has(value: object, *, stated: object) -> bool:

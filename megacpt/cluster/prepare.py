@@ -17,7 +17,11 @@ from typing import Any
 
 from megacpt.checkpoint import base_checkpoint, folders
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint, UpdateSettings
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import (
+    CheckpointManifest,
+    require_architecture,
+    require_base,
+)
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
@@ -37,7 +41,10 @@ from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.packing import PACKAGES
+from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.stored.places import require_parts, storage_notes
+from megacpt.families.targets import with_adapter
 from megacpt.files import write_text
 from megacpt.monitor.wandb_variables import choose_mode
 from megacpt.plan.check import violations
@@ -57,6 +64,7 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
     architecture: Architecture
+    """Without an adapter."""
     tokenizer: Tokenizer
     notes: tuple[str, ...]
     """What is odd about its files."""
@@ -99,7 +107,7 @@ def checked(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
 
 def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     """What needs the model, the shards and what the run has done."""
-    architecture = model.architecture
+    architecture = with_adapter(model.architecture, settings=asked.adapter)
     tokens = _source_tokens(asked, tokenizer=model.tokenizer)
     base = base_checkpoint.find(asked.checkpoint, run_dir=Path(asked.run_dir))
     record = _data_record(asked, base=base)
@@ -116,16 +124,10 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     _check_model(config, architecture=architecture)
     settings = _update_settings(config)
     if base is not None:
-        base_checkpoint.require_fit(
-            base,
-            architecture=architecture,
-            settings=settings,
-            new_rope=config.model.rope is not None,
-        )
+        _check_start(config, base=base, architecture=architecture)
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
-    chosen = config.optim.optimizer
-    require_packages(chosen.value, packages=OPTIMIZERS[chosen].packages)
+    _require_packages(config)
     plan = make_plan(
         config,
         architecture=architecture,
@@ -143,6 +145,23 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         hub_model=str(stored) if stored else None,
     )
     return Checked(config=config, plan=plan, tokenizer=model.tokenizer, base=base)
+
+
+def _require_packages(config: RunConfig) -> None:
+    chosen = config.optim.optimizer
+    require_packages(
+        f"optim.optimizer={chosen.value}",
+        packages=OPTIMIZERS[chosen].packages,
+        remedy=f"use Python 3.12 or newer and pip install 'megacpt[{chosen.value}]', or "
+        "optim.optimizer=adamw",
+    )
+    packing = config.adapter.base if config.adapter else None
+    if packing is not None:
+        require_packages(
+            f"adapter.base={packing.name}",
+            packages=PACKAGES[packing],
+            remedy=f"pip install 'megacpt[{packing.name}]', or use adapter.base=null",
+        )
 
 
 def _update_settings(config: RunConfig) -> UpdateSettings:
@@ -266,6 +285,23 @@ def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
     if newest is not None:
         manifest = CheckpointManifest.read(newest)
         require_architecture(manifest, architecture=asdict(architecture), folder=newest)
+        _require_base(config, manifest=manifest, folder=newest)
+
+
+def _check_start(config: RunConfig, *, base: BaseCheckpoint, architecture: Architecture) -> None:
+    """A run begins with a checkpoint of its own model."""
+    base_checkpoint.require_fit(
+        base,
+        architecture=architecture,
+        settings=_update_settings(config),
+        new_rope=config.model.rope is not None,
+    )
+    if base.load.weights:
+        _require_base(config, manifest=base.manifest, folder=base.folder)
+
+
+def _require_base(config: RunConfig, *, manifest: CheckpointManifest, folder: Path) -> None:
+    require_base(manifest, base=base_of_run(config), model=config.model.path, folder=folder)
 
 
 def _check_schedule(config: RunConfig) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from megacpt.errors import ModelError
 from megacpt.text import duration, text_size
 
 if TYPE_CHECKING:
-    from megacpt.config.sections import RunConfig
+    from megacpt.config.sections import DeviceKind, RunConfig
 
 TERMINAL_S, FILE_S = 0.2, 15.0
 """How often progress is shown: redrawn on a terminal, else one line more."""
@@ -76,6 +78,23 @@ def model_of_run(run_dir: Path, *, weights: bool) -> RunConfig:
         # The ranks read it.
         write_run_yaml(config, path=run_dir / "run.yaml", notes=notes(config))
     return config
+
+
+@contextmanager
+def one_cpu_rank() -> Iterator[DeviceKind]:
+    """This process as the only rank. megatron-core is imported inside alone, because the runtime's
+    import hook has to prepare it."""
+    from megacpt.config.sections import ClusterConfig, DeviceKind
+    from megacpt.device import runtime
+    from megacpt.device.environment import RankInfo
+    from megacpt.device.quiet import quiet_libraries
+
+    quiet_libraries()
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
+    try:
+        yield started.kind
+    finally:
+        runtime.stop()
 
 
 def tokenizer_path(name: str) -> Path:

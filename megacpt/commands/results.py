@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
-from megacpt.commands.model import model_of_run
+from megacpt.commands.model import as_asked, model_of_run, one_cpu_rank
 from megacpt.config.hub_model import HubModel
 from megacpt.errors import ConfigError
 
 if TYPE_CHECKING:
     from megacpt.checkpoint.listing import Listing
+    from megacpt.config.sections import RunConfig
 
 GATE_FAILED = 1
 DAMAGED = 1
@@ -171,8 +172,11 @@ EVALUATE = Verb(
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    config = model_of_run(arguments.run_dir, weights=False)
+    if config.adapter is not None:
+        return _export_adapter(arguments, config=config)
     output = arguments.output or arguments.run_dir / "hf"
-    model = _export_on_cpu(arguments.run_dir, output=output)
+    model = _export_on_cpu(config, run_dir=arguments.run_dir, output=output)
     say(
         f"Wrote the Hugging Face folder {shown(output)}",
         *([f"  the base model is {model}"] if model is not None else []),
@@ -182,40 +186,55 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export_on_cpu(run_dir: Path, *, output: Path) -> HubModel | None:
-    """Returns the model of the hub that was trained, if it is one."""
-    from megacpt.config.sections import ClusterConfig, DeviceKind
-    from megacpt.device import runtime
-    from megacpt.device.environment import RankInfo
-    from megacpt.device.quiet import quiet_libraries
+def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
+    config = model_of_run(arguments.run_dir, weights=True)
+    output = arguments.output or arguments.run_dir / "adapter"
+    with one_cpu_rank():
+        from megacpt.convert.adapters.run import export_run
+        from megacpt.monitor.card import write_card
 
-    quiet_libraries()
-    config = model_of_run(run_dir, weights=False)
-    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
-    try:
-        # It imports megatron.core, which the runtime's import hook has to prepare first.
+        def describe(folder: Path, *, step: int) -> None:
+            write_card(folder, run_dir=arguments.run_dir, config=config, step=step)
+
+        certified = export_run(config, output=output, describe=describe)
+    proof = f"  its logits in PEFT against the native model's: {shown(output)}/certificate.json"
+    unproven = "  not compared with PEFT, which is not installed: pip install peft"
+    say(
+        f"Wrote the PEFT folder {shown(output)}",
+        f"  beside the model {as_asked(Path(str(config.model.path)))}",
+        proof if certified else unproven,
+        next_command=f"megacpt merge --adapter {shown(arguments.run_dir)} "
+        f"--output {shown(output.with_name('merged'))}",
+    )
+    return 0
+
+
+def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubModel | None:
+    """Returns the model of the hub that was trained, if it is one."""
+    with one_cpu_rank() as kind:
         from megacpt.convert.run import export_run
         from megacpt.monitor.card import write_card
 
         def describe(folder: Path, *, step: int) -> None:
             write_card(folder, run_dir=run_dir, config=config, step=step)
 
-        export_run(config, kind=started.kind, output=output, describe=describe)
-    finally:
-        runtime.stop()
+        export_run(config, kind=kind, output=output, describe=describe)
     return HubModel.stored(str(config.model.path))
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     run_dir_argument(parser)
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where to write (default: RUN_DIR/hf)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where to write (default: RUN_DIR/hf, of an adapter RUN_DIR/adapter)",
     )
 
 
 EXPORT = Verb(
     name="export",
-    summary="write the newest checkpoint as a Hugging Face folder with a certificate",
+    summary="write the newest checkpoint for transformers or PEFT, with a certificate",
     example="  megacpt export runs/tiny --output models/tiny-adapted",
     add_arguments=_export_arguments,
     run=_export,

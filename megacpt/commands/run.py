@@ -55,7 +55,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = found.config
     print(found.plan.render())
     if arguments.lr_table is not None:
-        rows = rate_table(optim=config.optim, schedule=config.schedule)
+        rows = rate_table(optim=config.optim, schedule=config.schedule, adapter=config.adapter)
         write_text(arguments.lr_table, text="".join(f"{row}\n" for row in rows))
     say("", next_command=f"megacpt train {same_settings(arguments)}".rstrip())
     return 0

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from megacpt.commands.adapters import add_merge_arguments, merge_adapter
 from megacpt.commands.common import Verb, plan_command, say, shown, slow_progress
 from megacpt.commands.model import tokenizer_path
 from megacpt.errors import ConfigError
@@ -79,6 +80,10 @@ INSPECT = Verb(
 
 
 def _merge(arguments: argparse.Namespace) -> int:
+    if arguments.adapter is not None:
+        return merge_adapter(arguments)
+    if not arguments.inputs:
+        raise ConfigError("megacpt merge needs shards (PREFIX ...), or --adapter ADAPTER.")
     from megacpt.shards.merge import merge_shards
 
     prefixes = [Path(prefix) for prefix in arguments.inputs]
@@ -96,16 +101,23 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="PREFIX", help="shards, in this order")
+    parser.add_argument("inputs", nargs="*", metavar="PREFIX", help="shards, in this order")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PREFIX",
+        help="writes PREFIX.bin/.idx/.json, of an adapter a new folder",
     )
+    add_merge_arguments(parser)
 
 
 MERGE = Verb(
     name="merge",
-    summary="join token shards into one, in the order given",
-    example="  megacpt merge data/law-2023 data/law-2024 --output data/law",
+    summary="join token shards into one, in the order given; or an adapter and its model",
+    example="  megacpt merge data/law-2023 data/law-2024 --output data/law\n"
+    "  megacpt merge --adapter runs/lora --output models/adapted\n"
+    "  megacpt merge --adapter their-lora --base org/model --output models/adapted",
     add_arguments=_merge_arguments,
     run=_merge,
 )

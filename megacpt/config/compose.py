@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from megacpt.config.alternatives import given_way
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
-from megacpt.config.schema import flatten, hint, spelled, to_run_config, to_tree
+from megacpt.config.schema import flatten, hint, is_optional, spelled, to_run_config, to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.config.yaml_file import load_texts, nested, one_line
 from megacpt.errors import ConfigError
@@ -194,6 +194,10 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
         value = rest.strip()
     if key in groups and not deletes and not isinstance(value, dict):
         request.options[key] = _option(key, value=value, groups=groups)
+        request.assignments = [a for a in request.assignments if (a.key, a.value) != (key, None)]
+        if request.options[key] == "none" and is_optional(get_type_hints(RunConfig).get(key)):
+            # Not what a file sets of it either.
+            request.assignments.append(_Assignment(key=key, value=None))
     else:
         request.assignments.append(_Assignment(key=key, value=value, deletes=deletes))
 
@@ -224,6 +228,8 @@ def _no_equals_sign(text: str, *, groups: Mapping[str, list[str]]) -> str:
 
 def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> str:
     name = _word(_plain(value))
+    if name == "null" and "none" in groups[group]:
+        return "none"
     if name in groups[group] or (group == "experiment" and name == "null"):
         return name
     if name in ("null", ""):
@@ -276,6 +282,8 @@ def _compose_groups(
 
 def _lay_over(base: Mapping[str, Any], *, request: _Request) -> dict[str, Any]:
     defaults = to_tree(RunConfig())
+    # An option that sets nothing leaves its section as it is, one that is not set among them.
+    base = {key: value for key, value in base.items() if value != {}}
     tree = copy.deepcopy(_overlaid(_overlaid(defaults, over=base), over=request.tree))
     typed: dict[str, Any] = {}
     for assignment in request.assignments:

@@ -144,6 +144,31 @@ def _whole_batch(value: Any, *, given: Given) -> int:
     return round(number(value) * number(given[micro]))
 
 
+def _of_adapter(change: Change | None = None) -> Change:
+    """What the other trainer heeds only where it trains an adapter."""
+
+    def changed(value: Any, *, given: Given) -> Any:
+        unnamed = "base_model" in given and "adapter" not in given
+        full = str(given.get("finetuning_type")).lower() in ("full", "freeze")
+        if unnamed or full or not is_yes(given.get("use_peft", True)):
+            raise NoCounterpart("all weights are trained: the file asks for no adapter")
+        return change(value, given=given) if change else value
+
+    return changed
+
+
+def _method(value: Any, *, given: Given) -> str:
+    if str(value).lower() not in ("lora", "qlora"):
+        raise NoCounterpart(f"{value} is not done here")
+    return "dora" if any(is_yes(given.get(name)) for name in _DORA) else "lora"
+
+
+def _targets(value: Any, *, given: Given) -> str:
+    names = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "all-linear" if names == "all" else names
+
+
+_DORA = ("peft_use_dora", "use_dora")
 _MICRO_NAMES = ("micro_batch_size", "per_device_train_batch_size")
 _ADAM = (
     "adam adamw adamwtorch adamwtorchfused adamwhf adamwapexfused distributedfusedadam fusedadam "
@@ -392,6 +417,18 @@ _TAKEN: tuple[tuple[str, str, Change | None, str], ...] = (
         "",
     ),
     ("cluster.nodes", "num_nodes nnodes", None, ""),
+    ("adapter.method", "adapter finetuning_type", _of_adapter(_method), ""),
+    ("adapter.method", "use_peft", _of_adapter(_if_on("lora")), ""),
+    ("adapter.method", " ".join(_DORA), _of_adapter(_if_on("dora")), ""),
+    ("adapter.rank", "lora_r lora_rank", _of_adapter(), ""),
+    ("adapter.alpha", "lora_alpha", _of_adapter(), ""),
+    ("adapter.dropout", "lora_dropout", _of_adapter(), ""),
+    ("adapter.targets", "lora_target_modules lora_target", _of_adapter(_targets), ""),
+    ("adapter.targets", "lora_target_linear", _of_adapter(_if_on("all-linear")), ""),
+    ("adapter.rank_stabilised", "peft_use_rslora use_rslora", _of_adapter(_if_on(True)), ""),
+    ("adapter.b_lr_multiplier", "loraplus_lr_ratio", _of_adapter(), ""),
+    ("adapter.base", "load_in_4bit", _of_adapter(_if_on("nf4")), ""),
+    ("adapter.base", "load_in_8bit", _of_adapter(_if_on("int8")), ""),
     ("cluster.gpus_per_node", "nproc_per_node gpus_per_node n_gpus_per_node devices", None, ""),
     ("cluster.timeout_minutes", "distributed_timeout_minutes", None, ""),
     (
@@ -428,12 +465,11 @@ _WITHOUT: tuple[tuple[str, str], ...] = (
         "chat_template",
     ),
     (
-        "all weights are trained; there are no adapters",
-        "adapter lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear "
-        "lora_model_dir peft_use_dora use_peft lora_modules_to_save lora_rank load_in_8bit "
-        "load_in_4bit gptq unfrozen_parameters qlora",
+        "adapter.train_embedding and adapter.train_head train the tables beside it",
+        "lora_modules_to_save additional_target modules_to_save",
     ),
-    ("there is no dropout", "hidden_dropout attention_dropout neftune_noise_alpha lora_dropout"),
+    ("adapters and all weights are what is trained", "gptq unfrozen_parameters lora_model_dir"),
+    ("there is no dropout", "hidden_dropout attention_dropout neftune_noise_alpha"),
     (
         "there is no fp16; bf16 needs no loss scale",
         "fp16 float16 loss_scale initial_loss_scale min_loss_scale",

@@ -72,6 +72,8 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
                 n: replace(s, prefix=expand(s.prefix)) for n, s in config.data.sources.items()
             },
         ),
+        adapter=config.adapter
+        and replace(config.adapter, load_from=expand(config.adapter.load_from)),
         checkpoint=replace(config.checkpoint, load_from=expand(config.checkpoint.load_from)),
         evaluate=replace(
             config.evaluate,

@@ -90,6 +90,25 @@ class LrShape(Enum):
     inverse_sqrt = "inverse_sqrt"
 
 
+class AdapterMethod(Enum):
+    """What is trained beside frozen weights; ``lora_xs`` (https://arxiv.org/abs/2405.17604) and
+    ``pissa`` (https://arxiv.org/abs/2404.02948) begin with the weights' singular vectors."""
+
+    lora = "lora"
+    dora = "dora"
+    lora_xs = "lora_xs"
+    pissa = "pissa"
+
+
+class BaseWeights(Enum):
+    """What a frozen weight is kept as."""
+
+    nf4 = "nf4"
+    """One of sixteen values for each, and a scale a block of 64 of a row."""
+    int8 = "int8"
+    """A whole number from -127 to 127 for each, and a scale a row."""
+
+
 class FaultPolicy(Enum):
     """What a step with a bad loss or gradient leads to."""
 
@@ -193,6 +212,37 @@ class ModelConfig:
     """Weight of each layer's load-balancing loss (experts); not set: the base model's own."""
     rope: RopeConfig | None = None
     """Other rotary positions than the model's own, for longer samples; they go into its export."""
+
+
+@dataclass(kw_only=True, slots=True)
+class AdapterConfig:
+    method: AdapterMethod = AdapterMethod.lora
+    """What the update of a frozen weight is made of."""
+    rank: int = limited(16, limits=COUNT)
+    """Of the update of each linear layer."""
+    alpha: float = limited(32.0, limits=POSITIVE)
+    """The update is multiplied by alpha / rank."""
+    rank_stabilised: bool = False
+    """By alpha / sqrt(rank) instead (rsLoRA, https://arxiv.org/abs/2312.03732)."""
+    dropout: float = limited(0.0, limits=Limits(at_least=0, below=1, remedy="0 to 0.1 is usual"))
+    """Share of a layer's inputs that its update does not see in a training step."""
+    targets: str = "all-linear"
+    """Modules by their Hugging Face names, as PEFT matches them: ends of names separated by commas
+    (``q_proj,v_proj``), a regular expression of whole names, or ``all-linear``: every linear layer
+    but head and routers."""
+    layers: str | None = None
+    """Their numbers from 0, as in ``0-3,7``; not set: all."""
+    b_lr_multiplier: float = limited(1.0, limits=NOT_NEGATIVE)
+    """Multiplier on the learning rate of the factors that begin with zero (LoRA+,
+    https://arxiv.org/abs/2402.12354); 1: none."""
+    base: BaseWeights | None = None
+    """What the layers' frozen weights are kept as; not set: ``precision.dtype``."""
+    train_embedding: bool = False
+    """Train the input embedding as well, with optim.embedding_lr_multiplier."""
+    train_head: bool = False
+    """Train an untied head as well, with optim.head_lr_multiplier."""
+    load_from: str | None = None
+    """PEFT folder of a LoRA, rsLoRA or DoRA adapter to begin with, whose settings are the same."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -672,6 +722,8 @@ class RunConfig:
     seed: int = limited(1234, limits=NOT_NEGATIVE)
     """Seed of weights (random init), data order and generation."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig | None = None
+    """Train this instead of the model's weights, which stay as they are."""
     data: DataConfig = field(default_factory=DataConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)

@@ -14,11 +14,24 @@ from megacpt.families.stored.nested import text_of
 
 def load_transformers(folder: Path, *, device: torch.device) -> Any:
     """The folder as transformers loads it, offline, in float32."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    has_parts = text_of(HfConfig.read(folder)) is not None
-    kind = AutoModelForImageTextToText if has_parts else AutoModelForCausalLM
-    model = kind.from_pretrained(str(folder), local_files_only=True)
+    model = _kind(folder).from_pretrained(str(folder), local_files_only=True)
     return model.float().to(device).eval()
+
+
+def without_weights(folder: Path) -> Any:
+    """The same model on the meta device."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    with torch.device("meta"):
+        return _kind(folder).from_config(config)
+
+
+def _kind(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    has_parts = text_of(HfConfig.read(folder)) is not None
+    return AutoModelForImageTextToText if has_parts else AutoModelForCausalLM

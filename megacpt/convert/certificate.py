@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from megacpt.files import encoded
 from megacpt.tokenizer import Tokenizer
 
 CERTIFICATE = "certificate.json"
+PACKAGES = ("torch", "transformers", "megatron-core", "safetensors")
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest logit where that is above 1."""
 PROMPTS = (
@@ -71,24 +72,40 @@ def write_certificate(
     tokenizer: Tokenizer,
     prompts: Sequence[str] = PROMPTS,
     base_model: str | None = None,
+    load: Callable[..., Any] = load_transformers,
+    packages: Sequence[str] = PACKAGES,
+    tolerance: float = TOLERANCE,
 ) -> Certificate:
-    """Compare chunks at tp = pp = 1 with what transformers loads from ``folder``; write the file.
+    """Compare chunks at tp = pp = 1 with what transformers loads from ``folder``, or ``load``;
+    write the file.
 
     A difference above the tolerance is a defect of the export and raises RuntimeError.
     """
     results = compare(
-        chunks, architecture=architecture, folder=folder, tokenizer=tokenizer, prompts=prompts
+        chunks,
+        architecture=architecture,
+        folder=folder,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        load=load,
     )
-    certificate = _certificate(results, folder=folder, base_model=base_model)
+    certificate = certified(
+        results, folder=folder, base_model=base_model, packages=packages, tolerance=tolerance
+    )
+    write(certificate, folder=folder)
+    return certificate
+
+
+def write(certificate: Certificate, *, folder: Path) -> None:
+    """Into the folder that it speaks of."""
     text = json.dumps(asdict(certificate), indent=2, ensure_ascii=False)
     (folder / CERTIFICATE).write_bytes(encoded(text + "\n"))
     if not certificate.certified:
         raise RuntimeError(
             f"{folder}: logits of the exported model differ from the native ones by "
             f"{certificate.max_abs_difference:.2e} "
-            f"(allowed: {TOLERANCE} of {certificate.max_abs_logit:.1f})"
+            f"(allowed: {certificate.tolerance} of {certificate.max_abs_logit:.1f})"
         )
-    return certificate
 
 
 def compare(
@@ -98,11 +115,12 @@ def compare(
     folder: Path,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
+    load: Callable[..., Any] = load_transformers,
 ) -> list[PromptResult]:
     """Both models' logits on every prompt."""
     (native,) = unwrap_model(list(chunks))
     device = next(native.parameters()).device
-    exported = load_transformers(folder, device=device)
+    exported = load(folder, device=device)
     results = []
     with computing_in_float32(native):
         for text in prompts:
@@ -110,7 +128,7 @@ def compare(
             native_SV = native_logits(native, tokens_BS=tokens_1S)[0, :, : architecture.vocab_size]
             with torch.no_grad():
                 exported_SV = exported(tokens_1S).logits[0]
-            results.append(_compare_prompt(text, native_SV=native_SV, exported_SV=exported_SV))
+            results.append(compare_prompt(text, native_SV=native_SV, exported_SV=exported_SV))
     return results
 
 
@@ -133,7 +151,7 @@ def computing_in_float32(model: torch.nn.Module) -> Iterator[None]:
         model.to(dtype).train(training)
 
 
-def _compare_prompt(
+def compare_prompt(
     text: str, *, native_SV: torch.Tensor, exported_SV: torch.Tensor
 ) -> PromptResult:
     agreeing = native_SV.argmax(dim=-1) == exported_SV.argmax(dim=-1)
@@ -146,22 +164,28 @@ def _compare_prompt(
     )
 
 
-def _certificate(
-    results: Sequence[PromptResult], *, folder: Path, base_model: str | None
+def certified(
+    results: Sequence[PromptResult],
+    *,
+    folder: Path,
+    base_model: str | None,
+    packages: Sequence[str] = PACKAGES,
+    tolerance: float = TOLERANCE,
 ) -> Certificate:
+    """What they say of the folder, as it is now."""
     difference = max(result.max_abs_difference for result in results)
     largest = max(result.max_abs_logit for result in results)
     positions = sum(result.tokens for result in results)
     agreeing = sum(result.argmax_agreement * result.tokens for result in results)
     return Certificate(
-        certified=difference <= TOLERANCE * max(largest, 1.0),
+        certified=difference <= tolerance * max(largest, 1.0),
         base_model=base_model,
         max_abs_difference=difference,
         max_abs_logit=largest,
         argmax_agreement=agreeing / positions,
-        tolerance=TOLERANCE,
+        tolerance=tolerance,
         prompts=list(results),
-        versions={p: version(p) for p in ("torch", "transformers", "megatron-core", "safetensors")},
+        versions={p: version(p) for p in packages},
         files={
             path.relative_to(folder).as_posix(): _sha256(path)
             for path in sorted(folder.rglob("*"))

@@ -14,7 +14,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -63,6 +63,8 @@ class Conversion:
     """None: each tensor keeps its own type."""
     shard_bytes_max: int = safetensors_files.SHARD_BYTES_MAX
     """Where the source has no files of its own to follow."""
+    certify: Callable[[Path], object] = lambda folder: None
+    """Called with the whole folder before it gets its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
         plan.complete(partial, sums=sums)
         for name in (NOTE, LOCK):
             (partial / name).unlink()
+        conversion.certify(partial)
         publish(partial, folder=conversion.destination)
     total = sum(file.bytes for file in plan.files)
     return Converted(

@@ -31,14 +31,19 @@ def write_descriptions(
     write_json(
         folder / "config.json", content=model_config(config, architecture=architecture, dtype=dtype)
     )
+    rewrite_tokenizer(folder)
+    if not (folder / GENERATION).exists():
+        text = text_of(config) or config
+        write_json(folder / GENERATION, content=_generation(text, architecture=architecture))
+
+
+def rewrite_tokenizer(folder: Path) -> None:
+    """Its settings, where one reader would not take them."""
     if (folder / TOKENIZER).exists():
         stated = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
         known = tokenizer_config(stated, fast=(folder / "tokenizer.json").exists())
         if known != stated:
             write_json(folder / TOKENIZER, content=known)
-    if not (folder / GENERATION).exists():
-        text = text_of(config) or config
-        write_json(folder / GENERATION, content=_generation(text, architecture=architecture))
 
 
 def model_config(config: HfConfig, *, architecture: Architecture, dtype: Dtype) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,7 @@ def export_hf(
     folder before it gets its name, so that a folder under that name is always whole. An earlier
     export there is replaced, any other folder is refused.
     """
-    _require_replaceable(output)
-    aside = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with written_aside(output, mark=CERTIFICATE) as aside:
         carry_over(source_folder, folder=aside)
         write_descriptions(source_folder, folder=aside, architecture=architecture, dtype=dtype)
         tensors = folder_tensors(
@@ -58,6 +55,19 @@ def export_hf(
             describe(aside)
         if certify is not None:
             certify(aside)
+    return output
+
+
+@contextmanager
+def written_aside(output: Path, *, mark: str) -> Iterator[Path]:
+    """An empty folder that gets the name ``output`` once all is in it. An earlier one there, which
+    has a file called ``mark``, is replaced; any other folder is refused."""
+    _require_replaceable(output, mark=mark)
+    aside = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
         _publish(aside, output=output)
     except (OSError, SafetensorError) as error:
         raise EnvironmentError_(
@@ -66,15 +76,14 @@ def export_hf(
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # of an export that has failed, or was interrupted
-    return output
 
 
-def _require_replaceable(output: Path) -> None:
-    if output.exists() and not (output / CERTIFICATE).exists():
+def _require_replaceable(output: Path, *, mark: str) -> None:
+    if output.exists() and not (output / mark).exists():
         if output.is_dir() and not any(output.iterdir()):
             return
         raise EnvironmentError_(
-            f"{output} exists and is not an earlier export (it has no {CERTIFICATE}); "
+            f"{output} exists and is not an earlier export (it has no {mark}); "
             "choose another folder (--output FOLDER)."
         )
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import MANIFEST
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
+from megacpt.convert.adapters.folder import CONFIG
+from megacpt.convert.adapters.merged import merged
+from megacpt.convert.adapters.read import peft_folder, stated_settings
 from megacpt.convert.conversion import DESCRIBED
 from megacpt.convert.foreign.kinds import KINDS, foreign_source
 from megacpt.convert.native.reader import native_checkpoint
@@ -19,27 +23,55 @@ from megacpt.families.stored.files import has_weights
 
 
 def open_source(path: Path, *, base: Path | None = None) -> SourceModel:
-    """Of a run the newest checkpoint. ``base``: the Hugging Face folder that describes a
-    checkpoint, where neither its own folder nor its run does.
+    """Of a run the newest checkpoint; an adapter as merged into its model. ``base``: the Hugging
+    Face folder that describes a checkpoint, where neither its own folder nor its run does, or that
+    an adapter is beside.
 
     ``ModelError`` or ``CheckpointError`` say what is missing, damaged or not known.
     """
-    if (path / MANIFEST).is_file():
-        return native_checkpoint(path, described_by=base or description_of(path))
-    if RunFolder(path).run_yaml.is_file():
-        return _of_run(path, base=base)
+    found = open_trained(path, base=base)
+    if found is not None:
+        return found if found.architecture.adapter is None else beside_base(found)
     is_hf = (path / "config.json").is_file()
     # Whoever trains with DeepSpeed may have gathered the weights beside its states.
     if not (is_hf and has_weights(path)):
-        found = foreign_source(path, base=base)
-        if found is not None:
-            return found
+        foreign = foreign_source(path, base=base)
+        if foreign is not None:
+            return foreign
     if is_hf:
         return hugging_face(path, architecture=read_architecture(path))
     what = "does not exist" if not path.exists() else "is none of these"
     raise ModelError(
         f"{path} {what}: a Hugging Face folder (config.json and *.safetensors), a checkpoint "
         f"({MANIFEST}), a run folder (run.yaml), or a checkpoint of {KINDS}; name one."
+    )
+
+
+def open_trained(path: Path, *, base: Path | None = None) -> SourceModel | None:
+    """A checkpoint, a run or PEFT's folder, an adapter as it is; ``None`` for any other."""
+    if (path / MANIFEST).is_file():
+        return native_checkpoint(path, described_by=base or description_of(path))
+    if RunFolder(path).run_yaml.is_file():
+        return _of_run(path, base=base)
+    if (path / CONFIG).is_file():
+        return peft_folder(path, base=base or _base_of(path))
+    return None
+
+
+def beside_base(source: SourceModel) -> SourceModel:
+    """An adapter merged into the model whose folder describes it."""
+    folder = source.described_by
+    plain = replace(source.architecture, adapter=None)
+    return merged(source, base=hugging_face(folder, architecture=plain))
+
+
+def _base_of(peft: Path) -> Path:
+    stated = stated_settings(peft).get("base_model_name_or_path")
+    if stated and (Path(stated) / "config.json").is_file():
+        return Path(stated)
+    raise ModelError(
+        f"{peft} is PEFT's folder of an adapter, whose base model, {stated}, is no folder here; "
+        "name it with --base MODEL."
     )
 
 

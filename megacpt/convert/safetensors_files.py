@@ -53,6 +53,11 @@ def write_tensors(
     write_index(files, folder=folder)
 
 
+def write_file(name: str, *, tensors: Mapping[str, SourceTensor], folder: Path) -> None:
+    """One file of that name, whatever its size."""
+    write_files([_file(name, tensors=tensors)], folder=folder)
+
+
 def shard_name(number: int, *, of: int) -> str:
     return SINGLE if of == 1 else f"model-{number + 1:05d}-of-{of:05d}.safetensors"
 

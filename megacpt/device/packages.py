@@ -17,7 +17,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.text import listed
 
 
-def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]]) -> None:
+def require_packages(setting: str, *, packages: Mapping[str, tuple[int, int]], remedy: str) -> None:
     """EnvironmentError_ naming all that are missing or too old."""
     missing = [
         f"{name}>={minimum[0]}.{minimum[1]} (found: {found_version(name) or 'none'})"
@@ -25,10 +25,7 @@ def require_packages(optimizer: str, *, packages: Mapping[str, tuple[int, int]])
         if _numbers(found_version(name)) < minimum
     ]
     if missing:
-        raise EnvironmentError_(
-            f"optim.optimizer={optimizer} needs {listed(missing)}; use Python 3.12 or newer and "
-            f"pip install 'megacpt[{optimizer}]', or optim.optimizer=adamw."
-        )
+        raise EnvironmentError_(f"{setting} needs {listed(missing)}; {remedy}.")
 
 
 def found_version(package: str) -> str | None:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype, PrecisionConfig, Recipe
 from megacpt.device import environment
-from megacpt.device.cpu import host_memory, import_hook
+from megacpt.device.cpu import gloo, host_memory, import_hook
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 
@@ -120,6 +120,7 @@ def start(
 
 def stop() -> None:
     """Leave the process group, if there is one."""
+    gloo.stop_sharing()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -193,6 +194,8 @@ def _join_process_group(
         timeout=timeout,
         device_id=device_id,
     )
+    if not on_gpu:
+        gloo.share_device()
 
 
 def _loopback_interface() -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 from megacpt.checkpoint import state
 from megacpt.checkpoint.choose import choose
-from megacpt.checkpoint.manifest import require_architecture
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
 from megacpt.config.paths import heldout_shards
 from megacpt.config.sections import DeviceKind, EvaluateConfig, RunConfig
+from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
@@ -23,8 +24,9 @@ from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.gate import verdict
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
-from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
+from megacpt.families.targets import architecture_of_run
 from megacpt.files import write_text
 from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
 from megacpt.plan.precision import precision_name
@@ -50,10 +52,10 @@ def evaluate(
     shards = heldout_shards(config)
     for prefix in shards.values():
         require_current_tokenizer(prefix)
-    architecture = read_architecture(Path(str(config.model.path)), rope=config.model.rope)
+    architecture = architecture_of_run(config)
     folder, manifest = chosen.folder, chosen.manifest
-    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     initialise_parallel(config.parallel, seed=config.seed)
+    _require_own(config, architecture=architecture, manifest=manifest, folder=folder)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     measured = partial(
@@ -81,6 +83,15 @@ def evaluate(
             **_comparison(config.evaluate, base=base, final=final),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
+
+
+def _require_own(
+    config: RunConfig, *, architecture: Architecture, manifest: CheckpointManifest, folder: Path
+) -> None:
+    """The checkpoint is of the run's model, and of its weights; a collective call."""
+    require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    base = from_first_rank(lambda: base_of_run(config))
+    require_base(manifest, base=base, model=config.model.path, folder=folder)
 
 
 def base_chunks(

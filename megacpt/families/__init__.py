@@ -147,6 +147,8 @@ def table_row(architecture: Architecture, *, role: Role) -> Param:
 
 
 def has_equal_layers(architecture: Architecture) -> bool:
-    """Whether every layer has the same weights."""
+    """Whether every layer has the same weights, those of an adapter among them."""
     layers = [row.layers(architecture) for row in param_rows(architecture) if row.per_layer]
+    if architecture.adapter is not None:
+        layers.append(architecture.adapter.layers)
     return all(len(numbers) == architecture.num_layers for numbers in layers)

@@ -142,6 +142,47 @@ class BoundedGlu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What is trained beside frozen weights: an update of low rank for each of some modules."""
+
+    method: str
+    """As the configuration calls it (``megacpt.config.sections.AdapterMethod``)."""
+    rank: int
+    alpha: float
+    rank_stabilised: bool
+    dropout: float
+    modules: tuple[str, ...]
+    """Hugging Face's names of the linear layers that have one, ``{layer}`` and ``{expert}``
+    open."""
+    layers: tuple[int, ...]
+    """From 0."""
+    embedding: bool
+    """The input embedding is trained as well."""
+    head: bool
+    """The untied head is."""
+
+    @property
+    def scale(self) -> float:
+        """Of the product of both factors."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """The size of each row of the sum of weight and update is trained apart (DoRA)."""
+        return self.method == "dora"
+
+    @property
+    def has_core(self) -> bool:
+        """Both factors are frozen, and a square matrix between them is trained (LoRA-XS)."""
+        return self.method == "lora_xs"
+
+    @property
+    def has_start(self) -> bool:
+        """Factors begin with what the weight is made of, which is subtracted (PiSSA)."""
+        return self.method == "pissa"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """Sizes in elements; ids are ``None`` where the config states none."""
 
@@ -210,6 +251,8 @@ class Architecture:
     """Tokens of a chunk, from a document's first on, which see no other; ``None``: no chunks."""
     rotated_qk_norm: bool = False
     """Each head's query and key, rotated, pass an RMSNorm without weights."""
+    adapter: Adapter | None = None
+    """``None``: all weights are trained."""
 
     @property
     def attention_size(self) -> float:

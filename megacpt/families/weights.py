@@ -56,6 +56,17 @@ class Role(Enum):
     linear = "linear"
     bias = "bias"
     convolution = "convolution"
+    factor = "factor"
+    """Of an adapter: it takes a layer's input, or stands between the two that do not learn."""
+    factor_out = "factor_out"
+    """Of an adapter: it gives a layer's output, and begins with zeros."""
+    magnitude = "magnitude"
+    """Of an adapter: the sizes of a weight's rows."""
+    start = "start"
+    """Of an adapter: a factor as it was at first, frozen."""
+
+
+ADAPTER_ROLES = (Role.factor, Role.factor_out, Role.magnitude, Role.start)
 
 
 def _always(_: Architecture) -> bool:
@@ -98,6 +109,10 @@ class Param:
     @property
     def per_expert(self) -> bool:
         return "{expert}" in self.native
+
+    @property
+    def of_adapter(self) -> bool:
+        return self.role in ADAPTER_ROLES
 
     @property
     def per_layer(self) -> bool:
@@ -329,6 +344,7 @@ def _sizes(architecture: Architecture) -> dict[str, int]:
         "q": architecture.num_heads * architecture.head_dim,
         "kv": architecture.num_kv_heads * architecture.head_dim,
         "one": 1,
+        "rank": architecture.adapter.rank if architecture.adapter else 0,
         "dense_ffn": architecture.dense_ffn_hidden_size,
         **_expert_sizes(architecture.experts),
         **_latent_sizes(architecture),

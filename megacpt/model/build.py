@@ -8,11 +8,20 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.transformer import TransformerConfig
 
-from megacpt.config.sections import DeviceKind, KernelsConfig, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import (
+    BaseWeights,
+    DeviceKind,
+    KernelsConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    Recompute,
+)
 from megacpt.device.fp8 import require_recipe
 from megacpt.families.architecture import Architecture
+from megacpt.model.adapters.build import add_adapter, freeze, let_recompute
 from megacpt.model.config import transformer_config
 from megacpt.model.core import Model
+from megacpt.model.frozen.linear import pack_linears
 from megacpt.model.layer_spec import block_spec
 from megacpt.model.layers.attention.chunked import require_one_chunk
 from megacpt.model.layers.attention.rope import Ropes
@@ -30,9 +39,11 @@ def build_model(
     kind: DeviceKind,
     sequence_length: int,
     kernels: KernelsConfig | None = None,
+    base: BaseWeights | None = None,
 ) -> list[Any]:
     """This rank's chunks, their weights undefined until load_hf or initialise_randomly.
 
+    ``base``: what the frozen weights beside an adapter are kept as, once they are filled.
     megatron-core's parallel state must be initialised with the same layout.
     """
     kernels = kernels or KernelsConfig()
@@ -62,8 +73,22 @@ def build_model(
     if kind is not DeviceKind.gpu:
         for chunk in chunks:
             emulate(chunk, precision=precision)
+    if architecture.adapter is not None:
+        _adapt(chunks, architecture=architecture, base=base)
     _mark(chunks, architecture=architecture)
+    if architecture.adapter is not None:
+        freeze(chunks, architecture=architecture)
+        for chunk in chunks if parallel.recompute is Recompute.full else ():
+            let_recompute(chunk)
     return chunks
+
+
+def _adapt(chunks: list[Any], *, architecture: Architecture, base: BaseWeights | None) -> None:
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+        if base is not None:
+            pack_linears(chunk, packing=base)
+    add_adapter(chunks, architecture=architecture)
 
 
 def padded_vocab_size(architecture: Architecture, *, tp: int) -> int:
@@ -125,3 +150,6 @@ def _mark(chunks: list[Any], *, architecture: Architecture) -> None:
                 placed.tensor.partition_stride = 1  # type: ignore[attr-defined]
         if placed.row.per_expert:
             mark_expert(placed.tensor)
+            if placed.row.of_adapter and placed.row.tp_dim is None and placed.cut.size > 1:
+                # Whole on each rank that the expert is cut over: only the first one's counts.
+                placed.tensor.tensor_model_parallel = False  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from megatron.core.transformer.module import Float16Module
 from megacpt.config.sections import Dtype, Init, ParallelConfig, PrecisionConfig, RunConfig
 from megacpt.device.runtime import Runtime
 from megacpt.families.architecture import Architecture
+from megacpt.families.weights import Role
+from megacpt.model.adapters.start import ReadWeight, start_adapter
 from megacpt.model.build import build_model
-from megacpt.model.weights import initialise_randomly, load_hf
+from megacpt.model.hf_tensors import HfTensors
+from megacpt.model.weights import drawn, initialise_randomly, load_hf
 from megacpt.model.zero3 import ShardedWeights
 from megacpt.plan.rules.data import longest
 
@@ -30,16 +34,28 @@ def build_chunks(
         kind=runtime.kind,
         sequence_length=longest(config.data),
         kernels=config.kernels,
+        base=config.adapter.base if config.adapter else None,
     )
     if config.model.init is Init.random:
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)
     else:
         load_hf(chunks, folder=base_folder, architecture=architecture)
+    if architecture.adapter is not None:
+        weight = _reader(config, architecture=architecture, base_folder=base_folder)
+        start_adapter(chunks, architecture=architecture, weight=weight, seed=config.seed)
     if not config.parallel.sharded_weights:
         # Whole weights are more than the device should hold where they are about to be cut.
         for chunk in chunks:
             chunk.to(runtime.device)
     return chunks
+
+
+def _reader(config: RunConfig, *, architecture: Architecture, base_folder: Path) -> ReadWeight:
+    """Of the weights that the run begins with."""
+    if config.model.init is Init.random:
+        return partial(drawn, role=Role.linear, architecture=architecture, seed=config.seed)
+    tensors = HfTensors.of_folder(base_folder, architecture=architecture)
+    return lambda name, source: tensors.read(name)
 
 
 def wrap_for_forward(

@@ -14,6 +14,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
+from megacpt.model.adapters.linear import unchanging_norms
 from megacpt.model.layers.attention import context_parallel
 from megacpt.model.layers.attention.causal import packed_documents
 from megacpt.model.microbatch import Microbatch
@@ -49,7 +50,7 @@ def run_microbatches(
     batch, so a masked token or a short sample weighs nothing wherever it lies.
     """
     samples, length = microbatches[0].model_shape
-    with unchanging_weights(chunks):
+    with unchanging_weights(chunks), unchanging_norms(chunks):
         reported = get_forward_backward_func()(
             forward_step_func=_forward_step(num_sources),
             data_iterator=_iterators(chunks, microbatches=microbatches),

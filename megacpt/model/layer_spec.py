@@ -124,7 +124,8 @@ def _transformer_engine_layer(
         qk_layernorm=config.qk_layernorm,
     )
     fuses_norms = modules.can_fuse_norms and architecture.norms.before
-    if not fuses_norms or architecture.parallel_mlp:
+    # An adapter's update needs what such a norm gives.
+    if not fuses_norms or architecture.parallel_mlp or architecture.adapter is not None:
         # Else Transformer Engine's linear layers begin with a norm.
         layer.submodules.self_attention.submodules.linear_qkv = modules.column
         mlp_submodules(layer).linear_fc1 = modules.column

@@ -13,6 +13,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
 from megacpt.families import param_rows, table_row
+from megacpt.families.adapter import adapter_rows
 from megacpt.families.architecture import Architecture
 from megacpt.families.weights import HfTensor, Param, Role
 
@@ -54,25 +55,30 @@ class Placed:
 def placed_params(chunks: Sequence[Any], *, architecture: Architecture) -> Iterator[Placed]:
     """Every parameter of the (possibly wrapped) chunks; one without a row is a defect."""
     rows = rows_by_native_name(architecture)
-    patterns = {_pattern(name): row for name, row in rows.items()}
+    patterns = {pattern_of(name): row for name, row in rows.items()}
     for chunk in unwrap_model(list(chunks)):
         for name, tensor in chunk.named_parameters():
             found, row = next(
                 (found, row) for pattern, row in patterns.items() if (found := pattern(name))
             )
-            numbers = {key: int(number) for key, number in found.groupdict().items()}
-            layer, expert = numbers.get("layer"), numbers.get("expert")
+            expert = found.groupdict().get("expert")
             yield Placed(
                 tensor=tensor,
                 row=row,
-                layer=None if layer is None else chunk.decoder.layers[layer].layer_number - 1,
+                layer=layer_of(chunk, found=found),
                 expert=None
                 if expert is None
-                else _global_expert(expert, architecture=architecture),
+                else _global_expert(int(expert), architecture=architecture),
             )
 
 
-def _pattern(name: str) -> Callable[[str], re.Match[str] | None]:
+def layer_of(chunk: Any, *, found: re.Match[str]) -> int | None:
+    """The layer's number in the whole model, from 0, of a name that matches a pattern."""
+    local = found.groupdict().get("layer")
+    return None if local is None else int(chunk.decoder.layers[int(local)].layer_number) - 1
+
+
+def pattern_of(name: str) -> Callable[[str], re.Match[str] | None]:
     """Matches a native name of the rows with the numbers of layer and expert in it."""
     parts = re.split(r"\{(\w+)\}", name)
     parts[::2] = map(re.escape, parts[::2])
@@ -95,7 +101,7 @@ def rows_by_native_name(architecture: Architecture) -> dict[str, Param]:
     copy of the embedding there.
     """
     rows: dict[str, Param] = {}
-    for row in param_rows(architecture):
+    for row in (*param_rows(architecture), *adapter_rows(architecture)):
         rows[row.native] = row
         if row.engine is not None:
             rows[row.engine] = row

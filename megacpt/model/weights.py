@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,8 @@ from megatron.core.fp8_utils import is_float8tensor
 from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.places import table_name
-from megacpt.families.weights import HfTensor, Role
+from megacpt.families.weights import HfTensor, Param, Role
+from megacpt.model.frozen.linear import Unpacked
 from megacpt.model.hf_tensors import HfTensors
 from megacpt.model.placement import Placed, placed_params
 
@@ -46,7 +47,7 @@ def load_hf(chunks: Sequence[Any], *, folder: Path | str, architecture: Architec
     def read(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
         return tensors.read(placed.hf_name(source), dim=placed.row.tp_dim, span=span)
 
-    _fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
+    fill(chunks, read=read, architecture=architecture, most_bytes=READ_BYTES)
 
 
 def _require_tied(tensors: HfTensors, *, architecture: Architecture, folder: Path) -> None:
@@ -72,22 +73,27 @@ def initialise_randomly(chunks: Sequence[Any], *, architecture: Architecture, se
     """
 
     def draw(placed: Placed, *, source: HfTensor, span: slice) -> torch.Tensor:
-        whole = _draw(
+        whole = drawn(
             placed.hf_name(source),
             source=source,
             role=placed.row.role,
             architecture=architecture,
             seed=seed,
         )
-        dim = placed.row.tp_dim
-        return whole if dim is None else whole[(slice(None),) * dim + (span,)]
+        return within(whole, dim=placed.row.tp_dim, span=span)
 
-    _fill(chunks, read=draw, architecture=architecture, most_bytes=sys.maxsize)
+    fill(chunks, read=draw, architecture=architecture)
 
 
-def _draw(
+def within(whole: torch.Tensor, *, dim: int | None, span: slice) -> torch.Tensor:
+    """A rank's part of a tensor; all of it where it is not cut."""
+    return whole if dim is None else whole[(slice(None),) * dim + (span,)]
+
+
+def drawn(
     name: str, *, source: HfTensor, role: Role, architecture: Architecture, seed: int
 ) -> torch.Tensor:
+    """The whole tensor of a model that begins at random."""
     shape = source.shape(architecture)
     if role in (Role.norm, Role.scale, Role.bias):
         is_one = role is Role.scale or (role is Role.norm and not architecture.norms.plus_one)
@@ -98,12 +104,21 @@ def _draw(
 
 
 @torch.no_grad()
-def _fill(
-    chunks: Sequence[Any], *, read: ReadSlice, architecture: Architecture, most_bytes: int
+def fill(
+    chunks: Sequence[Any],
+    *,
+    read: ReadSlice,
+    architecture: Architecture,
+    most_bytes: int = sys.maxsize,
+    of_adapter: bool = False,
+    wanted: Callable[[Param], bool] = lambda row: True,
 ) -> None:
-    """Write every parameter, padding rows included (zeros); of one that is cut by rows, so many
-    bytes of the parameter are read at once."""
-    for placed in placed_params(chunks, architecture=architecture):
+    """Write every parameter of the model, or of its adapter, that is ``wanted``, padding rows
+    included (zeros); of one cut by rows, so many bytes of the parameter are read at once."""
+    # A list, as those that are packed then are no parameters any more.
+    for placed in list(placed_params(chunks, architecture=architecture)):
+        if placed.row.of_adapter is not of_adapter or not wanted(placed.row):
+            continue
         cut = placed.cut
         with _writable(placed.tensor) as native:
             views = placed.row.views(native, architecture=architecture, tp=cut.size)
@@ -133,13 +148,18 @@ def _within(span: slice, *, rows: slice) -> slice:
 
 @contextmanager
 def _writable(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
-    """A plain tensor to write the weight into.
+    """A plain tensor to write the weight into. One that is packed is so when that is whole.
 
     An fp8 weight (``precision.fp8_param_gather``) is a pair of numbers and scales, of which no part
     can be written. It is quantised from a bf16 tensor when that is whole. The optimizer takes its
     master weight from the same tensor, which Transformer Engine keeps until then: from fp8 it would
     have lost the base model's last bits.
     """
+    if isinstance(parameter, Unpacked):
+        wide = torch.empty(parameter.shape, dtype=parameter.dtype)
+        yield wide
+        parameter.put_packed(wide)
+        return
     if not is_float8tensor(parameter):
         yield parameter.data
         return

@@ -23,12 +23,14 @@ from megacpt.errors import DataError
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nested import text_of
 from megacpt.files import write_text
-from megacpt.monitor.report import found_arithmetic, run_files, settings
+from megacpt.monitor.report import found_settings, run_files, settings
 from megacpt.monitor.summary import HeldoutChange, Summary, summarise, up_to
 from megacpt.shards.manifest import read_shard_manifest
 from megacpt.text import duration
 
 CARD = "README.md"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT knows a folder by; of the model it has nothing."""
 TAGS = ("megacpt", "continued-pretraining")
 _KEPT_KEYS = ("license", "license_name", "license_link", "language")
 """Of the base model's card, true of what was made from it, too."""
@@ -53,6 +55,15 @@ class CardFacts:
     """The file beside this card that holds the base model's."""
     datasets: Mapping[str, Sequence[str]]
     """Source -> the datasets of the hub that its text came from, as far as that is known."""
+    is_adapter: bool = False
+    """The folder holds what was trained alone, as peft reads it."""
+
+    @property
+    def relation(self) -> str | None:
+        """To the base model, in the hub's words."""
+        if self.base_id is None:
+            return None
+        return "adapter" if self.is_adapter else "finetune"
 
     @property
     def base_name(self) -> str:
@@ -70,12 +81,15 @@ class CardFacts:
 def write_card(folder: Path, *, run_dir: Path, config: RunConfig, step: int) -> None:
     """Write it into an export, of the checkpoint of ``step``, that is complete otherwise."""
     base_card = _keep(folder / CARD)
+    is_adapter = (folder / ADAPTER_CONFIG).exists()
+    described = Path(str(config.model.path)) if is_adapter else folder
     files = up_to(run_files(run_dir, config=config), step=step)
     facts = CardFacts(
         config=config,
         summary=summarise(files),
         step=step,
-        has_parts=text_of(HfConfig.read(folder)) is not None,
+        has_parts=text_of(HfConfig.read(described)) is not None,
+        is_adapter=is_adapter,
         base=_said_of_base(base_card),
         base_card=None if base_card is None else base_card.name,
         datasets={name: datasets_of(source.prefix) for name, source in config.data.sources.items()},
@@ -135,10 +149,10 @@ def front_matter(facts: CardFacts) -> ModelCardData:
     results = list(_results(facts.summary))
     return ModelCardData(
         base_model=facts.base_id,
-        base_model_relation="finetune" if facts.base_id else None,
+        base_model_relation=facts.relation,
         datasets=sorted(datasets) or None,
         eval_results=results or None,
-        library_name="transformers",
+        library_name="peft" if facts.is_adapter else "transformers",
         model_name=facts.summary["run"] if results else None,
         pipeline_tag="image-text-to-text" if facts.has_parts else "text-generation",
         tags=list(TAGS),
@@ -178,10 +192,16 @@ def _head(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> Iterator[str]:
     kind = "AutoModelForImageTextToText" if facts.has_parts else "AutoModelForCausalLM"
     yield "```python"
+    if facts.is_adapter:
+        yield "from peft import PeftModel"
     yield f"from transformers import {kind}, AutoTokenizer"
     yield ""
     yield 'folder = "."  # this folder, or the id it has on the hub'
-    yield f"model = {kind}.from_pretrained(folder)"
+    if facts.is_adapter:
+        yield f'base = {kind}.from_pretrained("{facts.base_id or facts.base_name}")'
+        yield "model = PeftModel.from_pretrained(base, folder)"
+    else:
+        yield f"model = {kind}.from_pretrained(folder)"
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
     yield "```"
     yield ""
@@ -248,7 +268,7 @@ def _gate(summary: Summary) -> Iterator[str]:
 
 def _training(facts: CardFacts) -> Iterator[str]:
     summary, optim = facts.summary, facts.config.optim
-    said = settings(facts.config) | found_arithmetic(summary["environment"] or {})
+    said = settings(facts.config) | found_settings(summary["environment"] or {})
     del said["Base model"]
     yield from _table(
         ("Setting", "Value"),

@@ -54,6 +54,8 @@ class FoundSettings(TypedDict, total=False):
     """The peak that ``mfu`` in metrics.jsonl is a share of."""
     arithmetic: str
     """The precision in words; an emulation is called one."""
+    adapter: str
+    """What is trained, where that is not all weights."""
 
 
 def environment(*, device: str, ranks: int, settings: FoundSettings | None = None) -> Environment:

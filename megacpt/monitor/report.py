@@ -82,7 +82,7 @@ def html(summary: Summary, *, config: RunConfig, records: Sequence[StepRecord]) 
     css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
     return template.render(
         s=summary,
-        settings=settings(config) | found_arithmetic(summary["environment"] or {}),
+        settings=settings(config) | found_settings(summary["environment"] or {}),
         environment=environment_facts(summary["environment"] or {}),
         certificate=certificate_facts(certificate) if certificate else {},
         heldout_figures=[Markup(figure) for figure in figures.heldout],
@@ -110,10 +110,12 @@ def settings(config: RunConfig) -> dict[str, str]:
     }
 
 
-def found_arithmetic(environment: Mapping[str, Any]) -> dict[str, str]:
-    """As the run's first rank stated it: whether a recipe was emulated shows in no setting."""
-    words = environment.get("settings", {}).get("arithmetic")
-    return {} if words is None else {"Arithmetic": words}
+def found_settings(environment: Mapping[str, Any]) -> dict[str, str]:
+    """As the run's first rank stated them: whether a recipe was emulated, and what share of a model
+    an adapter is, shows in no setting."""
+    stated = environment.get("settings", {})
+    labels = {"arithmetic": "Arithmetic", "adapter": "Adapter"}
+    return {label: stated[key] for key, label in labels.items() if key in stated}
 
 
 def environment_facts(facts: Mapping[str, Any]) -> dict[str, str]:

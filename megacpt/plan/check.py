@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from megacpt.config.sections import RunConfig
-from megacpt.errors import Violation
+from megacpt.config.sections import AdapterConfig, RunConfig
+from megacpt.errors import ConfigError, Violation
 from megacpt.families.architecture import Architecture
+from megacpt.families.targets import with_adapter
 from megacpt.plan.nearest_layout import as_text, nearest_layout
 from megacpt.plan.rules import (
     Facts,
     Rule,
+    adapter,
     checkpoint,
     cluster,
     data,
@@ -35,6 +37,7 @@ from megacpt.tokenizer import Tokenizer
 RULES: tuple[Rule, ...] = (
     limits,
     *model.RULES,
+    *adapter.RULES,
     *parallel.RULES,
     *data.RULES,
     *segments.RULES,
@@ -68,10 +71,14 @@ def violations(
     num_ranks: int | None = None,
     launched: bool = False,
 ) -> list[Violation]:
-    """Every broken rule; the remedies of the layout's name the nearest layout that keeps all."""
+    """Every broken rule; the remedies of the layout's name the nearest layout that keeps all.
+
+    ``architecture``: the base model's.
+    """
+    adapted, unmatched = _adapted(architecture, settings=config.adapter)
     facts = Facts(
         config=config,
-        architecture=architecture,
+        architecture=adapted,
         tokenizer=tokenizer,
         shard_tokens=shard_tokens,
         num_ranks=num_ranks,
@@ -81,9 +88,24 @@ def violations(
     settings = _nearest(config, facts=facts) if of_layout else None
     hint = f"; nearest valid layout: {as_text(settings)}" if settings else ""
     return [
-        replace(v, remedy=v.remedy + hint) if v in of_layout else v
-        for v in _broken(RULES, facts=facts)
+        *unmatched,
+        *(
+            replace(v, remedy=v.remedy + hint) if v in of_layout else v
+            for v in _broken(RULES, facts=facts)
+        ),
     ]
+
+
+def _adapted(
+    base: Architecture | None, *, settings: AdapterConfig | None
+) -> tuple[Architecture | None, tuple[Violation, ...]]:
+    """With the adapter, unless that names what the model has not."""
+    if base is None:
+        return None, ()
+    try:
+        return with_adapter(base, settings=settings), ()
+    except ConfigError as error:
+        return base, error.violations
 
 
 def nearest_valid_layout(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from megacpt.config.sections import ParallelConfig
 
 
@@ -25,12 +27,15 @@ def stage_layers(num_layers: int, *, parallel: ParallelConfig) -> tuple[int, ...
     return tuple(stages) if is_dealt else ()
 
 
+def virtual_stages(num_layers: int, *, parallel: ParallelConfig) -> tuple[range, ...]:
+    """The layers of each, from 0, in model order; empty where no deal exists."""
+    dealt = [layers // parallel.vpp for layers in stage_layers(num_layers, parallel=parallel)]
+    sizes = dealt * parallel.vpp
+    ends = accumulate(sizes)
+    return tuple(range(end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+
 def layers_of_rank(num_layers: int, *, parallel: ParallelConfig, rank: int) -> tuple[int, ...]:
     """Their numbers, from 0; virtual stages are dealt in turn to the ranks."""
-    chunks = [layers // parallel.vpp for layers in stage_layers(num_layers, parallel=parallel)]
-    first = sum(chunks[:rank])
-    return tuple(
-        stage * sum(chunks) + layer
-        for stage in range(parallel.vpp)
-        for layer in range(first, first + chunks[rank])
-    )
+    own = virtual_stages(num_layers, parallel=parallel)[rank :: parallel.pp]
+    return tuple(layer for stage in own for layer in stage)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from megacpt.config.sections import LrShape, OptimConfig, ScheduleConfig
+from megacpt.config.sections import AdapterConfig, LrShape, OptimConfig, ScheduleConfig
 from megacpt.plan.optimizers import OPTIMIZERS
 
 FINAL_FRACTION = 0.1
@@ -83,9 +83,12 @@ def shown_steps(schedule: ScheduleConfig) -> list[int]:
     return sorted(step for step in wanted if 1 <= step <= steps)
 
 
-def group_multipliers(optim: OptimConfig) -> dict[str, float]:
+def group_multipliers(
+    optim: OptimConfig, *, adapter: AdapterConfig | None = None
+) -> dict[str, float]:
     """Group -> multiplier on the rate, of those that differ from the others."""
     groups = {
+        "adapter_B": adapter.b_lr_multiplier if adapter else 1.0,
         "embedding": optim.embedding_lr_multiplier,
         "head": optim.head_lr_multiplier,
         optim.optimizer.value: OPTIMIZERS[optim.optimizer].matrix_lr_multiplier(optim),
@@ -93,9 +96,11 @@ def group_multipliers(optim: OptimConfig) -> dict[str, float]:
     return {name: multiplier for name, multiplier in groups.items() if multiplier != 1.0}
 
 
-def rate_table(*, optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[str]:
+def rate_table(
+    *, optim: OptimConfig, schedule: ScheduleConfig, adapter: AdapterConfig | None = None
+) -> Iterator[str]:
     """Tab-separated: a header, then every step's rate and each group's own."""
-    groups = group_multipliers(optim)
+    groups = group_multipliers(optim, adapter=adapter)
     yield "\t".join(["step", "lr", *(f"lr_{name}" for name in groups)])
     for step in range(1, schedule.steps + 1):
         rate = learning_rate(step, optim=optim, schedule=schedule)

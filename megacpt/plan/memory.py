@@ -8,13 +8,24 @@ counts twice. An estimate: allocator slack and communication buffers are not in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from megacpt.config.sections import DataConfig, Dtype, Optimizer, ParallelConfig, Recompute
+from megacpt.config.sections import (
+    BaseWeights,
+    DataConfig,
+    Dtype,
+    Optimizer,
+    ParallelConfig,
+    Recompute,
+)
 from megacpt.families import param_rows, table_row
+from megacpt.families.adapter import A, adapter_rows, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.families.weights import Param, Role
+from megacpt.families.counts import first_trained_layer
+from megacpt.families.packing import is_packed, packed_bytes
+from megacpt.families.weights import ADAPTER_ROLES, Param, Role
 from megacpt.plan.layers_per_stage import layers_of_rank
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.rules.experts import expert_tensor_ranks
@@ -49,8 +60,10 @@ def rank_memory(
     optimizer: Optimizer = Optimizer.adamw,
     offload: bool = False,
     weight_copy_bytes: int = 0,
+    packing: BaseWeights | None = None,
 ) -> RankMemory:
-    """Of the fullest pipeline rank. Assumes that megacpt.plan.rules.parallel found nothing."""
+    """Of the fullest pipeline rank; ``packing``: of frozen weights. Assumes that
+    megacpt.plan.rules.parallel found nothing."""
     stages = (
         _Stage(
             architecture=architecture,
@@ -59,6 +72,7 @@ def rank_memory(
             dtype=dtype,
             optimizer=optimizer,
             rank=rank,
+            packing=packing,
             weight_copy_bytes=weight_copy_bytes,
         )
         for rank in range(parallel.pp)
@@ -76,25 +90,41 @@ def rank_parameters(architecture: Architecture, *, parallel: ParallelConfig, ran
 
 
 def _values(
-    architecture: Architecture, *, parallel: ParallelConfig, rank: int, experts: bool
+    architecture: Architecture,
+    *,
+    parallel: ParallelConfig,
+    rank: int,
+    experts: bool,
+    counts: Callable[[Param], bool] = lambda _: True,
 ) -> dict[Role, int]:
-    """What a rank holds by role: of the experts, or of all else. Norms, of which there are few,
-    count as cut."""
-    cut = parallel.ep * expert_tensor_ranks(parallel) if experts else parallel.tp
+    """What a rank holds by role: of the experts, or of all else; ``counts``: of which rows. Norms,
+    of which there are few, count as cut."""
     layers = layers_of_rank(architecture.num_layers, parallel=parallel, rank=rank)
-    values: dict[Role, int] = {}
+    held: dict[tuple[Role, int], int] = {}
     for row in _held_rows(architecture, parallel=parallel, rank=rank):
-        if row.per_expert is experts:
-            held = row.num_values(architecture, layers=layers)
-            values[row.role] = values.get(row.role, 0) + held
-    return {role: -(-held // cut) for role, held in values.items()}
+        if row.per_expert is experts and counts(row):
+            key = row.role, _parts(row, parallel=parallel)
+            held[key] = held.get(key, 0) + row.num_values(architecture, layers=layers)
+    values = dict.fromkeys((role for role, _ in held), 0)
+    for (role, parts), num in held.items():
+        values[role] += -(-num // parts)
+    return values
+
+
+def _parts(row: Param, *, parallel: ParallelConfig) -> int:
+    """Equal ones, one on each of several ranks. A factor of an adapter that has not the dimension
+    that is cut lies whole on each."""
+    whole = row.of_adapter and row.tp_dim is None
+    if row.per_expert:
+        return parallel.ep * (1 if whole else expert_tensor_ranks(parallel))
+    return 1 if whole else parallel.tp
 
 
 def _held_rows(
     architecture: Architecture, *, parallel: ParallelConfig, rank: int
 ) -> Iterator[Param]:
     is_first, is_last = rank == 0, rank == parallel.pp - 1
-    for row in param_rows(architecture):
+    for row in (*param_rows(architecture), *adapter_rows(architecture)):
         if row.per_layer or (is_first if row.role is Role.embedding else is_last):
             yield row
     if architecture.tied_embeddings and is_last and not is_first:
@@ -119,13 +149,16 @@ def master_bytes(dtype: Dtype) -> int:
 def checkpoint_bytes(
     architecture: Architecture, *, dtype: Dtype, optimizer: Optimizer = Optimizer.adamw
 ) -> int:
-    """Weights, master weights and the optimizer's moments, once over all ranks."""
-    state_bytes, weight_bytes = OPTIMIZERS[optimizer].state_bytes, value_bytes(dtype)
-    weight_bytes += master_bytes(dtype)
-    return sum(
-        row.num_values(architecture) * (weight_bytes + state_bytes(row.role))
-        for row in param_rows(architecture)
-    )
+    """Weights, master weights and the optimizer's moments, once over all ranks; with an adapter its
+    frozen factors and what learns."""
+    state_bytes, master = OPTIMIZERS[optimizer].state_bytes, master_bytes(dtype)
+    total = 0
+    for row in (*param_rows(architecture), *adapter_rows(architecture)):
+        learns = architecture.adapter is None or is_trained(row, architecture=architecture)
+        if learns or row.of_adapter:
+            state = master + state_bytes(row.role) if learns else 0
+            total += row.num_values(architecture) * (value_bytes(dtype) + state)
+    return total
 
 
 def _in_layers(architecture: Architecture, *, layers: Collection[int]) -> int:
@@ -147,6 +180,7 @@ class _Stage:
     dtype: Dtype
     optimizer: Optimizer
     rank: int
+    packing: BaseWeights | None
     weight_copy_bytes: int
     """Of a weight of a layer, quantised (megacpt.plan.precision)."""
 
@@ -166,10 +200,23 @@ class _Stage:
     def _layer_parameters(self) -> int:
         """All of the layers, without embedding and head."""
         shared = _in_layers(self.architecture, layers=self._layers) // self.parallel.tp
-        return shared + sum(self._values(experts=True).values())
+        of_experts = self._values(experts=True).items()
+        return shared + sum(num for role, num in of_experts if role not in ADAPTER_ROLES)
 
-    def _values(self, *, experts: bool) -> Mapping[Role, int]:
-        return _values(self.architecture, parallel=self.parallel, rank=self.rank, experts=experts)
+    def _values(
+        self, *, experts: bool, counts: Callable[[Param], bool] = lambda _: True
+    ) -> Mapping[Role, int]:
+        return _values(
+            self.architecture,
+            parallel=self.parallel,
+            rank=self.rank,
+            experts=experts,
+            counts=counts,
+        )
+
+    def _held(self, counts: Callable[[Param], bool]) -> tuple[Mapping[Role, int], ...]:
+        """Of experts and of all else."""
+        return tuple(self._values(experts=experts, counts=counts) for experts in (False, True))
 
     def _state_bytes(self, values: Mapping[Role, int], *, master: int) -> int:
         """What the optimizer keeps of them; ``master``: bytes of the fp32 copy of a value."""
@@ -191,15 +238,33 @@ class _Stage:
         return layers_of_rank(self.architecture.num_layers, parallel=self.parallel, rank=self.rank)
 
     def _whole_states(self) -> tuple[int, int, int]:
-        values, of_experts = self._values(experts=False), self._values(experts=True)
-        held = sum(values.values()) + sum(of_experts.values())
+        plain = sum(sum(values.values()) for values in self._held(lambda r: not self._packs(r)))
+        values, of_experts = self._held(partial(is_trained, architecture=self.architecture))
+        learns = sum(values.values()) + sum(of_experts.values())
         master = master_bytes(self.dtype)
         state = self._state_bytes(values, master=master)
         expert_state = self._state_bytes(of_experts, master=master)
         if self.parallel.distributed_optimizer:
             state //= self.parallel.cp * self.parallel.dp
             expert_state //= expert_replicas(self.parallel)
-        return held * value_bytes(self.dtype), held * GRADIENT_BYTES, state + expert_state
+        weights = plain * value_bytes(self.dtype) + self._packed_bytes()
+        return weights, learns * GRADIENT_BYTES, state + expert_state
+
+    def _packs(self, row: Param) -> bool:
+        return self.packing is not None and is_packed(row)
+
+    def _packed_bytes(self) -> int:
+        """Of the frozen weights that are kept in few bits."""
+        if self.packing is None:
+            return 0
+        return sum(
+            packed_bytes(
+                row, architecture=self.architecture, packing=self.packing, layers=self._layers
+            )
+            // _parts(row, parallel=self.parallel)
+            for row in param_rows(self.architecture)
+            if is_packed(row)
+        )
 
     def _cut_states(self) -> tuple[int, int, int]:
         """ZeRO-3, dense models only: fp32 shards, and gathered copies of the tables and of two
@@ -219,6 +284,8 @@ class _Stage:
         layer, recomputed = self._layer_activations(), self._recomputed_layers()
         kept = self.chunk_layers - recomputed
         again = layer if recomputed else 0.0
+        # What lies below all that learns is not kept.
+        kept -= min(kept, self._idle_layers())
         return self._chunks_in_flight() * (kept * layer + recomputed * self._layer_input()) + again
 
     def _chunks_in_flight(self) -> int:
@@ -237,6 +304,14 @@ class _Stage:
             return 0
         return min(self.parallel.recompute_layers or self.chunk_layers, self.chunk_layers)
 
+    def _idle_layers(self) -> int:
+        """Of a virtual stage, mean; the first layers of all, where nothing below them learns. One
+        that is computed again has its input kept all the same, and with it all above."""
+        if self.parallel.recompute is Recompute.full:
+            return 0
+        first = first_trained_layer(self.architecture)
+        return len([n for n in self._layers if n < first]) // self.parallel.vpp
+
     def _layer_activations(self) -> float:
         """34 bytes a token and hidden unit; 10 of them, 4 for the inputs of two norms, are cut over
         tp only with sequence parallelism."""
@@ -244,7 +319,19 @@ class _Stage:
         num_norms = 2 * norms.before + 2 * norms.after - self.architecture.parallel_mlp
         uncut = (6 + 2 * num_norms) / (self.parallel.tp if self.parallel.sequence_parallel else 1)
         dense = (uncut + 24 / self.parallel.tp) * self.architecture.hidden_size
-        return dense + self._expert_activations()
+        return dense + self._expert_activations() + self._low_rank_activations()
+
+    def _low_rank_activations(self) -> float:
+        """What an adapter's first factors make of a token, mean over the layers that have one."""
+        values, adapted = 0, set[int]()
+        for row in adapter_rows(self.architecture):
+            if row.native.endswith(f".{A}"):
+                width = sum(source.shape(self.architecture)[0] for source in row.sources)
+                layers = set(row.layers(self.architecture)).intersection(self._layers)
+                experts = self.architecture.experts if row.per_expert else None
+                values += len(layers) * width * (experts.per_token if experts else 1)
+                adapted |= layers
+        return 2 * values / len(adapted) if adapted else 0.0
 
     def _layer_input(self) -> float:
         cut = self.parallel.tp if self.parallel.sequence_parallel else 1

@@ -12,11 +12,14 @@ from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
     num_active_parameters,
     num_parameters,
+    num_trained_parameters,
     training_flops_per_token,
 )
+from megacpt.plan.adapters import adapter_sentence
 from megacpt.plan.learning_rate import group_multipliers, learning_rate, shown_steps
 from megacpt.plan.memory import RankMemory, checkpoint_bytes, rank_memory
 from megacpt.plan.precision import weight_copy_bytes
+from megacpt.plan.rules import adapter
 from megacpt.plan.rules.data import longest
 from megacpt.plan.rules.kernels import advice_for_gpus
 from megacpt.plan.rules.optim import advice
@@ -69,6 +72,8 @@ class Plan:
     parameters: int
     active_parameters: int
     """Parameters one token passes: fewer than all in a model with experts."""
+    trained_parameters: int
+    """All, or an adapter's and those of the tables trained beside it."""
     steps: int
     samples_per_step: int
     """Samples at the start, like everything here that stages may change, totals aside."""
@@ -97,6 +102,8 @@ class Plan:
     """ORG/NAME@COMMIT of a model from the Hugging Face hub."""
     context: str | None = None
     """The positions that ``model.rope`` gives, and how."""
+    adapter: str | None = None
+    """What is trained in place of the model's weights."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
 
@@ -128,6 +135,7 @@ def make_plan(
         family=architecture.family,
         parameters=num_parameters(architecture),
         active_parameters=num_active_parameters(architecture),
+        trained_parameters=num_trained_parameters(architecture),
         steps=schedule.steps,
         samples_per_step=segments[0].global_batch_size,
         tokens_per_step=segments[0].tokens_per_step,
@@ -141,22 +149,33 @@ def make_plan(
             step: learning_rate(step, optim=config.optim, schedule=schedule)
             for step in shown_steps(schedule)
         },
-        lr_multipliers=group_multipliers(config.optim),
-        advice=(*advice(config), *advice_for_gpus(config, model=architecture), *_unused(sources)),
-        training_flops=sum(stage.training_flops for stage in stages),
-        memory=rank_memory(
-            architecture,
-            data=replace(data, sequence_length=longest(data)),
-            parallel=parallel,
-            dtype=config.precision.dtype,
-            optimizer=config.optim.optimizer,
-            offload=config.optim.offload,
-            weight_copy_bytes=weight_copy_bytes(config.precision),
+        lr_multipliers=group_multipliers(config.optim, adapter=config.adapter),
+        advice=(
+            *advice(config),
+            *adapter.advice(config.adapter),
+            *advice_for_gpus(config, model=architecture),
+            *_unused(sources),
         ),
+        training_flops=sum(stage.training_flops for stage in stages),
+        memory=_memory(config, architecture=architecture),
         checkpoint_bytes=whole,
         snapshot_bytes=-(-whole // parallel.num_ranks) if config.checkpoint.asynchronous else 0,
         checkpoints_kept=checkpoints_kept(config),
         context=_context(config.model.rope, longest=architecture.max_positions),
+        adapter=adapter_sentence(architecture),
+    )
+
+
+def _memory(config: RunConfig, *, architecture: Architecture) -> RankMemory:
+    return rank_memory(
+        architecture,
+        data=replace(config.data, sequence_length=longest(config.data)),
+        parallel=config.parallel,
+        dtype=config.precision.dtype,
+        optimizer=config.optim.optimizer,
+        offload=config.optim.offload,
+        weight_copy_bytes=weight_copy_bytes(config.precision),
+        packing=config.adapter.base if config.adapter else None,
     )
 
 
@@ -259,6 +278,10 @@ def _lines(plan: Plan) -> Iterator[str]:
     )
     if plan.hub_model is not None:
         yield f"             {plan.hub_model}"
+    if plan.adapter is not None:
+        name, _, share = plan.adapter.partition(": ")
+        yield f"Adapter      {name}"
+        yield f"             {share}"
     if plan.context is not None:
         yield f"Context      {plan.context}"
     yield (

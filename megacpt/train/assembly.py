@@ -30,6 +30,7 @@ from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, Init, RunConfig
+from megacpt.convert.adapters.native import begin_with
 from megacpt.device import variables
 from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
@@ -42,10 +43,13 @@ from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
+from megacpt.families.stored.fingerprint import base_of_run
+from megacpt.families.targets import architecture_of_run
 from megacpt.model import health
 from megacpt.model.chunks import build_chunks
 from megacpt.model.kernels import resolved, start_communication_overlap
 from megacpt.monitor.environment import write_environment
+from megacpt.plan.adapters import adapter_sentence
 from megacpt.plan.precision import precision_name, quantises
 from megacpt.plan.rules.data import longest
 from megacpt.samples.training_data import TrainingData
@@ -81,6 +85,8 @@ class Parts:
     """The other run's checkpoint that it begins with while it has none of its own."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
+    base_fingerprint: str | None
+    """Of the weights that an adapter is trained beside."""
     state: TrainState
     first_rng: dict[str, torch.Tensor]
     """The generators' state of a run that begins."""
@@ -94,7 +100,11 @@ class Parts:
     @property
     def identity(self) -> Identity:
         return Identity(
-            architecture=self.architecture, parallel=self.config.parallel, data=self.data
+            architecture=self.architecture,
+            parallel=self.config.parallel,
+            data=self.data,
+            base=self.base_fingerprint,
+            model=self.config.model.path,
         )
 
 
@@ -137,7 +147,7 @@ def assemble(
 ) -> Parts:
     """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
-    architecture = read_architecture(base, rope=config.model.rope)
+    architecture = architecture_of_run(config)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir), take_over=take_over)
     base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
@@ -146,7 +156,9 @@ def assemble(
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
     measure = _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer)
     base_record = None
-    if base_checkpoint is not None and base_checkpoint.load.weights:
+    begins_elsewhere = config.adapter is not None and config.adapter.load_from is not None
+    begins_elsewhere |= base_checkpoint is not None and base_checkpoint.load.weights
+    if origin.folder is None and begins_elsewhere:
         chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
         base_record = measure.base_record(chunks)
         del chunks
@@ -168,6 +180,7 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
+        base_fingerprint=from_first_rank(lambda: base_of_run(config)),
         state=state,
         first_rng=rng_state(),
         timers=timers,
@@ -253,6 +266,13 @@ def _build_state(
 ) -> TrainState:
     folder = Path(str(config.model.path))
     chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=folder)
+    if config.adapter is not None and config.adapter.load_from is not None:
+        begin_with(
+            chunks,
+            folder=Path(config.adapter.load_from),
+            base=folder,
+            architecture=architecture,
+        )
     if base is not None and base.load.weights and not base.load.optimizer:
         # Before an optimizer makes its masters of them.
         load_model(base.folder, chunks=chunks)
@@ -262,6 +282,7 @@ def _build_state(
         precision=config.precision,
         optim=config.optim,
         device=runtime.device,
+        b_lr_multiplier=config.adapter.b_lr_multiplier if config.adapter else 1.0,
     )
     state.transformer.timers = timers
     return state
@@ -297,11 +318,13 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
     # Without a GPU the recipe is an emulation, and is called one.
     emulated = runtime.kind is not DeviceKind.gpu
     arithmetic = precision_name(config.precision, emulated=emulated)
+    adapter = adapter_sentence(parts.architecture)
     journal = Journal(
         parts.run_dir,
         resolved=to_tree(config),
         arithmetic=arithmetic,
         quantises=quantises(config.precision),
+        adapter=adapter,
         steps=config.schedule.steps,
         monitor=config.monitor,
         start_step=position.step,
@@ -317,6 +340,7 @@ def open_journal(parts: Parts, *, position: Position) -> Journal:
             "variables": {n: {"value": v.value, "set_by": v.set_by} for n, v in known.items()},
             "mfu_of": peak_name(config.precision),
             "arithmetic": arithmetic,
+            **({"adapter": adapter} if adapter else {}),
         },
     )
     return journal

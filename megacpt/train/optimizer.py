@@ -22,8 +22,10 @@ def build_optimizer(
     parallel: ParallelConfig,
     precision: PrecisionConfig,
     device: torch.device,
+    b_lr_multiplier: float = 1.0,
 ) -> Any:
-    """Optimizer of wrapped chunks."""
+    """Optimizer of wrapped chunks; ``b_lr_multiplier``: of an adapter's factors that begin with
+    zero."""
     # An offloading optimizer takes views of fp32 parameters, which must not carry a graph.
     with torch.no_grad():
         optimizer = get_megatron_optimizer(
@@ -31,7 +33,7 @@ def build_optimizer(
                 optim, parallel=parallel, precision=precision, on_gpu=device.type != "cpu"
             ),
             chunks,
-            config_overrides=overrides(optim),
+            config_overrides=overrides(optim, b_lr_multiplier=b_lr_multiplier),
         )
     use_fused_kernel(optimizer)
     drop_classes(optimizer)
@@ -76,7 +78,9 @@ def _offload(*, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def overrides(optim: OptimConfig) -> dict[ParamKey, dict[str, float]]:
+def overrides(
+    optim: OptimConfig, *, b_lr_multiplier: float = 1.0
+) -> dict[ParamKey, dict[str, float]]:
     """What differs from the run's rate and decay, role by role; roles do not overlap."""
     tables = 1.0 if optim.decay_embeddings else 0.0
     vectors = 1.0 if optim.decay_norms else 0.0
@@ -84,7 +88,8 @@ def overrides(optim: OptimConfig) -> dict[ParamKey, dict[str, float]]:
     wanted: dict[tuple[Role, ...], dict[str, float]] = {
         (Role.embedding,): {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
         (Role.head,): {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
-        (Role.norm, Role.scale, Role.bias): {"wd_mult": vectors},
+        (Role.norm, Role.scale, Role.bias, Role.magnitude): {"wd_mult": vectors},
+        (Role.factor_out,): {"lr_mult": b_lr_multiplier},
         MATRICES: {"lr_mult": matrices},
     }
     return {

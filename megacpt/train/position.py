@@ -13,7 +13,11 @@ import torch
 from megacpt.checkpoint import starts
 from megacpt.checkpoint.base_checkpoint import BaseCheckpoint
 from megacpt.checkpoint.choose import Origin
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import (
+    CheckpointManifest,
+    require_architecture,
+    require_base,
+)
 from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import barrier, load
 from megacpt.config.paths import RunFolder
@@ -58,6 +62,10 @@ class Identity:
     architecture: Architecture
     parallel: ParallelConfig
     data: TrainingData
+    base: str | None = None
+    """Fingerprint of what an adapter is trained beside."""
+    model: str | None = None
+    """Where that lies."""
 
     @property
     def layout(self) -> dict[str, int]:
@@ -95,6 +103,7 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
         return None
     folder, manifest = origin.folder, origin.manifest
     require_architecture(manifest, architecture=asdict(identity.architecture), folder=folder)
+    require_base(manifest, base=identity.base, model=identity.model, folder=folder)
     rng = load(
         folder,
         chunks=state.chunks,
@@ -166,4 +175,5 @@ def manifest_of(position: Position, *, identity: Identity, start: Start) -> Chec
         heldout=position.heldout,
         faults=position.faults.to_json(),
         files={},
+        base=identity.base,
     )

@@ -146,12 +146,14 @@ class Journal:
         resolved: Mapping[str, Any],
         arithmetic: str,
         quantises: bool,
+        adapter: str | None,
         steps: int,
         monitor: MonitorConfig,
         start_step: int,
         is_new: bool,
     ) -> None:
-        """``arithmetic``: the precision in words (megacpt.plan.precision).
+        """``arithmetic``: the precision in words (megacpt.plan.precision), ``adapter``: that what
+        is trained is one (megacpt.plan.adapters).
 
         ``is_new``: the first model is measured (again), so no record is kept.
         """
@@ -163,11 +165,11 @@ class Journal:
             log_every_steps=monitor.log_every_steps,
             start_step=start_step,
             base=self._log.kept[0] if self._log.kept else None,
-            title=self._label.get("arithmetic"),
+            title="; ".join(filter(None, (self._label.get("arithmetic"), adapter))) or None,
         )
         self._wandb = WandbRun.start(
             run_dir,
-            config={**resolved, "arithmetic": arithmetic},
+            config={**resolved, "arithmetic": arithmetic, "trained": adapter or "all weights"},
             monitor=monitor,
             has_api_key=has_secret("WANDB_API_KEY"),
             records=self._log.kept,

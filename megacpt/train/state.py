@@ -44,6 +44,7 @@ def wrap_for_training(
     precision: PrecisionConfig,
     optim: OptimConfig,
     device: torch.device,
+    b_lr_multiplier: float = 1.0,
 ) -> TrainState:
     """Put data parallelism and the optimizer around bare chunks and register their callbacks."""
     transformer = chunks[0].config
@@ -51,7 +52,12 @@ def wrap_for_training(
     if not parallel.sharded_weights:
         wrapped = _data_parallel(wrapped, parallel=parallel, precision=precision, device=device)
     optimizer = build_optimizer(
-        wrapped, optim=optim, parallel=parallel, precision=precision, device=device
+        wrapped,
+        optim=optim,
+        parallel=parallel,
+        precision=precision,
+        device=device,
+        b_lr_multiplier=b_lr_multiplier,
     )
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads

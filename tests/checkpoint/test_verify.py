@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megacpt.checkpoint import verify
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import (
+    CheckpointManifest,
+    FileSum,
+    require_architecture,
+    require_base,
+)
 from megacpt.errors import CheckpointError
 from tests.checkpoint.small import FILES, claim, write
 
@@ -120,3 +126,25 @@ def test_what_an_older_checkpoint_does_not_state_is_no_other_model(folder: Path)
     for other in ({"layers": (1, 3)}, {"experts": {"num": 6}}, {"experts": None}):
         with pytest.raises(CheckpointError, match=f"its {next(iter(other))} is"):
             require_architecture(manifest, architecture=base | other, folder=folder)
+
+
+def test_an_adapter_s_checkpoint_goes_with_its_own_base(folder: Path) -> None:
+    tree = json.loads((folder / "manifest.json").read_text())
+    del tree["base"], tree["manifest_xxh128"]
+    tree["files"] = {name: FileSum(**found) for name, found in tree["files"].items()}
+    CheckpointManifest(**tree).write(folder)
+    older = CheckpointManifest.read(folder)
+    assert older.base is None
+    mine, other = "0123456789abcdef" * 2, "f" * 32
+    require_base(older, base=other, model="models/x", folder=folder)
+    manifest = replace(older, base=mine)
+    manifest.write(folder)
+    assert CheckpointManifest.read(folder).base == mine
+    for same in (mine, None):
+        require_base(manifest, base=same, model="models/x", folder=folder)
+    with pytest.raises(CheckpointError) as caught:
+        require_base(manifest, base=other, model="models/x", folder=folder)
+    assert str(caught.value) == (
+        f"{folder} is an adapter to other weights: it was trained with those of fingerprint "
+        "0123456789ab, models/x has ffffffffffff; put the model there that the run began with."
+    )

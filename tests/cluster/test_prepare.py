@@ -6,15 +6,19 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from megacpt.checkpoint import folders
 from megacpt.cluster.prepare import check, prepare
 from megacpt.config.compose import compose, read_run_yaml, write_run_yaml
 from megacpt.config.sections import Init, RunConfig
 from megacpt.device.packages import found_version
-from megacpt.errors import ConfigError, EnvironmentError_, ModelError
-from megacpt.families import read_architecture
+from megacpt.errors import CheckpointError, ConfigError, EnvironmentError_, ModelError
+from megacpt.families import param_rows, read_architecture
+from megacpt.families.stored.fingerprint import fingerprint
+from megacpt.families.targets import architecture_of_run
 from tests.checkpoint import small
 from tests.support import LLAMA, write_model_folder
 
@@ -169,3 +173,55 @@ def test_plan_tells_quantised_weights_from_a_config_that_only_says_so(
     with pytest.raises(ModelError, match=rf"but is I8, as config.json says: {key} \(int8\)"):
         check(config)
     assert len(check(replace(config, model=replace(config.model, init=Init.random))).advice) <= 1
+
+
+def write_weights(folder: Path, *, seed: int) -> Path:
+    architecture = read_architecture(write_model_folder(folder))
+    generator = np.random.default_rng(seed)
+    tensors = {
+        source.name.format(layer=layer): generator.normal(size=source.shape(architecture)).astype(
+            np.float32
+        )
+        for row in param_rows(architecture)
+        for source in row.sources
+        for layer in row.layers(architecture)
+    }
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_an_adapter_goes_on_beside_its_own_base_alone(tmp_path: Path) -> None:
+    mine, other = (write_weights(tmp_path / n, seed=s) for s, n in enumerate(("mine", "other")))
+    settings = (f"model.path={mine}", "model=pretrained", "adapter=lora", "adapter.rank=4")
+    config = config_of(tmp_path / "run", *settings)
+    root = tmp_path / "run" / "checkpoints"
+    start = small.claim(root)
+    partial = small.write_partial(root, step=5, start=start)
+    manifest = replace(
+        small.manifest_of(partial, step=5, start=start),
+        data={},
+        architecture=asdict(architecture_of_run(config)),
+        base=fingerprint(mine),
+    )
+    folders.publish(root, partial=partial, manifest=manifest, start=start)
+    check(config)
+    mine.rename(tmp_path / "kept")
+    other.rename(mine)
+    with pytest.raises(CheckpointError, match=f"is an adapter to other weights.*{mine} has"):
+        check(config)
+    elsewhere = config_of(
+        tmp_path / "next",
+        *settings,
+        f"checkpoint.load_from={tmp_path / 'run'}",
+        "checkpoint.load.data=false",
+    )
+    with pytest.raises(CheckpointError, match="is an adapter to other weights"):
+        check(elsewhere)
+    moved = config_of(tmp_path / "run", *settings, f"model.path={tmp_path / 'kept'}")
+    check(moved)
+
+
+def test_what_an_adapter_cannot_be_is_said_with_all_else(tmp_path: Path) -> None:
+    asked = ("adapter=lora", "adapter.targets=q_prj", "optim.weight_decay=-1")
+    with pytest.raises(ConfigError, match=r"(?s)did you mean q_proj.*optim.weight_decay=-1"):
+        check(config_of(tmp_path / "run", *asked))

@@ -16,7 +16,14 @@ from omegaconf import OmegaConf
 from megacpt.config.compose import compose, group_options, read_run_yaml, render, write_run_yaml
 from megacpt.config.paths import configs_root, contract, expand
 from megacpt.config.schema import flatten, known_keys, to_tree
-from megacpt.config.sections import Dtype, Init, RunConfig, SourceConfig
+from megacpt.config.sections import (
+    AdapterConfig,
+    AdapterMethod,
+    Dtype,
+    Init,
+    RunConfig,
+    SourceConfig,
+)
 from megacpt.errors import ConfigError
 
 GROUPS = group_options([configs_root()])
@@ -95,6 +102,24 @@ def test_plus_signs_dicts_and_deletion_are_understood_too() -> None:
 
 def test_an_optional_section_can_be_unset() -> None:
     assert compose(["experiment=tiny", "data.replay=null"]).data.replay is None
+
+
+def test_an_option_that_sets_nothing_sets_no_optional_section(tmp_path: Path) -> None:
+    assert compose([]).adapter is compose(["adapter=none"]).adapter is None
+    assert compose(["adapter.rank=8"]).adapter == AdapterConfig(rank=8)
+    assert compose(["adapter=dora"]).adapter == AdapterConfig(method=AdapterMethod.dora)
+    # run.yaml says null, and is a file for --config.
+    file = tmp_path / "file.yaml"
+    for written in ("adapter: null\n", "adapter: none\n", "adapter:\n"):
+        file.write_text(written)
+        assert compose([], config_file=file).adapter is None
+        assert compose(["adapter=lora"], config_file=file).adapter == AdapterConfig()
+    file.write_text("adapter: {rank: 4}\n")
+    assert compose([], config_file=file).adapter == AdapterConfig(rank=4)
+    assert compose(["adapter=none", "adapter=lora"]).adapter == AdapterConfig()
+    for unset in ("adapter=null", "adapter=none"):
+        assert compose([unset], config_file=file).adapter is None
+        assert compose([unset, "adapter.rank=2"], config_file=file).adapter == AdapterConfig(rank=2)
 
 
 @pytest.mark.parametrize("text", ["a b", "a,b", "{a: [b]}", "it's", "é ü 文", "a=b", "1e3", "null"])

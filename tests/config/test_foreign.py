@@ -126,7 +126,9 @@ def test_names_of_megatron_are_those_of_megatron_core() -> None:
         ({"optim": {"min_lr": "1e-6"}}, "schedule.lr_final_fraction, a fraction of the peak"),
         ({"gradient_accumulation_steps": 4}, "did you mean data.global_batch_size, all samples"),
         ({"train_samples": 10}, "did you mean schedule.tokens, tokens: samples x sequence length?"),
-        ({"lora_r": 8}, "leave it out: all weights are trained"),
+        ({"lora_r": 8}, "did you mean adapter.rank?"),
+        ({"load_in_4bit": True}, "did you mean adapter.base=nf4?"),
+        ({"finetuning_type": "full"}, "adapter.method? But all weights are trained"),
         ({"num_layers": 8}, "leave it out: config.json of model.path says it"),
         ({"trainer": {"max_steps": 9}}, "trainer.max_steps=9 is not a setting; did you mean sched"),
         (

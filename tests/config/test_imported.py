@@ -11,6 +11,7 @@ from megacpt.cli import main
 from megacpt.config.compose import compose
 from megacpt.config.imported import Imported, import_config
 from megacpt.config.limits import beyond_limits
+from megacpt.config.sections import AdapterConfig, AdapterMethod, BaseWeights
 from megacpt.errors import ConfigError
 
 AXOLOTL = """
@@ -108,6 +109,45 @@ def test_a_file_of_axolotl(tmp_path: Path) -> None:
     assert why["adapter"] == "empty"
     assert why["lora_r"].startswith("all weights are trained")
     assert why["unheard_of"] == "not known here"
+
+
+@pytest.mark.parametrize(
+    ("text", "adapter"),
+    [
+        (
+            "base_model: m\nadapter: qlora\nload_in_4bit: true\nlora_r: 8\nlora_alpha: 16\n"
+            "lora_dropout: 0.05\nlora_target_linear: true\npeft_use_rslora: true\n"
+            "loraplus_lr_ratio: 16\n",
+            AdapterConfig(
+                rank=8,
+                alpha=16.0,
+                dropout=0.05,
+                rank_stabilised=True,
+                b_lr_multiplier=16.0,
+                base=BaseWeights.nf4,
+            ),
+        ),
+        (
+            "base_model: m\npeft_use_dora: true\nadapter: lora\n"
+            "lora_target_modules: [q_proj, v_proj]\n",
+            AdapterConfig(method=AdapterMethod.dora, targets="q_proj,v_proj"),
+        ),
+        (
+            "model_name_or_path: m\nfinetuning_type: lora\nlora_rank: 4\nlora_target: all\n",
+            AdapterConfig(rank=4),
+        ),
+        ("model_name_or_path: m\nfinetuning_type: full\nlora_rank: 4\n", None),
+        ("base_model: m\nlora_r: 8\nload_in_8bit: true\n", None),
+    ],
+    ids=["axolotl", "axolotl-dora", "llama-factory", "full", "unnamed"],
+)
+def test_adapters_where_the_other_trainer_trains_one(
+    tmp_path: Path, text: str, adapter: AdapterConfig | None
+) -> None:
+    found = imported(text, name="a.yml", folder=tmp_path)
+    experiment = tmp_path / "ours.yaml"
+    experiment.write_text(found.experiment())
+    assert compose([], config_file=experiment).adapter == adapter
 
 
 def test_a_script_of_megatron(tmp_path: Path) -> None:

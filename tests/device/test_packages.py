@@ -7,7 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from megacpt.device.packages import broken, declared, pins, satisfies
+from megacpt.device.packages import broken, declared, pins, require_packages, satisfies
+from megacpt.errors import EnvironmentError_
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,14 @@ def test_packages_that_are_missing_or_too_old() -> None:
     assert old.startswith("numpy ")
     assert old.endswith("(wanted: >=99)")
     assert missing == "no-such-package is missing (wanted: any)"
+
+
+def test_what_a_setting_needs() -> None:
+    require_packages("a=b", packages={"torch": (2, 6)}, remedy="use a=c")
+    with pytest.raises(
+        EnvironmentError_, match=r"^a=b needs numpy>=99.0 \(found: .*\); use a=c\.$"
+    ):
+        require_packages("a=b", packages={"torch": (2, 6), "numpy": (99, 0)}, remedy="use a=c")
 
 
 def test_this_checkout() -> None:

@@ -178,3 +178,26 @@ def test_names_are_shown_as_they_are(run: Run) -> None:
 
 def write_lines(path: Path, content: list[Any]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in content))
+
+
+def test_an_adapter_s_card_names_the_model_that_it_goes_on(tmp_path: Path) -> None:
+    """Its folder has no config.json of a model: what that is, the base's folder says."""
+    cached = tmp_path / "models--org--Base-7B" / "snapshots" / ("0123456789" * 4)
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    run = Run(tmp_path, path=str(cached))
+    (run.hf / "config.json").unlink()
+    (run.hf / "adapter_config.json").write_text("{}")
+    words = "DoRA, rank 16, alpha 32: 5.04M of 134.52M parameters trained (3.7 %)"
+    file = run.run_dir / "environment.json"
+    environment = json.loads(file.read_text())
+    environment.setdefault("settings", {})["adapter"] = words
+    file.write_text(json.dumps(environment))
+    card = run.card()
+    assert (card.data.base_model, card.data.base_model_relation) == ("org/Base-7B", "adapter")
+    assert card.data.library_name == "peft"
+    assert f"| Adapter | {words} |" in card.text
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    assert 'AutoModelForCausalLM.from_pretrained("org/Base-7B")' in code
+    assert "PeftModel.from_pretrained(base, folder)" in code
+    compile(code, "card", "exec")

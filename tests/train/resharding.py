@@ -88,7 +88,8 @@ def write(run: Any, folder: Path) -> None:
 def load_all(
     work: Path, rank_runtime: runtime.Runtime, name: str, case: dict[str, Any]
 ) -> dict[str, Any]:
-    """Name of the source -> the curve after it; in bf16: whether nothing was lost on the way."""
+    """Name of the source -> the curve after it; in bf16: what was lost on the way. Of an adapter
+    both, the latter as ``NAME again``."""
     from megatron.core import parallel_state
 
     from megacpt.checkpoint.state import load
@@ -105,11 +106,13 @@ def load_all(
             step=SAVED_AT,
             same_layout=False,
         )
-        if run.config.precision.dtype is Dtype.bf16:
+        bf16, adapted = run.config.precision.dtype is Dtype.bf16, run.config.adapter is not None
+        if bf16 or adapted:
             copy = work / f"{source}-as-{name}"
             write(run, copy)
-            found[source] = differences(work / source, copy) if rank_runtime.ranks.rank == 0 else []
-        else:
+            lost = differences(work / source, copy) if rank_runtime.ranks.rank == 0 else []
+            found[f"{source} again" if adapted else source] = lost
+        if not bf16:
             found[source] = train(run, first=SAVED_AT + 1, last=SAVED_AT + STEPS_AFTER)
     del run
     gc.collect()
@@ -124,7 +127,9 @@ def spoil(run: Any) -> None:
 
     from megacpt.checkpoint.state import adam
 
-    tensors = [param for chunk in run.state.chunks for param in chunk.parameters()]
+    held = [param for chunk in run.state.chunks for param in chunk.parameters()]
+    # A checkpoint does not hold what an adapter is laid over.
+    tensors = [param for param in held if not hasattr(param, "of_base")]
     for member in adam.members(run.state.optimizer):
         for group in member.optimizer.param_groups:
             tensors += group["params"]

@@ -150,6 +150,32 @@ def pairs_with(layouts: dict[str, Any], *, partner: str) -> list[tuple[str, str]
     return [pair for name in layouts for pair in ((name, partner), (partner, name))]
 
 
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora": {"adapter": {"rank": 4, "train_embedding": True, "b_lr_multiplier": 2.0}},
+    "dora": {"adapter": {"method": "dora", "rank": 4}},
+    "lora_xs": {"adapter": {"method": "lora_xs", "rank": 4}},
+    "pissa": {"adapter": {"method": "pissa", "rank": 4, "targets": "q_proj,v_proj,up_proj,o_proj"}},
+    "lora_moe": {"adapter": {"rank": 4}},
+    "lora_bf16": {"adapter": {"rank": 4}, "precision": {"dtype": "bf16"}},
+}
+"""On all projections, or on some of those that are packed into one; with the table beside them."""
+ADAPTED: dict[str, dict[str, Any]] = {
+    "lora-single": {},
+    "lora-tp2": TP2_SP,
+    "lora-dp2-zero1": ZERO1,
+    "lora-tp2-pp2": TP2_SP | {"pp": 2},
+    "dora-single": {},
+    "dora-tp2": TP2_SP,
+    "lora_xs-single": {},
+    "lora_xs-tp2": TP2_SP,
+    "pissa-single": {},
+    "pissa-pp2": {"pp": 2},
+    "lora_moe-single": {},
+    "lora_moe-ep2-zero1": ZERO1 | {"ep": 2},
+    "lora_moe-tp2": TP2_SP,
+    "lora_bf16-tp2": TP2_SP,
+    "lora_bf16-dp2-zero1": ZERO1,
+}
 CUT: dict[str, dict[str, Any]] = {"single": {}, "tp2": {"tp": 2}, "pp2": {"pp": 2}}
 NORMS = {"olmo2": "Olmo2ForCausalLM", "starcoder2": "Starcoder2ForCausalLM"}
 """Families whose norms are cut over ranks, stand elsewhere or have biases."""
@@ -157,6 +183,10 @@ NORMS = {"olmo2": "Olmo2ForCausalLM", "starcoder2": "Starcoder2ForCausalLM"}
 
 def layouts_of(family: str) -> dict[str, dict[str, Any]]:
     return {f"{family}-{name}": parallel for name, parallel in CUT.items()}
+
+
+def adapted(method: str) -> dict[str, dict[str, Any]]:
+    return {name: ADAPTED[name] for name in ADAPTED if name.startswith(f"{method}-")}
 
 
 DENSE_PAIRS = all_pairs(DENSE) + pairs_with(STAGES, partner="dp2-zero3")
@@ -171,6 +201,20 @@ NET_PAIRS = [
     ("nets-ep2-zero1", "nets-tp2"),
 ]
 BF16_PAIRS = all_pairs(BF16)
+ADAPTED_PAIRS = [
+    ("lora-single", "lora-tp2-pp2"),
+    ("lora-tp2-pp2", "lora-dp2-zero1"),
+    ("lora-dp2-zero1", "lora-tp2"),
+    ("lora-tp2", "lora-single"),
+    ("dora-tp2", "dora-single"),
+    ("dora-single", "dora-tp2"),
+    ("lora_xs-tp2", "lora_xs-single"),
+    ("pissa-pp2", "pissa-single"),
+    ("lora_moe-ep2-zero1", "lora_moe-tp2"),
+    ("lora_moe-tp2", "lora_moe-ep2-zero1"),
+    ("lora_bf16-tp2", "lora_bf16-dp2-zero1"),
+    ("lora_bf16-dp2-zero1", "lora_bf16-tp2"),
+]
 NORM_PAIRS = [pair for f in NORMS for pair in pairs_with({f"{f}-tp2": {}}, partner=f"{f}-pp2")]
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
@@ -190,6 +234,10 @@ def worlds(work: Path) -> dict[int, dict[str, Any]]:
         (CHUNKED, CHUNKED_PAIRS, llama4),
         (DELTA_NETS, NET_PAIRS, nets),
         (BF16, BF16_PAIRS, {"precision": {"dtype": "bf16"}}),
+        *(
+            (adapted(method), ADAPTED_PAIRS, settings | (experts if "moe" in method else {}))
+            for method, settings in ADAPTERS.items()
+        ),
         *(
             (layouts_of(f), NORM_PAIRS, {"model": {"path": str(work / f), "init": "random"}})
             for f in NORMS
@@ -254,6 +302,16 @@ def test_other_layers_go_on(found: dict[str, Any], source: str, target: str) -> 
 @pytest.mark.parametrize(("source", "target"), BF16_PAIRS)
 def test_no_bit_of_a_bf16_run_is_lost(found: dict[str, Any], source: str, target: str) -> None:
     assert found[target][source] == []
+
+
+@pytest.mark.parametrize(("source", "target"), ADAPTED_PAIRS)
+def test_no_bit_of_an_adapter_is_lost(found: dict[str, Any], source: str, target: str) -> None:
+    assert found[target][f"{source} again"] == []
+
+
+@pytest.mark.parametrize(("source", "target"), [p for p in ADAPTED_PAIRS if "bf16" not in p[0]])
+def test_an_adapter_goes_on(found: dict[str, Any], source: str, target: str) -> None:
+    assert_goes_on(found, source, target, single=f"{source.partition('-')[0]}-single")
 
 
 def assert_goes_on(found: dict[str, Any], source: str, target: str, *, single: str) -> None:

@@ -91,7 +91,9 @@ def model_entries(chunks: list[Any]) -> dict[str, Any]:
         return {_chunk_key(n): zero3.model_entries(chunk) for n, chunk in enumerate(chunks)}
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     return {
-        _chunk_key(n): model.sharded_state_dict(metadata={"dp_cp_group": group})
+        _chunk_key(n): layer_states.trained(
+            model.sharded_state_dict(metadata={"dp_cp_group": group})
+        )
         for n, model in enumerate(unwrap_model(chunks))
     }
 

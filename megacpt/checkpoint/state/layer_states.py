@@ -28,13 +28,25 @@ def others(keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if not is_layer_state(key))
 
 
+def trained(entries: dict[str, Any]) -> dict[str, Any]:
+    """Those of a chunk without the weights that an adapter leaves as the base model's folder holds
+    them."""
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if not getattr(getattr(entry, "data", None), "of_base", False)
+    }
+
+
 def fill(model: torch.nn.Module, *, loaded: dict[str, Any]) -> None:
     """Fill weights, every one of them, and the states that the model's layers can read."""
     readable = {
         key: value for key, value in loaded.items() if _can_read(model, key=key, value=value)
     }
     mismatch = model.load_state_dict(readable, strict=False)
-    wrong = others([*mismatch.missing_keys, *mismatch.unexpected_keys])
+    of_base = {name for name, held in model.named_parameters() if hasattr(held, "of_base")}
+    missing = set(mismatch.missing_keys) - of_base
+    wrong = others([*missing, *mismatch.unexpected_keys])
     assert not wrong, f"weights without a place, or places without a weight: {wrong}"
     _report_new_histories(model, loaded=readable)
 

@@ -14,7 +14,7 @@ from itertools import product
 
 import torch
 
-from megacpt.families import param_rows
+from megacpt.families.adapter import saved_rows
 from megacpt.families.architecture import Architecture
 from megacpt.families.saved import saved_key, saved_name
 from megacpt.families.weights import Param
@@ -58,8 +58,8 @@ class NativeTensor:
 
 
 def native_tensors(architecture: Architecture, *, stacked: bool) -> Iterator[NativeTensor]:
-    """Every weight in model order; ``stacked``: layers are entries of one tensor."""
-    for row in param_rows(architecture):
+    """Every weight that is saved, in model order; ``stacked``: layers are entries of one tensor."""
+    for row in saved_rows(architecture):
         runs, shape = (
             runs_of(row, architecture=architecture),
             _shape_of(row, architecture=architecture),

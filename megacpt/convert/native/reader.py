@@ -8,9 +8,10 @@ holds which rows, so that a slice of a tensor is read without the rest of it.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megacpt.checkpoint import verify
-from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
+from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
 from megacpt.checkpoint.stored.dcp import read_index
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
@@ -30,22 +31,30 @@ from megacpt.convert.native.proof import Proof, ProvenFile
 from megacpt.convert.sources import LiesAt, SourceModel, SourceTensor, bytes_of
 from megacpt.errors import CheckpointError
 from megacpt.families import read_architecture
-from megacpt.families.stored.files import placed_by_index
+from megacpt.families.adapter import adapter_of
+from megacpt.families.stored.files import has_weights, placed_by_index
+from megacpt.families.stored.fingerprint import fingerprint
 
 OPTIMIZER = "optimizer.state."
+_OF_ONE_LAYER = re.compile(r"decoder\.layers\.\d")
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
-    """``described_by``: the Hugging Face folder that it was trained from.
+    """``described_by``: the Hugging Face folder that it was trained from. Of an adapter's run: the
+    factors by the names of their rows, and what was trained beside them.
 
     ``CheckpointError`` names the tensor that is missing, too many or of another shape.
     """
     if wrong := verify.quick(folder) or verify.full(folder, names=[".metadata"]):
         raise CheckpointError(f"{folder}: {wrong[0]}; see `megacpt checkpoints --verify`.")
-    architecture = read_architecture(described_by)
     manifest = CheckpointManifest.read(folder)
+    adapter = adapter_of(manifest.architecture.get("adapter"))
+    architecture = replace(read_architecture(described_by), adapter=adapter)
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
+    if adapter is not None and manifest.base is not None and has_weights(described_by):
+        base = fingerprint(described_by)
+        require_base(manifest, base=base, model=described_by, folder=folder)
     proof = Proof(folder, manifest=manifest)
     saved = _Saved(folder, metadata=read_index(folder), proof=proof)
     found = list(native_tensors(architecture, stacked=saved.is_stacked))
@@ -108,7 +117,7 @@ class _Saved:
     @property
     def is_stacked(self) -> bool:
         """Layers are entries of one tensor, unless they differ in what they hold."""
-        return not any(key.startswith("decoder.layers.0.") for key in self._stored)
+        return not any(_OF_ONE_LAYER.match(key) for key in self._stored)
 
     def require_all(self, wanted: Sequence[NativeTensor]) -> None:
         for tensor in wanted:

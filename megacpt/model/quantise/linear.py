@@ -13,13 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    copy_to_tensor_model_parallel_region,
-    gather_from_sequence_parallel_region,
-)
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
+from megacpt.model.layers.whole_input import whole_input
 from megacpt.model.quantise.delayed import AmaxLedger, DelayedScaling
 from megacpt.model.quantise.product import quantised_linear
 from megacpt.model.quantise.recipes import Operands, Pass, Quantiser
@@ -74,11 +70,12 @@ class QuantisedLayer(torch.nn.Module):
         tp_group: Any,
         **_: Any,
     ) -> torch.Tensor:
-        x = input
-        if sequence_parallel:
-            x = gather_from_sequence_parallel_region(x, group=tp_group)
-        elif allreduce_dgrad:
-            x = copy_to_tensor_model_parallel_region(x, group=tp_group)
+        x = whole_input(
+            input,
+            allreduce_dgrad=allreduce_dgrad,
+            sequence_parallel=sequence_parallel,
+            tp_group=tp_group,
+        )
         y = self.product(x, w_OI=weight, training=self.training)
         return y if bias is None else y + bias
 

@@ -95,6 +95,19 @@ def _overlap_of_latent(facts: Facts) -> Iterator[Violation]:
         )
 
 
+def _overlap_of_adapter(facts: Facts) -> Iterator[Violation]:
+    """Where nothing is to be multiplied, Transformer Engine leaves the input's gradient as it is on
+    each rank."""
+    if facts.config.adapter is not None and facts.config.kernels.tp_comm_overlap:
+        yield Violation(
+            path="kernels.tp_comm_overlap",
+            value="true",
+            rule="sums gradients of inputs during the products of weights' gradients, but beside "
+            "an adapter weights have none",
+            remedy="use kernels.tp_comm_overlap=false, or adapter=none",
+        )
+
+
 def advice_for_gpus(config: RunConfig, *, model: Architecture) -> Iterator[str]:
     """What has no kernel on GPUs."""
     if config.cluster.device is not DeviceKind.gpu:
@@ -113,4 +126,4 @@ def _without_kernel(model: Architecture) -> Iterator[str]:
         yield "gated delta nets"
 
 
-RULES: tuple[Rule, ...] = (_overlap, _overlap_of_latent, _variables)
+RULES: tuple[Rule, ...] = (_overlap, _overlap_of_latent, _overlap_of_adapter, _variables)

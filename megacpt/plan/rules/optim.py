@@ -17,23 +17,26 @@ from megacpt.plan.learning_rate import DECAYING
 from megacpt.plan.rules import Facts, Rule
 
 USUAL_PEAKS = (5e-6, 5e-5)
+USUAL_PEAKS_OF_ADAPTERS = (5e-5, 5e-4)
 LARGEST_PART_OF_BASE = 0.2
 
 
 def advice(config: RunConfig) -> Iterator[str]:
     """Sentences for the user; nothing here stops a run."""
     optim, schedule = config.optim, config.schedule
-    lowest, highest = USUAL_PEAKS
-    if optim.base_lr_peak is not None and optim.lr_peak > LARGEST_PART_OF_BASE * optim.base_lr_peak:
+    full = config.adapter is None
+    lowest, highest = USUAL_PEAKS if full else USUAL_PEAKS_OF_ADAPTERS
+    most = LARGEST_PART_OF_BASE * optim.base_lr_peak if full and optim.base_lr_peak else None
+    if most is not None and optim.lr_peak > most:
         yield (
             f"optim.lr_peak={optim.lr_peak:g} is more than a fifth of "
             f"optim.base_lr_peak={optim.base_lr_peak:g}, so the base model may forget much; "
-            f"{optim.base_lr_peak / 10:.2g} to {optim.base_lr_peak / 5:.2g} is usual."
+            f"{most / 2:.2g} to {most:.2g} is usual."
         )
     if not lowest <= optim.lr_peak <= highest:
         yield (
             f"optim.lr_peak={optim.lr_peak:g} is outside {lowest:g} to {highest:g}, "
-            "which is usual for continued pretraining."
+            f"which is usual for {'continued pretraining' if full else 'adapters'}."
         )
     if schedule.warmup_steps == 0:
         yield (

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import (
+    AdapterConfig,
     ClusterConfig,
     DataConfig,
     DeviceKind,
@@ -109,6 +110,17 @@ def test_overlap_has_no_buffers_for_latent_attention() -> None:
     assert broken(RULES, config=overlapping(), architecture=architecture) == [
         "kernels.tp_comm_overlap=true has buffers of hidden states, but deepseek_v3's latent "
         "attention gathers what it makes of them; use kernels.tp_comm_overlap=false"
+    ]
+
+
+def test_overlap_needs_gradients_of_weights() -> None:
+    config = overlapping()
+    assert texts(config) == []
+    config.adapter = AdapterConfig()
+    assert texts(config) == [
+        "kernels.tp_comm_overlap=true sums gradients of inputs during the products of weights' "
+        "gradients, but beside an adapter weights have none; use kernels.tp_comm_overlap=false, or "
+        "adapter=none"
     ]
 
 

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters as files: what ``merge`` does with one, and the verb that takes one out of a model."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import (
+    DownloadLine,
+    as_asked,
+    model_of_run,
+    model_path,
+    one_cpu_rank,
+)
+from megacpt.errors import ModelError
+from megacpt.text import duration, listed, text_size
+
+if TYPE_CHECKING:
+    from megacpt.convert.sources import SourceModel
+
+
+def merge_adapter(arguments: argparse.Namespace) -> int:
+    """Into its model."""
+    from megacpt.config.sections import Dtype, ParallelConfig
+    from megacpt.convert.conversion import Conversion, Form, convert
+    from megacpt.files import require_new
+
+    # Before anything is downloaded.
+    require_new(arguments.output)
+    with one_cpu_rank():
+        from megacpt.convert.adapters.export import certify_merged
+        from megacpt.convert.opened import beside_base
+        from megacpt.device.groups import initialise_parallel
+
+        initialise_parallel(ParallelConfig(), seed=0)  # Nothing is drawn.
+        source = _adapter(arguments)
+        conversion = Conversion(
+            source=beside_base(source),
+            form=Form.hf,
+            destination=arguments.output.absolute(),
+            dtype=Dtype(arguments.dtype),
+        )
+        if arguments.certificate:
+            certify = partial(
+                certify_merged,
+                source,
+                base_model=as_asked(source.described_by),
+                dtype=Dtype(arguments.dtype),
+            )
+            conversion = replace(conversion, certify=lambda folder: certify(folder=folder))
+        line = DownloadLine(shown(arguments.output))
+        try:
+            done = convert(conversion, progress=line)
+        finally:
+            line.close()
+    proof = f"  its logits against the unmerged model's: {shown(arguments.output)}/certificate.json"
+    say(
+        f"Wrote the Hugging Face folder {shown(arguments.output)}",
+        f"  {text_size(done.bytes)} in {duration(done.elapsed_s)}: "
+        f"{as_asked(source.described_by)} and {shown(arguments.adapter)}",
+        *([proof] if arguments.certificate else []),
+        next_command=shlex.join(["megacpt", "train", f"model.path={shown(arguments.output)}"]),
+    )
+    return 0
+
+
+def _adapter(arguments: argparse.Namespace) -> SourceModel:
+    from megacpt.convert.opened import open_trained
+
+    path, base = arguments.adapter, None
+    if arguments.base is not None:
+        base = model_path(arguments.base, weights=True, argument="--base")
+    elif (path / "run.yaml").is_file():
+        base = Path(str(model_of_run(path, weights=True).model.path))
+    source = open_trained(path, base=base)
+    if source is None or source.architecture.adapter is None:
+        raise ModelError(
+            f"{path} is no adapter: neither a run or checkpoint of one nor PEFT's folder "
+            "(adapter_config.json); a full model is exported, or converted."
+        )
+    return source
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Beside those of shards."""
+    group = parser.add_argument_group("of an adapter")
+    group.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="ADAPTER",
+        help="its run folder, checkpoint or PEFT folder: write it and its model as one folder",
+    )
+    group.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="Hugging Face folder, or id on the hub, that it was trained beside (default: its own)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of all tensors, which are added in fp32 (default: fp32)",
+    )
+    group.add_argument(
+        "--no-certificate",
+        dest="certificate",
+        action="store_false",
+        help="do not compare the logits, which takes memory for two models",
+    )
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from megacpt.config.sections import AdapterConfig
+    from megacpt.device.quiet import quiet_libraries
+    from megacpt.files import require_new
+
+    # Before anything is downloaded.
+    require_new(arguments.output)
+    quiet_libraries()
+    from megacpt.convert.adapters.export import write_extracted
+    from megacpt.convert.adapters.extract import extract
+    from megacpt.convert.opened import open_source
+    from megacpt.convert.sources import hugging_face
+    from megacpt.families import read_architecture
+
+    folder = model_path(arguments.base, weights=True, argument="--base")
+    base = hugging_face(folder, architecture=read_architecture(folder))
+    path = Path(arguments.model)
+    trained = path if path.exists() else model_path(arguments.model, weights=True)
+    settings = AdapterConfig(
+        rank=arguments.rank,
+        alpha=float(arguments.rank),
+        targets=arguments.targets,
+        train_embedding=arguments.embedding,
+        train_head=arguments.head,
+    )
+    found = extract(open_source(trained, base=folder), base=base, settings=settings)
+    write_extracted(found, output=arguments.output, base_model=as_asked(folder))
+    for module in found.modules:
+        print(f"{module.module:<48} {module.difference:>10.4g} {module.error:>8.2%}")
+    left = sorted(found.others, key=lambda name: -found.others[name])[:3]
+    more = f", most of all {listed(left)}" if left else ""
+    say(
+        f"Wrote the PEFT folder {shown(arguments.output)}, rank {arguments.rank}",
+        f"  {found.error:.2%} of the difference of all modules is not in it",
+        f"  changed and left out: {len(found.others)} tensors{more}",
+        next_command=f"megacpt merge --adapter {shown(arguments.output)} --base "
+        f"{as_asked(folder)} --output {shown(arguments.output.with_name('merged'))}",
+    )
+    return 0
+
+
+def _extract_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", help="what was trained: Hugging Face folder, run or checkpoint"
+    )
+    parser.add_argument(
+        "--base", required=True, metavar="MODEL", help="what it was before: folder or id on the hub"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--rank", type=_rank, default=16, metavar="R", help="default: 16")
+    parser.add_argument(
+        "--targets", default="all-linear", metavar="NAMES", help="as adapter.targets (all-linear)"
+    )
+    parser.add_argument("--embedding", action="store_true", help="with the whole input embedding")
+    parser.add_argument("--head", action="store_true", help="with the whole untied head")
+
+
+def _rank(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no rank; use 1 or more")
+    return int(text)
+
+
+EXTRACT = Verb(
+    name="extract",
+    summary="find the LoRA nearest to what training has changed in a model",
+    example="  megacpt extract runs/full --base org/model --rank 16 --output loras/full",
+    add_arguments=_extract_arguments,
+    run=_extract,
+)

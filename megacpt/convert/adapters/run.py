@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter that a run has trained, as PEFT's folder."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from megacpt.checkpoint import folders
+from megacpt.checkpoint.manifest import CheckpointManifest
+from megacpt.config.hub_model import HubModel
+from megacpt.config.sections import Init, ParallelConfig, RunConfig
+from megacpt.convert.adapters.export import PeftFolder, export_adapter
+from megacpt.convert.native.reader import native_checkpoint
+from megacpt.device.groups import initialise_parallel
+from megacpt.errors import CheckpointError, ModelError
+
+
+class Describe(Protocol):
+    """Adds the model card of the checkpoint of a step to a folder."""
+
+    def __call__(self, folder: Path, *, step: int) -> None: ...
+
+
+def export_run(config: RunConfig, *, output: Path, describe: Describe) -> bool:
+    """Write ``output`` in this one process, a started rank; whether PEFT has certified it."""
+    checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
+        )
+    base = Path(str(config.model.path))
+    if config.model.init is Init.random:
+        raise ModelError(
+            f"{config.run_dir} began with random weights (model.init=random), beside which its "
+            "adapter is of no use to anybody; train it on a model with weights (model.path=FOLDER)."
+        )
+    initialise_parallel(ParallelConfig(), seed=config.seed)
+    step = CheckpointManifest.read(checkpoint).step
+    stored = HubModel.stored(str(base))
+    return export_adapter(
+        PeftFolder(
+            source=native_checkpoint(checkpoint, described_by=base),
+            output=output,
+            base_model=stored.repo if stored else str(base.absolute()),
+            describe=partial(describe, step=step),
+        )
+    )

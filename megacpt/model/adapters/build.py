@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put an adapter into a rank's chunks: factors in, everything else frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from megatron.core.extensions.transformer_engine import (
+    HAVE_TE,
+    TEColumnParallelLinear,
+    TEGroupedLinear,
+    TERowParallelLinear,
+)
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+
+from megacpt.errors import ModelError
+from megacpt.families.adapter import Linear, adapted_linears, is_trained
+from megacpt.families.architecture import Architecture
+from megacpt.model.adapters.beside import Beside, BesideExperts
+from megacpt.model.adapters.linear import AdaptedLayer
+from megacpt.model.placement import layer_of, pattern_of, placed_params
+
+OVER: dict[Any, Any] = {ColumnParallelLinear: AdaptedLayer, RowParallelLinear: AdaptedLayer}
+"""What is laid over a layer of which class."""
+if HAVE_TE:
+    OVER |= {TEColumnParallelLinear: Beside, TERowParallelLinear: Beside}
+    OVER |= {TEGroupedLinear: BesideExperts}
+
+
+def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
+    """Of weights whose rows have one, in the layers that do."""
+    linears = {
+        pattern_of(name): linear
+        for linear in adapted_linears(architecture)
+        for name in linear.layers
+    }
+    for chunk in chunks:
+        for name, module in list(chunk.named_modules()):
+            for matches, linear in linears.items():
+                found = matches(name)
+                layers = linear.row.layers(architecture)
+                if found is None or layer_of(chunk, found=found) not in layers:
+                    continue
+                _lay_over(module, linear=linear, architecture=architecture)
+
+
+def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None:
+    """Give the layer factors, their values undefined."""
+    over = next((ours for theirs, ours in OVER.items() if isinstance(layer, theirs)), None)
+    if over is None:
+        raise ModelError(
+            f"adapter.targets names {linear.modules[0]}, whose layer ({type(layer).__name__}) "
+            "cannot have an adapter here; leave it out."
+        )
+    layer.__class__ = type(f"Adapted{type(layer).__name__}", (over, type(layer)), {})
+    layer.add_factors(linear, architecture=architecture)
+
+
+def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:
+    """What is not trained takes no gradient; of that, what the base model's folder holds is not
+    saved (megacpt.checkpoint.state)."""
+    for placed in placed_params(chunks, architecture=architecture):
+        trained = is_trained(placed.row, architecture=architecture)
+        placed.tensor.requires_grad_(trained)
+        if not trained and not placed.row.of_adapter:
+            placed.tensor.of_base = True  # type: ignore[attr-defined]
+
+
+def let_recompute(chunk: Any) -> None:
+    """Layers that are computed again get gradients only if their input has one, and what a frozen
+    embedding gives has none."""
+    if chunk.pre_process:
+        chunk.embedding.register_forward_hook(_with_gradient)
+
+
+def _with_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    needs = torch.is_grad_enabled() and not output.requires_grad
+    return output.requires_grad_() if needs else output

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter asks of the model, the layout and the optimizer, and advice on its size and rate.
+
+Rates are those of full training times ten or so: a factor that begins with zeros learns slowly (Hu
+et al., https://arxiv.org/abs/2106.09685, appendix D).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from megacpt.config.schema import spelled
+from megacpt.config.sections import AdapterConfig, AdapterMethod, Optimizer
+from megacpt.errors import Violation
+from megacpt.families.adapter import Linear, adapted_linears, adapter_rows
+from megacpt.families.architecture import Architecture
+from megacpt.plan.layers_per_stage import virtual_stages
+from megacpt.plan.rules import Facts, Rule
+from megacpt.plan.rules.packed import packed_base
+
+USUAL_SCALES = (0.25, 4.0)
+
+
+def advice(settings: AdapterConfig | None) -> Iterator[str]:
+    """Sentences for the user; nothing here stops a run."""
+    if settings is None:
+        return
+    lowest, highest = USUAL_SCALES
+    root = settings.rank_stabilised
+    scale = settings.alpha / (settings.rank**0.5 if root else settings.rank)
+    if not lowest <= scale <= highest:
+        yield (
+            f"adapter.alpha={settings.alpha:g} with rank {settings.rank} multiplies the update by "
+            f"{scale:.3g} ({'alpha / sqrt(rank)' if root else 'alpha / rank'}); {lowest:g} to "
+            f"{highest:g} is usual."
+        )
+    if settings.dropout and settings.method is AdapterMethod.lora_xs:
+        yield (
+            f"adapter.dropout={settings.dropout:g} with method lora_xs, which trains "
+            f"{settings.rank**2:,} values a weight: so few seldom need it."
+        )
+
+
+def _settings(facts: Facts) -> Iterator[Violation]:
+    """What would have nothing to act on."""
+    settings, optim = facts.config.adapter, facts.config.optim
+    if settings is None:
+        return
+    if settings.method is AdapterMethod.lora_xs and settings.b_lr_multiplier != 1.0:
+        yield Violation(
+            path="adapter.b_lr_multiplier",
+            value=settings.b_lr_multiplier,
+            rule="is of factors that begin with zero, which adapter.method=lora_xs does not train",
+            remedy="use 1, or adapter.method=lora",
+        )
+    for table, is_trained in (
+        ("embedding", settings.train_embedding),
+        ("head", settings.train_head),
+    ):
+        multiplier = getattr(optim, f"{table}_lr_multiplier")
+        if multiplier != 1.0 and not is_trained:
+            yield Violation(
+                path=f"optim.{table}_lr_multiplier",
+                value=multiplier,
+                rule="is of weights that are not trained beside the adapter",
+                remedy=f"use 1, or adapter.train_{table}=true",
+            )
+
+
+def _others(facts: Facts) -> Iterator[Violation]:
+    """Settings of all weights' training that adapters are not made for."""
+    config = facts.config
+    if config.adapter is None:
+        return
+    muon = config.optim.optimizer is Optimizer.muon
+    for path, value, is_set, rule, instead in (
+        ("optim.optimizer", "muon", muon, "orthogonalises updates of whole weights", "adamw"),
+        ("parallel.sharded_weights", "true", config.parallel.sharded_weights, _CUTS, "false"),
+        (
+            "precision.fp8_param_gather",
+            "true",
+            config.precision.fp8_param_gather,
+            "keeps in fp8 what an update has changed",
+            "false",
+        ),
+    ):
+        if is_set:
+            yield Violation(
+                path=path,
+                value=value,
+                rule=f"{rule}, but with an adapter the model's weights stay as they are",
+                remedy=f"use {path}={instead}, or adapter=none",
+            )
+
+
+_CUTS = "cuts gradients and state of all weights"
+
+
+def _head(facts: Facts) -> Iterator[Violation]:
+    settings, architecture = facts.config.adapter, facts.architecture
+    if settings is None or architecture is None or not settings.train_head:
+        return
+    if architecture.tied_embeddings:
+        yield Violation(
+            path="adapter.train_head",
+            value="true",
+            rule="has no tensor of its own: the model's head is its embedding",
+            remedy="use adapter.train_embedding=true, which trains both",
+        )
+
+
+def _rank(facts: Facts) -> Iterator[Violation]:
+    """No matrix has a larger rank than its smaller side."""
+    architecture = facts.architecture
+    if architecture is None or architecture.adapter is None:
+        return
+    rank = architecture.adapter.rank
+    sides = {
+        name: side
+        for linear in adapted_linears(architecture)
+        for name, side in _smaller_sides(linear, architecture=architecture)
+    }
+    if sides and rank > min(sides.values()):
+        name = min(sides, key=lambda n: sides[n])
+        yield Violation(
+            path="adapter.rank",
+            value=rank,
+            rule=f"is above the smaller side of {name.rpartition('.')[2]}, {sides[name]}",
+            remedy=f"use {sides[name]} or less, or leave it out of adapter.targets",
+        )
+
+
+def _smaller_sides(linear: Linear, *, architecture: Architecture) -> Iterator[tuple[str, int]]:
+    """Of each Hugging Face module; some hold several tensors one below the other."""
+    shapes = [source.shape(architecture) for source in linear.sources]
+    for number, name in enumerate(linear.modules):
+        rows = sum(s[0] for s, m in zip(shapes, linear.module_of, strict=True) if m == number)
+        yield name, min(rows, shapes[0][1])
+
+
+def _stages(facts: Facts) -> Iterator[Violation]:
+    """A stage that trains nothing has no gradient to send on."""
+    settings, architecture = facts.config.adapter, facts.architecture
+    if settings is None or architecture is None or architecture.adapter is None:
+        return
+    stages = virtual_stages(architecture.num_layers, parallel=facts.config.parallel)
+    trained = _trained_layers(architecture)
+    idle = [stage for stage in stages if not trained.intersection(stage)]
+    if idle:
+        stage = idle[0]
+        yield Violation(
+            path="adapter.layers",
+            value=spelled(settings.layers),
+            rule=f"with adapter.targets={settings.targets} trains nothing in layers {stage[0]} to "
+            f"{stage[-1]}, which are " + ("a pipeline stage" if len(stages) > 1 else "all"),
+            remedy="name a layer among them and targets that it has"
+            + (", or use fewer stages" if len(stages) > 1 else ""),
+        )
+
+
+def _trained_layers(architecture: Architecture) -> set[int]:
+    """The first and the last count where the table beside them is trained."""
+    adapter, last = architecture.adapter, architecture.num_layers - 1
+    found = {n for row in adapter_rows(architecture) for n in row.layers(architecture)}
+    if adapter is not None and found:
+        tied = adapter.embedding and architecture.tied_embeddings
+        found |= {0} if adapter.embedding else set()
+        found |= {last} if adapter.head or tied else set()
+    return found
+
+
+def _first_values(facts: Facts) -> Iterator[Violation]:
+    """A PEFT folder of other settings; what it holds is looked at when it is read."""
+    settings = facts.config.adapter
+    if settings is None or settings.load_from is None:
+        return
+    path = Path(settings.load_from) / "adapter_config.json"
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        is_dora = stated.get("use_dora", False)
+        theirs = {
+            "method": (AdapterMethod.dora if is_dora else AdapterMethod.lora).value,
+            "rank": stated["r"],
+            "alpha": float(stated["lora_alpha"]),
+            "rank_stabilised": stated.get("use_rslora", False),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Violation(
+            path="adapter.load_from",
+            value=settings.load_from,
+            rule=f"is not PEFT's folder of a LoRA ({error!r})",
+            remedy="name a folder with adapter_config.json and adapter_model.safetensors",
+        )
+        return
+    ours = {
+        "method": settings.method.value,
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "rank_stabilised": settings.rank_stabilised,
+    }
+    for name, value in theirs.items():
+        if ours[name] != value:
+            yield Violation(
+                path=f"adapter.{name}",
+                value=spelled(ours[name]),
+                rule=f"is {spelled(value)} in adapter.load_from={settings.load_from}",
+                remedy=f"use adapter.{name}={spelled(value)}",
+            )
+
+
+def _base(facts: Facts) -> Iterator[Violation]:
+    settings = facts.config.adapter
+    if settings is not None and settings.base is not None:
+        yield from packed_base(
+            facts.config,
+            architecture=facts.architecture,
+            packing=settings.base,
+            path="adapter.base",
+        )
+
+
+RULES: tuple[Rule, ...] = (_settings, _first_values, _others, _base, _head, _rank, _stages)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An adapter trained under any layout is one that PEFT loads, merges and begins the next run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.forked import PYTHON
+from tests.llama_cases import write_llama
+from tests.support import write_model_folder
+
+pytestmark = [pytest.mark.mcore, pytest.mark.slow]
+
+SETTINGS = [
+    "experiment=tiny",
+    "model=pretrained",
+    "schedule.steps=2",
+    "schedule.warmup_steps=1",
+    "data.sequence_length=32",
+    "cluster.device=cpu",
+    "monitor.wandb=disabled",
+    "adapter.rank=4",
+    "optim.lr_peak=1e-2",
+]
+
+
+def megacpt(*words: str) -> str:
+    command = [PYTHON, "-m", "megacpt", *words]
+    done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def certificate(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "certificate.json").read_text())
+    assert found["certified"]
+    return found
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    (newest,) = sorted((run / "checkpoints").glob("step_*"))[-1:]
+    found: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
+    return found
+
+
+def first_loss(run: Path) -> float:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return next(float(line["loss"]) for line in lines if "loss" in line)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights with the byte tokenizer."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    write_model_folder(folder)
+    write_llama(folder, vocab_size=257, bos_token_id=256, eos_token_id=256)
+    return folder
+
+
+def test_from_a_cut_run_to_peft_and_on(base: Path, tmp_path: Path) -> None:
+    """tp=2 pads the vocabulary and cuts factors; pp=2 deals them to two stages."""
+    model, run = f"model.path={base}", tmp_path / "run"
+    beside = ["adapter.train_embedding=true", "adapter.train_head=true"]
+    layout = ["parallel.tp=2", "parallel.pp=2"]
+    megacpt("train", *SETTINGS, model, f"run_dir={run}", "adapter=lora", *beside, *layout)
+    assert "in PEFT against the native model's" in megacpt("export", str(run))
+    found = certificate(run / "adapter")
+    assert float(str(found["max_abs_difference"])) < 3e-5
+    assert "peft" in dict(found["versions"])  # type: ignore[call-overload]
+    merged = tmp_path / "merged"
+    megacpt("merge", "--adapter", str(run), "--output", str(merged))
+    certificate(merged)
+    # Read in another way, by the folder that was exported.
+    megacpt("verify", str(merged), str(run / "adapter"), "--base", str(base))
+    further = [f"adapter.load_from={run / 'adapter'}", *beside, f"run_dir={tmp_path / 'further'}"]
+    megacpt("train", *SETTINGS, model, "adapter=lora", *further)
+    # What it is measured against is the model without either adapter.
+    later, first = (manifest(folder) for folder in (tmp_path / "further", run))
+    for name, losses in first["base_heldout"].items():
+        assert later["base_heldout"][name] == pytest.approx(losses, rel=1e-5)
+    assert first_loss(tmp_path / "further") < first_loss(run) - 0.05
+
+
+def test_a_run_of_all_weights_begins_with_the_merged_model(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    megacpt("train", *SETTINGS, f"model.path={base}", f"run_dir={run}", "adapter=dora")
+    words = [w for w in SETTINGS if not w.startswith("adapter")]
+    command = [
+        *(PYTHON, "-m", "megacpt", "train", *words, f"model.path={base}"),
+        *(f"run_dir={tmp_path / 'full'}", f"checkpoint.load_from={run}"),
+    ]
+    done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"megacpt merge --adapter {run} --output FOLDER" in done.stderr
