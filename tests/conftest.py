@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -28,7 +29,13 @@ def pytest_configure() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--megatron-lm", help="checkout of Megatron-LM, to run its own tool")
     parser.addoption("--megatron-python", default=sys.executable, help="a Python that imports it")
-    parser.addoption("--all-layouts", action="store_true", help="of families (make test-families)")
+    parser.addoption(
+        "--cases-a-layout",
+        type=int,
+        choices=(0, 1, 2),
+        default=2,
+        help="so many of each family; 0: all (make test-families)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +45,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError("a test file imports megatron.core at its top; import it in a test")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """The thousands of tests stay to the end: no collection need look through them again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

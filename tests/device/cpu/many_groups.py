@@ -28,17 +28,15 @@ def use_them(work: Path, cases: None) -> None:
         groups.initialise_parallel(ParallelConfig(tp=2), seed=1)
         found: dict[str, Any] = {"shared": gloo_threads(), "sums": sums()}
         short = dist.new_group(timeout=timedelta(seconds=7))
+        found["devices"] = num_devices([dist.group.WORLD, short, dist.new_group()])
         found["timeout"] = backend(short).options._timeout.total_seconds()
         found["whole"] = backend(dist.group.WORLD).options._timeout.total_seconds()
         parallel_state.destroy_model_parallel()
         del short
         rank = started.ranks.rank
-    found["left"] = gloo_threads()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    own = [dist.new_group() for _ in range(3)]
-    found["own"] = gloo_threads()
+    found["afterwards"] = num_devices([dist.group.WORLD, *(dist.new_group() for _ in range(3))])
     (work / f"{rank}.json").write_text(json.dumps(found))
-    del own
 
 
 def watched(work: Path, cases: None) -> None:
@@ -53,6 +51,11 @@ def watched(work: Path, cases: None) -> None:
 
 def backend(group: Any) -> Any:
     return group._get_backend(torch.device("cpu"))
+
+
+def num_devices(groups: list[Any]) -> int:
+    devices = [backend(group).options._devices[0] for group in groups]
+    return len({id(device) for device in devices})
 
 
 def gloo_threads() -> int:

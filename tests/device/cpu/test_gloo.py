@@ -24,7 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_one_thread_polls_for_all_of_them(found: list[dict[str, Any]]) -> None:
-    assert [rank["shared"] for rank in found] == [1, 1]
+    assert [(rank["shared"], rank["devices"]) for rank in found] == [(1, 1), (1, 1)]
 
 
 def test_groups_that_are_at_work_at_once_keep_apart(found: list[dict[str, Any]]) -> None:
@@ -38,7 +38,7 @@ def test_each_has_the_timeout_that_was_asked_for(found: list[dict[str, Any]]) ->
 
 def test_after_the_run_groups_are_torch_s_own(found: list[dict[str, Any]]) -> None:
     """The default group and three more open a device each."""
-    assert [rank["own"] - rank["left"] for rank in found] == [4, 4]
+    assert [rank["afterwards"] for rank in found] == [4, 4]
 
 
 def test_a_group_that_torch_watches_is_left_alone(tmp_path: Path) -> None:
