@@ -18,6 +18,9 @@ MANIFEST = "manifest.json"
 _SHOWN = 12
 """Digits of a fingerprint."""
 _OWN_SUM = "manifest_xxh128"
+_ADAPTER = "adapter"
+_SETTINGS = {"modules": "targets", "embedding": "train_embedding", "head": "train_head"}
+"""Of an adapter, those that are called otherwise in the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +90,47 @@ def require_architecture(
 ) -> None:
     """Refuse a checkpoint of another model than the base model that the run names."""
     known = json.loads(json.dumps(architecture))
+    _require_adapter(manifest.architecture.get(_ADAPTER), own=known.get(_ADAPTER), folder=folder)
     for name, value in manifest.architecture.items():
-        if not _has(known.get(name), stated=value):
+        if name != _ADAPTER and not _has(known.get(name), stated=value):
             raise CheckpointError(
                 f"{folder} is of another model: its {name} is {value}, the base model's is "
                 f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
             )
+
+
+def _require_adapter(stated: Any, *, own: Any, folder: Path) -> None:
+    """The same one, or none on both sides. Dropout may differ: it is of the steps that come."""
+    if stated is None and own is not None:
+        raise CheckpointError(
+            f"{folder} holds all weights of a model, and this run trains an adapter beside those "
+            "of its base model; write it as a Hugging Face folder with megacpt export, and begin "
+            "with that: model.path=FOLDER, checkpoint.load_from=null."
+        )
+    if stated is not None and own is None:
+        raise CheckpointError(
+            f"{folder} holds an adapter, and adapter=none; use the adapter settings that it was "
+            "written with, or write both as one model with megacpt merge, and begin with that: "
+            "model.path=FOLDER, in a new run_dir."
+        )
+    names = [n for n in own or () if n != "dropout" and not _has(own[n], stated=stated.get(n))]
+    if names:
+        unlike = (
+            f"adapter.{_SETTINGS.get(n, n)} was {_shown(stated.get(n))} and is {_shown(own[n])}"
+            for n in names
+        )
+        raise CheckpointError(
+            f"{folder} holds another adapter than this run's: {', '.join(unlike)}; use the "
+            "settings it was written with, or begin a new adapter: another run_dir, and "
+            "checkpoint.load_from=null."
+        )
+
+
+def _shown(value: object) -> str:
+    """As it is set; of modules the ends of their names, which a layer's are told apart by."""
+    if isinstance(value, list):
+        return ",".join(dict.fromkeys(str(part).rpartition(".")[2] for part in value)) or "none"
+    return str(value).lower()
 
 
 def require_base(

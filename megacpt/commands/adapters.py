@@ -22,6 +22,7 @@ from megacpt.errors import ModelError
 from megacpt.text import duration, listed, text_size
 
 if TYPE_CHECKING:
+    from megacpt.convert.adapters.extract import Extracted
     from megacpt.convert.sources import SourceModel
 
 
@@ -116,32 +117,13 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    from megacpt.config.sections import AdapterConfig
-    from megacpt.device.quiet import quiet_libraries
     from megacpt.files import require_new
 
     # Before anything is downloaded.
     require_new(arguments.output)
-    quiet_libraries()
-    from megacpt.convert.adapters.export import write_extracted
-    from megacpt.convert.adapters.extract import extract
-    from megacpt.convert.opened import open_source
-    from megacpt.convert.sources import hugging_face
-    from megacpt.families import read_architecture
-
     folder = model_path(arguments.base, weights=True, argument="--base")
-    base = hugging_face(folder, architecture=read_architecture(folder))
-    path = Path(arguments.model)
-    trained = path if path.exists() else model_path(arguments.model, weights=True)
-    settings = AdapterConfig(
-        rank=arguments.rank,
-        alpha=float(arguments.rank),
-        targets=arguments.targets,
-        train_embedding=arguments.embedding,
-        train_head=arguments.head,
-    )
-    found = extract(open_source(trained, base=folder), base=base, settings=settings)
-    write_extracted(found, output=arguments.output, base_model=as_asked(folder))
+    with one_cpu_rank():
+        found = _extracted(arguments, folder=folder)
     for module in found.modules:
         print(f"{module.module:<48} {module.difference:>10.4g} {module.error:>8.2%}")
     left = sorted(found.others, key=lambda name: -found.others[name])[:3]
@@ -154,6 +136,29 @@ def _extract(arguments: argparse.Namespace) -> int:
         f"{as_asked(folder)} --output {shown(arguments.output.with_name('merged'))}",
     )
     return 0
+
+
+def _extracted(arguments: argparse.Namespace, *, folder: Path) -> Extracted:
+    from megacpt.config.sections import AdapterConfig
+    from megacpt.convert.adapters.export import write_extracted
+    from megacpt.convert.adapters.extract import extract
+    from megacpt.convert.opened import open_source
+    from megacpt.convert.sources import hugging_face
+    from megacpt.families import read_architecture
+
+    base = hugging_face(folder, architecture=read_architecture(folder))
+    path = Path(arguments.model)
+    trained = path if path.exists() else model_path(arguments.model, weights=True)
+    settings = AdapterConfig(
+        rank=arguments.rank,
+        alpha=float(arguments.rank),
+        targets=arguments.targets,
+        train_embedding=arguments.embedding,
+        train_head=arguments.head,
+    )
+    found = extract(open_source(trained, base=folder), base=base, settings=settings)
+    write_extracted(found, output=arguments.output, base_model=as_asked(folder))
+    return found
 
 
 def _extract_arguments(parser: argparse.ArgumentParser) -> None:

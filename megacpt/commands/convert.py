@@ -159,10 +159,15 @@ def _opened(name: str, *, argument: str, base: str | None) -> SourceModel:
     from megacpt.convert.opened import open_source
 
     path = _path_of(name, argument=argument)
-    described = _path_of(base, argument="--base", weights=False) if base is not None else None
+    # What is described by a model needs no weights of it; an adapter is merged into them.
+    is_adapter = (path / "adapter_config.json").is_file()
+    described = _path_of(base, argument="--base", weights=is_adapter) if base is not None else None
     if described is None and (path / "run.yaml").is_file():
         # What the hub's cache has lost of its model is fetched again.
-        described = Path(str(model_of_run(path, weights=False).model.path))
+        config = model_of_run(path, weights=False)
+        if config.adapter is not None:
+            config = model_of_run(path, weights=True)
+        described = Path(str(config.model.path))
     return open_source(path, base=described)
 
 

@@ -128,6 +128,44 @@ def test_what_an_older_checkpoint_does_not_state_is_no_other_model(folder: Path)
             require_architecture(manifest, architecture=base | other, folder=folder)
 
 
+ADAPTER = {"method": "lora", "rank": 4, "dropout": 0.0, "head": False}
+ADAPTER |= {"modules": ["h.{layer}.attn.q_proj", "h.{layer}.attn.v_proj"], "layers": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("stated", "own", "words"),
+    [
+        ({}, ADAPTER, "holds all weights of a model.* megacpt export.* model.path=FOLDER"),
+        ({"adapter": None}, ADAPTER, "holds all weights of a model"),
+        ({"adapter": ADAPTER}, None, "holds an adapter, and adapter=none.* megacpt merge"),
+        (
+            {"adapter": ADAPTER},
+            ADAPTER | {"rank": 8, "method": "dora"},
+            "another adapter than this run's: adapter.method was lora and is dora, "
+            "adapter.rank was 4 and is 8; use the settings",
+        ),
+        (
+            {"adapter": ADAPTER},
+            ADAPTER | {"modules": ("h.{layer}.attn.q_proj",), "layers": (1,), "head": True},
+            "adapter.train_head was false and is true, adapter.targets was q_proj,v_proj and is "
+            "q_proj, adapter.layers was 0,1 and is 1; use",
+        ),
+    ],
+)
+def test_another_adapter_is_named_by_what_differs(
+    folder: Path, stated: dict[str, object], own: object, words: str
+) -> None:
+    manifest = replace(CheckpointManifest.read(folder), architecture=stated)
+    with pytest.raises(CheckpointError, match=words):
+        require_architecture(manifest, architecture={"adapter": own}, folder=folder)
+
+
+def test_the_same_adapter_goes_on_with_another_dropout(folder: Path) -> None:
+    manifest = replace(CheckpointManifest.read(folder), architecture={"adapter": ADAPTER})
+    own = ADAPTER | {"dropout": 0.1}
+    require_architecture(manifest, architecture={"adapter": own}, folder=folder)
+
+
 def test_an_adapter_s_checkpoint_goes_with_its_own_base(folder: Path) -> None:
     tree = json.loads((folder / "manifest.json").read_text())
     del tree["base"], tree["manifest_xxh128"]

@@ -46,6 +46,11 @@ def kill_and_go_on(work: Path, cases: dict[str, Any]) -> None:
     (work / "kills.json").write_text(json.dumps(kills))
 
 
+def go_on(work: Path, cases: dict[str, Any]) -> None:
+    """Once more, which is refused."""
+    assert forks.run(cases["settings"] | {"run_dir": str(work / "broken")}) == [2]
+
+
 def in_step(run_dir: Path, rng: random.Random) -> Callable[[], bool]:
     """Some steps on; sometimes already while the run starts."""
     wanted = last_step(run_dir) + rng.randint(0, 10)

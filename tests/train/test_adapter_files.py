@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.forked import PYTHON
 from tests.llama_cases import write_llama
@@ -72,6 +73,9 @@ def test_from_a_cut_run_to_peft_and_on(base: Path, tmp_path: Path) -> None:
     found = certificate(run / "adapter")
     assert float(str(found["max_abs_difference"])) < 3e-5
     assert "peft" in dict(found["versions"])  # type: ignore[call-overload]
+    card = ModelCard.load(run / "adapter" / "README.md")
+    assert card.data.library_name == "peft"
+    assert "PeftModel.from_pretrained(base, folder)" in card.text
     merged = tmp_path / "merged"
     megacpt("merge", "--adapter", str(run), "--output", str(merged))
     certificate(merged)

@@ -47,7 +47,7 @@ def test_some_layers_alone_go_on_beside_their_own_base(tmp_path: Path) -> None:
     last = run_dir / "checkpoints" / "step_00000004"
     assert json.loads((last / "manifest.json").read_text())["base"] == fingerprint(base)
     held = sum(file.stat().st_size for file in last.glob("*.distcp"))
-    assert held < 14 * 7424 + 50_000  # Of the base there is nothing: it alone has 600 kB.
+    assert held < 300_000  # The base alone would be 600 kB, its state twice that.
     shutil.rmtree(last)
     again = megacpt(*command)
     assert again.returncode == 0, again.stderr

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from megacpt.checkpoint.manifest import CheckpointManifest
+from megacpt.checkpoint.stored.dcp import read_index
 from tests.run_on_ranks import run_on_ranks
 from tests.train.guard.fault_runs import curve, settings, write_inputs
 
 KILLS = 30
 STEPS = 200
+OF_ADAPTER_KILLS, OF_ADAPTER_STEPS = 4, 30
+KILL = "tests.train.kills:kill_and_go_on"
 
 
 @pytest.mark.mcore
@@ -27,9 +30,9 @@ def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -
     run["model"] = {"path": str(tmp_path / "model"), "init": "random"}
     run["data"]["micro_batch_size"] = 4
     run["data"]["sources"] = {"letters": {"prefix": str(tmp_path / "letters")}}
-    target, seed = "tests.train.kills:kill_and_go_on", time.time_ns() % 2**32
+    seed = time.time_ns() % 2**32
     cases = {"settings": run, "kills": KILLS, "seed": seed}
-    run_on_ranks(target, tmp_path, world=1, cases=cases, timeout_s=900)
+    run_on_ranks(KILL, tmp_path, world=1, cases=cases, timeout_s=900)
     kills = json.loads((tmp_path / "kills.json").read_text())
     assert len(kills) == KILLS
     in_saves = sum(any(name.endswith(".partial") for name in kill["found"]) for kill in kills)
@@ -39,3 +42,33 @@ def test_a_run_killed_thirty_times_ends_as_the_undisturbed_one(tmp_path: Path) -
     name = f"checkpoints/step_{STEPS:08d}"
     found, expected = (CheckpointManifest.read(run / name).files for run in (broken, whole))
     assert found["__0_0.distcp"] == expected["__0_0.distcp"], f"seed {seed}"
+
+
+@pytest.mark.mcore
+@pytest.mark.slow
+def test_a_killed_adapter_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+    """With the base beside it alone, of which its checkpoints hold nothing."""
+    write_inputs(tmp_path)
+    run = settings(tmp_path, run="", bad="garbage", spike="ignore")
+    run["schedule"] = {"steps": OF_ADAPTER_STEPS, "warmup_steps": 2}
+    run["checkpoint"] = {"every_steps": 3, "keep_last": 2, "asynchronous": True}
+    run["data"]["micro_batch_size"] = 4
+    run["data"]["sources"] = {"letters": {"prefix": str(tmp_path / "letters")}}
+    run["adapter"] = {"method": "dora", "rank": 2, "dropout": 0.1, "train_head": True}
+    seed = time.time_ns() % 2**32
+    cases = {"settings": run, "kills": OF_ADAPTER_KILLS, "seed": seed}
+    run_on_ranks(KILL, tmp_path, world=1, cases=cases, timeout_s=600)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert curve(broken) == curve(whole), f"seed {seed}"
+    name = f"checkpoints/step_{OF_ADAPTER_STEPS:08d}"
+    found, expected = (CheckpointManifest.read(run / name) for run in (broken, whole))
+    assert found.files["__0_0.distcp"] == expected.files["__0_0.distcp"], f"seed {seed}"
+    keys = [key for key in read_index(broken / name).state_dict_metadata if "_extra" not in key]
+    weights = {key for key in keys if not key.startswith(("optimizer.", "rng"))}
+    assert {key for key in weights if ".adapter." not in key} == {"output_layer.weight"}
+    assert found.base == expected.base
+    assert found.base is not None
+    (tmp_path / "model").rename(tmp_path / "first")
+    write_inputs(tmp_path, seed=6)
+    run_on_ranks("tests.train.kills:go_on", tmp_path, world=1, cases={"settings": run})
+    assert "is an adapter to other weights" in (broken / "error_0.txt").read_text()

@@ -18,12 +18,20 @@ SAVED_AT, STEPS = 3, 6
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 
+ADAPTER = {"method": "dora", "rank": 4, "train_embedding": True}
+
+
 def settings(
-    work: Path, *parts: str, steps: int = STEPS, lr_peak: float = 3e-3, **others: Any
+    work: Path,
+    *parts: str,
+    of: str = "source",
+    steps: int = STEPS,
+    lr_peak: float = 3e-3,
+    **others: Any,
 ) -> dict[str, Any]:
-    """A run that begins with ``parts`` of the source's checkpoint at SAVED_AT."""
+    """A run that begins with ``parts`` of the checkpoint of run ``of`` at SAVED_AT."""
     taken = {name: name in parts for name in ("weights", "optimizer", "schedule", "data")}
-    source = work / "source" / "checkpoints" / f"step_{SAVED_AT:08d}"
+    source = work / of / "checkpoints" / f"step_{SAVED_AT:08d}"
     return {
         **others,
         "evaluate": {"heldout": {"late": {"prefix": str(work / "late")}}, "domain": "late"},
@@ -54,6 +62,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "weights-schedule again": settings(work, "weights", "schedule", steps=STEPS + 2),
         "weights-schedule-whole": settings(work, "weights", "schedule", steps=STEPS + 2),
         "data": settings(work, "data", steps=2),
+        "adapter": settings(work, adapter=ADAPTER),
+        "adapter-fork": settings(work, *everything, of="adapter", adapter=ADAPTER),
+        "adapter-weights": settings(work, "weights", of="adapter", adapter=ADAPTER, steps=2),
     }
     run_on_ranks(TRAIN_ALL, work, world=1, cases=alone)
     zero3 = {"parallel": {"dp": 2, "sharded_weights": True}}
@@ -84,6 +95,14 @@ def test_with_all_parts_it_is_the_same_run(work: Path) -> None:
 def test_in_another_layout_too(work: Path) -> None:
     found, expected = column(work, "fork-zero3"), column(work, "source")[SAVED_AT:]
     np.testing.assert_allclose(found, expected, rtol=LOSS_RTOL)
+
+
+def test_an_adapter_goes_on_in_another_run(work: Path) -> None:
+    assert column(work, "adapter", "loss") != column(work, "source", "loss")
+    assert column(work, "adapter-fork", "step") == [4, 5, 6]
+    for key in ("loss", "grad_norm", "lr"):
+        assert column(work, "adapter-fork", key) == column(work, "adapter", key)[SAVED_AT:]
+    assert column(work, "adapter-weights")[0] < column(work, "adapter")[0]
 
 
 def test_the_optimizer_is_new_unless_it_is_taken(work: Path) -> None:
@@ -131,7 +150,7 @@ def test_data_alone_leaves_the_base_model(work: Path) -> None:
     assert column(work, "data")[0] > column(work, "source")[SAVED_AT]
 
 
-@pytest.mark.parametrize("name", ["weights", "fork", "fork-zero3"])
+@pytest.mark.parametrize("name", ["weights", "fork", "fork-zero3", "adapter-weights"])
 def test_gain_is_told_against_the_base_model(work: Path, name: str) -> None:
     """Step 0 is ``model.path``, whatever weights the run begins with."""
     found, expected = (heldout(work, run) for run in (name, "source"))

@@ -204,9 +204,9 @@ def unsloth_model(peer: Peer, *, folder: Path) -> Any:
     return model.for_training() or model
 
 
-def run_settings(work: Path) -> dict[str, Any]:
+def run_settings(work: Path, *, name: str) -> dict[str, Any]:
     return {
-        "run_dir": str(work / "run"),
+        "run_dir": str(work / f"run-{name}"),
         "model": {"path": str(work / "model")},
         "data": {
             "sources": {"random": {"prefix": str(work / "random")}},
@@ -294,7 +294,7 @@ def print_memory(entrants: Mapping[str, Entrant]) -> None:
 def work_as(name: str, *, work: Path, peer: Peer | None) -> Step:
     if peer is not None:
         return peer_step(peer, folder=work / "model")
-    return floor() if name == "floor" else own_step([run_settings(work), OURS[name]])
+    return floor() if name == "floor" else own_step([run_settings(work, name=name), OURS[name]])
 
 
 def main() -> None:

@@ -109,12 +109,12 @@ def peer() -> Step:
 
 
 def ours(name: str, work: Path) -> Step:
-    return own_step([run_settings(work), OURS_SETTINGS[name]])
+    return own_step([run_settings(work, name=name), OURS_SETTINGS[name]])
 
 
-def run_settings(work: Path) -> dict[str, Any]:
+def run_settings(work: Path, *, name: str) -> dict[str, Any]:
     return {
-        "run_dir": str(work / "run"),
+        "run_dir": str(work / f"run-{name}"),
         "model": {"path": str(work / "model"), "init": "random"},
         "data": {
             "sources": {"random": {"prefix": str(work / "random")}},

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from megacpt.config.sections import AdapterConfig
-from megacpt.convert.adapters.plain import computed
+from megacpt.convert.adapters.plain import in_memory
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
 from megacpt.families.adapter import A, B, Updated, factor_name, updated
@@ -132,11 +132,11 @@ class _Module:
         roots_R = found.values_R.sqrt()
         a_RI = _filled(roots_R.unsqueeze(1) * found.right_RI, size=rank, dim=0)
         b_OR = _filled(found.left_OR * roots_R, size=rank, dim=1)
-        into[factor_name(module, factor=A)] = _kept(a_RI)
+        into[factor_name(module, factor=A)] = in_memory(a_RI)
         first = 0
         for part in self._parts:
             rows = b_OR[first : first + part.shape[0]]
-            into[factor_name(part.weight, factor=B)] = _kept(rows)
+            into[factor_name(part.weight, factor=B)] = in_memory(rows)
             first += len(rows)
         left = torch.linalg.vector_norm(d_OI - b_OR @ a_RI)
         whole = torch.linalg.vector_norm(d_OI)
@@ -158,7 +158,3 @@ def _filled(factor: torch.Tensor, *, size: int, dim: int) -> torch.Tensor:
     shape = list(factor.shape)
     shape[dim] = missing
     return torch.cat([factor, factor.new_zeros(shape)], dim=dim)
-
-
-def _kept(values: torch.Tensor) -> SourceTensor:
-    return computed(tuple(values.shape), rows=lambda first, num: values[first : first + num])

@@ -78,6 +78,10 @@ def computed(shape: tuple[int, ...], *, rows: Callable[[int, int], torch.Tensor]
     return SourceTensor(shape=shape, dtype=torch.float32, fill=fill)
 
 
+def in_memory(values: torch.Tensor) -> SourceTensor:
+    return computed(tuple(values.shape), rows=lambda first, num: values[first : first + num])
+
+
 def _through(b: SourceTensor, *, core: SourceTensor) -> SourceTensor:
     return computed(
         b.shape,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from megacpt.convert.adapters.folder import CONFIG, TENSORS, tables
 from megacpt.convert.adapters.live import Live, live_model
 from megacpt.convert.adapters.places import PREFIX, Place, places, rows_of
-from megacpt.convert.adapters.plain import computed
+from megacpt.convert.adapters.plain import in_memory
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
 from megacpt.families import read_architecture
@@ -196,7 +196,7 @@ class _Found:
                     "the model is tied, but differs; set tie_word_embeddings to false in a copy "
                     "of the model."
                 )
-        yield from ((name, _kept(table)) for name, table in known.items())
+        yield from ((name, in_memory(table)) for name, table in known.items())
 
     def _of_place(
         self, place: Place, *, architecture: Architecture
@@ -208,14 +208,14 @@ class _Found:
         for each, part in place.held:
             expert, rows = part.index or 0, rows_of(part, num=each.shape[0])
             own = _columns(place, leg=place.leg(each), pair=pair, rank=adapter.rank)
-            yield factor_name(each.module, factor=A), _kept(pair.a_ERI[expert, own])
+            yield factor_name(each.module, factor=A), in_memory(pair.a_ERI[expert, own])
             yield (
                 factor_name(each.weight, factor=B),
-                _kept(pair.b_EOR[expert, rows, own] * share),
+                in_memory(pair.b_EOR[expert, rows, own] * share),
             )
             if adapter.has_magnitudes:
                 sizes = self._tensor(f"{place.key}.lora_magnitude_vector")
-                yield factor_name(each.weight, factor=MAGNITUDE), _kept(sizes[rows])
+                yield factor_name(each.weight, factor=MAGNITUDE), in_memory(sizes[rows])
 
     def _pair(self, place: Place) -> _Pair:
         a, b = (self._tensor(f"{place.key}.lora_{factor}.weight").float() for factor in "AB")
@@ -266,7 +266,3 @@ def _names(place: Place) -> tuple[str, ...]:
     return tuple(
         f"{place.key}.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     )
-
-
-def _kept(values: torch.Tensor) -> SourceTensor:
-    return computed(tuple(values.shape), rows=lambda first, num: values[first : first + num])

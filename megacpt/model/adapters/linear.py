@@ -65,7 +65,7 @@ class Factors(torch.nn.Module):
     def forward(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """a_RI, b_OR and DoRA's sizes of the rows; asked for by a call, whose hooks gather what an
         update has changed."""
-        return self._inner(), self._outer(), getattr(self, MAGNITUDE, None)
+        return self._inner(), self._outer(), self._sizes()
 
     def shared(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The same, where each rank's gradient of what every rank has is a part of the whole."""
@@ -92,7 +92,8 @@ class Factors(torch.nn.Module):
             w_OI = weight.dense(torch.float32) if isinstance(weight, Packed) else weight.float()
             norm_O = self._norm(w_OI, a_RI=a_RI, b_OR=b_OR)
             self.norm_O = norm_O if self.keeps_norm else None
-        return (magnitude_O.float() / norm_O).to(magnitude_O.dtype)
+        gain_O = magnitude_O.float() / norm_O
+        return torch.where(gain_O.isnan(), 1.0, gain_O).to(magnitude_O.dtype)
 
     @torch.no_grad()
     def _norm(self, w_OI: torch.Tensor, *, a_RI: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
@@ -155,16 +156,38 @@ class Factors(torch.nn.Module):
         tp = 1 if self.of_row else self.tp
         num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
         wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
+        for (into, part), module in zip(
+            self._rows_of_modules(wide, of=b_Or, tp=tp), self.linear.module_of, strict=True
+        ):
+            into[..., module * rank : (module + 1) * rank] = part
+        return wide
+
+    def _sizes(self) -> torch.Tensor | None:
+        """DoRA's, of all rows of the native weight; NaN where no module has one."""
+        sizes_o: torch.Tensor | None = getattr(self, MAGNITUDE, None)
+        row = self.linear.row
+        if sizes_o is None or self.linear.sources == row.sources:
+            return sizes_o
+        tp = 1 if self.of_row else self.tp
+        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
+        wide = sizes_o.new_full((num_rows,), torch.nan)
+        for into, part in self._rows_of_modules(wide, of=sizes_o, tp=tp):
+            into.copy_(part)
+        return wide
+
+    def _rows_of_modules(
+        self, wide: torch.Tensor, *, of: torch.Tensor, tp: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Those that each source has in a tensor of the whole native weight's rows, beside those in
+        a factor."""
+        row = self.linear.row
         into = dict(
             zip(row.sources, row.views(wide, architecture=self.architecture, tp=tp), strict=True)
         )
         outer = next(f for f in self.linear.factors if f.native.endswith(f".{B}"))
-        parts = outer.views(b_Or, architecture=self.architecture, tp=tp)
-        for part, source, module in zip(
-            parts, self.linear.sources, self.linear.module_of, strict=True
-        ):
-            into[source][..., module * rank : (module + 1) * rank] = part
-        return wide
+        parts = outer.views(of, architecture=self.architecture, tp=tp)
+        for part, source in zip(parts, self.linear.sources, strict=True):
+            yield into[source], part
 
 
 class Adapted(torch.nn.Module):

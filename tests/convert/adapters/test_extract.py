@@ -19,7 +19,7 @@ from tests.convert.adapters.support import RANK, drawn_adapter
 from tests.convert.adapters.test_folder import ATOL, far, logits_of, write_base
 from tests.convert.support import held_in_memory
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 
 def of_folder(base: Path) -> SourceModel:

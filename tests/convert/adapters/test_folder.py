@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.convert.adapters.support import drawn_adapter
 from tests.family_cases import Case, cases
 from tests.multimodal_cases import write_parts
 
-pytestmark = [pytest.mark.mcore]
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 TOKENS_BS = torch.randint(6, 131, (2, 40), generator=torch.Generator().manual_seed(7))
 ATOL = 3e-5
@@ -64,7 +65,22 @@ def far(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max())
 
 
-@pytest.mark.parametrize("name", [*RUNS, *PARTS])
+FAST = (
+    "llama-tied-gqa",
+    "llama-plain",
+    "norms-gemma3",
+    "varied-phi3-0",
+    "gpt_oss-windows",
+    "gemma3",
+)
+"""The others, all in all ten seconds, are slow."""
+
+
+def dealt(names: Iterable[str]) -> list[Any]:
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", dealt([*RUNS, *PARTS]))
 def test_peft_computes_the_same(name: str, tmp_path: Path, one_rank: None) -> None:
     from megacpt.convert.adapters.export import load_peft, write_peft
     from megacpt.convert.adapters.native import native_model

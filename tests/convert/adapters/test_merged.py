@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from megacpt.config.sections import Dtype
 from tests.convert.adapters.support import drawn_adapter
-from tests.convert.adapters.test_folder import ATOL, far, logits_of, write_base
+from tests.convert.adapters.test_folder import ATOL, dealt, far, logits_of, write_base
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 RUNS: dict[str, dict[str, Any]] = {
     "llama-tied-gqa": {"train_embedding": True, "rank_stabilised": True},
@@ -26,7 +26,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", dealt(RUNS))
 @pytest.mark.parametrize("through_peft", [False, True], ids=["run", "folder"])
 def test_merged_is_the_same_model(name: str, through_peft: bool, tmp_path: Path) -> None:
     """``folder``: what PEFT's holds is read again."""

@@ -18,7 +18,7 @@ from tests.convert.adapters.support import drawn_adapter
 from tests.convert.adapters.test_folder import ATOL, TOKENS_BS, far, logits_of, write_base
 from tests.convert.adapters.test_read import write_peft_s_own
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 SETTINGS: dict[str, Any] = {"rank": 3, "alpha": 5.0, "targets": "q_proj,down_proj"}
 

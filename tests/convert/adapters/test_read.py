@@ -16,7 +16,7 @@ from tests.adapter_cases.peft_twin import peft_model, random_start, set_tensors
 from tests.convert.adapters.support import drawn_adapter
 from tests.convert.adapters.test_folder import ATOL, far, logits_of, write_base
 
-pytestmark = pytest.mark.mcore
+pytestmark = [pytest.mark.mcore, pytest.mark.usefixtures("one_rank")]
 
 STACKED = "mlp.experts.gate_up_proj"
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

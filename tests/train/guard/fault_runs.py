@@ -27,10 +27,10 @@ BAD_STEP = 20
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48}
 
 
-def write_inputs(work: Path) -> None:
-    """A model folder and the shards letters, garbage and broken."""
+def write_inputs(work: Path, *, seed: int = 5) -> None:
+    """A model folder and the shards letters, garbage and broken; ``seed``: of the weights."""
     write_model_folder(work / "model", **SHAPE)
-    save_file(_weights(), work / "model" / "model.safetensors", metadata={"format": "pt"})
+    save_file(_weights(seed), work / "model" / "model.safetensors", metadata={"format": "pt"})
     rng = np.random.default_rng(3)
     letters = [rng.choice(LETTERS, size=60) for _ in range(80)]
     _write(work / "letters", letters)
@@ -45,12 +45,12 @@ def _write(prefix: Path, documents: list[np.ndarray]) -> None:
     write_shard(prefix, documents=documents, vocab_size=LLAMA["vocab_size"])
 
 
-def _weights() -> dict[str, torch.Tensor]:
+def _weights(seed: int) -> dict[str, torch.Tensor]:
     """A random Llama of SHAPE, with one infinite row."""
     shape = LLAMA | SHAPE
     hidden, ffn, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
     kv = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:
         return 0.08 * torch.randn(rows, columns, generator=generator)
