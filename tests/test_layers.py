@@ -61,7 +61,7 @@ SCENARIOS = {
     "tokenizer": "files",
     "train": "adapter_files adapters changes continued damaged delta_nets documents export kills "
     "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start "
-    "zero3",
+    "zero3 adapter_layouts",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}

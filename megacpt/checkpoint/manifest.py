@@ -109,9 +109,10 @@ def _require_adapter(stated: Any, *, own: Any, folder: Path) -> None:
         )
     if stated is not None and own is None:
         raise CheckpointError(
-            f"{folder} holds an adapter, and adapter=none; use the adapter settings that it was "
-            "written with, or write both as one model with megacpt merge, and begin with that: "
-            "model.path=FOLDER, in a new run_dir."
+            f"{folder} holds an adapter, and this run trains all weights (adapter=none); use the "
+            "adapter settings that it was written with, or write both as a whole model, megacpt "
+            f"merge --adapter {folder} --output FOLDER, and begin with that in a new run_dir: "
+            "model.path=FOLDER."
         )
     names = [n for n in own or () if n != "dropout" and not _has(own[n], stated=stated.get(n))]
     if names:

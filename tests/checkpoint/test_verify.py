@@ -137,7 +137,7 @@ ADAPTER |= {"modules": ["h.{layer}.attn.q_proj", "h.{layer}.attn.v_proj"], "laye
     [
         ({}, ADAPTER, "holds all weights of a model.* megacpt export.* model.path=FOLDER"),
         ({"adapter": None}, ADAPTER, "holds all weights of a model"),
-        ({"adapter": ADAPTER}, None, "holds an adapter, and adapter=none.* megacpt merge"),
+        ({"adapter": ADAPTER}, None, "holds an adapter, .*adapter=none.* megacpt merge --adapter"),
         (
             {"adapter": ADAPTER},
             ADAPTER | {"rank": 8, "method": "dora"},

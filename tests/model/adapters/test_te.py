@@ -37,10 +37,10 @@ GRADIENT_RTOL = 5e-4
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require_engine()
-    folder = tmp_path_factory.mktemp("te_outputs")
+    folder = tmp_path_factory.mktemp("te_runs")
     for name, case in CASES.items():
         case.write(folder / "models" / name)
-    target = "tests.model.adapters.te_outputs:write_found"
+    target = "tests.model.adapters.te_runs:write_found"
     run_on_ranks(target, folder, world=1, cases=RUNS, timeout_s=900.0)
     return folder
 
