@@ -301,7 +301,12 @@ def _check_start(config: RunConfig, *, base: BaseCheckpoint, architecture: Archi
 
 
 def _require_base(config: RunConfig, *, manifest: CheckpointManifest, folder: Path) -> None:
-    require_base(manifest, base=base_of_run(config), model=config.model.path, folder=folder)
+    require_base(
+        manifest,
+        base=base_of_run(config.model, adapter=config.adapter),
+        model=config.model.path,
+        folder=folder,
+    )
 
 
 def _check_schedule(config: RunConfig) -> None:

@@ -190,13 +190,13 @@ def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
     config = model_of_run(arguments.run_dir, weights=True)
     output = arguments.output or arguments.run_dir / "adapter"
     with one_cpu_rank():
-        from megacpt.convert.adapters.run import export_run
+        from megacpt.convert.adapters.run import export_trained_adapter
         from megacpt.monitor.card import write_card
 
         def describe(folder: Path, *, step: int) -> None:
             write_card(folder, run_dir=arguments.run_dir, config=config, step=step)
 
-        certified = export_run(config, output=output, describe=describe)
+        certified = export_trained_adapter(config, output=output, describe=describe)
     proof = f"  its logits in PEFT against the native model's: {shown(output)}/certificate.json"
     unproven = "  not compared with PEFT, which is not installed: pip install peft"
     say(

@@ -52,7 +52,7 @@ def evaluate(
     shards = heldout_shards(config)
     for prefix in shards.values():
         require_current_tokenizer(prefix)
-    architecture = architecture_of_run(config)
+    architecture = architecture_of_run(config.model, adapter=config.adapter)
     folder, manifest = chosen.folder, chosen.manifest
     initialise_parallel(config.parallel, seed=config.seed)
     _require_own(config, architecture=architecture, manifest=manifest, folder=folder)
@@ -90,7 +90,7 @@ def _require_own(
 ) -> None:
     """The checkpoint is of the run's model, and of its weights; a collective call."""
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
-    base = from_first_rank(lambda: base_of_run(config))
+    base = from_first_rank(lambda: base_of_run(config.model, adapter=config.adapter))
     require_base(manifest, base=base, model=config.model.path, folder=folder)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from megacpt.config.sections import AdapterConfig, RunConfig
+from megacpt.config.sections import AdapterConfig, ModelConfig
 from megacpt.errors import ConfigError, Violation
 from megacpt.families import read_architecture
 from megacpt.families.adapter import linear_modules
@@ -22,11 +22,11 @@ _OF_REGEX = frozenset("*+?()[]|\\^$")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
-def architecture_of_run(config: RunConfig) -> Architecture:
+def architecture_of_run(model: ModelConfig, *, adapter: AdapterConfig | None) -> Architecture:
     """What a run trains: its base model's, with the adapter that it sets; ``model.path`` must name
     a folder."""
-    base = read_architecture(Path(str(config.model.path)), rope=config.model.rope)
-    return with_adapter(base, settings=config.adapter)
+    base = read_architecture(Path(str(model.path)), rope=model.rope)
+    return with_adapter(base, settings=adapter)
 
 
 def with_adapter(architecture: Architecture, *, settings: AdapterConfig | None) -> Architecture:

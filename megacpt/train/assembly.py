@@ -147,7 +147,7 @@ def assemble(
 ) -> Parts:
     """Build all parts; megacpt.device.groups.initialise_parallel comes before."""
     base = Path(str(config.model.path))
-    architecture = architecture_of_run(config)
+    architecture = architecture_of_run(config.model, adapter=config.adapter)
     tokenizer = load_tokenizer(base)
     origin = claim_origin(Path(config.run_dir), take_over=take_over)
     base_checkpoint = None if origin.folder else _base_checkpoint(config, architecture=architecture)
@@ -180,7 +180,7 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
-        base_fingerprint=from_first_rank(lambda: base_of_run(config)),
+        base_fingerprint=from_first_rank(lambda: base_of_run(config.model, adapter=config.adapter)),
         state=state,
         first_rng=rng_state(),
         timers=timers,

@@ -200,7 +200,7 @@ def test_an_adapter_goes_on_beside_its_own_base_alone(tmp_path: Path) -> None:
     manifest = replace(
         small.manifest_of(partial, step=5, start=start),
         data={},
-        architecture=asdict(architecture_of_run(config)),
+        architecture=asdict(architecture_of_run(config.model, adapter=config.adapter)),
         base=fingerprint(mine),
     )
     folders.publish(root, partial=partial, manifest=manifest, start=start)

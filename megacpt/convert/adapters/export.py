@@ -25,7 +25,7 @@ from megacpt.convert.adapters.folder import (
 )
 from megacpt.convert.adapters.live import live_model
 from megacpt.convert.adapters.native import native_model
-from megacpt.convert.adapters.plain import plain
+from megacpt.convert.adapters.plain import plain_lora
 from megacpt.convert.by_transformers import load_transformers
 from megacpt.convert.carried import carry_over
 from megacpt.convert.certificate import PACKAGES, TOLERANCE, write_certificate
@@ -76,7 +76,7 @@ def write_extracted(found: Extracted, *, output: Path, base_model: str) -> None:
 def write_peft(source: SourceModel, *, folder: Path, base_model: str | None) -> None:
     """Settings, tensors, and what belongs to a tokenizer."""
     described_by = source.described_by
-    trained = plain(source)
+    trained = plain_lora(source)
     live = live_model(described_by, architecture=trained.architecture)
     settings = folder_settings(trained, live=live, base_model=base_model)
     tensors = folder_tensors_of(trained, live=live)

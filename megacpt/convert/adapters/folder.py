@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from megacpt.convert.adapters.live import Live
-from megacpt.convert.adapters.places import PREFIX, Place, places, rows_of
+from megacpt.convert.adapters.places import PREFIX, PeftPlace, places, rows_of
 from megacpt.convert.adapters.plain import computed
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
@@ -92,7 +92,7 @@ def tables(architecture: Architecture, *, live: Live) -> dict[str, str]:
     return found
 
 
-def _tensors(place: Place, *, source: SourceModel) -> Iterator[tuple[str, SourceTensor]]:
+def _tensors(place: PeftPlace, *, source: SourceModel) -> Iterator[tuple[str, SourceTensor]]:
     adapter = source.architecture.adapter
     assert adapter is not None
     rank, experts = adapter.rank * place.modules, place.experts or 1
@@ -120,7 +120,7 @@ def _tensors(place: Place, *, source: SourceModel) -> Iterator[tuple[str, Source
 
 
 def _factors(
-    place: Place, *, tensors: Mapping[str, SourceTensor], rank: int
+    place: PeftPlace, *, tensors: Mapping[str, SourceTensor], rank: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     experts, whole = place.experts or 1, rank * place.modules
     a_ERI = torch.zeros(experts, whole, place.held[0][0].shape[1])
@@ -138,7 +138,7 @@ def _factors(
     return a_ERI.flatten(0, 1), b_EOR.permute(1, 2, 0).flatten(1)
 
 
-def _sizes(place: Place, *, tensors: Mapping[str, SourceTensor]) -> torch.Tensor:
+def _sizes(place: PeftPlace, *, tensors: Mapping[str, SourceTensor]) -> torch.Tensor:
     sizes_O = torch.zeros(place.outputs)
     for each, part in place.held:
         sizes = tensors[factor_name(each.weight, factor=MAGNITUDE)]
@@ -147,7 +147,7 @@ def _sizes(place: Place, *, tensors: Mapping[str, SourceTensor]) -> torch.Tensor
 
 
 def _require_possible(
-    found: Sequence[Place], *, adapter: Adapter, architecture: Architecture
+    found: Sequence[PeftPlace], *, adapter: Adapter, architecture: Architecture
 ) -> None:
     named = [place.name for place in found if place.as_parameter]
     if adapter.has_magnitudes and named:
@@ -157,11 +157,11 @@ def _require_possible(
         )
 
 
-def _parameter(place: Place) -> str:
+def _parameter(place: PeftPlace) -> str:
     return place.name if place.experts is not None else f"{place.name}.weight"
 
 
-def _patterns(found: Iterable[Place], *, adapter: Adapter) -> dict[str, Any]:
+def _patterns(found: Iterable[PeftPlace], *, adapter: Adapter) -> dict[str, Any]:
     """Those whose rank is a sum; the scale is that of all others."""
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from megacpt.convert.adapters.plain import computed, plain
+from megacpt.convert.adapters.plain import computed, plain_lora
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.families.adapter import MAGNITUDE, A, B, Updated, factor_name, updated
 from megacpt.families.architecture import Adapter
@@ -20,7 +20,7 @@ from megacpt.families.architecture import Adapter
 def merged(source: SourceModel, *, base: SourceModel) -> SourceModel:
     """``source``: of an adapter. Tensors that it has no part in keep their type; a tied head is
     the embedding as before."""
-    trained = plain(source)
+    trained = plain_lora(source)
     adapter = trained.architecture.adapter
     assert adapter is not None
     tensors = dict(base.tensors)

@@ -33,7 +33,7 @@ with experts: there, the weight is named instead of its module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PeftPlace:
     """What has one pair of factors in PEFT."""
 
     name: str
@@ -61,7 +61,7 @@ class Place:
         return names.index(each.module) % self.modules
 
 
-def places(architecture: Architecture, *, live: Live) -> list[Place]:
+def places(architecture: Architecture, *, live: Live) -> list[PeftPlace]:
     """Of all that have an update, in model order. ``ModelError`` where transformers' model has no
     such parameter."""
     parts = family_of(architecture).parts(architecture)
@@ -105,7 +105,7 @@ def _place(
     held: tuple[tuple[Updated, Part], ...],
     architecture: Architecture,
     live: Live,
-) -> Place:
+) -> PeftPlace:
     (_, first), *_ = held
     stacked = first.index is not None
     shape = live.shapes.get(name if stacked else f"{name}.weight")
@@ -116,7 +116,7 @@ def _place(
         )
     mixture = architecture.experts is not None and name.rpartition(".")[2] in RENAMED_OF_MIXTURES
     says = name.rpartition(".")[0] in live.inputs_first
-    return Place(
+    return PeftPlace(
         name=name,
         key=f"{PREFIX}{name}",
         experts=first.shape[0] if stacked else None,
@@ -127,7 +127,7 @@ def _place(
     )
 
 
-def _nested(found: Sequence[Place]) -> Iterator[Place]:
+def _nested(found: Sequence[PeftPlace]) -> Iterator[PeftPlace]:
     """Of several parameters of a module, the first is wrapped first, so that it lies deepest."""
     for place in found:
         if place.experts is None:

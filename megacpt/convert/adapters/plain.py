@@ -28,7 +28,7 @@ from megacpt.families.adapter import (
 from megacpt.families.architecture import Adapter
 
 
-def plain(source: SourceModel) -> SourceModel:
+def plain_lora(source: SourceModel) -> SourceModel:
     """Of an adapter; what was trained beside it is there as well."""
     adapter = source.architecture.adapter
     assert adapter is not None

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from megacpt.convert.adapters.folder import CONFIG, TENSORS, tables
 from megacpt.convert.adapters.live import Live, live_model
-from megacpt.convert.adapters.places import PREFIX, Place, places, rows_of
+from megacpt.convert.adapters.places import PREFIX, PeftPlace, places, rows_of
 from megacpt.convert.adapters.plain import in_memory
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
@@ -139,7 +139,7 @@ class _Found:
             head=bool(saved.intersection(head)),
         )
 
-    def _is_there(self, place: Place) -> bool:
+    def _is_there(self, place: PeftPlace) -> bool:
         if place.experts is None:
             return f"{place.key}.lora_A.weight" in self.held
         asked = self.settings.get("target_parameters") or ()
@@ -199,7 +199,7 @@ class _Found:
         yield from ((name, in_memory(table)) for name, table in known.items())
 
     def _of_place(
-        self, place: Place, *, architecture: Architecture
+        self, place: PeftPlace, *, architecture: Architecture
     ) -> Iterator[tuple[str, SourceTensor]]:
         adapter = architecture.adapter
         assert adapter is not None
@@ -217,7 +217,7 @@ class _Found:
                 sizes = self._tensor(f"{place.key}.lora_magnitude_vector")
                 yield factor_name(each.weight, factor=MAGNITUDE), in_memory(sizes[rows])
 
-    def _pair(self, place: Place) -> _Pair:
+    def _pair(self, place: PeftPlace) -> _Pair:
         a, b = (self._tensor(f"{place.key}.lora_{factor}.weight").float() for factor in "AB")
         experts, inputs = place.experts or 1, place.held[0][0].shape[1]
         ins, outs = (place.outputs, inputs) if place.turned else (inputs, place.outputs)
@@ -241,7 +241,7 @@ class _Found:
             )
         return self.held[name]
 
-    def _scale(self, place: Place, *, rank: int) -> float:
+    def _scale(self, place: PeftPlace, *, rank: int) -> float:
         patterns: Mapping[str, float] = self.settings.get("alpha_pattern") or {}
         name = place.name if place.experts or not place.as_parameter else f"{place.name}.weight"
         own = (a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", name))
@@ -249,7 +249,7 @@ class _Found:
         return alpha / (rank**0.5 if self.settings.get("use_rslora") else rank)
 
 
-def _columns(place: Place, *, leg: int, pair: _Pair, rank: int) -> slice:
+def _columns(place: PeftPlace, *, leg: int, pair: _Pair, rank: int) -> slice:
     """Those of one of several modules, where the others have none of its rows; else all."""
     if pair.a_ERI.shape[1] != rank * place.modules or place.modules == 1:
         return slice(None)
@@ -262,7 +262,7 @@ def _columns(place: Place, *, leg: int, pair: _Pair, rank: int) -> slice:
     return columns
 
 
-def _names(place: Place) -> tuple[str, ...]:
+def _names(place: PeftPlace) -> tuple[str, ...]:
     return tuple(
         f"{place.key}.{end}" for end in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     )

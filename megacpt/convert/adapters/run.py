@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest
@@ -13,17 +12,12 @@ from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import Init, ParallelConfig, RunConfig
 from megacpt.convert.adapters.export import PeftFolder, export_adapter
 from megacpt.convert.native.reader import native_checkpoint
+from megacpt.convert.run import Describe
 from megacpt.device.groups import initialise_parallel
 from megacpt.errors import CheckpointError, ModelError
 
 
-class Describe(Protocol):
-    """Adds the model card of the checkpoint of a step to a folder."""
-
-    def __call__(self, folder: Path, *, step: int) -> None: ...
-
-
-def export_run(config: RunConfig, *, output: Path, describe: Describe) -> bool:
+def export_trained_adapter(config: RunConfig, *, output: Path, describe: Describe) -> bool:
     """Write ``output`` in this one process, a started rank; whether PEFT has certified it."""
     checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
     if checkpoint is None:

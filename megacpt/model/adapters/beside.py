@@ -31,7 +31,7 @@ from megacpt.families.architecture import Architecture
 from megacpt.model.adapters.linear import Adapted, Factors
 
 
-class Beside(Adapted):
+class BesideLinear(Adapted):
     """What is laid over a layer whose ranks communicate in its own product."""
 
     weight: torch.Tensor

@@ -18,14 +18,14 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 from megacpt.errors import ModelError
 from megacpt.families.adapter import Linear, adapted_linears, is_trained
 from megacpt.families.architecture import Architecture
-from megacpt.model.adapters.beside import Beside, BesideExperts
+from megacpt.model.adapters.beside import BesideExperts, BesideLinear
 from megacpt.model.adapters.linear import AdaptedLayer
 from megacpt.model.placement import layer_of, pattern_of, placed_params
 
 OVER: dict[Any, Any] = {ColumnParallelLinear: AdaptedLayer, RowParallelLinear: AdaptedLayer}
 """What is laid over a layer of which class."""
 if HAVE_TE:
-    OVER |= {TEColumnParallelLinear: Beside, TERowParallelLinear: Beside}
+    OVER |= {TEColumnParallelLinear: BesideLinear, TERowParallelLinear: BesideLinear}
     OVER |= {TEGroupedLinear: BesideExperts}
 
 

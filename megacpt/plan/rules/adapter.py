@@ -17,8 +17,8 @@ from megacpt.errors import Violation
 from megacpt.families.adapter import Linear, adapted_linears, adapter_rows
 from megacpt.families.architecture import Architecture
 from megacpt.plan.layers_per_stage import virtual_stages
+from megacpt.plan.packed import packed_base
 from megacpt.plan.rules import Facts, Rule
-from megacpt.plan.rules.packed import packed_base
 
 USUAL_SCALES = (0.25, 4.0)
 

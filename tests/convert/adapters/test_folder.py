@@ -120,9 +120,9 @@ def test_every_factor_counts(tmp_path: Path) -> None:
 def settings_of(base: Path, **settings: Any) -> dict[str, Any]:
     from megacpt.convert.adapters.folder import folder_settings
     from megacpt.convert.adapters.live import live_model
-    from megacpt.convert.adapters.plain import plain
+    from megacpt.convert.adapters.plain import plain_lora
 
-    source = plain(drawn_adapter(base, **settings))
+    source = plain_lora(drawn_adapter(base, **settings))
     live = live_model(base, architecture=source.architecture)
     return json.loads(json.dumps(folder_settings(source, live=live, base_model=None)))
 

@@ -99,9 +99,14 @@ def test_type_shape_and_name_count(folder: Path) -> None:
 
 def test_only_adapters_have_one(folder: Path) -> None:
     path = f"model.path={folder}"
-    assert base_of_run(compose([path])) is None
-    assert base_of_run(compose([path, "adapter=lora", "model.init=random"])) is None
-    assert base_of_run(compose([path, "adapter=lora"])) == fingerprint(folder)
+
+    def base(*settings: str) -> str | None:
+        config = compose([path, *settings])
+        return base_of_run(config.model, adapter=config.adapter)
+
+    assert base() is None
+    assert base("adapter=lora", "model.init=random") is None
+    assert base("adapter=lora") == fingerprint(folder)
 
 
 def test_a_folder_without_weights_is_no_base(folder: Path) -> None:

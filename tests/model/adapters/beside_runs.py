@@ -121,11 +121,11 @@ def stir(chunks: list[Any], *, architecture: Any) -> None:
 
 def lay_beside(chunks: list[Any]) -> None:
     """Over the plain layers what is laid over Transformer Engine's."""
-    from megacpt.model.adapters.beside import Beside
+    from megacpt.model.adapters.beside import BesideLinear
     from megacpt.model.adapters.linear import AdaptedLayer
 
     for chunk in chunks:
         for module in chunk.modules():
             if isinstance(module, AdaptedLayer):
                 _, plain = type(module).__bases__
-                module.__class__ = type("Beside", (Beside, plain), {})
+                module.__class__ = type("BesideLinear", (BesideLinear, plain), {})

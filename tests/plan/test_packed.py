@@ -10,7 +10,7 @@ import pytest
 
 from megacpt.config.sections import BaseWeights
 from megacpt.families.architecture import Experts
-from megacpt.plan.rules.packed import packed_base
+from megacpt.plan.packed import packed_base
 from tests.plan.test_check import ARCHITECTURE, config_of
 
 MIXTURE = replace(
