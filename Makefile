@@ -39,9 +39,11 @@ test: $(INSTALLED)
 test-mcore: $(INSTALLED)
 	$(PYTEST) --cases-a-layout 1 -m "mcore and (not slow or every_mcore) and not slurm"
 
-# Every case of every family on every layout that its rules allow; `make test` runs a share of them.
+# Every case of every family, and every kind of adapter, on every layout that its rules allow; `make
+# test` runs a share of them.
 test-families: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --cases-a-layout 0 tests/model/test_cases.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --cases-a-layout 0 \
+	  tests/model/test_cases.py tests/model/adapters/test_training.py
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)

@@ -51,14 +51,14 @@ def allowed(run: str) -> list[str]:
     return [name for name in LAYOUTS if name not in wrong]
 
 
-def dealt(run: str) -> list[str]:
-    """All of one model, and of the others one rank and two more, so that each layout has each."""
-    if run.startswith("llama-tied"):
+def dealt(run: str, *, takers: int) -> list[str]:
+    """Of one model all; of the others one rank and one more in turn, of experts ep2 besides.
+    ``takers`` as the option --cases-a-layout has them: 0: all of all, 1: one in turn of all."""
+    if takers == 0 or (takers == 2 and run.startswith("llama-tied")):
         return allowed(run)
-    others = [name for name in allowed(run) if name != "single"]
-    first = RUNS.index(run)
-    picked = {others[(first + n * 3) % len(others)] for n in range(2)}
-    return ["single", *(name for name in others if name in picked)]
+    others = [name for name in allowed(run) if name not in ("single", "ep2")]
+    picked = others[RUNS.index(run) % len(others)]
+    return ["single", picked, *(["ep2"] if "moe" in run else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +94,8 @@ def work(
     for run in asked:
         if (start := start_of(run, folder=folder)) is not None:
             torch.save(native_names(start, run=run), folder / f"start-{run}.pt")
-    every = request.config.getoption("--all-layouts")
-    layouts = {run: allowed(run) if every else dealt(run) for run in asked}
+    takers = request.config.getoption("--cases-a-layout")
+    layouts = {run: dealt(run, takers=takers) for run in asked}
     for world in sorted({ranks_of(layout) for layout in LAYOUTS}):
         run_on_ranks(
             "tests.model.adapters.training_runs:write_runs",
