@@ -28,6 +28,7 @@ def test_fields_of_the_manifest() -> None:
         "heldout",
         "faults",
         "files",
+        "base",
     ]
     assert [field.name for field in fields(FileSum)] == ["bytes", "xxh128"]
     assert MANIFEST == "manifest.json"
