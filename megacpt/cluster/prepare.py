@@ -51,6 +51,7 @@ from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
+from megacpt.plan.rules.adapter import first_values
 from megacpt.plan.run_length import length_sentences, with_steps
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
@@ -280,12 +281,15 @@ def _tokens(item: SourceConfig | HeldoutConfig, *, path: str, tokenizer: Tokeniz
 
 
 def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
-    """A run goes on with the model that its checkpoints are of."""
+    """A run goes on with the model that its checkpoints are of; one that has none begins with what
+    its settings name."""
     newest = folders.newest(RunFolder(Path(config.run_dir)).root / "checkpoints")
-    if newest is not None:
-        manifest = CheckpointManifest.read(newest)
-        require_architecture(manifest, architecture=asdict(architecture), folder=newest)
-        _require_base(config, manifest=manifest, folder=newest)
+    if newest is None:
+        _require_rules(list(first_values(config.adapter)))
+        return
+    manifest = CheckpointManifest.read(newest)
+    require_architecture(manifest, architecture=asdict(architecture), folder=newest)
+    _require_base(config, manifest=manifest, folder=newest)
 
 
 def _check_start(config: RunConfig, *, base: BaseCheckpoint, architecture: Architecture) -> None:

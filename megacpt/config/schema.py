@@ -267,6 +267,8 @@ def spelled(value: object) -> str:
     """A value of any kind, in a message."""
     if isinstance(value, Mapping):
         return "{...}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)
 
 

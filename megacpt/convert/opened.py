@@ -10,15 +10,15 @@ from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import MANIFEST
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder
-from megacpt.convert.adapters.folder import CONFIG
 from megacpt.convert.adapters.merged import merged
-from megacpt.convert.adapters.read import peft_folder, stated_settings
+from megacpt.convert.adapters.read import peft_folder
 from megacpt.convert.conversion import DESCRIBED
 from megacpt.convert.foreign.kinds import KINDS, foreign_source
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.sources import SourceModel, hugging_face
 from megacpt.errors import CheckpointError, ModelError
 from megacpt.families import read_architecture
+from megacpt.families.peft_settings import PEFT_SETTINGS, stated_settings
 from megacpt.families.stored.files import has_weights
 
 
@@ -53,7 +53,7 @@ def open_trained(path: Path, *, base: Path | None = None) -> SourceModel | None:
         return native_checkpoint(path, described_by=base or description_of(path))
     if RunFolder(path).run_yaml.is_file():
         return _of_run(path, base=base)
-    if (path / CONFIG).is_file():
+    if (path / PEFT_SETTINGS).is_file():
         return peft_folder(path, base=base or _base_of(path))
     return None
 

@@ -26,13 +26,19 @@ class Describe(Protocol):
     def __call__(self, folder: Path, *, step: int) -> None: ...
 
 
-def export_run(config: RunConfig, *, kind: DeviceKind, output: Path, describe: Describe) -> Path:
-    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
-    checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
+def newest_checkpoint(run_dir: Path) -> Path:
+    """Of the run, every byte of it read."""
+    checkpoint = folders.newest(run_dir / "checkpoints", full=True, loud=True)
     if checkpoint is None:
         raise CheckpointError(
-            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
+            f"{run_dir} has no complete checkpoint; run megacpt train on it first."
         )
+    return checkpoint
+
+
+def export_run(config: RunConfig, *, kind: DeviceKind, output: Path, describe: Describe) -> Path:
+    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
+    checkpoint = newest_checkpoint(Path(config.run_dir))
     base = Path(str(config.model.path))
     architecture = read_architecture(base, rope=config.model.rope)
     manifest = CheckpointManifest.read(checkpoint)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,18 @@ from megacpt.plan.rules.data import longest
 
 
 def build_chunks(
-    config: RunConfig, *, architecture: Architecture, runtime: Runtime, base_folder: Path
+    config: RunConfig,
+    *,
+    architecture: Architecture,
+    runtime: Runtime,
+    base_folder: Path,
+    starts_adapter: bool = True,
 ) -> list[Any]:
-    """This rank's stages with the base model's weights (or random ones, where asked for)."""
+    """This rank's stages with the base model's weights (or random ones, where asked for).
+
+    ``starts_adapter``: with its first values, for which some methods decompose every weight; else
+    they are undefined, and whoever asks fills them.
+    """
     chunks = build_model(
         architecture.balanced_by(config.model.router_aux_loss_coef),
         parallel=config.parallel,
@@ -40,7 +49,7 @@ def build_chunks(
         initialise_randomly(chunks, architecture=architecture, seed=config.seed)
     else:
         load_hf(chunks, folder=base_folder, architecture=architecture)
-    if architecture.adapter is not None:
+    if architecture.adapter is not None and starts_adapter:
         weight = _reader(config, architecture=architecture, base_folder=base_folder)
         start_adapter(chunks, architecture=architecture, weight=weight, seed=config.seed)
     if not config.parallel.sharded_weights:
@@ -54,8 +63,13 @@ def _reader(config: RunConfig, *, architecture: Architecture, base_folder: Path)
     """Of the weights that the run begins with."""
     if config.model.init is Init.random:
         return partial(drawn, role=Role.linear, architecture=architecture, seed=config.seed)
-    tensors = HfTensors.of_folder(base_folder, architecture=architecture)
-    return lambda name, source: tensors.read(name)
+
+    @cache
+    def tensors() -> HfTensors:
+        # Not every method asks for one.
+        return HfTensors.of_folder(base_folder, architecture=architecture)
+
+    return lambda name, source: tensors().read(name)
 
 
 def wrap_for_forward(

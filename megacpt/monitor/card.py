@@ -21,6 +21,7 @@ from megacpt.config.hub_model import HubModel, named
 from megacpt.config.sections import Init, RunConfig
 from megacpt.errors import DataError
 from megacpt.families.hf_config import HfConfig
+from megacpt.families.peft_settings import PEFT_SETTINGS
 from megacpt.families.stored.nested import text_of
 from megacpt.files import write_text
 from megacpt.monitor.report import found_settings, run_files, settings
@@ -29,7 +30,6 @@ from megacpt.shards.manifest import read_shard_manifest
 from megacpt.text import duration
 
 CARD = "README.md"
-ADAPTER_CONFIG = "adapter_config.json"
 """What PEFT knows a folder by; of the model it has nothing."""
 TAGS = ("megacpt", "continued-pretraining")
 _KEPT_KEYS = ("license", "license_name", "license_link", "language")
@@ -81,7 +81,7 @@ class CardFacts:
 def write_card(folder: Path, *, run_dir: Path, config: RunConfig, step: int) -> None:
     """Write it into an export, of the checkpoint of ``step``, that is complete otherwise."""
     base_card = _keep(folder / CARD)
-    is_adapter = (folder / ADAPTER_CONFIG).exists()
+    is_adapter = (folder / PEFT_SETTINGS).exists()
     described = Path(str(config.model.path)) if is_adapter else folder
     files = up_to(run_files(run_dir, config=config), step=step)
     facts = CardFacts(

@@ -152,7 +152,7 @@ def make_plan(
         lr_multipliers=group_multipliers(config.optim, adapter=config.adapter),
         advice=(
             *advice(config),
-            *adapter.advice(config.adapter),
+            *adapter.advice(architecture.adapter),
             *advice_for_gpus(config, model=architecture),
             *_unused(sources),
         ),

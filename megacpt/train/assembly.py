@@ -169,6 +169,7 @@ def assemble(
         runtime=runtime,
         timers=timers,
         base=base_checkpoint,
+        begins=origin.folder is None,
     )
     return Parts(
         config=config,
@@ -263,10 +264,18 @@ def _build_state(
     runtime: Runtime,
     timers: Timers,
     base: BaseCheckpoint | None,
+    begins: bool,
 ) -> TrainState:
+    """``begins``: the run has no checkpoint of its own, which would fill an adapter."""
     folder = Path(str(config.model.path))
-    chunks = build_chunks(config, architecture=architecture, runtime=runtime, base_folder=folder)
-    if config.adapter is not None and config.adapter.load_from is not None:
+    chunks = build_chunks(
+        config,
+        architecture=architecture,
+        runtime=runtime,
+        base_folder=folder,
+        starts_adapter=begins,
+    )
+    if begins and config.adapter is not None and config.adapter.load_from is not None:
         begin_with(
             chunks,
             folder=Path(config.adapter.load_from),
@@ -444,6 +453,7 @@ def _restart(parts: Parts) -> tuple[Start, Position]:
             runtime=parts.runtime,
             timers=parts.timers,
             base=parts.base_checkpoint if parts.origin.folder is None else None,
+            begins=parts.origin.folder is None,
         )
     )
     set_rng_state(parts.first_rng)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,17 @@ def test_from_a_cut_run_to_peft_and_on(base: Path, tmp_path: Path) -> None:
     # Read in another way, by the folder that was exported.
     megacpt("verify", str(merged), str(run / "adapter"), "--base", str(base))
     further = [f"adapter.load_from={run / 'adapter'}", *beside, f"run_dir={tmp_path / 'further'}"]
+    further.append("schedule.shape=constant")
     megacpt("train", *SETTINGS, model, "adapter=lora", *further)
     # What it is measured against is the model without either adapter.
     later, first = (manifest(folder) for folder in (tmp_path / "further", run))
     for name, losses in first["base_heldout"].items():
         assert later["base_heldout"][name] == pytest.approx(losses, rel=1e-5)
     assert first_loss(tmp_path / "further") < first_loss(run) - 0.05
+    # Once it has a checkpoint, nobody asks for the folder that it began with.
+    shutil.rmtree(run)
+    megacpt("train", *SETTINGS, model, "adapter=lora", *further, "schedule.steps=3")
+    assert manifest(tmp_path / "further")["step"] == 3
 
 
 def test_a_run_of_all_weights_begins_with_the_merged_model(base: Path, tmp_path: Path) -> None:

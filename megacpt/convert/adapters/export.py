@@ -17,7 +17,6 @@ from safetensors import safe_open
 from megacpt.config.sections import Dtype
 from megacpt.convert.adapters.extract import Extracted
 from megacpt.convert.adapters.folder import (
-    CONFIG,
     TENSORS,
     folder_settings,
     folder_tensors_of,
@@ -33,6 +32,7 @@ from megacpt.convert.described import rewrite_tokenizer, write_json
 from megacpt.convert.export import written_aside
 from megacpt.convert.safetensors_files import write_file
 from megacpt.convert.sources import SourceModel
+from megacpt.families.peft_settings import PEFT_SETTINGS
 from megacpt.tokenizer import load_tokenizer
 
 EXTRACTED = "extract.json"
@@ -55,7 +55,7 @@ class PeftFolder:
 
 def export_adapter(wanted: PeftFolder) -> bool:
     """Write it; whether it could be certified, which takes PEFT itself."""
-    with written_aside(wanted.output, mark=CONFIG) as aside:
+    with written_aside(wanted.output, mark=PEFT_SETTINGS) as aside:
         write_peft(wanted.source, folder=aside, base_model=wanted.base_model)
         wanted.describe(aside)
         has_peft = find_spec("peft") is not None
@@ -82,7 +82,7 @@ def write_peft(source: SourceModel, *, folder: Path, base_model: str | None) -> 
     tensors = folder_tensors_of(trained, live=live)
     carry_over(described_by, folder=folder)
     rewrite_tokenizer(folder)
-    write_json(folder / CONFIG, content=settings)
+    write_json(folder / PEFT_SETTINGS, content=settings)
     with source.proving():
         write_file(
             TENSORS,

@@ -24,7 +24,7 @@ from megacpt.families.stored.places import table_name
 from megacpt.families.weights import Role
 from megacpt.text import listed
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 _KEPT_PAIRS = 8
 """In memory at once, of whole places."""
 

@@ -6,7 +6,6 @@ Every tensor is used, none is missing, and what has another meaning than these i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from megacpt.convert.adapters.folder import CONFIG, TENSORS, tables
+from megacpt.convert.adapters.folder import TENSORS, tables
 from megacpt.convert.adapters.live import Live, live_model
 from megacpt.convert.adapters.places import PREFIX, PeftPlace, places, rows_of
 from megacpt.convert.adapters.plain import in_memory
@@ -27,12 +26,7 @@ from megacpt.errors import ModelError
 from megacpt.families import read_architecture
 from megacpt.families.adapter import MAGNITUDE, A, B, factor_name, linear_modules
 from megacpt.families.architecture import Adapter, Architecture
-
-_OTHER_ARITHMETIC = (
-    *("trainable_token_indices", "layer_replication", "alora_invocation_tokens", "lora_bias"),
-    *("fan_in_fan_out", "use_qalora", "use_bdlora", "kasa_config", "arrow_config"),
-)
-"""Settings that make of LoRA something else."""
+from megacpt.families.peft_settings import PEFT_SETTINGS, stated_method, stated_settings
 
 
 def peft_folder(folder: Path, *, base: Path) -> SourceModel:
@@ -40,7 +34,9 @@ def peft_folder(folder: Path, *, base: Path) -> SourceModel:
     settings = stated_settings(folder)
     held = _tensors(folder)
     bare = read_architecture(base)
-    every = replace(bare, adapter=_adapter(settings, architecture=bare))
+    stated = stated_method(settings, folder=folder)
+    dropout = float(settings.get("lora_dropout") or 0.0)
+    every = replace(bare, adapter=_everywhere(stated, dropout=dropout, architecture=bare))
     live = live_model(base, architecture=every)
     found = _Found(folder=folder, settings=settings, held=held, live=live)
     architecture = replace(bare, adapter=found.adapter(every))
@@ -51,26 +47,6 @@ def peft_folder(folder: Path, *, base: Path) -> SourceModel:
             "it was trained beside, or merge it with peft (merge_and_unload)."
         )
     return SourceModel(folder=folder, described_by=base, architecture=architecture, tensors=tensors)
-
-
-def stated_settings(folder: Path) -> dict[str, Any]:
-    """Of a method that can be read."""
-    path = folder / CONFIG
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = settings["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not PEFT's ({error!r}); save the adapter again.") from error
-    other = [key for key in _OTHER_ARITHMETIC if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        other.append("bias")
-    if kind != "LORA" or other:
-        what = f"{other[0]}={settings[other[0]]}" if other else f"peft_type={kind}"
-        raise ModelError(
-            f"{path} states {what}; LoRA, rsLoRA and DoRA alone are read here, so merge it into "
-            "its model with peft (merge_and_unload)."
-        )
-    return settings
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -85,14 +61,13 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _adapter(settings: Mapping[str, Any], *, architecture: Architecture) -> Adapter:
+def _everywhere(
+    stated: Mapping[str, Any], *, dropout: float, architecture: Architecture
+) -> Adapter:
     """On all modules of all layers."""
     return Adapter(
-        method="dora" if settings.get("use_dora") else "lora",
-        rank=int(settings["r"]),
-        alpha=float(settings["lora_alpha"]),
-        rank_stabilised=bool(settings.get("use_rslora")),
-        dropout=float(settings.get("lora_dropout") or 0.0),
+        **stated,
+        dropout=dropout,
         modules=tuple(linear_modules(architecture)),
         layers=tuple(range(architecture.num_layers)),
         embedding=True,
@@ -237,7 +212,8 @@ class _Found:
     def _tensor(self, name: str) -> torch.Tensor:
         if name not in self.held:
             raise ModelError(
-                f"{self.folder / TENSORS} lacks {name}, which {CONFIG} asks for; save it again."
+                f"{self.folder / TENSORS} lacks {name}, which {PEFT_SETTINGS} asks for; save it "
+                "again."
             )
         return self.held[name]
 

@@ -6,24 +6,19 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from megacpt.checkpoint import folders
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import Init, ParallelConfig, RunConfig
 from megacpt.convert.adapters.export import PeftFolder, export_adapter
 from megacpt.convert.native.reader import native_checkpoint
-from megacpt.convert.run import Describe
+from megacpt.convert.run import Describe, newest_checkpoint
 from megacpt.device.groups import initialise_parallel
-from megacpt.errors import CheckpointError, ModelError
+from megacpt.errors import ModelError
 
 
 def export_trained_adapter(config: RunConfig, *, output: Path, describe: Describe) -> bool:
     """Write ``output`` in this one process, a started rank; whether PEFT has certified it."""
-    checkpoint = folders.newest(Path(config.run_dir) / "checkpoints", full=True, loud=True)
-    if checkpoint is None:
-        raise CheckpointError(
-            f"{config.run_dir} has no complete checkpoint; run megacpt train on it first."
-        )
+    checkpoint = newest_checkpoint(Path(config.run_dir))
     base = Path(str(config.model.path))
     if config.model.init is Init.random:
         raise ModelError(

@@ -40,10 +40,10 @@ def add_adapter(chunks: Sequence[Any], *, architecture: Architecture) -> None:
         for name, module in list(chunk.named_modules()):
             for matches, linear in linears.items():
                 found = matches(name)
-                layers = linear.row.layers(architecture)
-                if found is None or layer_of(chunk, found=found) not in layers:
+                if found is None:
                     continue
-                _lay_over(module, linear=linear, architecture=architecture)
+                if layer_of(chunk, found=found) in linear.row.layers(architecture):
+                    _lay_over(module, linear=linear, architecture=architecture)
 
 
 def _lay_over(layer: Any, *, linear: Linear, architecture: Architecture) -> None:

@@ -24,7 +24,7 @@ from megacpt.families.architecture import Adapter, Architecture
 from megacpt.families.weights import Grouping
 from megacpt.model.adapters.product import adapted_product
 from megacpt.model.frozen.packed import Packed
-from megacpt.model.layers.whole_input import whole_input
+from megacpt.model.layers.own_product import OwnProduct
 from megacpt.model.quantise.linear import QuantisedLayer
 
 
@@ -34,6 +34,10 @@ class Factors(torch.nn.Module):
     norm_O: torch.Tensor | None = None
     """Of the rows of weight and update, where they are kept because neither changes."""
     keeps_norm = False
+    rows_o: torch.Tensor | None
+    """Of B and magnitude, which rows of the native weight theirs are; ``None``: all, in order."""
+    modules_o: torch.Tensor
+    """And of which module."""
 
     def __init__(
         self, linear: Linear, *, architecture: Architecture, dtype: torch.dtype, group: Any
@@ -51,6 +55,7 @@ class Factors(torch.nn.Module):
                 shape[row.tp_dim] //= self.tp
             empty = torch.empty(shape, dtype=dtype)
             self.register_parameter(row.native.rpartition(".")[2], torch.nn.Parameter(empty))
+        self._number_rows()
 
     @property
     def of_row(self) -> bool:
@@ -148,46 +153,42 @@ class Factors(torch.nn.Module):
             wide = torch.cat([wide, -self._spread(getattr(self, B_START))], dim=1)
         return wide * self.adapter.scale
 
-    def _spread(self, b_Or: torch.Tensor) -> torch.Tensor:
+    def _spread(self, b_or: torch.Tensor) -> torch.Tensor:
         """Of the rows that the modules have, as one tensor, those of the whole native weight."""
-        row, rank = self.linear.row, self.adapter.rank
-        if self.linear.sources == row.sources and len(self.linear.modules) == 1:
-            return b_Or
-        tp = 1 if self.of_row else self.tp
-        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
-        wide = b_Or.new_zeros(num_rows, rank * len(self.linear.modules))
-        for (into, part), module in zip(
-            self._rows_of_modules(wide, of=b_Or, tp=tp), self.linear.module_of, strict=True
-        ):
-            into[..., module * rank : (module + 1) * rank] = part
-        return wide
+        if self.rows_o is None:
+            return b_or
+        wide_OMr = b_or.new_zeros(self.num_rows, len(self.linear.modules), b_or.shape[1])
+        return wide_OMr.index_put((self.rows_o, self.modules_o), b_or).flatten(1)
 
     def _sizes(self) -> torch.Tensor | None:
         """DoRA's, of all rows of the native weight; NaN where no module has one."""
         sizes_o: torch.Tensor | None = getattr(self, MAGNITUDE, None)
-        row = self.linear.row
-        if sizes_o is None or self.linear.sources == row.sources:
+        if sizes_o is None or self.rows_o is None:
             return sizes_o
-        tp = 1 if self.of_row else self.tp
-        num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
-        wide = sizes_o.new_full((num_rows,), torch.nan)
-        for into, part in self._rows_of_modules(wide, of=sizes_o, tp=tp):
-            into.copy_(part)
-        return wide
+        wide_O = sizes_o.new_full((self.num_rows,), torch.nan)
+        return wide_O.index_put((self.rows_o,), sizes_o)
 
-    def _rows_of_modules(
-        self, wide: torch.Tensor, *, of: torch.Tensor, tp: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Those that each source has in a tensor of the whole native weight's rows, beside those in
-        a factor."""
-        row = self.linear.row
-        into = dict(
-            zip(row.sources, row.views(wide, architecture=self.architecture, tp=tp), strict=True)
-        )
+    def _number_rows(self) -> None:
+        """Once, as every forward pass asks for it."""
+        row, sources = self.linear.row, self.linear.sources
+        tp = 1 if self.of_row else self.tp
+        self.num_rows = sum(s.shape(self.architecture)[0] for s in row.sources) // tp
+        self.register_buffer("rows_o", None, persistent=False)
+        if sources == row.sources and len(self.linear.modules) == 1:
+            return
+        views = row.views(torch.arange(self.num_rows), architecture=self.architecture, tp=tp)
+        into = dict(zip(row.sources, views, strict=True))
         outer = next(f for f in self.linear.factors if f.native.endswith(f".{B}"))
-        parts = outer.views(of, architecture=self.architecture, tp=tp)
-        for part, source in zip(parts, self.linear.sources, strict=True):
-            yield into[source], part
+        rows_o = torch.empty(len(getattr(self, B)), dtype=torch.long)
+        modules_o = torch.empty_like(rows_o)
+        rows, modules = (
+            outer.views(each, architecture=self.architecture, tp=tp) for each in (rows_o, modules_o)
+        )
+        for number, source in enumerate(sources):
+            rows[number].copy_(into[source])
+            modules[number].fill_(self.linear.module_of[number])
+        self.register_buffer("rows_o", rows_o, persistent=False)
+        self.register_buffer("modules_o", modules_o, persistent=False)
 
 
 class Adapted(torch.nn.Module):
@@ -214,26 +215,10 @@ class Adapted(torch.nn.Module):
         return found | self.adapter.sharded_state_dict(of_adapter, sharded_offsets, metadata)
 
 
-class AdaptedLayer(Adapted):
-    """Over a plain layer: ``_forward_impl`` is its product."""
+class AdaptedLayer(Adapted, OwnProduct):
+    """What is laid over a plain layer."""
 
-    def _forward_impl(
-        self,
-        *,
-        input: torch.Tensor,
-        weight: torch.Tensor | Packed,
-        bias: torch.Tensor | None,
-        allreduce_dgrad: bool,
-        sequence_parallel: bool,
-        tp_group: Any,
-        **others: Any,
-    ) -> torch.Tensor:
-        x = whole_input(
-            input,
-            allreduce_dgrad=allreduce_dgrad,
-            sequence_parallel=sequence_parallel,
-            tp_group=tp_group,
-        )
+    def own_product(self, x: torch.Tensor, *, weight: torch.Tensor | Packed) -> torch.Tensor:
         a_RI, b_OR, magnitude_O = self.adapter.shared()
         gain_O = self.adapter.gain(weight, a_RI=a_RI, b_OR=b_OR, magnitude_O=magnitude_O)
         rate = self.adapter.adapter.dropout if self.training else 0.0
@@ -247,7 +232,7 @@ class AdaptedLayer(Adapted):
             if gain_O is not None and self.adapter.is_added_to:
                 # In place, and the gain's gradient needs this rank's own.
                 y = y.clone()
-        return y if bias is None else y + bias
+        return y
 
 
 @contextmanager

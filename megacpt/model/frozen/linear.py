@@ -16,33 +16,16 @@ from megacpt.config.sections import BaseWeights
 from megacpt.errors import ModelError
 from megacpt.model.frozen.packed import PACKED, Packed
 from megacpt.model.frozen.product import packed_linear
-from megacpt.model.layers.whole_input import whole_input
+from megacpt.model.layers.own_product import OwnProduct
 
 
-class PackedLayer(torch.nn.Module):
-    """What is laid over megatron-core's class; ``_forward_impl`` is its product."""
+class PackedLayer(OwnProduct):
+    """What is laid over megatron-core's class."""
 
     weight: Packed
 
-    def _forward_impl(
-        self,
-        *,
-        input: torch.Tensor,
-        weight: Packed,
-        bias: torch.Tensor | None,
-        allreduce_dgrad: bool,
-        sequence_parallel: bool,
-        tp_group: Any,
-        **_: Any,
-    ) -> torch.Tensor:
-        x = whole_input(
-            input,
-            allreduce_dgrad=allreduce_dgrad,
-            sequence_parallel=sequence_parallel,
-            tp_group=tp_group,
-        )
-        y = packed_linear(x, weight=weight)
-        return y if bias is None else y + bias
+    def own_product(self, x: torch.Tensor, *, weight: Packed) -> torch.Tensor:
+        return packed_linear(x, weight=weight)
 
 
 class Unpacked(torch.nn.Parameter):

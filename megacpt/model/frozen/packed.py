@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ PIECE = 2**18
 INT8_MAX = 127.0
 
 
-class Packed(torch.nn.Module):
+class Packed(torch.nn.Module, ABC):
     """In place of a parameter: moves with the model, is never trained, cast or saved.
 
     Its room is taken when it is made. Were it taken between the whole weights that come and go,
@@ -45,13 +46,13 @@ class Packed(torch.nn.Module):
     def scales(self) -> torch.Tensor:
         return self.scale_bits.view(torch.float32)
 
+    @abstractmethod
     def fill(self, w_OI: torch.Tensor, *, row_group: Any = None) -> None:
         """With a rank's part of a matrix; ``row_group``: the ranks among which rows are cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The values it stands for, O x I, rounded once."""
-        raise NotImplementedError
 
 
 class Nf4(Packed):
@@ -114,7 +115,10 @@ class Int8(Packed):
         return values
 
 
-PACKED = {BaseWeights.nf4: Nf4, BaseWeights.int8: Int8}
+PACKED: Mapping[BaseWeights, Callable[[torch.Size], Packed]] = {
+    BaseWeights.nf4: Nf4,
+    BaseWeights.int8: Int8,
+}
 
 
 def _pieces(w_OI: torch.Tensor) -> Iterator[slice]:

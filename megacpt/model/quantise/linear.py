@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 
-from megacpt.model.layers.whole_input import whole_input
+from megacpt.model.layers.own_product import OwnProduct
 from megacpt.model.quantise.delayed import AmaxLedger, DelayedScaling
 from megacpt.model.quantise.product import quantised_linear
 from megacpt.model.quantise.recipes import Operands, Pass, Quantiser
@@ -54,30 +54,13 @@ class QuantisedProduct:
             self.quantiser.forget_rehearsals()
 
 
-class QuantisedLayer(torch.nn.Module):
-    """What is laid over megatron-core's class; ``_forward_impl`` is its product."""
+class QuantisedLayer(OwnProduct):
+    """What is laid over megatron-core's class."""
 
     product: QuantisedProduct
 
-    def _forward_impl(
-        self,
-        *,
-        input: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        allreduce_dgrad: bool,
-        sequence_parallel: bool,
-        tp_group: Any,
-        **_: Any,
-    ) -> torch.Tensor:
-        x = whole_input(
-            input,
-            allreduce_dgrad=allreduce_dgrad,
-            sequence_parallel=sequence_parallel,
-            tp_group=tp_group,
-        )
-        y = self.product(x, w_OI=weight, training=self.training)
-        return y if bias is None else y + bias
+    def own_product(self, x: torch.Tensor, *, weight: torch.Tensor) -> torch.Tensor:
+        return self.product(x, w_OI=weight, training=self.training)
 
     def get_extra_state(self) -> Any:
         """Under the key of Transformer Engine's own state of a layer; None where there is none."""

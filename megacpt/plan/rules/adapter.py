@@ -7,15 +7,16 @@ et al., https://arxiv.org/abs/2106.09685, appendix D).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from megacpt.config.schema import spelled
 from megacpt.config.sections import AdapterConfig, AdapterMethod, Optimizer
 from megacpt.errors import Violation
 from megacpt.families.adapter import Linear, adapted_linears, adapter_rows
-from megacpt.families.architecture import Architecture
+from megacpt.families.architecture import Adapter, Architecture
+from megacpt.families.peft_settings import stated_method, stated_settings
 from megacpt.plan.layers_per_stage import virtual_stages
 from megacpt.plan.packed import packed_base
 from megacpt.plan.rules import Facts, Rule
@@ -23,23 +24,21 @@ from megacpt.plan.rules import Facts, Rule
 USUAL_SCALES = (0.25, 4.0)
 
 
-def advice(settings: AdapterConfig | None) -> Iterator[str]:
+def advice(adapter: Adapter | None) -> Iterator[str]:
     """Sentences for the user; nothing here stops a run."""
-    if settings is None:
+    if adapter is None:
         return
     lowest, highest = USUAL_SCALES
-    root = settings.rank_stabilised
-    scale = settings.alpha / (settings.rank**0.5 if root else settings.rank)
-    if not lowest <= scale <= highest:
+    if not lowest <= adapter.scale <= highest:
+        divisor = "sqrt(rank)" if adapter.rank_stabilised else "rank"
         yield (
-            f"adapter.alpha={settings.alpha:g} with rank {settings.rank} multiplies the update by "
-            f"{scale:.3g} ({'alpha / sqrt(rank)' if root else 'alpha / rank'}); {lowest:g} to "
-            f"{highest:g} is usual."
+            f"adapter.alpha={adapter.alpha:g} with rank {adapter.rank} multiplies the update by "
+            f"{adapter.scale:.3g} (alpha / {divisor}); {lowest:g} to {highest:g} is usual."
         )
-    if settings.dropout and settings.method is AdapterMethod.lora_xs:
+    if adapter.dropout and adapter.has_core:
         yield (
-            f"adapter.dropout={settings.dropout:g} with method lora_xs, which trains "
-            f"{settings.rank**2:,} values a weight: so few seldom need it."
+            f"adapter.dropout={adapter.dropout:g} with method {adapter.method}, which trains "
+            f"{adapter.rank**2:,} values a weight: so few seldom need it."
         )
 
 
@@ -171,40 +170,19 @@ def _trained_layers(architecture: Architecture) -> set[int]:
     return found
 
 
-def _first_values(facts: Facts) -> Iterator[Violation]:
-    """A PEFT folder of other settings; what it holds is looked at when it is read."""
-    settings = facts.config.adapter
+def first_values(settings: AdapterConfig | None) -> Iterator[Violation]:
+    """A PEFT folder of other settings than the run's, which is to begin with it; what it holds is
+    looked at when it is read. ``ModelError``: it is none of a LoRA."""
     if settings is None or settings.load_from is None:
         return
-    path = Path(settings.load_from) / "adapter_config.json"
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        is_dora = stated.get("use_dora", False)
-        theirs = {
-            "method": (AdapterMethod.dora if is_dora else AdapterMethod.lora).value,
-            "rank": stated["r"],
-            "alpha": float(stated["lora_alpha"]),
-            "rank_stabilised": stated.get("use_rslora", False),
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield Violation(
-            path="adapter.load_from",
-            value=settings.load_from,
-            rule=f"is not PEFT's folder of a LoRA ({error!r})",
-            remedy="name a folder with adapter_config.json and adapter_model.safetensors",
-        )
-        return
-    ours = {
-        "method": settings.method.value,
-        "rank": settings.rank,
-        "alpha": settings.alpha,
-        "rank_stabilised": settings.rank_stabilised,
-    }
-    for name, value in theirs.items():
-        if ours[name] != value:
+    folder = Path(settings.load_from)
+    stated = stated_method(stated_settings(folder), folder=folder)
+    own = {**asdict(settings), "method": settings.method.name}
+    for name, value in stated.items():
+        if own[name] != value:
             yield Violation(
                 path=f"adapter.{name}",
-                value=spelled(ours[name]),
+                value=spelled(own[name]),
                 rule=f"is {spelled(value)} in adapter.load_from={settings.load_from}",
                 remedy=f"use adapter.{name}={spelled(value)}",
             )
@@ -221,4 +199,4 @@ def _base(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_settings, _first_values, _others, _base, _head, _rank, _stages)
+RULES: tuple[Rule, ...] = (_settings, _others, _base, _head, _rank, _stages)

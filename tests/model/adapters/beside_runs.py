@@ -15,15 +15,15 @@ from unittest import mock
 
 import torch
 
-from megacpt.config.sections import Dtype, ParallelConfig, PrecisionConfig, RunConfig
+from megacpt.config.sections import ParallelConfig
 from tests.model.adapters.training_runs import (
     BATCHES,
     LAYOUTS,
     METHODS,
-    OPTIM,
     Run,
     build,
     own_microbatches,
+    wrapped,
 )
 from tests.model.case_outputs import slices
 from tests.rank import rank_on_cpu
@@ -67,7 +67,6 @@ def without(module: str, what: str) -> Iterator[None]:
 
 def step(work: Path, *, method: str, layout: str, beside: bool = False) -> dict[str, Any]:
     from megacpt.model.forward import run_microbatches
-    from megacpt.train.state import wrap_for_training
 
     parallel = ParallelConfig(**LAYOUTS[layout])
     run = Run(model=MODEL, settings=METHODS[method])
@@ -75,14 +74,7 @@ def step(work: Path, *, method: str, layout: str, beside: bool = False) -> dict[
     stir(chunks, architecture=architecture)
     if beside:
         lay_beside(chunks)
-    config = RunConfig(parallel=parallel, precision=PrecisionConfig(dtype=Dtype.fp32))
-    state = wrap_for_training(
-        chunks,
-        parallel=config.parallel,
-        precision=config.precision,
-        optim=OPTIM,
-        device=torch.device("cpu"),
-    )
+    state = wrapped(chunks, parallel=parallel)
     for chunk in state.chunks:
         chunk.train()
         chunk.zero_grad_buffer()

@@ -23,7 +23,6 @@ from megacpt.config.sections import (
     OptimConfig,
     ParallelConfig,
     PrecisionConfig,
-    RunConfig,
 )
 from megacpt.samples.batch import Batch
 from tests.adapter_cases.training import GlobalBatch, drawn_batches
@@ -111,20 +110,12 @@ def write_runs(work: Path, names: Mapping[str, Sequence[str]]) -> None:
 def train(work: Path, *, name: str, layout: str) -> dict[str, Any]:
     """Losses and gradient norms of all steps, factors before and after, their first gradients."""
     from megacpt.model.forward import run_microbatches
-    from megacpt.train.state import wrap_for_training
     from megacpt.train.step import gradient_norm, update
 
     parallel = ParallelConfig(**LAYOUTS[layout])
     chunks, architecture = build(work, run=run_named(name), parallel=parallel, name=name)
     start = slices(chunks, architecture=architecture, of="weights")
-    config = RunConfig(parallel=parallel, precision=PrecisionConfig(dtype=Dtype.fp32))
-    state = wrap_for_training(
-        chunks,
-        parallel=config.parallel,
-        precision=config.precision,
-        optim=OPTIM,
-        device=torch.device("cpu"),
-    )
+    state = wrapped(chunks, parallel=parallel)
     losses, norms, gradients = [], [], None
     for batch in BATCHES:
         for chunk in state.chunks:
@@ -150,6 +141,19 @@ def train(work: Path, *, name: str, layout: str) -> dict[str, Any]:
         "gradients": gradients,
         "weights": slices(state.chunks, architecture=architecture, of="weights"),
     }
+
+
+def wrapped(chunks: list[Any], *, parallel: ParallelConfig) -> Any:
+    """In fp32, as runs are trained."""
+    from megacpt.train.state import wrap_for_training
+
+    return wrap_for_training(
+        chunks,
+        parallel=parallel,
+        precision=PrecisionConfig(dtype=Dtype.fp32),
+        optim=OPTIM,
+        device=torch.device("cpu"),
+    )
 
 
 def build(work: Path, *, run: Run, parallel: ParallelConfig, name: str) -> tuple[list[Any], Any]:

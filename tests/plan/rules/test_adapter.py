@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megacpt.config.sections import AdapterConfig, AdapterMethod
+from megacpt.errors import ModelError
 from megacpt.families.architecture import Architecture
+from megacpt.families.peft_settings import PEFT_SETTINGS
+from megacpt.families.targets import with_adapter
 from megacpt.plan.check import violations
 from megacpt.plan.plan import make_plan
 from megacpt.plan.rules import adapter
@@ -152,7 +157,8 @@ def test_layers_that_have_none_of_the_targets_are_no_adapter() -> None:
 
 def test_advice_on_scale_dropout_and_rate() -> None:
     def advice(**settings: Any) -> list[str]:
-        return list(adapter.advice(AdapterConfig(**settings)))
+        adapted = with_adapter(UNTIED, settings=AdapterConfig(**settings))
+        return list(adapter.advice(adapted.adapter))
 
     assert advice() == advice(rank=64, alpha=16.0) == advice(rank=16, alpha=64.0) == []
     assert advice(rank=64, alpha=16.0, rank_stabilised=True) == []
@@ -175,3 +181,51 @@ def test_rates_are_those_of_adapters(peak: float, said: bool) -> None:
     about = [sentence for sentence in plan.advice if "lr_peak" in sentence]
     assert bool(about) is said
     assert all("outside 5e-05 to 0.0005, which is usual for adapters" in s for s in about)
+
+
+STATED = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_dora": True}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"rank": 16}, "adapter.rank=16 is 8 in adapter.load_from={}; use adapter.rank=8"),
+        (
+            {"alpha": 8.0},
+            "adapter.alpha=8.0 is 16.0 in adapter.load_from={}; use adapter.alpha=16.0",
+        ),
+        (
+            {"method": AdapterMethod.lora},
+            "adapter.method=lora is dora in adapter.load_from={}; use adapter.method=dora",
+        ),
+        (
+            {"rank_stabilised": True},
+            "adapter.rank_stabilised=true is false in adapter.load_from={}; use "
+            "adapter.rank_stabilised=false",
+        ),
+    ],
+)
+def test_a_folder_of_other_settings_is_no_beginning(
+    own: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / PEFT_SETTINGS).write_text(json.dumps(STATED))
+    same = AdapterConfig(method=AdapterMethod.dora, rank=8, alpha=16.0, load_from=str(tmp_path))
+    assert list(adapter.first_values(same)) == []
+    [refused] = adapter.first_values(replace(same, **own))
+    assert str(refused) == message.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "LOHA"}, "states peft_type=LOHA; LoRA, rsLoRA and DoRA alone are read"),
+        ({"r": None}, "does not state rank and alpha as numbers"),
+        ({"bias": "all"}, "states bias=all"),
+    ],
+)
+def test_a_folder_of_no_lora_is_no_beginning(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / PEFT_SETTINGS).write_text(json.dumps(STATED | changes))
+    with pytest.raises(ModelError, match=message):
+        list(adapter.first_values(AdapterConfig(load_from=str(tmp_path))))
