@@ -65,6 +65,11 @@ class BaseCheckpoint:
     load_from: str
     load: LoadConfig
 
+    def graduates(self, architecture: Architecture) -> bool:
+        """An adapter goes into a run of all weights."""
+        is_adapter = self.manifest.architecture.get("adapter") is not None
+        return self.load.weights and is_adapter and architecture.adapter is None
+
     @property
     def step(self) -> int:
         """The step that the new run goes on from; 0: its first one comes next."""
@@ -120,29 +125,30 @@ def require_fit(
 ) -> None:
     """Refuse settings (ConfigError) or a model (CheckpointError) that do not go with it.
 
-    ``new_rope``: the run sets rotary positions of its own (``model.rope``).
+    A run of all weights may begin with an adapter's checkpoint: the update is added to the base
+    model's weights. ``new_rope``: the run sets rotary positions of its own (``model.rope``).
     """
-    if broken := list(_violations(base, settings=settings)):
+    graduates = base.graduates(architecture)
+    if broken := list(_violations(base, settings=settings, graduates=graduates)):
         raise ConfigError(broken)
     if base.load.weights:
-        manifest = base.manifest
+        free = {"adapter"} if graduates else set()
         if new_rope:
-            kept = {k: v for k, v in manifest.architecture.items() if k not in _OF_ROPE}
-            manifest = replace(manifest, architecture=kept)
-        if manifest.architecture.get("adapter") and architecture.adapter is None:
-            raise CheckpointError(
-                f"{base.folder} holds an adapter, and this run trains all weights; write both as a "
-                f"whole model, megacpt merge --adapter {base.load_from} --output FOLDER, and begin "
-                "with that: model.path=FOLDER."
-            )
+            free.update(_OF_ROPE)
+        kept = {k: v for k, v in base.manifest.architecture.items() if k not in free}
+        manifest = replace(base.manifest, architecture=kept)
         require_architecture(manifest, architecture=asdict(architecture), folder=base.folder)
 
 
-def sentences(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[str]:
+def sentences(
+    base: BaseCheckpoint, *, settings: UpdateSettings, architecture: Architecture
+) -> Iterator[str]:
     """For people: what is loaded, and the learning rate there and here."""
     step = base.manifest.step
     loaded = taken(base.load)
     fresh = [name for name in asdict(base.load) if name not in loaded]
+    if base.graduates(architecture):
+        loaded[0] = "adapter, added to the weights of model.path"
     yield (
         f"Begins with {base.folder} (step {step}): its {listed(loaded)}. As in any "
         f"new run: {listed([*fresh, 'random generators'])}."
@@ -208,7 +214,9 @@ def _problems(folder: Path) -> list[str]:
         return [str(error)]
 
 
-def _violations(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[Violation]:
+def _violations(
+    base: BaseCheckpoint, *, settings: UpdateSettings, graduates: bool
+) -> Iterator[Violation]:
     steps = settings.schedule.steps
     if base.step >= steps:
         yield Violation(
@@ -219,6 +227,14 @@ def _violations(base: BaseCheckpoint, *, settings: UpdateSettings) -> Iterator[V
             remedy=f"use more than {base.step}, or checkpoint.load.schedule=false",
         )
     old = base.written_with
+    if base.load.optimizer and graduates:
+        yield Violation(
+            path="checkpoint.load.optimizer",
+            value="true",
+            rule=f"asks for moments of all weights, and {base.folder} has those of an adapter",
+            remedy="set checkpoint.load.optimizer=false",
+        )
+        return
     if not base.load.optimizer or old is None:
         return
     # Moments belong to one optimizer, and masters exist only beside narrower weights.

@@ -135,7 +135,11 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         source_tokens=tokens,
         segments=own(_segments(config, record=record)),
     )
-    begins = tuple(base_checkpoint.sentences(base, settings=settings)) if base else ()
+    begins = (
+        tuple(base_checkpoint.sentences(base, settings=settings, architecture=architecture))
+        if base
+        else ()
+    )
     length = tuple(length_sentences(asked.schedule, data=config.data, schedule=config.schedule))
     stored = HubModel.stored(config.model.path or "")
     plan = replace(
@@ -305,12 +309,9 @@ def _check_start(config: RunConfig, *, base: BaseCheckpoint, architecture: Archi
 
 
 def _require_base(config: RunConfig, *, manifest: CheckpointManifest, folder: Path) -> None:
-    require_base(
-        manifest,
-        base=base_of_run(config.model, adapter=config.adapter),
-        model=config.model.path,
-        folder=folder,
-    )
+    """Of an adapter, which may go into a run of all weights."""
+    base = base_of_run(config.model, adapter=manifest.base is not None)
+    require_base(manifest, base=base, model=config.model.path, folder=folder)
 
 
 def _check_schedule(config: RunConfig) -> None:

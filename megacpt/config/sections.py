@@ -241,6 +241,9 @@ class AdapterConfig:
     """Train the input embedding as well, with optim.embedding_lr_multiplier."""
     train_head: bool = False
     """Train an untied head as well, with optim.head_lr_multiplier."""
+    new_tokens_from: int | None = limited(None, limits=COUNT)
+    """Of embedding and head train only rows of this token id and above, such as ``megacpt
+    vocabulary --add`` appends; they do not decay. Not set: all rows."""
     load_from: str | None = None
     """PEFT folder of a LoRA, rsLoRA or DoRA adapter to begin with, whose settings are the same."""
 

@@ -90,7 +90,7 @@ def _require_own(
 ) -> None:
     """The checkpoint is of the run's model, and of its weights; a collective call."""
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
-    base = from_first_rank(lambda: base_of_run(config.model, adapter=config.adapter))
+    base = from_first_rank(lambda: base_of_run(config.model, adapter=config.adapter is not None))
     require_base(manifest, base=base, model=config.model.path, folder=folder)
 
 

@@ -160,6 +160,8 @@ class Adapter:
     """The input embedding is trained as well."""
     head: bool
     """The untied head is."""
+    new_tokens_from: int | None = None
+    """Of both only rows of this token id and above are."""
 
     @property
     def scale(self) -> float:

@@ -47,6 +47,7 @@ def with_adapter(architecture: Architecture, *, settings: AdapterConfig | None) 
             layers=layers,
             embedding=settings.train_embedding,
             head=settings.train_head and not architecture.tied_embeddings,
+            new_tokens_from=settings.new_tokens_from,
         ),
     )
 

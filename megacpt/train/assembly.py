@@ -30,7 +30,7 @@ from megacpt.checkpoint.writer.process import Background
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, Init, RunConfig
-from megacpt.convert.adapters.native import begin_with
+from megacpt.convert.adapters.native import begin_with, merge_into
 from megacpt.device import variables
 from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
@@ -181,7 +181,9 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
-        base_fingerprint=from_first_rank(lambda: base_of_run(config.model, adapter=config.adapter)),
+        base_fingerprint=from_first_rank(
+            lambda: base_of_run(config.model, adapter=config.adapter is not None)
+        ),
         state=state,
         first_rng=rng_state(),
         timers=timers,
@@ -225,7 +227,7 @@ def _base_checkpoint(config: RunConfig, *, architecture: Architecture) -> BaseCh
             f"{problem}; name another checkpoint of that run."
         )
     if torch.distributed.get_rank() == 0:
-        for sentence in sentences(base, settings=settings):
+        for sentence in sentences(base, settings=settings, architecture=architecture):
             logger.info("%s", sentence)
     return base
 
@@ -284,14 +286,19 @@ def _build_state(
         )
     if base is not None and base.load.weights and not base.load.optimizer:
         # Before an optimizer makes its masters of them.
-        load_model(base.folder, chunks=chunks)
+        if base.graduates(architecture):
+            merge_into(
+                chunks, checkpoint=base.folder, base_folder=folder, architecture=architecture
+            )
+        else:
+            load_model(base.folder, chunks=chunks)
     state = wrap_for_training(
         chunks,
         parallel=config.parallel,
         precision=config.precision,
         optim=config.optim,
         device=runtime.device,
-        b_lr_multiplier=config.adapter.b_lr_multiplier if config.adapter else 1.0,
+        adapter=config.adapter,
     )
     state.transformer.timers = timers
     return state

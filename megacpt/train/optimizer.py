@@ -10,7 +10,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
 from megacpt.checkpoint.state.adam import drop_classes, use_fused_kernel
-from megacpt.config.sections import Dtype, OptimConfig, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import AdapterConfig, Dtype, OptimConfig, ParallelConfig, PrecisionConfig
 from megacpt.families.weights import Role
 from megacpt.plan.optimizers import MATRICES, OPTIMIZERS
 
@@ -22,10 +22,9 @@ def build_optimizer(
     parallel: ParallelConfig,
     precision: PrecisionConfig,
     device: torch.device,
-    b_lr_multiplier: float = 1.0,
+    adapter: AdapterConfig | None = None,
 ) -> Any:
-    """Optimizer of wrapped chunks; ``b_lr_multiplier``: of an adapter's factors that begin with
-    zero."""
+    """Optimizer of wrapped chunks."""
     # An offloading optimizer takes views of fp32 parameters, which must not carry a graph.
     with torch.no_grad():
         optimizer = get_megatron_optimizer(
@@ -33,7 +32,7 @@ def build_optimizer(
                 optim, parallel=parallel, precision=precision, on_gpu=device.type != "cpu"
             ),
             chunks,
-            config_overrides=overrides(optim, b_lr_multiplier=b_lr_multiplier),
+            config_overrides=overrides(optim, adapter=adapter),
         )
     use_fused_kernel(optimizer)
     drop_classes(optimizer)
@@ -79,17 +78,19 @@ def _offload(*, on_gpu: bool) -> dict[str, Any]:
 
 
 def overrides(
-    optim: OptimConfig, *, b_lr_multiplier: float = 1.0
+    optim: OptimConfig, *, adapter: AdapterConfig | None = None
 ) -> dict[ParamKey, dict[str, float]]:
     """What differs from the run's rate and decay, role by role; roles do not overlap."""
-    tables = 1.0 if optim.decay_embeddings else 0.0
+    # Rows that take no gradient would still decay.
+    decays = optim.decay_embeddings and (adapter is None or adapter.new_tokens_from is None)
+    tables = 1.0 if decays else 0.0
     vectors = 1.0 if optim.decay_norms else 0.0
     matrices = OPTIMIZERS[optim.optimizer].matrix_lr_multiplier(optim)
     wanted: dict[tuple[Role, ...], dict[str, float]] = {
         (Role.embedding,): {"lr_mult": optim.embedding_lr_multiplier, "wd_mult": tables},
         (Role.head,): {"lr_mult": optim.head_lr_multiplier, "wd_mult": tables},
         (Role.norm, Role.scale, Role.bias, Role.magnitude): {"wd_mult": vectors},
-        (Role.factor_out,): {"lr_mult": b_lr_multiplier},
+        (Role.factor_out,): {"lr_mult": adapter.b_lr_multiplier if adapter else 1.0},
         MATRICES: {"lr_mult": matrices},
     }
     return {

@@ -12,7 +12,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 
-from megacpt.config.sections import OptimConfig, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import AdapterConfig, OptimConfig, ParallelConfig, PrecisionConfig
 from megacpt.model.chunks import wrap_for_forward
 from megacpt.model.kernels import bucket_parameters
 from megacpt.train.optimizer import build_optimizer
@@ -44,7 +44,7 @@ def wrap_for_training(
     precision: PrecisionConfig,
     optim: OptimConfig,
     device: torch.device,
-    b_lr_multiplier: float = 1.0,
+    adapter: AdapterConfig | None = None,
 ) -> TrainState:
     """Put data parallelism and the optimizer around bare chunks and register their callbacks."""
     transformer = chunks[0].config
@@ -57,14 +57,23 @@ def wrap_for_training(
         parallel=parallel,
         precision=precision,
         device=device,
-        b_lr_multiplier=b_lr_multiplier,
+        adapter=adapter,
     )
     transformer.grad_scale_func = optimizer.scale_loss
-    transformer.finalize_model_grads_func = finalize_model_grads
+    transformer.finalize_model_grads_func = _finalize_gradients
     if parallel.overlap_grad_reduce:
         no_sync = [chunk.no_sync for chunk in wrapped]
         transformer.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
     return TrainState(chunks=wrapped, optimizer=optimizer, transformer=transformer)
+
+
+def _finalize_gradients(chunks: list[Any], *args: Any, **settings: Any) -> None:
+    """megatron-core's sums over ranks; of rows that are not trained nothing is left."""
+    finalize_model_grads(chunks, *args, **settings)
+    for chunk in chunks:
+        for parameter in chunk.parameters():
+            if rows := getattr(parameter, "frozen_rows", 0):
+                parameter.main_grad[:rows].zero_()
 
 
 def _data_parallel(

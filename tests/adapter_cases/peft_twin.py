@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,22 @@ def peft_twin(
     start: Mapping[str, torch.Tensor] | None = None,
     attention: str = "sdpa",
     prepare: Prepare | None = None,
+    frozen_rows: int = 0,
 ) -> Trained:
     """Train as many steps as there are batches, on the model of a Hugging Face folder.
 
     ``config`` is peft's LoraConfig. ``start`` has every tensor that is trained
     (``random_start``); None: as peft draws it, B of zeros. PiSSA's base is what peft makes of its
-    own start, from which another one may differ by signs alone.
+    own start, from which another one may differ by signs alone. ``frozen_rows``: so many of the
+    first rows of whole tables take no gradient.
     """
     model = peft_model(folder, config=config, attention=attention, prepare=prepare)
     if start is not None:
         set_tensors(model, tensors=start)
+    if frozen_rows:
+        for key, parameter in parameters_by_key(model).items():
+            if ".lora_" not in key:
+                parameter.register_hook(partial(_without_rows, rows=frozen_rows))
     return train(
         model,
         parameters=parameters_by_key(model),
@@ -56,6 +63,10 @@ def peft_twin(
         named=lambda: saved_tensors(model),
         multipliers=_multipliers(model, optim=optim),
     )
+
+
+def _without_rows(gradient: torch.Tensor, *, rows: int) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(gradient[:rows]), gradient[rows:]])
 
 
 def random_start(

@@ -29,6 +29,7 @@ SETTINGS = [
     "adapter.rank=4",
     "optim.lr_peak=1e-2",
 ]
+LOAD_OPTIMIZER = "checkpoint.load.optimizer=true"
 
 
 def megacpt(*words: str) -> str:
@@ -36,6 +37,14 @@ def megacpt(*words: str) -> str:
     done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def refused(*words: str) -> int:
+    command = [PYTHON, "-m", "megacpt", *words]
+    done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
+    expected = "has those of an adapter" if LOAD_OPTIMIZER in words else "to other weights"
+    assert expected in " ".join(done.stderr.split())
+    return done.returncode
 
 
 def certificate(folder: Path) -> dict[str, object]:
@@ -96,14 +105,20 @@ def test_from_a_cut_run_to_peft_and_on(base: Path, tmp_path: Path) -> None:
     assert manifest(tmp_path / "further")["step"] == 3
 
 
-def test_a_run_of_all_weights_begins_with_the_merged_model(base: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    megacpt("train", *SETTINGS, f"model.path={base}", f"run_dir={run}", "adapter=dora")
-    words = [w for w in SETTINGS if not w.startswith("adapter")]
-    command = [
-        *(PYTHON, "-m", "megacpt", "train", *words, f"model.path={base}"),
-        *(f"run_dir={tmp_path / 'full'}", f"checkpoint.load_from={run}"),
-    ]
-    done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"megacpt merge --adapter {run} --output FOLDER" in done.stderr
+def test_a_run_of_all_weights_begins_with_an_adapter(base: Path, tmp_path: Path) -> None:
+    """On another layout than the adapter's, as with the merged folder."""
+    model, run, merged = f"model.path={base}", tmp_path / "run", tmp_path / "merged"
+    megacpt("train", *SETTINGS, model, f"run_dir={run}", "adapter=dora", "adapter.layers=1")
+    megacpt("merge", "--adapter", str(run), "--output", str(merged), "--no-certificate")
+    settings = [*(word for word in SETTINGS if not word.startswith("adapter")), "parallel.tp=2"]
+    own, other, folder = (tmp_path / name for name in ("own", "other", "folder"))
+    graduates = [*settings, f"checkpoint.load_from={run}"]
+    said = megacpt("train", *graduates, model, f"run_dir={own}", "parallel.pp=2")
+    assert "its adapter, added to the weights of model.path" in " ".join(said.split())
+    megacpt("train", *settings, f"model.path={merged}", f"run_dir={folder}")
+    assert first_loss(own) == pytest.approx(first_loss(folder), rel=1e-5)
+    assert first_loss(own) < first_loss(run) - 0.05
+    for name, losses in manifest(run)["base_heldout"].items():
+        assert manifest(own)["base_heldout"][name] == pytest.approx(losses, rel=1e-5)
+    assert refused("train", *graduates, model, f"run_dir={other}", LOAD_OPTIMIZER) == 2
+    assert refused("train", *graduates, f"model.path={merged}", f"run_dir={other}") == 2

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+from megacpt.convert.adapters.merged import merged
 from megacpt.convert.adapters.read import peft_folder
+from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.sources import SourceModel, SourceTensor, hugging_face
 from megacpt.errors import ConfigError, Violation
 from megacpt.families.adapter import A, factor_name, updated
@@ -47,6 +49,18 @@ def begin_with(
     source = peft_folder(folder, base=base)
     _require_same(source, architecture=architecture)
     _fill_from(chunks, tensors=source.tensors, architecture=architecture)
+
+
+def merge_into(
+    chunks: Sequence[Any], *, checkpoint: Path, base_folder: Path, architecture: Architecture
+) -> None:
+    """Give a run of all weights those of ``base_folder`` with the update of an adapter's checkpoint
+    added in float32."""
+    adapter = native_checkpoint(checkpoint, described_by=base_folder)
+    base = hugging_face(base_folder, architecture=architecture)
+    source = merged(adapter, base=base)
+    with source.proving():
+        _fill_from(chunks, tensors=source.tensors, architecture=architecture)
 
 
 def _require_same(source: SourceModel, *, architecture: Architecture) -> None:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from megacpt.config.sections import AdapterConfig, Init, ModelConfig
+from megacpt.config.sections import Init, ModelConfig
 from megacpt.families.stored.files import Stored, read_stored
 
 BLOCK_BYTES = 4096
@@ -34,10 +34,10 @@ class _Place:
     end: int
 
 
-def base_of_run(model: ModelConfig, *, adapter: AdapterConfig | None) -> str | None:
+def base_of_run(model: ModelConfig, *, adapter: bool) -> str | None:
     """The fingerprint of what a run's adapter is trained beside; ``None``: there is no adapter, or
     the weights come from the run's own seed."""
-    if adapter is None or model.init is Init.random:
+    if not adapter or model.init is Init.random:
         return None
     return fingerprint(Path(str(model.path)))
 

@@ -20,7 +20,7 @@ from megacpt.families.adapter import Linear, adapted_linears, is_trained
 from megacpt.families.architecture import Architecture
 from megacpt.model.adapters.beside import BesideExperts, BesideLinear
 from megacpt.model.adapters.linear import AdaptedLayer
-from megacpt.model.placement import layer_of, pattern_of, placed_params
+from megacpt.model.placement import Placed, layer_of, pattern_of, placed_params
 
 OVER: dict[Any, Any] = {ColumnParallelLinear: AdaptedLayer, RowParallelLinear: AdaptedLayer}
 """What is laid over a layer of which class."""
@@ -64,8 +64,21 @@ def freeze(chunks: Sequence[Any], *, architecture: Architecture) -> None:
     for placed in placed_params(chunks, architecture=architecture):
         trained = is_trained(placed.row, architecture=architecture)
         placed.tensor.requires_grad_(trained)
+        if trained and not placed.row.of_adapter:
+            placed.tensor.frozen_rows = _frozen_rows(  # type: ignore[attr-defined]
+                placed, architecture=architecture
+            )
         if not trained and not placed.row.of_adapter:
             placed.tensor.of_base = True  # type: ignore[attr-defined]
+
+
+def _frozen_rows(placed: Placed, *, architecture: Architecture) -> int:
+    """How many of this rank's rows, its first ones, are of tokens that are not trained."""
+    adapter = architecture.adapter
+    if adapter is None or adapter.new_tokens_from is None:
+        return 0
+    rows, first = len(placed.tensor), placed.cut.rank * len(placed.tensor)
+    return min(max(adapter.new_tokens_from - first, 0), rows)
 
 
 def let_recompute(chunk: Any) -> None:

@@ -68,6 +68,27 @@ def _settings(facts: Facts) -> Iterator[Violation]:
             )
 
 
+def _new_tokens(facts: Facts) -> Iterator[Violation]:
+    """Rows of tables that are trained."""
+    settings, architecture = facts.config.adapter, facts.architecture
+    if settings is None or settings.new_tokens_from is None:
+        return
+    if not (settings.train_embedding or settings.train_head):
+        yield Violation(
+            path="adapter.new_tokens_from",
+            value=settings.new_tokens_from,
+            rule="is of the rows of tables that are not trained",
+            remedy="use adapter.train_embedding=true, or adapter.new_tokens_from=null",
+        )
+    elif architecture is not None and settings.new_tokens_from >= architecture.vocab_size:
+        yield Violation(
+            path="adapter.new_tokens_from",
+            value=settings.new_tokens_from,
+            rule=f"is behind the model's last token, {architecture.vocab_size - 1}",
+            remedy="name the first id of megacpt vocabulary --add",
+        )
+
+
 def _others(facts: Facts) -> Iterator[Violation]:
     """Settings of all weights' training that adapters are not made for."""
     config = facts.config
@@ -199,4 +220,4 @@ def _base(facts: Facts) -> Iterator[Violation]:
         )
 
 
-RULES: tuple[Rule, ...] = (_settings, _others, _base, _head, _rank, _stages)
+RULES: tuple[Rule, ...] = (_settings, _new_tokens, _others, _base, _head, _rank, _stages)

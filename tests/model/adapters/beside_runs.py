@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from megacpt.config.sections import ParallelConfig
+from megacpt.config.sections import AdapterConfig, ParallelConfig
 from tests.model.adapters.training_runs import (
     BATCHES,
     LAYOUTS,
@@ -74,7 +74,7 @@ def step(work: Path, *, method: str, layout: str, beside: bool = False) -> dict[
     stir(chunks, architecture=architecture)
     if beside:
         lay_beside(chunks)
-    state = wrapped(chunks, parallel=parallel)
+    state = wrapped(chunks, parallel=parallel, adapter=AdapterConfig())
     for chunk in state.chunks:
         chunk.train()
         chunk.zero_grad_buffer()

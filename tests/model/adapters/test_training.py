@@ -23,6 +23,7 @@ from tests.model.adapters.training_runs import (
     BATCHES,
     LAYOUTS,
     METHODS,
+    NEW_FROM,
     OPTIM,
     RANK,
     STEPS,
@@ -34,14 +35,16 @@ from tests.run_on_ranks import run_on_ranks
 pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
 
 MODELS = ("llama-tied", "qwen3", "gemma3", "qwen3-moe")
+TABLES = ("tables", "new_tokens")
 RUNS = [
-    *(f"{model}.{method}" for model in MODELS for method in METHODS if method != "tables"),
-    *("llama.tables", "llama-tied.tables"),
+    *(f"{model}.{method}" for model in MODELS for method in METHODS if method not in TABLES),
+    *(f"{model}.{method}" for model in ("llama", "llama-tied") for method in TABLES),
 ]
 OF_EXPERTS = ("ep2", "tp2-ep2")
 NOT_OF_EXPERTS = ("tp2",)
 """Tensor parallelism without that of the sequence is refused."""
 PREFIX = "base_model.model."
+NOT_DECAYED = (("lora_magnitude_vector",), ("embed_tokens", "lm_head"))
 LAYOUT_RTOL = 1e-5
 TWIN_RTOL = 1e-4
 
@@ -116,14 +119,15 @@ def peft_config(run: str) -> Any:
     from peft import LoraConfig
 
     method = run.split(".")[1]
+    tables = {
+        "modules_to_save": ["embed_tokens", *([] if "tied" in run else ["lm_head"])],
+        "ensure_weight_tying": "tied" in run,
+    }
     changes: dict[str, dict[str, Any]] = {
         "rslora": {"use_rslora": True},
         "dora": {"use_dora": True},
         "pissa": {"init_lora_weights": "pissa"},
-        "tables": {
-            "modules_to_save": ["embed_tokens", *([] if "tied" in run else ["lm_head"])],
-            "ensure_weight_tying": "tied" in run,
-        },
+        **dict.fromkeys(TABLES, tables),
     }
     return LoraConfig(
         r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), **changes.get(method, {})
@@ -161,7 +165,7 @@ def twin(run: str, *, folder: Path) -> Trained:
         eps=OPTIM.eps,
         weight_decay=OPTIM.weight_decay,
         clip_grad_norm=OPTIM.clip_grad_norm,
-        multipliers={"lora_magnitude_vector": Multipliers(decay=0.0)},
+        multipliers=dict.fromkeys(NOT_DECAYED[run.endswith(".new_tokens")], Multipliers(decay=0.0)),
     )
     given: dict[str, Any] = {"batches": BATCHES, "optim": optim, "prepare": prepare_of(run)}
     if run.endswith(".lora_xs"):
@@ -169,7 +173,10 @@ def twin(run: str, *, folder: Path) -> Trained:
         return lora_xs_twin.lora_xs_twin(
             base, rank=RANK, alpha=ALPHA, targets=TARGETS, start=start, **given
         )
-    return peft_twin.peft_twin(base, config=peft_config(run), start=start, **given)
+    frozen = NEW_FROM if run.endswith(".new_tokens") else 0
+    return peft_twin.peft_twin(
+        base, config=peft_config(run), start=start, frozen_rows=frozen, **given
+    )
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -37,6 +37,8 @@ LR_OF = {"lora_xs": 2e-2}
 BATCHES = drawn_batches(STEPS, vocab_size=VOCAB_SIZE, samples=4, length=LENGTH)
 OPTIM = OptimConfig(lr_peak=LR, weight_decay=0.1, clip_grad_norm=1.0)
 RANK, ALPHA = 4, 6.0
+NEW_FROM = VOCAB_SIZE // 2 + 3
+"""With two ranks, one has no new token and the other an old one."""
 TP2_SP = {"tp": 2, "sequence_parallel": True}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "single": {},
@@ -75,6 +77,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora_xs": {"method": AdapterMethod.lora_xs},
     "pissa": {"method": AdapterMethod.pissa},
     "tables": {"train_embedding": True, "train_head": True},
+    "new_tokens": {"train_embedding": True, "train_head": True, "new_tokens_from": NEW_FROM},
 }
 
 
@@ -115,7 +118,7 @@ def train(work: Path, *, name: str, layout: str) -> dict[str, Any]:
     parallel = ParallelConfig(**LAYOUTS[layout])
     chunks, architecture = build(work, run=run_named(name), parallel=parallel, name=name)
     start = slices(chunks, architecture=architecture, of="weights")
-    state = wrapped(chunks, parallel=parallel)
+    state = wrapped(chunks, parallel=parallel, adapter=run_named(name).adapter)
     losses, norms, gradients = [], [], None
     for batch in BATCHES:
         for chunk in state.chunks:
@@ -143,7 +146,7 @@ def train(work: Path, *, name: str, layout: str) -> dict[str, Any]:
     }
 
 
-def wrapped(chunks: list[Any], *, parallel: ParallelConfig) -> Any:
+def wrapped(chunks: list[Any], *, parallel: ParallelConfig, adapter: AdapterConfig) -> Any:
     """In fp32, as runs are trained."""
     from megacpt.train.state import wrap_for_training
 
@@ -153,6 +156,7 @@ def wrapped(chunks: list[Any], *, parallel: ParallelConfig) -> Any:
         precision=PrecisionConfig(dtype=Dtype.fp32),
         optim=OPTIM,
         device=torch.device("cpu"),
+        adapter=adapter,
     )
 
 
