@@ -20,6 +20,7 @@ from megacpt import __version__
 from megacpt.commands import (
     adapters,
     convert,
+    curate,
     families,
     imports,
     machine,
@@ -36,6 +37,7 @@ VERBS = (
     run.CONFIG,
     imports.IMPORT_CONFIG,
     vocabulary.VOCABULARY,
+    curate.CURATE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

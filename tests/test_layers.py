@@ -21,7 +21,7 @@ LAYERS = [
     {"model"},
     {"checkpoint", "adapters"},
     {"convert", "evaluate", "monitor"},
-    {"train", "cluster", "demo", "vocabulary"},
+    {"train", "cluster", "demo", "vocabulary", "curate"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 TORCH_FREE = [
     *("errors", "files", "text", "config", "families", "tokenizer", "corpus"),
-    *("plan", "shards", "hub", "samples", "cluster"),
+    *("plan", "shards", "hub", "samples", "cluster", "curate"),
 ]
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50

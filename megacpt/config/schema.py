@@ -34,18 +34,26 @@ OCTAL = re.compile("[-+]?0[0-9_]+")
 DIGITS_MAX = 30
 """More digits than any setting has; keeps ``1e999999`` from being written out."""
 
+Config = typing.TypeVar("Config")
 Where = Callable[[str], str]
 """Names where the value of a key was written, for messages; may be empty."""
 
 
 def to_run_config(tree: Mapping[str, Any], *, where: Where = lambda path: "") -> RunConfig:
+    return to_config(tree, schema=RunConfig, where=where)
+
+
+def to_config(
+    tree: Mapping[str, Any], *, schema: type[Config], where: Where = lambda path: ""
+) -> Config:
     """The typed configuration; ConfigError lists every unknown key and unusable value."""
-    tree = _spelt_out(tree, hint=RunConfig)
-    problems = list(_problems(tree, section=RunConfig, path="", where=where))
+    section: type = schema
+    tree = _spelt_out(tree, hint=section)
+    problems = list(_problems(tree, section=section, path="", where=where))
     if problems:
         raise ConfigError(problems)
-    merged = OmegaConf.merge(_defaults(), dict(tree))
-    return typing.cast(RunConfig, OmegaConf.to_object(merged))
+    merged = OmegaConf.merge(_defaults(section), dict(tree))
+    return typing.cast(Config, OmegaConf.to_object(merged))
 
 
 def to_tree(config: RunConfig) -> dict[str, Any]:
@@ -160,9 +168,9 @@ def _to_try_on(section: type) -> DictConfig:
 
 
 @cache
-def _defaults() -> DictConfig:
+def _defaults(schema: type) -> DictConfig:
     """Only to be copied, as merging does; making it takes longer."""
-    return typing.cast(DictConfig, OmegaConf.structured(RunConfig))
+    return typing.cast(DictConfig, OmegaConf.structured(schema))
 
 
 def _required(field: Field[Any]) -> bool:

@@ -10,7 +10,13 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
 
 from megacpt.checkpoint.state.adam import drop_classes, use_fused_kernel
-from megacpt.config.sections import AdapterConfig, Dtype, OptimConfig, ParallelConfig, PrecisionConfig
+from megacpt.config.sections import (
+    AdapterConfig,
+    Dtype,
+    OptimConfig,
+    ParallelConfig,
+    PrecisionConfig,
+)
 from megacpt.families.weights import Role
 from megacpt.plan.optimizers import MATRICES, OPTIMIZERS
 

@@ -18,6 +18,7 @@ from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import cut, piece_bytes
+from megacpt.corpus.workers.processes import num_processes, run_pieces
 from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
@@ -29,7 +30,6 @@ from megacpt.shards.manifest import (
 )
 from megacpt.shards.tokenize.encode import BackendDiffersError
 from megacpt.shards.tokenize.join import merge
-from megacpt.shards.tokenize.processes import num_processes, run_pieces
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import Job, PieceRunner
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
@@ -191,7 +191,7 @@ class _Tally:
         self._documents += documents
         self._tokens += tokens
 
-    def add(self, num_bytes: int, *, documents: int, tokens: int) -> None:
+    def add(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None:
         with self._lock:
             self._bytes += num_bytes
             self._documents += documents

@@ -7,26 +7,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from megacpt.corpus.documents import OnError, Passage, refusal
 from megacpt.corpus.reader import ExtentReader, first_line
+from megacpt.corpus.workers.in_order import map_in_order
+from megacpt.corpus.workers.processes import Report
 from megacpt.device.environment import set_default
 from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedPassage
-from megacpt.shards.tokenize.in_order import map_in_order
 from megacpt.shards.tokenize.piece_log import PieceLog
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
-
-
-class Report(Protocol):
-    """Called with bytes read, documents and tokens of each passage that was written."""
-
-    def __call__(self, num_bytes: int, *, documents: int, tokens: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +34,14 @@ class Job:
     use_fast: bool
     threads: int
     on_error: OnError
+
+    def open(self) -> PieceRunner:
+        """The runner of a process that has nothing but the job."""
+        plan = WorkFolder(self.prefix).plan()
+        tokenizer = load_tokenizer(
+            self.tokenizer, settings=self.tokenizer_settings, fast=self.use_fast
+        )
+        return PieceRunner(self, plan=plan, tokenizer=tokenizer)
 
 
 class PieceRunner:
@@ -150,10 +153,3 @@ class _Step(NamedTuple):
     place: int = 0
     """Number of the passage in the piece."""
     encoded: EncodedPassage | None = None
-
-
-def open_runner(job: Job) -> PieceRunner:
-    """Runner of a process that has nothing but the job."""
-    plan = WorkFolder(job.prefix).plan()
-    tokenizer = load_tokenizer(job.tokenizer, settings=job.tokenizer_settings, fast=job.use_fast)
-    return PieceRunner(job, plan=plan, tokenizer=tokenizer)

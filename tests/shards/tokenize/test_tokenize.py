@@ -18,7 +18,8 @@ import pytest
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from megacpt.shards.manifest import verify
 from megacpt.shards.reader import IndexedShard
-from megacpt.shards.tokenize import processes, tokenize
+from megacpt.corpus.workers import processes
+from megacpt.shards.tokenize import tokenize
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import TokenizeProgress
 from megacpt.shards.tokenize.work_folder import WorkFolder

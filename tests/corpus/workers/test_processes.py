@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from megacpt.errors import DataError, EnvironmentError_
-from megacpt.shards.tokenize import processes
-from megacpt.shards.tokenize.processes import num_processes
+from megacpt.corpus.workers import processes
+from megacpt.corpus.workers.processes import num_processes
 from tests.corpus.cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[3]
@@ -82,7 +82,8 @@ def test_a_process_that_dies_is_noticed(tmp_path: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from megacpt.shards.tokenize import processes, tokenize
+from megacpt.corpus.workers import processes
+from megacpt.shards.tokenize import tokenize
 if __name__ == "__main__":
     processes.BYTES_MIN = processes.THREADS_MAX = 1
     source, tokenizer, prefix = map(Path, sys.argv[1:])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from megacpt.shards.tokenize.in_order import AHEAD, map_in_order
+from megacpt.corpus.workers.in_order import AHEAD, map_in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -14,28 +14,51 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 from megacpt.errors import EnvironmentError_
-from megacpt.shards.tokenize.runner import Job, PieceRunner, Report, open_runner
 
 THREADS_MAX = 4
-"""Encoding threads of a process."""
+"""Of a process, whose work lets go of Python's lock for most of its time."""
 BYTES_MIN = 1 << 27
-"""Bytes that this process tokenizes in the time another takes to start."""
+"""Bytes that this process reads and tokenizes in the time another takes to start."""
 PIECES_AHEAD = 2
 
 
-def num_processes(workers: int, *, num_pieces: int, num_bytes: int) -> int:
-    wanted = -(-workers // THREADS_MAX)
+class Report(Protocol):
+    """Called with bytes read, documents and tokens of each passage that was written."""
+
+    def __call__(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None: ...
+
+
+class Runner(Protocol):
+    """Makes pieces in one process."""
+
+    def run(
+        self, numbers: Iterable[int], *, report: Report, finished: Callable[[int], None]
+    ) -> None:
+        """In the order given; ``finished`` is told each that counts."""
+
+
+class Job(Protocol):
+    """What another process needs to take part; it is pickled."""
+
+    def open(self) -> Runner: ...
+
+
+def num_processes(
+    workers: int, *, num_pieces: int, num_bytes: int, threads_max: int | None = None
+) -> int:
+    wanted = -(-workers // (threads_max or THREADS_MAX))
     return max(1, min(wanted, num_pieces // PIECES_AHEAD, num_bytes // BYTES_MIN))
 
 
 def run_pieces(
-    numbers: Sequence[int], *, runner: PieceRunner, job: Job, processes: int, report: Report
+    numbers: Sequence[int], *, runner: Runner, job: Job, processes: int, report: Report
 ) -> None:
     """Finish the pieces, by ``runner`` in this process and ``job`` in others."""
     pieces = _Numbers(numbers)
@@ -148,15 +171,14 @@ def _serve(connection: Connection, *, job: Job) -> None:
         target=_fill, args=(inbox,), kwargs={"connection": connection}, daemon=True
     ).start()
 
-    def report(num_bytes: int, *, documents: int, tokens: int) -> None:
+    def report(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
         connection.send(("passage", (num_bytes, documents, tokens)))
 
     def finished(number: int) -> None:
         connection.send(("piece", number))
 
     try:
-        runner = open_runner(job)
-        runner.run(iter(inbox.get, None), report=report, finished=finished)
+        job.open().run(iter(inbox.get, None), report=report, finished=finished)
     except Exception as error:  # noqa: BLE001
         connection.send(("error", error))
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb curate, and what it says of its work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megacpt.commands.common import Verb, say, shown
+from megacpt.text import text_size
+
+if TYPE_CHECKING:
+    from megacpt.corpus.curation import Curation, StepRecord
+    from megacpt.corpus.workers.processes import Report
+    from megacpt.curate.config import CurateConfig
+
+
+def _curate(arguments: argparse.Namespace) -> int:
+    from megacpt.curate.config import read_config
+
+    words = list(arguments.words)
+    path = Path(words.pop(0)) if words and "=" not in words[0] else None
+    config = read_config(path, overrides=words)
+    return run(config, dry_run=arguments.dry_run)
+
+
+def run(config: CurateConfig, *, dry_run: bool) -> int:
+    from megacpt.curate.pipeline import Watcher, curate
+    from megacpt.curate.progress import StepLine
+
+    started_at = time.monotonic()
+    lines: list[StepLine] = []
+
+    def begins(name: str, num_bytes: int) -> Report:
+        for line in lines:
+            line.close()
+        lines.append(StepLine(sys.stderr, name=name, bytes_total=num_bytes))
+        return lines[-1]
+
+    try:
+        found = curate(
+            config,
+            dry_run=dry_run,
+            watcher=Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr)),
+        )
+    finally:
+        for line in lines:
+            line.close()
+    output = shown(Path(config.output))
+    elapsed_s = time.monotonic() - started_at
+    if dry_run:
+        say(*account(found), next_command="the same without --dry-run")
+        return 0
+    say(
+        *account(found),
+        *_written(found, output=output, elapsed_s=elapsed_s),
+        next_command=f"megacpt tokenize {output}/{next(iter(found.sources))} --tokenizer MODEL "
+        f"--output data/{next(iter(found.sources))}",
+    )
+    return 0
+
+
+def account(curation: Curation) -> Iterator[str]:
+    """A table: what each step has left of each source, and by which rules the rest went."""
+    for step in curation.steps:
+        yield f"{step.name:<28}{'documents':>12}{'left':>12}{'text':>12}{'left':>12}"
+        for source, counts in step.counts.items():
+            yield (
+                f"  {source:<26}{counts['documents_in']:>12,}{counts['documents_out']:>12,}"
+                f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
+            )
+        yield from _rules(step)
+
+
+def _rules(step: StepRecord) -> Iterator[str]:
+    found: dict[str, list[int]] = {}
+    for counts in step.counts.values():
+        for rule, of_rule in counts["rules"].items():
+            sums = found.setdefault(rule, [0, 0])
+            sums[0] += of_rule["documents"]
+            sums[1] += of_rule["dropped"]
+    for rule, (documents, dropped) in sorted(found.items(), key=lambda item: -item[1][0]):
+        yield f"    {rule:<40}{documents:>12,}  {dropped:,} dropped"
+
+
+def _written(curation: Curation, *, output: str, elapsed_s: float) -> Iterator[str]:
+    documents = sum(source.documents for source in curation.sources.values())
+    size = sum(source.bytes for source in curation.sources.values())
+    yield f"Wrote {documents:,} documents, {text_size(size)} of text, in {elapsed_s:.1f} s:"
+    yield f"  {output}/{{{','.join(curation.sources)}}}, {output}/curation.json"
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG | KEY=VALUE",
+        help="a YAML file, and settings that are laid over it",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only report what would be left; write nothing"
+    )
+
+
+CURATE = Verb(
+    name="curate",
+    summary="deduplicate, decontaminate, filter and balance raw text",
+    example="  megacpt curate curate.yaml\n"
+    "  megacpt curate curate.yaml deduplicate.near.threshold=0.7 --dry-run\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_arguments,
+    run=_curate,
+)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Apply a step to a corpus: a part of what is left for every piece, and the account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megacpt.corpus.checksum import root
+from megacpt.corpus.formats import FileFormat, SourceFile
+from megacpt.corpus.workers.processes import Report
+from megacpt.curate.documents import TEXT, Batch, Document
+from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.sources import Corpus, Source
+from megacpt.curate.step import Judge, StepSettings, Verdict
+from megacpt.curate.tally import Tally, total
+from megacpt.curate.work import Reading, make_pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A step that is done."""
+
+    corpus: Corpus
+    """What is left."""
+    tallies: Mapping[str, Tally]
+    """By source; of those that it concerns."""
+    inputs: Mapping[str, Sequence[Mapping[str, Any]]]
+    """By source: path, bytes and sha256 of the files that were read."""
+
+
+def apply(
+    corpus: Corpus,
+    *,
+    step: StepSettings,
+    folder: Path,
+    form: Form = Form.jsonl,
+    dry_run: bool = False,
+    reading: Reading,
+    report: Report = lambda num_bytes, documents, tokens=0: None,
+) -> Applied:
+    """Write FOLDER/NNNNN.FORM, one for each piece of the sources that the step concerns.
+
+    ``dry_run``: no parts, only the account.
+    """
+    mine = [source.name for source in corpus.sources if step.concerns(source)]
+    numbers = list(corpus.pieces_of(mine))
+    settings = _Applying(step=step, form=None if dry_run else form)
+    records = make_pieces(
+        corpus,
+        settings=settings,
+        folder=folder,
+        reading=replace(reading, threads_max=step.threads_max),
+        numbers=numbers,
+        report=report,
+    )
+    by_piece = dict(zip(numbers, records, strict=True))
+    left = tuple(
+        _left(source, corpus=corpus, records=by_piece, folder=folder, form=form)
+        if source.name in mine and not dry_run
+        else source
+        for source in corpus.sources
+    )
+    return Applied(
+        corpus=replace(corpus, sources=left),
+        tallies={name: total(_tallies(name, corpus=corpus, records=by_piece)) for name in mine},
+        inputs={name: _inputs(name, corpus=corpus, records=by_piece) for name in mine},
+    )
+
+
+def _tallies(
+    name: str, *, corpus: Corpus, records: Mapping[int, Mapping[str, Any]]
+) -> Iterator[Tally]:
+    return (Tally.of_json(records[number]["tally"]) for number in corpus.pieces_of([name]))
+
+
+def _inputs(
+    name: str, *, corpus: Corpus, records: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of each file the checksum, from those of its extents."""
+    leaves: dict[int, list[str]] = {}
+    source = next(source for source in corpus.sources if source.name == name)
+    for number in corpus.pieces_of([name]):
+        extents = corpus.pieces[number].extents
+        for extent, found in zip(extents, records[number]["leaves"], strict=True):
+            leaves.setdefault(extent.file, []).extend(found)
+    return [
+        {"path": file.path, "bytes": file.bytes, "sha256": root(leaves[number])}
+        for number, file in enumerate(source.files)
+    ]
+
+
+def _left(
+    source: Source,
+    *,
+    corpus: Corpus,
+    records: Mapping[int, Mapping[str, Any]],
+    folder: Path,
+    form: Form,
+) -> Source:
+    kind = FileFormat.parquet if form is Form.parquet else FileFormat.jsonl
+    files = []
+    for number in corpus.pieces_of([source.name]):
+        path = folder / records[number]["part"]
+        about = path.stat()
+        files.append(
+            SourceFile(
+                path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
+            )
+        )
+    return replace(source, files=tuple(files), key=TEXT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applying:
+    """What is made of a piece: its part."""
+
+    step: StepSettings
+    form: Form | None
+    """None: none is written."""
+
+    def to_json(self) -> dict[str, Any]:
+        form = self.form.value if self.form else None
+        return {"step": self.step.name, "settings": dict(self.step.to_json()), "form": form}
+
+    def open(self) -> Callable[[int, Path], _Part]:
+        return partial(_Part, judge=self.step.open(), form=self.form)
+
+
+class _Part:
+    def __init__(self, _number: int, stem: Path, *, judge: Judge, form: Form | None) -> None:
+        self._judge, self._tally = judge, Tally()
+        self._writer = open_part(stem, form=form) if form else None
+
+    def work(self, batch: Batch) -> tuple[Batch, Sequence[Verdict]]:
+        return batch, self._judge(batch)
+
+    def settle(self, made: tuple[Batch, Sequence[Verdict]]) -> None:
+        batch, verdicts = made
+        left: list[Document] = []
+        for document, verdict in zip(batch.documents, verdicts, strict=True):
+            kept = self._tally.count(document, verdict=verdict)
+            if kept is not None:
+                left.append(kept)
+        for line in batch.bad:
+            kind = line.kind.value
+            self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
+        if self._writer is not None:
+            self._writer.add(left)
+
+    def finish(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"tally": asdict(self._tally)}
+        if self._writer is not None:
+            path = self._writer.finish()
+            record |= {"part": path.name, "xxh3_128": checksum(path)}
+        return record

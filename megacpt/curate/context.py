@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every step of a curation is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megacpt.corpus.curation import CuratedFile, StepRecord
+from megacpt.corpus.workers.processes import Report
+from megacpt.curate.apply import Applied, apply
+from megacpt.curate.parts import Form
+from megacpt.curate.sources import Corpus
+from megacpt.curate.step import StepSettings
+from megacpt.curate.work import Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Of one step."""
+
+    folder: Path
+    """Its own, for all that it writes; what an interrupted run has left is there."""
+    form: Form
+    """Of the parts it writes."""
+    reading: Reading
+    dry_run: bool = False
+    """Only the account: no parts."""
+    report: Report = lambda num_bytes, documents, tokens=0: None
+    notice: Callable[[str], None] = lambda text: None
+    """Is told what is not as expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    corpus: Corpus
+    """What is left."""
+    record: StepRecord
+
+
+def apply_step(
+    corpus: Corpus,
+    *,
+    step: StepSettings,
+    context: Context,
+    findings: Mapping[str, Any] | None = None,
+) -> StepResult:
+    """A step that judges every document by itself."""
+    applied = apply(
+        corpus,
+        step=step,
+        folder=context.folder,
+        form=context.form,
+        dry_run=context.dry_run,
+        reading=context.reading,
+        report=context.report,
+    )
+    return StepResult(
+        corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
+    )
+
+
+def record_of(
+    applied: Applied, *, step: StepSettings, findings: Mapping[str, Any] | None = None
+) -> StepRecord:
+    return StepRecord(
+        name=step.name,
+        settings=dict(step.to_json()),
+        inputs={
+            name: tuple(CuratedFile(**file) for file in files)
+            for name, files in applied.inputs.items()
+        },
+        counts={name: asdict(tally) for name, tally in applied.tallies.items()},
+        findings=dict(findings or {}),
+    )

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents of a passage of raw text, each with all that its line says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import xxhash
+
+from megacpt.corpus.documents import BadLine, Parsed, Passage, numbers, parse_lines, parse_values
+
+TEXT, ID = "text", "id"
+"""Keys of what is written."""
+
+
+class Document:
+    """A JSON object with a text under ``key``; ``line`` is its JSON, None where it has changed."""
+
+    __slots__ = ("_id", "fields", "key", "line")
+
+    def __init__(self, fields: dict[str, Any], *, key: str = TEXT, line: bytes | None = None):
+        self.fields, self.key, self.line = fields, key, line
+        self._id: str | None = None
+
+    @property
+    def text(self) -> str:
+        text: str = self.fields[self.key]
+        return text
+
+    @property
+    def id(self) -> str:
+        """Its own, or 128 bits of its text in hexadecimal: of equal texts the same."""
+        if self._id is None:
+            own = self.fields.get(ID)
+            self._id = text_id(self.text) if own is None else str(own)
+        return self._id
+
+    def with_text(self, text: str, **others: Any) -> Document:
+        """The same document with another text, and other fields beside it; the id stays."""
+        fields = {ID: self.id} | self.fields | {self.key: text} | others
+        return Document(fields, key=self.key)
+
+    def json_line(self) -> bytes:
+        """An object with ``id`` and ``text``, without a line break; what else there was stays."""
+        if self.key == TEXT and self.line is not None:
+            if self.fields.get(ID) is not None:
+                return self.line
+            return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
+        others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
+        fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}
+        try:
+            return orjson.dumps(fields)
+        except TypeError:  # A number of more than 64 bits.
+            return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def text_id(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The documents of a passage, in order."""
+
+    piece: int
+    first: int
+    """Number in the piece of the first of them."""
+    documents: list[Document]
+    bad: list[BadLine] = field(default_factory=list)
+    passage: Passage
+
+    @property
+    def numbers(self) -> range:
+        """In the piece, one of each document."""
+        return range(self.first, self.first + len(self.documents))
+
+
+def read_documents(passage: Passage, *, key: str, limit: int) -> tuple[list[Document], Parsed]:
+    """The documents, and with ``Parsed.bad`` the lines that are none."""
+    content = passage.content
+    if not isinstance(content, bytes):
+        lines = numbers(passage, count=len(content))
+        parsed = parse_values(content, lines=lines, limit=limit)
+        return [Document({TEXT: _joined(text)}) for text in parsed.texts], parsed
+    try:
+        return list(_quickly(content, key=key, limit=limit)), Parsed(texts=[])
+    except (ValueError, LookupError, TypeError):
+        return _one_by_one(content, passage=passage, key=key, limit=limit)
+
+
+def _quickly(content: bytes, *, key: str, limit: int) -> Iterator[Document]:
+    """All lines are documents, or one of these errors is raised."""
+    loads = orjson.loads
+    for line in content.split(b"\n"):
+        if not line:
+            continue
+        fields = loads(line)
+        if len(line) > limit or type(fields[key]) is not str:
+            raise ValueError
+        is_bare = line[:1] == b"{" and line[-1:] == b"}"
+        yield Document(fields, key=key, line=line if is_bare else None)
+
+
+def _one_by_one(
+    content: bytes, *, passage: Passage, key: str, limit: int
+) -> tuple[list[Document], Parsed]:
+    found, bad = [], []
+    for number, line in enumerate(content.split(b"\n"), start=passage.first_line):
+        parsed = parse_lines(line, first_line=number, key=key, limit=limit)
+        bad += parsed.bad
+        for text in parsed.texts:
+            fields = json.loads(line)
+            fields[key] = _joined(text)
+            found.append(Document(fields, key=key))
+    return found, Parsed(texts=[], bad=bad)
+
+
+def _joined(text: str | tuple[str, ...]) -> str:
+    return text if isinstance(text, str) else "\n".join(text)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of curated documents: lines of JSON, also compressed with Zstandard, or Parquet."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import orjson
+import xxhash
+
+from megacpt.corpus.containers import arrow_for
+from megacpt.curate.documents import ID, TEXT, Document
+
+
+class Form(enum.Enum):
+    jsonl = "jsonl"
+    jsonl_zst = "jsonl.zst"
+    parquet = "parquet"
+    """Columns ``id``, ``text`` and ``fields``, a JSON object with all others."""
+
+
+class PartWriter(Protocol):
+    """A file that is written aside; ``finish`` gives it its name."""
+
+    def add(self, documents: Sequence[Document]) -> None: ...
+
+    def finish(self) -> Path: ...
+
+
+def open_part(stem: Path, *, form: Form) -> PartWriter:
+    path = Path(f"{stem}.{form.value}")
+    match form:
+        case Form.jsonl:
+            return _Lines(path)
+        case Form.jsonl_zst:
+            return _Compressed(path)
+        case Form.parquet:
+            return _Rows(path)
+
+
+class _File:
+    """Written aside, flushed and renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, Path(f"{path}.partial")
+        self._file: BinaryIO = self._aside.open("wb")
+
+    def _publish(self) -> Path:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._aside.replace(self._path)
+
+
+class _Lines(_File):
+    def add(self, documents: Sequence[Document]) -> None:
+        if documents:
+            self._file.write(b"\n".join([d.json_line() for d in documents]) + b"\n")
+
+    def finish(self) -> Path:
+        return self._publish()
+
+
+class _Compressed(_Lines):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        arrow = arrow_for("Zstandard output")
+        plain = self._file
+        self._file = arrow.CompressedOutputStream(arrow.PythonFile(plain, mode="w"), "zstd")
+
+    def finish(self) -> Path:
+        self._file.close()
+        self._file = self._aside.open("ab")
+        return self._publish()
+
+
+class _Rows(_File):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        arrow_for("Parquet output")
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        names = ((ID, arrow.string()), (TEXT, arrow.large_string()), ("fields", arrow.string()))
+        self._arrow: Any = arrow
+        self._schema = arrow.schema(names)
+        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+
+    def add(self, documents: Sequence[Document]) -> None:
+        rows = [_row(document) for document in documents]
+        if rows:
+            self._writer.write_table(self._arrow.Table.from_pylist(rows, schema=self._schema))
+
+    def finish(self) -> Path:
+        self._writer.close()
+        if self._file.closed:
+            self._file = self._aside.open("ab")
+        return self._publish()
+
+
+def _row(document: Document) -> dict[str, Any]:
+    others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
+    return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
+
+
+def checksum(path: Path) -> str:
+    """XXH3, 128 bits, of the file."""
+    found = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while content := stream.read(1 << 20):
+            found.update(content)
+    return found.hexdigest()

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All steps of a curation, one after another, to a folder with the account of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from megacpt import __version__
+from megacpt.corpus import checksum
+from megacpt.corpus.curation import (
+    CURATION,
+    CuratedFile,
+    CuratedSource,
+    Curation,
+    StepRecord,
+    curated_folder,
+)
+from megacpt.corpus.formats import SourceFile
+from megacpt.corpus.inputs import find_files
+from megacpt.corpus.workers.processes import Report
+from megacpt.curate.apply import apply
+from megacpt.curate.config import CurateConfig, TextConfig, sections
+from megacpt.curate.context import Context, StepResult
+from megacpt.curate.parts import Form
+from megacpt.curate.sources import Corpus, Source
+from megacpt.curate.step import KEPT, Judge
+from megacpt.curate.tally import Tally
+from megacpt.curate.work import Reading
+from megacpt.device.environment import num_cores
+from megacpt.errors import ConfigError, DataError
+from megacpt.files import publish, require_new
+from megacpt.text import listed
+
+
+class RunStep(Protocol):
+    def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
+
+
+RUN: dict[str, RunStep] = {}
+"""By the name of the section of the configuration that asks for the step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watcher:
+    """Who is told of the work."""
+
+    begins: Callable[[str, int], Report] = lambda name, num_bytes: _silent
+    """A step with so many bytes to read; what it is given is told how far it is."""
+    notice: Callable[[str], None] = lambda text: None
+
+
+def _silent(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
+    return
+
+
+def curate(
+    config: CurateConfig, *, dry_run: bool = False, watcher: Watcher | None = None
+) -> Curation:
+    """Write ``config.output``; with ``dry_run`` nothing is left behind but what is returned.
+
+    What an interrupted run has finished lies in OUTPUT.work, and is used again.
+    """
+    watcher = watcher or Watcher()
+    output = Path(config.output)
+    require_new(output)
+    asked = sections(config)
+    if not asked:
+        raise ConfigError(
+            f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
+            "deduplicate.near.threshold=0.8."
+        )
+    work = output.with_name(f"{output.name}.work")
+    corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
+    account = _Account(history=history, steps=[])
+    reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
+    for number, (name, settings) in enumerate(asked.items(), start=1):
+        is_last = number == len(asked)
+        context = Context(
+            folder=work / f"{number}-{name}",
+            form=config.form if is_last else Form.jsonl,
+            reading=reading,
+            dry_run=dry_run,
+            report=watcher.begins(name, corpus.num_bytes),
+            notice=watcher.notice,
+        )
+        result = RUN[name](corpus, settings=settings, context=context)
+        corpus = result.corpus
+        account.steps.append(result.record)
+    if dry_run:
+        shutil.rmtree(work, ignore_errors=True)
+        return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
+    return _publish(corpus, config=config, work=work, account=account, reading=reading)
+
+
+def open_corpus(
+    config: CurateConfig, *, spool: Path, notice: Callable[[str], None] = lambda text: None
+) -> tuple[Corpus, Mapping[str, tuple[StepRecord, ...]]]:
+    """The sources, and by source the steps that earlier curations of its files have done."""
+    if not config.sources:
+        raise ConfigError("no source is named; set sources.NAME.files=... for each.")
+    sources, history = [], {}
+    for name, text in config.sources.items():
+        files = _files(text, spool=spool, notice=notice)
+        sources.append(Source(name=name, kind=text.kind, files=tuple(files), key=text.key))
+        history[name] = _history(name, files=files, notice=notice)
+    return Corpus(sources=tuple(sources)), history
+
+
+def _files(text: TextConfig, *, spool: Path, notice: Callable[[str], None]) -> list[SourceFile]:
+    names = [name.strip() for name in text.files.split(",")]
+    return find_files(names, file_format=text.format, spool=spool, notice=notice)
+
+
+def _history(
+    name: str, *, files: Sequence[SourceFile], notice: Callable[[str], None]
+) -> tuple[StepRecord, ...]:
+    """Steps that all files of a source have been through; they must be as they were written."""
+    folders = {curated_folder(Path(file.path)) for file in files}
+    if folders == {None}:
+        return ()
+    if len(folders) > 1:
+        notice(f"{name}: its files come from several curations; what was done there is not kept.")
+        return ()
+    (folder,) = folders
+    assert folder is not None
+    curation = Curation.read(folder)
+    found = {_source_of(Path(file.path), folder=folder, curation=curation) for file in files}
+    if len(found) > 1:
+        notice(f"{name}: its files are of {listed(sorted(found))}, whose history is not kept.")
+        return ()
+    return (*curation.sources[found.pop()].history, *curation.steps)
+
+
+def _source_of(path: Path, *, folder: Path, curation: Curation) -> str:
+    held = curation.file(str(path.absolute().relative_to(folder)))
+    if held is None or sha256_of(path) != held[1].sha256:
+        raise DataError(
+            f"{path} is not as {folder / CURATION} says; restore it, or move it out of that folder."
+        )
+    return held[0]
+
+
+def sha256_of(path: Path) -> str:
+    """As megacpt.corpus.checksum says."""
+    leaves = checksum.Leaves()
+    with path.open("rb") as stream:
+        while content := stream.read(1 << 20):
+            leaves.update(content)
+    return checksum.root(leaves.hexdigests())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unchanged:
+    """Writes sources that no step has concerned, in the form of the others."""
+
+    names: frozenset[str]
+    name: str = "unchanged"
+    threads_max: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {}
+
+    def concerns(self, source: Source) -> bool:
+        return source.name in self.names
+
+    def open(self) -> Judge:
+        return lambda batch: [KEPT] * len(batch.documents)
+
+
+def _publish(
+    corpus: Corpus, *, config: CurateConfig, work: Path, account: _Account, reading: Reading
+) -> Curation:
+    """Give the parts of the last step their names in ``config.output``."""
+    output = Path(config.output)
+    left = frozenset(s.name for s in corpus.sources if not _is_below(s, folder=work))
+    unchanged = apply(
+        corpus,
+        step=_Unchanged(names=left),
+        folder=work / "unchanged",
+        form=config.form,
+        reading=reading,
+    )
+    aside = work / "output"
+    shutil.rmtree(aside, ignore_errors=True)
+    sources = {}
+    for source in unchanged.corpus.sources:
+        tally = unchanged.tallies.get(source.name) or account.tally(source.name)
+        sources[source.name] = CuratedSource(
+            kind=source.kind.value,
+            files=tuple(_placed(source, folder=aside, form=config.form)),
+            documents=tally.documents_out,
+            bytes=tally.bytes_out,
+            history=account.history[source.name],
+        )
+    curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
+    curation.write(aside)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    publish(aside, folder=output)
+    shutil.rmtree(work)
+    return curation
+
+
+def _is_below(source: Source, *, folder: Path) -> bool:
+    return all(Path(file.path).is_relative_to(folder) for file in source.files)
+
+
+def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile]:
+    """Hard links: until the folder is there, a run that is killed finds its parts again."""
+    (folder / source.name).mkdir(parents=True)
+    for number, file in enumerate(source.files):
+        path = folder / source.name / f"{number:05}.{form.value}"
+        os.link(file.path, path)
+        yield CuratedFile(
+            path=str(path.relative_to(folder)), bytes=file.bytes, sha256=sha256_of(path)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    history: Mapping[str, tuple[StepRecord, ...]]
+    steps: list[StepRecord]
+
+    def tally(self, source: str) -> Tally:
+        """Of the last step that concerned it."""
+        last = next(step for step in reversed(self.steps) if source in step.counts)
+        return Tally.of_json(last.counts[source])

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make something of every piece of a corpus, on all cores, and go on after a kill.
+
+FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
+other files are there before it. What is made of a piece depends on the piece alone, so that the
+number of workers and the order of their work leave no trace.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from megacpt.corpus.documents import OnError, refusal
+from megacpt.corpus.reader import ExtentReader, first_line
+from megacpt.corpus.workers.in_order import map_in_order
+from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
+from megacpt.curate.documents import Batch, read_documents
+from megacpt.curate.sources import Corpus
+from megacpt.errors import EnvironmentError_
+from megacpt.files import write_text
+
+PLAN = "plan.json"
+
+
+class PieceWork(Protocol):
+    """What is made of one piece, batch after batch."""
+
+    def work(self, batch: Batch) -> Any:
+        """Called in several threads."""
+
+    def settle(self, made: Any) -> None:
+        """Take what ``work`` has made, in the order of the batches."""
+
+    def finish(self) -> Mapping[str, Any]:
+        """Complete the files of the piece; what its record says of it."""
+
+
+class WorkSettings(Protocol):
+    """What is to be made; it is pickled, and opened once in each process."""
+
+    def to_json(self) -> Mapping[str, Any]:
+        """All that the result depends on besides the corpus."""
+
+    def open(self) -> Callable[[int, Path], PieceWork]:
+        """Begins a piece: its number, and the path of its files without their endings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How raw text is read."""
+
+    workers: int = 1
+    threads_max: int = 1
+    """Of a process: more than one where the work lets go of Python's lock."""
+    on_error: OnError = OnError.stop
+    max_document_bytes: int = 1 << 26
+
+
+def make_pieces(
+    corpus: Corpus,
+    *,
+    settings: WorkSettings,
+    folder: Path,
+    reading: Reading,
+    numbers: Sequence[int] | None = None,
+    report: Report = lambda num_bytes, documents, tokens=0: None,
+) -> list[dict[str, Any]]:
+    """The records of all pieces (or of those ``numbers``), in order; finished ones are not made
+    again."""
+    _start(folder, plan={"corpus": corpus.to_json(), "settings": settings.to_json()})
+    wanted = range(len(corpus.pieces)) if numbers is None else numbers
+    left = [number for number in wanted if _record(folder, number=number) is None]
+    if left:
+        num_bytes = sum(corpus.pieces[number].bytes for number in left)
+        processes = num_processes(
+            reading.workers,
+            num_pieces=len(left),
+            num_bytes=num_bytes,
+            threads_max=reading.threads_max,
+        )
+        job = Job(
+            corpus=corpus,
+            settings=settings,
+            folder=folder,
+            reading=reading,
+            threads=min(reading.threads_max, -(-reading.workers // processes)),
+        )
+        run_pieces(left, runner=job.open(), job=job, processes=processes, report=report)
+    records = [_record(folder, number=number) for number in wanted]
+    return [record for record in records if record is not None]
+
+
+def _start(folder: Path, *, plan: Mapping[str, Any]) -> None:
+    """Keep what an interrupted run of the same plan has finished, and nothing else."""
+    text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
+    path = folder / PLAN
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        for aside in folder.glob("*.partial"):
+            aside.unlink()
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_text(path, text=text)
+
+
+def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(
+            _stem(folder, number=number).with_suffix(".json").read_text()
+        )
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _stem(folder: Path, *, number: int) -> Path:
+    return folder / f"{number:05}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What another process needs to take part."""
+
+    corpus: Corpus
+    settings: WorkSettings
+    folder: Path
+    reading: Reading
+    threads: int
+
+    def open(self) -> PieceRunner:
+        return PieceRunner(self)
+
+
+class _Step(NamedTuple):
+    """A batch of a piece, or what is made of it; with neither, the end of the piece."""
+
+    number: int
+    work: PieceWork
+    readers: Sequence[ExtentReader]
+    batch: Batch | None = None
+    made: Any = None
+
+
+class PieceRunner:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._begin = job.settings.open()
+
+    def run(
+        self, numbers: Iterable[int], *, report: Report, finished: Callable[[int], None]
+    ) -> None:
+        def settle(step: _Step) -> None:
+            if step.batch is None:
+                self._publish(step)
+                finished(step.number)
+                return
+            step.work.settle(step.made)
+            report(step.batch.passage.bytes_read, documents=len(step.batch.documents))
+
+        def work(step: _Step) -> _Step:
+            return step if step.batch is None else step._replace(made=step.work.work(step.batch))
+
+        try:
+            map_in_order(self._steps(numbers), work=work, settle=settle, threads=self._job.threads)
+        except OSError as error:
+            raise EnvironmentError_(
+                f"{self._job.folder} cannot be written: {error.strerror}. Free space and start the "
+                "same command again: it goes on from the finished pieces. (Or remove that folder.)"
+            ) from error
+
+    def _steps(self, numbers: Iterable[int]) -> Iterator[_Step]:
+        for number in numbers:
+            work = self._begin(number, _stem(self._job.folder, number=number))
+            readers = self._readers(number)
+            batches = self._batches(number, readers=readers)
+            yield from (_Step(number, work, readers, batch=batch) for batch in batches)
+            yield _Step(number, work, readers)
+
+    def _readers(self, number: int) -> list[ExtentReader]:
+        piece = self._job.corpus.pieces[number]
+        return [
+            ExtentReader(
+                piece.source.files[extent.file],
+                extent=extent,
+                number=n,
+                key=piece.source.key,
+                max_bytes=self._job.reading.max_document_bytes,
+            )
+            for n, extent in enumerate(piece.extents)
+        ]
+
+    def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[Batch]:
+        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        first = 0
+        for passage in chain.from_iterable(readers):
+            documents, parsed = read_documents(
+                passage, key=source.key, limit=reading.max_document_bytes
+            )
+            bad = [*passage.bad, *parsed.bad]
+            if bad and reading.on_error is OnError.stop:
+                extent = self._job.corpus.pieces[number].extents[passage.extent]
+                file = source.files[extent.file]
+                line = first_line(file, extent=extent) + bad[0].line - 1
+                raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
+            yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
+            first += len(documents)
+
+    def _publish(self, step: _Step) -> None:
+        leaves = [reader.leaves for reader in step.readers]
+        record = {**step.work.finish(), "leaves": leaves}
+        path = _stem(self._job.folder, number=step.number).with_suffix(".json")
+        write_text(path, text=json.dumps(record))
