@@ -181,14 +181,16 @@ def assemble(
         origin=origin,
         base_checkpoint=base_checkpoint,
         base_record=base_record,
-        base_fingerprint=from_first_rank(
-            lambda: base_of_run(config.model, adapter=config.adapter is not None)
-        ),
+        base_fingerprint=from_first_rank(lambda: _base_of(config)),
         state=state,
         first_rng=rng_state(),
         timers=timers,
         beat=beat,
     )
+
+
+def _base_of(config: RunConfig) -> str | None:
+    return base_of_run(config.model, adapter=config.adapter is not None)
 
 
 def _data(

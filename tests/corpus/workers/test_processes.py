@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megacpt.errors import DataError, EnvironmentError_
 from megacpt.corpus.workers import processes
 from megacpt.corpus.workers.processes import num_processes
+from megacpt.errors import DataError, EnvironmentError_
 from tests.corpus.cases import TINY, make, words, write_jsonl
 
 ROOT = Path(__file__).parents[3]

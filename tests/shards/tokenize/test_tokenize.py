@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from megacpt.corpus.workers import processes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from megacpt.shards.manifest import verify
 from megacpt.shards.reader import IndexedShard
-from megacpt.corpus.workers import processes
 from megacpt.shards.tokenize import tokenize
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import TokenizeProgress
