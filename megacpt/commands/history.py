@@ -70,11 +70,11 @@ def _run(folder: Path) -> Iterator[str]:
         is_same = [o.fingerprint for o in kept] == [o.fingerprint for o in now]
         yield from _chains(now if is_same else kept, unknown=manifest)
         if manifest is None:
-            yield from _row("Shard", text=f"{prefix}, of which no manifest is there")
+            yield from _row("Shard", text=f"no manifest: {manifest_path(prefix)} is not there")
         else:
             yield from _tokens(manifest, prefix=Path(prefix))
-        if not is_same:
-            yield from _row("", text="The shard names another curation now than the run has kept.")
+            if not is_same:
+                yield from _row("", text="It names another curation now than when the run began.")
         yield ""
     steps = f"{plan['steps']:,} steps" if plan else "not started"
     yield from _row("Run", text=f"{folder}: {steps} of {Path(str(config.model.path)).name}")

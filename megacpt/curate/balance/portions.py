@@ -119,7 +119,7 @@ def _general(
     whole = sum(usable.values())
     given = min(wanted, settings.max_epochs * whole)
     note = ""
-    if given < wanted:
+    if sources and given < wanted:
         note = f"{wanted / whole:.2f} epochs are asked by the ratio, cut to {settings.max_epochs:g}"
     return [replace(p, wanted=given * usable[p.name] / whole, note=note) for p in sources]
 
