@@ -8,9 +8,9 @@ namespace megacpt {
 
 constexpr char kUnicodeVersion[] = "14.0.0";
 
-// From code point 0 on, runs of three numbers: how many code points; their kind (0 of
-// no word, 1 of a word, 2 a mark, 3 a word by itself), and 4 more where every second
-// one is its own image; how far the images of the others are.
+// From code point 0 on, runs of three numbers: how many code points; their kind (0
+// of no word, 1 of a word, 2 a mark, 3 a word by itself), and 4 more where every
+// second one is its own image; how far the images of the others are.
 constexpr std::int32_t kUnicodeRuns[] = {
     48, 0, 0, 10, 1, 0, 7, 0, 0, 26, 1, 32, 6, 0, 0, 26, 1, 0, 47, 0, 0, 1, 1, -73, 7, 0, 0, 2, 1,
     -128, 1, 0, 0, 1, 1, 775, 3, 0, 0, 1, 1, -136, 1, 1, -75, 1, 0, 0, 3, 1, 0, 1, 0, 0, 23, 1, 32,

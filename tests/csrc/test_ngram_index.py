@@ -16,7 +16,9 @@ from tests.csrc.test_words import texts as any_texts
 from tests.curate.twins import words
 
 Window = tuple[int, int, int]
-few_words = st.lists(st.sampled_from(["a", "B,", "c.", "d", "é", "漢字", "—", "\n"]), max_size=20).map(" ".join)
+few_words = st.lists(
+    st.sampled_from(["a", "B,", "c.", "d", "é", "漢字", "—", "\n"]), max_size=20
+).map(" ".join)
 
 
 def rows_of(windows: list[Window]) -> npt.NDArray[np.int64]:
