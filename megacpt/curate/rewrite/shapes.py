@@ -178,9 +178,10 @@ def _options(value: Any) -> list[dict[str, str]]:
 
 
 def _right(value: Any, *, options: Sequence[dict[str, str]]) -> dict[str, str] | None:
-    """Told by its label, its text or, from 0, its number."""
+    """Told by its label, its text or, from 0, its number; of a number that is no label only so,
+    for options may be numbers too."""
     said = str(value).strip() if isinstance(value, str | int) else ""
-    for key in ("label", "text"):
+    for key in ("label", "text") if isinstance(value, str) else ("label",):
         for option in options:
             if option[key] == said and said:
                 return option
