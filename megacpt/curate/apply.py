@@ -111,7 +111,7 @@ def _left(
                 path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
             )
         )
-    return replace(source, files=tuple(files), key=TEXT)
+    return replace(source, files=tuple(files), key=TEXT, shape=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
