@@ -8,7 +8,7 @@ checksums of the files they have led to, so that whoever reads these can tell wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,16 @@ def curated_folder(file: Path) -> Path | None:
     """The folder of a curation that a file may be of."""
     found = (folder for folder in file.absolute().parents[:2] if (folder / CURATION).is_file())
     return next(found, None)
+
+
+def was_decontaminated(steps: Iterable[StepRecord], *, suite: str) -> bool:
+    """Whether a step took the items of a suite, named or by its identity, out of the text."""
+    return any(
+        suite in (name, about["identity"])
+        for step in steps
+        if step.name == "decontaminate" and step.settings["action"] != "report"
+        for name, about in step.findings["suites"].items()
+    )
 
 
 def _curation(content: Mapping[str, Any]) -> Curation:

@@ -13,6 +13,7 @@ from megacpt.config.schema import to_config
 from megacpt.config.yaml_file import load_texts, nested
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat
+from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.sources import Kind
@@ -44,9 +45,11 @@ class CurateConfig:
     """Threads; 0: one for each core."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
+    decontaminate: DecontaminateConfig | None = None
+    """Leave out documents that hold what benchmarks ask."""
 
 
-STEPS = ("deduplicate",)
+STEPS = ("deduplicate", "decontaminate")
 """Sections that ask for a step, in the order in which they are done."""
 
 

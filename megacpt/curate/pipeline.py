@@ -26,6 +26,7 @@ from megacpt.corpus.workers.processes import Report
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.decontaminate.run import run as decontaminate
 from megacpt.curate.parts import Form
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
@@ -41,7 +42,7 @@ class RunStep(Protocol):
     def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
 
 
-RUN: dict[str, RunStep] = {}
+RUN: dict[str, RunStep] = {"decontaminate": decontaminate}
 """By the name of the section of the configuration that asks for the step."""
 
 
@@ -76,7 +77,7 @@ def curate(
         )
     work = output.with_name(f"{output.name}.work")
     corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
-    account = _Account(history=history, steps=[])
+    account = _Account(history=history, steps=[], files={})
     reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
     for number, (name, settings) in enumerate(asked.items(), start=1):
         is_last = number == len(asked)
@@ -91,6 +92,7 @@ def curate(
         result = RUN[name](corpus, settings=settings, context=context)
         corpus = result.corpus
         account.steps.append(result.record)
+        account.files.update(result.files)
     if dry_run:
         shutil.rmtree(work, ignore_errors=True)
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
@@ -199,6 +201,8 @@ def _publish(
         )
     curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
     curation.write(aside)
+    for name, path in account.files.items():
+        os.link(path, aside / name)
     output.parent.mkdir(parents=True, exist_ok=True)
     publish(aside, folder=output)
     shutil.rmtree(work)
@@ -224,6 +228,7 @@ def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile
 class _Account:
     history: Mapping[str, tuple[StepRecord, ...]]
     steps: list[StepRecord]
+    files: dict[str, Path]
 
     def tally(self, source: str) -> Tally:
         """Of the last step that concerned it."""
