@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float64]
 TOO_COMMON = 0.25
 """Parts whose windows weigh less in all are not looked for: many items share them."""
 
+DIFFERENT = 3
+"""Of so many words of a window one at least is another than those before."""
+
 
 class Rule(NamedTuple):
     """How parts of at least ``words`` words are found."""
@@ -117,11 +120,8 @@ def _listed(
 
 
 def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -> Evidence:
-    lengths = np.array([part.rule.words for part in parts], np.int64)
-    counts = np.array([part.words.length for part in parts], np.int64) - lengths + 1
-    of_part = np.repeat(np.arange(len(parts)), counts)
-    firsts = np.arange(len(of_part)) - np.repeat(np.cumsum(counts) - counts, counts)
-    windows = np.stack([of_part, firsts, lengths[of_part]], axis=1)
+    windows = _windows(parts)
+    of_part = windows[:, 0]
     index = _C.NgramIndex([part.words.text for part in parts], windows=windows)
     number = index.first_equal
     order = np.lexsort((of_part, number))
@@ -138,6 +138,20 @@ def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -
         needed=_needed(total, parts=parts),
         total=total,
     )
+
+
+def _windows(parts: Sequence[ListedPart]) -> Ints:
+    """Of each the part's number, its first word and its number of words. Windows of few different
+    words, such as rows of numbers, are in many texts."""
+    rows = []
+    for number, part in enumerate(parts):
+        words, length = part.words.text.split(" "), part.rule.words
+        rows += [
+            (number, first, length)
+            for first in range(len(words) - length + 1)
+            if len(set(words[first : first + length])) * DIFFERENT >= length
+        ]
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 def _weights(

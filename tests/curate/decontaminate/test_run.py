@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
 from megacpt.errors import ConfigError
 from tests.corpus.cases import write_jsonl
-from tests.curate.decontaminate.cases import Maker, planted
+from tests.curate.decontaminate.cases import Maker
+from tools.bench.decontamination import planted
 
 MAKER = Maker(11)
 ITEMS = [MAKER.item(count) for count in (30, 15, 9, 6)]
 CLEAN = [MAKER.text(200) for _ in range(60)]
-DIRTY = [p.text for item in ITEMS for p in planted(item, maker=MAKER) if p.name != "deep"]
+DIRTY = [p.text for item in ITEMS for p in islice(planted(item, filler=MAKER), 6)]
 QUESTION = ITEMS[0].question[0]
 
 

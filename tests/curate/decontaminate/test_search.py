@@ -10,8 +10,9 @@ import pytest
 from megacpt.curate.decontaminate.items import Item, Suite
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
-from tests.curate.decontaminate.cases import Maker, paraphrased, planted
-from tests.curate.decontaminate.twin import Key, held
+from tests.curate.decontaminate.cases import Maker
+from tests.curate.decontaminate.twin import Key, Twin
+from tools.bench.decontamination import changed, planted
 
 
 def search(*suites: list[Item], **settings: object) -> Search:
@@ -28,13 +29,13 @@ def parts(found: list[Found]) -> dict[Key, float]:
 
 MAKER = Maker(1)
 ITEMS = [MAKER.item(count) for count in (40, 20, 13, 12, 10, 8, 7, 6, 5) for _ in range(3)]
-PLANTED = [(number, p) for number, item in enumerate(ITEMS) for p in planted(item, maker=MAKER)]
+PLANTED = [(number, p) for number, item in enumerate(ITEMS) for p in planted(item, filler=MAKER)]
 FINDS = search(ITEMS)
 
 
-@pytest.mark.parametrize("way", sorted({p.name for _, p in PLANTED}))
+@pytest.mark.parametrize("way", sorted({p.way for _, p in PLANTED}))
 def test_every_planted_item_is_found(way: str) -> None:
-    mine = [(number, p.text) for number, p in PLANTED if p.name == way]
+    mine = [(number, p.text) for number, p in PLANTED if p.way == way]
     found = FINDS([text for _, text in mine])
     for place, (number, text) in enumerate(mine):
         assert parts(found[place]) == {(0, number, "question"): 1.0}
@@ -51,8 +52,21 @@ def test_other_text_holds_nothing() -> None:
 
 
 def test_what_is_not_found() -> None:
-    """A paraphrase of every third word has no window of 8 left; the page says so."""
-    assert FINDS([paraphrased(item, maker=MAKER) for item in ITEMS]) == {}
+    """Of other words than every third one, no window of eight is left; the page says so."""
+    ways = {p.way: [] for p in changed(ITEMS[0], filler=MAKER)}
+    for item in ITEMS:
+        for plant in changed(item, filler=MAKER):
+            ways[plant.way].append(plant.text)
+    found = {way: len(FINDS(texts)) for way, texts in ways.items()}
+    assert found["a word in three"] == found["a word in five"] == 0
+    assert 0 < found["a word in twenty"] < len(ITEMS)
+
+
+def test_rows_of_few_words_are_no_evidence() -> None:
+    sums = Item(question=(f"How much is the sum of {'1 + ' * 30}",), answer=("2 " * 40,))
+    finds = search([sums])
+    assert finds(["2, " * 50, "1 + " * 30]) == {}
+    assert parts(finds([sums.question[0]])[0]).keys() == {(0, 0, "question")}
 
 
 def test_a_short_question_needs_its_answer() -> None:
@@ -71,7 +85,7 @@ def test_the_words_of_prompts_are_no_evidence() -> None:
     assert {place: parts(f) for place, f in found.items()} == {2: {(0, 7, "question"): 1.0}}
     # Without the weights every one of them would be there.
     assert len(search(items, common_items=1000)([f"{prompt} {MAKER.words(9)}"]).get(0, [])) == 0
-    assert len(held(prompt, suites=[[item] for item in items])) == 40
+    assert len(Twin([[item] for item in items])(prompt)) == 40
 
 
 def test_long_answers_and_options_are_found_apart() -> None:
@@ -101,7 +115,7 @@ def test_the_same_as_the_twin_says() -> None:
         spans = [(draw.randrange(3), len(words) - draw.randrange(3)) for words in cut]
         texts.append("; ".join(" ".join(w[a:b]) for w, (a, b) in zip(cut, spans, strict=True)))
     found = search(*suites)(texts)
-    expected = [held(text, suites=suites) for text in texts]
+    expected = list(map(Twin(suites), texts))
     assert sum(map(len, expected)) > 100
     answered = 0
     for number, text in enumerate(texts):
