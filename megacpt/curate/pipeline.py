@@ -27,6 +27,7 @@ from megacpt.curate.apply import apply
 from megacpt.curate.balance import run as balance
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.decontaminate import run as decontaminate
 from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.parts import Form
 from megacpt.curate.rewrite import run as rewrite
@@ -47,6 +48,7 @@ class RunStep(Protocol):
 
 RUN: dict[str, RunStep] = {
     "deduplicate": deduplicate.run,
+    "decontaminate": decontaminate.run,
     "rewrite": rewrite.run,
     "balance": balance.run,
 }
