@@ -39,6 +39,7 @@ VERBS = (
     vocabulary.VOCABULARY,
     curate.CURATE,
     curate.BALANCE,
+    curate.REWRITE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

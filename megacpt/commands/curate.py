@@ -51,6 +51,12 @@ def step_config(arguments: argparse.Namespace) -> CurateConfig:
     )
 
 
+def _rewrite(arguments: argparse.Namespace) -> int:
+    words = arguments.words
+    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
+    return _step(arguments)
+
+
 def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
@@ -177,6 +183,24 @@ BALANCE = Verb(
     "      --general web.jsonl.zst --output data/balanced --dry-run",
     add_arguments=_balance_arguments,
     run=_balance,
+)
+
+
+def _rewrite_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="send an endpoint as many requests as it takes"
+    )
+
+
+REWRITE = Verb(
+    name="rewrite",
+    summary="make flowing text of conversations, questions with answers, records and tables",
+    example="  megacpt rewrite chats.jsonl --output data/told\n"
+    "  megacpt rewrite items.csv --output data/told templates=english sources.text.shape=table\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_rewrite_arguments,
+    run=_rewrite,
 )
 
 CURATE = Verb(

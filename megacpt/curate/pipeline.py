@@ -27,7 +27,11 @@ from megacpt.curate.apply import apply
 from megacpt.curate.balance import run as balance
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.decontaminate import run as decontaminate
+from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.parts import Form
+from megacpt.curate.rewrite import run as rewrite
+from megacpt.curate.rewrite.guard import require_no_raw_pairs
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
 from megacpt.curate.tally import Tally
@@ -42,7 +46,12 @@ class RunStep(Protocol):
     def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
 
 
-RUN: dict[str, RunStep] = {"balance": balance.run}
+RUN: dict[str, RunStep] = {
+    "deduplicate": deduplicate.run,
+    "decontaminate": decontaminate.run,
+    "rewrite": rewrite.run,
+    "balance": balance.run,
+}
 """By the name of the section of the configuration that asks for the step."""
 
 
@@ -77,6 +86,8 @@ def curate(
         )
     work = output.with_name(f"{output.name}.work")
     corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
+    if config.rewrite is None:
+        require_no_raw_pairs(corpus)
     account = _Account(history=history, steps=[], files={})
     reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
     for number, (name, settings) in enumerate(asked.items(), start=1):
@@ -108,7 +119,9 @@ def open_corpus(
     sources, history = [], {}
     for name, text in config.sources.items():
         files = _files(text, spool=spool, notice=notice)
-        sources.append(Source(name=name, kind=text.kind, files=tuple(files), key=text.key))
+        sources.append(
+            Source(name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape)
+        )
         history[name] = _history(name, files=files, notice=notice)
     return Corpus(sources=tuple(sources)), history
 
