@@ -13,7 +13,7 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.parts import Form, open_part
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
@@ -155,5 +155,5 @@ class _Part:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
         if self._writer is not None:
             path = self._writer.finish()
-            record |= {"part": path.name, "xxh3_128": checksum(path)}
+            record |= {"part": path.name, "files": [path.name]}
         return record

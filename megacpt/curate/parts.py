@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import orjson
-import xxhash
 
 from megacpt.corpus.containers import arrow_for
 from megacpt.curate.documents import ID, TEXT, Document
@@ -43,15 +41,13 @@ def open_part(stem: Path, *, form: Form) -> PartWriter:
 
 
 class _File:
-    """Written aside, flushed and renamed."""
+    """Written aside and renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._aside = path, Path(f"{path}.partial")
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return self._aside.replace(self._path)
 
@@ -105,12 +101,3 @@ class _Rows(_File):
 def _row(document: Document) -> dict[str, Any]:
     others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
     return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
-
-
-def checksum(path: Path) -> str:
-    """XXH3, 128 bits, of the file."""
-    found = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while content := stream.read(1 << 20):
-            found.update(content)
-    return found.hexdigest()

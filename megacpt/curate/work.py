@@ -3,7 +3,8 @@
 
 FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
 other files are there before it. What is made of a piece depends on the piece alone, so that the
-number of workers and the order of their work leave no trace.
+number of workers and the order of their work leave no trace. Nothing waits for the disk: what a
+power cut has shortened is not of the size that the record states, and is made again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class PieceWork(Protocol):
         """Take what ``work`` has made, in the order of the batches."""
 
     def finish(self) -> Mapping[str, Any]:
-        """Complete the files of the piece; what its record says of it."""
+        """Complete the files of the piece; what its record says of it, with the names of these files
+        under ``files``."""
 
 
 class WorkSettings(Protocol):
@@ -110,13 +112,15 @@ def _start(folder: Path, *, plan: Mapping[str, Any]) -> None:
 
 
 def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
+    """Of a piece whose files are all there, and whole."""
     try:
         found: dict[str, Any] = json.loads(
             _stem(folder, number=number).with_suffix(".json").read_text()
         )
-    except FileNotFoundError:
+        whole = all((folder / name).stat().st_size == size for name, size in found["sizes"].items())
+    except (FileNotFoundError, ValueError):
         return None
-    return found
+    return found if whole else None
 
 
 def _stem(folder: Path, *, number: int) -> Path:
@@ -212,7 +216,10 @@ class PieceRunner:
             first += len(documents)
 
     def _publish(self, step: _Step) -> None:
-        leaves = [reader.leaves for reader in step.readers]
-        record = {**step.work.finish(), "leaves": leaves}
-        path = _stem(self._job.folder, number=step.number).with_suffix(".json")
-        write_text(path, text=json.dumps(record))
+        folder, made = self._job.folder, step.work.finish()
+        sizes = {name: (folder / name).stat().st_size for name in made.get("files", ())}
+        record = {**made, "sizes": sizes, "leaves": [reader.leaves for reader in step.readers]}
+        path = _stem(folder, number=step.number).with_suffix(".json")
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps(record))
+        aside.replace(path)

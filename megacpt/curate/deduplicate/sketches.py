@@ -125,7 +125,8 @@ class PieceSketch:
         self._shingles += len(made["shingles"])
         for name, file in self._files.items():
             kind, _ = FILES[name]
-            file.write(np.ascontiguousarray(made[name], dtype=kind).data.cast("B"))
+            if made[name].size:
+                file.write(np.ascontiguousarray(made[name], dtype=kind).data.cast("B"))
 
     def finish(self) -> dict[str, Any]:
         for name, file in self._files.items():
