@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.curate.deduplicate.alike import EXACT, STAYS, State
+from megacpt.curate.deduplicate.alike import EXACT, NEAR, STAYS, State
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
 from megacpt.curate.tally import EXAMPLE_CHARS
 from megacpt.files import write_text
+
+VERDICTS = {
+    (rule, of_heldout): dropped(f"{name}{'_of_heldout' * of_heldout}")
+    for rule, name in ((EXACT, "exact"), (NEAR, "near"))
+    for of_heldout in (False, True)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +58,15 @@ class LeaveOut:
             for number in self.shown.intersection(range(here.start, here.stop)):
                 self._show(batch.documents[number - first], number=number)
         rules = state.rules[here]
-        if not rules.any():
-            return [KEPT] * len(batch.documents)
+        (goes,) = np.nonzero(rules != STAYS)
+        others = np.searchsorted(self.firsts, state.like[here][goes], side="right") - 1
+        heldout = np.asarray(self.heldout)[others]
         verdicts = [KEPT] * len(batch.documents)
-        for at in np.flatnonzero(rules != STAYS).tolist():
-            rule = "exact" if rules[at] == EXACT else "near"
-            of = "_of_heldout" * self._heldout(int(state.like[first + at]))
-            verdicts[at] = dropped(f"{rule}{of}")
+        for at, rule, of in zip(
+            goes.tolist(), rules[goes].tolist(), heldout.tolist(), strict=True
+        ):
+            verdicts[at] = VERDICTS[rule, of]
         return verdicts
-
-    def _heldout(self, document: int) -> bool:
-        piece = int(np.searchsorted(self.firsts, document, side="right")) - 1
-        return bool(self.heldout[piece])
 
     def _show(self, document: Document, *, number: int) -> None:
         content = {"id": document.id, "text": document.text[:EXAMPLE_CHARS]}

@@ -12,7 +12,6 @@ Documents are numbered through the whole corpus, piece by piece.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +39,7 @@ FILES: Mapping[str, tuple[type, bool]] = {
     "ends": (np.int64, True),
 }
 """Type of each file, and whether it serves near duplicates alone."""
+COLUMNS = {"exact": (2,), "bands": (-1,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +125,15 @@ class PieceSketch:
         self._shingles += len(made["shingles"])
         for name, file in self._files.items():
             kind, _ = FILES[name]
-            if made[name].size:
-                file.write(np.ascontiguousarray(made[name], dtype=kind).data.cast("B"))
+            file.write(np.ascontiguousarray(made[name], dtype=kind).tobytes())
 
     def finish(self) -> dict[str, Any]:
+        names = []
         for name, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
-            self._aside(name).replace(self._stem.with_suffix(f".{name}"))
-        return {"documents": self._documents}
+            path = self._aside(name).replace(self._stem.with_suffix(f".{name}"))
+            names.append(path.name)
+        return {"documents": self._documents, "files": names}
 
 
 def _exact(normalised: Array, *, offsets: Array, batch: Batch) -> Array:
@@ -163,8 +162,9 @@ class Sketches:
     """Those of all documents, as files; nothing is read before it is asked for."""
 
     def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep):
+        self._folder, self._keep = folder, keep
         self._stems = [folder / f"{number:05}" for number in range(len(records))]
-        self._keep = keep
+        self._wholes: dict[str, Array] = {}
         counts = [int(record["documents"]) for record in records]
         self.firsts: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         """Number of the first document of each piece, and of all documents."""
@@ -179,30 +179,39 @@ class Sketches:
         for stem, first, last in zip(self._stems, self.firsts, self.firsts[1:], strict=False):
             if last > first:
                 values = np.memmap(stem.with_suffix(f".{name}"), dtype=kind, mode="r")
-                yield first, values.reshape(last - first, -1) if name in ("exact", "bands") else values
+                yield first, np.asarray(values).reshape((last - first, *COLUMNS.get(name, ())))
+
+    def whole(self, name: str) -> Array:
+        """Of all documents, to be looked up in any order. It is one file, as a process may have few
+        files open."""
+        if name not in self._wholes:
+            path = self._folder / f"all.{name}"
+            with path.open("wb") as stream:
+                for _, values in self.arrays(name):
+                    stream.write(values.data)
+            kind, _ = FILES[name]
+            shape = (self.num_documents, *COLUMNS.get(name, ()))
+            values = np.memmap(path, kind, "r") if self.num_documents else np.empty(0, kind)
+            self._wholes[name] = np.asarray(values).reshape(shape)
+        return self._wholes[name]
 
     def priorities(self, documents: Array) -> Array:
         """Of some documents, in any order."""
-        found = np.empty(len(documents), np.uint64)
-        for first, values in self.arrays("priority"):
-            mine = (documents >= first) & (documents < first + len(values))
-            found[mine] = values[documents[mine] - first]
+        found: Array = self.whole("priority")[documents]
         if self._keep is Keep.first:
             own = np.uint64(1 << HELDOUT_BITS) & found
             return own | documents.astype(np.uint64)
         return found
 
     def shingle_files(self) -> ShingleFiles:
-        ends = list(self.arrays("ends"))
-        filled = {first for first, _ in ends}
+        pieces = [
+            (stem, slice(first, last))
+            for stem, first, last in zip(self._stems, self.firsts, self.firsts[1:], strict=False)
+            if last > first
+        ]
+        ends = self.whole("ends")
         return ShingleFiles(
-            [
-                str(stem.with_suffix(".shingles"))
-                for stem, first, last in zip(
-                    self._stems, self.firsts, self.firsts[1:], strict=False
-                )
-                if first in filled and last > first
-            ],
-            ends=[values for _, values in ends],
-            firsts=[first for first, _ in ends],
+            [str(stem.with_suffix(".shingles")) for stem, _ in pieces],
+            ends=[ends[documents] for _, documents in pieces],
+            firsts=[documents.start for _, documents in pieces],
         )
