@@ -39,8 +39,8 @@ class PieceWork(Protocol):
         """Take what ``work`` has made, in the order of the batches."""
 
     def finish(self) -> Mapping[str, Any]:
-        """Complete the files of the piece; what its record says of it, with the names of these files
-        under ``files``."""
+        """Complete the files of the piece; what its record says of it, and under ``files`` what
+        they are called."""
 
 
 class WorkSettings(Protocol):

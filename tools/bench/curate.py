@@ -78,7 +78,7 @@ def main() -> int:
     lines = [line for path in paths for line in path.read_bytes().splitlines()]
     texts = [orjson.loads(line)["text"] for line in lines]
     num_bytes = sum(path.stat().st_size for path in paths)
-    print(f"{len(texts):,} documents, {num_bytes / 1e6:.1f} MB, {num_bytes / len(texts):.0f} bytes each")
+    print(f"{len(texts):,} documents of {num_bytes / len(texts):.0f} bytes")
     truth = truth_of(texts, threshold=THRESHOLD, cache=folder / "truth.npz")
     surely = len(truth.at_least(SURELY))
     print(f"{len(truth.pairs):,} pairs of Jaccard {THRESHOLD} or above, {surely:,} of {SURELY}")

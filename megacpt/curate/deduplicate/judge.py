@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from megacpt.curate.deduplicate.alike import EXACT, NEAR, STAYS, State
+from megacpt.curate.deduplicate.line_cutter import LineCutter, RepeatedLines
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
 from megacpt.curate.tally import EXAMPLE_CHARS
-from megacpt.files import write_text
 
 VERDICTS = {
     (rule, of_heldout): dropped(f"{name}{'_of_heldout' * of_heldout}")
@@ -35,6 +35,7 @@ class LeaveOut:
     """Number of the first document of each piece."""
     heldout: Sequence[bool]
     """Of each piece, whether it is held out."""
+    lines: RepeatedLines | None
     shown: frozenset[int]
     """Documents whose texts are kept, to be shown beside each other."""
     settings: Mapping[str, Any]
@@ -49,9 +50,10 @@ class LeaveOut:
 
     def open(self) -> Judge:
         state = State.read(self.folder)
-        return lambda batch: self._judge(batch, state=state)
+        cutter = self.lines.open() if self.lines else None
+        return lambda batch: self._judge(batch, state=state, cutter=cutter)
 
-    def _judge(self, batch: Batch, *, state: State) -> Sequence[Verdict]:
+    def _judge(self, batch: Batch, *, state: State, cutter: LineCutter | None) -> Sequence[Verdict]:
         first = self.firsts[batch.piece] + batch.first
         here = slice(first, first + len(batch.documents))
         if self.shown:
@@ -61,13 +63,13 @@ class LeaveOut:
         (goes,) = np.nonzero(rules != STAYS)
         others = np.searchsorted(self.firsts, state.like[here][goes], side="right") - 1
         heldout = np.asarray(self.heldout)[others]
-        verdicts = [KEPT] * len(batch.documents)
-        for at, rule, of in zip(
-            goes.tolist(), rules[goes].tolist(), heldout.tolist(), strict=True
-        ):
+        verdicts = cutter.judge(batch) if cutter else [KEPT] * len(batch.documents)
+        for at, rule, of in zip(goes.tolist(), rules[goes].tolist(), heldout.tolist(), strict=True):
             verdicts[at] = VERDICTS[rule, of]
         return verdicts
 
     def _show(self, document: Document, *, number: int) -> None:
         content = {"id": document.id, "text": document.text[:EXAMPLE_CHARS]}
-        write_text(self.folder / "shown" / f"{number}.json", text=json.dumps(content))
+        folder = self.folder / "shown"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.json").write_text(json.dumps(content))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import xxhash
 
 from megacpt._C import ShingleFiles, Sketcher
 from megacpt.curate import words
+from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.settings import Keep
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Kind
@@ -31,15 +32,9 @@ from megacpt.curate.sources import Kind
 HELDOUT_BITS = 63
 """A priority below 2 to this power is that of a held-out document."""
 Array = npt.NDArray[Any]
-FILES: Mapping[str, tuple[type, bool]] = {
-    "exact": (np.uint64, False),
-    "priority": (np.uint64, False),
-    "bands": (np.uint64, True),
-    "shingles": (np.uint32, True),
-    "ends": (np.int64, True),
-}
-"""Type of each file, and whether it serves near duplicates alone."""
-COLUMNS = {"exact": (2,), "bands": (-1,)}
+OF_ALL: Mapping[str, type] = {"exact": np.uint64, "priority": np.uint64}
+OF_NEAR: Mapping[str, type] = {"bands": np.uint64, "shingles": np.uint32, "ends": np.int64}
+"""Files that near duplicates ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +73,10 @@ class PieceSketch:
     def __init__(
         self, number: int, stem: Path, *, settings: SketchSettings, sketcher: Sketcher
     ) -> None:
-        self._settings, self._sketcher, self._stem = settings, sketcher, stem
+        self._settings, self._sketcher = settings, sketcher
         self._is_heldout = settings.kinds[number] is Kind.heldout
-        self._files: dict[str, BinaryIO] = {
-            name: self._aside(name).open("wb")
-            for name, (_, is_near) in FILES.items()
-            if settings.bands or not is_near
-        }
+        self._files = PieceFiles(stem, kinds={**OF_ALL, **(OF_NEAR if settings.bands else {})})
         self._documents = self._shingles = 0
-
-    def _aside(self, name: str) -> Path:
-        return self._stem.with_suffix(f".{name}.partial")
 
     def work(self, batch: Batch) -> dict[str, Array]:
         found = self._sketcher.sketch([document.text for document in batch.documents])
@@ -123,22 +111,15 @@ class PieceSketch:
         made["ends"] = made["ends"] + self._shingles
         self._documents += len(made["exact"])
         self._shingles += len(made["shingles"])
-        for name, file in self._files.items():
-            kind, _ = FILES[name]
-            file.write(np.ascontiguousarray(made[name], dtype=kind).tobytes())
+        self._files.add(made)
 
     def finish(self) -> dict[str, Any]:
-        names = []
-        for name, file in self._files.items():
-            file.close()
-            path = self._aside(name).replace(self._stem.with_suffix(f".{name}"))
-            names.append(path.name)
-        return {"documents": self._documents, "files": names}
+        return {"documents": self._documents, "files": self._files.finish()}
 
 
 def _exact(normalised: Array, *, offsets: Array, batch: Batch) -> Array:
     """XXH3, 128 bits, of the words of each document; of one without words, of its text."""
-    content, ends = memoryview(normalised), offsets.tolist()
+    content, ends = normalised.data, offsets.tolist()
     digest = xxhash.xxh3_128_digest
     digests = [
         digest(content[start:end])
@@ -161,12 +142,11 @@ def _descending(score: object) -> int:
 class Sketches:
     """Those of all documents, as files; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep):
-        self._folder, self._keep = folder, keep
-        self._stems = [folder / f"{number:05}" for number in range(len(records))]
+    def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep) -> None:
+        self._arrays = PieceArrays(folder=folder, kinds={**OF_ALL, **OF_NEAR}, records=records)
+        self._keep = keep
         self._wholes: dict[str, Array] = {}
-        counts = [int(record["documents"]) for record in records]
-        self.firsts: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+        self.firsts = self._arrays.before("documents")
         """Number of the first document of each piece, and of all documents."""
 
     @property
@@ -175,24 +155,17 @@ class Sketches:
 
     def arrays(self, name: str) -> Iterator[tuple[int, Array]]:
         """Of each piece that has documents: the number of the first, and the file."""
-        kind, _ = FILES[name]
-        for stem, first, last in zip(self._stems, self.firsts, self.firsts[1:], strict=False):
-            if last > first:
-                values = np.memmap(stem.with_suffix(f".{name}"), dtype=kind, mode="r")
-                yield first, np.asarray(values).reshape((last - first, *COLUMNS.get(name, ())))
+        last = self.num_documents
+        firsts = [*(piece.first for piece in self._arrays.pieces()), last]
+        for piece, after in zip(self._arrays.pieces(), firsts[1:], strict=True):
+            values, count = piece[name], after - piece.first
+            yield piece.first, values.reshape(count, -1) if name in ("exact", "bands") else values
 
     def whole(self, name: str) -> Array:
-        """Of all documents, to be looked up in any order. It is one file, as a process may have few
-        files open."""
+        """Of all documents, to be looked up in any order."""
         if name not in self._wholes:
-            path = self._folder / f"all.{name}"
-            with path.open("wb") as stream:
-                for _, values in self.arrays(name):
-                    stream.write(values.data)
-            kind, _ = FILES[name]
-            shape = (self.num_documents, *COLUMNS.get(name, ()))
-            values = np.memmap(path, kind, "r") if self.num_documents else np.empty(0, kind)
-            self._wholes[name] = np.asarray(values).reshape(shape)
+            values = self._arrays.whole(name)
+            self._wholes[name] = values.reshape(-1, 2) if name == "exact" else values
         return self._wholes[name]
 
     def priorities(self, documents: Array) -> Array:
@@ -204,14 +177,9 @@ class Sketches:
         return found
 
     def shingle_files(self) -> ShingleFiles:
-        pieces = [
-            (stem, slice(first, last))
-            for stem, first, last in zip(self._stems, self.firsts, self.firsts[1:], strict=False)
-            if last > first
-        ]
-        ends = self.whole("ends")
+        pieces = list(self._arrays.pieces())
         return ShingleFiles(
-            [str(stem.with_suffix(".shingles")) for stem, _ in pieces],
-            ends=[ends[documents] for _, documents in pieces],
-            firsts=[documents.start for _, documents in pieces],
+            [str(piece.stem.with_suffix(".shingles")) for piece in pieces],
+            ends=np.split(self.whole("ends"), [piece.first for piece in pieces[1:]]),
+            firsts=[piece.first for piece in pieces],
         )

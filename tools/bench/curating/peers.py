@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 WORDS, BANDS, ROWS, THRESHOLD = 5, 14, 8, 0.8
 SLACK = 0.05
