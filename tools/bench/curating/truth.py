@@ -3,7 +3,8 @@
 
 Two sets of Jaccard t or more have one of their ``size - ceil(t * size) + 1`` rarest members in
 common (prefix filtering), so all such pairs are found in the lists of documents with a rare member;
-then each is compared.
+then each is compared. Of more documents than ``EVERY`` all pairs are found that some of them, drawn
+evenly, have with any.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 WORD = re.compile(r"[^\W_]+")
 WORDS = 5
+EVERY = 20_000
+SOME = 4_000
 LISTED_AT_ONCE = 20_000_000
 COMPARED_AT_ONCE = 1 << 15
 Array = npt.NDArray[Any]
@@ -30,6 +33,8 @@ class Truth:
 
     pairs: Array
     similarities: Array
+    looked_at: Array
+    """Of each document, whether all pairs that it has are among them."""
 
     def at_least(self, similarity: float) -> Array:
         found: Array = self.pairs[self.similarities >= similarity]
@@ -51,9 +56,12 @@ class Sets:
 
 
 def truth_of(texts: Sequence[str], *, threshold: float, cache: Path) -> Truth:
+    looked_at = np.arange(len(texts)) % max(1, len(texts) // SOME) == 0
+    if len(texts) <= EVERY:
+        looked_at[:] = True
     if not cache.exists():
         sets = shingle_sets(texts)
-        pairs = candidates(sets, threshold=threshold)
+        pairs = candidates(sets, threshold=threshold, looked_at=looked_at)
         found = np.concatenate(
             [np.empty(0), *(similarities(sets, pairs=part) for part in _parts(pairs))]
         )
@@ -62,7 +70,7 @@ def truth_of(texts: Sequence[str], *, threshold: float, cache: Path) -> Truth:
         np.savez(aside, pairs=pairs[alike], similarities=found[alike])
         aside.replace(cache)
     content = np.load(cache)
-    return Truth(pairs=content["pairs"], similarities=content["similarities"])
+    return Truth(pairs=content["pairs"], similarities=content["similarities"], looked_at=looked_at)
 
 
 def _parts(pairs: Array) -> Iterator[Array]:
@@ -97,7 +105,7 @@ def _shingles(words: Array) -> Array:
     return found
 
 
-def candidates(sets: Sets, *, threshold: float) -> Array:
+def candidates(sets: Sets, *, threshold: float, looked_at: Array) -> Array:
     """Pairs that may have the threshold: all that do are among them."""
     sizes = sets.sizes
     prefix = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
@@ -110,11 +118,12 @@ def candidates(sets: Sets, *, threshold: float) -> Array:
     lists = np.split(owners[order], starts[1:])
     found, waiting, num_waiting = np.empty(0, np.int64), [], 0
     for documents in lists:
-        if len(documents) < 2:
+        mine = documents[looked_at[documents]]
+        if len(documents) < 2 or not len(mine):
             continue
-        smaller, larger = np.triu_indices(len(documents), 1)
-        waiting.append(documents[smaller] << 32 | documents[larger])
-        num_waiting += len(smaller)
+        one, other = np.repeat(mine, len(documents)), np.tile(documents, len(mine))
+        waiting.append((np.minimum(one, other) << 32 | np.maximum(one, other))[one != other])
+        num_waiting += len(one)
         if num_waiting > LISTED_AT_ONCE:
             found, waiting, num_waiting = np.unique(np.concatenate([found, *waiting])), [], 0
     found = np.unique(np.concatenate([found, *waiting]))
