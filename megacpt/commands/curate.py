@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -28,10 +31,49 @@ def _curate(arguments: argparse.Namespace) -> int:
     return run(config, dry_run=arguments.dry_run)
 
 
+def step_config(arguments: argparse.Namespace) -> CurateConfig:
+    """Of one step by its own verb: files, and settings that stand below its section."""
+    from megacpt.curate.config import CurateConfig, read_config
+
+    words = arguments.words
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    files = ",".join(word for word in words if word not in settings)
+    known = {field.name for field in fields(CurateConfig)}
+    step = arguments.verb
+    return read_config(
+        None,
+        overrides=[
+            f"output={arguments.output}",
+            *([f"sources.text.files={files}"] if files else []),
+            f"{step}={{}}",
+            *(w if re.split("[.=]", w)[0] in known else f"{step}.{w}" for w in settings),
+        ],
+    )
+
+
+def _rewrite(arguments: argparse.Namespace) -> int:
+    words = arguments.words
+    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
+    return _step(arguments)
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    return run(step_config(arguments), dry_run=arguments.dry_run)
+
+
+def _balance(arguments: argparse.Namespace) -> int:
+    """The files are the domain; those of --general are replayed beside it."""
+    general = ",".join(arguments.general)
+    arguments.words += [f"sources.general.files={general}", "sources.general.kind=general"]
+    return _step(arguments)
+
+
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import Watcher, curate
     from megacpt.curate.progress import StepLine
 
+    if config.balance is not None and config.balance.tokenizer is not None:
+        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
     started_at = time.monotonic()
     lines: list[StepLine] = []
 
@@ -74,6 +116,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from step.findings.get("table", ())
 
 
 def _rules(step: StepRecord) -> Iterator[str]:
@@ -105,6 +148,60 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
+
+def _step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | KEY=VALUE",
+        help="what megacpt tokenize reads; settings of the step and, by their full names, others",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only report what would be left; write nothing"
+    )
+
+
+def _balance_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--general",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="general text, replayed beside that of the domain; may be given several times",
+    )
+
+
+BALANCE = Verb(
+    name="balance",
+    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
+    "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
+    "      --general web.jsonl.zst --output data/balanced --dry-run",
+    add_arguments=_balance_arguments,
+    run=_balance,
+)
+
+
+def _rewrite_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="send an endpoint as many requests as it takes"
+    )
+
+
+REWRITE = Verb(
+    name="rewrite",
+    summary="make flowing text of conversations, questions with answers, records and tables",
+    example="  megacpt rewrite chats.jsonl --output data/told\n"
+    "  megacpt rewrite items.csv --output data/told templates=english sources.text.shape=table\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_rewrite_arguments,
+    run=_rewrite,
+)
 
 CURATE = Verb(
     name="curate",
