@@ -145,6 +145,9 @@ class ShingleFiles:
         ends: Sequence[npt.NDArray[np.int64]],
         firsts: Sequence[int],
     ) -> None: ...
+    @property
+    def num_compared(self) -> int:
+        """Without those that were known."""
     def similarity(self, first: int, second: int) -> float: ...
     def drop_alike(
         self,
@@ -156,7 +159,7 @@ class ShingleFiles:
         rule: int,
         rules: npt.NDArray[np.uint8],
         like: npt.NDArray[np.int64],
-    ) -> int: ...
+    ) -> None: ...
     def join_alike(
         self,
         members: npt.NDArray[np.int64],
@@ -166,4 +169,4 @@ class ShingleFiles:
         threshold: float,
         rules: npt.NDArray[np.uint8],
         parents: npt.NDArray[np.int64],
-    ) -> int: ...
+    ) -> None: ...

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import orjson
+import xxhash
 
 from megacpt.corpus.containers import arrow_for
 from megacpt.curate.documents import ID, TEXT, Document
@@ -101,3 +102,12 @@ class _Rows(_File):
 def _row(document: Document) -> dict[str, Any]:
     others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
     return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
+
+
+def checksum(path: Path) -> str:
+    """XXH3, 128 bits, of the file."""
+    found = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while content := stream.read(1 << 20):
+            found.update(content)
+    return found.hexdigest()
