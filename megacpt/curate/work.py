@@ -17,11 +17,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from megacpt.corpus.documents import OnError, refusal
+from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
-from megacpt.curate.documents import Batch, read_documents
+from megacpt.curate.documents import Batch, Document, lines_of, read_documents
 from megacpt.curate.sources import Corpus
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
@@ -62,6 +62,9 @@ class Reading:
     """Of a process: more than one where the work lets go of Python's lock."""
     on_error: OnError = OnError.stop
     max_document_bytes: int = 1 << 26
+    as_written: frozenset[int] = frozenset()
+    """Pieces that were read before, all of whose documents are as they would be written: of these
+    a document is parsed when its text is asked for."""
 
 
 def make_pieces(
@@ -203,13 +206,7 @@ class PieceRunner:
         source, reading = self._job.corpus.pieces[number].source, self._job.reading
         first = 0
         for passage in chain.from_iterable(readers):
-            documents, parsed = read_documents(
-                passage,
-                key=source.key,
-                limit=reading.max_document_bytes,
-                shape=source.shape,
-            )
-            bad = [*passage.bad, *parsed.bad]
+            documents, bad = self._read(passage, number=number)
             if bad and reading.on_error is OnError.stop:
                 extent = self._job.corpus.pieces[number].extents[passage.extent]
                 file = source.files[extent.file]
@@ -217,6 +214,15 @@ class PieceRunner:
                 raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
             first += len(documents)
+
+    def _read(self, passage: Passage, *, number: int) -> tuple[list[Document], list[BadLine]]:
+        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        if number in reading.as_written:
+            return lines_of(passage), []
+        documents, parsed = read_documents(
+            passage, key=source.key, limit=reading.max_document_bytes, shape=source.shape
+        )
+        return documents, [*passage.bad, *parsed.bad]
 
     def _publish(self, step: _Step) -> None:
         folder, made = self._job.folder, step.work.finish()

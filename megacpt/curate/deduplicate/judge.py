@@ -36,6 +36,8 @@ class LeaveOut:
     heldout: Sequence[bool]
     """Of each piece, whether it is held out."""
     lines: RepeatedLines | None
+    sizes: Path
+    """uint32: bytes of every document's text."""
     shown: frozenset[int]
     """Documents whose texts are kept, to be shown beside each other."""
     settings: Mapping[str, Any]
@@ -54,8 +56,13 @@ class LeaveOut:
         return lambda batch: self._judge(batch, state=state, cutter=cutter)
 
     def _judge(self, batch: Batch, *, state: State, cutter: LineCutter | None) -> Sequence[Verdict]:
+        if not batch.documents:
+            return []
         first = self.firsts[batch.piece] + batch.first
         here = slice(first, first + len(batch.documents))
+        sizes = np.memmap(self.sizes, np.uint32, "r")[here].tolist()
+        for document, size in zip(batch.documents, sizes, strict=True):
+            document.num_bytes = size
         if self.shown:
             for number in self.shown.intersection(range(here.start, here.stop)):
                 self._show(batch.documents[number - first], number=number)
