@@ -211,14 +211,15 @@ class Sketches {
   void add_shingles() {
     hash_words(words_, hashes_);
     plan_.shingles(hashes_, found_);
+    if (with_shingles_) {
+      found_.resize(set_.make(found_.data(), found_.size()));
+      shingles.insert(shingles.end(), found_.begin(), found_.end());
+    }
     if (plan_.bands() > 0) {
       const std::size_t before = bands.size();
       bands.resize(before + plan_.bands());
       plan_.bands(found_, smallest_, bands.data() + before);
     }
-    if (!with_shingles_) return;
-    found_.resize(set_.make(found_.data(), found_.size()));
-    shingles.insert(shingles.end(), found_.begin(), found_.end());
   }
 
   static constexpr std::size_t kOften = 16;  // bytes of nearly every word, or more
