@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind_arrays.h"
+#include "jaccard.h"
 #include "ngram_index.h"
 #include "sketch.h"
 #include "words.h"
@@ -75,6 +76,16 @@ FileArray<T> rows_of(const pybind11::array& array, pybind11::ssize_t columns, co
   return FileArray<T>(array.data(), array.size());
 }
 
+// Throws unless `offsets` are in order and within `size` entries; one at least.
+inline void check_offsets(const FileArray<std::int64_t>& offsets, std::int64_t size) {
+  require(offsets.size() >= 1, "offsets must not be empty");
+  std::int64_t before = 0;
+  for (std::int64_t n = 0; n < offsets.size(); ++n) {
+    require(offsets[n] >= before && offsets[n] <= size, "offsets must rise within the sets");
+    before = offsets[n];
+  }
+}
+
 inline pybind11::array_t<double> similarities(const pybind11::array& shingles,
                                               const pybind11::array& offsets,
                                               const pybind11::array& pairs) {
@@ -96,7 +107,7 @@ inline pybind11::array_t<double> similarities(const pybind11::array& shingles,
     };
     for (std::int64_t n = 0; n < flat.size(); n += 2) {
       const auto one = set(flat[n]), other = set(flat[n + 1]);
-      out[n / 2] = similarity(one.first, one.second, other.first, other.second);
+      out[n / 2] = jaccard(one.first, one.second, other.first, other.second);
     }
   }
   return found;

@@ -234,28 +234,4 @@ class Sketches {
   SortedSet set_;
 };
 
-// Throws unless `offsets` rise from 0 or above to `size` or below; one at least.
-inline void check_offsets(const FileArray<std::int64_t>& offsets, std::int64_t size) {
-  require(offsets.size() >= 1, "offsets must not be empty");
-  std::int64_t before = 0;
-  for (std::int64_t n = 0; n < offsets.size(); ++n) {
-    require(offsets[n] >= before && offsets[n] <= size, "offsets must rise within the sets");
-    before = offsets[n];
-  }
-}
-
-// Of two sorted sets, what they have in common over what either has; 0 where both are empty.
-inline double similarity(const std::uint32_t* a, std::size_t a_size, const std::uint32_t* b,
-                         std::size_t b_size) {
-  std::size_t at = 0, other = 0, common = 0;
-  while (at < a_size && other < b_size) {
-    const std::uint32_t left = a[at], right = b[other];
-    common += left == right;
-    at += left <= right;
-    other += right <= left;
-  }
-  const std::size_t either = a_size + b_size - common;
-  return either ? static_cast<double>(common) / static_cast<double>(either) : 0.0;
-}
-
 }  // namespace megacpt

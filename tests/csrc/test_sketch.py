@@ -153,6 +153,22 @@ def test_similarities_are_those_of_the_words(some: list[str], words: int) -> Non
     assert values.tolist() == expected
 
 
+@pytest.mark.parametrize("universe", [1, 5, 12, 40, 2**32])
+def test_similarities_of_sets_of_all_sizes(universe: int) -> None:
+    """Those of NumPy, at every rest that four leaves."""
+    rng = np.random.default_rng(universe)
+    sets = [
+        np.unique(rng.integers(0, universe, size=size, dtype=np.uint32))
+        for size in [*range(14), 100, 101]
+    ]
+    offsets = np.cumsum([0, *map(len, sets)], dtype=np.int64)
+    pairs = np.array([(a, b) for a in range(len(sets)) for b in range(len(sets))], dtype=np.int64)
+    found = similarities(np.concatenate(sets), offsets=offsets, pairs=pairs)
+    for (a, b), value in zip(pairs.tolist(), found.tolist(), strict=True):
+        either = len(np.union1d(sets[a], sets[b]))
+        assert value == (len(np.intersect1d(sets[a], sets[b])) / either if either else 0.0)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
