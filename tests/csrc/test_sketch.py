@@ -46,10 +46,13 @@ def english(num_words: int, *, seed: int) -> str:
 def test_sketches_are_those_of_the_twin(
     some: list[str], words: int, bands: int, rows: int, seed: int
 ) -> None:
-    found = Sketcher(words=words, bands=bands, rows=rows, seed=seed).sketch(some)
+    found = Sketcher(words=words, bands=bands, rows=rows, seed=seed).sketch(some, hashes=True)
     expected = [twins.shingles(text, length=words) for text in some]
     assert list(map(list, sets_of(found))) == list(map(list, expected))
     assert found.num_words.tolist() == [len(twins.words(text)) for text in some]
+    assert found.hashes.tolist() == [
+        twins.row_hash([word.text for word in twins.words(text)]) for text in some
+    ]
     assert found.bands.shape == (len(some), bands)
     for row, hashes in zip(found.bands, expected, strict=True):
         twin = twins.bands(hashes, bands=bands, rows=rows, seed=seed) if bands else []
@@ -77,8 +80,10 @@ def test_what_is_not_wanted_is_left_out_and_changes_nothing_else() -> None:
     some = [english(50, seed=1), "", "Ünïcode — 漢字"]
     whole = Sketcher(bands=4, rows=3).sketch(some)
     bare = Sketcher(bands=4, rows=3).sketch(some, normalised=False, shingles=False)
+    hashes = Sketcher().sketch(some, normalised=False, shingles=False, hashes=True).hashes
     np.testing.assert_array_equal(bare.bands, whole.bands)
-    assert bare.normalised.size == bare.shingles.size == 0
+    assert hashes.tolist() == Sketcher().sketch(some, hashes=True).hashes.tolist()
+    assert bare.normalised.size == bare.shingles.size == bare.hashes.size == 0
     assert bare.text_offsets.tolist() == bare.shingle_offsets.tolist() == [0] * 4
     assert bare.num_words.tolist() == [len(twins.words(t)) for t in some]
 
