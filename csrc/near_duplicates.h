@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "file_array.h"
-#include "sketch.h"
+#include "jaccard.h"
 #include "word_hash.h"
 
 namespace megacpt {
@@ -84,7 +84,7 @@ class ShingleFiles {
     const Place place = place_of(second);
     if (differ_in_size(one_.size(), place.count, least)) return 0.0;
     read(place, other_);
-    return megacpt::similarity(one_.data(), one_.size(), other_.data(), other_.size());
+    return jaccard(one_.data(), one_.size(), other_.data(), other_.size());
   }
 
   struct Place {

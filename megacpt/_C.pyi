@@ -93,11 +93,18 @@ class Sketches:
     def shingle_offsets(self) -> npt.NDArray[np.int64]: ...
     @property
     def bands(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]: ...
 
 class Sketcher:
     def __init__(self, *, words: int = 5, bands: int = 0, rows: int = 0, seed: int = 0) -> None: ...
     def sketch(
-        self, texts: list[str], *, normalised: bool = True, shingles: bool = True
+        self,
+        texts: list[str],
+        *,
+        normalised: bool = True,
+        shingles: bool = True,
+        hashes: bool = False,
     ) -> Sketches: ...
 
 def similarities(
