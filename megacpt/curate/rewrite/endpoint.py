@@ -64,7 +64,7 @@ class Reviser:
                 self._ended_by(error)
                 raise
             if not reply.problem.startswith("refused"):
-                self._cache.put(reply, request=request)
+                reply = self._cache.put(reply, request=request)
         with self._lock:
             del self._under_way[request.key]
         return reply

@@ -28,7 +28,7 @@ def run(corpus: Corpus, *, settings: RewriteConfig, context: Context) -> StepRes
     findings: dict[str, Any] = {}
     fingerprint = None
     if settings.fill_in_the_middle is not None:
-        fingerprint = require_tokens(settings.fill_in_the_middle)
+        fingerprint = require_tokens(settings.fill_in_the_middle, notice=context.notice)
     sent = pieces_of(corpus, section=settings.endpoint, name="endpoint")
     if settings.endpoint is not None:
         found = estimate(corpus, settings=settings, numbers=sorted(sent), context=context)
