@@ -87,6 +87,10 @@ def is_pair(content: object) -> bool:
     return isinstance(content, dict) and content.get("shape") in _WRITTEN
 
 
+def of_json(content: Mapping[str, Any]) -> Record:
+    return Record(Shape(content["shape"]), dict(content), frozenset())
+
+
 def plain_text(record: Record) -> str:
     """All that it says, in order, with nothing added."""
     return "\n".join(text for text in _texts(record) if text)
