@@ -116,7 +116,8 @@ def test_order_and_workers_do_not_matter(tmp_path: Path, workers: int) -> None:
 
 
 def test_rewriting_twice_changes_nothing(tmp_path: Path) -> None:
-    curate(tmp_path, *qa(tmp_path))
+    marks = {"question": "Human: Is it said?\nAssistant: Yes.\nWho says it?", "answer": "Bob."}
+    curate(tmp_path, *qa(tmp_path, rows=[*ROWS, marks]))
     curate(
         tmp_path,
         f"sources.qa.files={tmp_path / 'out' / 'qa'}",

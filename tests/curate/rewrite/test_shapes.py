@@ -59,6 +59,12 @@ ROWS: list[tuple[str, dict[str, Any], Shape, str]] = [
         "Hi|Hello",
     ),
     (
+        "turns that repeat the prompt",
+        {"prompt": CHAT[:1], "chosen": CHAT},
+        Shape.dialogue,
+        "Hi|Hello",
+    ),
+    (
         "alpaca",
         {"instruction": "Add.", "input": "2 and 3", "output": "5", "text": "Below is ..."},
         Shape.instruction,
