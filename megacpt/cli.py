@@ -38,6 +38,7 @@ VERBS = (
     imports.IMPORT_CONFIG,
     vocabulary.VOCABULARY,
     curate.CURATE,
+    curate.BALANCE,
     curate.REWRITE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -60,10 +61,19 @@ def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
 
+def _balance(arguments: argparse.Namespace) -> int:
+    """The files are the domain; those of --general are replayed beside it."""
+    general = ",".join(arguments.general)
+    arguments.words += [f"sources.general.files={general}", "sources.general.kind=general"]
+    return _step(arguments)
+
+
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import Watcher, curate
     from megacpt.curate.progress import StepLine
 
+    if config.balance is not None and config.balance.tokenizer is not None:
+        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
     started_at = time.monotonic()
     lines: list[StepLine] = []
 
@@ -106,6 +116,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from step.findings.get("table", ())
 
 
 def _rules(step: StepRecord) -> Iterator[str]:
@@ -143,7 +154,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="+",
         metavar="FILE | KEY=VALUE",
-        help="what megacpt tokenize reads; settings of the step, and by their full names others",
+        help="what megacpt tokenize reads; settings of the step and, by their full names, others",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
@@ -151,6 +162,28 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
+
+
+def _balance_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--general",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="general text, replayed beside that of the domain; may be given several times",
+    )
+
+
+BALANCE = Verb(
+    name="balance",
+    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
+    "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
+    "      --general web.jsonl.zst --output data/balanced --dry-run",
+    add_arguments=_balance_arguments,
+    run=_balance,
+)
 
 
 def _rewrite_arguments(parser: argparse.ArgumentParser) -> None:

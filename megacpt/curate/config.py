@@ -13,6 +13,8 @@ from megacpt.config.schema import to_config
 from megacpt.config.yaml_file import load_texts, nested
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat
+from megacpt.curate.balance.settings import BalanceConfig
+from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.rewrite.settings import RewriteConfig
@@ -48,11 +50,15 @@ class CurateConfig:
     """Threads; 0: one for each core."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
+    decontaminate: DecontaminateConfig | None = None
+    """Leave out documents that hold what benchmarks ask."""
     rewrite: RewriteConfig | None = None
     """Make flowing text of records, and move the middle of code to its end."""
+    balance: BalanceConfig | None = None
+    """Take of each source what a run needs, and write its blend."""
 
 
-STEPS = ("deduplicate", "rewrite")
+STEPS = ("deduplicate", "decontaminate", "rewrite", "balance")
 """Sections that ask for a step, in the order in which they are done."""
 
 
