@@ -177,7 +177,7 @@ def _balance_arguments(parser: argparse.ArgumentParser) -> None:
 
 BALANCE = Verb(
     name="balance",
-    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    summary="weigh domain against general text, sample down, write a run's blend",
     example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
     "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
     "      --general web.jsonl.zst --output data/balanced --dry-run",
