@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,44 @@ def _curate(arguments: argparse.Namespace) -> int:
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
     config = read_config(path, overrides=words)
     return run(config, dry_run=arguments.dry_run)
+
+
+def step_config(arguments: argparse.Namespace) -> CurateConfig:
+    """Of one step by its own verb: files, and settings that stand below its section."""
+    from megacpt.curate.config import CurateConfig, read_config
+
+    words = arguments.words
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    files = ",".join(word for word in words if word not in settings)
+    known = {field.name for field in fields(CurateConfig)}
+    step = arguments.verb
+    return read_config(
+        None,
+        overrides=[
+            f"output={arguments.output}",
+            *([f"sources.text.files={files}"] if files else []),
+            f"{step}={{}}",
+            *(w if re.split("[.=]", w)[0] in known else f"{step}.{w}" for w in settings),
+        ],
+    )
+
+
+def _decontaminate(arguments: argparse.Namespace) -> int:
+    suites = [suite_setting(word) for word in arguments.suite]
+    arguments.words = [*arguments.words, *suites]
+    return _step(arguments)
+
+
+def suite_setting(word: str) -> str:
+    """Of NAME=PATH, or of a path or task whose name will do."""
+    name, equals, path = word.partition("=")
+    if not equals or Path(word).exists():
+        name, path = re.sub("[^A-Za-z0-9_-]", "_", Path(word).name.split(".")[0]), word
+    return f"suites.{name}.path={path}"
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    return run(step_config(arguments), dry_run=arguments.dry_run)
 
 
 def run(config: CurateConfig, *, dry_run: bool) -> int:
@@ -74,6 +114,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from step.findings.get("table", ())
 
 
 def _rules(step: StepRecord) -> Iterator[str]:
@@ -105,6 +146,42 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
+
+def _step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | KEY=VALUE",
+        help="what megacpt tokenize reads; settings of the step, or others by their full names",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only report what would be left; write nothing"
+    )
+
+
+def _decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="a benchmark: a task of lm-eval, or files of items; once for each",
+    )
+
+
+DECONTAMINATE = Verb(
+    name="decontaminate",
+    summary="leave out documents that hold what benchmarks ask",
+    example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
+    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl --output data/clean action=cut\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_decontaminate_arguments,
+    run=_decontaminate,
+)
 
 CURATE = Verb(
     name="curate",

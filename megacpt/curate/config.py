@@ -60,7 +60,9 @@ def read_config(path: Path | None, *, overrides: Sequence[str] = ()) -> CurateCo
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word} is no setting; write KEY=VALUE, as in output=data/clean.")
-        _put(tree, keys=key.split("."), value=None if value == "null" else value, word=word)
+        # Two values are no texts: nothing, and a section as it is by default.
+        spelt: Any = {"null": None, "{}": {}}.get(value, value)
+        _put(tree, keys=key.split("."), value=spelt, word=word)
     config = to_config(tree, schema=CurateConfig, where=lambda key: str(path or ""))
     if broken := list(beyond_limits(config)):
         raise ConfigError(broken)

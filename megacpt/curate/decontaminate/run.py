@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import orjson
@@ -49,7 +50,8 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         report=context.report,
     )
     found = _findings(applied, suites=suites, settings=settings)
-    path = context.folder / REPORT
+    # Of several machines in this folder each writes its own, with the same bytes.
+    path = Path(mkdtemp(dir=context.folder)) / REPORT
     hits, left_out = _hits(applied, limit=settings.hits)
     content = {
         "settings": step.to_json(),
@@ -61,12 +63,23 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
     findings = {
         "suites": {name: _without(about, key="items_found") for name, about in found.items()},
         "report": {"path": REPORT, "xxh3_128": checksum(path)},
+        "table": list(_table(found)),
     }
     return StepResult(
         corpus=applied.corpus,
         record=record_of(applied, step=step, findings=findings),
         files={REPORT: path},
     )
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal."""
+    yield f"    {'suite':<26}{'items':>12}{'looked for':>12}{'found':>12}{'documents':>12}"
+    for name, about in found.items():
+        numbers = (about["items"], about["searched"], about["num_items_found"])
+        columns = "".join(f"{n:>12,}" for n in (*numbers, about["documents_found"]["any"]))
+        yield f"    {name:<26}{columns}"
+    yield f"    where: {REPORT}"
 
 
 def _without(about: Mapping[str, Any], *, key: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from megacpt.cli import main
+from megacpt.commands.curate import suite_setting
 from megacpt.corpus.curation import Curation, was_decontaminated
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
@@ -145,3 +147,28 @@ def test_a_step_without_suites_is_refused(raw: Path) -> None:
     with pytest.raises(ConfigError, match=r"decontaminate.suites names no suite; name the bench"):
         pipeline.curate(config)
     assert not (raw / "out").exists()
+
+
+def test_the_verb(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(raw / name) for name in ("law.jsonl", "late.jsonl")]
+    words = ["--suite", str(raw / "quiz.jsonl"), "--output", str(raw / "out"), "action=cut"]
+    assert main(["decontaminate", *files, *words, "form=jsonl", "whole_words=7"]) == 0
+    assert Curation.read(raw / "out").steps[0].settings["action"] == "cut"
+    shown = capsys.readouterr().out
+    assert "quiz question" in shown
+    assert "decontamination.json" in shown
+    left = texts(raw, source="text")
+    assert len(left) == len(CLEAN) + len(DIRTY) + 1
+    assert any(ITEMS[3].question[0] in text for text in left)  # Of six words.
+
+
+@pytest.mark.parametrize(
+    ("word", "setting"),
+    [
+        ("mmlu", "suites.mmlu.path=mmlu"),
+        ("tests/my exam.v2.jsonl", "suites.my_exam.path=tests/my exam.v2.jsonl"),
+        ("bar=a/b.yaml", "suites.bar.path=a/b.yaml"),
+    ],
+)
+def test_names_of_suites(word: str, setting: str) -> None:
+    assert suite_setting(word) == setting
