@@ -21,7 +21,7 @@ from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.suites import read_suite
-from megacpt.curate.parts import checksum
+from megacpt.curate.documents import text_id
 from megacpt.curate.sources import Corpus
 from megacpt.errors import ConfigError
 from megacpt.files import write_text
@@ -59,10 +59,11 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         "hits": hits,
         "hits_left_out": left_out,
     }
-    write_text(path, text=json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, text=text)
     findings = {
         "suites": {name: _without(about, key="items_found") for name, about in found.items()},
-        "report": {"path": REPORT, "xxh3_128": checksum(path)},
+        "report": {"path": REPORT, "xxh3_128": text_id(text)},
         "table": list(_table(found)),
     }
     return StepResult(
@@ -79,7 +80,7 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         numbers = (about["items"], about["searched"], about["num_items_found"])
         columns = "".join(f"{n:>12,}" for n in (*numbers, about["documents_found"]["any"]))
         yield f"    {name:<26}{columns}"
-    yield f"    where: {REPORT}"
+    yield f"    each of them: {REPORT}"
 
 
 def _without(about: Mapping[str, Any], *, key: str) -> dict[str, Any]:
