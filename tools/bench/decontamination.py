@@ -7,8 +7,8 @@
 Each item is planted in every way in text of its own; found is one whose question is named. The ways
 below the line change words, and are not all found. Then all ``--texts``, a file a document, are
 searched as they are: what is found there is found wrongly, if they hold none of the suites.
-``--datatrove PYTHON`` has datatrove do the same by its side (decontamination_datatrove.py says what that
-Python needs), of the texts as many as make 2 MB.
+``--datatrove PYTHON`` has datatrove do the same by its side, of the texts as many as make 2 MB
+(decontamination_datatrove.py says what that Python needs).
 """
 
 from __future__ import annotations
