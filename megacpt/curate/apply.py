@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -171,8 +170,6 @@ class _Part:
         if notes:
             with self._notes.open("ab") as stream:
                 stream.writelines(orjson.dumps(note) + b"\n" for note in notes)
-                stream.flush()
-                os.fsync(stream.fileno())
 
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
