@@ -38,6 +38,7 @@ VERBS = (
     imports.IMPORT_CONFIG,
     vocabulary.VOCABULARY,
     curate.CURATE,
+    curate.FILTER,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,42 @@ def _curate(arguments: argparse.Namespace) -> int:
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
     config = read_config(path, overrides=words)
     return run(config, dry_run=arguments.dry_run)
+
+
+def step_config(arguments: argparse.Namespace) -> CurateConfig:
+    """Of one step by its own verb: files, and settings that stand below its section."""
+    from megacpt.curate.config import CurateConfig, read_config
+
+    words = arguments.words
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    files = ",".join(word for word in words if word not in settings)
+    known = {field.name for field in fields(CurateConfig)}
+    step = arguments.verb
+    return read_config(
+        None,
+        overrides=[
+            f"output={arguments.output}",
+            *([f"sources.text.files={files}"] if files else []),
+            f"{step}={{}}",
+            *(w if re.split("[.=]", w)[0] in known else f"{step}.{w}" for w in settings),
+        ],
+    )
+
+
+def _filter(arguments: argparse.Namespace) -> int:
+    if not arguments.tune:
+        return _step(arguments)
+    from megacpt.curate.filters.tune import tune
+    from megacpt.curate.progress import StepLine
+
+    config = step_config(arguments)
+    line = StepLine(sys.stderr, name="filter", bytes_total=0)
+    say(*tune(config, report=line).lines(), next_command="the same with other limits, or as it is")
+    return 0
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    return run(step_config(arguments), dry_run=arguments.dry_run)
 
 
 def run(config: CurateConfig, *, dry_run: bool) -> int:
@@ -105,6 +143,40 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
+
+def _step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | KEY=VALUE",
+        help="what megacpt tokenize reads; settings of the step, or others by their full names",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only report what would be left; write nothing"
+    )
+
+
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="show what each limit would be compared with, in a sample; write nothing",
+    )
+
+
+FILTER = Verb(
+    name="filter",
+    summary="leave out documents by rules of Gopher, C4 and FineWeb, language, perplexity",
+    example="  megacpt filter crawl.jsonl.zst --output data/clean --tune\n"
+    "  megacpt filter crawl.jsonl.zst --output data/clean gopher=null c4={} pii={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_filter_arguments,
+    run=_filter,
+)
 
 CURATE = Verb(
     name="curate",

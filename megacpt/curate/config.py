@@ -14,6 +14,7 @@ from megacpt.config.yaml_file import load_texts, nested
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
+from megacpt.curate.filters.settings import FilterConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.sources import Kind
 from megacpt.errors import ConfigError
@@ -42,11 +43,13 @@ class CurateConfig:
     """What to do with a line that is no document."""
     workers: int = 0
     """Threads; 0: one for each core."""
+    filter: FilterConfig | None = None
+    """Leave out documents that are not worth training on."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
 
 
-STEPS = ("deduplicate",)
+STEPS = ("filter", "deduplicate")
 """Sections that ask for a step, in the order in which they are done."""
 
 
@@ -57,7 +60,9 @@ def read_config(path: Path | None, *, overrides: Sequence[str] = ()) -> CurateCo
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word} is no setting; write KEY=VALUE, as in output=data/clean.")
-        _put(tree, keys=key.split("."), value=None if value == "null" else value, word=word)
+        # Two values are no texts: nothing, and a section as it is by default.
+        spelt: Any = {"null": None, "{}": {}}.get(value, value)
+        _put(tree, keys=key.split("."), value=spelt, word=word)
     config = to_config(tree, schema=CurateConfig, where=lambda key: str(path or ""))
     if broken := list(beyond_limits(config)):
         raise ConfigError(broken)
