@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import model_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def _filter(arguments: argparse.Namespace) -> int:
     from megacpt.curate.progress import StepLine
 
     config = step_config(arguments)
+    _bring_models(config)
     line = StepLine(sys.stderr, name="filter", bytes_total=0)
     say(*tune(config, report=line).lines(), next_command="the same with other limits, or as it is")
     return 0
@@ -66,10 +68,20 @@ def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
 
+def _bring_models(config: CurateConfig) -> None:
+    """Folders in place of names of the hub."""
+    if config.filter is not None and config.filter.perplexity is not None:
+        section = config.filter.perplexity
+        section.model = str(
+            model_path(section.model, weights=True, argument="filter.perplexity.model")
+        )
+
+
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import Watcher, curate
     from megacpt.curate.progress import StepLine
 
+    _bring_models(config)
     started_at = time.monotonic()
     lines: list[StepLine] = []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from megacpt.curate.filters.rule import Finding, beyond
 from megacpt.curate.filters.settings import PerplexityConfig
 from megacpt.curate.filters.threshold import Threshold
+from megacpt.families.stored.fingerprint import fingerprint
 
 CHARACTERS_A_TOKEN = 32
 """More of a text is not cut into tokens."""
@@ -26,6 +27,7 @@ class Perplexity:
         from megacpt.tokenizer import load_tokenizer
 
         folder = Path(settings.model)
+        fingerprint(folder)  # Says what is wrong with the folder, if anything is.
         self.limits: Mapping[str, Threshold] = {
             "min": Threshold(None if is_measuring else settings.min),
             "max": Threshold(None if is_measuring else settings.max),

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from megacpt.curate.context import Context, StepResult, apply_step
@@ -28,6 +29,7 @@ from megacpt.curate.filters.settings import (
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
 from megacpt.errors import ConfigError
+from megacpt.families.stored.fingerprint import fingerprint
 from megacpt.text import listed
 
 MANY = 1 << 10
@@ -51,7 +53,10 @@ class FilterStep:
         return 1 if self.settings.perplexity is None else MANY
 
     def to_json(self) -> Mapping[str, Any]:
-        return {**asdict(self.settings), "versions": versions(_packages(self.settings))}
+        asked, model = asdict(self.settings), self.settings.perplexity
+        if model is not None:
+            asked["perplexity"]["model_fingerprint"] = fingerprint(Path(model.model))
+        return {**asked, "versions": versions(_packages(self.settings))}
 
     def concerns(self, source: Source) -> bool:
         names = source_names(self.settings)
