@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from megacpt.corpus.curation import Curation, StepRecord
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
+    from megacpt.curate.pipeline import Watcher
 
 
 def _curate(arguments: argparse.Namespace) -> int:
@@ -55,12 +57,12 @@ def _filter(arguments: argparse.Namespace) -> int:
     if not arguments.tune:
         return _step(arguments)
     from megacpt.curate.filters.tune import tune
-    from megacpt.curate.progress import StepLine
 
     config = step_config(arguments)
     _bring_models(config)
-    line = StepLine(sys.stderr, name="filter", bytes_total=0)
-    say(*tune(config, report=line).lines(), next_command="the same with other limits, or as it is")
+    with _told() as watcher:
+        found = tune(config, watcher=watcher)
+    say(*found.lines(), next_command="the same with other limits, or as it is without --tune")
     return 0
 
 
@@ -77,12 +79,12 @@ def _bring_models(config: CurateConfig) -> None:
         )
 
 
-def run(config: CurateConfig, *, dry_run: bool) -> int:
-    from megacpt.curate.pipeline import Watcher, curate
+@contextmanager
+def _told() -> Iterator[Watcher]:
+    """Shows how far each step is."""
+    from megacpt.curate.pipeline import Watcher
     from megacpt.curate.progress import StepLine
 
-    _bring_models(config)
-    started_at = time.monotonic()
     lines: list[StepLine] = []
 
     def begins(name: str, num_bytes: int) -> Report:
@@ -92,14 +94,19 @@ def run(config: CurateConfig, *, dry_run: bool) -> int:
         return lines[-1]
 
     try:
-        found = curate(
-            config,
-            dry_run=dry_run,
-            watcher=Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr)),
-        )
+        yield Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr))
     finally:
         for line in lines:
             line.close()
+
+
+def run(config: CurateConfig, *, dry_run: bool) -> int:
+    from megacpt.curate.pipeline import curate
+
+    _bring_models(config)
+    started_at = time.monotonic()
+    with _told() as watcher:
+        found = curate(config, dry_run=dry_run, watcher=watcher)
     output = shown(Path(config.output))
     elapsed_s = time.monotonic() - started_at
     if dry_run:

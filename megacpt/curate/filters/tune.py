@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from megacpt.corpus.workers.processes import Report
 from megacpt.curate.config import CurateConfig
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.filters.rule import Rule
 from megacpt.curate.filters.run import FilterStep, open_rules, require_sources
 from megacpt.curate.filters.settings import FilterConfig
 from megacpt.curate.filters.threshold import OPERATORS
-from megacpt.curate.pipeline import open_corpus
+from megacpt.curate.pipeline import Watcher, open_corpus
 from megacpt.curate.sources import Corpus
 from megacpt.curate.work import Reading, make_pieces
 from megacpt.device.environment import num_cores
@@ -58,20 +57,15 @@ class Tuning:
 
     def lines(self) -> Iterator[str]:
         heads = "".join(f"{f'{q:.0%}':>9}" for q in QUANTILES)
-        yield f"{f'of {self.documents:,} documents':<34}{heads}{'left out':>14}{'':>8}"
+        yield f"{f'of {self.documents:,} documents':<33}{heads}{'left out':>13}"
         for row in self.measured:
-            values = "".join(f"{value:>9.4g}" for value in row.quantiles)
+            values = "".join(f"{value:>9.3g}" for value in row.quantiles)
             limit = "" if row.limit is None else f"{row.sign} {row.limit:g}"
             share = "" if row.limit is None else f"{row.beyond:.2%}"
-            yield f"{row.name:<34}{values}{limit:>14}{share:>8}"
+            yield f"{row.name:<33}{values}{limit:>13}{share:>8}".rstrip()
 
 
-def tune(
-    config: CurateConfig,
-    *,
-    sample: int = SAMPLE,
-    report: Report = lambda num_bytes, documents, tokens=0: None,
-) -> Tuning:
+def tune(config: CurateConfig, *, sample: int = SAMPLE, watcher: Watcher | None = None) -> Tuning:
     """Measure ``sample`` documents, or all if there are fewer; nothing is written."""
     settings = config.filter or FilterConfig()
     with TemporaryDirectory() as scratch:
@@ -90,7 +84,7 @@ def tune(
                 on_error=config.on_error,
             ),
             numbers=numbers,
-            report=report,
+            report=(watcher or Watcher()).begins("filter", corpus.num_bytes),
         )
     return _tuning(records, settings=settings)
 
