@@ -41,6 +41,7 @@ VERBS = (
     curate.BALANCE,
     curate.REWRITE,
     curate.DECONTAMINATE,
+    curate.FILTER,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
