@@ -289,6 +289,16 @@ FILTER = Verb(
     run=_filter,
 )
 
+DEDUPLICATE = Verb(
+    name="deduplicate",
+    summary="leave out documents that are, or nearly are, others",
+    example="  megacpt deduplicate crawl.jsonl.zst --output data/clean\n"
+    "  megacpt deduplicate a.jsonl b/ --output data/clean near.threshold=0.7 lines={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_step_arguments,
+    run=_step,
+)
+
 CURATE = Verb(
     name="curate",
     summary="deduplicate, decontaminate, filter and balance raw text",
