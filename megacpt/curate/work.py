@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from megacpt.corpus.documents import OnError, refusal
+from megacpt.corpus.formats import FileFormat
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
@@ -189,26 +190,27 @@ class PieceRunner:
                 piece.source.files[extent.file],
                 extent=extent,
                 number=n,
-                key=None if piece.source.shape else piece.source.key,
+                key=None,
                 max_bytes=self._job.reading.max_document_bytes,
             )
             for n, extent in enumerate(piece.extents)
         ]
 
     def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[Batch]:
-        source, reading = self._job.corpus.pieces[number].source, self._job.reading
-        first = 0
+        piece, reading = self._job.corpus.pieces[number], self._job.reading
+        source, first = piece.source, 0
         for passage in chain.from_iterable(readers):
+            extent = piece.extents[passage.extent]
+            file = source.files[extent.file]
             documents, parsed = read_documents(
                 passage,
                 key=source.key,
                 limit=reading.max_document_bytes,
                 shape=source.shape,
+                is_text=file.format is FileFormat.text,
             )
             bad = [*passage.bad, *parsed.bad]
             if bad and reading.on_error is OnError.stop:
-                extent = self._job.corpus.pieces[number].extents[passage.extent]
-                file = source.files[extent.file]
                 line = first_line(file, extent=extent) + bad[0].line - 1
                 raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
