@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.parts import Form, open_part
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
@@ -171,8 +170,6 @@ class _Part:
         if notes:
             with self._notes.open("ab") as stream:
                 stream.writelines(orjson.dumps(note) + b"\n" for note in notes)
-                stream.flush()
-                os.fsync(stream.fileno())
 
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
@@ -180,5 +177,5 @@ class _Part:
             record["notes"] = self._notes.name
         if self._writer is not None:
             path = self._writer.finish()
-            record |= {"part": path.name, "xxh3_128": checksum(path)}
+            record |= {"part": path.name, "files": [path.name]}
         return record

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.suites import read_suite
-from megacpt.curate.parts import checksum
+from megacpt.curate.documents import text_id
 from megacpt.curate.sources import Corpus
 from megacpt.errors import ConfigError
 from megacpt.files import write_text
@@ -49,7 +50,8 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         report=context.report,
     )
     found = _findings(applied, suites=suites, settings=settings)
-    path = context.folder / REPORT
+    # Of several machines in this folder each writes its own, with the same bytes.
+    path = Path(mkdtemp(dir=context.folder)) / REPORT
     hits, left_out = _hits(applied, limit=settings.hits)
     content = {
         "settings": step.to_json(),
@@ -57,16 +59,28 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         "hits": hits,
         "hits_left_out": left_out,
     }
-    write_text(path, text=json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, text=text)
     findings = {
         "suites": {name: _without(about, key="items_found") for name, about in found.items()},
-        "report": {"path": REPORT, "xxh3_128": checksum(path)},
+        "report": {"path": REPORT, "xxh3_128": text_id(text)},
+        "table": list(_table(found)),
     }
     return StepResult(
         corpus=applied.corpus,
         record=record_of(applied, step=step, findings=findings),
         files={REPORT: path},
     )
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal."""
+    yield f"    {'suite':<26}{'items':>12}{'looked for':>12}{'found':>12}{'documents':>12}"
+    for name, about in found.items():
+        numbers = (about["items"], about["searched"], about["num_items_found"])
+        columns = "".join(f"{n:>12,}" for n in (*numbers, about["documents_found"]["any"]))
+        yield f"    {name:<26}{columns}"
+    yield f"    each of them: {REPORT}"
 
 
 def _without(about: Mapping[str, Any], *, key: str) -> dict[str, Any]:
