@@ -39,6 +39,8 @@ VERBS = (
     vocabulary.VOCABULARY,
     curate.CURATE,
     curate.DECONTAMINATE,
+    curate.BALANCE,
+    curate.REWRITE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -64,14 +65,29 @@ def suite_setting(word: str) -> str:
     return f"suites.{name}.path={path}"
 
 
+def _rewrite(arguments: argparse.Namespace) -> int:
+    words = arguments.words
+    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
+    return _step(arguments)
+
+
 def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
+
+
+def _balance(arguments: argparse.Namespace) -> int:
+    """The files are the domain; those of --general are replayed beside it."""
+    general = ",".join(arguments.general)
+    arguments.words += [f"sources.general.files={general}", "sources.general.kind=general"]
+    return _step(arguments)
 
 
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import Watcher, curate
     from megacpt.curate.progress import StepLine
 
+    if config.balance is not None and config.balance.tokenizer is not None:
+        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
     started_at = time.monotonic()
     lines: list[StepLine] = []
 
@@ -152,7 +168,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="+",
         metavar="FILE | KEY=VALUE",
-        help="what megacpt tokenize reads; settings of the step, or others by their full names",
+        help="what megacpt tokenize reads; settings of the step and, by their full names, others",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
@@ -181,6 +197,46 @@ DECONTAMINATE = Verb(
     "The same command again goes on from what is finished.",
     add_arguments=_decontaminate_arguments,
     run=_decontaminate,
+)
+
+
+def _balance_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--general",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="general text, replayed beside that of the domain; may be given several times",
+    )
+
+
+BALANCE = Verb(
+    name="balance",
+    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
+    "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
+    "      --general web.jsonl.zst --output data/balanced --dry-run",
+    add_arguments=_balance_arguments,
+    run=_balance,
+)
+
+
+def _rewrite_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="send an endpoint as many requests as it takes"
+    )
+
+
+REWRITE = Verb(
+    name="rewrite",
+    summary="make flowing text of conversations, questions with answers, records and tables",
+    example="  megacpt rewrite chats.jsonl --output data/told\n"
+    "  megacpt rewrite items.csv --output data/told templates=english sources.text.shape=table\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_rewrite_arguments,
+    run=_rewrite,
 )
 
 CURATE = Verb(

@@ -15,7 +15,7 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.parts import Form, open_part
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
@@ -123,7 +123,7 @@ def _left(
                 path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
             )
         )
-    return replace(source, files=tuple(files), key=TEXT)
+    return replace(source, files=tuple(files), key=TEXT, shape=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +176,5 @@ class _Part:
         if self._notes.exists():
             record["notes"] = self._notes.name
         if self._writer is not None:
-            path = self._writer.finish()
-            record |= {"part": path.name, "xxh3_128": checksum(path)}
-        return record
+            record["part"] = self._writer.finish().name
+        return record | {"files": [record[name] for name in ("notes", "part") if name in record]}
