@@ -8,18 +8,20 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
-from megacpt.commands.model import tokenizer_path
+from megacpt.commands.model import model_path, tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
     from megacpt.corpus.curation import Curation, StepRecord
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
+    from megacpt.curate.pipeline import Watcher
 
 
 def _curate(arguments: argparse.Namespace) -> int:
@@ -51,6 +53,12 @@ def step_config(arguments: argparse.Namespace) -> CurateConfig:
     )
 
 
+def _rewrite(arguments: argparse.Namespace) -> int:
+    words = arguments.words
+    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
+    return _step(arguments)
+
+
 def _decontaminate(arguments: argparse.Namespace) -> int:
     suites = [suite_setting(word) for word in arguments.suite]
     arguments.words = [*arguments.words, *suites]
@@ -65,10 +73,17 @@ def suite_setting(word: str) -> str:
     return f"suites.{name}.path={path}"
 
 
-def _rewrite(arguments: argparse.Namespace) -> int:
-    words = arguments.words
-    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
-    return _step(arguments)
+def _filter(arguments: argparse.Namespace) -> int:
+    if not arguments.tune:
+        return _step(arguments)
+    from megacpt.curate.filters.tune import tune
+
+    config = step_config(arguments)
+    _bring_models(config)
+    with _told() as watcher:
+        found = tune(config, watcher=watcher)
+    say(*found.lines(), next_command="the same with other limits, or as it is without --tune")
+    return 0
 
 
 def _step(arguments: argparse.Namespace) -> int:
@@ -82,13 +97,23 @@ def _balance(arguments: argparse.Namespace) -> int:
     return _step(arguments)
 
 
-def run(config: CurateConfig, *, dry_run: bool) -> int:
-    from megacpt.curate.pipeline import Watcher, curate
-    from megacpt.curate.progress import StepLine
-
+def _bring_models(config: CurateConfig) -> None:
+    """Folders in place of names of the hub."""
+    if config.filter is not None and config.filter.perplexity is not None:
+        section = config.filter.perplexity
+        section.model = str(
+            model_path(section.model, weights=True, argument="filter.perplexity.model")
+        )
     if config.balance is not None and config.balance.tokenizer is not None:
         config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
-    started_at = time.monotonic()
+
+
+@contextmanager
+def _told() -> Iterator[Watcher]:
+    """Shows how far each step is."""
+    from megacpt.curate.pipeline import Watcher
+    from megacpt.curate.progress import StepLine
+
     lines: list[StepLine] = []
 
     def begins(name: str, num_bytes: int) -> Report:
@@ -98,14 +123,19 @@ def run(config: CurateConfig, *, dry_run: bool) -> int:
         return lines[-1]
 
     try:
-        found = curate(
-            config,
-            dry_run=dry_run,
-            watcher=Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr)),
-        )
+        yield Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr))
     finally:
         for line in lines:
             line.close()
+
+
+def run(config: CurateConfig, *, dry_run: bool) -> int:
+    from megacpt.curate.pipeline import curate
+
+    _bring_models(config)
+    started_at = time.monotonic()
+    with _told() as watcher:
+        found = curate(config, dry_run=dry_run, watcher=watcher)
     output = shown(Path(config.output))
     elapsed_s = time.monotonic() - started_at
     if dry_run:
@@ -178,28 +208,6 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
-    _step_arguments(parser)
-    parser.add_argument(
-        "--suite",
-        action="append",
-        default=[],
-        metavar="[NAME=]PATH",
-        help="a benchmark: a task of lm-eval, or files of items; once for each",
-    )
-
-
-DECONTAMINATE = Verb(
-    name="decontaminate",
-    summary="leave out documents that hold what benchmarks ask",
-    example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
-    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl --output data/clean action=cut\n"
-    "The same command again goes on from what is finished.",
-    add_arguments=_decontaminate_arguments,
-    run=_decontaminate,
-)
-
-
 def _balance_arguments(parser: argparse.ArgumentParser) -> None:
     _step_arguments(parser)
     parser.add_argument(
@@ -213,7 +221,7 @@ def _balance_arguments(parser: argparse.ArgumentParser) -> None:
 
 BALANCE = Verb(
     name="balance",
-    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    summary="weigh domain against general text, sample down, write a run's blend",
     example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
     "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
     "      --general web.jsonl.zst --output data/balanced --dry-run",
@@ -237,6 +245,58 @@ REWRITE = Verb(
     "The same command again goes on from what is finished.",
     add_arguments=_rewrite_arguments,
     run=_rewrite,
+)
+
+
+def _decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="a benchmark: a task of lm-eval, or files of items; once for each",
+    )
+
+
+DECONTAMINATE = Verb(
+    name="decontaminate",
+    summary="leave out documents that hold what benchmarks ask",
+    example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
+    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl --output data/clean action=cut\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_decontaminate_arguments,
+    run=_decontaminate,
+)
+
+
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="show what each limit would be compared with, in a sample; write nothing",
+    )
+
+
+FILTER = Verb(
+    name="filter",
+    summary="leave out documents by rules of Gopher, C4 and FineWeb, language, perplexity",
+    example="  megacpt filter crawl.jsonl.zst --output data/clean --tune\n"
+    "  megacpt filter crawl.jsonl.zst --output data/clean gopher=null c4={} pii={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_filter_arguments,
+    run=_filter,
+)
+
+DEDUPLICATE = Verb(
+    name="deduplicate",
+    summary="leave out documents that are, or nearly are, others",
+    example="  megacpt deduplicate crawl.jsonl.zst --output data/clean\n"
+    "  megacpt deduplicate a.jsonl b/ --output data/clean near.threshold=0.7 lines={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_step_arguments,
+    run=_step,
 )
 
 CURATE = Verb(
