@@ -73,7 +73,7 @@ def test_text_without_blanks() -> None:
     """Each character is a word; letters and digits may be as wide as they are."""
     item = Item(question=("水的化学式是H2O、那么一升水在摄氏四度时有多重。",), answer=("一千克",))
     finds = search([item])
-    inside = "昨天的考试里有一题。「水的化学式是\uff28\uff12\uff2f 那么一升水\n在摄氏四度时有多重」、大家都会。"
+    inside = "有一题。「水的化学式是\uff28\uff12\uff2f 那么一升水\n在摄氏四度时有多重」、大家都会。"
     other = "水的颜色是什么。那么一升油在摄氏四度时有多重、没有人知道。"
     assert parts(finds([other, inside])[1]) == {(0, 0, "question"): 1.0}
     assert finds([other]).keys() == set()
