@@ -52,7 +52,7 @@ def test_other_text_holds_nothing() -> None:
 
 
 def test_what_is_not_found() -> None:
-    """Of other words than every third one, no window of eight is left; the page says so."""
+    """Where every fifth word is another, no window of eight is left; the page says so."""
     ways = {p.way: [] for p in changed(ITEMS[0], filler=MAKER)}
     for item in ITEMS:
         for plant in changed(item, filler=MAKER):
