@@ -105,6 +105,10 @@ def test_long_answers_and_options_are_found_apart() -> None:
     assert parts(finds([f"{MAKER.text(60)} {options[0]}"])[0]) == {(0, 0, "answer"): 1.0}
     assert parts(finds([options[2].upper()])[0]) == {(0, 0, "option"): 1.0}
     assert finds([item.question[0]]) == {}
+    # Of two options, both are told: what is cut must be all of it.
+    (both,) = finds([f"{options[1]} or {options[2]}"])[0]
+    end = len(options[1])
+    assert both.spans == ((0, end), (end + 4, end + 4 + len(options[2])))
     assert (finds.counts["s0"].too_short, finds.counts["s0"].searched) == (1, 1)
 
 
