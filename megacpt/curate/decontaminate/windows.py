@@ -136,8 +136,9 @@ def _is_for(rule: Rule, *, words: Words) -> bool:
 
 def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -> Evidence:
     windows = _windows(parts)
-    of_part = windows[:, 0]
     index = _C.NgramIndex([part.words.text for part in parts], windows=windows)
+    of_part, num_windows = windows[:, 0].copy(), len(windows)
+    del windows  # It is large.
     number = index.first_equal
     order = np.lexsort((of_part, number))
     number, of_part = number[order], of_part[order]
@@ -147,7 +148,7 @@ def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -
     total: Floats = np.bincount(of_part, weights=weights, minlength=len(parts)).astype(np.float64)
     return Evidence(
         index=index,
-        bounds=np.searchsorted(number, np.arange(len(windows) + 1)),
+        bounds=np.searchsorted(number, np.arange(num_windows + 1)),
         parts=of_part,
         weights=weights,
         needed=_needed(total, parts=parts),
@@ -164,7 +165,7 @@ def _windows(parts: Sequence[ListedPart]) -> Ints:
         for first in range(len(words) - length + 1):
             if len(set(words[first : first + length])) * DIFFERENT >= length:
                 rows.extend((number, first, length))
-    return np.array(rows, np.int64).reshape(-1, 3)
+    return np.frombuffer(rows, np.int64).reshape(-1, 3) if rows else np.empty((0, 3), np.int64)
 
 
 def _weights(
