@@ -35,6 +35,7 @@ from megacpt.text import one_of
 MAY_CHANGE = (
     *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.", "kernels."),
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
+    *("data.require", "data.on_missing"),
     *("schedule.", "optim.base_lr_peak"),
 )
 """Keys of run.yaml that a resumed run may set again: what they change begins with the next step.
@@ -149,7 +150,7 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 def _may_change(key: str, *, old: RunConfig) -> bool:
     if key.startswith("data.sources."):
         name, _, field_name = key.removeprefix("data.sources.").partition(".")
-        return name not in old.data.sources or field_name == "max_epochs"
+        return name not in old.data.sources or field_name in ("max_epochs", "require")
     return key.startswith(MAY_CHANGE)
 
 
@@ -188,7 +189,10 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
             "spaces, commas, brackets or ~, as in \"run_dir='my run'\"."
         ) from error
     if override.is_sweep_override():
-        raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
+        raise ConfigError(
+            f"{text!r} holds several values; a run has one value for each setting. Quote a text "
+            f"that has commas: \"{key}='{rest}'\"."
+        )
     if isinstance(value, bool | int | float):
         # As it is written: a run may be named 1e3, and the schema knows where a number is wanted.
         value = rest.strip()

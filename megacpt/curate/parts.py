@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -43,15 +42,13 @@ def open_part(stem: Path, *, form: Form) -> PartWriter:
 
 
 class _File:
-    """Written aside, flushed and renamed."""
+    """Written aside and renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._aside = path, Path(f"{path}.partial")
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return self._aside.replace(self._path)
 
