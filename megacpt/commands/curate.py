@@ -8,18 +8,20 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
-from megacpt.commands.model import tokenizer_path
+from megacpt.commands.model import model_path, tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
     from megacpt.corpus.curation import Curation, StepRecord
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
+    from megacpt.curate.pipeline import Watcher
 
 
 def _curate(arguments: argparse.Namespace) -> int:
@@ -71,6 +73,19 @@ def suite_setting(word: str) -> str:
     return f"suites.{name}.path={path}"
 
 
+def _filter(arguments: argparse.Namespace) -> int:
+    if not arguments.tune:
+        return _step(arguments)
+    from megacpt.curate.filters.tune import tune
+
+    config = step_config(arguments)
+    _bring_models(config)
+    with _told() as watcher:
+        found = tune(config, watcher=watcher)
+    say(*found.lines(), next_command="the same with other limits, or as it is without --tune")
+    return 0
+
+
 def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
@@ -82,13 +97,23 @@ def _balance(arguments: argparse.Namespace) -> int:
     return _step(arguments)
 
 
-def run(config: CurateConfig, *, dry_run: bool) -> int:
-    from megacpt.curate.pipeline import Watcher, curate
-    from megacpt.curate.progress import StepLine
-
+def _bring_models(config: CurateConfig) -> None:
+    """Folders in place of names of the hub."""
+    if config.filter is not None and config.filter.perplexity is not None:
+        section = config.filter.perplexity
+        section.model = str(
+            model_path(section.model, weights=True, argument="filter.perplexity.model")
+        )
     if config.balance is not None and config.balance.tokenizer is not None:
         config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
-    started_at = time.monotonic()
+
+
+@contextmanager
+def _told() -> Iterator[Watcher]:
+    """Shows how far each step is."""
+    from megacpt.curate.pipeline import Watcher
+    from megacpt.curate.progress import StepLine
+
     lines: list[StepLine] = []
 
     def begins(name: str, num_bytes: int) -> Report:
@@ -98,14 +123,19 @@ def run(config: CurateConfig, *, dry_run: bool) -> int:
         return lines[-1]
 
     try:
-        found = curate(
-            config,
-            dry_run=dry_run,
-            watcher=Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr)),
-        )
+        yield Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr))
     finally:
         for line in lines:
             line.close()
+
+
+def run(config: CurateConfig, *, dry_run: bool) -> int:
+    from megacpt.curate.pipeline import curate
+
+    _bring_models(config)
+    started_at = time.monotonic()
+    with _told() as watcher:
+        found = curate(config, dry_run=dry_run, watcher=watcher)
     output = shown(Path(config.output))
     elapsed_s = time.monotonic() - started_at
     if dry_run:
@@ -237,6 +267,36 @@ DECONTAMINATE = Verb(
     "The same command again goes on from what is finished.",
     add_arguments=_decontaminate_arguments,
     run=_decontaminate,
+)
+
+
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="show what each limit would be compared with, in a sample; write nothing",
+    )
+
+
+FILTER = Verb(
+    name="filter",
+    summary="leave out documents by rules of Gopher, C4 and FineWeb, language, perplexity",
+    example="  megacpt filter crawl.jsonl.zst --output data/clean --tune\n"
+    "  megacpt filter crawl.jsonl.zst --output data/clean gopher=null c4={} pii={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_filter_arguments,
+    run=_filter,
+)
+
+DEDUPLICATE = Verb(
+    name="deduplicate",
+    summary="leave out documents that are, or nearly are, others",
+    example="  megacpt deduplicate crawl.jsonl.zst --output data/clean\n"
+    "  megacpt deduplicate a.jsonl b/ --output data/clean near.threshold=0.7 lines={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_step_arguments,
+    run=_step,
 )
 
 CURATE = Verb(

@@ -29,6 +29,7 @@ from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
 from megacpt.curate.decontaminate import run as decontaminate
 from megacpt.curate.deduplicate import run as deduplicate
+from megacpt.curate.filters import run as filters
 from megacpt.curate.parts import Form
 from megacpt.curate.rewrite import run as rewrite
 from megacpt.curate.rewrite.guard import require_no_raw_pairs
@@ -47,6 +48,7 @@ class RunStep(Protocol):
 
 
 RUN: dict[str, RunStep] = {
+    "filter": filters.run,
     "deduplicate": deduplicate.run,
     "decontaminate": decontaminate.run,
     "rewrite": rewrite.run,
