@@ -9,15 +9,17 @@ document went because of one that went later, it is looked at again, until nobod
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.curate.deduplicate.buckets import bucketed, deal
+from megacpt.curate.deduplicate.buckets import Bucketed, bucketed, deal
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
 
 Array = npt.NDArray[Any]
@@ -104,9 +106,7 @@ class Near:
         )
         num_orphans: int | None = None
         while num_orphans != 0:
-            for path in files:
-                among = None if num_orphans is None else orphans
-                found = bucketed(path, rules=self.state.rules, among=among)
+            for found in self._buckets(files, among=None if num_orphans is None else orphans):
                 shingles.drop_alike(
                     found.members,
                     priorities=self.sketches.priorities(found.members),
@@ -119,6 +119,16 @@ class Near:
                 report()
             num_orphans = self._let_stay(orphans)
         shutil.rmtree(self.folder)
+
+    def _buckets(self, files: Sequence[Path], *, among: Array | None = None) -> Iterator[Bucketed]:
+        """Those of the next file are sorted meanwhile: who has gone by then may be among them."""
+        take = partial(bucketed, rules=self.state.rules, among=among)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(take, files[0])
+            for path in files[1:]:
+                found, following = following.result(), pool.submit(take, path)
+                yield found
+            yield following.result()
 
     def _let_stay(self, orphans: Array) -> int:
         """Those that went for one that went, of which this is the number."""
@@ -142,8 +152,7 @@ class Near:
             shape=self.state.rules.shape,
         )
         parents[:] = np.arange(len(parents))
-        for path in self._deal():
-            found = bucketed(path, rules=self.state.rules)
+        for found in self._buckets(self._deal()):
             shingles.join_alike(
                 found.members,
                 priorities=self.sketches.priorities(found.members),
