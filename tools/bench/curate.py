@@ -75,7 +75,7 @@ for path in inputs:
         if not parses:
             xxhash.xxh3_128_digest(line)
         elif line:
-            words = xxhash.xxh3_128_digest(orjson.loads(line)["text"])
+            words = xxhash.xxh3_128_digest(orjson.loads(line)["text"].encode())
             if words not in seen:
                 seen.add(words)
                 kept.append(line)
