@@ -63,12 +63,19 @@ def base_name(folder: Path) -> str:
 def export_adapter(wanted: PeftFolder) -> bool:
     """Write it; whether it could be certified, which takes PEFT itself."""
     has_peft = find_spec("peft") is not None
-    with written_aside(wanted.output, mark=CERTIFICATE) as aside:
+    mark = PEFT_SETTINGS if _is_ours(wanted.output) else CERTIFICATE
+    with written_aside(wanted.output, mark=mark) as aside:
         write_peft(wanted.source, folder=aside, base_model=wanted.base_model)
         wanted.describe(aside, certified=has_peft)
         if has_peft:
             _certify(wanted, folder=aside)
     return has_peft
+
+
+def _is_ours(folder: Path) -> bool:
+    """By its card, where nobody could certify it: what others trained is not replaced."""
+    card = folder / "README.md"
+    return card.is_file() and b"\n- megacpt\n" in card.read_bytes()
 
 
 def write_extracted(found: Extracted, *, output: Path, base_model: str) -> None:
