@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+UNICODE_VERSION: str
+
 class Permutation:
     def __init__(self, size: int, *, key: int) -> None: ...
     def __call__(self, index: int) -> int: ...
@@ -78,6 +80,58 @@ def best_fit(
     int,
 ]: ...
 
+class Sketches:
+    @property
+    def normalised(self) -> npt.NDArray[np.uint8]: ...
+    @property
+    def text_offsets(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def num_words(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def shingles(self) -> npt.NDArray[np.uint32]: ...
+    @property
+    def shingle_offsets(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def bands(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]: ...
+
+class Sketcher:
+    def __init__(self, *, words: int = 5, bands: int = 0, rows: int = 0, seed: int = 0) -> None: ...
+    def sketch(
+        self,
+        texts: list[str],
+        *,
+        normalised: bool = True,
+        shingles: bool = True,
+        hashes: bool = False,
+    ) -> Sketches: ...
+
+def similarities(
+    shingles: npt.NDArray[np.uint32],
+    *,
+    offsets: npt.NDArray[np.int64],
+    pairs: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]: ...
+
+class Hits:
+    @property
+    def documents(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def words(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def windows(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def starts(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def stops(self) -> npt.NDArray[np.int64]: ...
+
+class NgramIndex:
+    def __init__(self, texts: list[str], *, windows: npt.NDArray[np.int64]) -> None: ...
+    @property
+    def first_equal(self) -> npt.NDArray[np.int64]: ...
+    def find(self, texts: list[str]) -> Hits: ...
+
 class PackedRows:
     def __init__(
         self,
@@ -89,3 +143,37 @@ class PackedRows:
     def row(
         self, row: int, *, sequence_length: int, num_tokens: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+
+class ShingleFiles:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        ends: Sequence[npt.NDArray[np.int64]],
+        firsts: Sequence[int],
+    ) -> None: ...
+    @property
+    def num_compared(self) -> int:
+        """Without those that were known."""
+    def similarity(self, first: int, second: int) -> float: ...
+    def drop_alike(
+        self,
+        members: npt.NDArray[np.int64],
+        *,
+        priorities: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.int64],
+        threshold: float,
+        rule: int,
+        rules: npt.NDArray[np.uint8],
+        like: npt.NDArray[np.int64],
+    ) -> None: ...
+    def join_alike(
+        self,
+        members: npt.NDArray[np.int64],
+        *,
+        priorities: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.int64],
+        threshold: float,
+        rules: npt.NDArray[np.uint8],
+        parents: npt.NDArray[np.int64],
+    ) -> None: ...

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.parts import Form, open_part
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
@@ -30,6 +32,8 @@ class Applied:
     """By source; of those that it concerns."""
     inputs: Mapping[str, Sequence[Mapping[str, Any]]]
     """By source: path, bytes and sha256 of the files that were read."""
+    notes: Mapping[str, Sequence[Path]]
+    """By source: files of JSON lines, the notes of its verdicts in order."""
 
 
 def apply(
@@ -68,6 +72,14 @@ def apply(
         corpus=replace(corpus, sources=left),
         tallies={name: total(_tallies(name, corpus=corpus, records=by_piece)) for name in mine},
         inputs={name: _inputs(name, corpus=corpus, records=by_piece) for name in mine},
+        notes={
+            name: [
+                folder / by_piece[number]["notes"]
+                for number in corpus.pieces_of([name])
+                if "notes" in by_piece[number]
+            ]
+            for name in mine
+        },
     )
 
 
@@ -111,7 +123,7 @@ def _left(
                 path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
             )
         )
-    return replace(source, files=tuple(files), key=TEXT)
+    return replace(source, files=tuple(files), key=TEXT, shape=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +145,8 @@ class _Applying:
 class _Part:
     def __init__(self, _number: int, stem: Path, *, judge: Judge, form: Form | None) -> None:
         self._judge, self._tally = judge, Tally()
+        self._notes = Path(f"{stem}.notes.jsonl")
+        self._notes.unlink(missing_ok=True)  # Of an interrupted run.
         self._writer = open_part(stem, form=form) if form else None
 
     def work(self, batch: Batch) -> tuple[Batch, Sequence[Verdict]]:
@@ -145,15 +159,23 @@ class _Part:
             kept = self._tally.count(document, verdict=verdict)
             if kept is not None:
                 left.append(kept)
+        self._keep([verdict.note for verdict in verdicts if verdict.note is not None])
         for line in batch.bad:
             kind = line.kind.value
             self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
         if self._writer is not None:
             self._writer.add(left)
 
+    def _keep(self, notes: Sequence[Mapping[str, Any]]) -> None:
+        if notes:
+            with self._notes.open("ab") as stream:
+                stream.writelines(orjson.dumps(note) + b"\n" for note in notes)
+
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
+        if self._notes.exists():
+            record["notes"] = self._notes.name
         if self._writer is not None:
             path = self._writer.finish()
-            record |= {"part": path.name, "xxh3_128": checksum(path)}
+            record |= {"part": path.name, "files": [path.name]}
         return record

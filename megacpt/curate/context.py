@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class StepResult:
     corpus: Corpus
     """What is left."""
     record: StepRecord
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What else goes into the folder of the curation, by its name there."""
 
 
 def apply_step(

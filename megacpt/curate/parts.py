@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import orjson
 import xxhash
 
 from megacpt.corpus.containers import arrow_for
-from megacpt.curate.documents import ID, TEXT, Document
+from megacpt.curate.documents import FIELDS, ID, TEXT, Document, as_json
 
 
 class Form(enum.Enum):
@@ -43,15 +41,13 @@ def open_part(stem: Path, *, form: Form) -> PartWriter:
 
 
 class _File:
-    """Written aside, flushed and renamed."""
+    """Written aside and renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._aside = path, Path(f"{path}.partial")
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return self._aside.replace(self._path)
 
@@ -85,7 +81,7 @@ class _Rows(_File):
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
-        names = ((ID, arrow.string()), (TEXT, arrow.large_string()), ("fields", arrow.string()))
+        names = ((ID, arrow.string()), (TEXT, arrow.large_string()), (FIELDS, arrow.string()))
         self._arrow: Any = arrow
         self._schema = arrow.schema(names)
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
@@ -104,7 +100,7 @@ class _Rows(_File):
 
 def _row(document: Document) -> dict[str, Any]:
     others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
-    return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
+    return {ID: document.id, TEXT: document.text, FIELDS: as_json(others).decode()}
 
 
 def checksum(path: Path) -> str:

@@ -13,26 +13,32 @@ from typing import Any, Protocol
 from megacpt import __version__
 from megacpt.corpus import checksum
 from megacpt.corpus.curation import (
-    CURATION,
     CuratedFile,
     CuratedSource,
     Curation,
     StepRecord,
     curated_folder,
+    not_as_written,
 )
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.inputs import find_files
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.apply import apply
+from megacpt.curate.balance import run as balance
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.decontaminate import run as decontaminate
+from megacpt.curate.deduplicate import run as deduplicate
+from megacpt.curate.filters import run as filters
 from megacpt.curate.parts import Form
+from megacpt.curate.rewrite import run as rewrite
+from megacpt.curate.rewrite.guard import require_no_raw_pairs
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
 from megacpt.curate.tally import Tally
 from megacpt.curate.work import Reading
 from megacpt.device.environment import num_cores
-from megacpt.errors import ConfigError, DataError
+from megacpt.errors import ConfigError
 from megacpt.files import publish, require_new
 from megacpt.text import listed
 
@@ -41,7 +47,13 @@ class RunStep(Protocol):
     def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
 
 
-RUN: dict[str, RunStep] = {}
+RUN: dict[str, RunStep] = {
+    "filter": filters.run,
+    "deduplicate": deduplicate.run,
+    "decontaminate": decontaminate.run,
+    "rewrite": rewrite.run,
+    "balance": balance.run,
+}
 """By the name of the section of the configuration that asks for the step."""
 
 
@@ -76,7 +88,9 @@ def curate(
         )
     work = output.with_name(f"{output.name}.work")
     corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
-    account = _Account(history=history, steps=[])
+    if config.rewrite is None:
+        require_no_raw_pairs(corpus)
+    account = _Account(history=history, steps=[], files={})
     reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
     for number, (name, settings) in enumerate(asked.items(), start=1):
         is_last = number == len(asked)
@@ -91,6 +105,7 @@ def curate(
         result = RUN[name](corpus, settings=settings, context=context)
         corpus = result.corpus
         account.steps.append(result.record)
+        account.files.update(result.files)
     if dry_run:
         shutil.rmtree(work, ignore_errors=True)
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
@@ -106,7 +121,9 @@ def open_corpus(
     sources, history = [], {}
     for name, text in config.sources.items():
         files = _files(text, spool=spool, notice=notice)
-        sources.append(Source(name=name, kind=text.kind, files=tuple(files), key=text.key))
+        sources.append(
+            Source(name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape)
+        )
         history[name] = _history(name, files=files, notice=notice)
     return Corpus(sources=tuple(sources)), history
 
@@ -133,15 +150,13 @@ def _history(
     if len(found) > 1:
         notice(f"{name}: its files are of {listed(sorted(found))}, whose history is not kept.")
         return ()
-    return (*curation.sources[found.pop()].history, *curation.steps)
+    return curation.steps_of(found.pop())
 
 
 def _source_of(path: Path, *, folder: Path, curation: Curation) -> str:
     held = curation.file(str(path.absolute().relative_to(folder)))
     if held is None or sha256_of(path) != held[1].sha256:
-        raise DataError(
-            f"{path} is not as {folder / CURATION} says; restore it, or move it out of that folder."
-        )
+        raise not_as_written(path)
     return held[0]
 
 
@@ -199,6 +214,8 @@ def _publish(
         )
     curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
     curation.write(aside)
+    for name, path in account.files.items():
+        os.link(path, aside / name)
     output.parent.mkdir(parents=True, exist_ok=True)
     publish(aside, folder=output)
     shutil.rmtree(work)
@@ -224,6 +241,7 @@ def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile
 class _Account:
     history: Mapping[str, tuple[StepRecord, ...]]
     steps: list[StepRecord]
+    files: dict[str, Path]
 
     def tally(self, source: str) -> Tally:
         """Of the last step that concerned it."""

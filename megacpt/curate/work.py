@@ -3,7 +3,8 @@
 
 FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
 other files are there before it. What is made of a piece depends on the piece alone, so that the
-number of workers and the order of their work leave no trace.
+number of workers and the order of their work leave no trace. Nothing waits for the disk: what a
+power cut has shortened is not of the size that the record states, and is made again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from megacpt.corpus.documents import OnError, refusal
+from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
+from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
-from megacpt.curate.documents import Batch, read_documents
+from megacpt.curate.documents import Batch, Document, lines_of, read_documents
 from megacpt.curate.sources import Corpus
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
@@ -38,7 +40,8 @@ class PieceWork(Protocol):
         """Take what ``work`` has made, in the order of the batches."""
 
     def finish(self) -> Mapping[str, Any]:
-        """Complete the files of the piece; what its record says of it."""
+        """Complete the files of the piece; what its record says of it, and under ``files`` what
+        they are called."""
 
 
 class WorkSettings(Protocol):
@@ -60,6 +63,9 @@ class Reading:
     """Of a process: more than one where the work lets go of Python's lock."""
     on_error: OnError = OnError.stop
     max_document_bytes: int = 1 << 26
+    as_written: frozenset[int] = frozenset()
+    """Pieces that were read before, all of whose documents are as they would be written: of these
+    a document is parsed when its text is asked for."""
 
 
 def make_pieces(
@@ -110,13 +116,15 @@ def _start(folder: Path, *, plan: Mapping[str, Any]) -> None:
 
 
 def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
+    """Of a piece whose files are all there, and whole."""
     try:
         found: dict[str, Any] = json.loads(
             _stem(folder, number=number).with_suffix(".json").read_text()
         )
-    except FileNotFoundError:
+        whole = all((folder / name).stat().st_size == size for name, size in found["sizes"].items())
+    except (FileNotFoundError, ValueError):
         return None
-    return found
+    return found if whole else None
 
 
 def _stem(folder: Path, *, number: int) -> Path:
@@ -189,30 +197,45 @@ class PieceRunner:
                 piece.source.files[extent.file],
                 extent=extent,
                 number=n,
-                key=piece.source.key,
+                key=None,
                 max_bytes=self._job.reading.max_document_bytes,
             )
             for n, extent in enumerate(piece.extents)
         ]
 
     def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[Batch]:
-        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        piece, reading = self._job.corpus.pieces[number], self._job.reading
         first = 0
         for passage in chain.from_iterable(readers):
-            documents, parsed = read_documents(
-                passage, key=source.key, limit=reading.max_document_bytes
-            )
-            bad = [*passage.bad, *parsed.bad]
+            extent = piece.extents[passage.extent]
+            file = piece.source.files[extent.file]
+            documents, bad = self._read(passage, number=number, file=file)
             if bad and reading.on_error is OnError.stop:
-                extent = self._job.corpus.pieces[number].extents[passage.extent]
-                file = source.files[extent.file]
                 line = first_line(file, extent=extent) + bad[0].line - 1
                 raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
             first += len(documents)
 
+    def _read(
+        self, passage: Passage, *, number: int, file: SourceFile
+    ) -> tuple[list[Document], list[BadLine]]:
+        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        if number in reading.as_written:
+            return lines_of(passage), []
+        documents, parsed = read_documents(
+            passage,
+            key=source.key,
+            limit=reading.max_document_bytes,
+            shape=source.shape,
+            is_text=file.format is FileFormat.text,
+        )
+        return documents, [*passage.bad, *parsed.bad]
+
     def _publish(self, step: _Step) -> None:
-        leaves = [reader.leaves for reader in step.readers]
-        record = {**step.work.finish(), "leaves": leaves}
-        path = _stem(self._job.folder, number=step.number).with_suffix(".json")
-        write_text(path, text=json.dumps(record))
+        folder, made = self._job.folder, step.work.finish()
+        sizes = {name: (folder / name).stat().st_size for name in made.get("files", ())}
+        record = {**made, "sizes": sizes, "leaves": [reader.leaves for reader in step.readers]}
+        path = _stem(folder, number=step.number).with_suffix(".json")
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps(record))
+        aside.replace(path)
