@@ -95,7 +95,8 @@ def require_architecture(
         if name != _ADAPTER and not _has(known.get(name), stated=value):
             raise CheckpointError(
                 f"{folder} is of another model: its {name} is {value}, the base model's is "
-                f"{architecture.get(name)}; use the model it was written with, or a new run_dir."
+                f"{architecture.get(name)}; use the model and model.rope it was written with, or a "
+                "new run_dir."
             )
 
 

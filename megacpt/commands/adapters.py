@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,41 +20,44 @@ from megacpt.commands.model import (
     model_path,
     one_cpu_rank,
 )
-from megacpt.errors import ModelError
+from megacpt.errors import ConfigError, ModelError
+from megacpt.families.peft_settings import PEFT_SETTINGS, stated_settings
 from megacpt.text import duration, listed, text_size
 
 if TYPE_CHECKING:
-    from megacpt.convert.adapters.extract import Extracted
+    from megacpt.convert.adapters.extract import Extracted, Nearest
     from megacpt.convert.sources import SourceModel
+
+SHOWN = 20
+"""Modules, of hundreds that a model has."""
 
 
 def merge_adapter(arguments: argparse.Namespace) -> int:
     """Into its model."""
+    _require_one_adapter(arguments)
     from megacpt.config.sections import Dtype, ParallelConfig
     from megacpt.convert.conversion import Conversion, Form, convert
-    from megacpt.files import require_new
 
-    # Before anything is downloaded.
-    require_new(arguments.output)
     with one_cpu_rank():
         from megacpt.convert.adapters.export import certify_merged
         from megacpt.convert.opened import beside_base
         from megacpt.device.groups import initialise_parallel
 
         initialise_parallel(ParallelConfig(), seed=0)  # Nothing is drawn.
+        dtype = Dtype(arguments.dtype or "fp32")
         source = _adapter(arguments)
         conversion = Conversion(
             source=beside_base(source),
             form=Form.hf,
             destination=arguments.output.absolute(),
-            dtype=Dtype(arguments.dtype),
+            dtype=dtype,
         )
         if arguments.certificate:
             certify = partial(
                 certify_merged,
                 source,
                 base_model=as_asked(source.described_by),
-                dtype=Dtype(arguments.dtype),
+                dtype=dtype,
             )
             conversion = replace(conversion, certify=lambda folder: certify(folder=folder))
         line = DownloadLine(shown(arguments.output))
@@ -66,9 +71,31 @@ def merge_adapter(arguments: argparse.Namespace) -> int:
         f"  {text_size(done.bytes)} in {duration(done.elapsed_s)}: "
         f"{as_asked(source.described_by)} and {shown(arguments.adapter)}",
         *([proof] if arguments.certificate else []),
-        next_command=shlex.join(["megacpt", "train", f"model.path={shown(arguments.output)}"]),
+        next_command=_after_merge(arguments),
     )
     return 0
+
+
+def _require_one_adapter(arguments: argparse.Namespace) -> None:
+    """Before anything is imported or downloaded."""
+    from megacpt.files import require_new
+
+    if arguments.inputs:
+        raise ConfigError(
+            f"{arguments.inputs[0]} is a shard, and --adapter goes into a model; name one of both."
+        )
+    if not arguments.adapter.exists():
+        raise ModelError(
+            f"--adapter {arguments.adapter} does not exist; name a run, a checkpoint, or PEFT's "
+            "folder."
+        )
+    require_new(arguments.output)
+
+
+def _after_merge(arguments: argparse.Namespace) -> str:
+    if (arguments.adapter / "run.yaml").is_file():
+        return shlex.join(["megacpt", "report", shown(arguments.adapter)])
+    return f"load {shown(arguments.output)} with transformers, or set model.path to train it"
 
 
 def _adapter(arguments: argparse.Namespace) -> SourceModel:
@@ -77,6 +104,7 @@ def _adapter(arguments: argparse.Namespace) -> SourceModel:
     path, base = arguments.adapter, None
     if arguments.base is not None:
         base = model_path(arguments.base, weights=True, argument="--base")
+        _say_other_base(path, base=base)
     elif (path / "run.yaml").is_file():
         base = Path(str(model_of_run(path, weights=True).model.path))
     source = open_trained(path, base=base)
@@ -86,6 +114,30 @@ def _adapter(arguments: argparse.Namespace) -> SourceModel:
             "(adapter_config.json); a full model is exported, or converted."
         )
     return source
+
+
+def _say_other_base(adapter: Path, *, base: Path) -> None:
+    """PEFT's folder fits any model of its shapes."""
+    if not (adapter / PEFT_SETTINGS).is_file():
+        return
+    stated = stated_settings(adapter).get("base_model_name_or_path")
+    if stated and stated != as_asked(base) and Path(stated).absolute() != base.absolute():
+        print(
+            f"Note: {adapter} was trained beside {stated}, as it says, and goes into "
+            f"{as_asked(base)}.",
+            file=sys.stderr,
+        )
+
+
+def require_no_adapter(arguments: argparse.Namespace) -> None:
+    """Where shards are merged."""
+    for option, is_given in (
+        ("--base", arguments.base is not None),
+        ("--dtype", arguments.dtype is not None),
+        ("--no-certificate", not arguments.certificate),
+    ):
+        if is_given:
+            raise ConfigError(f"{option} is of an adapter; name it with --adapter ADAPTER.")
 
 
 def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +157,6 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("fp32", "bf16"),
-        default="fp32",
         help="of all tensors, which are added in fp32 (default: fp32)",
     )
     group.add_argument(
@@ -124,29 +175,47 @@ def _extract(arguments: argparse.Namespace) -> int:
     folder = model_path(arguments.base, weights=True, argument="--base")
     with one_cpu_rank():
         found = _extracted(arguments, folder=folder)
-    for module in found.modules:
-        print(f"{module.module:<48} {module.difference:>10.4g} {module.error:>8.2%}")
+    for line in _lines(found.modules):
+        print(line)
     left = sorted(found.others, key=lambda name: -found.others[name])[:3]
     more = f", most of all {listed(left)}" if left else ""
     say(
         f"Wrote the PEFT folder {shown(arguments.output)}, rank {arguments.rank}",
         f"  {found.error:.2%} of the difference of all modules is not in it",
         f"  changed and left out: {len(found.others)} tensors{more}",
-        next_command=f"megacpt merge --adapter {shown(arguments.output)} --base "
-        f"{as_asked(folder)} --output {shown(arguments.output.with_name('merged'))}",
+        next_command=shlex.join(
+            [
+                *("megacpt", "merge", "--adapter", shown(arguments.output)),
+                *("--base", as_asked(folder)),
+                *("--output", f"{shown(arguments.output)}-merged"),
+            ]
+        ),
     )
     return 0
 
 
+def _lines(modules: Sequence[Nearest]) -> Iterator[str]:
+    """Those that lose most; all are in the folder."""
+    yield f"{'module':<48} {'difference':>10} {'not in it':>9}"
+    for found in sorted(modules, key=lambda module: -module.left)[:SHOWN]:
+        yield f"{found.module:<48} {found.difference:>10.4g} {found.error:>9.2%}"
+    if (more := len(modules) - SHOWN) > 0:
+        yield f"... and {more} more that lose less"
+
+
 def _extracted(arguments: argparse.Namespace, *, folder: Path) -> Extracted:
     from megacpt.config.sections import AdapterConfig
-    from megacpt.convert.adapters.export import write_extracted
+    from megacpt.convert.adapters.export import base_name, write_extracted
     from megacpt.convert.adapters.extract import extract
     from megacpt.convert.opened import open_source
     from megacpt.convert.sources import hugging_face
     from megacpt.families import read_architecture
 
     base = hugging_face(folder, architecture=read_architecture(folder))
+    if arguments.head and base.architecture.tied_embeddings:
+        raise ConfigError(
+            f"--head: the head of {arguments.base} is its embedding; use --embedding for both."
+        )
     path = Path(arguments.model)
     trained = path if path.exists() else model_path(arguments.model, weights=True)
     settings = AdapterConfig(
@@ -157,7 +226,7 @@ def _extracted(arguments: argparse.Namespace, *, folder: Path) -> Extracted:
         train_head=arguments.head,
     )
     found = extract(open_source(trained, base=folder), base=base, settings=settings)
-    write_extracted(found, output=arguments.output, base_model=as_asked(folder))
+    write_extracted(found, output=arguments.output, base_model=base_name(folder))
     return found
 
 

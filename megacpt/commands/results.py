@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
 from megacpt.commands.model import as_asked, model_of_run, one_cpu_rank
 from megacpt.config.hub_model import HubModel
+from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -175,7 +178,7 @@ def _export(arguments: argparse.Namespace) -> int:
     config = model_of_run(arguments.run_dir, weights=False)
     if config.adapter is not None:
         return _export_adapter(arguments, config=config)
-    output = arguments.output or arguments.run_dir / "hf"
+    output = arguments.output or RunFolder(arguments.run_dir).export_of(adapter=False)
     model = _export_on_cpu(config, run_dir=arguments.run_dir, output=output)
     say(
         f"Wrote the Hugging Face folder {shown(output)}",
@@ -188,13 +191,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
     config = model_of_run(arguments.run_dir, weights=True)
-    output = arguments.output or arguments.run_dir / "adapter"
+    output = arguments.output or RunFolder(arguments.run_dir).export_of(adapter=True)
     with one_cpu_rank():
         from megacpt.convert.adapters.run import export_trained_adapter
         from megacpt.monitor.card import write_card
 
-        def describe(folder: Path, *, step: int) -> None:
-            write_card(folder, run_dir=arguments.run_dir, config=config, step=step)
+        describe = partial(write_card, run_dir=arguments.run_dir, config=config)
 
         certified = export_trained_adapter(config, output=output, describe=describe)
     proof = f"  its logits in PEFT against the native model's: {shown(output)}/certificate.json"
@@ -203,10 +205,22 @@ def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
         f"Wrote the PEFT folder {shown(output)}",
         f"  beside the model {as_asked(Path(str(config.model.path)))}",
         proof if certified else unproven,
-        next_command=f"megacpt merge --adapter {shown(arguments.run_dir)} "
-        f"--output {shown(output.with_name('merged'))}",
+        *_of_packed(config),
+        next_command=shlex.join(
+            [
+                *("megacpt", "merge", "--adapter", shown(arguments.run_dir)),
+                *("--output", shown(output.with_name("merged"))),
+            ]
+        ),
     )
     return 0
+
+
+def _of_packed(config: RunConfig) -> list[str]:
+    packed = config.adapter.base if config.adapter else None
+    if packed is None:
+        return []
+    return [f"  trained and measured beside weights kept in {packed.name}, not the plain ones here"]
 
 
 def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubModel | None:
@@ -215,9 +229,7 @@ def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubMode
         from megacpt.convert.run import export_run
         from megacpt.monitor.card import write_card
 
-        def describe(folder: Path, *, step: int) -> None:
-            write_card(folder, run_dir=run_dir, config=config, step=step)
-
+        describe = partial(write_card, run_dir=run_dir, config=config)
         export_run(config, kind=kind, output=output, describe=describe)
     return HubModel.stored(str(config.model.path))
 

@@ -53,6 +53,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     found = checked(with_model(config_of(arguments)))
     config = found.config
+    if config.adapter is not None and config.adapter.load_from is not None:
+        _check_first_values(config)
     print(found.plan.render())
     if arguments.lr_table is not None:
         rows = rate_table(optim=config.optim, schedule=config.schedule, adapter=config.adapter)
@@ -103,10 +105,31 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _prepared(config: RunConfig, *, num_ranks: int | None = None) -> RunConfig:
     """Write the run folder; the configuration as its run.yaml has it, the length in steps."""
-    from megacpt.cluster.prepare import prepare
+    from megacpt.cluster.prepare import check, prepare
 
+    if config.adapter is not None and config.adapter.load_from is not None:
+        check(config, num_ranks=num_ranks)
+        _check_first_values(config)
     _advise(prepare(config, num_ranks=num_ranks))
     return _as_written(config)
+
+
+def _check_first_values(config: RunConfig) -> None:
+    """PEFT's folder, by its tensors: settings that it has not are refused before the run folder
+    holds them."""
+    from megacpt.checkpoint import folders
+
+    assert config.adapter is not None
+    if folders.newest(Path(config.run_dir) / "checkpoints") is None:
+        # It imports torch, so only where a run begins so.
+        from megacpt.convert.adapters.begins import first_values
+        from megacpt.families.targets import architecture_of_run
+
+        first_values(
+            Path(str(config.adapter.load_from)),
+            base=Path(str(config.model.path)),
+            architecture=architecture_of_run(config.model, adapter=config.adapter),
+        )
 
 
 def _as_written(config: RunConfig) -> RunConfig:

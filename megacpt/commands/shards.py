@@ -8,7 +8,11 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from megacpt.commands.adapters import add_merge_arguments, merge_adapter
+from megacpt.commands.adapters import (
+    add_merge_arguments,
+    merge_adapter,
+    require_no_adapter,
+)
 from megacpt.commands.common import Verb, plan_command, say, shown, slow_progress
 from megacpt.commands.model import tokenizer_path
 from megacpt.errors import ConfigError
@@ -102,6 +106,7 @@ INSPECT = Verb(
 def _merge(arguments: argparse.Namespace) -> int:
     if arguments.adapter is not None:
         return merge_adapter(arguments)
+    require_no_adapter(arguments)
     if not arguments.inputs:
         raise ConfigError("megacpt merge needs shards (PREFIX ...), or --adapter ADAPTER.")
     from megacpt.shards.merge import merge_shards

@@ -9,8 +9,7 @@ from typing import get_type_hints
 
 from megacpt.config.compose import group_options
 from megacpt.config.paths import configs_root
-from megacpt.config.schema import choices_of, entry_of, leaf_of, section_of
-from megacpt.config.sections import RunConfig
+from megacpt.config.schema import choices_of, entry_of, leaf_of, section_of, type_at
 
 PATH_KEYS = ("path", "prefix", "prompts", "run_dir")
 
@@ -27,7 +26,7 @@ def candidates(typed: str) -> list[str]:
 def _keys(typed: str) -> list[str]:
     """Group names, and the settings one level below what is typed, so that lists stay short."""
     parent, _, _ = typed.rpartition(".")
-    if entry_of(_hint_at(parent)) is not None:
+    if entry_of(type_at(parent)) is not None:
         return [f"{parent}.", f"{parent}.NAME."]
     hints = _hints_below(parent)
     prefix = f"{parent}." if parent else ""
@@ -46,7 +45,7 @@ def _values(key: str, *, typed: str) -> list[str]:
 
 def _leaf_values(key: str, *, typed: str) -> list[str]:
     parent, _, name = key.rpartition(".")
-    hint, section = _hints_below(parent).get(name), section_of(_hint_at(parent))
+    hint, section = _hints_below(parent).get(name), section_of(type_at(parent))
     if hint is None or section is None or section_of(hint) or entry_of(hint):
         return []
     leaf = leaf_of(hint)
@@ -68,15 +67,5 @@ def _paths(typed: str) -> list[str]:
 
 def _hints_below(path: str) -> dict[str, object]:
     """Field types of the section at ``path``; none where there is no such section."""
-    section = section_of(_hint_at(path))
+    section = section_of(type_at(path))
     return dict(get_type_hints(section)) if section is not None else {}
-
-
-def _hint_at(path: str) -> object:
-    """The type of the setting at ``path``; below a mapping field any name is an entry."""
-    hint: object = RunConfig
-    for part in path.split(".") if path else []:
-        section, entry = section_of(hint), entry_of(hint)
-        below = get_type_hints(section).get(part) if section is not None else None
-        hint = entry if entry is not None else below
-    return hint

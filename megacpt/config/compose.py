@@ -25,7 +25,16 @@ from omegaconf.errors import OmegaConfBaseException
 from megacpt.config.alternatives import given_way
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
-from megacpt.config.schema import flatten, hint, is_optional, spelled, to_run_config, to_tree
+from megacpt.config.schema import (
+    flatten,
+    hint,
+    is_optional,
+    leaf_of,
+    spelled,
+    to_run_config,
+    to_tree,
+    type_at,
+)
 from megacpt.config.sections import RunConfig
 from megacpt.config.yaml_file import load_texts, nested, one_line
 from megacpt.errors import ConfigError
@@ -172,6 +181,7 @@ def _read_user_file(path: Path, *, groups: Mapping[str, list[str]], request: _Re
 
 def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Request) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
     from hydra.errors import HydraException
 
     written, equals, rest = text.partition("=")
@@ -188,12 +198,11 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
             f"{text!r} cannot be read: {one_line(error)}. Write key=value and quote a value with "
             "spaces, commas, brackets or ~, as in \"run_dir='my run'\"."
         ) from error
-    if override.is_sweep_override():
-        raise ConfigError(
-            f"{text!r} holds several values; a run has one value for each setting. Quote a text "
-            f"that has commas: \"{key}='{rest}'\"."
-        )
-    if isinstance(value, bool | int | float):
+    # A text may hold commas, as in adapter.targets=q_proj,v_proj.
+    is_list = override.value_type is ValueType.SIMPLE_CHOICE_SWEEP and leaf_of(type_at(key)) is str
+    if override.is_sweep_override() and not is_list:
+        raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
+    if is_list or isinstance(value, bool | int | float):
         # As it is written: a run may be named 1e3, and the schema knows where a number is wanted.
         value = rest.strip()
     if key in groups and not deletes and not isinstance(value, dict):

@@ -135,6 +135,10 @@ class RunFolder:
     def stacks_of(self, rank: int) -> Path:
         return self.logs / f"rank_{rank}.stacks.txt"
 
+    def export_of(self, *, adapter: bool) -> Path:
+        """Where ``megacpt export`` writes by itself."""
+        return self.root / ("adapter" if adapter else "hf")
+
     @property
     def request(self) -> Path:
         """What a person asks of a running run, in one word (megacpt.train.requests)."""

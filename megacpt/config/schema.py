@@ -103,6 +103,17 @@ def leaf_of(hint: object) -> type:
     return typing.cast(type, next(t for t in _alternatives(hint) if t is not type(None)))
 
 
+def type_at(path: str) -> object:
+    """Of the setting at ``path``, ``None`` if there is none; below a mapping field any name is an
+    entry."""
+    hint: object = RunConfig
+    for part in path.split(".") if path else []:
+        section, entry = section_of(hint), entry_of(hint)
+        below = get_type_hints(section).get(part) if section is not None else None
+        hint = entry if entry is not None else below
+    return hint
+
+
 def choices_of(field: Field[Any], *, leaf: type) -> tuple[str, ...]:
     """The words that a leaf field may be; empty for numbers and free text."""
     if issubclass(leaf, Enum):

@@ -21,9 +21,10 @@ from megacpt.tokenizer import load_tokenizer
 
 
 class Describe(Protocol):
-    """Adds the model card of the checkpoint of a step to a folder."""
+    """Adds the model card of the checkpoint of a step to a folder; ``certified``: it will have a
+    certificate."""
 
-    def __call__(self, folder: Path, *, step: int) -> None: ...
+    def __call__(self, folder: Path, *, step: int, certified: bool = True) -> None: ...
 
 
 def newest_checkpoint(run_dir: Path) -> Path:

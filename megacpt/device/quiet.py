@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-LIBRARIES = ("megatron", "torch", "transformers", "wandb")
+LIBRARIES = ("megatron", "torch", "transformers", "wandb", "bitsandbytes")
 
 
 def quiet_libraries() -> None:

@@ -33,7 +33,7 @@ def stated_settings(folder: Path) -> dict[str, Any]:
         what = f"{other[0]}={settings[other[0]]}" if other else f"peft_type={kind}"
         raise ModelError(
             f"{path} states {what}; LoRA, rsLoRA and DoRA alone are read here, so merge it into "
-            "its model with peft (merge_and_unload)."
+            "its model with peft (merge_and_unload), where its method can be."
         )
     return settings
 

@@ -59,6 +59,7 @@ class CardFacts:
     """Source -> the datasets of the hub that its text came from, as far as that is known."""
     is_adapter: bool = False
     """The folder holds what was trained alone, as peft reads it."""
+    is_certified: bool = True
 
     @property
     def relation(self) -> str | None:
@@ -80,8 +81,11 @@ class CardFacts:
         return None if stored is None or self.config.model.init is Init.random else stored.repo
 
 
-def write_card(folder: Path, *, run_dir: Path, config: RunConfig, step: int) -> None:
-    """Write it into an export, of the checkpoint of ``step``, that is complete otherwise."""
+def write_card(
+    folder: Path, *, run_dir: Path, config: RunConfig, step: int, certified: bool = True
+) -> None:
+    """Write it into an export, of the checkpoint of ``step``, that is complete otherwise, but for
+    its certificate, if it is ``certified``."""
     base_card = _keep(folder / CARD)
     is_adapter = (folder / PEFT_SETTINGS).exists()
     described = Path(str(config.model.path)) if is_adapter else folder
@@ -92,6 +96,7 @@ def write_card(folder: Path, *, run_dir: Path, config: RunConfig, step: int) -> 
         step=step,
         has_parts=text_of(HfConfig.read(described)) is not None,
         is_adapter=is_adapter,
+        is_certified=certified,
         base=_said_of_base(base_card),
         base_card=None if base_card is None else base_card.name,
         datasets={name: datasets_of(source.prefix) for name, source in config.data.sources.items()},
@@ -186,6 +191,8 @@ def _head(facts: CardFacts) -> str:
         if facts.config.model.init is Init.random
         else f"{path} after continued pretraining"
     )
+    if facts.is_adapter:
+        begun = f"An adapter to {path}, trained"
     tokens = f" on {summary['tokens']:,} tokens" if summary["tokens"] else ""
     headline = summary["headline"] if summary["heldout"] else ""
     said = f"{begun}{tokens}, {facts.step:,} steps. {headline}".rstrip()
@@ -201,14 +208,21 @@ def _use(facts: CardFacts) -> Iterator[str]:
     yield ""
     yield 'folder = "."  # this folder, or the id it has on the hub'
     if facts.is_adapter:
-        yield f'base = {kind}.from_pretrained("{facts.base_id or facts.base_name}")'
+        where = "" if facts.base_id else "  # its folder, which is not on the hub"
+        yield f'base = {kind}.from_pretrained("{facts.base_id or facts.base_name}"){where}'
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
         yield f"model = {kind}.from_pretrained(folder)"
     yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
     yield "```"
     yield ""
-    yield "`certificate.json` compares its logits with those of the model that was trained."
+    if facts.is_certified:
+        yield "`certificate.json` compares its logits with those of the model that was trained."
+    else:
+        yield "Nobody has compared its logits with those of the model that was trained."
+    packed = facts.config.adapter.base if facts.config.adapter else None
+    if packed is not None:
+        yield f"It was trained and measured beside weights kept in {packed.name}, not plain ones."
     if facts.has_parts:
         yield "Only the text model was trained: all other parts are those of the base model."
 

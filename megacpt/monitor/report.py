@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from megacpt.config.compose import read_run_yaml, render
 from megacpt.config.hub_model import named
+from megacpt.config.paths import RunFolder
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
@@ -59,6 +60,7 @@ def read_run(run_dir: Path, *, config: RunConfig) -> RunFiles:
 def run_files(run_dir: Path, *, config: RunConfig) -> RunFiles:
     """All that is there, which may be no record at all."""
     metrics = run_dir / "metrics.jsonl"
+    exported = RunFolder(run_dir).export_of(adapter=config.adapter is not None)
     return RunFiles(
         name=run_dir.resolve().name,
         config=config,
@@ -67,7 +69,7 @@ def run_files(run_dir: Path, *, config: RunConfig) -> RunFiles:
         plan=_read_json(run_dir / "plan.json"),
         environment=_read_json(run_dir / "environment.json"),
         evaluation=_read_json(run_dir / "evaluation.json"),
-        certificate=_read_json(run_dir / "hf" / "certificate.json"),
+        certificate=_read_json(exported / "certificate.json"),
     )
 
 

@@ -19,7 +19,11 @@ def adapter_sentence(architecture: Architecture) -> str | None:
     beside = (("the embedding", adapter.embedding), ("the head", adapter.head))
     tables = [name for name, is_trained in beside if is_trained]
     with_tables = f", and {listed(tables)}" if tables else ""
-    trained, base = num_trained_parameters(architecture), num_parameters(architecture)
+    if tables and adapter.new_tokens_from is not None:
+        with_tables += f" from token {adapter.new_tokens_from} on"
+    frozen_rows = len(tables) * (adapter.new_tokens_from or 0)
+    trained = num_trained_parameters(architecture) - frozen_rows * architecture.hidden_size
+    base = num_parameters(architecture)
     return (
         f"{_name(adapter)}, rank {adapter.rank}, alpha {adapter.alpha:g}{with_tables}: "
         f"{count(trained, digits=2)} of {count(base, digits=2)} parameters trained "

@@ -163,6 +163,7 @@ def change(*overrides: str) -> Callable[[Folder], list[str]]:
     return lambda folder: folder.train(*overrides)
 
 
+MERGE = ["merge", "--output", "out"]
 CASES: dict[str, Case] = {
     "unknown key": (change("optim.lr_paek=1"), ["optim.lr_paek", "did you mean optim.lr_peak?"]),
     "unknown top key": (change("sources=1"), ["sources=1", "did you mean data.sources?"]),
@@ -263,6 +264,22 @@ CASES: dict[str, Case] = {
         ["is not a run folder", "run.yaml"],
     ),
     "report what is no run": (lambda folder: ["report", str(folder.root)], ["run.yaml"]),
+    "merge a shard and an adapter": (
+        lambda folder: [*MERGE, str(folder.root / "law"), "--adapter", str(folder.root)],
+        ["law is a shard, and --adapter goes into a model"],
+    ),
+    "merge an adapter that is not there": (
+        lambda folder: [*MERGE, "--adapter", "runs/lora"],
+        ["--adapter runs/lora does not exist"],
+    ),
+    "merge shards as an adapter": (
+        lambda folder: [*MERGE, str(folder.root / "law"), "--base", "model"],
+        ["--base is of an adapter; name it with --adapter"],
+    ),
+    "begin with no adapter": (
+        change("adapter.load_from=model"),
+        ["model has no adapter_config.json", "as PEFT and megacpt export write it"],
+    ),
     "unknown verb": (lambda folder: ["trian"], ["did you mean megacpt train?"]),
     "unknown option": (change("--fast"), ["--fast", "megacpt train"]),
 }

@@ -127,6 +127,13 @@ def test_any_text_in_quotes_arrives_unchanged(text: str) -> None:
     assert compose([f'monitor.wandb_name="{text}"']).monitor.wandb_name == text
 
 
+def test_a_text_may_hold_commas() -> None:
+    config = compose(["adapter.targets=q_proj, v_proj", "adapter.layers=0-3,7", "run_dir=a,b"])
+    assert config.adapter is not None
+    assert (config.adapter.targets, config.adapter.layers) == ("q_proj, v_proj", "0-3,7")
+    assert config.run_dir.endswith("/a,b")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

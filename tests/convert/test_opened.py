@@ -43,6 +43,24 @@ def test_the_model_of_another_shape(native: Path, tmp_path: Path) -> None:
         open_source(native, base=tmp_path / "other")
 
 
+def test_a_run_s_other_rotary_positions_are_not_its_model_s(tmp_path: Path) -> None:
+    """A folder that states what the run has set is the same model."""
+    write_llama(tmp_path / "base", max_position_embeddings=64)
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
+    write_llama(
+        tmp_path / "long",
+        max_position_embeddings=128,
+        rope_parameters={**yarn, "rope_theta": 10000.0},
+    )
+    long = open_source(tmp_path / "long")
+    folder = tmp_path / "run" / "checkpoints" / "step_00000001"
+    convert(Conversion(source=long, form=Form.native, destination=folder))
+    with pytest.raises(CheckpointError, match="its max_positions is 128, the base model's is 64"):
+        open_source(folder, base=tmp_path / "base")
+    (tmp_path / "run" / "run.yaml").write_text("model: {rope: {kind: yarn, factor: 2.0}}")
+    assert open_source(folder, base=tmp_path / "base").architecture == long.architecture
+
+
 def test_tensors_that_the_config_does_not_ask_for(native: Path, tmp_path: Path) -> None:
     """The manifest says nothing of it, as one of an older megacpt would not."""
     config = json.loads((native / "hf" / "config.json").read_text())

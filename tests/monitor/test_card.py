@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from megacpt.config.sections import Init, RunConfig
+from megacpt.config.sections import AdapterConfig, BaseWeights, Init, RunConfig
 from megacpt.corpus.curation import origin_of
 from megacpt.monitor.card import datasets_of, write_card
 from megacpt.shards.tokenize import tokenize
@@ -203,6 +203,18 @@ def test_an_adapter_s_card_names_the_model_that_it_goes_on(tmp_path: Path) -> No
     assert 'AutoModelForCausalLM.from_pretrained("org/Base-7B")' in code
     assert "PeftModel.from_pretrained(base, folder)" in code
     compile(code, "card", "exec")
+    assert "`certificate.json` compares its logits" in card.text
+    assert "kept in" not in card.text
+    packed = replace(run.config, adapter=AdapterConfig(base=BaseWeights.nf4))
+    (run.hf / "README.md").unlink()
+    assert "measured beside weights kept in nf4, not" in run.card(config=packed).text
+
+
+def test_a_folder_that_nobody_has_compared_names_no_certificate(run: Run) -> None:
+    write_card(run.hf, run_dir=run.run_dir, config=run.config, step=STEPS, certified=False)
+    text = ModelCard.load(run.hf / "README.md").text
+    assert "certificate.json" not in text
+    assert "Nobody has compared its logits" in text
 
 
 def test_how_the_text_was_curated(run: Run, tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megacpt.config.compose import write_run_yaml
+from megacpt.config.compose import read_run_yaml, write_run_yaml
+from megacpt.config.sections import AdapterConfig
 from megacpt.errors import ConfigError, DataError
 from megacpt.monitor.report import write_report
 from tests.monitor.sample_run import (
@@ -249,6 +251,17 @@ def test_the_certificate_is_told_in_words(finished_run: Path) -> None:
     text = text_of(finished_run)
     assert "Verdict certified Largest logit difference 3.1e-05 (largest logit 21.4," in text
     assert "Same next token 100.00% of all positions Compared on 2 prompts, 35 tokens" in text
+
+
+def test_of_an_adapter_the_certificate_is_that_of_its_own_folder(finished_run: Path) -> None:
+    config = replace(read_run_yaml(finished_run / "run.yaml"), adapter=AdapterConfig())
+    (finished_run / "run.yaml").unlink()
+    write_run_yaml(config, path=finished_run / "run.yaml")
+    write_report(finished_run)
+    assert "None yet: megacpt export writes the PEFT folder" in text_of(finished_run)
+    (finished_run / "hf").rename(finished_run / "adapter")
+    write_report(finished_run)
+    assert "The exported PEFT folder, compared with the model" in text_of(finished_run)
 
 
 def test_faults_and_the_slow_rank_are_told_and_no_markup_comes_from_the_samples(

@@ -44,6 +44,11 @@ def plan_of(adapter: AdapterConfig | None) -> Plan:
             "PiSSA, rank 16, alpha 32, and the embedding: 33.20M of 134.52M parameters trained "
             "(25 %)",
         ),
+        (
+            {"train_embedding": True, "new_tokens_from": 49100},
+            "LoRA, rank 16, alpha 32, and the embedding from token 49100 on: 4.91M of 134.52M "
+            "parameters trained (3.7 %)",
+        ),
     ],
 )
 def test_method_and_share_in_a_sentence(settings: dict[str, Any], sentence: str) -> None:

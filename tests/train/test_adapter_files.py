@@ -29,22 +29,20 @@ SETTINGS = [
     "adapter.rank=4",
     "optim.lr_peak=1e-2",
 ]
-LOAD_OPTIMIZER = "checkpoint.load.optimizer=true"
 
 
 def megacpt(*words: str) -> str:
     command = [PYTHON, "-m", "megacpt", *words]
     done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
-def refused(*words: str) -> int:
+def refused(*words: str, saying: str) -> None:
     command = [PYTHON, "-m", "megacpt", *words]
     done = subprocess.run(command, check=False, timeout=300, capture_output=True, text=True)
-    expected = "has those of an adapter" if LOAD_OPTIMIZER in words else "to other weights"
-    assert expected in " ".join(done.stderr.split())
-    return done.returncode
+    assert done.returncode == 2
+    assert saying in " ".join(done.stderr.split())
 
 
 def certificate(folder: Path) -> dict[str, object]:
@@ -120,5 +118,42 @@ def test_a_run_of_all_weights_begins_with_an_adapter(base: Path, tmp_path: Path)
     assert first_loss(own) < first_loss(run) - 0.05
     for name, losses in manifest(run)["base_heldout"].items():
         assert manifest(own)["base_heldout"][name] == pytest.approx(losses, rel=1e-5)
-    assert refused("train", *graduates, model, f"run_dir={other}", LOAD_OPTIMIZER) == 2
-    assert refused("train", *graduates, f"model.path={merged}", f"run_dir={other}") == 2
+    moments = "checkpoint.load.optimizer=true"
+    wrong = f"run_dir={other}"
+    refused("train", *graduates, model, wrong, moments, saying="has those of an adapter")
+    refused("train", *graduates, f"model.path={merged}", wrong, saying="to other weights")
+    assert not other.exists()
+
+
+def test_other_rotary_positions_go_into_the_merged_model(base: Path, tmp_path: Path) -> None:
+    """PEFT's folder would go with the base model's own."""
+    run, merged, peft = tmp_path / "run", tmp_path / "merged", tmp_path / "peft"
+    rope = ["model.rope.kind=yarn", "model.rope.factor=2", "model.rope.theta=5000"]
+    short = ["schedule.steps=1", "schedule.warmup_steps=0"]
+    model = f"model.path={base}"
+    megacpt("train", *SETTINGS, *short, *rope, model, f"run_dir={run}", "adapter=lora")
+    refused("export", str(run), "--output", str(peft), saying="has other rotary positions than its")
+    assert not peft.exists()
+    megacpt("merge", "--adapter", str(run), "--output", str(merged))
+    certificate(merged)
+    config = json.loads((merged / "config.json").read_text())
+    own = json.loads((base / "config.json").read_text())["max_position_embeddings"]
+    assert (config["max_position_embeddings"], config["rope_theta"]) == (2 * own, 5000)
+
+
+def test_another_adapter_leaves_no_run_behind(base: Path, tmp_path: Path) -> None:
+    """So that the same command, with the settings that the error names, begins one."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    lora = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).save_pretrained(tmp_path / "q")
+    run = tmp_path / "run"
+    command = [*SETTINGS, f"model.path={base}", f"run_dir={run}", "adapter=lora"]
+    command.append(f"adapter.load_from={tmp_path / 'q'}")
+    use = "adapter.targets=q_proj,v_proj"
+    for verb in ("plan", "train"):
+        refused(verb, *command, saying=f"use {use} adapter.layers=null")
+        assert not run.exists()
+    megacpt("train", *command, use, "schedule.steps=1", "schedule.warmup_steps=0")
+    assert manifest(run)["step"] == 1

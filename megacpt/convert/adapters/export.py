@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import Dtype
 from megacpt.convert.adapters.extract import Extracted
 from megacpt.convert.adapters.folder import (
@@ -27,7 +28,7 @@ from megacpt.convert.adapters.native import native_model
 from megacpt.convert.adapters.plain import plain_lora
 from megacpt.convert.by_transformers import load_transformers
 from megacpt.convert.carried import carry_over
-from megacpt.convert.certificate import PACKAGES, TOLERANCE, write_certificate
+from megacpt.convert.certificate import CERTIFICATE, PACKAGES, TOLERANCE, write_certificate
 from megacpt.convert.described import rewrite_tokenizer, write_json
 from megacpt.convert.export import written_aside
 from megacpt.convert.safetensors_files import write_file
@@ -49,19 +50,32 @@ class PeftFolder:
     output: Path
     base_model: str | None
     """As the settings of the folder call it."""
-    describe: Callable[[Path], object] = lambda folder: None
+    describe: Callable[..., object] = lambda folder, *, certified: None
     """Adds what says how the adapter came about."""
+
+
+def base_name(folder: Path) -> str:
+    """As another program finds the model from wherever it is started: on the hub, or its folder."""
+    stored = HubModel.stored(str(folder))
+    return stored.repo if stored else str(folder.absolute())
 
 
 def export_adapter(wanted: PeftFolder) -> bool:
     """Write it; whether it could be certified, which takes PEFT itself."""
-    with written_aside(wanted.output, mark=PEFT_SETTINGS) as aside:
+    has_peft = find_spec("peft") is not None
+    mark = PEFT_SETTINGS if _is_ours(wanted.output) else CERTIFICATE
+    with written_aside(wanted.output, mark=mark) as aside:
         write_peft(wanted.source, folder=aside, base_model=wanted.base_model)
-        wanted.describe(aside)
-        has_peft = find_spec("peft") is not None
+        wanted.describe(aside, certified=has_peft)
         if has_peft:
             _certify(wanted, folder=aside)
     return has_peft
+
+
+def _is_ours(folder: Path) -> bool:
+    """By its card, where nobody could certify it: what others trained is not replaced."""
+    card = folder / "README.md"
+    return card.is_file() and b"\n- megacpt\n" in card.read_bytes()
 
 
 def write_extracted(found: Extracted, *, output: Path, base_model: str) -> None:

@@ -71,6 +71,11 @@ def extract(trained: SourceModel, *, base: SourceModel, settings: AdapterConfig)
     for module, parts in _modules(architecture).items():
         found = _Module(parts, trained=trained, base=base)
         modules.append(found.nearest(module, rank=settings.rank, into=tensors))
+    if not any(module.difference for module in modules) and not any(_tables(architecture).values()):
+        raise ModelError(
+            f"{trained.folder} and {base.folder} have the same weights in all modules asked for; "
+            "name what was trained, and what it was before (--base)."
+        )
     for role, wanted in _tables(architecture).items():
         name = table_name(architecture, role=role)
         if wanted:

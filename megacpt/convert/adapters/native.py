@@ -10,12 +10,10 @@ from typing import Any
 import torch
 
 from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+from megacpt.convert.adapters.begins import first_values
 from megacpt.convert.adapters.merged import merged
-from megacpt.convert.adapters.read import peft_folder
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.sources import SourceModel, SourceTensor, hugging_face
-from megacpt.errors import ConfigError, Violation
-from megacpt.families.adapter import A, factor_name, updated
 from megacpt.families.architecture import Architecture
 from megacpt.families.weights import HfTensor, Param
 from megacpt.model.build import build_model
@@ -46,8 +44,7 @@ def begin_with(
 ) -> None:
     """Give a run's adapter, which is ``architecture``'s, the values that PEFT's folder holds, also
     of what was trained beside; ``ConfigError`` where that is another adapter."""
-    source = peft_folder(folder, base=base)
-    _require_same(source, architecture=architecture)
+    source = first_values(folder, base=base, architecture=architecture)
     _fill_from(chunks, tensors=source.tensors, architecture=architecture)
 
 
@@ -61,38 +58,6 @@ def merge_into(
     source = merged(adapter, base=base)
     with source.proving():
         _fill_from(chunks, tensors=source.tensors, architecture=architecture)
-
-
-def _require_same(source: SourceModel, *, architecture: Architecture) -> None:
-    theirs, ours = source.architecture.adapter, architecture.adapter
-    assert theirs is not None
-    assert ours is not None
-    for setting in ("method", "rank", "alpha", "rank_stabilised"):
-        stated = getattr(theirs, setting)
-        if stated != getattr(ours, setting):
-            raise _refusal(source, rule=f"has {setting}={stated}", path=f"adapter.{setting}")
-    held, wanted = (
-        {each.weight: each for each in updated(a)} for a in (source.architecture, architecture)
-    )
-    for name in sorted(held.keys() ^ wanted.keys()):
-        what = "adapts" if name in held else "does not adapt"
-        raise _refusal(source, rule=f"{what} {name}", path="adapter.targets and adapter.layers")
-    for each in held.values():
-        rank = source.tensors[factor_name(each.module, factor=A)].shape[0]
-        if rank != ours.rank:
-            rule = f"has rank {rank} for {each.module} (rank_pattern), and here all have one"
-            raise _refusal(source, rule=rule, path="adapter.rank")
-    for table in ("embedding", "head"):
-        if getattr(theirs, table) and not getattr(ours, table):
-            rule = f"holds the whole {table} as it was trained"
-            raise _refusal(source, rule=rule, path=f"adapter.train_{table}")
-
-
-def _refusal(source: SourceModel, *, rule: str, path: str) -> ConfigError:
-    remedy = f"set {path} as that adapter has it"
-    return ConfigError(
-        [Violation(path="adapter.load_from", value=str(source.folder), rule=rule, remedy=remedy)]
-    )
 
 
 def _fill_from(

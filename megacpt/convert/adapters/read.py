@@ -171,6 +171,11 @@ class _Found:
                     "the model is tied, but differs; set tie_word_embeddings to false in a copy "
                     "of the model."
                 )
+        if len(known) > 1 and torch.equal(*known.values()):
+            raise ModelError(
+                f"{self.folder / TENSORS} has one table for embedding and head, which are two in "
+                "this model; use the tied model that it was trained beside."
+            )
         yield from ((name, in_memory(table)) for name, table in known.items())
 
     def _of_place(

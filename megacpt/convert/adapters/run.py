@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from megacpt.checkpoint.manifest import CheckpointManifest
-from megacpt.config.hub_model import HubModel
 from megacpt.config.sections import Init, ParallelConfig, RunConfig
-from megacpt.convert.adapters.export import PeftFolder, export_adapter
+from megacpt.convert.adapters.export import PeftFolder, base_name, export_adapter
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.run import Describe, newest_checkpoint
 from megacpt.device.groups import initialise_parallel
@@ -25,14 +24,19 @@ def export_trained_adapter(config: RunConfig, *, output: Path, describe: Describ
             f"{config.run_dir} began with random weights (model.init=random), beside which its "
             "adapter is of no use to anybody; train it on a model with weights (model.path=FOLDER)."
         )
+    if config.model.rope is not None:
+        raise ModelError(
+            f"{config.run_dir} has other rotary positions than its base model (model.rope), for "
+            "which PEFT's folder has no place; write a whole model: megacpt merge --adapter "
+            f"{config.run_dir} --output FOLDER."
+        )
     initialise_parallel(ParallelConfig(), seed=config.seed)
     step = CheckpointManifest.read(checkpoint).step
-    stored = HubModel.stored(str(base))
     return export_adapter(
         PeftFolder(
             source=native_checkpoint(checkpoint, described_by=base),
             output=output,
-            base_model=stored.repo if stored else str(base.absolute()),
+            base_model=base_name(base),
             describe=partial(describe, step=step),
         )
     )

@@ -25,6 +25,9 @@ from torch.distributed.checkpoint.metadata import (
 from megacpt.checkpoint import verify
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
 from megacpt.checkpoint.stored.dcp import read_index
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.paths import RunFolder
+from megacpt.config.sections import RopeConfig
 from megacpt.convert.native.archive import values_at
 from megacpt.convert.native.layout import NativeTensor, Run, native_tensors
 from megacpt.convert.native.proof import Proof, ProvenFile
@@ -50,7 +53,8 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
         raise CheckpointError(f"{folder}: {wrong[0]}; see `megacpt checkpoints --verify`.")
     manifest = CheckpointManifest.read(folder)
     adapter = adapter_of(manifest.architecture.get("adapter"))
-    architecture = replace(read_architecture(described_by), adapter=adapter)
+    described = read_architecture(described_by, rope=_rope_of_run(folder))
+    architecture = replace(described, adapter=adapter)
     require_architecture(manifest, architecture=asdict(architecture), folder=folder)
     if adapter is not None and manifest.base is not None and has_weights(described_by):
         base = fingerprint(described_by)
@@ -67,6 +71,13 @@ def native_checkpoint(folder: Path, *, described_by: Path) -> SourceModel:
         files=placed_by_index(described_by),
         proving=proof.proving,
     )
+
+
+def _rope_of_run(checkpoint: Path) -> RopeConfig | None:
+    """What the run has set in place of the base model's; of a checkpoint that lies without its run
+    nothing is known."""
+    run_yaml = RunFolder(checkpoint.parent.parent).run_yaml
+    return read_run_yaml(run_yaml).model.rope if run_yaml.is_file() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

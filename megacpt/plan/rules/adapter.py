@@ -7,16 +7,18 @@ et al., https://arxiv.org/abs/2106.09685, appendix D).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from megacpt.config.paths import RunFolder
 from megacpt.config.schema import spelled
 from megacpt.config.sections import AdapterConfig, AdapterMethod, Optimizer
 from megacpt.errors import Violation
 from megacpt.families.adapter import Linear, adapted_linears, adapter_rows
 from megacpt.families.architecture import Adapter, Architecture
-from megacpt.families.peft_settings import stated_method, stated_settings
+from megacpt.families.peft_settings import PEFT_SETTINGS, stated_method, stated_settings
 from megacpt.plan.layers_per_stage import virtual_stages
 from megacpt.plan.packed import packed_base
 from megacpt.plan.rules import Facts, Rule
@@ -197,6 +199,9 @@ def first_values(settings: AdapterConfig | None) -> Iterator[Violation]:
     if settings is None or settings.load_from is None:
         return
     folder = Path(settings.load_from)
+    if not (folder / PEFT_SETTINGS).is_file():
+        yield _no_folder_of_peft(folder, value=settings.load_from)
+        return
     stated = stated_method(stated_settings(folder), folder=folder)
     own = {**asdict(settings), "method": settings.method.name}
     for name, value in stated.items():
@@ -207,6 +212,19 @@ def first_values(settings: AdapterConfig | None) -> Iterator[Violation]:
                 rule=f"is {spelled(value)} in adapter.load_from={settings.load_from}",
                 remedy=f"use adapter.{name}={spelled(value)}",
             )
+
+
+def _no_folder_of_peft(folder: Path, *, value: str) -> Violation:
+    path, exported = "adapter.load_from", shlex.quote(str(folder / "adapter"))
+    remedy = f"name the folder of {PEFT_SETTINGS}, as PEFT and megacpt export write it"
+    if RunFolder(folder).run_yaml.is_file():
+        rule = "is a run, not a folder of PEFT's"
+        remedy = f"use {path}={exported}, which megacpt export writes, or checkpoint.load_from"
+    elif folder.is_dir():
+        rule = f"has no {PEFT_SETTINGS}"
+    else:
+        rule = "is no folder"
+    return Violation(path=path, value=value, rule=rule, remedy=remedy)
 
 
 def _base(facts: Facts) -> Iterator[Violation]:

@@ -93,3 +93,12 @@ def test_models_of_two_sizes_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="not of one architecture"):
         extract(a, base=b, settings=AdapterConfig())
+
+
+def test_nothing_that_has_changed_is_no_adapter(tmp_path: Path) -> None:
+    """Whoever names the base model twice would get one of zeros."""
+    from megacpt.convert.adapters.extract import extract
+
+    base = of_folder(write_base("llama-plain", folder=tmp_path / "base"))
+    with pytest.raises(ModelError, match="have the same weights in all modules asked for"):
+        extract(base, base=base, settings=AdapterConfig())

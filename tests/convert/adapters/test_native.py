@@ -58,14 +58,17 @@ def test_logits_are_peft_s(written: tuple[Path, Path, torch.Tensor], one_rank: N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 4}, r"has rank=3; set adapter.rank as"),
-        ({"alpha": 6.0}, r"has alpha=5.0; set adapter.alpha as"),
+        ({"rank": 4}, r"has rank=3; use adapter.rank=3"),
+        ({"alpha": 6.0}, r"has alpha=5.0; use adapter.alpha=5.0"),
         ({"method": AdapterMethod.lora}, r"has method=dora"),
-        ({"rank_stabilised": True}, r"has rank_stabilised=False"),
+        ({"rank_stabilised": True}, r"has rank_stabilised=false; use"),
         ({"targets": "q_proj"}, r"adapts model.layers.0.mlp.down_proj.weight"),
         ({"targets": "all-linear"}, r"does not adapt model.layers.0.mlp.gate_proj.weight"),
         ({"layers": "1-3"}, r"adapts model.layers.0.mlp.down_proj"),
-        ({"train_embedding": False}, r"holds the whole embedding as it was trained"),
+        (
+            {"train_embedding": False},
+            r"whole embedding.*; use adapter.train_embedding=true",
+        ),
     ],
 )
 def test_another_adapter_is_refused(

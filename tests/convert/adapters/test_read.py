@@ -141,6 +141,23 @@ def test_what_does_not_fit_is_named(
         peft_folder(tmp_path, base=base)
 
 
+def test_a_tied_model_s_table_is_not_two(tmp_path: Path) -> None:
+    """A tied model of the same shape has other weights."""
+    from megacpt.convert.adapters.export import write_peft
+    from megacpt.convert.adapters.read import peft_folder
+
+    base, peft = write_base("llama-plain", folder=tmp_path / "base"), tmp_path / "peft"
+    peft.mkdir()
+    source = drawn_adapter(base, train_embedding=True, train_head=True)
+    write_peft(source, folder=peft, base_model=str(base))
+    assert peft_folder(peft, base=base).architecture.adapter is not None
+    tensors = load_file(peft / "adapter_model.safetensors")
+    tensors[HEAD] = tensors["base_model.model.model.embed_tokens.weight"].clone()
+    save_file(tensors, peft / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="has one table for embedding and head, which are two"):
+        peft_folder(peft, base=base)
+
+
 def test_a_base_that_is_not_here_must_be_named(written: tuple[Path, Path], tmp_path: Path) -> None:
     from megacpt.convert.opened import open_source
 

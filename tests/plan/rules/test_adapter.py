@@ -73,6 +73,16 @@ def sentences(changes: dict[str, Any], *, model: Architecture | None = UNTIED) -
             "use 1, or adapter.train_head=true",
         ),
         (
+            {"adapter.new_tokens_from": 49000},
+            "adapter.new_tokens_from=49000 is of the rows of tables that are not trained; use "
+            "adapter.train_embedding=true, or adapter.new_tokens_from=null",
+        ),
+        (
+            {"adapter.new_tokens_from": 49152, "adapter.train_embedding": True},
+            "adapter.new_tokens_from=49152 is behind the model's last token, 49151; name the first "
+            "id of megacpt vocabulary --add",
+        ),
+        (
             {"optim.optimizer": "muon"},
             f"optim.optimizer=muon orthogonalises updates of whole weights, {OFF} "
             "optim.optimizer=adamw, or adapter=none",
@@ -130,6 +140,8 @@ def test_a_tied_head_is_trained_by_its_embedding() -> None:
         {"adapter.rank": 193, "adapter.targets": "up_proj"},
         {"adapter.b_lr_multiplier": 16.0},
         {"adapter.train_embedding": True, "optim.embedding_lr_multiplier": 0.1},
+        {"adapter.new_tokens_from": 49151, "adapter.train_embedding": True},
+        {"adapter.new_tokens_from": 1, "adapter.train_head": True},
         {"adapter.layers": "9,10,29", "parallel.pp": 3},
         {"adapter.layers": "0,15", "parallel.pp": 2},
         # A table that is trained gives its stage something to learn.
@@ -213,6 +225,25 @@ def test_a_folder_of_other_settings_is_no_beginning(
     assert list(adapter.first_values(same)) == []
     [refused] = adapter.first_values(replace(same, **own))
     assert str(refused) == message.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("holds", "message"),
+    [
+        (None, "is no folder; name the folder of adapter_config.json, as PEFT"),
+        ("README.md", "has no adapter_config.json; name the folder of"),
+        ("run.yaml", "is a run, not a folder of PEFT's; use adapter.load_from={}/adapter, which"),
+    ],
+)
+def test_what_is_no_folder_of_peft_s_is_no_beginning(
+    holds: str | None, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lora"
+    if holds is not None:
+        folder.mkdir()
+        (folder / holds).touch()
+    [refused] = adapter.first_values(AdapterConfig(load_from=str(folder)))
+    assert f"adapter.load_from={folder} {message.format(folder)}" in str(refused)
 
 
 @pytest.mark.parametrize(
