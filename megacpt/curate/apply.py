@@ -176,6 +176,5 @@ class _Part:
         if self._notes.exists():
             record["notes"] = self._notes.name
         if self._writer is not None:
-            path = self._writer.finish()
-            record |= {"part": path.name, "files": [path.name]}
-        return record
+            record["part"] = self._writer.finish().name
+        return record | {"files": [record[name] for name in ("notes", "part") if name in record]}
