@@ -53,8 +53,8 @@ class DatatroveRule:
             if is_optional(hints[name])
         }
         name = FILTERS[type(section)]
-        arguments = _arguments(values | self.limits) | {"language": language}
-        self._filter: Any = getattr(need("datatrove.pipeline.filters"), name)(**arguments)
+        made_of = arguments(values | self.limits) | {"language": language}
+        self._filter: Any = getattr(need("datatrove.pipeline.filters"), name)(**made_of)
         self._document: Callable[..., Any] = need("datatrove.data").Document
 
     def __call__(self, text: str) -> Finding:
@@ -80,7 +80,7 @@ def _count(names: tuple[str, ...], *, into: dict[str, int]) -> None:
             into[reason] = into.get(reason, 0) + 1
 
 
-def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of datatrove's class."""
     found = dict(values)
     if "stop_words" in found:

@@ -48,10 +48,10 @@ WITHOUT_WORDS = {"blank", "punctuation", "one_sign"}
 """datatrove divides by their number of words."""
 PAGES = Path(__file__).parents[3] / "docs"
 REAL = {
-    **{f"topic {name}": text for name, text in sorted(topics.items())[::12]},
+    **{f"topic {name}": text for name, text in sorted(topics.items())[::24]},
     **{
         f"page {path.stem} {n}": section
-        for path in sorted(PAGES.glob("*.md"))[::4]
+        for path in sorted(PAGES.glob("*.md"))[::8]
         for n, section in enumerate(path.read_text(encoding="utf-8").split("\n## "))
     },
 }
