@@ -121,8 +121,11 @@ class Near:
         shutil.rmtree(self.folder)
 
     def _buckets(self, files: Sequence[Path], *, among: Array | None = None) -> Iterator[Bucketed]:
-        """Those of the next file are sorted meanwhile: who has gone by then may be among them."""
+        """Those of the next file are sorted meanwhile: who has gone by then may be in them."""
         take = partial(bucketed, rules=self.state.rules, among=among)
+        if among is not None:  # They are sorted, and few are taken.
+            yield from map(take, files)
+            return
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(take, files[0])
             for path in files[1:]:
