@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from megacpt.corpus.curation import Curation, StepRecord
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
+    from megacpt.curate.distributed.settings import JobsConfig
+    from megacpt.curate.pipeline import Watcher
 
 
 def _curate(arguments: argparse.Namespace) -> int:
@@ -25,14 +29,47 @@ def _curate(arguments: argparse.Namespace) -> int:
     words = list(arguments.words)
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
     config = read_config(path, overrides=words)
+    if arguments.task:
+        return _share(config, task=arguments.task, words=arguments.words)
+    if config.slurm is not None and not arguments.dry_run:
+        return _submit(config, jobs=config.slurm)
     return run(config, dry_run=arguments.dry_run)
 
 
-def run(config: CurateConfig, *, dry_run: bool) -> int:
-    from megacpt.curate.pipeline import Watcher, curate
+def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
+    from megacpt.corpus.workers.share import parse_share
+    from megacpt.curate.distributed.stages import make_share
+
+    with _told() as watcher:
+        left = make_share(config, share=parse_share(task), watcher=watcher)
+    same = shlex.join(["megacpt", "curate", *words])
+    say(
+        f"Task {task}: {left or 'all pieces of all steps are there'}.",
+        next_command=f"{same} --task K/N, for every K" if left else same,
+    )
+    return 0
+
+
+def _submit(config: CurateConfig, *, jobs: JobsConfig) -> int:
+    from megacpt.curate.distributed.submit import logs_folder, submit
+
+    submitted = submit(config, jobs=jobs)
+    say(
+        *(f"Job {s.job:<10} {s.stage:<32} {s.tasks:>6,} tasks" for s in submitted),
+        f"Each begins when the one before has ended well; the last writes {shown(config.output)}.",
+        "If one fails, submit the same again: what is finished stays.",
+        f"Logs: {shown(logs_folder(config))}/*/slurm_logs",
+        next_command="squeue --me",
+    )
+    return 0
+
+
+@contextmanager
+def _told() -> Iterator[Watcher]:
+    """Shows how far each step is."""
+    from megacpt.curate.pipeline import Watcher
     from megacpt.curate.progress import StepLine
 
-    started_at = time.monotonic()
     lines: list[StepLine] = []
 
     def begins(name: str, num_bytes: int) -> Report:
@@ -42,14 +79,18 @@ def run(config: CurateConfig, *, dry_run: bool) -> int:
         return lines[-1]
 
     try:
-        found = curate(
-            config,
-            dry_run=dry_run,
-            watcher=Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr)),
-        )
+        yield Watcher(begins=begins, notice=lambda text: print(text, file=sys.stderr))
     finally:
         for line in lines:
             line.close()
+
+
+def run(config: CurateConfig, *, dry_run: bool) -> int:
+    from megacpt.curate.pipeline import curate
+
+    started_at = time.monotonic()
+    with _told() as watcher:
+        found = curate(config, dry_run=dry_run, watcher=watcher)
     output = shown(Path(config.output))
     elapsed_s = time.monotonic() - started_at
     if dry_run:
@@ -102,6 +143,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="a YAML file, and settings that are laid over it",
     )
     parser.add_argument(
+        "--task",
+        metavar="K/N",
+        help="of each step make only pieces K, K+N, K+2N ...: one machine of N, K from 0",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
@@ -111,6 +157,7 @@ CURATE = Verb(
     summary="deduplicate, decontaminate, filter and balance raw text",
     example="  megacpt curate curate.yaml\n"
     "  megacpt curate curate.yaml deduplicate.near.threshold=0.7 --dry-run\n"
+    "  megacpt curate curate.yaml slurm.partition=cpu slurm.tasks=32\n"
     "The same command again goes on from what is finished.",
     add_arguments=_arguments,
     run=_curate,

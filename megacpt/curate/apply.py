@@ -13,7 +13,7 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, checksum, open_part
+from megacpt.curate.parts import Form, open_part
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
@@ -42,7 +42,7 @@ def apply(
     reading: Reading,
     report: Report = lambda num_bytes, documents, tokens=0: None,
 ) -> Applied:
-    """Write FOLDER/NNNNN.FORM, one for each piece of the sources that the step concerns.
+    """Write FOLDER/NNNNN-CHECKSUM.FORM, one for each piece of the sources that the step concerns.
 
     ``dry_run``: no parts, only the account.
     """
@@ -105,12 +105,9 @@ def _left(
     files = []
     for number in corpus.pieces_of([source.name]):
         path = folder / records[number]["part"]
-        about = path.stat()
-        files.append(
-            SourceFile(
-                path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
-            )
-        )
+        size = path.stat().st_size
+        # No time: its name says what is in it, on whatever machine it was made.
+        files.append(SourceFile(path=str(path), format=kind, bytes=size, modified_ns=0))
     return replace(source, files=tuple(files), key=TEXT)
 
 
@@ -154,6 +151,5 @@ class _Part:
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
         if self._writer is not None:
-            path = self._writer.finish()
-            record |= {"part": path.name, "xxh3_128": checksum(path)}
+            record["part"] = self._writer.finish().name
         return record

@@ -14,6 +14,7 @@ from megacpt.config.yaml_file import load_texts, nested
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
+from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.sources import Kind
 from megacpt.errors import ConfigError
@@ -44,6 +45,8 @@ class CurateConfig:
     """Threads; 0: one for each core."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
+    slurm: JobsConfig | None = None
+    """Have it done by jobs on a cluster."""
 
 
 STEPS = ("deduplicate",)

@@ -49,7 +49,8 @@ class Document:
         if self.key == TEXT and self.line is not None:
             if self.fields.get(ID) is not None:
                 return self.line
-            return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
+            if ID not in self.fields:
+                return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
         others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
         fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -28,32 +29,35 @@ class PartWriter(Protocol):
 
     def add(self, documents: Sequence[Document]) -> None: ...
 
-    def finish(self) -> Path: ...
+    def finish(self) -> Path:
+        """STEM-CHECKSUM.FORM: what a later step makes of other content is told by its name."""
 
 
 def open_part(stem: Path, *, form: Form) -> PartWriter:
-    path = Path(f"{stem}.{form.value}")
     match form:
         case Form.jsonl:
-            return _Lines(path)
+            return _Lines(stem, form=form)
         case Form.jsonl_zst:
-            return _Compressed(path)
+            return _Compressed(stem, form=form)
         case Form.parquet:
-            return _Rows(path)
+            return _Rows(stem, form=form)
 
 
 class _File:
     """Written aside, flushed and renamed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._aside = path, Path(f"{path}.partial")
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        self._stem, self._form = stem, form
+        # A task that was taken for lost may still be writing the same part.
+        self._aside = Path(f"{stem}.{secrets.token_hex(4)}.partial")
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return self._aside.replace(self._path)
+        name = f"{self._stem}-{_checksum(self._aside)}.{self._form.value}"
+        return self._aside.replace(name)
 
 
 class _Lines(_File):
@@ -66,8 +70,8 @@ class _Lines(_File):
 
 
 class _Compressed(_Lines):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        super().__init__(stem, form=form)
         arrow = arrow_for("Zstandard output")
         plain = self._file
         self._file = arrow.CompressedOutputStream(arrow.PythonFile(plain, mode="w"), "zstd")
@@ -79,8 +83,8 @@ class _Compressed(_Lines):
 
 
 class _Rows(_File):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        super().__init__(stem, form=form)
         arrow_for("Parquet output")
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -107,7 +111,7 @@ def _row(document: Document) -> dict[str, Any]:
     return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
 
 
-def checksum(path: Path) -> str:
+def _checksum(path: Path) -> str:
     """XXH3, 128 bits, of the file."""
     found = xxhash.xxh3_128()
     with path.open("rb") as stream:

@@ -21,8 +21,9 @@ from megacpt.corpus.curation import (
     curated_folder,
 )
 from megacpt.corpus.formats import SourceFile
-from megacpt.corpus.inputs import find_files
+from megacpt.corpus.inputs import STANDARD_INPUT, find_files
 from megacpt.corpus.workers.processes import Report
+from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
@@ -59,11 +60,17 @@ def _silent(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
 
 
 def curate(
-    config: CurateConfig, *, dry_run: bool = False, watcher: Watcher | None = None
+    config: CurateConfig,
+    *,
+    dry_run: bool = False,
+    share: Share | None = None,
+    watcher: Watcher | None = None,
 ) -> Curation:
     """Write ``config.output``; with ``dry_run`` nothing is left behind but what is returned.
 
-    What an interrupted run has finished lies in OUTPUT.work, and is used again.
+    What an interrupted run has finished lies in OUTPUT.work, and is used again. With ``share``, one
+    of several machines makes its pieces there and writes no output: ``Unfinished`` where the next
+    step has to wait for others. When all is made, without ``share``, the output is made of it.
     """
     watcher = watcher or Watcher()
     output = Path(config.output)
@@ -75,9 +82,13 @@ def curate(
             "deduplicate.near.threshold=0.8."
         )
     work = output.with_name(f"{output.name}.work")
-    corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
+    if share is not None:
+        require_shared_input(config)
+    corpus, history = open_corpus(
+        config, spool=work, notice=watcher.notice, has_history=share is None
+    )
     account = _Account(history=history, steps=[])
-    reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
+    reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error, share=share)
     for number, (name, settings) in enumerate(asked.items(), start=1):
         is_last = number == len(asked)
         context = Context(
@@ -93,21 +104,36 @@ def curate(
         account.steps.append(result.record)
     if dry_run:
         shutil.rmtree(work, ignore_errors=True)
+    if dry_run or share is not None:
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
     return _publish(corpus, config=config, work=work, account=account, reading=reading)
 
 
+def require_shared_input(config: CurateConfig) -> None:
+    for name, text in config.sources.items():
+        if STANDARD_INPUT in text.files.split(","):
+            raise ConfigError(
+                f"sources.{name}.files={text.files} has standard input in it, which several "
+                "machines cannot share; write it to a file first."
+            )
+
+
 def open_corpus(
-    config: CurateConfig, *, spool: Path, notice: Callable[[str], None] = lambda text: None
+    config: CurateConfig,
+    *,
+    spool: Path,
+    notice: Callable[[str], None] = lambda text: None,
+    has_history: bool = True,
 ) -> tuple[Corpus, Mapping[str, tuple[StepRecord, ...]]]:
-    """The sources, and by source the steps that earlier curations of its files have done."""
+    """The sources, and by source the steps that earlier curations of its files have done; looking
+    for these reads the files."""
     if not config.sources:
         raise ConfigError("no source is named; set sources.NAME.files=... for each.")
     sources, history = [], {}
     for name, text in config.sources.items():
         files = _files(text, spool=spool, notice=notice)
         sources.append(Source(name=name, kind=text.kind, files=tuple(files), key=text.key))
-        history[name] = _history(name, files=files, notice=notice)
+        history[name] = _history(name, files=files, notice=notice) if has_history else ()
     return Corpus(sources=tuple(sources)), history
 
 

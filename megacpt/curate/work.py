@@ -3,14 +3,18 @@
 
 FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
 other files are there before it. What is made of a piece depends on the piece alone, so that the
-number of workers and the order of their work leave no trace.
+number of workers and the order of their work leave no trace. Several machines may share a folder:
+each makes its share of the pieces, and goes on when those of the others are there.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,12 +24,14 @@ from megacpt.corpus.documents import OnError, refusal
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
+from megacpt.corpus.workers.share import Share
 from megacpt.curate.documents import Batch, read_documents
 from megacpt.curate.sources import Corpus
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import write_text
 
 PLAN = "plan.json"
+DONE = "done.json"
 
 
 class PieceWork(Protocol):
@@ -60,6 +66,17 @@ class Reading:
     """Of a process: more than one where the work lets go of Python's lock."""
     on_error: OnError = OnError.stop
     max_document_bytes: int = 1 << 26
+    share: Share | None = None
+    """Of several machines in the same folders; None: all is made here."""
+
+
+class Unfinished(Exception):
+    """What others are to make in FOLDER is not there yet."""
+
+    def __init__(self, folder: Path, *, made: int, missing: int) -> None:
+        """``made``: pieces that were made just before."""
+        super().__init__(f"{missing:,} pieces of {folder} are left to other tasks")
+        self.made = made
 
 
 def make_pieces(
@@ -72,10 +89,11 @@ def make_pieces(
     report: Report = lambda num_bytes, documents, tokens=0: None,
 ) -> list[dict[str, Any]]:
     """The records of all pieces (or of those ``numbers``), in order; finished ones are not made
-    again."""
-    _start(folder, plan={"corpus": corpus.to_json(), "settings": settings.to_json()})
+    again. ``Unfinished``: those of other shares are not there."""
+    _start(folder, corpus=corpus, settings=settings.to_json(), share=reading.share)
     wanted = range(len(corpus.pieces)) if numbers is None else numbers
-    left = [number for number in wanted if _record(folder, number=number) is None]
+    mine = wanted if reading.share is None else reading.share.of(wanted)
+    left = [number for number in mine if _record(folder, number=number) is None]
     if left:
         num_bytes = sum(corpus.pieces[number].bytes for number in left)
         processes = num_processes(
@@ -93,20 +111,67 @@ def make_pieces(
         )
         run_pieces(left, runner=job.open(), job=job, processes=processes, report=report)
     records = [_record(folder, number=number) for number in wanted]
-    return [record for record in records if record is not None]
+    found = [record for record in records if record is not None]
+    if len(found) < len(records):
+        raise Unfinished(folder, made=len(left), missing=len(records) - len(found))
+    return found
 
 
-def _start(folder: Path, *, plan: Mapping[str, Any]) -> None:
-    """Keep what an interrupted run of the same plan has finished, and nothing else."""
+def make_once(
+    corpus: Corpus,
+    *,
+    settings: Mapping[str, Any],
+    folder: Path,
+    reading: Reading,
+    make: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The record that ``make`` returns when its files in ``folder``, which is its own, are there.
+
+    For what takes all pieces together. ``settings``: all that it depends on besides the corpus. It
+    is not made again, and of several machines by one; others get ``Unfinished``.
+    """
+    _start(folder, corpus=corpus, settings=settings, share=reading.share)
+    path = folder / DONE
+    if not path.is_file():
+        if reading.share is not None and not reading.share.is_first:
+            raise Unfinished(folder, made=0, missing=1)
+        write_text(path, text=json.dumps(make()))
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def _start(
+    folder: Path, *, corpus: Corpus, settings: Mapping[str, Any], share: Share | None
+) -> None:
+    """Keep what an interrupted run of the same plan has finished, and nothing else; refuse another
+    plan where others may be at work."""
+    plan = {"corpus": corpus.to_json(), "settings": settings}
     text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
     path = folder / PLAN
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if share is not None:
+        _agree(path, text=text)
+    elif path.is_file() and path.read_text(encoding="utf-8") == text:
         for aside in folder.glob("*.partial"):
             aside.unlink()
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_text(path, text=text)
+    else:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_text(path, text=text)
+
+
+def _agree(path: Path, *, text: str) -> None:
+    """Link the plan to its name, which fails where another task was first; it must be the same."""
+    if not path.is_file():
+        aside = path.with_name(f"{PLAN}.{secrets.token_hex(4)}.partial")
+        write_text(aside, text=text)
+        with suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+    if path.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{path} is of other inputs or settings; give all tasks the same, or remove "
+            f"{path.parent.parent} to start over."
+        )
 
 
 def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
