@@ -6,6 +6,7 @@
 #include "bind_batch.h"
 #include "bind_document_ends.h"
 #include "bind_megatron_order.h"
+#include "bind_near_duplicates.h"
 #include "bind_packing.h"
 #include "blend.h"
 #include "permutation.h"
@@ -60,5 +61,6 @@ PYBIND11_MODULE(_C, m) {
   megacpt::bind_batch(m);
   megacpt::bind_document_ends(m);
   megacpt::bind_megatron_order(m);
+  megacpt::bind_near_duplicates(m);
   megacpt::bind_packing(m);
 }

@@ -89,3 +89,34 @@ class PackedRows:
     def row(
         self, row: int, *, sequence_length: int, num_tokens: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+
+class ShingleFiles:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        ends: Sequence[npt.NDArray[np.int64]],
+        firsts: Sequence[int],
+    ) -> None: ...
+    def similarity(self, first: int, second: int) -> float: ...
+    def drop_alike(
+        self,
+        members: npt.NDArray[np.int64],
+        *,
+        priorities: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.int64],
+        threshold: float,
+        rule: int,
+        rules: npt.NDArray[np.uint8],
+        like: npt.NDArray[np.int64],
+    ) -> int: ...
+    def join_alike(
+        self,
+        members: npt.NDArray[np.int64],
+        *,
+        priorities: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.int64],
+        threshold: float,
+        rules: npt.NDArray[np.uint8],
+        parents: npt.NDArray[np.int64],
+    ) -> int: ...

@@ -27,6 +27,7 @@ from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.parts import Form
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
@@ -42,7 +43,7 @@ class RunStep(Protocol):
     def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
 
 
-RUN: dict[str, RunStep] = {}
+RUN: dict[str, RunStep] = {"deduplicate": deduplicate.run}
 """By the name of the section of the configuration that asks for the step."""
 
 

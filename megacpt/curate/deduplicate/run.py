@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deduplicate a corpus: a sketch of every document, who goes, and what is left.
+
+Held-out sets take part: nothing of them goes, and what is like them does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megacpt.curate.context import Context, StepResult, apply_step
+from megacpt.curate.deduplicate.alike import NEAR, STAYS, Near, State, drop_exact
+from megacpt.curate.deduplicate.curve import Curve, choose_curve
+from megacpt.curate.deduplicate.judge import LeaveOut
+from megacpt.curate.deduplicate.settings import DeduplicateConfig
+from megacpt.curate.deduplicate.sketches import Sketches, SketchSettings
+from megacpt.curate.sources import Corpus, Kind
+from megacpt.curate.tally import EXAMPLES
+from megacpt.curate.work import make_pieces
+
+THREADS_MAX = 4
+
+
+def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> StepResult:
+    near = settings.near
+    curve = choose_curve(near) if near else None
+    sketch = SketchSettings(
+        kinds=tuple(piece.source.kind for piece in corpus.pieces),
+        keep=settings.keep,
+        score_key=settings.score_key,
+        words=near.words if near else 1,
+        bands=curve.bands if curve else 0,
+        rows=curve.rows if curve else 0,
+    )
+    records = make_pieces(
+        corpus,
+        settings=sketch,
+        folder=context.folder / "sketches",
+        reading=replace(context.reading, threads_max=THREADS_MAX),
+        report=context.report,
+    )
+    sketches = Sketches(context.folder / "sketches", records=records, keep=settings.keep)
+    state = _state(sketches, settings=settings, curve=curve, folder=context.folder)
+    pairs = dict(_pairs_to_show(sketches, state=state))
+    step = LeaveOut(
+        folder=context.folder,
+        firsts=tuple(sketches.firsts),
+        heldout=tuple(piece.source.kind is Kind.heldout for piece in corpus.pieces),
+        shown=frozenset(pairs) | frozenset(pairs.values()),
+        settings={**sketch.to_json(), **_stated(settings)},
+    )
+    result = apply_step(
+        corpus, step=step, context=replace(context, folder=context.folder / "left")
+    )
+    findings = {
+        "documents": sketches.num_documents,
+        **({"curve": curve.table()} if curve else {}),
+        "side_by_side": list(_side_by_side(pairs, sketches=sketches, folder=context.folder)),
+    }
+    return StepResult(
+        corpus=result.corpus, record=replace(result.record, findings=findings)
+    )
+
+
+def _stated(settings: DeduplicateConfig) -> dict[str, Any]:
+    near = settings.near
+    return {
+        "exact": settings.exact,
+        "near": {"threshold": near.threshold, "chains": near.chains} if near else None,
+    }
+
+
+def _state(
+    sketches: Sketches, *, settings: DeduplicateConfig, curve: Curve | None, folder: Path
+) -> State:
+    """Who goes. It takes little beside the reading, and is found again after a kill."""
+    state = State.begin(folder, num_documents=sketches.num_documents)
+    memory_bytes = settings.memory_mib << 20
+    if settings.exact:
+        drop_exact(
+            sketches, state=state, folder=folder / "exact", memory_bytes=memory_bytes
+        )
+    if settings.near is not None and curve is not None:
+        near = Near(
+            sketches=sketches,
+            state=state,
+            folder=folder / "near",
+            bands=curve.bands,
+            threshold=settings.near.threshold,
+            memory_bytes=memory_bytes,
+        )
+        if settings.near.chains:
+            near.drop_chains()
+        else:
+            near.drop()
+    state.flush()
+    return state
+
+
+def _pairs_to_show(sketches: Sketches, *, state: State) -> Iterator[tuple[int, int]]:
+    """A few near duplicates, each with what stays instead: the same whatever the order of files."""
+    best: list[tuple[int, int]] = []
+    for first, hashes in sketches.arrays("exact"):
+        near = np.flatnonzero(state.rules[first : first + len(hashes)] == NEAR)
+        places = hashes[near, 1]
+        few = np.argsort(places)[:EXAMPLES]
+        mine = zip(places[few].tolist(), (first + near[few]).tolist(), strict=True)
+        best = heapq.nsmallest(EXAMPLES, [*best, *mine])
+    for _, document in best:
+        other = int(state.like[document])
+        while state.rules[other] != STAYS:
+            other = int(state.like[other])
+        yield document, other
+
+
+def _side_by_side(
+    pairs: Mapping[int, int], *, sketches: Sketches, folder: Path
+) -> Iterator[dict[str, Any]]:
+    if not pairs:
+        return
+    shingles = sketches.shingle_files()
+    for document, other in pairs.items():
+        yield {
+            "similarity": round(shingles.similarity(document, other), 4),
+            "goes": _shown(document, folder=folder),
+            "stays": _shown(other, folder=folder),
+        }
+
+
+def _shown(document: int, *, folder: Path) -> dict[str, str] | None:
+    """None: of a held-out set, whose text is not read again."""
+    try:
+        found: dict[str, str] = json.loads((folder / "shown" / f"{document}.json").read_text())
+    except FileNotFoundError:
+        return None
+    return found
