@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bind_batch.h"
+#include "bind_curation.h"
 #include "bind_document_ends.h"
 #include "bind_megatron_order.h"
 #include "bind_near_duplicates.h"
@@ -49,7 +50,8 @@ py::tuple advance_blend(const std::vector<std::int64_t>& remainders, std::int64_
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "The arithmetic of the data order. Every function has a NumPy twin in tests/csrc/.";
+  m.doc() = "Words and their hashes, and the arithmetic of the data order. Every function has a twin in "
+            "Python in tests/.";
   m.def("permute", &permute, py::arg("indices"), py::kw_only(), py::arg("size"), py::arg("key"),
         "Images of int64 indices under the keyed bijection of 0..size-1.");
   m.def("advance_blend", &advance_blend, py::arg("remainders"), py::kw_only(),
@@ -59,6 +61,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<std::int64_t, std::uint64_t>(), py::arg("size"), py::kw_only(), py::arg("key"))
       .def("__call__", &megacpt::Permutation::operator(), py::arg("index"));
   megacpt::bind_batch(m);
+  megacpt::bind_curation(m);
   megacpt::bind_document_ends(m);
   megacpt::bind_megatron_order(m);
   megacpt::bind_near_duplicates(m);
