@@ -78,9 +78,7 @@ def drop_exact(sketches: Sketches, *, state: State, folder: Path, memory_bytes: 
     shutil.rmtree(folder)
 
 
-def _numbered(
-    sketches: Sketches, *, name: str, column: int
-) -> Iterator[tuple[Array, Array]]:
+def _numbered(sketches: Sketches, *, name: str, column: int) -> Iterator[tuple[Array, Array]]:
     for first, values in sketches.arrays(name):
         yield values[:, column], np.arange(first, first + len(values))
 

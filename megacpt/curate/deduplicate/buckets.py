@@ -45,7 +45,7 @@ def deal(
             entries = np.empty(len(some), ENTRY)
             entries["key"], entries["document"] = some, documents
             for number, part in _parts(entries, bits=bits):
-                files[number].write(part.data.cast("B"))
+                files[number].write(part.tobytes())
     finally:
         for file in files:
             file.close()
@@ -69,11 +69,13 @@ def bucketed(path: Path, *, rules: Array, among: Array | None = None) -> Buckete
     these."""
     entries = np.fromfile(path, dtype=ENTRY)
     entries = entries[rules[entries["document"]] == 0]
+    if not len(entries):
+        return Bucketed(members=entries["document"].copy(), ends=np.zeros(0, np.int64))
     bits = np.uint64(max(len(entries) - 1, 1).bit_length())
     own = np.uint64((1 << int(bits)) - 1)
     packed = np.sort((entries["key"] & ~own) | np.arange(len(entries), dtype=np.uint64))
     keys, documents = packed >> bits, entries["document"][(packed & own).astype(np.int64)]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else []
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     sizes = np.diff(np.append(starts, len(keys)))
     number = np.repeat(np.arange(len(sizes)), sizes)
     taken = sizes > 1

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from megacpt.curate.deduplicate.alike import EXACT, STAYS, State
+from megacpt.curate.deduplicate.line_cutter import LineCutter, RepeatedLines
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
@@ -29,6 +30,7 @@ class LeaveOut:
     """Number of the first document of each piece."""
     heldout: Sequence[bool]
     """Of each piece, whether it is held out."""
+    lines: RepeatedLines | None
     shown: frozenset[int]
     """Documents whose texts are kept, to be shown beside each other."""
     settings: Mapping[str, Any]
@@ -43,18 +45,17 @@ class LeaveOut:
 
     def open(self) -> Judge:
         state = State.read(self.folder)
-        return lambda batch: self._judge(batch, state=state)
+        cutter = self.lines.open() if self.lines else None
+        return lambda batch: self._judge(batch, state=state, cutter=cutter)
 
-    def _judge(self, batch: Batch, *, state: State) -> Sequence[Verdict]:
+    def _judge(self, batch: Batch, *, state: State, cutter: LineCutter | None) -> Sequence[Verdict]:
         first = self.firsts[batch.piece] + batch.first
         here = slice(first, first + len(batch.documents))
         if self.shown:
             for number in self.shown.intersection(range(here.start, here.stop)):
                 self._show(batch.documents[number - first], number=number)
         rules = state.rules[here]
-        if not rules.any():
-            return [KEPT] * len(batch.documents)
-        verdicts = [KEPT] * len(batch.documents)
+        verdicts = cutter.judge(batch) if cutter else [KEPT] * len(batch.documents)
         for at in np.flatnonzero(rules != STAYS).tolist():
             rule = "exact" if rules[at] == EXACT else "near"
             of = "_of_heldout" * self._heldout(int(state.like[first + at]))

@@ -5,13 +5,15 @@
     NNNNN.line_ends   int64 (N): where each document's end
 
 The first is that of the document that would be kept of several (its priority), and in it the first.
+Lines of held-out sets, and of documents that go, do not count.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +24,136 @@ import xxhash
 from megacpt._C import Sketcher
 from megacpt.curate.deduplicate.alike import STAYS, State
 from megacpt.curate.deduplicate.buckets import bucketed, deal
-from megacpt.curate.deduplicate.settings import LinesConfig
+from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
-from megacpt.curate.documents import Document
-from megacpt.curate.step import KEPT, Verdict, changed, dropped
+from megacpt.curate.documents import Batch
 
 Array = npt.NDArray[Any]
+FILES = {"lines": np.uint64, "line_ends": np.int64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LineHashes:
-    """Of some documents, and where each document's end."""
+class LineSettings:
+    """All that the hashes of a document's lines depend on."""
 
+    words: int
+
+    def to_json(self) -> Mapping[str, Any]:
+        return {"words": self.words}
+
+    def open(self) -> Callable[[int, Path], PieceLines]:
+        return partial(PieceLines, reader=LineReader(words=self.words))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Of some documents: all lines, and which have enough words."""
+
+    own: list[list[str]]
+    """Of each document."""
+    num_words: Array
+    counted: Array
     hashes: Array
+    """Of those that count."""
     ends: Array
+    """Of each document's among these."""
 
 
-class LineHasher:
-    """Hashes lines by their words; those of fewer than ``words`` are not looked at."""
+class LineReader:
+    """Lines by their words; those of fewer than ``words`` do not count."""
 
     def __init__(self, *, words: int) -> None:
-        self._words = words
-        self._sketcher = Sketcher()
+        self._words, self._sketcher = words, Sketcher()
 
-    def of(self, texts: Sequence[str]) -> LineHashes:
-        lines = [text.split("\n") for text in texts]
-        found = self._sketcher.sketch([line for own in lines for line in own], shingles=False)
+    def read(self, texts: Sequence[str]) -> Lines:
+        own = [text.split("\n") for text in texts]
+        every = [line for lines in own for line in lines]
+        found = self._sketcher.sketch(every, shingles=False)
         counted = found.num_words >= self._words
-        content, ends = memoryview(found.normalised), found.text_offsets
-        hashes = np.fromiter(
-            (
-                xxhash.xxh3_64_intdigest(content[ends[n] : ends[n + 1]])
-                for n in np.flatnonzero(counted).tolist()
-            ),
-            np.uint64,
-            count=int(counted.sum()),
+        content, ends = found.normalised.data, found.text_offsets.tolist()
+        hashes = [
+            xxhash.xxh3_64_intdigest(content[ends[n] : ends[n + 1]])
+            for n in np.flatnonzero(counted).tolist()
+        ]
+        before = np.concatenate([[0], np.cumsum(counted)])
+        return Lines(
+            own=own,
+            num_words=found.num_words,
+            counted=counted,
+            hashes=np.array(hashes, np.uint64),
+            ends=before[np.cumsum([len(lines) for lines in own], dtype=np.int64)],
         )
-        of_lines = np.concatenate([[0], np.cumsum(counted)])
-        last = np.cumsum([len(own) for own in lines], dtype=np.int64)
-        return LineHashes(hashes=hashes, ends=of_lines[last].astype(np.int64))
 
-    def counted(self, lines: Sequence[str]) -> Array:
-        """Whether each is looked at."""
-        counted: Array = self._sketcher.sketch(list(lines), normalised=False, shingles=False).num_words >= self._words
-        return counted
+
+class PieceLines:
+    def __init__(self, _number: int, stem: Path, *, reader: LineReader) -> None:
+        self._reader, self._files = reader, PieceFiles(stem, kinds=FILES)
+        self._documents = self._lines = 0
+
+    def work(self, batch: Batch) -> Lines:
+        return self._reader.read([document.text for document in batch.documents])
+
+    def settle(self, made: Lines) -> None:
+        self._files.add({"lines": made.hashes, "line_ends": made.ends + self._lines})
+        self._documents += len(made.own)
+        self._lines += len(made.hashes)
+
+    def finish(self) -> dict[str, Any]:
+        self._files.finish()
+        return {"documents": self._documents, "lines": self._lines}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """Finds the lines that were there before."""
+
+    arrays: PieceArrays
+    """Of the pieces' lines."""
+    sketches: Sketches
+    state: State
+    folder: Path
+    memory_bytes: int
+
+    def find(self, flags: Path) -> None:
+        """Write FLAGS, uint8: of every line that counts, whether it was there before."""
+        num_lines = self.arrays.total("lines")
+        repeated = np.memmap(flags, np.uint8, mode="w+", shape=(max(num_lines, 1),))
+        nobody = np.zeros(max(num_lines, 1), np.uint8)
+        for path in deal(
+            self._keys(),
+            folder=self.folder,
+            num_documents=num_lines,
+            memory_bytes=self.memory_bytes,
+        ):
+            found = bucketed(path, rules=nobody)
+            lines = np.sort(found.members)
+            hashes, documents = self._of(lines)
+            priorities = self.sketches.priorities(documents)
+            order = np.lexsort((lines, documents, priorities, hashes))
+            same = hashes[order][1:] == hashes[order][:-1]
+            repeated[lines[order][1:][same]] = 1
+        repeated.flush()
+        shutil.rmtree(self.folder)
+
+    def _keys(self) -> Iterator[tuple[Array, Array]]:
+        """Of lines of documents that stay and are trained on."""
+        for piece in self.arrays.pieces():
+            ends, hashes = piece["line_ends"], piece["lines"]
+            documents = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+            here = slice(piece.first, piece.first + len(ends))
+            takes_part = self.state.rules[here] == STAYS
+            everyone = np.arange(here.start, here.stop)
+            takes_part &= self.sketches.priorities(everyone) >= np.uint64(1 << HELDOUT_BITS)
+            (mine,) = np.nonzero(takes_part[documents])
+            yield hashes[mine], piece.starts["lines"] + mine
+
+    def _of(self, lines: Array) -> tuple[Array, Array]:
+        """Hash and document of each of these lines, which rise."""
+        hashes, documents = np.empty(len(lines), np.uint64), np.empty(len(lines), np.int64)
+        for piece in self.arrays.pieces():
+            start = piece.starts["lines"]
+            here = slice(*np.searchsorted(lines, [start, start + len(piece["lines"])]))
+            own = lines[here] - start
+            hashes[here] = piece["lines"][own]
+            documents[here] = piece.first + np.searchsorted(piece["line_ends"], own, side="right")
+        return hashes, documents

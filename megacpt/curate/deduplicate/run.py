@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ import numpy as np
 from megacpt.curate.context import Context, StepResult, apply_step
 from megacpt.curate.deduplicate.alike import NEAR, STAYS, Near, State, drop_exact
 from megacpt.curate.deduplicate.curve import Curve, choose_curve
+from megacpt.curate.deduplicate.files import PieceArrays
 from megacpt.curate.deduplicate.judge import LeaveOut
+from megacpt.curate.deduplicate.line_cutter import RepeatedLines
+from megacpt.curate.deduplicate.lines import FILES as LINE_FILES
+from megacpt.curate.deduplicate.lines import LineSettings, Repeats
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.deduplicate.sketches import Sketches, SketchSettings
 from megacpt.curate.sources import Corpus, Kind
@@ -48,25 +52,23 @@ def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> Ste
     )
     sketches = Sketches(context.folder / "sketches", records=records, keep=settings.keep)
     state = _state(sketches, settings=settings, curve=curve, folder=context.folder)
+    lines = _lines(corpus, sketches=sketches, state=state, settings=settings, context=context)
     pairs = dict(_pairs_to_show(sketches, state=state))
     step = LeaveOut(
         folder=context.folder,
         firsts=tuple(sketches.firsts),
         heldout=tuple(piece.source.kind is Kind.heldout for piece in corpus.pieces),
+        lines=lines,
         shown=frozenset(pairs) | frozenset(pairs.values()),
         settings={**sketch.to_json(), **_stated(settings)},
     )
-    result = apply_step(
-        corpus, step=step, context=replace(context, folder=context.folder / "left")
-    )
+    result = apply_step(corpus, step=step, context=replace(context, folder=context.folder / "left"))
     findings = {
         "documents": sketches.num_documents,
         **({"curve": curve.table()} if curve else {}),
         "side_by_side": list(_side_by_side(pairs, sketches=sketches, folder=context.folder)),
     }
-    return StepResult(
-        corpus=result.corpus, record=replace(result.record, findings=findings)
-    )
+    return StepResult(corpus=result.corpus, record=replace(result.record, findings=findings))
 
 
 def _stated(settings: DeduplicateConfig) -> dict[str, Any]:
@@ -74,7 +76,38 @@ def _stated(settings: DeduplicateConfig) -> dict[str, Any]:
     return {
         "exact": settings.exact,
         "near": {"threshold": near.threshold, "chains": near.chains} if near else None,
+        "lines": asdict(settings.lines) if settings.lines else None,
     }
+
+
+def _lines(
+    corpus: Corpus,
+    *,
+    sketches: Sketches,
+    state: State,
+    settings: DeduplicateConfig,
+    context: Context,
+) -> RepeatedLines | None:
+    """Those of documents that stay which were there before."""
+    if settings.lines is None:
+        return None
+    records = make_pieces(
+        corpus,
+        settings=LineSettings(words=settings.lines.words),
+        folder=context.folder / "lines",
+        reading=replace(context.reading, threads_max=THREADS_MAX),
+        report=context.report,
+    )
+    arrays = PieceArrays(folder=context.folder / "lines", kinds=LINE_FILES, records=records)
+    repeats = Repeats(
+        arrays=arrays,
+        sketches=sketches,
+        state=state,
+        folder=context.folder / "repeats",
+        memory_bytes=settings.memory_mib << 20,
+    )
+    repeats.find(context.folder / "flags")
+    return RepeatedLines(arrays=arrays, flags=context.folder / "flags", settings=settings.lines)
 
 
 def _state(
@@ -84,9 +117,7 @@ def _state(
     state = State.begin(folder, num_documents=sketches.num_documents)
     memory_bytes = settings.memory_mib << 20
     if settings.exact:
-        drop_exact(
-            sketches, state=state, folder=folder / "exact", memory_bytes=memory_bytes
-        )
+        drop_exact(sketches, state=state, folder=folder / "exact", memory_bytes=memory_bytes)
     if settings.near is not None and curve is not None:
         near = Near(
             sketches=sketches,

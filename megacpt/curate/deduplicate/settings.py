@@ -37,11 +37,22 @@ class NearConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LinesConfig:
+    words: int = limited(10, limits=SHINGLE_WORDS)
+    """A line of fewer may be repeated."""
+    share: float = limited(0.5, limits=SHARE)
+    """A document of which more than this share of the words lies in repeated lines goes as a whole;
+    of others these lines go."""
+
+
+@dataclass(kw_only=True, slots=True)
 class DeduplicateConfig:
     exact: bool = True
     """Leave out documents of the same words, whatever case, punctuation and spaces are."""
     near: NearConfig | None = field(default_factory=NearConfig)
     """null: none."""
+    lines: LinesConfig | None = None
+    """Leave out lines that were there before, in the document or in another."""
     keep: Keep = Keep.longest
     """Which of several is kept; one of a held-out set before all others."""
     score_key: str = "score"

@@ -12,12 +12,11 @@ Documents are numbered through the whole corpus, piece by piece.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ import xxhash
 
 from megacpt._C import ShingleFiles, Sketcher
 from megacpt.curate import words
+from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.settings import Keep
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Kind
@@ -32,14 +32,9 @@ from megacpt.curate.sources import Kind
 HELDOUT_BITS = 63
 """A priority below 2 to this power is that of a held-out document."""
 Array = npt.NDArray[Any]
-FILES: Mapping[str, tuple[type, bool]] = {
-    "exact": (np.uint64, False),
-    "priority": (np.uint64, False),
-    "bands": (np.uint64, True),
-    "shingles": (np.uint32, True),
-    "ends": (np.int64, True),
-}
-"""Type of each file, and whether it serves near duplicates alone."""
+OF_ALL: Mapping[str, type] = {"exact": np.uint64, "priority": np.uint64}
+OF_NEAR: Mapping[str, type] = {"bands": np.uint64, "shingles": np.uint32, "ends": np.int64}
+"""Files that near duplicates ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +73,10 @@ class PieceSketch:
     def __init__(
         self, number: int, stem: Path, *, settings: SketchSettings, sketcher: Sketcher
     ) -> None:
-        self._settings, self._sketcher, self._stem = settings, sketcher, stem
+        self._settings, self._sketcher = settings, sketcher
         self._is_heldout = settings.kinds[number] is Kind.heldout
-        self._files: dict[str, BinaryIO] = {
-            name: self._aside(name).open("wb")
-            for name, (_, is_near) in FILES.items()
-            if settings.bands or not is_near
-        }
+        self._files = PieceFiles(stem, kinds={**OF_ALL, **(OF_NEAR if settings.bands else {})})
         self._documents = self._shingles = 0
-
-    def _aside(self, name: str) -> Path:
-        return self._stem.with_suffix(f".{name}.partial")
 
     def work(self, batch: Batch) -> dict[str, Array]:
         found = self._sketcher.sketch([document.text for document in batch.documents])
@@ -123,22 +111,16 @@ class PieceSketch:
         made["ends"] = made["ends"] + self._shingles
         self._documents += len(made["exact"])
         self._shingles += len(made["shingles"])
-        for name, file in self._files.items():
-            kind, _ = FILES[name]
-            file.write(np.ascontiguousarray(made[name], dtype=kind).data.cast("B"))
+        self._files.add(made)
 
     def finish(self) -> dict[str, Any]:
-        for name, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            self._aside(name).replace(self._stem.with_suffix(f".{name}"))
+        self._files.finish()
         return {"documents": self._documents}
 
 
 def _exact(normalised: Array, *, offsets: Array, batch: Batch) -> Array:
     """XXH3, 128 bits, of the words of each document; of one without words, of its text."""
-    content, ends = memoryview(normalised), offsets.tolist()
+    content, ends = normalised.data, offsets.tolist()
     digest = xxhash.xxh3_128_digest
     digests = [
         digest(content[start:end])
@@ -161,11 +143,10 @@ def _descending(score: object) -> int:
 class Sketches:
     """Those of all documents, as files; nothing is read before it is asked for."""
 
-    def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep):
-        self._stems = [folder / f"{number:05}" for number in range(len(records))]
+    def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep) -> None:
+        self._arrays = PieceArrays(folder=folder, kinds={**OF_ALL, **OF_NEAR}, records=records)
         self._keep = keep
-        counts = [int(record["documents"]) for record in records]
-        self.firsts: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+        self.firsts = self._arrays.before("documents")
         """Number of the first document of each piece, and of all documents."""
 
     @property
@@ -174,11 +155,11 @@ class Sketches:
 
     def arrays(self, name: str) -> Iterator[tuple[int, Array]]:
         """Of each piece that has documents: the number of the first, and the file."""
-        kind, _ = FILES[name]
-        for stem, first, last in zip(self._stems, self.firsts, self.firsts[1:], strict=False):
-            if last > first:
-                values = np.memmap(stem.with_suffix(f".{name}"), dtype=kind, mode="r")
-                yield first, values.reshape(last - first, -1) if name in ("exact", "bands") else values
+        last = self.num_documents
+        firsts = [*(piece.first for piece in self._arrays.pieces()), last]
+        for piece, after in zip(self._arrays.pieces(), firsts[1:], strict=True):
+            values, count = piece[name], after - piece.first
+            yield piece.first, values.reshape(count, -1) if name in ("exact", "bands") else values
 
     def priorities(self, documents: Array) -> Array:
         """Of some documents, in any order."""
@@ -192,16 +173,9 @@ class Sketches:
         return found
 
     def shingle_files(self) -> ShingleFiles:
-        ends = list(self.arrays("ends"))
-        filled = {first for first, _ in ends}
+        pieces = list(self._arrays.pieces())
         return ShingleFiles(
-            [
-                str(stem.with_suffix(".shingles"))
-                for stem, first, last in zip(
-                    self._stems, self.firsts, self.firsts[1:], strict=False
-                )
-                if first in filled and last > first
-            ],
-            ends=[values for _, values in ends],
-            firsts=[first for first, _ in ends],
+            [str(piece.stem.with_suffix(".shingles")) for piece in pieces],
+            ends=[piece["ends"] for piece in pieces],
+            firsts=[piece.first for piece in pieces],
         )
