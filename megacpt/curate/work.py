@@ -31,7 +31,7 @@ from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import write_text
 
 PLAN = "plan.json"
-DONE = "done.json"
+DONE = "done"
 
 
 class PieceWork(Protocol):
@@ -123,21 +123,20 @@ def make_once(
     settings: Mapping[str, Any],
     folder: Path,
     reading: Reading,
-    make: Callable[[], Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The record that ``make`` returns when its files in ``folder``, which is its own, are there.
+    make: Callable[[], None],
+) -> None:
+    """Have ``make`` put into ``folder``, which is its own, what takes all pieces together.
 
-    For what takes all pieces together. ``settings``: all that it depends on besides the corpus. It
-    is not made again, and of several machines by one; others get ``Unfinished``.
+    ``settings``: all that it depends on besides the corpus. What is finished is not made again, and
+    of several machines one makes it; others get ``Unfinished``.
     """
     _start(folder, corpus=corpus, settings=settings, share=reading.share)
     path = folder / DONE
     if not path.is_file():
         if reading.share is not None and not reading.share.is_first:
             raise Unfinished(folder, made=0, missing=1)
-        write_text(path, text=json.dumps(make()))
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+        make()
+        write_text(path, text="")
 
 
 def _start(

@@ -116,7 +116,7 @@ def unlike(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
     )
     together = context.folder / "together"
 
-    def make() -> dict[str, Any]:
+    def make() -> None:
         seen: set[str] = set()
         twins = []
         for piece, record in enumerate(marks):
@@ -125,14 +125,12 @@ def unlike(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
                     twins.append((piece, number))
                 seen.add(found)
         (together / "twins.json").write_text(json.dumps(twins))
-        return {"twins": len(twins)}
 
-    findings = make_once(corpus, settings={}, folder=together, reading=context.reading, make=make)
+    make_once(corpus, settings={}, folder=together, reading=context.reading, make=make)
     return apply_step(
         corpus,
         step=Unlike(twins=together / "twins.json"),
         context=replace(context, folder=context.folder / "left"),
-        findings=findings,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import NO_PIECES, Share
 from megacpt.curate.config import CurateConfig, sections
+from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.pipeline import Watcher, curate
 from megacpt.curate.work import Unfinished
 
@@ -34,10 +35,17 @@ class Part(enum.Enum):
     output = "output"
 
 
-STAGES: Mapping[str, tuple[Part, ...]] = {
-    "deduplicate": (Part.pieces, Part.once, Part.pieces),
-}
-"""Of steps that have others than one of pieces."""
+def _by_itself(_settings: object) -> tuple[Part, ...]:
+    return (Part.pieces,)
+
+
+def _deduplicate(settings: DeduplicateConfig) -> tuple[Part, ...]:
+    lines = (Part.pieces, Part.once) if settings.lines else ()
+    return (Part.pieces, Part.once, *lines, Part.pieces)
+
+
+STAGES: Mapping[str, Callable[[Any], tuple[Part, ...]]] = {"deduplicate": _deduplicate}
+"""Of steps that are not done with one of pieces."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,8 +74,8 @@ class Stage:
 def stages(config: CurateConfig, *, stats: Callable[[str], Any]) -> Iterator[Stage]:
     names = [
         (f"{number}-{section}", part)
-        for number, section in enumerate(sections(config), start=1)
-        for part in STAGES.get(section, (Part.pieces,))
+        for number, (section, settings) in enumerate(sections(config).items(), start=1)
+        for part in STAGES.get(section, _by_itself)(settings)
     ]
     for place, (name, part) in enumerate([*names, ("all", Part.output)], start=1):
         title = f"{place:02}-{name}-{part.value}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megacpt.corpus import pieces
+from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import NO_PIECES, Share
 from megacpt.curate.distributed import stages
 from megacpt.curate.distributed.stages import Part, make_share
@@ -25,7 +27,7 @@ PASSES = (Part.pieces, Part.pieces, Part.once, Part.pieces)
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     steps.use(monkeypatch, folder=tmp_path)
-    monkeypatch.setattr(stages, "STAGES", {"deduplicate": PASSES})
+    monkeypatch.setattr(stages, "STAGES", {"deduplicate": lambda _: PASSES})
     monkeypatch.setattr(stages, "PATIENCE_S", 0.0)
     steps.write_corpus(tmp_path, files=2, count=40)
     return tmp_path
@@ -97,20 +99,21 @@ def test_what_is_done_once_is_done_by_the_first(corpus: Path) -> None:
     found, _ = open_corpus(steps.settings(), spool=corpus)
     made: list[str] = []
 
-    def make() -> dict[str, int]:
-        made.append("made")
-        return {"found": 3}
-
-    def work(share: Share | None) -> dict[str, int]:
-        reading = Reading(share=share)
-        return make_once(found, settings={}, folder=corpus / "once", reading=reading, make=make)
+    def work(share: Share | None) -> None:
+        make_once(
+            found,
+            settings={},
+            folder=corpus / "once",
+            reading=Reading(share=share),
+            make=lambda: made.append("made"),
+        )
 
     for number in (1, 2):
         with pytest.raises(Unfinished, match="are left to other tasks"):
             work(Share(number, TASKS))
     assert made == []
     for share in (NO_PIECES, *(Share(number, TASKS) for number in range(TASKS)), None):
-        assert work(share) == {"found": 3}
+        work(share)
     assert made == ["made"]
 
 
@@ -140,6 +143,43 @@ def test_datatrove_runs_the_stages(corpus: Path, alone: dict[str, bytes]) -> Non
     assert read["01-1-deduplicate-pieces"] == 80
     assert read["04-1-deduplicate-pieces"] == sum(c["documents_in"] for c in counts.values())
     assert read["03-1-deduplicate-once"] == read["05-all-output"] == 0
+
+
+DEDUPLICATE = {
+    "exact": ("deduplicate.near=null",),
+    "near": ("deduplicate.near.threshold=0.7",),
+    "lines": ("deduplicate.near.threshold=0.7", "deduplicate.lines.words=2"),
+}
+
+
+@pytest.mark.parametrize("more", DEDUPLICATE.values(), ids=DEDUPLICATE)
+def test_the_stages_of_a_step_are_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES_MIN", 2048)
+    monkeypatch.chdir(tmp_path)
+    steps.write_corpus(tmp_path, files=2, count=40)
+    steps.run(*more)
+    alone = steps.tree(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "alone")
+    config = steps.settings(*more)
+    read: list[int] = []
+
+    def begins(name: str, num_bytes: int) -> Report:
+        return lambda num_bytes, documents, tokens=0: read.append(documents)
+
+    for stage in stages.stages(config, stats=str):
+        if stage.part is Part.output:
+            break
+        by = [Share(n, TASKS) for n in range(TASKS)] if stage.part is Part.pieces else [NO_PIECES]
+        # In this order the first, who does what is done once, never finds a pass complete.
+        for share in by:
+            make_share(config, share=share, watcher=Watcher(begins=begins))
+        assert bool(read) == (stage.part is Part.pieces), stage.name
+        read.clear()
+    steps.run(*more, watcher=Watcher(begins=begins))
+    assert read == []
+    assert steps.tree(tmp_path / "out") == alone
 
 
 def documents_read(logs: Path) -> int:
