@@ -73,10 +73,8 @@ class Reading:
 class Unfinished(Exception):
     """What others are to make in FOLDER is not there yet."""
 
-    def __init__(self, folder: Path, *, made: int, missing: int) -> None:
-        """``made``: pieces that were made just before."""
+    def __init__(self, folder: Path, *, missing: int) -> None:
         super().__init__(f"{missing:,} pieces of {folder} are left to other tasks")
-        self.made = made
 
 
 def make_pieces(
@@ -113,7 +111,7 @@ def make_pieces(
     records = [_record(folder, number=number) for number in wanted]
     found = [record for record in records if record is not None]
     if len(found) < len(records):
-        raise Unfinished(folder, made=len(left), missing=len(records) - len(found))
+        raise Unfinished(folder, missing=len(records) - len(found))
     return found
 
 
@@ -134,7 +132,7 @@ def make_once(
     path = folder / DONE
     if not path.is_file():
         if reading.share is not None and not reading.share.is_first:
-            raise Unfinished(folder, made=0, missing=1)
+            raise Unfinished(folder, missing=1)
         make()
         write_text(path, text="")
 
@@ -160,12 +158,13 @@ def _start(
 
 def _agree(path: Path, *, text: str) -> None:
     """Link the plan to its name, which fails where another task was first; it must be the same."""
-    if not path.is_file():
-        aside = path.with_name(f"{PLAN}.{secrets.token_hex(4)}.partial")
-        write_text(aside, text=text)
-        with suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
+    # Also where it is there: a change of its own makes NFS look again at what others have made in
+    # the folder, of which it may remember for a minute that it was missing.
+    aside = path.with_name(f"{PLAN}.{secrets.token_hex(4)}.partial")
+    write_text(aside, text=text)
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()
     if path.read_text(encoding="utf-8") != text:
         raise DataError(
             f"{path} is of other inputs or settings; give all tasks the same, or remove "

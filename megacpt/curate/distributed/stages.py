@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +21,6 @@ from megacpt.curate.config import CurateConfig, sections
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.pipeline import Watcher, curate
 from megacpt.curate.work import Unfinished
-
-PATIENCE_S = 60.0
-"""A file system of many machines may show a file that late (NFS: acdirmax)."""
-LOOK_S = 2.0
 
 
 class Part(enum.Enum):
@@ -63,9 +58,10 @@ class Stage:
         counts = _Counts()
         watcher = Watcher(begins=counts.begin, notice=_log)
         share = Share(rank, world_size) if self.part is Part.pieces else NO_PIECES
-        left = make_share(self.config, share=share, watcher=watcher, patience_s=PATIENCE_S)
+        left = make_share(self.config, share=share, watcher=watcher)
         _log(str(left or "all pieces of all steps are there"))
         if self.part is Part.output:
+            # Of pieces, what a task has left; else none.
             curate(self.config, watcher=watcher)
         self.stats["documents"].update(counts.documents)
         self.stats["bytes"].update(counts.bytes, "task")
@@ -82,20 +78,13 @@ def stages(config: CurateConfig, *, stats: Callable[[str], Any]) -> Iterator[Sta
         yield Stage(name=title, part=part, config=config, stats=stats(title))
 
 
-def make_share(
-    config: CurateConfig, *, share: Share, watcher: Watcher, patience_s: float = 0.0
-) -> Unfinished | None:
+def make_share(config: CurateConfig, *, share: Share, watcher: Watcher) -> Unfinished | None:
     """One task's pieces, of each step as far as the others have come; what they have left."""
-    give_up_at = time.monotonic() + patience_s
-    while True:
-        try:
-            curate(config, share=share, watcher=watcher)
-        except Unfinished as left:
-            if left.made or time.monotonic() > give_up_at:
-                return left
-            time.sleep(LOOK_S)
-        else:
-            return None
+    try:
+        curate(config, share=share, watcher=watcher)
+    except Unfinished as left:
+        return left
+    return None
 
 
 class _Counts:

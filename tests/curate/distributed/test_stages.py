@@ -28,7 +28,6 @@ PASSES = (Part.pieces, Part.pieces, Part.once, Part.pieces)
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     steps.use(monkeypatch, folder=tmp_path)
     monkeypatch.setattr(stages, "STAGES", {"deduplicate": lambda _: PASSES})
-    monkeypatch.setattr(stages, "PATIENCE_S", 0.0)
     steps.write_corpus(tmp_path, files=2, count=40)
     return tmp_path
 
