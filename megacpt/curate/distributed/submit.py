@@ -74,6 +74,8 @@ def _require_login_node() -> None:
 
 def _executors(config: CurateConfig, *, jobs: JobsConfig, folder: Path) -> Iterator[Any]:
     slurm, stats = _datatrove("executor.slurm"), _datatrove("utils.stats")
+    # What it says of each job is said in fewer words by the command.
+    importlib.import_module("loguru").logger.disable("datatrove")
     before = None
     for stage in stages(config, stats=stats.Stats):
         before = slurm.SlurmPipelineExecutor(
@@ -100,6 +102,8 @@ def _options(stage: Stage, *, jobs: JobsConfig) -> dict[str, Any]:
         # srun takes no number of cores from its job since Slurm 22.05: a task would have one.
         "srun_args": {"cpus-per-task": jobs.cpus_per_task},
         "env_command": "\n".join([jobs.setup or "", _same_python()]),
+        # Of several arrays the next stage would wait for the last alone (findings/).
+        "max_array_size": -1,
         # A finished task is one whose pieces are there, also when others were removed since.
         "skip_completed": False,
     }
