@@ -30,7 +30,7 @@ setup(
     ],
     package_dir={"megacpt.configs": "configs", "megacpt.launch": "launch"},
     package_data={
-        "megacpt": ["py.typed", "*.pyi", "**/*.jinja", "**/*.css"],
+        "megacpt": ["py.typed", "*.pyi", "**/*.jinja", "**/*.css", "**/*.yaml"],
         "megacpt.configs": files_below("configs"),
         "megacpt.launch": files_below("launch"),
     },

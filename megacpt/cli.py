@@ -38,6 +38,8 @@ VERBS = (
     imports.IMPORT_CONFIG,
     vocabulary.VOCABULARY,
     curate.CURATE,
+    curate.BALANCE,
+    curate.REWRITE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
@@ -164,7 +166,7 @@ def _take_left_over(
     words: list[str],
 ) -> None:
     """argparse leaves over the settings or files that come after an option; put them back."""
-    name = next((n for n in ("overrides", "inputs") if hasattr(arguments, n)), None)
+    name = next((n for n in ("overrides", "inputs", "words") if hasattr(arguments, n)), None)
     if name is None or any(word.startswith("-") for word in left):
         wrong = next((word for word in left if word.startswith("-")), left[0])
         meant = _setting(words[words.index(wrong) :]) if name == "overrides" else ""

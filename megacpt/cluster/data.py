@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.paths import source_shards
-from megacpt.config.sections import RunConfig
+from megacpt.config.sections import MissingPolicy, RunConfig
+from megacpt.corpus.curation import Origin
+from megacpt.corpus.required import lacking
 from megacpt.errors import ConfigError, DataError, Violation
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.inspect import SPAN, spans_to_read
+from megacpt.shards.manifest import read_shard_manifest
 from megacpt.shards.same import Content
+from megacpt.text import listed
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import EncodeError
 
@@ -42,7 +46,9 @@ def open_data(
     )
     for content in (*sources.values(), *heldout.values()):
         _require_ids(content, vocab_size=vocab_size)
-    if broken := [*_repeated(sources), *_trained_on(heldout, sources=sources)]:
+    lacks = list(_lacking(config))
+    refused = lacks if config.data.on_missing is MissingPolicy.refuse else []
+    if broken := [*_repeated(sources), *_trained_on(heldout, sources=sources), *refused]:
         raise ConfigError(broken)
     if len(sources) == len(named):
         TrainingData.open(
@@ -53,7 +59,33 @@ def open_data(
             steps=config.schedule.steps,
             record=record,
         )
-    return (*_partly_trained_on(heldout, sources=sources), *_same_sets(heldout))
+    return (
+        *_partly_trained_on(heldout, sources=sources),
+        *_same_sets(heldout),
+        *(f"{lack}." for lack in lacks),
+    )
+
+
+def curated_of(prefix: str | None) -> tuple[Origin, ...]:
+    """Where the text of a shard was curated, by its manifest."""
+    manifest = read_shard_manifest(prefix) if prefix else None
+    return manifest.curated if manifest else ()
+
+
+def _lacking(config: RunConfig) -> Iterator[Violation]:
+    """Sources whose text has not been through what is demanded of it."""
+    data = config.data
+    for name, source in data.sources.items():
+        own = source.require is not None
+        key, text = (f"data.sources.{name}" if own else "data"), source.require or data.require
+        if missing := lacking(text, origins=curated_of(source.prefix)):
+            yield Violation(
+                path=f"data.sources.{name}.prefix",
+                value=source.prefix or "generated text",
+                rule=f"has no record of being {listed(missing)}, as {key}.require demands",
+                remedy="curate its text and tokenize what that writes (megacpt inspect --history "
+                "shows what was done); or data.on_missing=warn",
+            )
 
 
 def check_prompts(path: str | None, *, tokenizer: Tokenizer, vocab_size: int) -> None:

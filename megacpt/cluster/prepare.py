@@ -22,7 +22,7 @@ from megacpt.checkpoint.manifest import (
     require_architecture,
     require_base,
 )
-from megacpt.cluster.data import check_prompts, open_data
+from megacpt.cluster.data import check_prompts, curated_of, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -148,6 +148,10 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
         length=length,
         advice=(*plan.advice, *odd, *model.notes),
         hub_model=str(stored) if stored else None,
+        curated={
+            name: tuple(replace(origin, inputs=()) for origin in curated_of(source.prefix))
+            for name, source in config.data.sources.items()
+        },
     )
     return Checked(config=config, plan=plan, tokenizer=model.tokenizer, base=base)
 

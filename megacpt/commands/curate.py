@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
+from megacpt.commands.model import tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -28,12 +31,19 @@ def _curate(arguments: argparse.Namespace) -> int:
 
     words = list(arguments.words)
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
-    config = read_config(path, overrides=words)
+    config = _on_disk(read_config(path, overrides=words))
     if arguments.task:
         return _share(config, task=arguments.task, words=arguments.words)
     if config.slurm is not None and not arguments.dry_run:
         return _submit(config, jobs=config.slurm)
     return run(config, dry_run=arguments.dry_run)
+
+
+def _on_disk(config: CurateConfig) -> CurateConfig:
+    """With the folder of a tokenizer that is named by its place on the hub."""
+    if config.balance is not None and config.balance.tokenizer is not None:
+        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
+    return config
 
 
 def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
@@ -64,6 +74,43 @@ def _submit(config: CurateConfig, *, jobs: JobsConfig) -> int:
     return 0
 
 
+def step_config(arguments: argparse.Namespace) -> CurateConfig:
+    """Of one step by its own verb: files, and settings that stand below its section."""
+    from megacpt.curate.config import CurateConfig, read_config
+
+    words = arguments.words
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    files = ",".join(word for word in words if word not in settings)
+    known = {field.name for field in fields(CurateConfig)}
+    step = arguments.verb
+    return read_config(
+        None,
+        overrides=[
+            f"output={arguments.output}",
+            *([f"sources.text.files={files}"] if files else []),
+            f"{step}={{}}",
+            *(w if re.split("[.=]", w)[0] in known else f"{step}.{w}" for w in settings),
+        ],
+    )
+
+
+def _rewrite(arguments: argparse.Namespace) -> int:
+    words = arguments.words
+    arguments.words = ["sources.text.shape=auto", *words, *["endpoint.yes=true"] * arguments.yes]
+    return _step(arguments)
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    return run(step_config(arguments), dry_run=arguments.dry_run)
+
+
+def _balance(arguments: argparse.Namespace) -> int:
+    """The files are the domain; those of --general are replayed beside it."""
+    general = ",".join(arguments.general)
+    arguments.words += [f"sources.general.files={general}", "sources.general.kind=general"]
+    return _step(arguments)
+
+
 @contextmanager
 def _told() -> Iterator[Watcher]:
     """Shows how far each step is."""
@@ -88,6 +135,7 @@ def _told() -> Iterator[Watcher]:
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import curate
 
+    config = _on_disk(config)
     started_at = time.monotonic()
     with _told() as watcher:
         found = curate(config, dry_run=dry_run, watcher=watcher)
@@ -115,6 +163,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from step.findings.get("table", ())
 
 
 def _rules(step: StepRecord) -> Iterator[str]:
@@ -151,6 +200,60 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
+
+def _step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE | KEY=VALUE",
+        help="what megacpt tokenize reads; settings of the step and, by their full names, others",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="new folder for what is left"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only report what would be left; write nothing"
+    )
+
+
+def _balance_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--general",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="general text, replayed beside that of the domain; may be given several times",
+    )
+
+
+BALANCE = Verb(
+    name="balance",
+    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
+    "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
+    "      --general web.jsonl.zst --output data/balanced --dry-run",
+    add_arguments=_balance_arguments,
+    run=_balance,
+)
+
+
+def _rewrite_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="send an endpoint as many requests as it takes"
+    )
+
+
+REWRITE = Verb(
+    name="rewrite",
+    summary="make flowing text of conversations, questions with answers, records and tables",
+    example="  megacpt rewrite chats.jsonl --output data/told\n"
+    "  megacpt rewrite items.csv --output data/told templates=english sources.text.shape=table\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_rewrite_arguments,
+    run=_rewrite,
+)
 
 CURATE = Verb(
     name="curate",

@@ -17,6 +17,8 @@ SAMPLES = 2
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    if arguments.history:
+        return _history(arguments)
     from megacpt.monitor.dataset_text import shard_text
     from megacpt.shards.inspect import SAMPLED_TOKENS, inspect_shard, to_json
     from megacpt.shards.manifest import verify
@@ -51,8 +53,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _history(arguments: argparse.Namespace) -> int:
+    from megacpt.commands.history import history_of
+    from megacpt.shards.manifest import verify
+
+    if arguments.verify:
+        verify(arguments.prefix, progress=slow_progress("checksums"))
+    print(history_of(arguments.prefix), end="")
+    return 0
+
+
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefix", type=Path, metavar="PREFIX", help="reads PREFIX.bin/.idx/.json")
+    parser.add_argument(
+        "prefix",
+        type=Path,
+        metavar="PREFIX",
+        help="reads PREFIX.bin/.idx/.json; with --history also RUN_DIR, or a folder of curate",
+    )
     parser.add_argument(
         "--tokenizer", metavar="FOLDER", help="decode with the one of this model folder or hub id"
     )
@@ -66,6 +83,9 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the lengths: FILE.png, .svg or .pdf"
     )
+    parser.add_argument(
+        "--history", action="store_true", help="what its text has been through, from raw files on"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -73,7 +93,8 @@ INSPECT = Verb(
     name="inspect",
     summary="show what is in a token shard: lengths, vocabulary, samples, origin",
     example="  megacpt inspect data/law --tokenizer models/llama\n"
-    "  megacpt inspect data/law --full --verify --picture law.png",
+    "  megacpt inspect data/law --full --verify --picture law.png\n"
+    "  megacpt inspect runs/law --history",
     add_arguments=_inspect_arguments,
     run=_inspect,
 )

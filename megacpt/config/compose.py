@@ -35,6 +35,7 @@ from megacpt.text import one_of
 MAY_CHANGE = (
     *("run_dir", "monitor.", "cluster.", "checkpoint.", "parallel.", "kernels."),
     *("data.stages", "data.global_batch_size", "data.micro_batch_size", "data.prefetch_steps"),
+    *("data.require", "data.on_missing"),
     *("schedule.", "optim.base_lr_peak"),
 )
 """Keys of run.yaml that a resumed run may set again: what they change begins with the next step.
@@ -149,7 +150,7 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 def _may_change(key: str, *, old: RunConfig) -> bool:
     if key.startswith("data.sources."):
         name, _, field_name = key.removeprefix("data.sources.").partition(".")
-        return name not in old.data.sources or field_name == "max_epochs"
+        return name not in old.data.sources or field_name in ("max_epochs", "require")
     return key.startswith(MAY_CHANGE)
 
 

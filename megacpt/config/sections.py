@@ -169,6 +169,13 @@ class SampleOrder(Enum):
     megatron = "megatron"
 
 
+class MissingPolicy(Enum):
+    """What is done about text that has not been through the steps that are demanded."""
+
+    refuse = "refuse"
+    warn = "warn"
+
+
 class WandbMode(Enum):
     """``auto``: online where WANDB_API_KEY is set, offline otherwise."""
 
@@ -271,6 +278,8 @@ class SourceConfig:
         None, limits=Limits(above=0, remedy="use a positive number, or {path}=null for no cap")
     )
     """Most passes through the source; a run that would make more is refused. Not set: no cap."""
+    require: str | None = None
+    """Instead of ``data.require``; ``none``: nothing."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -334,6 +343,12 @@ class DataConfig:
     """Samples an optimizer step, over all ranks."""
     micro_batch_size: int = limited(1, limits=COUNT)
     """Samples a forward pass on one rank."""
+    require: str | None = None
+    """What must have been done to the text of every source, by the record in its shard: some of
+    ``filtered``, ``deduplicated``, ``decontaminated``, ``decontaminated:SUITE``, ``rewritten`` and
+    ``balanced``, separated by commas. Not set: nothing."""
+    on_missing: MissingPolicy = MissingPolicy.refuse
+    """What to do about a source that lacks it."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,8 +8,8 @@ checksums of the files they have led to, so that whoever reads these can tell wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,34 @@ class CuratedSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassedStep:
+    """A step that a text has been through."""
+
+    name: str
+    settings: Mapping[str, Any]
+    counts: Mapping[str, int]
+    """Documents and bytes, before and after."""
+    suites: Mapping[str, str] = field(default_factory=dict)
+    """Benchmarks whose items were taken out of it: name -> identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A source of a curation that text was taken from."""
+
+    source: str
+    kind: str
+    folder: str
+    """As it was named."""
+    fingerprint: str
+    """Of the curation's account."""
+    megacpt: str
+    inputs: tuple[CuratedFile, ...]
+    """What its first step has read."""
+    steps: tuple[PassedStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curation:
     megacpt: str
     """Version that wrote it."""
@@ -101,6 +129,20 @@ class Curation:
             )
         return found
 
+    def steps_of(self, source: str) -> tuple[StepRecord, ...]:
+        """All that its text has been through, earlier curations first; each step with what it has
+        read and counted of this text alone."""
+        own = (
+            replace(
+                step,
+                inputs={source: step.inputs.get(source, ())},
+                counts={source: step.counts[source]},
+            )
+            for step in self.steps
+            if source in step.counts
+        )
+        return (*self.sources[source].history, *own)
+
     def file(self, name: str) -> tuple[str, CuratedFile] | None:
         """A file by its path in the folder, and the source it is of."""
         for source, held in self.sources.items():
@@ -114,6 +156,113 @@ def curated_folder(file: Path) -> Path | None:
     """The folder of a curation that a file may be of."""
     found = (folder for folder in file.absolute().parents[:2] if (folder / CURATION).is_file())
     return next(found, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curated:
+    """What curations say of files that are read."""
+
+    origins: tuple[Origin, ...] = ()
+    """Of all files together; empty where one of them is of no curation."""
+    sums: Mapping[str, str] = field(default_factory=dict)
+    """Path -> checksum, of those that are of one."""
+
+    def require(self, path: str, *, sha256: str) -> None:
+        """DataError: a file is not as it was written."""
+        if self.sums.get(path, sha256) != sha256:
+            raise not_as_written(Path(path))
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Curated:
+        return cls(origins=origins_of(content["origins"]), sums=dict(content["sums"]))
+
+
+def curated(files: Sequence[str], *, notice: Callable[[str], None] = lambda text: None) -> Curated:
+    """DataError: a file has another size than its curation says, which is the cheap part of it."""
+    curations: dict[Path, Curation] = {}
+    origins: dict[tuple[Path, str], Origin] = {}
+    sums: dict[str, str] = {}
+    for path in map(Path, files):
+        folder = curated_folder(path)
+        if folder is None:
+            continue
+        if folder not in curations:
+            curations[folder] = Curation.read(folder)
+        curation = curations[folder]
+        held = curation.file(str(path.absolute().relative_to(folder)))
+        if held is None or path.stat().st_size != held[1].bytes:
+            raise not_as_written(path)
+        source, file = held
+        sums[str(path)] = file.sha256
+        if (folder, source) not in origins:
+            origins[folder, source] = origin_of(source, curation=curation, folder=folder)
+    if sums and len(sums) < len(set(files)):
+        bare = next(path for path in files if path not in sums)
+        notice(f"{bare} comes from no curation, others do: what was done there is not kept.")
+        origins = {}
+    return Curated(origins=tuple(origins.values()), sums=sums)
+
+
+def not_as_written(path: Path) -> DataError:
+    return DataError(
+        f"{path} is not as {curated_folder(path)}/{CURATION} says; restore it, or move it out of "
+        "that folder."
+    )
+
+
+def origin_of(source: str, *, curation: Curation, folder: Path) -> Origin:
+    steps = curation.steps_of(source)
+    return Origin(
+        source=source,
+        kind=curation.sources[source].kind,
+        folder=str(folder),
+        fingerprint=curation.fingerprint,
+        megacpt=curation.megacpt,
+        inputs=tuple(file for step in steps[:1] for held in step.inputs.values() for file in held),
+        steps=tuple(_passed(step) for step in steps),
+    )
+
+
+def _passed(step: StepRecord) -> PassedStep:
+    (counts,) = step.counts.values()
+    numbers = {name: number for name, number in counts.items() if isinstance(number, int)}
+    # Text of which hits were only reported still has them.
+    is_clean = step.settings.get("action") != "report"
+    suites = step.findings.get("suites", {}) if is_clean else {}
+    return PassedStep(
+        name=step.name,
+        settings=step.settings,
+        counts=numbers,
+        suites={name: str(about["identity"]) for name, about in suites.items()},
+    )
+
+
+def origins_of(content: Sequence[Mapping[str, Any]]) -> tuple[Origin, ...]:
+    """From JSON."""
+    return tuple(
+        Origin(
+            **{
+                **origin,
+                "inputs": _files(origin["inputs"]),
+                "steps": tuple(PassedStep(**step) for step in origin["steps"]),
+            }
+        )
+        for origin in content
+    )
+
+
+def was_decontaminated(steps: Iterable[StepRecord], *, suite: str) -> bool:
+    """Whether a step took the items of a suite, named or by its identity, out of the text."""
+    return any(
+        suite in (name, about["identity"])
+        for step in steps
+        if step.name == "decontaminate" and step.settings["action"] != "report"
+        for name, about in step.findings["suites"].items()
+    )
 
 
 def _curation(content: Mapping[str, Any]) -> Curation:

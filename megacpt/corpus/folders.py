@@ -14,6 +14,7 @@ NAMED = 2
 """Files that the account of a reason names."""
 BOOKKEEPING = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 """What the library datasets writes beside a data set."""
+RECORDS = {"curation.json", "decontamination.json"}
 
 
 class LeftOut:
@@ -97,6 +98,8 @@ def _is_aside(path: Path, *, left_out: LeftOut) -> bool:
         reason = "files of a token shard"
     elif path.name in BOOKKEEPING:
         reason = "records of the library datasets"
+    elif path.name in RECORDS:
+        reason = "records of a curation"
     elif path.stem.lower() == "readme":
         reason = "about the rest; name it to take it"
     if reason:

@@ -8,6 +8,7 @@ document. Anything else is refused with the name of its type, for no row of it c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,22 +38,27 @@ def num_rows(path: str, *, start: int, stop: int) -> int:
     return sum(int(metadata.row_group(n).num_rows) for n in range(start, stop))
 
 
-def read_values(path: str, *, start: int, stop: int, key: str) -> Iterator[list[ColumnValue]]:
-    """The values of column ``key`` in row groups ``start .. stop-1``, about BATCH_BYTES at a time.
+def read_values(
+    path: str, *, start: int, stop: int, key: str | None
+) -> Iterator[list[ColumnValue]]:
+    """The values of column ``key`` in row groups ``start .. stop-1``, about BATCH_BYTES at a time;
+    without a key, the rows as JSON objects.
 
     Text comes as bytes, which may be broken UTF-8, sentences as lists of it.
     """
     arrow = arrow_for(path)
     file = _open(path)
-    _require_text(path, schema=file.schema_arrow, key=key)
+    if key is not None:
+        _require_text(path, schema=file.schema_arrow, key=key)
     groups = range(start, stop)
     rows = _rows_at_once([file.metadata.row_group(n) for n in groups], key=key)
     kept: list[ColumnValue] = []
     kept_bytes = 0
     try:
-        for batch in file.iter_batches(rows, row_groups=list(groups), columns=[key]):
+        columns = None if key is None else [key]
+        for batch in file.iter_batches(rows, row_groups=list(groups), columns=columns):
             # By its whole name: columns=["a.text"] also brings the field text of a struct a.
-            for value in _values(batch.column(key)):
+            for value in _objects(batch) if key is None else _values(batch.column(key)):
                 kept.append(value)
                 kept_bytes += _size(value)
                 if kept_bytes >= BATCH_BYTES:
@@ -125,19 +131,35 @@ def _values(column: Any) -> list[ColumnValue]:
     return [row.values.cast(binary).to_pylist() if row.is_valid else None for row in column]
 
 
+def _objects(batch: Any) -> Iterator[bytes]:
+    for row in batch.to_pylist():
+        yield json.dumps(row, default=_as_json).encode()
+
+
+def _as_json(value: Any) -> str | None:
+    """Dates and exact numbers as they are written; of bytes that are no text, such as pictures,
+    nothing."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _size(value: ColumnValue) -> int:
     if isinstance(value, list):
         return sum(len(text or b"") for text in value) + 1
     return len(value or b"") + 1
 
 
-def _rows_at_once(groups: Sequence[Any], *, key: str) -> int:
+def _rows_at_once(groups: Sequence[Any], *, key: str | None) -> int:
     """So many that they take about BATCH_BYTES, if all rows are about as long."""
     columns = [group.column(n) for group in groups for n in range(group.num_columns)]
     weight = sum(
         int(column.total_uncompressed_size)
         for column in columns
-        if f"{column.path_in_schema}.".startswith(f"{key}.")
+        if key is None or f"{column.path_in_schema}.".startswith(f"{key}.")
     )
     rows = sum(int(group.num_rows) for group in groups)
     return max(1, min(ROWS_MAX, BATCH_BYTES * rows // max(weight, 1)))

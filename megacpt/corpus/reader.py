@@ -33,8 +33,9 @@ class ExtentReader:
     """Iterate over the passages; then ``leaves`` and ``num_lines`` describe what was read."""
 
     def __init__(
-        self, file: SourceFile, *, extent: Extent, number: int, key: str, max_bytes: int
+        self, file: SourceFile, *, extent: Extent, number: int, key: str | None, max_bytes: int
     ) -> None:
+        """``key`` None: of tables all columns, each row as a JSON object."""
         self._file, self._extent, self._number = file, extent, number
         self._key = key
         self._max_bytes = max_bytes

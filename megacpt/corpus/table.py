@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -24,8 +25,11 @@ class Record:
     value: bytes | BadLine
 
 
-def records(stream: BinaryIO, *, path: str, kind: str, key: str, limit: int) -> Iterator[Record]:
-    """All records below the header; empty lines are skipped, as the library does.
+def records(
+    stream: BinaryIO, *, path: str, kind: str, key: str | None, limit: int
+) -> Iterator[Record]:
+    """All records below the header, without a ``key`` as JSON objects; empty lines are skipped, as
+    the library does.
 
     Quotes must be balanced: a stray one would swallow the records after it in silence.
     """
@@ -37,7 +41,7 @@ def records(stream: BinaryIO, *, path: str, kind: str, key: str, limit: int) -> 
         return
     if isinstance(header, BadLine):
         raise DataError(f"{path}:{header.line}: {header.problem}.")
-    column = _column(header, path=path, key=key)
+    columns = [_column(header, path=path, key=name) for name in ([key] if key else header)]
     for row in rows:
         if isinstance(row, list) and len(row) not in (0, len(header)):
             row = rows.bad(
@@ -47,8 +51,8 @@ def records(stream: BinaryIO, *, path: str, kind: str, key: str, limit: int) -> 
         if isinstance(row, BadLine):
             yield Record(line=row.line, value=row)
         elif row:
-            value = row[column].encode("utf-8", "surrogateescape")
-            yield Record(line=rows.line, value=value)
+            value = row[columns[0]] if key else json.dumps({header[n]: row[n] for n in columns})
+            yield Record(line=rows.line, value=value.encode("utf-8", "surrogateescape"))
 
 
 class _Rows:

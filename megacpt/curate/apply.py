@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from megacpt.corpus.checksum import root
 from megacpt.corpus.formats import FileFormat, SourceFile
@@ -30,6 +33,8 @@ class Applied:
     """By source; of those that it concerns."""
     inputs: Mapping[str, Sequence[Mapping[str, Any]]]
     """By source: path, bytes and sha256 of the files that were read."""
+    notes: Mapping[str, Sequence[Path]]
+    """By source: files of JSON lines, the notes of its verdicts in order."""
 
 
 def apply(
@@ -68,6 +73,14 @@ def apply(
         corpus=replace(corpus, sources=left),
         tallies={name: total(_tallies(name, corpus=corpus, records=by_piece)) for name in mine},
         inputs={name: _inputs(name, corpus=corpus, records=by_piece) for name in mine},
+        notes={
+            name: [
+                folder / by_piece[number]["notes"]
+                for number in corpus.pieces_of([name])
+                if "notes" in by_piece[number]
+            ]
+            for name in mine
+        },
     )
 
 
@@ -108,7 +121,7 @@ def _left(
         size = path.stat().st_size
         # No time: its name says what is in it, on whatever machine it was made.
         files.append(SourceFile(path=str(path), format=kind, bytes=size, modified_ns=0))
-    return replace(source, files=tuple(files), key=TEXT)
+    return replace(source, files=tuple(files), key=TEXT, shape=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +143,8 @@ class _Applying:
 class _Part:
     def __init__(self, _number: int, stem: Path, *, judge: Judge, form: Form | None) -> None:
         self._judge, self._tally = judge, Tally()
+        self._notes = Path(f"{stem}.notes.jsonl")
+        self._notes.unlink(missing_ok=True)  # Of an interrupted run.
         self._writer = open_part(stem, form=form) if form else None
 
     def work(self, batch: Batch) -> tuple[Batch, Sequence[Verdict]]:
@@ -142,14 +157,24 @@ class _Part:
             kept = self._tally.count(document, verdict=verdict)
             if kept is not None:
                 left.append(kept)
+        self._keep([verdict.note for verdict in verdicts if verdict.note is not None])
         for line in batch.bad:
             kind = line.kind.value
             self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
         if self._writer is not None:
             self._writer.add(left)
 
+    def _keep(self, notes: Sequence[Mapping[str, Any]]) -> None:
+        if notes:
+            with self._notes.open("ab") as stream:
+                stream.writelines(orjson.dumps(note) + b"\n" for note in notes)
+                stream.flush()
+                os.fsync(stream.fileno())
+
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
+        if self._notes.exists():
+            record["notes"] = self._notes.name
         if self._writer is not None:
             record["part"] = self._writer.finish().name
         return record

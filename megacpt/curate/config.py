@@ -13,9 +13,13 @@ from megacpt.config.schema import to_config
 from megacpt.config.yaml_file import load_texts, nested
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat
+from megacpt.curate.balance.settings import BalanceConfig
+from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.parts import Form
+from megacpt.curate.rewrite.settings import RewriteConfig
+from megacpt.curate.rewrite.shapes import Shape
 from megacpt.curate.sources import Kind
 from megacpt.errors import ConfigError
 
@@ -28,6 +32,8 @@ class TextConfig:
     """``general`` is replayed beside the domain; of ``heldout`` nothing may be in the others."""
     key: str = "text"
     """Field or column of the text."""
+    shape: Shape | None = None
+    """Of records that hold no text of their own, such as questions and answers."""
     format: FileFormat | None = None
     """Of all its files, whatever their names."""
 
@@ -45,11 +51,17 @@ class CurateConfig:
     """Threads; 0: one for each core."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
+    decontaminate: DecontaminateConfig | None = None
+    """Leave out documents that hold what benchmarks ask."""
+    rewrite: RewriteConfig | None = None
+    """Make flowing text of records, and move the middle of code to its end."""
+    balance: BalanceConfig | None = None
+    """Take of each source what a run needs, and write its blend."""
     slurm: JobsConfig | None = None
     """Have it done by jobs on a cluster."""
 
 
-STEPS = ("deduplicate",)
+STEPS = ("deduplicate", "decontaminate", "rewrite", "balance")
 """Sections that ask for a step, in the order in which they are done."""
 
 
@@ -60,7 +72,9 @@ def read_config(path: Path | None, *, overrides: Sequence[str] = ()) -> CurateCo
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word} is no setting; write KEY=VALUE, as in output=data/clean.")
-        _put(tree, keys=key.split("."), value=None if value == "null" else value, word=word)
+        # Two values are no texts: nothing, and a section as it is by default.
+        spelt = dict[str, Any]({"null": None, "{}": {}}).get(value, value)
+        _put(tree, keys=key.split("."), value=spelt, word=word)
     config = to_config(tree, schema=CurateConfig, where=lambda key: str(path or ""))
     if broken := list(beyond_limits(config)):
         raise ConfigError(broken)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from megacpt.curate.parts import Form
 from megacpt.curate.sources import Corpus
 from megacpt.curate.step import StepSettings
 from megacpt.curate.work import Reading
+from megacpt.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,20 @@ class Context:
     notice: Callable[[str], None] = lambda text: None
     """Is told what is not as expected."""
 
+    def put(self, name: str, *, text: str) -> Path:
+        """Write FOLDER/NAME, which several machines may do at once, with the same text."""
+        aside = self.folder / f"{name}.{secrets.token_hex(4)}.partial"
+        write_text(aside, text=text)
+        return aside.replace(self.folder / name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     corpus: Corpus
     """What is left."""
     record: StepRecord
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What else goes into the folder of the curation, by its name there."""
 
 
 def apply_step(

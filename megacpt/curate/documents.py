@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 import xxhash
 
-from megacpt.corpus.documents import BadLine, Parsed, Passage, numbers, parse_lines, parse_values
+from megacpt.corpus.documents import (
+    BadLine,
+    ErrorKind,
+    Parsed,
+    Passage,
+    numbers,
+    parse_lines,
+    parse_values,
+)
+from megacpt.curate.rewrite.shapes import RECORD, Shape, plain_text, read_record
 
 TEXT, ID = "text", "id"
 """Keys of what is written."""
@@ -80,9 +89,14 @@ class Batch:
         return range(self.first, self.first + len(self.documents))
 
 
-def read_documents(passage: Passage, *, key: str, limit: int) -> tuple[list[Document], Parsed]:
-    """The documents, and with ``Parsed.bad`` the lines that are none."""
+def read_documents(
+    passage: Passage, *, key: str, limit: int, shape: Shape | None = None
+) -> tuple[list[Document], Parsed]:
+    """The documents, and with ``Parsed.bad`` the lines that are none. What has the ``shape`` of a
+    record is one, with all it says as its text, until something better is made of it."""
     content = passage.content
+    if shape is not None:
+        return _one_by_one(passage, key=key, limit=limit, shape=shape)
     if not isinstance(content, bytes):
         lines = numbers(passage, count=len(content))
         parsed = parse_values(content, lines=lines, limit=limit)
@@ -90,7 +104,7 @@ def read_documents(passage: Passage, *, key: str, limit: int) -> tuple[list[Docu
     try:
         return list(_quickly(content, key=key, limit=limit)), Parsed(texts=[])
     except (ValueError, LookupError, TypeError):
-        return _one_by_one(content, passage=passage, key=key, limit=limit)
+        return _one_by_one(passage, key=key, limit=limit)
 
 
 def _quickly(content: bytes, *, key: str, limit: int) -> Iterator[Document]:
@@ -107,17 +121,71 @@ def _quickly(content: bytes, *, key: str, limit: int) -> Iterator[Document]:
 
 
 def _one_by_one(
-    content: bytes, *, passage: Passage, key: str, limit: int
+    passage: Passage, *, key: str, limit: int, shape: Shape | None = None
 ) -> tuple[list[Document], Parsed]:
-    found, bad = [], []
-    for number, line in enumerate(content.split(b"\n"), start=passage.first_line):
+    found, bad = list[Document](), list[BadLine]()
+    content = passage.content
+    lines = content.split(b"\n") if isinstance(content, bytes) else content
+    for number, line in zip(numbers(passage, count=len(lines)), lines, strict=True):
+        assert isinstance(line, bytes)
+        if not isinstance(content, bytes) and line[:1] != b"{":  # A file that is a text as a whole.
+            parsed = parse_values([line], lines=[number], limit=limit)
+            found += [Document({TEXT: _joined(text)}) for text in parsed.texts]
+            bad += parsed.bad
+            continue
+        document = _of_record(line, shape=shape) if shape and len(line) <= limit else None
+        if document is not None:
+            found.append(document)
+            continue
         parsed = parse_lines(line, first_line=number, key=key, limit=limit)
-        bad += parsed.bad
+        bad += [_advised(one, fields=_object(line), shape=shape) for one in parsed.bad]
         for text in parsed.texts:
             fields = json.loads(line)
             fields[key] = _joined(text)
             found.append(Document(fields, key=key))
     return found, Parsed(texts=[], bad=bad)
+
+
+def _of_record(line: bytes, *, shape: Shape) -> Document | None:
+    """None where it has another shape, or a text that is not Unicode."""
+    fields = _object(line)
+    record = read_record(fields, shape=shape) if fields is not None else None
+    if fields is None or record is None:
+        return None
+    others = {name: value for name, value in fields.items() if name not in record.used}
+    document = Document(others | {TEXT: plain_text(record), RECORD: record.to_json()})
+    try:
+        document.text.encode("utf-8")
+    except UnicodeEncodeError:
+        return None
+    return document
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    for loads in (orjson.loads, json.loads):
+        try:
+            fields = loads(line)
+        except (ValueError, RecursionError):
+            continue
+        return fields if isinstance(fields, dict) else None
+    return None
+
+
+def _advised(bad: BadLine, *, fields: dict[str, Any] | None, shape: Shape | None) -> BadLine:
+    """With what to do about a record that was taken for a text, or has another shape."""
+    if bad.kind is not ErrorKind.no_key or fields is None:
+        return bad
+    found = read_record(fields, shape=Shape.auto)
+    if shape is not None:
+        told = f", nor is it a record of shape {shape.value}"
+        found = found if found is None or found.shape is not shape else None
+    else:
+        told = ""
+    if found is not None:
+        told += (
+            f". It is a {found.shape.value}: set the source's shape={found.shape.value}, or auto"
+        )
+    return replace(bad, problem=bad.problem + told)
 
 
 def _joined(text: str | tuple[str, ...]) -> str:

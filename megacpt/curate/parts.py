@@ -56,7 +56,7 @@ class _File:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        name = f"{self._stem}-{_checksum(self._aside)}.{self._form.value}"
+        name = f"{self._stem}-{checksum(self._aside)}.{self._form.value}"
         return self._aside.replace(name)
 
 
@@ -111,7 +111,7 @@ def _row(document: Document) -> dict[str, Any]:
     return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
     """XXH3, 128 bits, of the file."""
     found = xxhash.xxh3_128()
     with path.open("rb") as stream:

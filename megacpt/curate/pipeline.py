@@ -13,28 +13,32 @@ from typing import Any, Protocol
 from megacpt import __version__
 from megacpt.corpus import checksum
 from megacpt.corpus.curation import (
-    CURATION,
     CuratedFile,
     CuratedSource,
     Curation,
     StepRecord,
     curated_folder,
+    not_as_written,
 )
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.inputs import STANDARD_INPUT, find_files
 from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
+from megacpt.curate.balance import run as balance
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
+from megacpt.curate.decontaminate import run as decontaminate
 from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.parts import Form
+from megacpt.curate.rewrite import run as rewrite
+from megacpt.curate.rewrite.guard import require_no_raw_pairs
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
 from megacpt.curate.tally import Tally
 from megacpt.curate.work import Reading
 from megacpt.device.environment import num_cores
-from megacpt.errors import ConfigError, DataError
+from megacpt.errors import ConfigError
 from megacpt.files import publish, require_new
 from megacpt.text import listed
 
@@ -43,7 +47,12 @@ class RunStep(Protocol):
     def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
 
 
-RUN: dict[str, RunStep] = {"deduplicate": deduplicate.run}
+RUN: dict[str, RunStep] = {
+    "deduplicate": deduplicate.run,
+    "decontaminate": decontaminate.run,
+    "rewrite": rewrite.run,
+    "balance": balance.run,
+}
 """By the name of the section of the configuration that asks for the step."""
 
 
@@ -84,11 +93,13 @@ def curate(
         )
     work = output.with_name(f"{output.name}.work")
     if share is not None:
-        require_shared_input(config)
+        require_shareable(config)
     corpus, history = open_corpus(
         config, spool=work, notice=watcher.notice, has_history=share is None
     )
-    account = _Account(history=history, steps=[])
+    if config.rewrite is None:
+        require_no_raw_pairs(corpus)
+    account = _Account(history=history, steps=[], files={})
     reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error, share=share)
     for number, (name, settings) in enumerate(asked.items(), start=1):
         is_last = number == len(asked)
@@ -103,6 +114,7 @@ def curate(
         result = RUN[name](corpus, settings=settings, context=context)
         corpus = result.corpus
         account.steps.append(result.record)
+        account.files.update(result.files)
     if dry_run:
         shutil.rmtree(work, ignore_errors=True)
     if dry_run or share is not None:
@@ -110,7 +122,13 @@ def curate(
     return _publish(corpus, config=config, work=work, account=account, reading=reading)
 
 
-def require_shared_input(config: CurateConfig) -> None:
+def require_shareable(config: CurateConfig) -> None:
+    """Whether several machines can do it."""
+    if config.rewrite is not None and config.rewrite.endpoint is not None:
+        raise ConfigError(
+            "rewrite.endpoint is asked by one machine, which counts what may be spent; curate with "
+            "it first, and give what it has written to the others."
+        )
     for name, text in config.sources.items():
         if STANDARD_INPUT in text.files.split(","):
             raise ConfigError(
@@ -133,7 +151,9 @@ def open_corpus(
     sources, history = [], {}
     for name, text in config.sources.items():
         files = _files(text, spool=spool, notice=notice)
-        sources.append(Source(name=name, kind=text.kind, files=tuple(files), key=text.key))
+        sources.append(
+            Source(name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape)
+        )
         history[name] = _history(name, files=files, notice=notice) if has_history else ()
     return Corpus(sources=tuple(sources)), history
 
@@ -160,15 +180,13 @@ def _history(
     if len(found) > 1:
         notice(f"{name}: its files are of {listed(sorted(found))}, whose history is not kept.")
         return ()
-    return (*curation.sources[found.pop()].history, *curation.steps)
+    return curation.steps_of(found.pop())
 
 
 def _source_of(path: Path, *, folder: Path, curation: Curation) -> str:
     held = curation.file(str(path.absolute().relative_to(folder)))
     if held is None or sha256_of(path) != held[1].sha256:
-        raise DataError(
-            f"{path} is not as {folder / CURATION} says; restore it, or move it out of that folder."
-        )
+        raise not_as_written(path)
     return held[0]
 
 
@@ -226,6 +244,8 @@ def _publish(
         )
     curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
     curation.write(aside)
+    for name, path in account.files.items():
+        os.link(path, aside / name)
     output.parent.mkdir(parents=True, exist_ok=True)
     publish(aside, folder=output)
     shutil.rmtree(work)
@@ -251,6 +271,7 @@ def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile
 class _Account:
     history: Mapping[str, tuple[StepRecord, ...]]
     steps: list[StepRecord]
+    files: dict[str, Path]
 
     def tally(self, source: str) -> Tally:
         """Of the last step that concerned it."""

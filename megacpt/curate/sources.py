@@ -11,6 +11,7 @@ from typing import Any
 
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.pieces import Piece, cut, piece_bytes
+from megacpt.curate.rewrite.shapes import Shape
 
 
 class Kind(enum.Enum):
@@ -27,6 +28,8 @@ class Source:
     kind: Kind
     files: tuple[SourceFile, ...]
     key: str = "text"
+    shape: Shape | None = None
+    """Of records that hold no text of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Corpus:
                     "name": source.name,
                     "kind": source.kind.value,
                     "key": source.key,
+                    "shape": source.shape.value if source.shape else None,
                     "files": [
                         asdict(file) | {"format": file.format.value} for file in source.files
                     ],

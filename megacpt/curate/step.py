@@ -22,6 +22,8 @@ class Verdict:
     """Instead of it; not where it is dropped."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """For the examples: what was found, such as a value and its limit."""
+    note: Mapping[str, Any] | None = None
+    """A line that the step itself reads again when all is judged: Applied.notes."""
 
 
 KEPT = Verdict()

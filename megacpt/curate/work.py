@@ -252,7 +252,7 @@ class PieceRunner:
                 piece.source.files[extent.file],
                 extent=extent,
                 number=n,
-                key=piece.source.key,
+                key=None if piece.source.shape else piece.source.key,
                 max_bytes=self._job.reading.max_document_bytes,
             )
             for n, extent in enumerate(piece.extents)
@@ -263,7 +263,10 @@ class PieceRunner:
         first = 0
         for passage in chain.from_iterable(readers):
             documents, parsed = read_documents(
-                passage, key=source.key, limit=reading.max_document_bytes
+                passage,
+                key=source.key,
+                limit=reading.max_document_bytes,
+                shape=source.shape,
             )
             bad = [*passage.bad, *parsed.bad]
             if bad and reading.on_error is OnError.stop:

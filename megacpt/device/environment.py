@@ -240,6 +240,11 @@ def beginning_with(prefix: str) -> dict[str, str]:
     }
 
 
+def secret(name: str) -> str:
+    """A key, for what it is sent with alone; empty if there is none."""
+    return os.environ.get(name, "")
+
+
 def has_secret(name: str) -> bool:
     """Whether a key is there; its value stays where it is."""
     return bool(os.environ.get(name))

@@ -19,6 +19,8 @@ from yaml import YAMLError
 from megacpt import __version__
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.sections import Init, RunConfig
+from megacpt.corpus.curation import Origin, origins_of
+from megacpt.corpus.required import words_of
 from megacpt.errors import DataError
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.peft_settings import PEFT_SETTINGS
@@ -27,7 +29,7 @@ from megacpt.files import write_text
 from megacpt.monitor.report import found_settings, run_files, settings
 from megacpt.monitor.summary import HeldoutChange, Summary, summarise, up_to
 from megacpt.shards.manifest import read_shard_manifest
-from megacpt.text import duration
+from megacpt.text import duration, text_size
 
 CARD = "README.md"
 """What PEFT knows a folder by; of the model it has nothing."""
@@ -132,6 +134,7 @@ def card(facts: CardFacts) -> str:
     sections = {
         "Use": _use(facts),
         "Data": _data(facts),
+        "Curation": _curation(facts.summary["plan"] or {}),
         "Held-out losses": _heldout(facts.summary),
         "Gate": _gate(facts.summary),
         "Training": _training(facts),
@@ -228,6 +231,35 @@ def _data(facts: CardFacts) -> Iterator[str]:
             for row in rows
         ),
     )
+
+
+def _curation(plan: Mapping[str, Any]) -> Iterator[str]:
+    """What the shards say of their text, as it was when the run began."""
+    curated = {name: origins_of(found) for name, found in plan.get("curated", {}).items()}
+    if not any(curated.values()):
+        return
+    rows = [
+        row for name, origins in curated.items() for o in origins for row in _steps(name, origin=o)
+    ]
+    rows += [(name, "no record", *[""] * 4) for name, found in curated.items() if not found]
+    yield from _table(("Source", "Step", "Documents", "Left", "Text left", "Record"), rows=rows)
+    yield ""
+    yield "Steps in their order; the record is the fingerprint of the curation that wrote the text."
+
+
+def _steps(name: str, *, origin: Origin) -> Iterator[tuple[str, ...]]:
+    for step in origin.steps:
+        counts = step.counts
+        yield (
+            name,
+            ", ".join(words_of(step)) or step.name,
+            f"{counts['documents_in']:,}",
+            f"{counts['documents_out']:,}",
+            text_size(counts["bytes_out"]),
+            origin.fingerprint,
+        )
+    if not origin.steps:
+        yield (name, "none", "", "", "", origin.fingerprint)
 
 
 def _heldout(summary: Summary) -> Iterator[str]:

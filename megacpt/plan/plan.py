@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, RopeConfig, RunConfig
+from megacpt.corpus.curation import Origin
+from megacpt.corpus.required import common
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
     num_active_parameters,
@@ -106,6 +108,9 @@ class Plan:
     """What is trained in place of the model's weights."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
+    curated: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
+    """Where each source's text was curated, and how, as far as its shard says so; without the
+    files that this began with."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"memory_total_bytes": self.memory.total}
@@ -301,6 +306,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from _segment_lines(plan.stages)
     yield ""
     yield from _source_lines(plan.sources)
+    yield from _curated_lines(plan.curated)
     yield ""
     yield from _rate_lines(plan)
     yield ""
@@ -347,6 +353,13 @@ def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
             f"{source.share_asked:>9.2%}{source.share_achieved:>10.2%}"
             f"{count(source.tokens, digits=2):>11}{source.epochs:>9.2f}"
         )
+
+
+def _curated_lines(curated: Mapping[str, tuple[Origin, ...]]) -> Iterator[str]:
+    """Nothing where no source has a record."""
+    for name, origins in curated.items() if any(curated.values()) else ():
+        done = ", ".join(common(origins)) or ("no step" if origins else "no record of it")
+        yield from _wrapped("Curated", items=f"{name}: {done}".split(" "), gap=" ")
 
 
 def checkpoints_kept(config: RunConfig) -> int:

@@ -7,8 +7,8 @@ were done; settings of the steps to come may be new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +47,8 @@ class DataRecord:
     contents: Mapping[str, str]
     """Fingerprint of each source that was drawn from."""
     segments: tuple[DrawnSegment, ...]
+    curations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Fingerprints of the curations that a source's text is of, where its shard names some."""
 
     @property
     def past(self) -> tuple[Segment, ...]:
@@ -82,6 +84,7 @@ class DataRecord:
             "packing": settings.packing,
             "chunk_length": settings.chunk_length,
             "contents": dict(self.contents),
+            "curations": {name: list(found) for name, found in self.curations.items()},
             "segments": [_segment_to_json(drawn) for drawn in self.segments],
         }
 
@@ -99,6 +102,10 @@ class DataRecord:
                 ),
                 contents={str(name): str(value) for name, value in content["contents"].items()},
                 segments=tuple(_segment_from_json(item) for item in content["segments"]),
+                curations={
+                    str(name): tuple(map(str, found))
+                    for name, found in content.get("curations", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise DataError(

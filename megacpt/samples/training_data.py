@@ -36,7 +36,7 @@ from megacpt.samples.record import (
     require_same_settings,
 )
 from megacpt.samples.tape import Key, RowsOfSpans, Tiles, require_two_tokens
-from megacpt.shards.manifest import identity_of, require_one_tokenizer
+from megacpt.shards.manifest import identity_of, read_shard_manifest, require_one_tokenizer
 from megacpt.shards.packing import PackedShard
 from megacpt.shards.reader import IndexedShard
 
@@ -50,6 +50,8 @@ class TrainingData:
     shards: Mapping[str, IndexedShard]
     contents: Mapping[str, str]
     """Fingerprint of each source's tokens."""
+    curations: Mapping[str, tuple[str, ...]]
+    """Source -> fingerprints of the curations that its text is of, where its manifest has some."""
     segments: tuple[Segment, ...]
     """What was drawn, and what will be."""
     order: KeyedOrder | MegatronOrder
@@ -88,6 +90,7 @@ class TrainingData:
             settings=settings,
             shards=opened,
             contents=contents,
+            curations=curations_of(opened),
             segments=segments,
             order=_megatron(
                 config, shards=opened, segments=segments, seed=seed, steps=steps, past=past
@@ -147,6 +150,7 @@ class TrainingData:
             settings=self.settings,
             contents={n: self.contents[n] for n, s in self.consumed_samples(step).items() if s},
             segments=self._drawn_segments(step),
+            curations=self.curations,
         ).to_json()
 
     def _drawn_segments(self, step: int) -> tuple[DrawnSegment, ...]:
@@ -222,6 +226,16 @@ def contents_of(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
     return {
         name: hashlib.sha256(identity_of(shard, manifest=manifest).encode("utf-8")).hexdigest()
         for (name, shard), manifest in zip(shards.items(), manifests, strict=True)
+    }
+
+
+def curations_of(shards: Mapping[str, IndexedShard]) -> dict[str, tuple[str, ...]]:
+    """``TrainingData.curations``."""
+    manifests = {name: read_shard_manifest(shard.prefix) for name, shard in shards.items()}
+    return {
+        name: tuple(origin.fingerprint for origin in manifest.curated)
+        for name, manifest in manifests.items()
+        if manifest is not None and manifest.curated
     }
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import xxhash
+
+from megacpt.corpus.curation import Origin, origins_of
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
@@ -77,6 +80,10 @@ class Manifest:
     backends: tuple[BackendRecord, ...] = ()
     tokenizer_identity: str = ""
     """``of_fingerprint`` what makes ids the same, however the tokenizer's file is written."""
+    curated: tuple[Origin, ...] = ()
+    """Where all of its text was curated, and how; empty where that is not known."""
+    chain: str = ""
+    """Ties ``curated`` to the inputs and to both files: neither can be put beside another."""
     version: int = VERSION
 
     @property
@@ -110,6 +117,19 @@ def total_backends(records: Iterable[BackendRecord]) -> tuple[BackendRecord, ...
     )
 
 
+def chained(manifest: Manifest) -> Manifest:
+    """The same with the ``chain`` of what it says."""
+    return replace(manifest, chain=_chain(asdict(manifest)))
+
+
+def _chain(content: Mapping[str, Any]) -> str:
+    """128 bits, in hexadecimal; "" of text that was not curated."""
+    if not content.get("curated"):
+        return ""
+    tied = {key: content[key] for key in ("curated", "inputs", "bin_sha256", "idx_sha256")}
+    return xxhash.xxh3_128_hexdigest(json.dumps(tied, sort_keys=True).encode())
+
+
 def of_fingerprint(fingerprint: str, *, identity: str) -> str:
     """Name an identity together with its fingerprint: one that is changed takes both away."""
     return f"{fingerprint}:{identity}" if identity else ""
@@ -133,6 +153,12 @@ def read_shard_manifest(prefix: Path | str) -> Manifest | None:
             raise DataError(
                 f"{path} has version {content['version']}, this megacpt reads {VERSION}; "
                 "use the megacpt that wrote it, or tokenize the text again."
+            )
+        if content.get("chain", "") != _chain(content):
+            raise DataError(
+                f"{path} says how its text was curated, but not of these files: its chain is "
+                f"{content.get('chain') or 'missing'}, and should be {_chain(content) or 'empty'}; "
+                "restore it, or tokenize the text again."
             )
         return _parse(content)
     except FileNotFoundError:
@@ -168,7 +194,9 @@ def _unrelated(path: Path, *, holds: str) -> DataError:
 def _parse(content: dict[str, Any]) -> Manifest:
     inputs = tuple(_record(InputFile, content=file) for file in content["inputs"])
     backends = tuple(_record(BackendRecord, content=b) for b in content.get("backends", ()))
-    return _record(Manifest, content=content | {"inputs": inputs, "backends": backends})
+    curated = origins_of(content.get("curated", ()))
+    known = {"inputs": inputs, "backends": backends, "curated": curated}
+    return _record(Manifest, content=content | known)
 
 
 def _record(kind: type[Record], *, content: dict[str, Any]) -> Record:

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megacpt.corpus.curation import Origin
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
 from megacpt.shards.manifest import (
     Manifest,
+    chained,
     identity_of,
     manifest_json,
     manifest_path,
@@ -209,7 +211,7 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
     # One that knows what its tokenizer computes says more than one of an older megacpt.
     first = next((m for m in manifests if m.identity), manifests[0])
-    return replace(
+    whole = replace(
         first,
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
@@ -219,5 +221,15 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
         errors=dict(sum((Counter(manifest.errors) for manifest in manifests), Counter())),
         backends=total_backends(r for manifest in manifests for r in manifest.backends),
         inputs=tuple(file for manifest in manifests for file in manifest.inputs),
+        curated=_curated(manifests),
         **asdict(files),
     )
+    return chained(whole)
+
+
+def _curated(manifests: Sequence[Manifest]) -> tuple[Origin, ...]:
+    """Of all shards, where each of them has been curated."""
+    if not all(manifest.curated for manifest in manifests):
+        return ()
+    every = (origin for manifest in manifests for origin in manifest.curated)
+    return tuple({(o.fingerprint, o.source): o for o in every}.values())

@@ -24,6 +24,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import CheckpointError, ConfigError, DataError, MegacptError
 from megacpt.families import read_architecture
 from megacpt.plan.plan import Plan
+from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.format import HEADER, MAGIC
 from megacpt.shards.merge import merge_shards
@@ -31,6 +32,7 @@ from megacpt.shards.reader import write_shard
 from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
 from tests.checkpoint import small
+from tests.corpus.curated import decontaminated, step, write_curated
 from tests.support import write_model_folder
 
 ENDINGS = ("bin", "idx", "json")
@@ -304,3 +306,73 @@ def test_a_run_goes_on_with_its_model(folder: Path, change: dict[str, object]) -
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError, match="is of another model: its"):
         planned(folder)
+
+
+@pytest.fixture
+def curated(folder: Path) -> Path:
+    """A source ``clean`` whose text was deduplicated and decontaminated."""
+    steps = [step("deduplicate", "law"), decontaminated("law")]
+    texts = [f"a clean law number {n}" for n in range(40)]
+    write_curated(folder / "out", steps, texts={"law": texts})
+    tokenize(
+        [folder / "out"],
+        tokenizer=folder / "model",
+        output_prefix=folder / "clean",
+        workers=1,
+    )
+    return folder
+
+
+def clean(folder: Path) -> str:
+    return f"data.sources.law.prefix={folder / 'clean'}"
+
+
+REQUIRED = "data.require='deduplicated, decontaminated:mmlu'"
+
+
+def test_text_that_has_what_is_required(curated: Path) -> None:
+    plan = planned(curated, clean(curated), REQUIRED)
+    assert [s.name for s in plan.curated["law"][0].steps] == ["deduplicate", "decontaminate"]
+    assert "Curated      law: deduplicated, decontaminated, decontaminated:mmlu" in plan.render()
+    data = TrainingData.open(
+        config_of(curated, clean(curated)).data,
+        seed=1,
+        shards={"law": curated / "clean"},
+        steps=10,
+    )
+    record = DataRecord.from_json(json.loads(json.dumps(data.record(3))))
+    assert record.curations == {"law": (plan.curated["law"][0].fingerprint,)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ([REQUIRED], "deduplicated and decontaminated:mmlu, as data.require demands"),
+        (["data.sources.web.require=filtered"], "filtered, as data.sources.web.require demands"),
+        ([REQUIRED, "data.sources.web.require=balanced"], "balanced, as data.sources.web.require"),
+    ],
+)
+def test_text_that_lacks_it_is_refused(curated: Path, settings: list[str], missing: str) -> None:
+    """``law`` has all of it, ``web`` nothing."""
+    web = f"data.sources.web.prefix={curated / 'web'}"
+    message = refusal(curated, clean(curated), web, *settings)
+    assert f"{web} has no record of being {missing}" in message
+    assert "data.sources.law" not in message
+    warned = planned(curated, clean(curated), web, *settings, "data.on_missing=warn")
+    assert next(s for s in warned.advice if "has no record of being" in s).startswith(web)
+    # A source of which nothing is demanded.
+    planned(curated, clean(curated), web, REQUIRED, "data.sources.web.require=none")
+
+
+def test_generated_text_is_no_curated_text(curated: Path) -> None:
+    web = "data.sources.web.synthetic.documents=50"
+    assert "data.sources.web.prefix=generated text has no record" in refusal(
+        curated, clean(curated), web, REQUIRED
+    )
+
+
+def test_a_demand_that_nothing_meets_is_a_typo(folder: Path) -> None:
+    message = refusal(folder, "data.require='deduplicate, decontaminated:a'")
+    assert message.startswith(
+        "data.require=deduplicate is nothing that curation does; use filtered"
+    )

@@ -5,7 +5,7 @@ say."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from megacpt.config.sections import Init, RunConfig
+from megacpt.corpus.curation import origin_of
 from megacpt.monitor.card import datasets_of, write_card
 from megacpt.shards.tokenize import tokenize
+from tests.corpus.curated import decontaminated, step, write_curated
 from tests.monitor.sample_run import STEPS, heldout_at, records, write_evaluation
 from tests.monitor.sample_run import write_run as write_files
 
@@ -201,3 +203,23 @@ def test_an_adapter_s_card_names_the_model_that_it_goes_on(tmp_path: Path) -> No
     assert 'AutoModelForCausalLM.from_pretrained("org/Base-7B")' in code
     assert "PeftModel.from_pretrained(base, folder)" in code
     compile(code, "card", "exec")
+
+
+def test_how_the_text_was_curated(run: Run, tmp_path: Path) -> None:
+    """As the run has kept it; its shards need not be there any more."""
+    steps = [step("filter", "psalms"), decontaminated("psalms")]
+    curation = write_curated(tmp_path / "out", steps, texts={"psalms": ["In the beginning"]})
+    origin = origin_of("psalms", curation=curation, folder=tmp_path / "out")
+    kept = {"sources": [], "curated": {"psalms": [asdict(origin)], "speeches": []}}
+    assert "## Curation" not in run.card().text
+    (run.run_dir / "plan.json").write_text(json.dumps(kept))
+    text = run.card().text
+    fingerprint = curation.fingerprint
+    assert text[text.index("## Curation") :].split("\n")[2:8] == [
+        "| Source | Step | Documents | Left | Text left | Record |",
+        "| --- | --- | --- | --- | --- | --- |",
+        f"| psalms | filtered | 9 | 8 | 800 bytes | {fingerprint} |",
+        f"| psalms | decontaminated, decontaminated:mmlu | 9 | 8 | 800 bytes | {fingerprint} |",
+        "| speeches | no record |  |  |  |  |",
+        "",
+    ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from megacpt.shards.merge import merge_shards
 from megacpt.shards.reader import IndexedShard, write_shard
 from megacpt.shards.tokenize import tokenize
 from megacpt.tokenizer import load_tokenizer
+from tests.corpus.curated import decontaminated, step, write_curated
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny"
 
@@ -265,3 +267,93 @@ def test_a_changed_byte_is_never_merged(prefix: Path, kind: str, data: st.DataOb
         pass
     finally:
         path.write_bytes(whole)
+
+
+@pytest.fixture
+def curated(tmp_path: Path) -> Path:
+    """A shard of curated text."""
+    write_curated(tmp_path / "out", [step("deduplicate", "law"), decontaminated("law")])
+    tokenize([tmp_path / "out"], tokenizer=TINY, output_prefix=tmp_path / "law", workers=1)
+    return tmp_path / "law"
+
+
+def test_a_shard_says_how_its_text_was_curated(curated: Path, prefix: Path) -> None:
+    found = manifest.verify(curated)
+    assert found == manifest.read_shard_manifest(curated)
+    (origin,) = found.curated
+    account = json.loads((curated.parent / "out" / "curation.json").read_text())
+    assert origin.fingerprint == account["fingerprint"]
+    assert [step.name for step in origin.steps] == ["deduplicate", "decontaminate"]
+    assert origin.steps[1].suites == {"mmlu": "ab" * 16}
+    plain = manifest.verify(prefix)
+    assert (plain.curated, plain.chain) == ((), "")
+
+
+def edited(content: dict[str, Any]) -> None:
+    content["curated"][0]["steps"][0]["settings"]["threshold"] = 0.7
+
+
+def without_chain(content: dict[str, Any]) -> None:
+    del content["chain"]
+
+
+def without_record(content: dict[str, Any]) -> None:
+    content["curated"] = []
+
+
+def other_inputs(content: dict[str, Any]) -> None:
+    content["inputs"][0]["sha256"] = "ef" * 32
+
+
+def other_tokens(content: dict[str, Any]) -> None:
+    content["bin_sha256"] = "ef" * 32
+
+
+@pytest.mark.parametrize(
+    "change", [edited, without_chain, without_record, other_inputs, other_tokens]
+)
+def test_a_chain_of_other_files_is_refused(curated: Path, change: Callable[..., None]) -> None:
+    path = manifest.manifest_path(curated)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"law.json says how its text was curated, but not of thes"):
+        manifest.read_shard_manifest(curated)
+
+
+def test_a_record_cannot_be_put_beside_another_shard(curated: Path, prefix: Path) -> None:
+    """Neither as the manifest of it, nor into its own."""
+    theirs = json.loads(manifest.manifest_path(curated).read_text())
+    change(prefix, curated=theirs["curated"], chain=theirs["chain"])
+    with pytest.raises(DataError, match="but not of these files"):
+        manifest.read_shard_manifest(prefix)
+    manifest.manifest_path(prefix).write_text(json.dumps(theirs))
+    with pytest.raises(DataError, match="is not what"):
+        inspect_shard(prefix)
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_curated_text_that_was_changed_is_no_shard(tmp_path: Path, longer: bool) -> None:
+    write_curated(tmp_path / "out", [step("deduplicate", "law")])
+    path = tmp_path / "out" / "law" / "00000.jsonl"
+    path.write_text(path.read_text().replace("land", "lands" if longer else "sand"))
+    with pytest.raises(DataError, match=r"00000.jsonl is not as .*curation.json says; restore it"):
+        tokenize([path], tokenizer=TINY, output_prefix=tmp_path / "law", workers=1)
+    assert not list(tmp_path.glob("law.*[nx]"))
+
+
+def test_merged_shards_keep_what_all_have(curated: Path, prefix: Path, tmp_path: Path) -> None:
+    write_curated(tmp_path / "b", [step("filter", "law")], texts={"law": ["b"]})
+    tokenize([tmp_path / "b"], tokenizer=TINY, output_prefix=tmp_path / "web", workers=1)
+    both = [tmp_path / "out" / "law", tmp_path / "b" / "law"]
+    at_once = tokenize(both, tokenizer=TINY, output_prefix=tmp_path / "once", workers=1)
+    merge_shards([curated, tmp_path / "web"], output_prefix=tmp_path / "both")
+    found = manifest.verify(tmp_path / "both")
+    assert at_once is not None
+    assert (found.curated, found.chain) == (at_once.curated, at_once.chain)
+    assert [[s.name for s in o.steps] for o in found.curated] == [
+        ["deduplicate", "decontaminate"],
+        ["filter"],
+    ]
+    merge_shards([curated, prefix], output_prefix=tmp_path / "mixed")
+    assert manifest.verify(tmp_path / "mixed").curated == ()

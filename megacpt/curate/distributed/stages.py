@@ -39,7 +39,10 @@ def _deduplicate(settings: DeduplicateConfig) -> tuple[Part, ...]:
     return (Part.pieces, Part.once, *lines, Part.pieces)
 
 
-STAGES: Mapping[str, Callable[[Any], tuple[Part, ...]]] = {"deduplicate": _deduplicate}
+STAGES: Mapping[str, Callable[[Any], tuple[Part, ...]]] = {
+    "deduplicate": _deduplicate,
+    "balance": lambda _: (Part.pieces, Part.pieces),
+}
 """Of steps that are not done with one of pieces."""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from megacpt.curate.config import CurateConfig
 from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.distributed.stages import Part, Stage, stages
-from megacpt.curate.pipeline import open_corpus, require_shared_input
+from megacpt.curate.pipeline import open_corpus, require_shareable
 from megacpt.device.environment import slurm_job
 from megacpt.errors import ConfigError, EnvironmentError_
 from megacpt.files import require_new
@@ -34,7 +34,7 @@ def submit(config: CurateConfig, *, jobs: JobsConfig) -> list[Submitted]:
     _require_login_node()
     output = Path(config.output)
     require_new(output)
-    require_shared_input(config)
+    require_shareable(config)
     # What is wrong with the sources is told now, and not by the first job.
     open_corpus(config, spool=output.with_name(f"{output.name}.work"), has_history=False)
     of_a_task = replace(config, workers=config.workers or jobs.cpus_per_task)

@@ -15,8 +15,10 @@ from megacpt.config.sections import (
     SourceConfig,
     StageConfig,
 )
+from megacpt.corpus.required import DONE, unknown
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
+from megacpt.text import listed
 
 
 def blend_violations(data: DataConfig) -> list[Violation]:
@@ -229,4 +231,17 @@ def text_is_named(path: str, *, item: SourceConfig | HeldoutConfig) -> Iterator[
         )
 
 
-RULES: tuple[Rule, ...] = (_sources,)
+def _required(facts: Facts) -> Iterator[Violation]:
+    data = facts.config.data
+    asked = {f"data.sources.{name}.require": s.require for name, s in data.sources.items()}
+    for path, text in {"data.require": data.require, **asked}.items():
+        for word in unknown(text):
+            yield Violation(
+                path=path,
+                value=word,
+                rule="is nothing that curation does",
+                remedy=f"use {listed(DONE)}, or decontaminated:SUITE",
+            )
+
+
+RULES: tuple[Rule, ...] = (_sources, _required)

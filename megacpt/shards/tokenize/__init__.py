@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacpt.corpus.curation import curated
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.inputs import find_files
@@ -81,7 +82,12 @@ def tokenize(
     size = piece_size or piece_bytes(sum(file.bytes for file in files))
     work = _Work(
         folder=folder,
-        plan=PiecePlan(settings=settings, files=tuple(files), pieces=tuple(cut(files, size=size))),
+        plan=PiecePlan(
+            settings=settings,
+            files=tuple(files),
+            pieces=tuple(cut(files, size=size)),
+            curated=curated([file.path for file in files], notice=notice),
+        ),
         tokenizer=tokenizer,
         workers=workers or num_cores(),
         on_error=on_error,

@@ -22,6 +22,7 @@ from megacpt.shards.manifest import (
     BackendRecord,
     InputFile,
     Manifest,
+    chained,
     manifest_json,
     total_backends,
 )
@@ -47,6 +48,8 @@ def merge(
     """
     folder = WorkFolder(output_prefix)
     pieces = _Pieces.open(folder, own_log=own_log)
+    for file in pieces.inputs():
+        pieces.plan.curated.require(file.path, sha256=file.sha256)
     with ShardWriter(output_prefix, dtype=pieces.dtype) as writer:
         pieces.put(writer, progress=progress)
         has_bad = pieces.write_quarantine(writer)
@@ -212,7 +215,7 @@ class _Pieces:
 
     def manifest(self, files: ShardFiles) -> Manifest:
         settings = self.plan.settings
-        return Manifest(
+        found = Manifest(
             name=self.folder.prefix.name,
             tokenizer_fingerprint=settings.tokenizer_fingerprint,
             tokenizer_identity=settings.tokenizer_identity,
@@ -222,7 +225,8 @@ class _Pieces:
             special=settings.special,
             key=settings.key,
             dtype=settings.dtype,
-            inputs=tuple(self._inputs()),
+            inputs=tuple(self.inputs()),
+            curated=self.plan.curated.origins,
             empty_documents=sum(record.empty_documents for record in self.records),
             long_documents=sum(record.long_documents for record in self.records),
             on_error=self._on_error,
@@ -238,8 +242,9 @@ class _Pieces:
             ),
             **asdict(files),
         )
+        return chained(found)
 
-    def _inputs(self) -> Iterator[InputFile]:
+    def inputs(self) -> Iterator[InputFile]:
         leaves: dict[int, list[str]] = {number: [] for number in range(len(self.plan.files))}
         for piece, record in zip(self.plan.pieces, self.records, strict=True):
             for extent, found in zip(piece, record.leaves, strict=True):

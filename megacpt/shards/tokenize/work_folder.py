@@ -19,10 +19,11 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megacpt.corpus.curation import Curated
 from megacpt.corpus.documents import OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.pieces import Extent, Piece
@@ -56,6 +57,7 @@ class PiecePlan:
     settings: ShardSettings
     files: tuple[SourceFile, ...]
     pieces: tuple[Piece, ...]
+    curated: Curated = field(default_factory=Curated)
 
     @property
     def num_bytes(self) -> int:
@@ -129,6 +131,7 @@ class WorkFolder:
                     )
                     for piece in content["pieces"]
                 ),
+                curated=Curated.of_json(content["curated"]) if "curated" in content else Curated(),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._broken_plan(error) from error
@@ -203,6 +206,7 @@ def _as_json(plan: PiecePlan) -> dict[str, Any]:
         "settings": asdict(plan.settings),
         "files": [asdict(file) | {"format": file.format.value} for file in plan.files],
         "pieces": [[[p.file, p.start, p.stop, p.bytes] for p in piece] for piece in plan.pieces],
+        "curated": plan.curated.to_json(),
     }
 
 
@@ -210,5 +214,5 @@ def _differing(first: dict[str, Any], *, second: dict[str, Any]) -> list[str]:
     """Names of settings, or "inputs"."""
     one, other = first.get("settings", {}), second["settings"]
     names = [name for name in {**other, **one} if one.get(name) != other.get(name)]
-    same_inputs = all(first.get(name) == second[name] for name in ("files", "pieces"))
+    same_inputs = all(first.get(name) == second[name] for name in ("files", "pieces", "curated"))
     return names if same_inputs else [*names, "inputs"]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a document that holds parts of suites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from megacpt.curate import words as words_rules
+from megacpt.curate.decontaminate.items import Suite
+from megacpt.curate.decontaminate.search import Found, Search
+from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
+from megacpt.curate.documents import Batch, Document
+from megacpt.curate.sources import Source
+from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped, is_trained_on, noted
+
+SHOWN_CHARS = 200
+VERSION = 1
+"""Of what is found by the same settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decontamination:
+    """The step; held-out sources are not looked at."""
+
+    suites: tuple[Suite, ...]
+    settings: DecontaminateConfig
+    name: str = "decontaminate"
+    threads_max: int = 2
+
+    def to_json(self) -> dict[str, Any]:
+        settings = asdict(self.settings) | {"action": self.settings.action.value}
+        settings["suites"] = {suite.name: suite.identity for suite in self.suites}
+        words = {"words_version": words_rules.VERSION, "unicode": words_rules.UNICODE}
+        return {"version": VERSION, **words, **settings}
+
+    def concerns(self, source: Source) -> bool:
+        return is_trained_on(source)
+
+    def open(self) -> Judge:
+        search = Search(self.suites, settings=self.settings)
+        return partial(_judge, search=search, suites=self.suites, action=self.settings.action)
+
+
+def _judge(
+    batch: Batch, *, search: Search, suites: Sequence[Suite], action: Action
+) -> list[Verdict]:
+    found = search([document.text for document in batch.documents])
+    verdicts = [KEPT] * len(batch.documents)
+    for number, parts in found.items():
+        document = batch.documents[number]
+        rule = f"{suites[parts[0].suite].name} {parts[0].part.name}"
+        hits = list(_told(parts, text=document.text, suites=suites))
+        told = {**hits[0], "others": len(hits) - 1}
+        verdict = _verdict(
+            document, parts=parts, rule=rule, told=told, search=search, action=action
+        )
+        verdicts[number] = replace(verdict, note={"id": document.id, "hits": hits})
+    return verdicts
+
+
+def _verdict(
+    document: Document,
+    *,
+    parts: Sequence[Found],
+    rule: str,
+    told: Mapping[str, Any],
+    search: Search,
+    action: Action,
+) -> Verdict:
+    match action:
+        case Action.drop:
+            return dropped(rule, **told)
+        case Action.report:
+            return noted(rule, **told)
+        case Action.cut:
+            text = _without(document.text, parts=parts, search=search)
+            if not text.strip():
+                return dropped(rule, **told)
+            return changed(document.with_text(text), rule=rule, **told)
+
+
+def _without(text: str, *, parts: Sequence[Found], search: Search) -> str:
+    """Again until nothing is found: what a cut brings together may be a part, too."""
+    while parts:
+        text = " ".join(piece for piece in _pieces(text, parts=parts) if piece)
+        parts = search([text]).get(0, [])
+    return text
+
+
+def _pieces(text: str, *, parts: Sequence[Found]) -> Iterator[str]:
+    """What is between the spans, without the blanks at the cuts."""
+    end = 0
+    for start, stop in sorted(span for part in parts for span in part.spans):
+        if start >= end:
+            yield text[end:start].strip()
+        end = max(end, stop)
+    yield text[end:].strip()
+
+
+def _told(
+    parts: Sequence[Found], *, text: str, suites: Sequence[Suite]
+) -> Iterator[dict[str, Any]]:
+    """For the account."""
+    for part in parts:
+        start, stop = part.spans[0]
+        yield {
+            "suite": suites[part.suite].name,
+            "item": part.item,
+            "part": part.part.name,
+            "share": part.share,
+            "found": text[start:stop][:SHOWN_CHARS],
+        }

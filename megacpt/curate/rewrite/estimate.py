@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much a model would be asked, before anything is sent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megacpt.curate.context import Context
+from megacpt.curate.documents import Batch
+from megacpt.curate.rewrite.drafts import Drafter
+from megacpt.curate.rewrite.endpoint import is_asked
+from megacpt.curate.rewrite.request import Asker, Cache
+from megacpt.curate.rewrite.settings import EndpointConfig, RewriteConfig
+from megacpt.curate.sources import Corpus
+from megacpt.curate.work import make_pieces
+from megacpt.errors import ConfigError
+from megacpt.text import count
+
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    documents: int = 0
+    cached: int = 0
+    """... of them, whose replies are there."""
+    bytes_in: int = 0
+    """Of the requests for the others."""
+
+    @property
+    def requests(self) -> int:
+        return self.documents - self.cached
+
+    def told(self, endpoint: EndpointConfig) -> str:
+        tokens_in, tokens_out = self.bytes_in / BYTES_PER_TOKEN, self.requests * endpoint.max_tokens
+        cost = (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6
+        priced = f", at most about {cost:,.2f} at your prices" if cost else ""
+        return (
+            f"{endpoint.url}: {self.requests:,} requests to {endpoint.model}, about "
+            f"{count(tokens_in)} tokens, for at most {count(tokens_out)}{priced}; {self.cached:,} "
+            f"replies are in {endpoint.cache}."
+        )
+
+
+def require_consent(found: Estimate, *, settings: EndpointConfig) -> None:
+    if found.requests > settings.max_requests and not settings.yes:
+        raise ConfigError(
+            f"{found.told(settings)} Nothing was sent; allow it with --yes, or with "
+            f"rewrite.endpoint.max_requests={found.requests}."
+        )
+
+
+def estimate(
+    corpus: Corpus, *, settings: RewriteConfig, numbers: Sequence[int], context: Context
+) -> Estimate:
+    """Of the pieces ``numbers``; counted anew each time, for the cache has grown."""
+    folder = context.folder.with_name(f"{context.folder.name}-estimate")
+    shutil.rmtree(folder, ignore_errors=True)
+    records = make_pieces(
+        corpus,
+        settings=_Counting(settings=settings),
+        folder=folder,
+        reading=replace(context.reading, threads_max=1),
+        numbers=numbers,
+    )
+    shutil.rmtree(folder)
+    sums = {name: sum(record[name] for record in records) for name in asdict(Estimate())}
+    return Estimate(**sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counting:
+    settings: RewriteConfig
+
+    def to_json(self) -> Mapping[str, Any]:
+        return {}
+
+    def open(self) -> Callable[[int, Path], _Piece]:
+        endpoint = self.settings.endpoint
+        assert endpoint is not None
+        return partial(
+            _Piece,
+            drafter=Drafter(self.settings),
+            asker=Asker(endpoint),
+            cache=Cache(Path(endpoint.cache)),
+        )
+
+
+class _Piece:
+    def __init__(
+        self, _number: int, _stem: Path, *, drafter: Drafter, asker: Asker, cache: Cache
+    ) -> None:
+        self._drafter, self._asker, self._cache = drafter, asker, cache
+        self._found = Estimate()
+
+    def work(self, batch: Batch) -> Estimate:
+        drafts = [draft for d in batch.documents if is_asked(draft := self._drafter(d))]
+        requests = [self._asker(draft.document.text) for draft in drafts]
+        new = [request for request in requests if request not in self._cache]
+        return Estimate(
+            documents=len(requests),
+            cached=len(requests) - len(new),
+            bytes_in=sum(request.num_bytes for request in new),
+        )
+
+    def settle(self, made: Estimate) -> None:
+        self._found = Estimate(
+            documents=self._found.documents + made.documents,
+            cached=self._found.cached + made.cached,
+            bytes_in=self._found.bytes_in + made.bytes_in,
+        )
+
+    def finish(self) -> Mapping[str, Any]:
+        return asdict(self._found)

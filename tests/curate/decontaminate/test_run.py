@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A corpus without the benchmarks, and the account of what was in it."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacpt.corpus.curation import Curation, was_decontaminated
+from megacpt.curate import pipeline
+from megacpt.curate.config import read_config
+from megacpt.errors import ConfigError
+from tests.corpus.cases import write_jsonl
+from tests.curate.decontaminate.cases import Maker
+from tools.bench.decontamination import planted
+
+MAKER = Maker(11)
+ITEMS = [MAKER.item(count) for count in (30, 15, 9, 6)]
+CLEAN = [MAKER.text(200) for _ in range(60)]
+DIRTY = [p.text for item in ITEMS for p in islice(planted(item, filler=MAKER), 6)]
+QUESTION = ITEMS[0].question[0]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    texts = [*CLEAN[:30], *DIRTY, *CLEAN[30:]]
+    write_jsonl(tmp_path / "law.jsonl", texts)
+    write_jsonl(tmp_path / "late.jsonl", [f"before {QUESTION} after"])
+    records = [
+        {"question": item.question[0], "choices": item.options, "answer": item.answer[0]}
+        for item in ITEMS
+    ]
+    (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+def curate(raw: Path, *more: str, output: str = "out", **options: bool) -> Curation:
+    words = [
+        f"output={raw / output}",
+        "form=jsonl",
+        f"sources.law.files={raw / 'law.jsonl'}",
+        f"sources.late.files={raw / 'late.jsonl'}",
+        "sources.late.kind=heldout",
+        f"decontaminate.suites.quiz.path={raw / 'quiz.jsonl'}",
+        *more,
+    ]
+    return pipeline.curate(read_config(None, overrides=words), **options)
+
+
+def texts(raw: Path, *, source: str = "law", output: str = "out") -> list[str]:
+    paths = sorted((raw / output / source).iterdir())
+    return [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
+
+
+def report(raw: Path, *, output: str = "out") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((raw / output / "decontamination.json").read_text())
+    return found
+
+
+def test_documents_are_dropped_and_counted(raw: Path) -> None:
+    found = curate(raw)
+    assert texts(raw) == CLEAN
+    assert texts(raw, source="late") == [f"before {QUESTION} after"]
+    told = report(raw)
+    about = told["suites"]["quiz"]
+    assert (about["items"], about["searched"], about["num_items_found"]) == (4, 4, 4)
+    assert about["documents_found"]["question"] == len(DIRTY) == len(told["hits"])
+    assert about["items_found"] == [0, 1, 2, 3]
+    first = told["hits"][0]
+    assert (first["source"], first["suite"], first["part"]) == ("law", "quiz", "question")
+    step = found.steps[0]
+    assert step.findings["suites"]["quiz"]["identity"] == about["identity"]
+    assert step.counts["law"]["rules"]["quiz question"]["dropped"] == len(DIRTY)
+    assert was_decontaminated(found.steps, suite="quiz")
+    assert was_decontaminated(found.steps, suite=about["identity"])
+    assert not was_decontaminated(found.steps, suite="mmlu")
+
+
+def test_curating_twice_changes_nothing(raw: Path) -> None:
+    curate(raw)
+    again = curate(raw, f"sources.law.files={raw / 'out' / 'law'}", output="again")
+    assert texts(raw, output="again") == texts(raw)
+    assert report(raw, output="again")["hits"] == []
+    assert was_decontaminated(again.sources["law"].history, suite="quiz")
+
+
+def test_what_was_found_is_cut_out(raw: Path) -> None:
+    curate(raw, "decontaminate.action=cut")
+    left = texts(raw)
+    assert len(left) == len(CLEAN) + len(DIRTY)
+    words = {word.strip(".,?").lower() for word in QUESTION.split()}
+    assert not any(QUESTION in text for text in left)
+    cut = next(text for text in left if text not in CLEAN)
+    assert "Answer:" in cut
+    assert not words <= set(cut.lower().split())
+    curate(raw, "decontaminate.action=cut", f"sources.law.files={raw / 'out'}/law", output="again")
+    assert texts(raw, output="again") == left
+
+
+def test_a_text_that_is_nothing_else_goes_with_the_cut(raw: Path) -> None:
+    write_jsonl(raw / "law.jsonl", [QUESTION.rstrip("?"), f"Asked: {QUESTION}"])
+    found = curate(raw, "decontaminate.action=cut")
+    assert texts(raw) == ["Asked: ?"]
+    assert found.steps[0].counts["law"]["rules"]["quiz question"]["dropped"] == 1
+
+
+def test_a_report_changes_nothing_and_is_no_proof(raw: Path) -> None:
+    found = curate(raw, "decontaminate.action=report")
+    assert texts(raw) == [*CLEAN[:30], *DIRTY, *CLEAN[30:]]
+    assert report(raw)["suites"]["quiz"]["documents_found"]["any"] == len(DIRTY)
+    assert not was_decontaminated(found.steps, suite="quiz")
+
+
+def test_hits_are_bounded_and_the_rest_counted(raw: Path) -> None:
+    curate(raw, "decontaminate.hits=3")
+    told = report(raw)
+    assert (len(told["hits"]), told["hits_left_out"]) == (3, len(DIRTY) - 3)
+    # Which three does not depend on the order of the documents.
+    write_jsonl(raw / "law.jsonl", [*DIRTY[::-1], *CLEAN])
+    curate(raw, "decontaminate.hits=3", output="turned")
+    assert report(raw, output="turned")["hits"] == told["hits"]
+    assert sorted(texts(raw, output="turned")) == sorted(CLEAN)
+
+
+def test_a_dry_run_leaves_nothing(raw: Path) -> None:
+    before = sorted(path.name for path in raw.iterdir())
+    found = curate(raw, dry_run=True)
+    assert found.steps[0].findings["suites"]["quiz"]["num_items_found"] == 4
+    assert sorted(path.name for path in raw.iterdir()) == before
+
+
+def test_a_step_without_suites_is_refused(raw: Path) -> None:
+    config = read_config(
+        None,
+        overrides=[
+            f"output={raw / 'out'}",
+            f"sources.law.files={raw / 'law.jsonl'}",
+            "decontaminate.words=13",
+        ],
+    )
+    with pytest.raises(ConfigError, match=r"decontaminate.suites names no suite; name the bench"):
+        pipeline.curate(config)
+    assert not (raw / "out").exists()
