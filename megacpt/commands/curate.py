@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -163,6 +164,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from _bad_lines(step)
         yield from step.findings.get("table", ())
 
 
@@ -175,6 +177,16 @@ def _rules(step: StepRecord) -> Iterator[str]:
             sums[1] += of_rule["dropped"]
     for rule, (documents, dropped) in sorted(found.items(), key=lambda item: -item[1][0]):
         yield f"    {rule:<40}{documents:>12,}  {dropped:,} dropped"
+
+
+def _bad_lines(step: StepRecord) -> Iterator[str]:
+    from megacpt.curate.quarantine import told
+
+    found: Counter[str] = Counter()
+    for counts in step.counts.values():
+        found.update(counts["errors"])
+    if found:
+        yield f"    {told(found)}"
 
 
 def _written(curation: Curation, *, output: str, elapsed_s: float) -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -22,6 +22,28 @@ class Form(enum.Enum):
     jsonl_zst = "jsonl.zst"
     parquet = "parquet"
     """Columns ``id``, ``text`` and ``fields``, a JSON object with all others."""
+
+
+class LinesBeside:
+    """A file of JSON lines beside a part; there is none as long as nothing is added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, Path(f"{path}.{secrets.token_hex(4)}.partial")
+        self._file: BinaryIO | None = None
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            self._file = self._file or self._aside.open("wb")
+            self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+
+    def finish(self) -> str | None:
+        """The name it now has."""
+        if self._file is None:
+            return None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._aside.replace(self._path).name
 
 
 class PartWriter(Protocol):

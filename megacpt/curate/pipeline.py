@@ -20,6 +20,7 @@ from megacpt.corpus.curation import (
     curated_folder,
     not_as_written,
 )
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.inputs import STANDARD_INPUT, find_files
 from megacpt.corpus.workers.processes import Report
@@ -31,6 +32,7 @@ from megacpt.curate.context import Context, StepResult
 from megacpt.curate.decontaminate import run as decontaminate
 from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.parts import Form
+from megacpt.curate.quarantine import told
 from megacpt.curate.rewrite import run as rewrite
 from megacpt.curate.rewrite.guard import require_no_raw_pairs
 from megacpt.curate.sources import Corpus, Source
@@ -119,7 +121,14 @@ def curate(
         shutil.rmtree(work, ignore_errors=True)
     if dry_run or share is not None:
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
-    return _publish(corpus, config=config, work=work, account=account, reading=reading)
+    return _publish(
+        corpus,
+        config=config,
+        work=work,
+        account=account,
+        reading=reading,
+        notice=watcher.notice,
+    )
 
 
 def require_shareable(config: CurateConfig) -> None:
@@ -218,7 +227,13 @@ class _Unchanged:
 
 
 def _publish(
-    corpus: Corpus, *, config: CurateConfig, work: Path, account: _Account, reading: Reading
+    corpus: Corpus,
+    *,
+    config: CurateConfig,
+    work: Path,
+    account: _Account,
+    reading: Reading,
+    notice: Callable[[str], None],
 ) -> Curation:
     """Give the parts of the last step their names in ``config.output``."""
     output = Path(config.output)
@@ -230,6 +245,9 @@ def _publish(
         form=config.form,
         reading=reading,
     )
+    for name, tally in unchanged.tallies.items():
+        if tally.errors:
+            notice(f"{name}: {told(tally.errors)}.")
     aside = work / "output"
     shutil.rmtree(aside, ignore_errors=True)
     sources = {}
@@ -244,6 +262,7 @@ def _publish(
         )
     curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
     curation.write(aside)
+    _keep_bad_lines(aside / QUARANTINE, work=work)
     for name, path in account.files.items():
         os.link(path, aside / name)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -252,8 +271,19 @@ def _publish(
     return curation
 
 
+def _keep_bad_lines(path: Path, *, work: Path) -> None:
+    """All that steps have set aside, if anything; each source was read by one of them first."""
+    found = [kept for kept in sorted(work.rglob(QUARANTINE)) if kept.stat().st_size]
+    if found:
+        with path.open("wb") as target:
+            for kept in found:
+                with kept.open("rb") as source:
+                    shutil.copyfileobj(source, target)
+
+
 def _is_below(source: Source, *, folder: Path) -> bool:
-    return all(Path(file.path).is_relative_to(folder) for file in source.files)
+    """Whether a step has written it; what came through a pipe lies in the folder itself."""
+    return all(folder in Path(file.path).parent.parents for file in source.files)
 
 
 def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile]:

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -91,7 +92,8 @@ def make_pieces(
     _start(folder, corpus=corpus, settings=settings.to_json(), share=reading.share)
     wanted = range(len(corpus.pieces)) if numbers is None else numbers
     mine = wanted if reading.share is None else reading.share.of(wanted)
-    left = [number for number in mine if _record(folder, number=number) is None]
+    record = partial(_record, folder, on_error=reading.on_error)
+    left = [number for number in mine if record(number=number) is None]
     if left:
         num_bytes = sum(corpus.pieces[number].bytes for number in left)
         processes = num_processes(
@@ -108,7 +110,7 @@ def make_pieces(
             threads=min(reading.threads_max, -(-reading.workers // processes)),
         )
         run_pieces(left, runner=job.open(), job=job, processes=processes, report=report)
-    records = [_record(folder, number=number) for number in wanted]
+    records = [record(number=number) for number in wanted]
     found = [record for record in records if record is not None]
     if len(found) < len(records):
         raise Unfinished(folder, missing=len(records) - len(found))
@@ -172,14 +174,15 @@ def _agree(path: Path, *, text: str) -> None:
         )
 
 
-def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
+def _record(folder: Path, *, number: int, on_error: OnError) -> dict[str, Any] | None:
+    """Of a finished piece, whose bad lines, if any, were treated as now."""
     try:
         found: dict[str, Any] = json.loads(
             _stem(folder, number=number).with_suffix(".json").read_text()
         )
     except FileNotFoundError:
         return None
-    return found
+    return found if found["on_error"] in (None, on_error.value) else None
 
 
 def _stem(folder: Path, *, number: int) -> Path:
@@ -208,6 +211,7 @@ class _Step(NamedTuple):
     readers: Sequence[ExtentReader]
     batch: Batch | None = None
     made: Any = None
+    has_bad: bool = False
 
 
 class PieceRunner:
@@ -241,9 +245,11 @@ class PieceRunner:
         for number in numbers:
             work = self._begin(number, _stem(self._job.folder, number=number))
             readers = self._readers(number)
-            batches = self._batches(number, readers=readers)
-            yield from (_Step(number, work, readers, batch=batch) for batch in batches)
-            yield _Step(number, work, readers)
+            has_bad = False
+            for batch in self._batches(number, readers=readers):
+                has_bad |= bool(batch.bad)
+                yield _Step(number, work, readers, batch=batch)
+            yield _Step(number, work, readers, has_bad=has_bad)
 
     def _readers(self, number: int) -> list[ExtentReader]:
         piece = self._job.corpus.pieces[number]
@@ -279,6 +285,11 @@ class PieceRunner:
 
     def _publish(self, step: _Step) -> None:
         leaves = [reader.leaves for reader in step.readers]
-        record = {**step.work.finish(), "leaves": leaves}
+        record = {
+            **step.work.finish(),
+            "leaves": leaves,
+            "num_lines": [reader.num_lines for reader in step.readers],
+            "on_error": self._job.reading.on_error.value if step.has_bad else None,
+        }
         path = _stem(self._job.folder, number=step.number).with_suffix(".json")
         write_text(path, text=json.dumps(record))

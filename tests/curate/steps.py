@@ -211,8 +211,8 @@ def written(folder: Path, *, source: str = "law") -> list[dict[str, Any]]:
     return [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
 
 
-def use(monkeypatch: pytest.MonkeyPatch, *, folder: Path, piece_bytes: int = 2048) -> None:
-    """The two steps as ``deduplicate``, small pieces, and work in ``folder``."""
-    monkeypatch.setitem(pipeline.RUN, "deduplicate", both)
-    monkeypatch.setattr(pieces, "PIECE_BYTES_MIN", piece_bytes)
+def use(monkeypatch: pytest.MonkeyPatch, *, folder: Path, step: pipeline.RunStep = both) -> None:
+    """The step as ``deduplicate``, small pieces, and work in ``folder``."""
+    monkeypatch.setitem(pipeline.RUN, "deduplicate", step)
+    monkeypatch.setattr(pieces, "PIECE_BYTES_MIN", 2048)
     monkeypatch.chdir(folder)
