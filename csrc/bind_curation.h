@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bind_arrays.h"
+#include "jaccard.h"
 #include "ngram_index.h"
 #include "sketch.h"
 #include "words.h"
@@ -42,14 +43,14 @@ class Texts {
 
 // The arrays of Sketches, for Python.
 struct SketchArrays {
-  pybind11::array normalised, text_offsets, num_words, shingles, shingle_offsets, bands;
+  pybind11::array normalised, text_offsets, num_words, shingles, shingle_offsets, bands, hashes;
 };
 
 inline SketchArrays sketch(const SketchPlan& plan, const pybind11::list& list, bool normalised,
-                           bool shingles) {
+                           bool shingles, bool hashes) {
   namespace py = pybind11;
   const Texts texts(list);
-  Sketches found(plan, normalised, shingles);
+  Sketches found(plan, {normalised, shingles, hashes});
   {
     py::gil_scoped_release release;
     found.add_all(texts.views());
@@ -61,7 +62,8 @@ inline SketchArrays sketch(const SketchPlan& plan, const pybind11::list& list, b
           handed_over(std::move(found.num_words)),
           handed_over(std::move(found.shingles)),
           handed_over(std::move(found.shingle_offsets)),
-          handed_over(std::move(found.bands)).reshape(shape)};
+          handed_over(std::move(found.bands)).reshape(shape),
+          handed_over(std::move(found.hashes))};
 }
 
 // A view of the rows of an array of so many columns, one after another.
@@ -73,6 +75,16 @@ FileArray<T> rows_of(const pybind11::array& array, pybind11::ssize_t columns, co
               " columns and of type " +
               pybind11::cast<std::string>(pybind11::str(pybind11::dtype::of<T>())));
   return FileArray<T>(array.data(), array.size());
+}
+
+// Throws unless `offsets` are in order and within `size` entries; one at least.
+inline void check_offsets(const FileArray<std::int64_t>& offsets, std::int64_t size) {
+  require(offsets.size() >= 1, "offsets must not be empty");
+  std::int64_t before = 0;
+  for (std::int64_t n = 0; n < offsets.size(); ++n) {
+    require(offsets[n] >= before && offsets[n] <= size, "offsets must rise within the sets");
+    before = offsets[n];
+  }
 }
 
 inline pybind11::array_t<double> similarities(const pybind11::array& shingles,
@@ -96,7 +108,7 @@ inline pybind11::array_t<double> similarities(const pybind11::array& shingles,
     };
     for (std::int64_t n = 0; n < flat.size(); n += 2) {
       const auto one = set(flat[n]), other = set(flat[n + 1]);
-      out[n / 2] = similarity(one.first, one.second, other.first, other.second);
+      out[n / 2] = jaccard(one.first, one.second, other.first, other.second);
     }
   }
   return found;
@@ -141,12 +153,13 @@ inline void bind_curation(pybind11::module_& m) {
       .def_readonly("num_words", &SketchArrays::num_words)
       .def_readonly("shingles", &SketchArrays::shingles)
       .def_readonly("shingle_offsets", &SketchArrays::shingle_offsets)
-      .def_readonly("bands", &SketchArrays::bands);
+      .def_readonly("bands", &SketchArrays::bands)
+      .def_readonly("hashes", &SketchArrays::hashes);
   py::class_<SketchPlan>(m, "Sketcher", "Makes what finds texts that are like each other.")
       .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::uint64_t>(), py::kw_only(),
            py::arg("words") = 5, py::arg("bands") = 0, py::arg("rows") = 0, py::arg("seed") = 0)
       .def("sketch", &sketch, py::arg("texts"), py::kw_only(), py::arg("normalised") = true,
-           py::arg("shingles") = true, "What is not wanted is empty.");
+           py::arg("shingles") = true, py::arg("hashes") = false, "What is not wanted is empty.");
   m.def("similarities", &similarities, py::arg("shingles"), py::kw_only(), py::arg("offsets"),
         py::arg("pairs"), "Jaccard of pairs of the sets of Sketches; of two empty ones 0.");
   py::class_<HitArrays>(m, "Hits", "Windows that texts have, one entry each.")

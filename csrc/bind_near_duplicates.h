@@ -43,18 +43,12 @@ inline void bind_near_duplicates(pybind11::module_& m) {
   py::class_<ShingleFiles>(m, "ShingleFiles", "Sorted uint32 sets of documents, in files.")
       .def(py::init(&shingle_files), py::arg("paths"), py::kw_only(), py::arg("ends"),
            py::arg("firsts"), py::keep_alive<1, 3>())
-      .def(
-          "similarity",
-          [](const ShingleFiles& files, std::int64_t first, std::int64_t second) {
-            Shingles a, b;
-            files.read(first, a);
-            files.read(second, b);
-            return jaccard(a, b);
-          },
-          py::arg("first"), py::arg("second"), "Jaccard of two documents.")
+      .def("similarity", &ShingleFiles::similarity, py::arg("first"), py::arg("second"),
+           "Jaccard of two documents.")
+      .def_property_readonly("num_compared", &ShingleFiles::num_compared)
       .def(
           "drop_alike",
-          [](const ShingleFiles& files, const py::array& members, const py::array& priorities,
+          [](ShingleFiles& files, const py::array& members, const py::array& priorities,
              const py::array& ends, double threshold, std::uint8_t rule,
              py::array_t<std::uint8_t> rules, py::array_t<std::int64_t> like) {
             const Buckets buckets = buckets_of(members, priorities, ends);
@@ -62,15 +56,15 @@ inline void bind_near_duplicates(pybind11::module_& m) {
             std::uint8_t* rule_of = written(rules, rules.size(), "rules");
             std::int64_t* like_of = written(like, rules.size(), "like");
             py::gil_scoped_release release;
-            return drop_alike(files, buckets, threshold, rule, rule_of, like_of);
+            drop_alike(files, buckets, threshold, rule, rule_of, like_of);
           },
           py::arg("members"), py::kw_only(), py::arg("priorities"), py::arg("ends"),
           py::arg("threshold"), py::arg("rule"), py::arg("rules").noconvert(),
           py::arg("like").noconvert(),
-          "Leave out what is like a document of its bucket that stays; number of comparisons.")
+          "Leave out what is like a document of its bucket that stays.")
       .def(
           "join_alike",
-          [](const ShingleFiles& files, const py::array& members, const py::array& priorities,
+          [](ShingleFiles& files, const py::array& members, const py::array& priorities,
              const py::array& ends, double threshold, py::array_t<std::uint8_t> rules,
              py::array_t<std::int64_t> parents) {
             const Buckets buckets = buckets_of(members, priorities, ends);
@@ -78,11 +72,11 @@ inline void bind_near_duplicates(pybind11::module_& m) {
             const std::uint8_t* rule_of = written(rules, rules.size(), "rules");
             std::int64_t* parent_of = written(parents, rules.size(), "parents");
             py::gil_scoped_release release;
-            return join_alike(files, buckets, threshold, rule_of, parent_of);
+            join_alike(files, buckets, threshold, rule_of, parent_of);
           },
           py::arg("members"), py::kw_only(), py::arg("priorities"), py::arg("ends"),
           py::arg("threshold"), py::arg("rules").noconvert(), py::arg("parents").noconvert(),
-          "Join the sets of documents that are like each other; number of comparisons.");
+          "Join the sets of documents that are like each other.");
 }
 
 }  // namespace megacpt

@@ -15,28 +15,20 @@
 #include <vector>
 
 #include "file_array.h"
+#include "jaccard.h"
+#include "word_hash.h"
 
 namespace megacpt {
 
 using Shingles = std::vector<std::uint32_t>;
 
-// Of two sorted sets without repetitions, what they have in common over what either has; less than
-// `least` is reported as 0 where the sizes alone tell so. Two empty ones have nothing in common.
-inline double jaccard(const Shingles& a, const Shingles& b, double least = 0.0) {
-  const std::size_t small = std::min(a.size(), b.size()), large = std::max(a.size(), b.size());
-  if (small == 0 || static_cast<double>(small) < least * static_cast<double>(large)) return 0.0;
-  std::size_t at = 0, other = 0, common = 0;
-  while (at < a.size() && other < b.size()) {
-    const std::uint32_t left = a[at], right = b[other];
-    common += left == right;
-    at += left <= right;
-    other += right <= left;
-  }
-  return static_cast<double>(common) / static_cast<double>(a.size() + b.size() - common);
+// Whether sets of these sizes have too little in common for a similarity of `least`.
+inline bool differ_in_size(std::size_t a, std::size_t b, double least) {
+  return static_cast<double>(std::min(a, b)) < least * static_cast<double>(std::max(a, b));
 }
 
 // The shingles of all documents, in one file for each piece of a corpus. A document's lie between
-// the end of the one before it and its own.
+// the end of the one before it and its own. What was compared lately is known without reading.
 class ShingleFiles {
  public:
   // `firsts`: number of the first document of each file, rising.
@@ -58,7 +50,48 @@ class ShingleFiles {
   ShingleFiles& operator=(const ShingleFiles&) = delete;
   ~ShingleFiles() { close_all(); }
 
-  void read(std::int64_t document, Shingles& out) const {
+  double similarity(std::int64_t first, std::int64_t second) {
+    return compare(first, second, 0.0);
+  }
+
+  // Whether the similarity is `threshold` or above, which is the same in all calls.
+  bool alike(std::int64_t first, std::int64_t second, double threshold) {
+    Compared& known = compared_[mixed(static_cast<std::uint64_t>(first) * kRowBase +
+                                      static_cast<std::uint64_t>(second)) %
+                                compared_.size()];
+    if (known.first != first || known.second != second || known.threshold != threshold) {
+      known = {first, second, threshold, compare(first, second, threshold) >= threshold};
+      ++num_compared_;
+    }
+    return known.alike;
+  }
+
+  std::int64_t num_compared() const { return num_compared_; }
+
+ private:
+  struct Compared {
+    std::int64_t first = -1, second = -1;
+    double threshold = 0.0;
+    bool alike = false;
+  };
+
+  double compare(std::int64_t first, std::int64_t second, double least) {
+    if (first != held_) {
+      held_ = -1;  // until it is read
+      read(place_of(first), one_);
+      held_ = first;
+    }
+    const Place place = place_of(second);
+    if (differ_in_size(one_.size(), place.count, least)) return 0.0;
+    read(place, other_);
+    return jaccard(one_.data(), one_.size(), other_.data(), other_.size());
+  }
+
+  struct Place {
+    std::size_t file, start, count;
+  };
+
+  Place place_of(std::int64_t document) const {
     const auto after = std::upper_bound(firsts_.begin(), firsts_.end(), document);
     require(after != firsts_.begin(), "no such document");
     const std::size_t file = static_cast<std::size_t>(after - firsts_.begin()) - 1;
@@ -66,12 +99,15 @@ class ShingleFiles {
     require(at < ends_[file].size(), "no such document");
     const std::int64_t start = at ? ends_[file][at - 1] : 0, count = ends_[file][at] - start;
     require(start >= 0 && count >= 0, "ends must not fall");
-    out.resize(static_cast<std::size_t>(count));
-    fill(file, static_cast<off_t>(start) * 4, reinterpret_cast<char*>(out.data()),
-         static_cast<std::size_t>(count) * 4);
+    return {file, static_cast<std::size_t>(start), static_cast<std::size_t>(count)};
   }
 
- private:
+  void read(const Place& place, Shingles& out) const {
+    out.resize(place.count);
+    fill(place.file, static_cast<off_t>(place.start) * 4, reinterpret_cast<char*>(out.data()),
+         place.count * 4);
+  }
+
   void fill(std::size_t file, off_t at, char* into, std::size_t left) const {
     while (left > 0) {
       const ssize_t got = ::pread(files_[file], into, left, at);
@@ -88,6 +124,9 @@ class ShingleFiles {
   std::vector<FileArray<std::int64_t>> ends_;
   std::vector<std::int64_t> firsts_;
   std::vector<int> files_;
+  std::vector<Compared> compared_{std::size_t{1} << 17};
+  std::int64_t num_compared_ = 0, held_ = -1;
+  Shingles one_, other_;
 };
 
 // Documents that share a bucket: `members` by their numbers, those of bucket n from the end of the
@@ -125,34 +164,26 @@ constexpr std::uint64_t kFirstThatMayGo = std::uint64_t{1} << 63;
 
 // Leave out each document that is like one of its bucket which stays and has a lower priority:
 // `rules[document]` becomes `rule` (where it is not 0 the document is out already), and
-// `like[document]` the one that stays. Returns the number of comparisons.
-inline std::int64_t drop_alike(const ShingleFiles& shingles, const Buckets& buckets,
-                               double threshold, std::uint8_t rule, std::uint8_t* rules,
-                               std::int64_t* like) {
-  Shingles leader, other;
-  std::int64_t compared = 0;
+// `like[document]` the one that stays.
+inline void drop_alike(ShingleFiles& shingles, const Buckets& buckets, double threshold,
+                       std::uint8_t rule, std::uint8_t* rules, std::int64_t* like) {
   for (std::int64_t bucket = 0; bucket < buckets.ends.size(); ++bucket) {
     const std::vector<std::int64_t> places = buckets.order(bucket);
     for (std::size_t n = 0; n + 1 < places.size(); ++n) {
       const std::int64_t first = buckets.members[places[n]];
       if (rules[first] != 0) continue;
-      bool is_read = false;
       for (std::size_t m = n + 1; m < places.size(); ++m) {
         const std::int64_t second = buckets.members[places[m]];
         if (rules[second] != 0 || second == first ||
             buckets.priorities[places[m]] < kFirstThatMayGo)
           continue;
-        if (!is_read) shingles.read(first, leader), is_read = true;
-        shingles.read(second, other);
-        ++compared;
-        if (jaccard(leader, other, threshold) >= threshold) {
+        if (shingles.alike(first, second, threshold)) {
           rules[second] = rule;
           like[second] = first;
         }
       }
     }
   }
-  return compared;
 }
 
 // Sets of documents that hang together: `parents` leads from each to one of its set in the end.
@@ -164,31 +195,23 @@ inline std::int64_t root_of(std::int64_t document, std::int64_t* parents) {
   return document;
 }
 
-// Join the sets of documents of a bucket that are like each other. Returns the comparisons.
-inline std::int64_t join_alike(const ShingleFiles& shingles, const Buckets& buckets,
-                               double threshold, const std::uint8_t* rules,
-                               std::int64_t* parents) {
-  Shingles one, other;
-  std::int64_t compared = 0;
+// Join the sets of documents of a bucket that are like each other.
+inline void join_alike(ShingleFiles& shingles, const Buckets& buckets, double threshold,
+                       const std::uint8_t* rules, std::int64_t* parents) {
   for (std::int64_t bucket = 0; bucket < buckets.ends.size(); ++bucket) {
     const std::vector<std::int64_t> places = buckets.order(bucket);
     for (std::size_t n = 0; n + 1 < places.size(); ++n) {
       const std::int64_t first = buckets.members[places[n]];
       if (rules[first] != 0) continue;
-      bool is_read = false;
       for (std::size_t m = n + 1; m < places.size(); ++m) {
         const std::int64_t second = buckets.members[places[m]];
         if (rules[second] != 0) continue;
         const std::int64_t a = root_of(first, parents), b = root_of(second, parents);
-        if (a == b) continue;
-        if (!is_read) shingles.read(first, one), is_read = true;
-        shingles.read(second, other);
-        ++compared;
-        if (jaccard(one, other, threshold) >= threshold) parents[std::max(a, b)] = std::min(a, b);
+        if (a != b && shingles.alike(first, second, threshold))
+          parents[std::max(a, b)] = std::min(a, b);
       }
     }
   }
-  return compared;
 }
 
 }  // namespace megacpt

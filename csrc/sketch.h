@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -159,6 +158,11 @@ class SketchPlan {
   std::vector<std::uint32_t> factors_, terms_;
 };
 
+// What is wanted of each text besides the number of its words.
+struct SketchParts {
+  bool normalised, shingles, hashes;
+};
+
 // The sketches of texts one after another.
 class Sketches {
  public:
@@ -168,27 +172,27 @@ class Sketches {
   std::vector<std::uint32_t> shingles;  // sets, sorted
   std::vector<std::int64_t> shingle_offsets{0};
   std::vector<std::uint64_t> bands;
+  std::vector<std::uint64_t> hashes;  // of all words in a row
 
-  Sketches(const SketchPlan& plan, bool with_normalised, bool with_shingles)
-      : plan_(plan), with_normalised_(with_normalised), with_shingles_(with_shingles) {}
+  Sketches(const SketchPlan& plan, SketchParts wanted) : plan_(plan), wanted_(wanted) {}
 
   void add_all(const std::vector<Text>& texts) {
     std::size_t length = 0;
     for (const Text& text : texts) length += text.length;
-    if (with_normalised_) normalised.reserve(length);
-    if (with_shingles_) shingles.reserve(length / kWordBytes);
+    if (wanted_.normalised) normalised.reserve(length);
+    if (wanted_.shingles) shingles.reserve(length / kWordBytes);
     for (const Text& text : texts) add(text);
   }
 
  private:
   void add(const Text& text) {
     words_.read(text);
-    require(words_.size() <= std::size_t{std::numeric_limits<std::int32_t>::max()},
-            "a text has more words than 2^31");
     num_words.push_back(static_cast<std::int32_t>(words_.size()));
-    if (with_normalised_) add_normalised();
+    if (wanted_.normalised) add_normalised();
     text_offsets.push_back(static_cast<std::int64_t>(normalised.size()));
-    if (with_shingles_ || plan_.bands() > 0) add_shingles();
+    if (wanted_.hashes || wanted_.shingles || plan_.bands() > 0) hash_words(words_, hashes_);
+    if (wanted_.hashes) hashes.push_back(row_hash(hashes_.data(), hashes_.size()));
+    if (wanted_.shingles || plan_.bands() > 0) add_shingles();
     shingle_offsets.push_back(static_cast<std::int64_t>(shingles.size()));
   }
 
@@ -209,52 +213,28 @@ class Sketches {
   }
 
   void add_shingles() {
-    hash_words(words_, hashes_);
     plan_.shingles(hashes_, found_);
+    if (wanted_.shingles) {
+      found_.resize(set_.make(found_.data(), found_.size()));
+      shingles.insert(shingles.end(), found_.begin(), found_.end());
+    }
     if (plan_.bands() > 0) {
       const std::size_t before = bands.size();
       bands.resize(before + plan_.bands());
       plan_.bands(found_, smallest_, bands.data() + before);
     }
-    if (!with_shingles_) return;
-    found_.resize(set_.make(found_.data(), found_.size()));
-    shingles.insert(shingles.end(), found_.begin(), found_.end());
   }
 
   static constexpr std::size_t kOften = 16;  // bytes of nearly every word, or more
   static constexpr std::size_t kWordBytes = 5;  // and blank, about
 
   const SketchPlan& plan_;
-  bool with_normalised_, with_shingles_;
+  const SketchParts wanted_;
   Words words_;
   Room<char> line_;
   std::vector<std::uint64_t> hashes_;
   std::vector<std::uint32_t> found_, smallest_;
   SortedSet set_;
 };
-
-// Throws unless `offsets` rise from 0 or above to `size` or below; one at least.
-inline void check_offsets(const FileArray<std::int64_t>& offsets, std::int64_t size) {
-  require(offsets.size() >= 1, "offsets must not be empty");
-  std::int64_t before = 0;
-  for (std::int64_t n = 0; n < offsets.size(); ++n) {
-    require(offsets[n] >= before && offsets[n] <= size, "offsets must rise within the sets");
-    before = offsets[n];
-  }
-}
-
-// Of two sorted sets, what they have in common over what either has; 0 where both are empty.
-inline double similarity(const std::uint32_t* a, std::size_t a_size, const std::uint32_t* b,
-                         std::size_t b_size) {
-  std::size_t at = 0, other = 0, common = 0;
-  while (at < a_size && other < b_size) {
-    const std::uint32_t left = a[at], right = b[other];
-    common += left == right;
-    at += left <= right;
-    other += right <= left;
-  }
-  const std::size_t either = a_size + b_size - common;
-  return either ? static_cast<double>(common) / static_cast<double>(either) : 0.0;
-}
 
 }  // namespace megacpt

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "file_array.h"
 #include "unicode_table.h"
 
 namespace megacpt {
@@ -96,6 +97,10 @@ class Room {
 // together, as the bits of one number that say which belong to a word.
 class Words {
  public:
+  // Where a word is: its bytes must be counted in 32 bits, four a character at most.
+  using Place = std::uint32_t;
+  static constexpr std::size_t kMostCharacters = (std::size_t{1} << 30) - 64;
+
   // Bytes that may be read beyond the last word.
   static constexpr std::size_t kSpare = 64;
 
@@ -111,6 +116,7 @@ class Words {
   std::size_t end(std::size_t n) const { return is_ascii_ ? stops_[n] : ends_[n]; }
 
   void read(const Text& text) {
+    require(text.length <= kMostCharacters, "a text has more than 2^30 characters");
     const std::size_t most = text.length + 1;
     starts_ = starts_room_.get(most);
     stops_ = stops_room_.get(most);
@@ -173,22 +179,21 @@ class Words {
   }
 
   // The places of the bits that are set.
-  std::size_t list(std::uint64_t bits, std::size_t at, std::size_t* places, std::size_t* codes,
+  std::size_t list(std::uint64_t bits, std::size_t at, Place* places, Place* codes,
                    std::size_t count) const {
+    const auto place = static_cast<Place>(used_), code = static_cast<Place>(at);
     if (is_ascii_) {
-      for (; bits != 0; bits &= bits - 1) places[count++] = used_ + lowest(bits);
+      for (; bits != 0; bits &= bits - 1) places[count++] = place + lowest(bits);
       return count;
     }
     for (; bits != 0; bits &= bits - 1) {
-      places[count] = used_ + lowest(bits);
-      codes[count++] = at + lowest(bits);
+      places[count] = place + lowest(bits);
+      codes[count++] = code + lowest(bits);
     }
     return count;
   }
 
-  static std::size_t lowest(std::uint64_t bits) {
-    return static_cast<std::size_t>(__builtin_ctzll(bits));
-  }
+  static Place lowest(std::uint64_t bits) { return static_cast<Place>(__builtin_ctzll(bits)); }
 
   // Write 64 ASCII characters with small letters, and return which are letters or digits. Eight at
   // a time: a byte's highest bit tells whether it is beyond the number that was added to it.
@@ -234,14 +239,14 @@ class Words {
 
   void begin(Open kind, std::size_t place) {
     if (open_ != kNone) stop_word(used_, place);
-    starts_[num_starts_] = used_;
-    firsts_[num_starts_++] = place;
+    starts_[num_starts_] = static_cast<Place>(used_);
+    firsts_[num_starts_++] = static_cast<Place>(place);
     open_ = kind;
   }
 
   void stop_word(std::size_t byte, std::size_t place) {
-    stops_[num_stops_] = byte;
-    if (!is_ascii_) ends_[num_stops_] = place;
+    stops_[num_stops_] = static_cast<Place>(byte);
+    if (!is_ascii_) ends_[num_stops_] = static_cast<Place>(place);
     ++num_stops_;
     open_ = kNone;
   }
@@ -271,9 +276,9 @@ class Words {
 
   static char tail(std::uint32_t code) { return static_cast<char>(0x80 | (code & 0x3F)); }
 
-  Room<std::size_t> starts_room_, stops_room_, firsts_room_, ends_room_;
+  Room<Place> starts_room_, stops_room_, firsts_room_, ends_room_;
   Room<char> bytes_room_;
-  std::size_t *starts_ = nullptr, *stops_ = nullptr, *firsts_ = nullptr, *ends_ = nullptr;
+  Place *starts_ = nullptr, *stops_ = nullptr, *firsts_ = nullptr, *ends_ = nullptr;
   char* bytes_ = nullptr;
   std::size_t num_starts_ = 0, num_stops_ = 0, used_ = 0;
   Open open_ = kNone;

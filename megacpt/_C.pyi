@@ -93,11 +93,18 @@ class Sketches:
     def shingle_offsets(self) -> npt.NDArray[np.int64]: ...
     @property
     def bands(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]: ...
 
 class Sketcher:
     def __init__(self, *, words: int = 5, bands: int = 0, rows: int = 0, seed: int = 0) -> None: ...
     def sketch(
-        self, texts: list[str], *, normalised: bool = True, shingles: bool = True
+        self,
+        texts: list[str],
+        *,
+        normalised: bool = True,
+        shingles: bool = True,
+        hashes: bool = False,
     ) -> Sketches: ...
 
 def similarities(
@@ -145,6 +152,9 @@ class ShingleFiles:
         ends: Sequence[npt.NDArray[np.int64]],
         firsts: Sequence[int],
     ) -> None: ...
+    @property
+    def num_compared(self) -> int:
+        """Without those that were known."""
     def similarity(self, first: int, second: int) -> float: ...
     def drop_alike(
         self,
@@ -156,7 +166,7 @@ class ShingleFiles:
         rule: int,
         rules: npt.NDArray[np.uint8],
         like: npt.NDArray[np.int64],
-    ) -> int: ...
+    ) -> None: ...
     def join_alike(
         self,
         members: npt.NDArray[np.int64],
@@ -166,4 +176,4 @@ class ShingleFiles:
         threshold: float,
         rules: npt.NDArray[np.uint8],
         parents: npt.NDArray[np.int64],
-    ) -> int: ...
+    ) -> None: ...

@@ -40,6 +40,7 @@ VERBS = (
     curate.CURATE,
     curate.BALANCE,
     curate.REWRITE,
+    curate.DECONTAMINATE,
     tokenize.TOKENIZE,
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),

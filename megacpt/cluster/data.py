@@ -170,6 +170,12 @@ def _partly_trained_on(heldout: Shards, *, sources: Shards) -> Iterator[str]:
                 f"{source.removesuffix('.prefix')}: both were made from {len(shared)} of the same "
                 f"files, as {held.inputs[min(shared)]}; hold out other documents."
             )
+        elif curated := held.raw.keys() & trained.raw.keys():
+            yield (
+                f"{path}={held.shard.prefix} and {source.removesuffix('.prefix')} go back to the "
+                f"same files, as {held.raw[min(curated)]}, which were curated; see that no "
+                "document is in both."
+            )
 
 
 def _same_sets(heldout: Shards) -> Iterator[str]:

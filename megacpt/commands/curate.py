@@ -101,6 +101,20 @@ def _rewrite(arguments: argparse.Namespace) -> int:
     return _step(arguments)
 
 
+def _decontaminate(arguments: argparse.Namespace) -> int:
+    suites = [suite_setting(word) for word in arguments.suite]
+    arguments.words = [*arguments.words, *suites]
+    return _step(arguments)
+
+
+def suite_setting(word: str) -> str:
+    """Of NAME=PATH, or of a path or task whose name will do."""
+    name, equals, path = word.partition("=")
+    if not equals or Path(word).exists():
+        name, path = re.sub("[^A-Za-z0-9_-]", "_", Path(word).name.split(".")[0]), word
+    return f"suites.{name}.path={path}"
+
+
 def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
@@ -241,7 +255,7 @@ def _balance_arguments(parser: argparse.ArgumentParser) -> None:
 
 BALANCE = Verb(
     name="balance",
-    summary="plan the ratio of domain to general text, sample down, write a run's blend",
+    summary="weigh domain against general text, sample down, write a run's blend",
     example="  megacpt balance law.jsonl --general web.jsonl.zst --output data/balanced\n"
     "  megacpt balance law.jsonl ratio=4 tokenizer=models/llama \\\n"
     "      --general web.jsonl.zst --output data/balanced --dry-run",
@@ -265,6 +279,28 @@ REWRITE = Verb(
     "The same command again goes on from what is finished.",
     add_arguments=_rewrite_arguments,
     run=_rewrite,
+)
+
+
+def _decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="a benchmark: a task of lm-eval, or files of items; once for each",
+    )
+
+
+DECONTAMINATE = Verb(
+    name="decontaminate",
+    summary="leave out documents that hold what benchmarks ask",
+    example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
+    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl --output data/clean action=cut\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_decontaminate_arguments,
+    run=_decontaminate,
 )
 
 CURATE = Verb(

@@ -189,7 +189,10 @@ def _read_override(text: str, *, groups: Mapping[str, list[str]], request: _Requ
             "spaces, commas, brackets or ~, as in \"run_dir='my run'\"."
         ) from error
     if override.is_sweep_override():
-        raise ConfigError(f"{text!r} holds several values; a run has one value for each setting.")
+        raise ConfigError(
+            f"{text!r} holds several values; a run has one value for each setting. Quote a text "
+            f"that has commas: \"{key}='{rest}'\"."
+        )
     if isinstance(value, bool | int | float):
         # As it is written: a run may be named 1e3, and the schema knows where a number is wanted.
         value = rest.strip()

@@ -27,13 +27,26 @@ TEXT, ID = "text", "id"
 
 
 class Document:
-    """A JSON object with a text under ``key``; ``line`` is its JSON, None where it has changed."""
+    """A JSON object with a text under ``key``; ``line`` is its JSON, None where it has changed.
 
-    __slots__ = ("_id", "fields", "key", "line")
+    Without ``fields`` its line is known to be as it would be written, and parsed when asked for.
+    """
 
-    def __init__(self, fields: dict[str, Any], *, key: str = TEXT, line: bytes | None = None):
-        self.fields, self.key, self.line = fields, key, line
+    __slots__ = ("_fields", "_id", "_num_bytes", "key", "line")
+
+    def __init__(
+        self, fields: dict[str, Any] | None = None, *, key: str = TEXT, line: bytes | None = None
+    ) -> None:
+        self._fields, self.key, self.line = fields, key, line
         self._id: str | None = None
+        self._num_bytes: int | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        if self._fields is None:
+            assert self.line is not None
+            self._fields = orjson.loads(self.line)
+        return self._fields
 
     @property
     def text(self) -> str:
@@ -48,6 +61,26 @@ class Document:
             self._id = text_id(self.text) if own is None else str(own)
         return self._id
 
+    @property
+    def num_bytes(self) -> int:
+        """Of its text, in UTF-8."""
+        if self._num_bytes is None:
+            text = self.text
+            plain = text.isascii()
+            self._num_bytes = len(text) if plain else len(text.encode("utf-8", "surrogatepass"))
+        return self._num_bytes
+
+    @num_bytes.setter
+    def num_bytes(self, known: int) -> None:
+        self._num_bytes = known
+
+    @property
+    def is_as_written(self) -> bool:
+        """Its line is what ``json_line`` gives."""
+        if self._fields is None:
+            return True
+        return self.key == TEXT and self.line is not None and self._fields.get(ID) is not None
+
     def with_text(self, text: str, **others: Any) -> Document:
         """The same document with another text, and other fields beside it; the id stays."""
         fields = {ID: self.id} | self.fields | {self.key: text} | others
@@ -55,11 +88,10 @@ class Document:
 
     def json_line(self) -> bytes:
         """An object with ``id`` and ``text``, without a line break; what else there was stays."""
-        if self.key == TEXT and self.line is not None:
-            if self.fields.get(ID) is not None:
-                return self.line
-            if ID not in self.fields:
-                return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
+        if self.line is not None and self.is_as_written:
+            return self.line
+        if self.key == TEXT and self.line is not None and ID not in self.fields:
+            return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
         others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
         fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}
         try:
@@ -87,6 +119,12 @@ class Batch:
     def numbers(self) -> range:
         """In the piece, one of each document."""
         return range(self.first, self.first + len(self.documents))
+
+
+def lines_of(passage: Passage) -> list[Document]:
+    """Of a passage that was read before, all of whose documents are as they would be written."""
+    assert isinstance(passage.content, bytes)
+    return [Document(line=line) for line in passage.content.split(b"\n") if line]
 
 
 def read_documents(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import enum
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,8 +39,6 @@ class LinesBeside:
         """The name it now has."""
         if self._file is None:
             return None
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return self._aside.replace(self._path).name
 
@@ -66,7 +63,7 @@ def open_part(stem: Path, *, form: Form) -> PartWriter:
 
 
 class _File:
-    """Written aside, flushed and renamed."""
+    """Written aside and renamed."""
 
     def __init__(self, stem: Path, *, form: Form) -> None:
         self._stem, self._form = stem, form
@@ -75,8 +72,6 @@ class _File:
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         name = f"{self._stem}-{checksum(self._aside)}.{self._form.value}"
         return self._aside.replace(name)

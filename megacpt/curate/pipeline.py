@@ -87,12 +87,7 @@ def curate(
     watcher = watcher or Watcher()
     output = Path(config.output)
     require_new(output)
-    asked = sections(config)
-    if not asked:
-        raise ConfigError(
-            f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
-            "deduplicate.near.threshold=0.8."
-        )
+    asked = _asked(config)
     work = output.with_name(f"{output.name}.work")
     if share is not None:
         require_shareable(config)
@@ -121,14 +116,18 @@ def curate(
         shutil.rmtree(work, ignore_errors=True)
     if dry_run or share is not None:
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
-    return _publish(
-        corpus,
-        config=config,
-        work=work,
-        account=account,
-        reading=reading,
-        notice=watcher.notice,
-    )
+    notice = watcher.notice
+    return _publish(corpus, config=config, account=account, reading=reading, notice=notice)
+
+
+def _asked(config: CurateConfig) -> Mapping[str, Any]:
+    asked = sections(config)
+    if not asked:
+        raise ConfigError(
+            f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
+            "deduplicate.near.threshold=0.8."
+        )
+    return asked
 
 
 def require_shareable(config: CurateConfig) -> None:
@@ -230,13 +229,13 @@ def _publish(
     corpus: Corpus,
     *,
     config: CurateConfig,
-    work: Path,
     account: _Account,
     reading: Reading,
     notice: Callable[[str], None],
 ) -> Curation:
     """Give the parts of the last step their names in ``config.output``."""
     output = Path(config.output)
+    work = output.with_name(f"{output.name}.work")
     left = frozenset(s.name for s in corpus.sources if not _is_below(s, folder=work))
     unchanged = apply(
         corpus,

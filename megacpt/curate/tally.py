@@ -13,7 +13,7 @@ from megacpt.curate.documents import Document
 from megacpt.curate.step import Verdict
 
 EXAMPLES = 10
-"""Kept of each rule: those with the smallest hashes of their ids."""
+"""Kept of each rule: those with the smallest hashes of their lines."""
 EXAMPLE_CHARS = 400
 
 
@@ -46,7 +46,7 @@ class Tally:
 
     def count(self, document: Document, *, verdict: Verdict) -> Document | None:
         """Take note of a verdict; what becomes of the document."""
-        size = _size(document)
+        size = document.num_bytes
         self.documents_in += 1
         self.bytes_in += size
         if verdict.rule:
@@ -55,7 +55,7 @@ class Tally:
             return None
         left = verdict.document or document
         self.documents_out += 1
-        self.bytes_out += size if left is document else _size(left)
+        self.bytes_out += left.num_bytes
         return left
 
     def _count_rule(self, document: Document, *, verdict: Verdict, size: int) -> None:
@@ -63,7 +63,7 @@ class Tally:
         rule.documents += 1
         rule.dropped += verdict.drops
         rule.bytes += size
-        place = xxhash.xxh3_64_hexdigest(document.id.encode())
+        place = xxhash.xxh3_64_hexdigest(document.json_line())
         if len(rule.examples) < EXAMPLES or place < rule.examples[-1]["place"]:
             example = {
                 "place": place,
@@ -97,9 +97,3 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 def _place(example: Mapping[str, Any]) -> tuple[str, str]:
     return str(example["place"]), str(example["id"])
-
-
-def _size(document: Document) -> int:
-    """UTF-8 bytes of its text."""
-    text = document.text
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

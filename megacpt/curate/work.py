@@ -3,8 +3,10 @@
 
 FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
 other files are there before it. What is made of a piece depends on the piece alone, so that the
-number of workers and the order of their work leave no trace. Several machines may share a folder:
-each makes its share of the pieces, and goes on when those of the others are there.
+number of workers and the order of their work leave no trace. Nothing waits for the disk: what a
+power cut has shortened is not of the size that the record states, and is made again. Several
+machines may share a folder: each makes its share of the pieces, and goes on when those of the
+others are there.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from megacpt.corpus.documents import OnError, refusal
+from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
 from megacpt.corpus.workers.share import Share
-from megacpt.curate.documents import Batch, read_documents
+from megacpt.curate.documents import Batch, Document, lines_of, read_documents
 from megacpt.curate.sources import Corpus
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import write_text
@@ -45,7 +47,8 @@ class PieceWork(Protocol):
         """Take what ``work`` has made, in the order of the batches."""
 
     def finish(self) -> Mapping[str, Any]:
-        """Complete the files of the piece; what its record says of it."""
+        """Complete the files of the piece; what its record says of it, and under ``files`` what
+        they are called."""
 
 
 class WorkSettings(Protocol):
@@ -67,6 +70,9 @@ class Reading:
     """Of a process: more than one where the work lets go of Python's lock."""
     on_error: OnError = OnError.stop
     max_document_bytes: int = 1 << 26
+    as_written: frozenset[int] = frozenset()
+    """Pieces that were read before, all of whose documents are as they would be written: of these
+    a document is parsed when its text is asked for."""
     share: Share | None = None
     """Of several machines in the same folders; None: all is made here."""
 
@@ -175,14 +181,16 @@ def _agree(path: Path, *, text: str) -> None:
 
 
 def _record(folder: Path, *, number: int, on_error: OnError) -> dict[str, Any] | None:
-    """Of a finished piece, whose bad lines, if any, were treated as now."""
+    """Of a piece whose files are whole, and whose bad lines, if any, were treated as now."""
     try:
         found: dict[str, Any] = json.loads(
             _stem(folder, number=number).with_suffix(".json").read_text()
         )
-    except FileNotFoundError:
+        whole = all((folder / name).stat().st_size == size for name, size in found["sizes"].items())
+    except (FileNotFoundError, ValueError):
         return None
-    return found if found["on_error"] in (None, on_error.value) else None
+    is_as_now = found["on_error"] in (None, on_error.value)
+    return found if whole and is_as_now else None
 
 
 def _stem(folder: Path, *, number: int) -> Path:
@@ -268,13 +276,7 @@ class PieceRunner:
         source, reading = self._job.corpus.pieces[number].source, self._job.reading
         first = 0
         for passage in chain.from_iterable(readers):
-            documents, parsed = read_documents(
-                passage,
-                key=source.key,
-                limit=reading.max_document_bytes,
-                shape=source.shape,
-            )
-            bad = [*passage.bad, *parsed.bad]
+            documents, bad = self._read(passage, number=number)
             if bad and reading.on_error is OnError.stop:
                 extent = self._job.corpus.pieces[number].extents[passage.extent]
                 file = source.files[extent.file]
@@ -283,13 +285,25 @@ class PieceRunner:
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
             first += len(documents)
 
+    def _read(self, passage: Passage, *, number: int) -> tuple[list[Document], list[BadLine]]:
+        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        if number in reading.as_written:
+            return lines_of(passage), []
+        documents, parsed = read_documents(
+            passage, key=source.key, limit=reading.max_document_bytes, shape=source.shape
+        )
+        return documents, [*passage.bad, *parsed.bad]
+
     def _publish(self, step: _Step) -> None:
-        leaves = [reader.leaves for reader in step.readers]
+        folder, made = self._job.folder, step.work.finish()
         record = {
-            **step.work.finish(),
-            "leaves": leaves,
+            **made,
+            "sizes": {name: (folder / name).stat().st_size for name in made.get("files", ())},
+            "leaves": [reader.leaves for reader in step.readers],
             "num_lines": [reader.num_lines for reader in step.readers],
             "on_error": self._job.reading.on_error.value if step.has_bad else None,
         }
-        path = _stem(self._job.folder, number=step.number).with_suffix(".json")
-        write_text(path, text=json.dumps(record))
+        path = _stem(folder, number=step.number).with_suffix(".json")
+        aside = path.with_suffix(f".{secrets.token_hex(4)}.partial")
+        aside.write_text(json.dumps(record))
+        aside.replace(path)

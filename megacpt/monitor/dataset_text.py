@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from megacpt.corpus.required import common
 from megacpt.monitor.terminal import printable
 from megacpt.shards.inspect import Inspection, ShownDocument, VocabularyUse
 from megacpt.shards.lengths import LengthBin, LengthStatistics
@@ -64,6 +65,9 @@ def _origin(found: Inspection) -> Iterator[str]:
     yield from _titled("Tokenizer", text=f"{fingerprint}, {manifest.vocab_size:,} ids, {eos}")
     for record in manifest.backends:
         yield from _titled("Encoded by", text=_encoded_by(record))
+    for origin in manifest.curated:
+        done = ", ".join(common([origin])) or "no step"
+        yield from _titled("Curated", text=f"{origin.source}: {done} (--history)")
     if left_out := _left_out(manifest):
         yield from _titled("Left out", text=left_out)
     if manifest.long_documents:

@@ -45,6 +45,13 @@ class Content:
             return {}
         return {(file.sha256, manifest.key): file.path for file in manifest.inputs if file.bytes}
 
+    @cached_property
+    def raw(self) -> dict[str, str]:
+        """The same of what was there before it was curated, by checksum."""
+        curated = self.manifest.curated if self.manifest else ()
+        files = [(file.sha256, file.path) for origin in curated for file in origin.inputs]
+        return dict(files) or {sha256: path for (sha256, _), path in self.inputs.items()}
+
     def has_tokens_of(self, other: Content) -> bool:
         """Whether both hold the same ids in the same order."""
         if self.shard.num_tokens != other.shard.num_tokens:

@@ -376,3 +376,15 @@ def test_a_demand_that_nothing_meets_is_a_typo(folder: Path) -> None:
     assert message.startswith(
         "data.require=deduplicate is nothing that curation does; use filtered"
     )
+
+
+def test_a_held_out_set_of_the_same_raw_files_is_advised_against(curated: Path) -> None:
+    """Curated apart: neither the tokens nor the files that were tokenized are the same."""
+    write_curated(curated / "late", [step("filter", "law")], texts={"law": ["another", "law"]})
+    tokenize(
+        [curated / "late"], tokenizer=curated / "model", output_prefix=curated / "h", workers=1
+    )
+    advice = planned(curated, clean(curated), held_out(curated / "h")).advice
+    told = "and data.sources.law go back to the same files, as raw/law.jsonl, which were curated"
+    assert any(told in sentence for sentence in advice)
+    assert not any("go back" in s for s in planned(curated, held_out(curated / "h")).advice)

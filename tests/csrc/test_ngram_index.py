@@ -56,7 +56,7 @@ def tuples(hits: Hits) -> list[tuple[int, ...]]:
 
 
 @given(data=st.data(), lengths=st.sets(st.integers(1, 6), min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_hits_are_those_of_a_search(data: st.DataObject, lengths: set[int]) -> None:
     some = few_words | any_texts.map(lambda text: text[:40])
     items = data.draw(st.lists(some, max_size=3))
@@ -88,7 +88,7 @@ def test_spans_are_of_the_text_as_it_stands() -> None:
 def test_all_of_many_windows_are_found_and_no_others() -> None:
     """Filter and table as they are filled with many: every window in its text, none in another."""
     rng = np.random.default_rng(0)
-    items = [" ".join(map(str, rng.integers(0, 10**6, size=300).tolist())) for _ in range(40)]
+    items = [" ".join(map(str, rng.integers(0, 10**6, size=300).tolist())) for _ in range(20)]
     windows = all_windows(items, lengths={8, 13})
     index = NgramIndex(items, windows=rows_of(windows))
     np.testing.assert_array_equal(index.first_equal, np.arange(len(windows)))

@@ -46,10 +46,13 @@ def english(num_words: int, *, seed: int) -> str:
 def test_sketches_are_those_of_the_twin(
     some: list[str], words: int, bands: int, rows: int, seed: int
 ) -> None:
-    found = Sketcher(words=words, bands=bands, rows=rows, seed=seed).sketch(some)
+    found = Sketcher(words=words, bands=bands, rows=rows, seed=seed).sketch(some, hashes=True)
     expected = [twins.shingles(text, length=words) for text in some]
     assert list(map(list, sets_of(found))) == list(map(list, expected))
     assert found.num_words.tolist() == [len(twins.words(text)) for text in some]
+    assert found.hashes.tolist() == [
+        twins.row_hash([word.text for word in twins.words(text)]) for text in some
+    ]
     assert found.bands.shape == (len(some), bands)
     for row, hashes in zip(found.bands, expected, strict=True):
         twin = twins.bands(hashes, bands=bands, rows=rows, seed=seed) if bands else []
@@ -68,7 +71,7 @@ def test_long_texts_are_those_of_the_twin(num_words: int) -> None:
 
 def test_many_equal_and_many_different_shingles() -> None:
     """Sets that are far smaller than their texts, and buckets of all sizes."""
-    several = ["same " * 5000, " ".join(map(str, range(70_000))), english(3000, seed=0) * 3]
+    several = ["same " * 5000, " ".join(map(str, range(30_000))), english(3000, seed=0) * 3]
     for text, hashes in zip(several, sets_of(Sketcher(words=2).sketch(several)), strict=True):
         np.testing.assert_array_equal(hashes, twins.shingles(text, length=2))
 
@@ -77,8 +80,10 @@ def test_what_is_not_wanted_is_left_out_and_changes_nothing_else() -> None:
     some = [english(50, seed=1), "", "Ünïcode — 漢字"]
     whole = Sketcher(bands=4, rows=3).sketch(some)
     bare = Sketcher(bands=4, rows=3).sketch(some, normalised=False, shingles=False)
+    hashes = Sketcher().sketch(some, normalised=False, shingles=False, hashes=True).hashes
     np.testing.assert_array_equal(bare.bands, whole.bands)
-    assert bare.normalised.size == bare.shingles.size == 0
+    assert hashes.tolist() == Sketcher().sketch(some, hashes=True).hashes.tolist()
+    assert bare.normalised.size == bare.shingles.size == bare.hashes.size == 0
     assert bare.text_offsets.tolist() == bare.shingle_offsets.tolist() == [0] * 4
     assert bare.num_words.tolist() == [len(twins.words(t)) for t in some]
 
@@ -91,6 +96,15 @@ def test_results_stay_as_they_are() -> None:
     content = found.normalised.tobytes() + found.shingles.tobytes() + found.bands.tobytes()
     assert (VERSION, UNICODE) == (1, "14.0.0")
     assert hashlib.sha256(content).hexdigest() == GOLDEN
+
+
+def test_bands_differ_by_seed_and_from_each_other() -> None:
+    """So that the keys of all bands may lie in one table: even of a text without words, whose
+    images are all the same."""
+    some = ["", english(30, seed=2)]
+    one, other = (Sketcher(bands=40, rows=3, seed=seed).sketch(some).bands for seed in (1, 2))
+    assert [len(set(row)) for row in one.tolist()] == [40, 40]
+    assert not np.any(one[1] == other[1])
 
 
 def test_threads_share_a_sketcher() -> None:
@@ -142,6 +156,22 @@ def test_similarities_are_those_of_the_words(some: list[str], words: int) -> Non
     values = similarities(found.shingles, offsets=found.shingle_offsets, pairs=pairs)
     expected = [twins.jaccard(some[a], some[b], length=words) for a, b in pairs.tolist()]
     assert values.tolist() == expected
+
+
+@pytest.mark.parametrize("universe", [1, 5, 12, 40, 2**32])
+def test_similarities_of_sets_of_all_sizes(universe: int) -> None:
+    """Those of NumPy, at every rest that four leaves."""
+    rng = np.random.default_rng(universe)
+    sets = [
+        np.unique(rng.integers(0, universe, size=size, dtype=np.uint32))
+        for size in [*range(14), 100, 101]
+    ]
+    offsets = np.cumsum([0, *map(len, sets)], dtype=np.int64)
+    pairs = np.array([(a, b) for a in range(len(sets)) for b in range(len(sets))], dtype=np.int64)
+    found = similarities(np.concatenate(sets), offsets=offsets, pairs=pairs)
+    for (a, b), value in zip(pairs.tolist(), found.tolist(), strict=True):
+        either = len(np.union1d(sets[a], sets[b]))
+        assert value == (len(np.intersect1d(sets[a], sets[b])) / either if either else 0.0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megacpt._C import UNICODE_VERSION, NgramIndex, Sketcher
+from tests.curate import twins
 from tests.curate.twins import is_word, normalised, stands_for, words
 
 HAS_ITS_UNICODE = unicodedata.unidata_version == UNICODE_VERSION
@@ -100,6 +101,23 @@ def test_where_blocks_of_ascii_meet_others() -> None:
         for right in pieces
     ]
     assert normalised_here(*several) == [normalised(text) for text in several]
+
+
+@pytest.mark.parametrize(
+    ("rule", "instead"),
+    [
+        ("stands_for", str),
+        ("stands_for", lambda char: char.casefold()[0]),
+        ("is_word", lambda letter: False),
+    ],
+)
+def test_the_alphabets_need_every_rule(
+    rule: str, instead: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one of the rules the twin has other words."""
+    assert normalised_here(*ALPHABETS) == [normalised(text) for text in ALPHABETS]
+    monkeypatch.setattr(twins, rule, instead)
+    assert normalised_here(*ALPHABETS) != [normalised(text) for text in ALPHABETS]
 
 
 def planes() -> list[str]:

@@ -285,6 +285,8 @@ def test_a_shard_says_how_its_text_was_curated(curated: Path, prefix: Path) -> N
     assert origin.fingerprint == account["fingerprint"]
     assert [step.name for step in origin.steps] == ["deduplicate", "decontaminate"]
     assert origin.steps[1].suites == {"mmlu": "ab" * 16}
+    shown = "Curated       law: deduplicated, decontaminated, decontaminated:mmlu (--history)"
+    assert shown in shard_text(inspect_shard(curated))
     plain = manifest.verify(prefix)
     assert (plain.curated, plain.chain) == ((), "")
 

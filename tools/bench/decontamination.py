@@ -7,16 +7,22 @@
 Each item is planted in every way in text of its own; found is one whose question is named. The ways
 below the line change words, and are not all found. Then all ``--texts``, a file a document, are
 searched as they are: what is found there is found wrongly, if they hold none of the suites.
+``--datatrove PYTHON`` has datatrove do the same by its side, of the texts as many as make 2 MB
+(decontamination_datatrove.py says what that Python needs).
 """
 
 from __future__ import annotations
 
 import argparse
 import glob
+import json
 import random
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from megacpt.curate.decontaminate.items import Item, Part, Suite
@@ -25,6 +31,7 @@ from megacpt.curate.decontaminate.settings import DecontaminateConfig, SuiteConf
 from megacpt.curate.decontaminate.suites import read_suite
 
 BATCH = 200
+PEER_CHARS = 2_000_000
 CHANGED = ("a word in twenty", "a word in ten", "a word in five", "a word in three", "words moved")
 """Ways that need not be found."""
 
@@ -89,7 +96,9 @@ def main() -> None:
     parser.add_argument("--suite", action="append", required=True, metavar="NAME=PATH")
     parser.add_argument("--texts", action="append", default=[], metavar="PATTERN")
     parser.add_argument("--items", type=int, default=1000, help="most planted, of a suite")
+    parser.add_argument("--datatrove", type=Path, metavar="PYTHON")
     arguments = parser.parse_args()
+    peer = Peer(arguments.datatrove) if arguments.datatrove else None
     suites = []
     for word in arguments.suite:
         name, _, path = word.partition("=")
@@ -97,33 +106,74 @@ def main() -> None:
     search = Search(suites, settings=DecontaminateConfig())
     for number, suite in enumerate(suites):
         print(f"{suite.name}: {search.counts[suite.name]}")
-        _show_planted(suite, number=number, search=search, limit=arguments.items)
+        _show_planted(suite, number=number, search=search, limit=arguments.items, peer=peer)
     for pattern in arguments.texts:
-        _show_texts(pattern, search=search, suites=suites)
+        _show_texts(pattern, search=search, suites=suites, peer=peer)
 
 
-def _show_planted(suite: Suite, *, number: int, search: Search, limit: int) -> None:
+class Peer:
+    """datatrove, in a process of its own."""
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+
+    def find(self, texts: Sequence[str], *, items: Iterable[Item]) -> tuple[dict[int, str], float]:
+        """By number of text a window that was found; and seconds of one core."""
+        pairs = [("\n".join(item.question), " ".join(item.answer[:1])) for item in items]
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump({"items": pairs, "texts": list(texts)}, file)
+            file.flush()
+            script = Path(__file__).with_name("decontamination_datatrove.py")
+            words = [str(self._python), str(script), file.name]
+            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        told = json.loads(done.stdout.splitlines()[-1])
+        return {int(number): window for number, window in told["found"].items()}, told["busy_s"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Tried:
+    """Of a way."""
+
+    planted: int = 0
+    found: int = 0
+    by_peer: int = 0
+
+
+def _show_planted(
+    suite: Suite, *, number: int, search: Search, limit: int, peer: Peer | None
+) -> None:
     """Of an item that others repeat, the first stands for all."""
     filler = Filler(number)
     first = {words: n for n, words in reversed(list(enumerate(suite.words)))}
     chosen = [n for n in first.values() if any(w.length >= 5 for w in suite.words[n])]
     chosen = sorted(filler.draw.sample(chosen, k=min(limit, len(chosen))))
-    counts: dict[str, list[int]] = {}
-    for item in chosen:
-        plants = [p for make in (planted, changed) for p in make(suite.items[item], filler=filler)]
-        found = search([plant.text for plant in plants])
-        for place, plant in enumerate(plants):
-            named = {(f.suite, f.item, f.part) for f in found.get(place, [])}
-            count = counts.setdefault(plant.way, [0, 0])
-            count[0] += 1
-            count[1] += (number, item, Part.question) in named
-    for way, (total, hits) in counts.items():
+    plants = [
+        (item, plant)
+        for item in chosen
+        for make in (planted, changed)
+        for plant in make(suite.items[item], filler=filler)
+        if peer is None or not plant.way.startswith("deep")  # Which would take it hours.
+    ]
+    texts = [plant.text for _, plant in plants]
+    found = search(texts)
+    by_peer = peer.find(texts, items=suite.items)[0] if peer else {}
+    tried: dict[str, Tried] = {}
+    for place, (item, plant) in enumerate(plants):
+        of_way = tried.setdefault(plant.way, Tried())
+        named = {(f.suite, f.item, f.part) for f in found.get(place, [])}
+        of_way.planted += 1
+        of_way.found += (number, item, Part.question) in named
+        of_way.by_peer += place in by_peer
+    for way, count in tried.items():
         if way == CHANGED[0]:
             print("  " + "-" * 46)
-        print(f"  {way:<20}{total:>8,} planted{hits:>8,} found  {hits / total:7.2%}")
+        beside = f"  datatrove {count.by_peer:,}" if peer else ""
+        print(f"  {way:<20}{count.planted:>8,} planted{count.found:>8,} found{beside}")
 
 
-def _show_texts(pattern: str, *, search: Search, suites: Sequence[Suite]) -> None:
+def _show_texts(
+    pattern: str, *, search: Search, suites: Sequence[Suite], peer: Peer | None
+) -> None:
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     texts = [path.read_text("utf-8", "replace") for path in paths if path.is_file()]
     started_s = time.process_time()
@@ -132,15 +182,26 @@ def _show_texts(pattern: str, *, search: Search, suites: Sequence[Suite]) -> Non
         for number, parts in search(texts[start : start + BATCH]).items():
             found[start + number] = parts
     busy_s = time.process_time() - started_s
-    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    print(
-        f"{pattern}: {len(texts):,} documents, {size / 1e6:.1f} MB, "
-        f"{size / 1e6 / max(busy_s, 1e-9):.0f} MB/s of one core; {len(found):,} found"
-    )
+    print(f"{pattern}: {_speed(texts, busy_s=busy_s)}; {len(found):,} found")
     for number, parts in found.items():
         start, stop = parts[0].spans[0]
         part = f"{suites[parts[0].suite].name} {parts[0].item} {parts[0].part.name}"
         print(f"  {part}: {texts[number][start:stop][:120]!r}")
+    if peer is not None:
+        sizes = accumulate(len(text) for text in texts)
+        some = [text for text, size in zip(texts, sizes, strict=True) if size < PEER_CHARS]
+        windows, busy_s = peer.find(some, items=(item for s in suites for item in s.items))
+        print(f"  datatrove: {_speed(some, busy_s=busy_s)}; {len(windows):,} found")
+        for window in windows.values():
+            print(f"    {window!r}")
+
+
+def _speed(texts: Sequence[str], *, busy_s: float) -> str:
+    size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return (
+        f"{len(texts):,} documents, {size / 1e6:.1f} MB, "
+        f"{size / 1e6 / max(busy_s, 1e-9):.4g} MB/s of one core"
+    )
 
 
 if __name__ == "__main__":

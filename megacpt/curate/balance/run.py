@@ -26,7 +26,8 @@ def run(corpus: Corpus, *, settings: BalanceConfig, context: Context) -> StepRes
     step = Sampling(
         below={p.name: p.below for p in planned},
         sources=tuple(piece.source.name for piece in corpus.pieces),
-        settings=asdict(settings) | {"tokenizer": fingerprint},
+        settings=settings,
+        tokenizer=fingerprint,
     )
     result = apply_step(corpus, step=step, context=replace(context, folder=context.folder / "kept"))
     found = [_sampled(p, counts=result.record.counts[p.name]) for p in planned]
@@ -71,12 +72,16 @@ class Sampling:
     below: Mapping[str, int]
     sources: tuple[str, ...]
     """Of each piece."""
-    settings: Mapping[str, Any]
+    settings: BalanceConfig
+    tokenizer: str | None
+    """Fingerprint of what counted the tokens."""
     name: str = "balance"
     threads_max: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.settings, "below": dict(self.below), "version": VERSION}
+        found = asdict(self.settings) | {"tokenizer": self.tokenizer, "version": VERSION}
+        del found["shards"]  # They are not there yet.
+        return {**found, "below": dict(self.below)}
 
     def concerns(self, source: Source) -> bool:
         return is_trained_on(source)

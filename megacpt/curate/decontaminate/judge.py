@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from megacpt.curate import words as words_rules
@@ -85,19 +85,28 @@ def _verdict(
 def _without(text: str, *, parts: Sequence[Found], search: Search) -> str:
     """Again until nothing is found: what a cut brings together may be a part, too."""
     while parts:
-        text = " ".join(piece for piece in _pieces(text, parts=parts) if piece)
+        text = reduce(_joined, _pieces(text, parts=parts))
         parts = search([text]).get(0, [])
     return text
 
 
 def _pieces(text: str, *, parts: Sequence[Found]) -> Iterator[str]:
-    """What is between the spans, without the blanks at the cuts."""
+    """What is between the spans."""
     end = 0
     for start, stop in sorted(span for part in parts for span in part.spans):
         if start >= end:
-            yield text[end:start].strip()
+            yield text[end:start]
         end = max(end, stop)
-    yield text[end:].strip()
+    yield text[end:]
+
+
+# reduce() calls with two values.
+def _joined(before: str, after: str) -> str:
+    """Over one blank; over a line break, or an empty line, where there were some."""
+    left, right = before.rstrip(), after.lstrip()
+    blanks = before[len(left) :] + after[: len(after) - len(right)]
+    between = "\n" * min(blanks.count("\n"), 2) or " "
+    return left + (between if left and right else "") + right
 
 
 def _told(

@@ -20,7 +20,7 @@ from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.suites import read_suite
-from megacpt.curate.parts import checksum
+from megacpt.curate.documents import text_id
 from megacpt.curate.sources import Corpus
 from megacpt.errors import ConfigError
 
@@ -59,13 +59,24 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
     path = context.put(REPORT, text=text)
     findings = {
         "suites": {name: _without(about, key="items_found") for name, about in found.items()},
-        "report": {"path": REPORT, "xxh3_128": checksum(path)},
+        "report": {"path": REPORT, "xxh3_128": text_id(text)},
+        "table": list(_table(found)),
     }
     return StepResult(
         corpus=applied.corpus,
         record=record_of(applied, step=step, findings=findings),
         files={REPORT: path},
     )
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """For the terminal."""
+    yield f"    {'suite':<26}{'items':>12}{'looked for':>12}{'found':>12}{'documents':>12}"
+    for name, about in found.items():
+        numbers = (about["items"], about["searched"], about["num_items_found"])
+        columns = "".join(f"{n:>12,}" for n in (*numbers, about["documents_found"]["any"]))
+        yield f"    {name:<26}{columns}"
+    yield f"    each of them: {REPORT}"
 
 
 def _without(about: Mapping[str, Any], *, key: str) -> dict[str, Any]:

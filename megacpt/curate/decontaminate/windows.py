@@ -8,6 +8,7 @@ whole. A window weighs 1 if one item of its suite has it, and less with each tha
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,14 +144,12 @@ def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -
 def _windows(parts: Sequence[ListedPart]) -> Ints:
     """Of each the part's number, its first word and its number of words. Windows of few different
     words, such as rows of numbers, are in many texts."""
-    rows = []
+    rows = array("q")
     for number, part in enumerate(parts):
         words, length = part.words.text.split(" "), part.rule.words
-        rows += [
-            (number, first, length)
-            for first in range(len(words) - length + 1)
-            if len(set(words[first : first + length])) * DIFFERENT >= length
-        ]
+        for first in range(len(words) - length + 1):
+            if len(set(words[first : first + length])) * DIFFERENT >= length:
+                rows.extend((number, first, length))
     return np.array(rows, np.int64).reshape(-1, 3)
 
 

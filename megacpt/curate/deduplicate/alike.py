@@ -64,7 +64,7 @@ def drop_exact(sketches: Sketches, *, state: State, folder: Path, memory_bytes: 
     )
     for path in files:
         found = bucketed(path, rules=state.rules)
-        hashes = _taken(sketches, name="exact", documents=found.members)
+        hashes = sketches.whole("exact")[found.members]
         priorities = sketches.priorities(found.members)
         order = np.lexsort((found.members, priorities, hashes[:, 1], hashes[:, 0]))
         documents, priorities, hashes = found.members[order], priorities[order], hashes[order]
@@ -81,14 +81,6 @@ def drop_exact(sketches: Sketches, *, state: State, folder: Path, memory_bytes: 
 def _numbered(sketches: Sketches, *, name: str, column: int) -> Iterator[tuple[Array, Array]]:
     for first, values in sketches.arrays(name):
         yield values[:, column], np.arange(first, first + len(values))
-
-
-def _taken(sketches: Sketches, *, name: str, documents: Array) -> Array:
-    found = np.empty((len(documents), 2), np.uint64)
-    for first, values in sketches.arrays(name):
-        mine = (documents >= first) & (documents < first + len(values))
-        found[mine] = values[documents[mine] - first]
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,9 +180,10 @@ class Near:
 
     def _keys(self, band: int) -> Iterator[tuple[Array, Array]]:
         """Of documents that stay and have shingles."""
-        ends = dict(self.sketches.arrays("ends"))
+        ends = self.sketches.whole("ends")
         for first, values in self.sketches.arrays("bands"):
-            has = np.diff(ends[first], prepend=0) > 0
-            has &= self.state.rules[first : first + len(values)] == STAYS
+            here = slice(first, first + len(values))
+            has = np.diff(ends[here], prepend=0) > 0
+            has &= self.state.rules[here] == STAYS
             (mine,) = np.nonzero(has)
             yield values[mine, band], first + mine

@@ -30,6 +30,21 @@ class Bucketed:
     members: Array
     ends: Array
 
+    @property
+    def sizes(self) -> Array:
+        return np.diff(self.ends, prepend=0)
+
+    def write(self, path: Path) -> None:
+        self.members.tofile(path.with_suffix(".members"))
+        self.ends.tofile(path.with_suffix(".ends"))
+
+    @classmethod
+    def read(cls, path: Path) -> Bucketed:
+        return cls(
+            members=np.fromfile(path.with_suffix(".members"), np.int64),
+            ends=np.fromfile(path.with_suffix(".ends"), np.int64),
+        )
+
 
 def deal(
     keys: Iterable[tuple[Array, Array]], *, folder: Path, num_documents: int, memory_bytes: int
@@ -66,23 +81,43 @@ def _parts(entries: Array, *, bits: int) -> Iterator[tuple[int, Array]]:
 
 def bucketed(path: Path, *, rules: Array, among: Array | None = None) -> Bucketed:
     """The buckets of a file, of documents whose rule is 0; ``among``: only buckets that hold one of
-    these."""
+    these. The first call sorts the file, and leaves its buckets in place of the entries."""
+    found = _sorted(path) if path.exists() else Bucketed.read(path)
+    if among is not None:
+        found = _holding(found, places=np.flatnonzero(among[found.members]))
+    return _with_two(found, stays=rules[found.members] == 0)
+
+
+def _sorted(path: Path) -> Bucketed:
     entries = np.fromfile(path, dtype=ENTRY)
-    entries = entries[rules[entries["document"]] == 0]
-    if not len(entries):
-        return Bucketed(members=entries["document"].copy(), ends=np.zeros(0, np.int64))
     bits = np.uint64(max(len(entries) - 1, 1).bit_length())
     own = np.uint64((1 << int(bits)) - 1)
     packed = np.sort((entries["key"] & ~own) | np.arange(len(entries), dtype=np.uint64))
     keys, documents = packed >> bits, entries["document"][(packed & own).astype(np.int64)]
-    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    sizes = np.diff(np.append(starts, len(keys)))
-    number = np.repeat(np.arange(len(sizes)), sizes)
+    ends = np.append(np.flatnonzero(keys[1:] != keys[:-1]) + 1, len(keys))[: len(keys)]
+    found = _with_two(
+        Bucketed(members=documents, ends=ends), stays=np.ones(len(documents), dtype=bool)
+    )
+    found.write(path)
+    path.unlink()
+    return found
+
+
+def _with_two(found: Bucketed, *, stays: Array) -> Bucketed:
+    """Of the members that stay; buckets of one go."""
+    number = np.repeat(np.arange(len(found.ends)), found.sizes)
+    sizes = np.bincount(number[stays], minlength=len(found.ends))
     taken = sizes > 1
-    if among is not None:
-        holds = np.bincount(number, weights=among[documents], minlength=len(sizes)) > 0
-        taken &= holds
     return Bucketed(
-        members=np.ascontiguousarray(documents[taken[number]]),
-        ends=np.cumsum(sizes[taken], dtype=np.int64),
+        members=found.members[stays & taken[number]], ends=np.cumsum(sizes[taken], dtype=np.int64)
+    )
+
+
+def _holding(found: Bucketed, *, places: Array) -> Bucketed:
+    """The buckets in which these places are."""
+    taken = np.unique(np.searchsorted(found.ends, places, side="right"))
+    sizes, stops = found.sizes[taken], found.ends[taken]
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return Bucketed(
+        members=found.members[np.repeat(stops - ends, sizes) + np.arange(sizes.sum())], ends=ends
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -30,12 +30,13 @@ class PieceFiles:
         for name, file in self._files.items():
             file.write(np.ascontiguousarray(values[name], dtype=self._kinds[name]).tobytes())
 
-    def finish(self) -> None:
+    def finish(self) -> list[str]:
+        """Names of the files."""
+        names = []
         for name, file in self._files.items():
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
-            self._aside(name).replace(self._stem.with_suffix(f".{name}"))
+            names.append(self._aside(name).replace(self._stem.with_suffix(f".{name}")).name)
+        return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class PieceOfArrays:
         path = self.stem.with_suffix(f".{name}")
         if not path.stat().st_size:
             return np.empty(0, self.kinds[name])
-        return np.memmap(path, dtype=self.kinds[name], mode="r")
+        return np.asarray(np.memmap(path, dtype=self.kinds[name], mode="r"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,19 @@ class PieceArrays:
                     first=firsts[number],
                     starts={name: before[number] for name, before in starts.items()},
                 )
+
+    def whole(self, name: str) -> Array:
+        """Of all documents, to be looked up in any order: one file, as few may be open at once."""
+        path = self.folder / f"all.{name}"
+        # Other machines may have theirs open, with the same bytes.
+        aside = self.folder / f"all.{name}.{secrets.token_hex(4)}.partial"
+        with aside.open("wb") as stream:
+            for piece in self.pieces():
+                stream.write(piece[name].data)
+        aside.replace(path)
+        if not path.stat().st_size:
+            return np.empty(0, self.kinds[name])
+        return np.asarray(np.memmap(path, dtype=self.kinds[name], mode="r"))
 
     def before(self, name: str) -> list[int]:
         """Number of the first of each piece, and of all."""

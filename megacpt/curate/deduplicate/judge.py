@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.curate.deduplicate.alike import EXACT, STAYS, State
+from megacpt.curate.deduplicate.alike import EXACT, NEAR, STAYS, State
 from megacpt.curate.deduplicate.line_cutter import LineCutter, RepeatedLines
 from megacpt.curate.documents import Batch, Document
 from megacpt.curate.sources import Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
 from megacpt.curate.tally import EXAMPLE_CHARS
-from megacpt.files import write_text
+
+VERDICTS = {
+    (rule, of_heldout): dropped(f"{name}{'_of_heldout' * of_heldout}")
+    for rule, name in ((EXACT, "exact"), (NEAR, "near"))
+    for of_heldout in (False, True)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,8 @@ class LeaveOut:
     heldout: Sequence[bool]
     """Of each piece, whether it is held out."""
     lines: RepeatedLines | None
+    sizes: Path
+    """uint32: bytes of every document's text."""
     shown: frozenset[int]
     """Documents whose texts are kept, to be shown beside each other."""
     settings: Mapping[str, Any]
@@ -49,23 +56,27 @@ class LeaveOut:
         return lambda batch: self._judge(batch, state=state, cutter=cutter)
 
     def _judge(self, batch: Batch, *, state: State, cutter: LineCutter | None) -> Sequence[Verdict]:
+        if not batch.documents:
+            return []
         first = self.firsts[batch.piece] + batch.first
         here = slice(first, first + len(batch.documents))
+        sizes = np.memmap(self.sizes, np.uint32, "r")[here].tolist()
+        for document, size in zip(batch.documents, sizes, strict=True):
+            document.num_bytes = size
         if self.shown:
             for number in self.shown.intersection(range(here.start, here.stop)):
                 self._show(batch.documents[number - first], number=number)
         rules = state.rules[here]
+        (goes,) = np.nonzero(rules != STAYS)
+        others = np.searchsorted(self.firsts, state.like[here][goes], side="right") - 1
+        heldout = np.asarray(self.heldout)[others]
         verdicts = cutter.judge(batch) if cutter else [KEPT] * len(batch.documents)
-        for at in np.flatnonzero(rules != STAYS).tolist():
-            rule = "exact" if rules[at] == EXACT else "near"
-            of = "_of_heldout" * self._heldout(int(state.like[first + at]))
-            verdicts[at] = dropped(f"{rule}{of}")
+        for at, rule, of in zip(goes.tolist(), rules[goes].tolist(), heldout.tolist(), strict=True):
+            verdicts[at] = VERDICTS[rule, of]
         return verdicts
-
-    def _heldout(self, document: int) -> bool:
-        piece = int(np.searchsorted(self.firsts, document, side="right")) - 1
-        return bool(self.heldout[piece])
 
     def _show(self, document: Document, *, number: int) -> None:
         content = {"id": document.id, "text": document.text[:EXAMPLE_CHARS]}
-        write_text(self.folder / "shown" / f"{number}.json", text=json.dumps(content))
+        folder = self.folder / "shown"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.json").write_text(json.dumps(content))

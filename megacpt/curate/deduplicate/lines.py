@@ -99,8 +99,8 @@ class PieceLines:
         self._lines += len(made.hashes)
 
     def finish(self) -> dict[str, Any]:
-        self._files.finish()
-        return {"documents": self._documents, "lines": self._lines}
+        files = self._files.finish()
+        return {"documents": self._documents, "lines": self._lines, "files": files}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

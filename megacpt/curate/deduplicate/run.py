@@ -66,10 +66,14 @@ def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> Ste
         firsts=tuple(sketches.firsts),
         heldout=tuple(piece.source.kind is Kind.heldout for piece in corpus.pieces),
         lines=lines,
+        sizes=sketches.file("bytes"),
         shown=frozenset(pairs) | frozenset(pairs.values()),
         settings=stated,
     )
-    result = apply_step(corpus, step=step, context=replace(context, folder=context.folder / "left"))
+    reading = replace(context.reading, as_written=sketches.as_written)
+    result = apply_step(
+        corpus, step=step, context=replace(context, folder=context.folder / "left", reading=reading)
+    )
     findings = {
         "documents": sketches.num_documents,
         **({"curve": curve.table()} if curve else {}),

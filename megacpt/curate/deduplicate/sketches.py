@@ -3,6 +3,7 @@
 
     NNNNN.exact       uint64 (N, 2): hash of its words, whatever case, punctuation and spaces are
     NNNNN.priority    uint64 (N): which is kept of several, the lowest; held-out ones before all
+    NNNNN.bytes       uint32 (N): of its text, in UTF-8
     NNNNN.bands       uint64 (N, bands): a hash of each band's MinHash values
     NNNNN.shingles    uint32: the sorted hashes of the shingles of one document after another
     NNNNN.ends        int64 (N): where each document's end
@@ -26,13 +27,15 @@ from megacpt._C import ShingleFiles, Sketcher
 from megacpt.curate import words
 from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.settings import Keep
-from megacpt.curate.documents import Batch, Document
+from megacpt.curate.documents import Batch
 from megacpt.curate.sources import Kind
 
 HELDOUT_BITS = 63
 """A priority below 2 to this power is that of a held-out document."""
 Array = npt.NDArray[Any]
-OF_ALL: Mapping[str, type] = {"exact": np.uint64, "priority": np.uint64}
+LENGTH_MAX = np.uint64((1 << 31) - 1)
+"""Longer documents count as long as each other."""
+OF_ALL: Mapping[str, type] = {"exact": np.uint64, "priority": np.uint64, "bytes": np.uint32}
 OF_NEAR: Mapping[str, type] = {"bands": np.uint64, "shingles": np.uint32, "ends": np.int64}
 """Files that near duplicates ask for."""
 
@@ -77,10 +80,18 @@ class PieceSketch:
         self._is_heldout = settings.kinds[number] is Kind.heldout
         self._files = PieceFiles(stem, kinds={**OF_ALL, **(OF_NEAR if settings.bands else {})})
         self._documents = self._shingles = 0
+        self._as_written = True
 
     def work(self, batch: Batch) -> dict[str, Array]:
-        found = self._sketcher.sketch([document.text for document in batch.documents])
+        documents = batch.documents
+        is_lines = isinstance(batch.passage.content, bytes) and not batch.bad
+        if not is_lines or not all(document.is_as_written for document in documents):
+            self._as_written = False
+        found = self._sketcher.sketch(
+            [document.text for document in documents], shingles=self._settings.bands > 0
+        )
         return {
+            "bytes": np.fromiter((d.num_bytes for d in documents), np.uint32, len(documents)),
             "exact": _exact(found.normalised, offsets=found.text_offsets, batch=batch),
             "priority": self._priorities(batch),
             "bands": found.bands,
@@ -89,23 +100,22 @@ class PieceSketch:
         }
 
     def _priorities(self, batch: Batch) -> Array:
-        numbers = batch.numbers
-        found = np.fromiter(
-            (self._priority(d, number=n) for d, n in zip(batch.documents, numbers, strict=True)),
-            np.uint64,
-            count=len(numbers),
-        )
+        found = self._ranks(batch)
         return found if self._is_heldout else found | np.uint64(1 << HELDOUT_BITS)
 
-    def _priority(self, document: Document, *, number: int) -> int:
+    def _ranks(self, batch: Batch) -> Array:
         """63 bits: the lower, the sooner it is kept."""
-        if self._settings.keep is Keep.first:
-            return number  # The piece goes in front of it when all are there.
-        tie = xxhash.xxh3_64_intdigest(document.json_line()) >> 32
-        if self._settings.keep is Keep.longest:
-            length = min(len(document.text), (1 << 31) - 1)
-            return ((1 << 31) - 1 - length) << 32 | tie
-        return _descending(document.fields.get(self._settings.score_key)) << 31 | tie >> 1
+        documents, count, keep = batch.documents, len(batch.documents), self._settings.keep
+        if keep is Keep.first:
+            # The piece goes in front of it when all are there.
+            return np.asarray(batch.numbers, np.uint64)
+        digest, half = xxhash.xxh3_64_intdigest, np.uint64(32)
+        ties = np.fromiter((digest(d.json_line()) for d in documents), np.uint64, count) >> half
+        if keep is Keep.longest:
+            lengths = np.fromiter((len(d.text) for d in documents), np.uint64, count)
+            return (LENGTH_MAX - np.minimum(lengths, LENGTH_MAX)) << half | ties
+        scores = (_descending(d.fields.get(self._settings.score_key)) for d in documents)
+        return np.fromiter(scores, np.uint64, count) << np.uint64(31) | ties >> np.uint64(1)
 
     def settle(self, made: dict[str, Array]) -> None:
         made["ends"] = made["ends"] + self._shingles
@@ -114,8 +124,8 @@ class PieceSketch:
         self._files.add(made)
 
     def finish(self) -> dict[str, Any]:
-        self._files.finish()
-        return {"documents": self._documents}
+        files = self._files.finish()
+        return {"documents": self._documents, "as_written": self._as_written, "files": files}
 
 
 def _exact(normalised: Array, *, offsets: Array, batch: Batch) -> Array:
@@ -146,6 +156,9 @@ class Sketches:
     def __init__(self, folder: Path, *, records: Sequence[Mapping[str, Any]], keep: Keep) -> None:
         self._arrays = PieceArrays(folder=folder, kinds={**OF_ALL, **OF_NEAR}, records=records)
         self._keep = keep
+        self._wholes: dict[str, Array] = {}
+        self.as_written = frozenset(n for n, record in enumerate(records) if record["as_written"])
+        """Pieces all of whose documents are as they would be written."""
         self.firsts = self._arrays.before("documents")
         """Number of the first document of each piece, and of all documents."""
 
@@ -161,12 +174,21 @@ class Sketches:
             values, count = piece[name], after - piece.first
             yield piece.first, values.reshape(count, -1) if name in ("exact", "bands") else values
 
+    def whole(self, name: str) -> Array:
+        """Of all documents, to be looked up in any order."""
+        if name not in self._wholes:
+            values = self._arrays.whole(name)
+            self._wholes[name] = values.reshape(-1, 2) if name == "exact" else values
+        return self._wholes[name]
+
+    def file(self, name: str) -> Path:
+        """Of ``whole``."""
+        self.whole(name)
+        return self._arrays.folder / f"all.{name}"
+
     def priorities(self, documents: Array) -> Array:
         """Of some documents, in any order."""
-        found = np.empty(len(documents), np.uint64)
-        for first, values in self.arrays("priority"):
-            mine = (documents >= first) & (documents < first + len(values))
-            found[mine] = values[documents[mine] - first]
+        found: Array = self.whole("priority")[documents]
         if self._keep is Keep.first:
             own = np.uint64(1 << HELDOUT_BITS) & found
             return own | documents.astype(np.uint64)
@@ -176,6 +198,6 @@ class Sketches:
         pieces = list(self._arrays.pieces())
         return ShingleFiles(
             [str(piece.stem.with_suffix(".shingles")) for piece in pieces],
-            ends=[piece["ends"] for piece in pieces],
+            ends=np.split(self.whole("ends"), [piece.first for piece in pieces[1:]]),
             firsts=[piece.first for piece in pieces],
         )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from megacpt.curate.documents import Document
 from megacpt.curate.rewrite.markup import read_markup
 from megacpt.curate.rewrite.settings import RawPairs, RewriteConfig
-from megacpt.curate.rewrite.shapes import RECORD, is_pair
+from megacpt.curate.rewrite.shapes import RECORD, is_pair, of_json, plain_text
 from megacpt.curate.rewrite.templates import Templates
 
 MADE = "rewritten"
@@ -55,6 +55,9 @@ class Drafter:
         bare = _without_record(document)
         if not self._rewrites:
             return Draft(bare, rule=f"raw {record['shape']}")
+        if not source and document.text != plain_text(of_json(record)):
+            # What was cut or masked must not come back from the record.
+            return Draft(bare, rule=f"{record['shape']} as an earlier step left it")
         if not _is_answered(record):
             return Draft(document, rule=f"{source}{record['shape']} without an answer", drops=True)
         name = self._templates.choose(record["shape"], id=document.id, seed=self._seed)

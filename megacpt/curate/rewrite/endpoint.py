@@ -33,11 +33,11 @@ class Reviser:
         self._error: BaseException | None = None
 
     def __call__(self, drafts: Sequence[Draft]) -> list[Draft]:
-        asked = [
-            self._submit(self._asker(draft.document.text)) if is_asked(draft) else None
-            for draft in drafts
-        ]
         try:
+            asked = [
+                self._submit(self._asker(draft.document.text)) if is_asked(draft) else None
+                for draft in drafts
+            ]
             replies = [future.result() if future is not None else None for future in asked]
         except BaseException as error:  # Ctrl-C too: nothing more is sent.
             raise self._ended_by(error) from error
@@ -64,7 +64,7 @@ class Reviser:
                 self._ended_by(error)
                 raise
             if not reply.problem.startswith("refused"):
-                self._cache.put(reply, request=request)
+                reply = self._cache.put(reply, request=request)
         with self._lock:
             del self._under_way[request.key]
         return reply
@@ -80,4 +80,6 @@ class Reviser:
     def _revised(self, draft: Draft, *, reply: Reply) -> Draft:
         if reply.problem:
             return draft.noting(reply.problem, reply=reply.text[:200])
+        if reply.text == draft.document.text:
+            return draft.noting(f"left as it is by {self._model}")
         return draft.with_text(reply.text, rule=f"written by {self._model}", model=self._model)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from megacpt.curate.context import Context
@@ -17,7 +17,7 @@ from megacpt.curate.rewrite.endpoint import is_asked
 from megacpt.curate.rewrite.request import Asker, Cache
 from megacpt.curate.rewrite.settings import EndpointConfig, RewriteConfig
 from megacpt.curate.sources import Corpus
-from megacpt.curate.work import make_pieces
+from megacpt.curate.work import Reading, make_pieces
 from megacpt.errors import ConfigError
 from megacpt.text import count
 
@@ -50,25 +50,31 @@ class Estimate:
 def require_consent(found: Estimate, *, settings: EndpointConfig) -> None:
     if found.requests > settings.max_requests and not settings.yes:
         raise ConfigError(
-            f"{found.told(settings)} Nothing was sent; allow it with --yes, or with "
-            f"rewrite.endpoint.max_requests={found.requests}."
+            f"{found.told(settings)} Nothing was sent; allow it with "
+            f"rewrite.endpoint.max_requests={found.requests}, or rewrite.endpoint.yes=true (of "
+            "megacpt rewrite: --yes)."
         )
 
 
 def estimate(
     corpus: Corpus, *, settings: RewriteConfig, numbers: Sequence[int], context: Context
 ) -> Estimate:
-    """Of the pieces ``numbers``; counted anew each time, for the cache has grown."""
-    folder = context.folder.with_name(f"{context.folder.name}-estimate")
-    shutil.rmtree(folder, ignore_errors=True)
-    records = make_pieces(
-        corpus,
-        settings=_Counting(settings=settings),
-        folder=folder,
-        reading=replace(context.reading, threads_max=1),
-        numbers=numbers,
-    )
-    shutil.rmtree(folder)
+    """Of the pieces ``numbers``, all of them on each of several machines; counted anew each time,
+    for the cache has grown."""
+    given = context.reading
+    context.folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=context.folder.parent) as folder:
+        records = make_pieces(
+            corpus,
+            settings=_Counting(settings=settings),
+            folder=Path(folder) / "estimate",
+            reading=Reading(
+                workers=given.workers,
+                on_error=given.on_error,
+                max_document_bytes=given.max_document_bytes,
+            ),
+            numbers=numbers,
+        )
     sums = {name: sum(record[name] for record in records) for name in asdict(Estimate())}
     return Estimate(**sums)
 

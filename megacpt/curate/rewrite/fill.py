@@ -12,6 +12,7 @@ the second so that both are continued by the same rule. The end of text comes wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import xxhash
@@ -56,7 +57,9 @@ def _draw(id: str, *, seed: int, what: str, below: int) -> int:
     return number * below >> _BITS
 
 
-def require_tokens(settings: FillConfig) -> str:
+def require_tokens(
+    settings: FillConfig, *, notice: Callable[[str], None] = lambda text: None
+) -> str:
     """The tokenizer's fingerprint; ``ConfigError`` where it would take one of the three apart."""
     tokenizer = load_tokenizer(settings.tokenizer)
     names = {"prefix": settings.prefix, "suffix": settings.suffix, "middle": settings.middle}
@@ -73,5 +76,11 @@ def require_tokens(settings: FillConfig) -> str:
                 f"rewrite.fill_in_the_middle.{name}={token} is no token of {settings.tokenizer}, "
                 f"which makes {len(alone)} of it; name one that it has, or add it with megacpt "
                 "vocabulary."
+            )
+        around = f"x\n {token}\n y"
+        if (seen := tokenizer.decode(tokenizer.encode(around, special=False))) != around:
+            notice(
+                f"{settings.tokenizer} changes blanks beside {token}: of {around!r} it makes "
+                f"{seen!r}; so will whatever is trained on it."
             )
     return tokenizer.fingerprint

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from megacpt.curate.rewrite.settings import EndpointConfig
 from megacpt.curate.rewrite.templates import environment, read_prompt, tidy
-from megacpt.errors import ConfigError
+from megacpt.errors import ConfigError, DataError
 from megacpt.files import write_text
 
 
@@ -78,13 +81,23 @@ class Cache:
         return self._path(request).is_file()
 
     def get(self, request: Request) -> Reply | None:
+        path = self._path(request)
         try:
-            return Reply(**json.loads(self._path(request).read_text(encoding="utf-8")))
+            return Reply(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} holds no reply ({error}); remove it.") from error
 
-    def put(self, reply: Reply, *, request: Request) -> None:
-        write_text(self._path(request), text=json.dumps(reply._asdict()) + "\n")
+    def put(self, reply: Reply, *, request: Request) -> Reply:
+        """The reply that is there now: another run, on another machine, may have been first."""
+        path = self._path(request)
+        aside = path.with_suffix(f".{secrets.token_hex(4)}")
+        write_text(aside, text=json.dumps(reply._asdict()) + "\n")
+        with suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+        return self.get(request) or reply
 
     def _path(self, request: Request) -> Path:
         return self._folder / request.key[:2] / f"{request.key}.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 from megacpt.curate.context import Context, StepResult, apply_step
 from megacpt.curate.documents import Batch
-from megacpt.curate.rewrite.drafts import MADE, Draft, Drafter
+from megacpt.curate.rewrite.drafts import Draft, Drafter
 from megacpt.curate.rewrite.endpoint import Reviser
 from megacpt.curate.rewrite.estimate import estimate, require_consent
 from megacpt.curate.rewrite.fill import fill, require_tokens
@@ -28,7 +28,7 @@ def run(corpus: Corpus, *, settings: RewriteConfig, context: Context) -> StepRes
     findings: dict[str, Any] = {}
     fingerprint = None
     if settings.fill_in_the_middle is not None:
-        fingerprint = require_tokens(settings.fill_in_the_middle)
+        fingerprint = require_tokens(settings.fill_in_the_middle, notice=context.notice)
     sent = pieces_of(corpus, section=settings.endpoint, name="endpoint")
     if settings.endpoint is not None:
         found = estimate(corpus, settings=settings, numbers=sorted(sent), context=context)
@@ -121,8 +121,7 @@ class _Rewriter:
 
 
 def _filled(draft: Draft, *, settings: FillConfig) -> Draft:
-    made = draft.document.fields.get(MADE)
-    if draft.drops or (isinstance(made, dict) and "middle" in made):
+    if draft.drops:
         return draft
     found = fill(draft.document.text, id=draft.document.id, settings=settings)
     if found.order == "kept":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 RECORD = "raw_record"
@@ -53,7 +54,12 @@ REPLIES = (
     *("solution", "target", "targets", "chosen"),
 )
 OPTIONS = ("choices", "options")
-CORRECT = ("answer", "answerKey", "answer_key", "answer_idx", "answer_index", "label", "correct")
+LETTERED = ("{}", "option_{}", "option{}", "choice_{}", "op{}")
+"""Columns of options, with a letter."""
+CORRECT = (
+    *("answer", "answerkey", "answer_key", "answer_idx", "answer_index", "label", "correct"),
+    *("correct_answer", "cop"),
+)
 SPEAKERS, SAID = ("role", "from", "speaker"), ("content", "value", "text")
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "question", "instruction", "input"), "user"),
@@ -65,16 +71,24 @@ ROLES = {
 
 
 def read_record(fields: Mapping[str, Any], *, shape: Shape) -> Record | None:
-    """What a JSON object says, if it has the shape."""
-    if shape is not Shape.auto:
-        return _READERS[shape](fields)
-    found = (_READERS[kind](fields) for kind in _READERS if kind is not Shape.table)
-    return next((record for record in found if record is not None), None)
+    """What a JSON object says, if it has the shape; its names may be in capitals."""
+    if shape is Shape.table:
+        return _table(fields)
+    small = {name.lower(): value for name, value in fields.items()}
+    readers = _READERS.values() if shape is Shape.auto else [_READERS[shape]]
+    found = next((record for reader in readers if (record := reader(small)) is not None), None)
+    if found is None:
+        return None
+    return found._replace(used=frozenset(n for n in fields if n.lower() in found.used))
 
 
 def is_pair(content: object) -> bool:
     """Whether it stands under RECORD, as it was written there."""
-    return isinstance(content, dict) and content.get("shape") in {kind.value for kind in _READERS}
+    return isinstance(content, dict) and content.get("shape") in _WRITTEN
+
+
+def of_json(content: Mapping[str, Any]) -> Record:
+    return Record(Shape(content["shape"]), dict(content), frozenset())
 
 
 def plain_text(record: Record) -> str:
@@ -146,7 +160,9 @@ def _turn(message: Any) -> dict[str, str] | None:
 
 def _choices(fields: Mapping[str, Any]) -> Record | None:
     asked, offered = _first(fields, keys=QUESTIONS), _first(fields, keys=OPTIONS)
-    question, options = _text(asked[1]), _options(offered[1])
+    question, options, columns = _text(asked[1]), _options(offered[1]), {offered[0]}
+    if question is not None and not offered[0]:
+        columns, options = _lettered(fields)
     if question is None or len(options) < 2:
         return None
     beside = _first(fields, keys=BESIDE)
@@ -159,7 +175,17 @@ def _choices(fields: Mapping[str, Any]) -> Record | None:
         "answer": right[1]["text"] if right[1] else "",
         "label": right[1]["label"] if right[1] else "",
     }
-    return Record(Shape.choices, values, frozenset([asked[0], offered[0], beside[0], right[0]]))
+    return Record(Shape.choices, values, frozenset([*columns, asked[0], beside[0], right[0]]))
+
+
+def _lettered(fields: Mapping[str, Any]) -> tuple[set[str], list[dict[str, str]]]:
+    """Options in columns of their own, whose names are the same but for a letter."""
+    for name in LETTERED:
+        columns = [name.format(letter) for letter in "abcdefghij"]
+        columns = list(takewhile(lambda column: isinstance(fields.get(column), str), columns))
+        if len(columns) > 1:
+            return set(columns), _options([fields[column] for column in columns])
+    return set(), []
 
 
 def _options(value: Any) -> list[dict[str, str]]:
@@ -253,5 +279,5 @@ _READERS = {
     Shape.choices: _choices,
     Shape.question: _question,
     Shape.instruction: _instruction,
-    Shape.table: _table,
 }
+_WRITTEN = {shape.value for shape in (*_READERS, Shape.table)}

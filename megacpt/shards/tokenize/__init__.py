@@ -82,12 +82,7 @@ def tokenize(
     size = piece_size or piece_bytes(sum(file.bytes for file in files))
     work = _Work(
         folder=folder,
-        plan=PiecePlan(
-            settings=settings,
-            files=tuple(files),
-            pieces=tuple(cut(files, size=size)),
-            curated=curated([file.path for file in files], notice=notice),
-        ),
+        plan=_plan(files, settings=settings, size=size, notice=notice),
         tokenizer=tokenizer,
         workers=workers or num_cores(),
         on_error=on_error,
@@ -97,6 +92,21 @@ def tokenize(
     )
     own_log = work.run()
     return None if task else merge(output_prefix, own_log=own_log)
+
+
+def _plan(
+    files: Sequence[SourceFile],
+    *,
+    settings: ShardSettings,
+    size: int,
+    notice: Callable[[str], None],
+) -> PiecePlan:
+    return PiecePlan(
+        settings=settings,
+        files=tuple(files),
+        pieces=tuple(cut(files, size=size)),
+        curated=curated([file.path for file in files], notice=notice),
+    )
 
 
 def _settings(

@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 import xxhash
+import yaml
 
+from megacpt.cli import main
 from megacpt.cluster.prepare import check
 from megacpt.config.compose import compose
 from megacpt.corpus.curation import Curation
+from megacpt.corpus.inputs import find_files
+from megacpt.curate.balance.run import run
 from megacpt.curate.config import read_config
+from megacpt.curate.context import Context
+from megacpt.curate.parts import Form
 from megacpt.curate.pipeline import curate
+from megacpt.curate.sources import Corpus, Kind, Source
+from megacpt.curate.work import Reading
 from megacpt.errors import ConfigError
 from megacpt.plan.plan import Plan
 from megacpt.shards.tokenize import tokenize
@@ -267,3 +275,50 @@ def test_held_out_text_is_left_alone(raw: Path) -> None:
     assert left(raw / "out" / "books") == BOOKS
     assert "books" not in found.steps[-1].counts
     assert "books" not in (raw / "out" / "blend.yaml").read_text()
+
+
+@pytest.mark.parametrize(("piece_size", "workers"), [(4_000, 1), (4_000, 3), (30_000, 2)])
+def test_the_cut_and_the_workers_leave_no_trace(raw: Path, piece_size: int, workers: int) -> None:
+    balanced(raw, "balance.ratio=5")
+    config = read_config(None, overrides=[f"output={raw}/x", "balance.ratio=5"])
+    sources = [
+        Source(
+            name=name,
+            kind=kind,
+            files=tuple(find_files([raw / f"{name}.jsonl"], file_format=None, spool=raw)),
+        )
+        for name, kind in (("law", Kind.domain), ("web", Kind.general))
+    ]
+    result = run(
+        Corpus(sources=tuple(sources), piece_size=piece_size),
+        settings=config.balance,  # type: ignore[arg-type]
+        context=Context(
+            folder=raw / "work", form=Form.jsonl, reading=Reading(workers=workers, threads_max=2)
+        ),
+    )
+    made = {s.name: [Path(file.path) for file in s.files] for s in result.corpus.sources}
+    assert len(made["web"]) > 1
+    for name, files in made.items():
+        lines = "".join(file.read_text() for file in files)
+        assert lines == (raw / "out" / name / "00000.jsonl").read_text()
+    assert result.files["blend.yaml"].read_text() == (raw / "out" / "blend.yaml").read_text()
+
+
+def test_the_verb(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(raw)
+    words = ["balance", "law.jsonl", "--general", "web.jsonl", "--general", "books.jsonl"]
+    assert main([*words, "--output", "out", "ratio=2", "form=jsonl", "--dry-run"]) == 0
+    assert not Path("out").exists()
+    dry = capsys.readouterr()
+    assert main([*words, "--output", "out", "ratio=2", "form=jsonl"]) == 0
+    done = capsys.readouterr()
+    assert "domain to general is 2:1; 4:1 to 20:1 is usual" in done.err
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "  domain to general 2:1; " in done.out
+    assert dry.out.splitlines()[:8] == done.out.splitlines()[:8]
+    tree = yaml.safe_load(Path("out/blend.yaml").read_text())
+    assert tree["data"]["replay"] == {"source": "general", "share": pytest.approx(1 / 3, rel=1e-5)}
+    kept = left(Path("out") / "general")
+    assert 0.9 * size(LAW) / 2 < size(kept) <= size(LAW) / 2

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from megacpt.cli import main
+from megacpt.commands.curate import suite_setting
 from megacpt.corpus.curation import Curation, was_decontaminated
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
+from megacpt.curate.pipeline import Watcher
 from megacpt.errors import ConfigError
 from tests.corpus.cases import write_jsonl
 from tests.curate.decontaminate.cases import Maker
@@ -38,7 +41,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def curate(raw: Path, *more: str, output: str = "out", **options: bool) -> Curation:
+def curate(raw: Path, *more: str, output: str = "out", **options: Any) -> Curation:
     words = [
         f"output={raw / output}",
         "form=jsonl",
@@ -133,6 +136,36 @@ def test_a_dry_run_leaves_nothing(raw: Path) -> None:
     assert sorted(path.name for path in raw.iterdir()) == before
 
 
+class _Killed(BaseException):
+    pass
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_killed_and_on_other_workers_it_writes_the_same_bytes(raw: Path) -> None:
+    long = MAKER.text(20_000)
+    write_jsonl(raw / "law.jsonl", [f"{text} {n} {long}" for n, text in enumerate(DIRTY + CLEAN)])
+    calls = 0
+
+    def report(_bytes: int, *, documents: int, tokens: int = 0) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise _Killed
+
+    curate(raw, "workers=1")
+    with pytest.raises(_Killed):
+        curate(raw, "workers=1", output="two", watcher=Watcher(begins=lambda *_: report))
+    assert list((raw / "two.work").rglob("*.notes.jsonl*"))
+    curate(raw, "workers=2", output="two")
+    one = files_of(raw / "out")
+    assert len(json.loads(one["decontamination.json"])["hits"]) == len(DIRTY)
+    assert files_of(raw / "two") == one
+
+
 def test_a_step_without_suites_is_refused(raw: Path) -> None:
     config = read_config(
         None,
@@ -145,3 +178,28 @@ def test_a_step_without_suites_is_refused(raw: Path) -> None:
     with pytest.raises(ConfigError, match=r"decontaminate.suites names no suite; name the bench"):
         pipeline.curate(config)
     assert not (raw / "out").exists()
+
+
+def test_the_verb(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(raw / name) for name in ("law.jsonl", "late.jsonl")]
+    words = ["--suite", str(raw / "quiz.jsonl"), "--output", str(raw / "out"), "action=cut"]
+    assert main(["decontaminate", *files, *words, "form=jsonl", "whole_words=7"]) == 0
+    assert Curation.read(raw / "out").steps[0].settings["action"] == "cut"
+    shown = capsys.readouterr().out
+    assert "quiz question" in shown
+    assert "decontamination.json" in shown
+    left = texts(raw, source="text")
+    assert len(left) == len(CLEAN) + len(DIRTY) + 1
+    assert any(ITEMS[3].question[0] in text for text in left)  # Of six words.
+
+
+@pytest.mark.parametrize(
+    ("word", "setting"),
+    [
+        ("mmlu", "suites.mmlu.path=mmlu"),
+        ("tests/my exam.v2.jsonl", "suites.my_exam.path=tests/my exam.v2.jsonl"),
+        ("bar=a/b.yaml", "suites.bar.path=a/b.yaml"),
+    ],
+)
+def test_names_of_suites(word: str, setting: str) -> None:
+    assert suite_setting(word) == setting

@@ -99,9 +99,22 @@ def with_tokens(folder: Path, *tokens: str) -> Path:
     return folder
 
 
+def test_a_tokenizer_that_changes_blanks_beside_its_tokens_is_told(tmp_path: Path) -> None:
+    folder = with_tokens(tmp_path / "all", "<PRE>", "<SUF>")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([tokenizers.AddedToken("<MID>", rstrip=True, special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    told = list[str]()
+    require_tokens(config(tokenizer=str(folder)), notice=told.append)
+    assert len(told) == 1
+    assert "changes blanks beside <MID>: of 'x\\n <MID>\\n y' it makes 'x\\n <MID>y'" in told[0]
+
+
 def test_tokens_must_be_the_tokenizer_s(tmp_path: Path) -> None:
     path = str(with_tokens(tmp_path / "all", "<PRE>", "<SUF>", "<MID>"))
-    assert require_tokens(config(tokenizer=path))
+    told = list[str]()
+    assert require_tokens(config(tokenizer=path), notice=told.append)
+    assert told == []
     path = str(with_tokens(tmp_path / "two", "<PRE>", "<SUF>"))
     with pytest.raises(ConfigError, match=r"fill_in_the_middle.middle=<MID> is no token of .*5"):
         require_tokens(config(tokenizer=path))

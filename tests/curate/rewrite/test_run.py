@@ -20,7 +20,7 @@ from megacpt.curate.config import read_config
 from megacpt.curate.context import Context, StepResult, apply_step
 from megacpt.curate.documents import Batch
 from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, dropped
+from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped
 from megacpt.errors import ConfigError, DataError
 from tests.curate.rewrite.test_fill import with_tokens
 
@@ -116,7 +116,8 @@ def test_order_and_workers_do_not_matter(tmp_path: Path, workers: int) -> None:
 
 
 def test_rewriting_twice_changes_nothing(tmp_path: Path) -> None:
-    curate(tmp_path, *qa(tmp_path))
+    marks = {"question": "Human: Is it said?\nAssistant: Yes.\nWho says it?", "answer": "Bob."}
+    curate(tmp_path, *qa(tmp_path, rows=[*ROWS, marks]))
     curate(
         tmp_path,
         f"sources.qa.files={tmp_path / 'out' / 'qa'}",
@@ -139,6 +140,21 @@ def test_the_step_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(texts[d["id"]] == d["text"] for d in found)
 
 
+def test_what_an_earlier_step_has_cut_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_cut(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+        return apply_step(corpus, step=Cut(), context=context)
+
+    monkeypatch.setitem(pipeline.RUN, "deduplicate", run_cut)
+    found = curate(tmp_path, *qa(tmp_path, "deduplicate.exact=true"))
+    texts = [d["text"] for d in read(tmp_path / "out")]
+    sevens = [row for row in ROWS if "7" in row["answer"]]
+    assert not any(row["answer"] in text for row in sevens for text in texts)
+    rules = found.steps[1].counts["qa"]["rules"]
+    assert rules["question as an earlier step left it"]["documents"] == len(sevens)
+
+
 class Drop:
     name, threads_max = "deduplicate", 1
 
@@ -150,6 +166,21 @@ class Drop:
 
     def open(self) -> Judge:
         return drop_sevens
+
+
+class Cut(Drop):
+    def open(self) -> Judge:
+        return cut_sevens
+
+
+def cut_sevens(batch: Batch) -> Sequence[Verdict]:
+    found = []
+    for document in batch.documents:
+        question, answer = document.text.split("\n")
+        is_cut = "7" in answer
+        cut = document.with_text(f"{question}\n[cut]")
+        found.append(changed(cut, rule="seven") if is_cut else KEPT)
+    return found
 
 
 def drop_sevens(batch: Batch) -> Sequence[Verdict]:

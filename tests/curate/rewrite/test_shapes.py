@@ -59,6 +59,12 @@ ROWS: list[tuple[str, dict[str, Any], Shape, str]] = [
         "Hi|Hello",
     ),
     (
+        "turns that repeat the prompt",
+        {"prompt": CHAT[:1], "chosen": CHAT},
+        Shape.dialogue,
+        "Hi|Hello",
+    ),
+    (
         "alpaca",
         {"instruction": "Add.", "input": "2 and 3", "output": "5", "text": "Below is ..."},
         Shape.instruction,
@@ -123,6 +129,19 @@ ROWS: list[tuple[str, dict[str, Any], Shape, str]] = [
         "2+2?|3|4|4",
     ),
     (
+        "columns of options",
+        {"Question": "2+2?", "A": "3", "B": "4", "C": "5", "Answer": "B", "Topic": "sums"},
+        Shape.choices,
+        "2+2?|3|4|5|4",
+    ),
+    (
+        "medmcqa",
+        {"id": "e", "question": "2+2?", "opa": "3", "opb": "4", "cop": 1, "choice_type": "single"},
+        Shape.choices,
+        "2+2?|3|4|4",
+    ),
+    ("names in capitals", {"Prompt": "One", "Response": "two"}, Shape.instruction, "One|two"),
+    (
         "medqa",
         {"question": "2+2?", "options": {"A": "3", "B": "4"}, "answer_idx": "B", "answer": "4"},
         Shape.choices,
@@ -139,8 +158,8 @@ def test_rows_of_public_data_sets(row: dict[str, Any], shape: Shape, said: str) 
     assert plain_text(found).replace("\n####", "\v####").split("\n") == said.replace(
         "\n####", "\v####"
     ).split("|")
-    assert "" not in found.used - {""}
-    assert "id" not in found.used
+    assert found.used <= set(row)
+    assert not found.used & {"id", "subject", "category", "Topic", "title"}
 
 
 def test_whom_the_words_are_from() -> None:
