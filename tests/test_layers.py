@@ -48,7 +48,7 @@ SCENARIOS = {
     "forked run_on_ranks",
     "checkpoint": "format interleavings",
     "convert": "parts readers vllm",
-    "curate": "kills",
+    "curate": "kills properties",
     "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "adapters families optimizer smoke",

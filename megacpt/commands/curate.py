@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
-from megacpt.commands.model import tokenizer_path
+from megacpt.commands.model import model_path, tokenizer_path
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _curate(arguments: argparse.Namespace) -> int:
 
     words = list(arguments.words)
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
-    config = _on_disk(read_config(path, overrides=words))
+    config = read_config(path, overrides=words)
     if arguments.task:
         return _share(config, task=arguments.task, words=arguments.words)
     if config.slurm is not None and not arguments.dry_run:
@@ -40,20 +40,16 @@ def _curate(arguments: argparse.Namespace) -> int:
     return run(config, dry_run=arguments.dry_run)
 
 
-def _on_disk(config: CurateConfig) -> CurateConfig:
-    """With the folder of a tokenizer that is named by its place on the hub."""
-    if config.balance is not None and config.balance.tokenizer is not None:
-        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
-    return config
-
-
 def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
     from megacpt.corpus.workers.share import parse_share
     from megacpt.curate.distributed.stages import make_share
 
+    share = parse_share(task)
+    _bring_models(config)
     with _told() as watcher:
-        left = make_share(config, share=parse_share(task), watcher=watcher)
-    same = shlex.join(["megacpt", "curate", *words])
+        left = make_share(config, share=share, watcher=watcher)
+    here = ["slurm=null"] if config.slurm is not None else []
+    same = shlex.join(["megacpt", "curate", *words, *here])
     say(
         f"Task {task}: {left or 'all pieces of all steps are there'}.",
         next_command=f"{same} --task K/N, for every K" if left else same,
@@ -64,6 +60,7 @@ def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
 def _submit(config: CurateConfig, *, jobs: JobsConfig) -> int:
     from megacpt.curate.distributed.submit import logs_folder, submit
 
+    _bring_models(config)
     submitted = submit(config, jobs=jobs)
     say(
         *(f"Job {s.job:<10} {s.stage:<32} {s.tasks:>6,} tasks" for s in submitted),
@@ -115,6 +112,19 @@ def suite_setting(word: str) -> str:
     return f"suites.{name}.path={path}"
 
 
+def _filter(arguments: argparse.Namespace) -> int:
+    if not arguments.tune:
+        return _step(arguments)
+    from megacpt.curate.filters.tune import tune
+
+    config = step_config(arguments)
+    _bring_models(config)
+    with _told() as watcher:
+        found = tune(config, watcher=watcher)
+    say(*found.lines(), next_command="the same with other limits, or as it is without --tune")
+    return 0
+
+
 def _step(arguments: argparse.Namespace) -> int:
     return run(step_config(arguments), dry_run=arguments.dry_run)
 
@@ -124,6 +134,17 @@ def _balance(arguments: argparse.Namespace) -> int:
     general = ",".join(arguments.general)
     arguments.words += [f"sources.general.files={general}", "sources.general.kind=general"]
     return _step(arguments)
+
+
+def _bring_models(config: CurateConfig) -> None:
+    """Folders in place of names of the hub."""
+    if config.filter is not None and config.filter.perplexity is not None:
+        section = config.filter.perplexity
+        section.model = str(
+            model_path(section.model, weights=True, argument="filter.perplexity.model")
+        )
+    if config.balance is not None and config.balance.tokenizer is not None:
+        config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
 
 
 @contextmanager
@@ -150,7 +171,7 @@ def _told() -> Iterator[Watcher]:
 def run(config: CurateConfig, *, dry_run: bool) -> int:
     from megacpt.curate.pipeline import curate
 
-    config = _on_disk(config)
+    _bring_models(config)
     started_at = time.monotonic()
     with _told() as watcher:
         found = curate(config, dry_run=dry_run, watcher=watcher)
@@ -217,12 +238,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG | KEY=VALUE",
         help="a YAML file, and settings that are laid over it",
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--task",
         metavar="K/N",
         help="of each step make only pieces K, K+N, K+2N ...: one machine of N, K from 0",
     )
-    parser.add_argument(
+    either.add_argument(
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
@@ -301,6 +323,36 @@ DECONTAMINATE = Verb(
     "The same command again goes on from what is finished.",
     add_arguments=_decontaminate_arguments,
     run=_decontaminate,
+)
+
+
+def _filter_arguments(parser: argparse.ArgumentParser) -> None:
+    _step_arguments(parser)
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="show what each limit would be compared with, in a sample; write nothing",
+    )
+
+
+FILTER = Verb(
+    name="filter",
+    summary="leave out documents by rules of Gopher, C4 and FineWeb, language, perplexity",
+    example="  megacpt filter crawl.jsonl.zst --output data/clean --tune\n"
+    "  megacpt filter crawl.jsonl.zst --output data/clean gopher=null c4={} pii={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_filter_arguments,
+    run=_filter,
+)
+
+DEDUPLICATE = Verb(
+    name="deduplicate",
+    summary="leave out documents that are, or nearly are, others",
+    example="  megacpt deduplicate crawl.jsonl.zst --output data/clean\n"
+    "  megacpt deduplicate a.jsonl b/ --output data/clean near.threshold=0.7 lines={}\n"
+    "The same command again goes on from what is finished.",
+    add_arguments=_step_arguments,
+    run=_step,
 )
 
 CURATE = Verb(

@@ -17,6 +17,7 @@ from megacpt.curate.balance.settings import BalanceConfig
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.distributed.settings import JobsConfig
+from megacpt.curate.filters.settings import FilterConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.rewrite.settings import RewriteConfig
 from megacpt.curate.rewrite.shapes import Shape
@@ -49,6 +50,8 @@ class CurateConfig:
     """What to do with a line that is no document."""
     workers: int = 0
     """Threads; 0: one for each core."""
+    filter: FilterConfig | None = None
+    """Leave out documents that are not worth training on."""
     deduplicate: DeduplicateConfig | None = None
     """Leave out documents that are, or nearly are, others."""
     decontaminate: DecontaminateConfig | None = None
@@ -61,7 +64,7 @@ class CurateConfig:
     """Have it done by jobs on a cluster."""
 
 
-STEPS = ("deduplicate", "decontaminate", "rewrite", "balance")
+STEPS = ("filter", "deduplicate", "decontaminate", "rewrite", "balance")
 """Sections that ask for a step, in the order in which they are done."""
 
 

@@ -31,6 +31,7 @@ from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
 from megacpt.curate.decontaminate import run as decontaminate
 from megacpt.curate.deduplicate import run as deduplicate
+from megacpt.curate.filters import run as filters
 from megacpt.curate.parts import Form
 from megacpt.curate.quarantine import told
 from megacpt.curate.rewrite import run as rewrite
@@ -50,6 +51,7 @@ class RunStep(Protocol):
 
 
 RUN: dict[str, RunStep] = {
+    "filter": filters.run,
     "deduplicate": deduplicate.run,
     "decontaminate": decontaminate.run,
     "rewrite": rewrite.run,

@@ -24,6 +24,8 @@ class Verdict:
     """For the examples: what was found, such as a value and its limit."""
     note: Mapping[str, Any] | None = None
     """A line that the step itself reads again when all is judged: Applied.notes."""
+    also: tuple[str, ...] = ()
+    """Further rules by which it was changed; counted as well."""
 
 
 KEPT = Verdict()

@@ -49,8 +49,8 @@ class Tally:
         size = document.num_bytes
         self.documents_in += 1
         self.bytes_in += size
-        if verdict.rule:
-            self._count_rule(document, verdict=verdict, size=size)
+        for name in (verdict.rule, *verdict.also) if verdict.rule else ():
+            self._count_rule(document, name=name, verdict=verdict, size=size)
         if verdict.drops:
             return None
         left = verdict.document or document
@@ -58,8 +58,8 @@ class Tally:
         self.bytes_out += left.num_bytes
         return left
 
-    def _count_rule(self, document: Document, *, verdict: Verdict, size: int) -> None:
-        rule = self.rules.setdefault(verdict.rule, RuleCount())
+    def _count_rule(self, document: Document, *, name: str, verdict: Verdict, size: int) -> None:
+        rule = self.rules.setdefault(name, RuleCount())
         rule.documents += 1
         rule.dropped += verdict.drops
         rule.bytes += size

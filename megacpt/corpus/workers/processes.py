@@ -53,8 +53,11 @@ class Job(Protocol):
 def num_processes(
     workers: int, *, num_pieces: int, num_bytes: int, threads_max: int | None = None
 ) -> int:
-    wanted = -(-workers // (threads_max or THREADS_MAX))
-    return max(1, min(wanted, num_pieces // PIECES_AHEAD, num_bytes // BYTES_MIN))
+    threads_max = threads_max or THREADS_MAX
+    wanted = -(-workers // threads_max)
+    # Work that keeps Python's lock is work in Python, which takes its time.
+    bytes_min = BYTES_MIN if threads_max > 1 else max(BYTES_MIN >> 4, 1)
+    return max(1, min(wanted, num_pieces // PIECES_AHEAD, num_bytes // bytes_min))
 
 
 def run_pieces(

@@ -144,14 +144,20 @@ def test_datatrove_runs_the_stages(corpus: Path, alone: dict[str, bytes]) -> Non
     assert read["03-1-deduplicate-once"] == read["05-all-output"] == 0
 
 
-DEDUPLICATE = {
+OF_STEPS = {
     "exact": ("deduplicate.near=null",),
     "near": ("deduplicate.near.threshold=0.7",),
     "lines": ("deduplicate.near.threshold=0.7", "deduplicate.lines.words=2"),
+    "balance": (
+        "deduplicate=null",
+        "balance.ratio=9",
+        "sources.web.files=law/1.jsonl",
+        "sources.web.kind=general",
+    ),
 }
 
 
-@pytest.mark.parametrize("more", DEDUPLICATE.values(), ids=DEDUPLICATE)
+@pytest.mark.parametrize("more", OF_STEPS.values(), ids=OF_STEPS)
 def test_the_stages_of_a_step_are_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
