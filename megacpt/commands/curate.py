@@ -145,6 +145,9 @@ def _bring_models(config: CurateConfig) -> None:
         )
     if config.balance is not None and config.balance.tokenizer is not None:
         config.balance.tokenizer = str(tokenizer_path(config.balance.tokenizer))
+    if config.rewrite is not None and config.rewrite.fill_in_the_middle is not None:
+        code = config.rewrite.fill_in_the_middle
+        code.tokenizer = str(tokenizer_path(code.tokenizer))
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import orjson
+
 from megacpt.corpus.containers import arrow_for
 from megacpt.corpus.documents import ColumnValue
 from megacpt.errors import DataError
@@ -48,6 +50,8 @@ def read_values(
     """
     arrow = arrow_for(path)
     file = _open(path)
+    for name in file.schema_arrow.names if key is None else [key]:
+        _require_one(name, path=path, names=file.schema_arrow.names)
     if key is not None:
         _require_text(path, schema=file.schema_arrow, key=key)
     groups = range(start, stop)
@@ -77,17 +81,20 @@ def _require_text(path: str, *, schema: Any, key: str) -> None:
             f"{path}: has no column {key!r}; its columns are: {', '.join(names) or 'none'}. "
             "Use --key NAME."
         )
-    if (times := names.count(key)) > 1:
-        raise DataError(
-            f"{path}: has {times} columns named {key!r}, and nothing says which is meant; write it "
-            "again with one of that name."
-        )
     if not _is_readable(schema.field(key).type):
         text = [name for n, name in enumerate(names) if _is_readable(schema.field(n).type)]
         raise DataError(
             f"{path}: column {key!r} is of type {schema.field(key).type}, which is no text; "
             f"columns of text are: {', '.join(text) or 'none'}. Use --key NAME, or write it again "
             "as strings."
+        )
+
+
+def _require_one(name: str, *, path: str, names: Sequence[str]) -> None:
+    if (times := names.count(name)) > 1:
+        raise DataError(
+            f"{path}: has {times} columns named {name!r}, and nothing says which is meant; "
+            "write it again with one of that name."
         )
 
 
@@ -132,8 +139,25 @@ def _values(column: Any) -> list[ColumnValue]:
 
 
 def _objects(batch: Any) -> Iterator[bytes]:
-    for row in batch.to_pylist():
-        yield json.dumps(row, default=_as_json).encode()
+    """Each row as JSON; of one with broken UTF-8 in it, its texts, which no JSON is made of."""
+    try:
+        yield from [_line(row) for row in batch.to_pylist()]
+    except UnicodeDecodeError:
+        if len(batch) > 1:
+            for n in range(len(batch)):
+                yield from _objects(batch.slice(n, 1))
+            return
+        texts = [column for column in batch.columns if _is_string(column.type)]
+        binary = arrow_for("Parquet").large_binary()
+        held = [column.cast(binary).to_pylist()[0] or b"" for column in texts]
+        yield b'{"\xff": %s}' % b", ".join(held)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(row, default=_as_json)
+    except TypeError:  # A number of more than 64 bits.
+        return json.dumps(row, default=_as_json).encode()
 
 
 def _as_json(value: Any) -> str | None:

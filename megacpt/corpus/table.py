@@ -51,8 +51,12 @@ def records(
         if isinstance(row, BadLine):
             yield Record(line=row.line, value=row)
         elif row:
-            value = row[columns[0]] if key else json.dumps({header[n]: row[n] for n in columns})
+            value = row[columns[0]] if key else _json(header, row=row)
             yield Record(line=rows.line, value=value.encode("utf-8", "surrogateescape"))
+
+
+def _json(header: list[str], *, row: list[str]) -> str:
+    return json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False)
 
 
 class _Rows:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import xxhash
 
 from megacpt.corpus.documents import (
     BadLine,
+    ColumnValue,
     ErrorKind,
     Parsed,
     Passage,
@@ -24,6 +25,8 @@ from megacpt.curate.rewrite.shapes import RECORD, Shape, plain_text, read_record
 
 TEXT, ID = "text", "id"
 """Keys of what is written."""
+FIELDS = "fields"
+"""Column of the others, as JSON."""
 
 
 class Document:
@@ -94,10 +97,14 @@ class Document:
             return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
         others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
         fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}
-        try:
-            return orjson.dumps(fields)
-        except TypeError:  # A number of more than 64 bits.
-            return json.dumps(fields, ensure_ascii=False).encode()
+        return as_json(fields)
+
+
+def as_json(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(fields)
+    except TypeError:  # A number of more than 64 bits, half of a surrogate pair.
+        return json.dumps(fields).encode()
 
 
 def text_id(text: str) -> str:
@@ -128,29 +135,34 @@ def lines_of(passage: Passage) -> list[Document]:
 
 
 def read_documents(
-    passage: Passage, *, key: str, limit: int, shape: Shape | None = None
+    passage: Passage, *, key: str, limit: int, shape: Shape | None = None, is_text: bool = False
 ) -> tuple[list[Document], Parsed]:
     """The documents, and with ``Parsed.bad`` the lines that are none. What has the ``shape`` of a
-    record is one, with all it says as its text, until something better is made of it."""
+    record is one, with all it says as its text, until something better is made of it.
+
+    ``is_text``: values are texts, not JSON objects."""
     content = passage.content
-    if shape is not None:
-        return _one_by_one(passage, key=key, limit=limit, shape=shape)
-    if not isinstance(content, bytes):
-        lines = numbers(passage, count=len(content))
-        parsed = parse_values(content, lines=lines, limit=limit)
+    lines = content.split(b"\n") if isinstance(content, bytes) else content
+    told = numbers(passage, count=len(lines))
+    if is_text:
+        parsed = parse_values(lines, lines=told, limit=limit)
         return [Document({TEXT: _joined(text)}) for text in parsed.texts], parsed
     try:
-        return list(_quickly(content, key=key, limit=limit)), Parsed(texts=[])
+        if shape is None:
+            found = list(_quickly(lines, key=key, limit=limit))
+            return found if isinstance(content, bytes) else _unfolded(found), Parsed(texts=[])
     except (ValueError, LookupError, TypeError):
-        return _one_by_one(passage, key=key, limit=limit)
+        pass
+    return _one_by_one(zip(told, lines, strict=True), key=key, limit=limit, shape=shape)
 
 
-def _quickly(content: bytes, *, key: str, limit: int) -> Iterator[Document]:
+def _quickly(lines: Sequence[ColumnValue], *, key: str, limit: int) -> Iterator[Document]:
     """All lines are documents, or one of these errors is raised."""
     loads = orjson.loads
-    for line in content.split(b"\n"):
+    for line in lines:
         if not line:
             continue
+        assert isinstance(line, bytes)
         fields = loads(line)
         if len(line) > limit or type(fields[key]) is not str:
             raise ValueError
@@ -158,19 +170,24 @@ def _quickly(content: bytes, *, key: str, limit: int) -> Iterator[Document]:
         yield Document(fields, key=key, line=line if is_bare else None)
 
 
+def _unfolded(documents: list[Document]) -> list[Document]:
+    """With the fields that parts in Parquet hold as JSON in a column of their own."""
+    for document in documents:
+        if document.fields.keys() == {ID, TEXT, FIELDS}:
+            others = _object(str(document.fields[FIELDS]).encode())
+            if others is not None:
+                del document.fields[FIELDS]
+                document.fields.update(others)
+                document.line = None
+    return documents
+
+
 def _one_by_one(
-    passage: Passage, *, key: str, limit: int, shape: Shape | None = None
+    lines: Iterable[tuple[int, ColumnValue]], *, key: str, limit: int, shape: Shape | None
 ) -> tuple[list[Document], Parsed]:
     found, bad = list[Document](), list[BadLine]()
-    content = passage.content
-    lines = content.split(b"\n") if isinstance(content, bytes) else content
-    for number, line in zip(numbers(passage, count=len(lines)), lines, strict=True):
+    for number, line in lines:
         assert isinstance(line, bytes)
-        if not isinstance(content, bytes) and line[:1] != b"{":  # A file that is a text as a whole.
-            parsed = parse_values([line], lines=[number], limit=limit)
-            found += [Document({TEXT: _joined(text)}) for text in parsed.texts]
-            bad += parsed.bad
-            continue
         document = _of_record(line, shape=shape) if shape and len(line) <= limit else None
         if document is not None:
             found.append(document)

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import orjson
 import xxhash
 
 from megacpt.corpus.containers import arrow_for
-from megacpt.curate.documents import ID, TEXT, Document
+from megacpt.curate.documents import FIELDS, ID, TEXT, Document, as_json
 
 
 class Form(enum.Enum):
@@ -106,7 +105,7 @@ class _Rows(_File):
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
-        names = ((ID, arrow.string()), (TEXT, arrow.large_string()), ("fields", arrow.string()))
+        names = ((ID, arrow.string()), (TEXT, arrow.large_string()), (FIELDS, arrow.string()))
         self._arrow: Any = arrow
         self._schema = arrow.schema(names)
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
@@ -125,7 +124,7 @@ class _Rows(_File):
 
 def _row(document: Document) -> dict[str, Any]:
     others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
-    return {ID: document.id, TEXT: document.text, "fields": orjson.dumps(others).decode()}
+    return {ID: document.id, TEXT: document.text, FIELDS: as_json(others).decode()}
 
 
 def checksum(path: Path) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
+from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
@@ -266,31 +267,37 @@ class PieceRunner:
                 piece.source.files[extent.file],
                 extent=extent,
                 number=n,
-                key=None if piece.source.shape else piece.source.key,
+                key=None,
                 max_bytes=self._job.reading.max_document_bytes,
             )
             for n, extent in enumerate(piece.extents)
         ]
 
     def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[Batch]:
-        source, reading = self._job.corpus.pieces[number].source, self._job.reading
+        piece, reading = self._job.corpus.pieces[number], self._job.reading
         first = 0
         for passage in chain.from_iterable(readers):
-            documents, bad = self._read(passage, number=number)
+            extent = piece.extents[passage.extent]
+            file = piece.source.files[extent.file]
+            documents, bad = self._read(passage, number=number, file=file)
             if bad and reading.on_error is OnError.stop:
-                extent = self._job.corpus.pieces[number].extents[passage.extent]
-                file = source.files[extent.file]
                 line = first_line(file, extent=extent) + bad[0].line - 1
                 raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
             first += len(documents)
 
-    def _read(self, passage: Passage, *, number: int) -> tuple[list[Document], list[BadLine]]:
+    def _read(
+        self, passage: Passage, *, number: int, file: SourceFile
+    ) -> tuple[list[Document], list[BadLine]]:
         source, reading = self._job.corpus.pieces[number].source, self._job.reading
         if number in reading.as_written:
             return lines_of(passage), []
         documents, parsed = read_documents(
-            passage, key=source.key, limit=reading.max_document_bytes, shape=source.shape
+            passage,
+            key=source.key,
+            limit=reading.max_document_bytes,
+            shape=source.shape,
+            is_text=file.format is FileFormat.text,
         )
         return documents, [*passage.bad, *parsed.bad]
 

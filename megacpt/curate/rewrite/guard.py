@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from megacpt.corpus.formats import FileFormat
 from megacpt.corpus.reader import ExtentReader
 from megacpt.curate.documents import Document, read_documents
 from megacpt.curate.rewrite.markup import read_markup
@@ -47,6 +48,9 @@ def _documents(piece: SourcePiece) -> Iterator[Document]:
     """Of the first file; lines that are no documents are left to whoever reads all."""
     extent = piece.extents[0]
     file = piece.source.files[extent.file]
-    reader = ExtentReader(file, extent=extent, number=0, key=piece.source.key, max_bytes=BYTES_MAX)
+    reader = ExtentReader(file, extent=extent, number=0, key=None, max_bytes=BYTES_MAX)
     for passage in reader:
-        yield from read_documents(passage, key=piece.source.key, limit=BYTES_MAX)[0]
+        is_text = file.format is FileFormat.text
+        yield from read_documents(passage, key=piece.source.key, limit=BYTES_MAX, is_text=is_text)[
+            0
+        ]

@@ -85,7 +85,7 @@ class Rewriting:
         return told
 
     def concerns(self, source: Source) -> bool:
-        return True
+        return is_trained_on(source) or source.shape is not None
 
     def open(self) -> Judge:
         draft = Drafter(self.settings)

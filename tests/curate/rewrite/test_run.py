@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
+import tokenizers
 
 from megacpt.corpus.curation import Curation
 from megacpt.corpus.documents import OnError
@@ -22,6 +23,8 @@ from megacpt.curate.documents import Batch
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped
 from megacpt.errors import ConfigError, DataError
+from megacpt.shards.reader import IndexedShard
+from tests.corpus.cases import make
 from tests.curate.rewrite.test_fill import with_tokens
 
 ROWS: list[dict[str, Any]] = [
@@ -208,6 +211,14 @@ def test_texts_beside_records_stay_and_marks_go(tmp_path: Path) -> None:
     assert "Hello" in told["text"]
 
 
+def test_held_out_texts_stay_and_held_out_records_do_not(tmp_path: Path) -> None:
+    marked = write(tmp_path / "marked.jsonl", [{"text": "### Human: Hi### Assistant: Hello"}])
+    words = [f"sources.late.files={marked}", "sources.late.kind=heldout"]
+    curate(tmp_path, *qa(tmp_path, "sources.qa.kind=heldout"), *words)
+    assert read(tmp_path / "out", "late")[0]["text"] == "### Human: Hi### Assistant: Hello"
+    assert all("rewritten" in document for document in read(tmp_path / "out"))
+
+
 def test_what_has_no_answer_is_left_out(tmp_path: Path) -> None:
     rows = [{"question": "Who?", "answer": ""}, {"messages": [{"role": "user", "content": "Hi"}]}]
     found = curate(tmp_path, *qa(tmp_path, rows=[*rows, *ROWS]))
@@ -266,6 +277,23 @@ def test_the_middle_of_code_alone_is_moved(tmp_path: Path) -> None:
     curate(tmp_path, f"sources.code.files={tmp_path / 'out' / 'code'}", *words[1:], output="again")
     again = read(tmp_path / "again", "code")
     assert [d for d in again if d["id"] in {m["id"] for m in moved}] == moved
+
+
+def test_the_shard_has_the_tokens_of_fill_in_the_middle(tmp_path: Path) -> None:
+    """As tokenizers itself encodes the three, each once in a document whose middle was moved."""
+    curate(tmp_path, *code(tmp_path, "rewrite.fill_in_the_middle.rate=1"))
+    make([tmp_path / "out" / "code"], tmp_path / "shard", tokenizer=tmp_path / "tokenizer")
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    pre, suf, mid = (reference.token_to_id(token) for token in ("<PRE>", "<SUF>", "<MID>"))
+    shard = IndexedShard(tmp_path / "shard")
+    assert shard.num_documents == 20 * len(PLAIN)
+    for n, document in enumerate(read(tmp_path / "out", "code")):
+        ids = shard.document(n).tolist()
+        found = [token for token in ids if token in (pre, suf, mid)]
+        assert found == [pre, suf, mid]
+        is_spm = ids[1] == suf and document["rewritten"]["middle"] == "spm"
+        assert ids[0] == pre
+        assert is_spm or document["rewritten"]["middle"] == "psm"
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
