@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import orjson
 import xxhash
 
 from megacpt.corpus.containers import arrow_for
