@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from megacpt.curate import pipeline
+from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.pipeline import Watcher
 from megacpt.errors import EnvironmentError_
 from tests.curate import steps
@@ -73,7 +75,11 @@ def num_moments(folder: Path) -> int:
         return len(stream.read())
 
 
-def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(corpus: Path) -> None:
+@pytest.mark.parametrize("step", [steps.both, deduplicate.run], ids=["own", "deduplicate"])
+def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, step: pipeline.RunStep
+) -> None:
+    monkeypatch.setitem(pipeline.RUN, "deduplicate", step)
     expected_moments = num_moments(corpus)
     expected = steps.tree(corpus / "out")
     unfinished = 0
