@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# datatrove 0.10.0, Python 3.11.
+# datatrove 0.10.1, Python 3.11.
 #
 # A stage of more tasks than max_array_size (1001 unless set) is several Slurm arrays, and a stage that
 # depends= on it waits for the last of them alone. The arrays follow one another by "afterany", so where
@@ -25,7 +25,7 @@
 
 set -euo pipefail
 cd "$(mktemp -d)"
-python3 -m venv venv && venv/bin/pip install -q datatrove==0.10.0
+python3 -m venv venv && venv/bin/pip install -q datatrove==0.10.1
 mkdir bin
 cat > bin/sbatch <<'SH'
 #!/usr/bin/env bash

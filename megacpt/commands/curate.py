@@ -35,9 +35,14 @@ def _curate(arguments: argparse.Namespace) -> int:
     config = read_config(path, overrides=words)
     if arguments.task:
         return _share(config, task=arguments.task, words=arguments.words)
-    if config.slurm is not None and not arguments.dry_run:
+    return _done(config, dry_run=arguments.dry_run)
+
+
+def _done(config: CurateConfig, *, dry_run: bool) -> int:
+    """Here, or by jobs that are submitted."""
+    if config.slurm is not None and not dry_run:
         return _submit(config, jobs=config.slurm)
-    return run(config, dry_run=arguments.dry_run)
+    return run(config, dry_run=dry_run)
 
 
 def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
@@ -126,7 +131,7 @@ def _filter(arguments: argparse.Namespace) -> int:
 
 
 def _step(arguments: argparse.Namespace) -> int:
-    return run(step_config(arguments), dry_run=arguments.dry_run)
+    return _done(step_config(arguments), dry_run=arguments.dry_run)
 
 
 def _balance(arguments: argparse.Namespace) -> int:

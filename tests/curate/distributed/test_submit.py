@@ -130,6 +130,13 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_single_step_by_its_verb(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["law", "--output", "out", "near=null", "slurm.partition=cpu"]
+    assert main(["deduplicate", *words]) == 0
+    assert len(list(stages(folder))) == 4
+    assert "the last writes out." in capsys.readouterr().out
+
+
 def test_what_is_wrong_is_told_before_anything_is_queued(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
