@@ -170,10 +170,8 @@ class Words {
     const std::uint64_t part = fold(block, bytes_ + used_);
     if (open_ == kWholeWord) stop_word(used_, at);
     const std::uint64_t after = part << 1 | (open_ == kRun ? 1 : 0);
-    // Where a word ends at the end of the text, `read_all` says so.
-    const std::uint64_t known = count < kBlock ? (std::uint64_t{1} << count) - 1 : ~std::uint64_t{0};
     num_starts_ = list(part & ~after, at, starts_, firsts_, num_starts_);
-    num_stops_ = list(after & ~part & known, at, stops_, ends_, num_stops_);
+    num_stops_ = list(after & ~part, at, stops_, ends_, num_stops_);
     used_ += count;
     open_ = num_starts_ > num_stops_ ? kRun : kNone;
   }

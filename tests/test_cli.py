@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "megacpt"]
 def test_help_names_every_verb_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    places = [shown.index(f"    {name}") for name in NAMES]
+    places = [shown.index(f"\n    {name}") for name in NAMES]
     assert places == sorted(places)
 
 

@@ -305,7 +305,8 @@ REWRITE = Verb(
     name="rewrite",
     summary="make flowing text of conversations, questions with answers, records and tables",
     example="  megacpt rewrite chats.jsonl --output data/told\n"
-    "  megacpt rewrite items.csv --output data/told templates=english sources.text.shape=table\n"
+    "  megacpt rewrite items.csv --output data/told templates=english \\\n"
+    "      sources.text.shape=table\n"
     "The same command again goes on from what is finished.",
     add_arguments=_rewrite_arguments,
     run=_rewrite,
@@ -327,7 +328,8 @@ DECONTAMINATE = Verb(
     name="decontaminate",
     summary="leave out documents that hold what benchmarks ask",
     example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
-    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl --output data/clean action=cut\n"
+    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl action=cut \\\n"
+    "      --output data/clean\n"
     "The same command again goes on from what is finished.",
     add_arguments=_decontaminate_arguments,
     run=_decontaminate,
@@ -365,7 +367,7 @@ DEDUPLICATE = Verb(
 
 CURATE = Verb(
     name="curate",
-    summary="deduplicate, decontaminate, filter and balance raw text",
+    summary="make raw text fit for training, step by step, with an account",
     example="  megacpt curate curate.yaml\n"
     "  megacpt curate curate.yaml deduplicate.near.threshold=0.7 --dry-run\n"
     "  megacpt curate curate.yaml slurm.partition=cpu slurm.tasks=32\n"

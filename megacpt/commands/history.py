@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder, source_shards
 from megacpt.config.schema import flatten
-from megacpt.corpus.curation import CURATION, CuratedFile, Curation, Origin, origin_of, origins_of
+from megacpt.corpus.curation import (
+    CURATION,
+    CuratedFile,
+    Curation,
+    Origin,
+    not_as_written,
+    origin_of,
+    origins_of,
+)
+from megacpt.curate.pipeline import sha256_of
 from megacpt.errors import DataError
 from megacpt.monitor.terminal import printable
-from megacpt.shards.manifest import InputFile, Manifest, manifest_path, read_shard_manifest
+from megacpt.shards.manifest import InputFile, Manifest, manifest_path, read_shard_manifest, verify
 from megacpt.text import text_size
 
 WIDTH, TITLE = 80, 17
@@ -34,6 +43,21 @@ def history_of(path: Path) -> str:
     else:
         parts = _shard(path)
     return "\n".join(parts) + "\n"
+
+
+def verify_all(path: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """Read every file that the history is of; DataError: one is not as it was written."""
+    if (path / "run.yaml").is_file():
+        prefixes = source_shards(read_run_yaml(RunFolder(path).run_yaml)).values()
+        for prefix in prefixes:
+            verify(prefix, progress=progress)
+    elif (path / CURATION).is_file():
+        for source in Curation.read(path).sources.values():
+            for file in source.files:
+                if not (path / file.path).is_file() or sha256_of(path / file.path) != file.sha256:
+                    raise not_as_written(path / file.path)
+    else:
+        verify(path, progress=progress)
 
 
 def _curation(folder: Path) -> Iterator[str]:

@@ -54,11 +54,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from megacpt.commands.history import history_of
-    from megacpt.shards.manifest import verify
+    from megacpt.commands.history import history_of, verify_all
 
     if arguments.verify:
-        verify(arguments.prefix, progress=slow_progress("checksums"))
+        verify_all(arguments.prefix, progress=slow_progress("checksums"))
     print(history_of(arguments.prefix), end="")
     return 0
 

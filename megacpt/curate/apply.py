@@ -182,6 +182,4 @@ class _Part:
         record |= {name: kept for name, b in self._beside.items() if (kept := b.finish())}
         if self._writer is not None:
             record["part"] = self._writer.finish().name
-        names = (record.get(name) for name in ("part", *BESIDE))
-        record["files"] = [name for name in names if name is not None]
-        return record
+        return record | {"files": [record[name] for name in ("part", *BESIDE) if name in record]}

@@ -12,6 +12,8 @@ import pytest
 from megacpt import cli
 from megacpt.curate.config import read_config
 from megacpt.curate.rewrite.templates import Templates
+from tests.corpus.cases import write_jsonl
+from tests.curate.filters.cases import MADE
 from tests.test_docs import ROOT, assert_shown, examples
 
 PAGE = ROOT / "docs" / "curation.md"
@@ -53,3 +55,27 @@ def test_the_files_of_rewrite_can_be_read(section: Path) -> None:
             Templates(name)
         else:
             assert read_config(Path(name)).rewrite is not None
+
+
+def test_filter_shows_what_its_limits_are_compared_with_and_then_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datatrove")
+    pytest.importorskip("spacy")
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "law.jsonl", [MADE["prose"], MADE["short"], f"{MADE['prose']} a@b.org"])
+    same = ["filter", "law.jsonl", "--output", "out", "pii={}", "repetition=null", "form=jsonl"]
+    assert cli.main([*same, "gopher.min_doc_words=7", "--tune"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("of 3 documents")
+    [row] = [line for line in shown if line.startswith("gopher.min_doc_words ")]
+    assert row.split()[1] == "6"
+    assert row.endswith("< 7  33.33%")
+    assert [path.name for path in tmp_path.iterdir()] == ["law.jsonl"]
+    assert cli.main([*same, "gopher.min_doc_words=6"]) == 0
+    assert cli.main([*same[:3], "again", *same[4:], "gopher.min_doc_words=7"]) == 0
+    shown_again = capsys.readouterr().out
+    assert re.search(r"gopher_short_doc +1  1 dropped", shown_again)
+    texts = [(tmp_path / name / "text" / "00000.jsonl").read_text() for name in ("out", "again")]
+    assert [text.count("\n") for text in texts] == [3, 2]
+    assert all("email@example.com" in text and "a@b.org" not in text for text in texts)

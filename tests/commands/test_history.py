@@ -103,3 +103,22 @@ def test_of_a_shard_whose_record_was_edited(capsys: pytest.CaptureFixture[str]) 
     path.write_text(json.dumps(content))
     assert main(["inspect", "data/law", "--history"]) == 2
     assert "says how its text was curated, but not of these files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "told"),
+    [
+        ("out", "out/law/00000.jsonl", "out/law/00000.jsonl is not as "),
+        ("data/law", "data/law.bin", "token shard data/law is not what data/law.json says"),
+        ("run", "data/law.idx", "is not what "),
+    ],
+)
+def test_every_file_is_compared_on_request(
+    path: str, file: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history(path, "--verify", capsys=capsys)
+    content = bytearray(Path(file).read_bytes())
+    content[-3] ^= 1
+    Path(file).write_bytes(bytes(content))
+    assert main(["inspect", path, "--history", "--verify"]) == 2
+    assert told in capsys.readouterr().err

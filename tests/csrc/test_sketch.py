@@ -69,6 +69,16 @@ def test_long_texts_are_those_of_the_twin(num_words: int) -> None:
         np.testing.assert_array_equal(row, twins.bands(expected, bands=14, rows=10, seed=3))
 
 
+def test_texts_shorter_than_a_shingle_are_like_their_equals_alone() -> None:
+    found = Sketcher(bands=8, rows=4).sketch(["Yes.", "YES", "Paris is in France", "", "—"])
+    assert found.shingle_offsets.tolist() == [0, 1, 2, 3, 3, 3]
+    pairs = np.array([[0, 1], [0, 2], [0, 3], [3, 4]], dtype=np.int64)
+    values = similarities(found.shingles, offsets=found.shingle_offsets, pairs=pairs)
+    assert values.tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert (found.bands[0] == found.bands[1]).all()
+    assert not (found.bands[0] == found.bands[2]).any()
+
+
 def test_many_equal_and_many_different_shingles() -> None:
     """Sets that are far smaller than their texts, and buckets of all sizes."""
     several = ["same " * 5000, " ".join(map(str, range(30_000))), english(3000, seed=0) * 3]

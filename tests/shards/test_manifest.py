@@ -19,7 +19,7 @@ from megacpt.shards import manifest
 from megacpt.shards.inspect import inspect_shard
 from megacpt.shards.merge import merge_shards
 from megacpt.shards.reader import IndexedShard, write_shard
-from megacpt.shards.tokenize import tokenize
+from megacpt.shards.tokenize import merge, tokenize
 from megacpt.tokenizer import load_tokenizer
 from tests.corpus.curated import decontaminated, step, write_curated
 
@@ -289,6 +289,19 @@ def test_a_shard_says_how_its_text_was_curated(curated: Path, prefix: Path) -> N
     assert shown in shard_text(inspect_shard(curated))
     plain = manifest.verify(prefix)
     assert (plain.curated, plain.chain) == ((), "")
+
+
+def test_tasks_and_whoever_joins_their_pieces(
+    curated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their work folder says where the files came from, whatever folder they were started in."""
+    monkeypatch.chdir(tmp_path)
+    for n in range(2):
+        tokenize(["out"], tokenizer=TINY, output_prefix=tmp_path / "shared", workers=1, task=(n, 2))
+    monkeypatch.chdir("/")
+    joined = merge(tmp_path / "shared")
+    assert joined.curated == manifest.verify(curated).curated
+    assert manifest.verify(tmp_path / "shared") == joined
 
 
 def edited(content: dict[str, Any]) -> None:

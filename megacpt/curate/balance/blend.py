@@ -77,7 +77,7 @@ def _prefix(name: str, *, settings: BalanceConfig) -> str:
 
 def table(portions: Sequence[Portion], *, in_tokens: bool) -> Iterator[str]:
     """At most 80 columns; amounts are of the whole run."""
-    unit = "tokens, estimated" if in_tokens else "text"
+    unit = " tokens in all, estimated" if in_tokens else " of text in all"
     whole = sum(p.wanted for p in portions)
     head = f"  {'source':<20}{'kind':<8}{'available':>11}{'kept':>11}{'in a run':>11}"
     yield f"{head}{'share':>8}{'epochs':>8}"
@@ -88,7 +88,7 @@ def table(portions: Sequence[Portion], *, in_tokens: bool) -> Iterator[str]:
         yield f"  {name:<20}{p.kind.value:<8}{cells}{p.wanted / whole:>8.1%}{p.epochs:>8.2f}"
     ratio = ratio_of(portions)
     said = "no general text" if ratio is None else f"domain to general {ratio:.3g}:1"
-    yield f"  {said}; {_shown(whole, in_tokens=in_tokens)} in all ({unit}); {BLEND} has the blend"
+    yield f"  {said}, {_shown(whole, in_tokens=in_tokens)}{unit}; see {BLEND}"
 
 
 def _shown(amount: float, *, in_tokens: bool) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,15 +52,16 @@ class Search:
             return {}
         row, pair = _expanded(hits.windows, bounds=self._evidence.bounds)
         text, part = hits.documents[row], self._evidence.parts[pair]
-        found: dict[int, list[Found]] = {}
+        found: dict[int, dict[tuple[int, int, Part], Found]] = {}
         for rows in _found_rows(text, part=part, pair=pair, evidence=self._evidence):
             number, at = int(text[rows[0]]), row[rows]
             weight = self._evidence.weights[np.unique(pair[rows])].sum()
-            spans = _joined(hits.starts[at], ends=hits.stops[at])
+            spans = _joined(zip(hits.starts[at].tolist(), hits.stops[at].tolist(), strict=True))
             made = self._made(int(part[rows[0]]), weight=float(weight), spans=spans)
             if self._is_answered(int(part[rows[0]]), spans=spans, text=texts[number]):
-                found.setdefault(number, []).append(made)
-        return {number: sorted(parts) for number, parts in sorted(found.items())}
+                parts = found.setdefault(number, {})
+                parts[made[:3]] = _both(made, other=parts.get(made[:3], made))
+        return {number: sorted(parts.values()) for number, parts in sorted(found.items())}
 
     def _made(self, number: int, *, weight: float, spans: tuple[tuple[int, int], ...]) -> Found:
         part = self._parts[number]
@@ -103,10 +104,16 @@ def _found_rows(text: Ints, *, part: Ints, pair: Ints, evidence: Evidence) -> It
         yield np.sort(order[starts[number] : starts[number + 1]])
 
 
-def _joined(starts: Ints, *, ends: Ints) -> tuple[tuple[int, int], ...]:
+def _both(found: Found, *, other: Found) -> Found:
+    """Of a part that was found by two rules, or in two texts of it."""
+    spans = _joined(sorted({*found.spans, *other.spans}))
+    return found._replace(share=max(found.share, other.share), spans=spans)
+
+
+def _joined(windows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Windows, in order of their starts, that overlap are one span."""
     spans: list[tuple[int, int]] = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+    for start, end in windows:
         if spans and start <= spans[-1][1]:
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         else:

@@ -40,10 +40,10 @@ class DecontaminateConfig:
     action: Action = Action.drop
     """What becomes of a document that holds a question, an answer or an option."""
     words: int = limited(13, limits=WORDS)
-    """A part of at least so many is looked for in windows of so many: one that no other item has is
-    enough, or several that few items have."""
+    """A long part has so many or more, and is looked for in windows of so many: one that no other
+    item has is enough, or several that few items have."""
     short_words: int = limited(8, limits=WORDS)
-    """The window of shorter parts, of which ``share`` must be found."""
+    """The window of shorter parts, of which ``share`` must be found, and of changed long ones."""
     whole_words: int = limited(5, limits=WORDS)
     """A question of at least so many, and fewer than ``short_words``, must be there as a whole, and
     its answer near it, where it has one. Shorter ones are not looked for, and counted."""
@@ -51,6 +51,10 @@ class DecontaminateConfig:
         0.5, limits=Limits(above=0, at_most=1, remedy="use a share up to 1, such as 0.5")
     )
     """Of a part's windows, each weighted by how few items have it."""
+    edited_share: float = limited(
+        0.2, limits=Limits(above=0, at_most=1, remedy="use a share up to 1, such as 0.2")
+    )
+    """The same, of the short windows of a long part: some of its words may be other ones."""
     common_items: int = limited(
         10, limits=Limits(at_least=1, remedy="use 10, or another positive number")
     )

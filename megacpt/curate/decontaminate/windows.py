@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The windows of words by which the parts of suites are found, and what each is evidence of.
 
-A part is looked for in windows of one length: long parts in long ones, of which one that is its own
-is enough; short parts in short ones, of which a share must be found; the shortest questions as a
-whole. A window weighs 1 if one item of its suite has it, and less with each that has it too.
+Long parts are looked for in long windows, of which one that is its own is enough, and in short
+ones, of which a share must be found, for words may have been changed; short parts in short windows;
+the shortest questions as a whole. A window weighs 1 if one item of its suite has it, and less with
+each that has it too.
 """
 
 from __future__ import annotations
@@ -26,27 +27,37 @@ Floats = npt.NDArray[np.float64]
 TOO_COMMON = 0.25
 """Parts whose windows weigh less in all are not looked for: many items share them."""
 
+EDITED_LEAST = 3.0
+"""Three windows of 8 words are 10 words in a row, or more."""
 DIFFERENT = 3
 """Of so many words of a window one at least is another than those before."""
 
 
 class Rule(NamedTuple):
-    """How parts of at least ``words`` words are found."""
+    """How parts of ``fewest`` to ``below`` words, the latter excluded, are found."""
 
     words: int
+    """Of a window."""
+    fewest: int
+    below: float
     share: float
+    """Of the weight of a part's windows."""
+    least: float = 0.0
+    """Weight that must be there, whatever the share."""
     enough: float = np.inf
-    """Weight that is enough whatever the share."""
+    """Weight that will do, whatever the share."""
     is_whole: bool = False
-    """The question is there from its first word to its last."""
+    """For questions only, with the answer near."""
 
 
 def rules_of(settings: DecontaminateConfig) -> tuple[Rule, ...]:
-    """Longest windows first."""
+    long, short, whole = settings.words, settings.short_words, settings.whole_words
+    share, edited = settings.share, settings.edited_share
     return (
-        Rule(settings.words, share=settings.share, enough=1.0),
-        Rule(settings.short_words, share=settings.share),
-        Rule(settings.whole_words, share=1.0, is_whole=True),
+        Rule(long, long, np.inf, share=share, enough=1.0),
+        Rule(short, long, np.inf, share=edited, least=EDITED_LEAST),
+        Rule(short, short, long, share=share),
+        Rule(whole, whole, min(short, long), share=1.0, is_whole=True),
     )
 
 
@@ -112,18 +123,22 @@ def _listed(
             continue
         known.add(words)
         for part in dict.fromkeys(words):
-            rule = next((rule for rule in rules if part.length >= rule.words), None)
-            # An answer or option that is short is found everywhere.
-            if rule is None or (rule.is_whole and part.part is not Part.question):
-                count.too_short += 1
-            else:
-                yield ListedPart(number, item, part, rule)
+            mine = [rule for rule in rules if _is_for(rule, words=part)]
+            count.too_short += not mine
+            yield from (ListedPart(number, item, part, rule) for rule in mine)
+
+
+def _is_for(rule: Rule, *, words: Words) -> bool:
+    """An answer or option that is short is found everywhere."""
+    fits = max(rule.fewest, rule.words) <= words.length < rule.below
+    return fits and (words.part is Part.question or not rule.is_whole)
 
 
 def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -> Evidence:
     windows = _windows(parts)
-    of_part = windows[:, 0]
     index = _C.NgramIndex([part.words.text for part in parts], windows=windows)
+    of_part, num_windows = windows[:, 0].copy(), len(windows)
+    del windows  # It is large.
     number = index.first_equal
     order = np.lexsort((of_part, number))
     number, of_part = number[order], of_part[order]
@@ -133,7 +148,7 @@ def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -
     total: Floats = np.bincount(of_part, weights=weights, minlength=len(parts)).astype(np.float64)
     return Evidence(
         index=index,
-        bounds=np.searchsorted(number, np.arange(len(windows) + 1)),
+        bounds=np.searchsorted(number, np.arange(num_windows + 1)),
         parts=of_part,
         weights=weights,
         needed=_needed(total, parts=parts),
@@ -150,7 +165,7 @@ def _windows(parts: Sequence[ListedPart]) -> Ints:
         for first in range(len(words) - length + 1):
             if len(set(words[first : first + length])) * DIFFERENT >= length:
                 rows.extend((number, first, length))
-    return np.array(rows, np.int64).reshape(-1, 3)
+    return np.frombuffer(rows, np.int64).reshape(-1, 3) if rows else np.empty((0, 3), np.int64)
 
 
 def _weights(
@@ -177,8 +192,10 @@ def _weights(
 
 def _needed(total: Floats, *, parts: Sequence[ListedPart]) -> Floats:
     share = np.array([part.rule.share for part in parts])
+    least = np.array([part.rule.least for part in parts])
     enough = np.array([part.rule.enough for part in parts])
-    return np.where(total >= TOO_COMMON, np.minimum(total * share, enough), np.inf)
+    needed = np.minimum(np.maximum(total * share, least), enough)
+    return np.where((total >= TOO_COMMON) & (needed <= total), needed, np.inf)
 
 
 def differs(values: Ints) -> npt.NDArray[np.bool_]:
@@ -196,11 +213,9 @@ def count_searched(
     suites: Sequence[Suite],
 ) -> None:
     """Complete what ``parts_of`` has counted."""
-    searched: dict[int, set[int]] = {}
-    for part, needed in zip(parts, evidence.needed.tolist(), strict=True):
-        if np.isfinite(needed):
-            searched.setdefault(part.suite, set()).add(part.item)
-        else:
-            counts[suites[part.suite].name].too_common += 1
-    for number, suite in enumerate(suites):
-        counts[suite.name].searched = len(searched.get(number, ()))
+    places = [(part.suite, part.item, part.words) for part in parts]
+    searched = {place for place, n in zip(places, evidence.needed, strict=True) if np.isfinite(n)}
+    for suite, _, _ in set(places) - searched:
+        counts[suites[suite].name].too_common += 1
+    for suite, _ in {(suite, item) for suite, item, _ in searched}:
+        counts[suites[suite].name].searched += 1

@@ -9,20 +9,24 @@ document went because of one that went later, it is looked at again, until nobod
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.curate.deduplicate.buckets import bucketed, deal
+from megacpt.curate.deduplicate.buckets import Bucketed, bucketed, deal
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
 
 Array = npt.NDArray[Any]
 STAYS, EXACT, NEAR = 0, 1, 2
 """Of a document: what became of it."""
+LOOKED_AT_ONCE = 1 << 22
+"""Documents, of which what becomes of them is on the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +101,12 @@ class Near:
     def drop(self, report: Callable[[], None] = lambda: None) -> None:
         """Each goes only for one that is itself like it, and stays."""
         files, shingles = self._deal(), self.sketches.shingle_files()
-        again: Array | None = None
-        while again is None or again.any():
-            for path in files:
-                found = bucketed(path, rules=self.state.rules, among=again)
+        orphans = np.memmap(
+            self.folder / "orphans", np.uint8, mode="w+", shape=self.state.rules.shape
+        )
+        num_orphans: int | None = None
+        while num_orphans != 0:
+            for found in self._buckets(files, among=None if num_orphans is None else orphans):
                 shingles.drop_alike(
                     found.members,
                     priorities=self.sketches.priorities(found.members),
@@ -111,17 +117,30 @@ class Near:
                     like=self.state.like,
                 )
                 report()
-            again = self._orphans()
-            self.state.rules[again] = STAYS
+            num_orphans = self._let_stay(orphans)
         shutil.rmtree(self.folder)
 
-    def _orphans(self) -> Array:
-        """Those that went for one that went."""
+    def _buckets(self, files: Sequence[Path], *, among: Array | None = None) -> Iterator[Bucketed]:
+        """Those of the next file are sorted meanwhile: who has gone by then may be among them."""
+        take = partial(bucketed, rules=self.state.rules, among=among)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(take, files[0])
+            for path in files[1:]:
+                found, following = following.result(), pool.submit(take, path)
+                yield found
+            yield following.result()
+
+    def _let_stay(self, orphans: Array) -> int:
+        """Those that went for one that went, of which this is the number."""
         rules, like = self.state.rules, self.state.like
-        near = np.flatnonzero(rules == NEAR)
-        found = np.zeros(len(rules), dtype=bool)
-        found[near[rules[like[near]] != STAYS]] = True
-        return found
+        parts = [slice(n, n + LOOKED_AT_ONCE) for n in range(0, len(rules), LOOKED_AT_ONCE)]
+        for part in parts:
+            near = np.flatnonzero(rules[part] == NEAR)
+            orphans[part] = 0
+            orphans[part][near] = rules[like[part][near]] != STAYS
+        for part in parts:
+            rules[part][np.flatnonzero(orphans[part])] = STAYS
+        return sum(int(np.count_nonzero(orphans[part])) for part in parts)
 
     def drop_chains(self, report: Callable[[], None] = lambda: None) -> None:
         """Of all that hang together the one of lowest priority stays, and held-out ones do."""
@@ -133,8 +152,7 @@ class Near:
             shape=self.state.rules.shape,
         )
         parents[:] = np.arange(len(parents))
-        for path in self._deal():
-            found = bucketed(path, rules=self.state.rules)
+        for found in self._buckets(self._deal()):
             shingles.join_alike(
                 found.members,
                 priorities=self.sketches.priorities(found.members),

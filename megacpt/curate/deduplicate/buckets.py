@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 ENTRY = np.dtype([("key", np.uint64), ("document", np.int64)])
-ENTRY_COPIES = 4
-"""Of an entry's size, what sorting takes beside it."""
+ENTRY_COPIES = 8
+"""Of an entry's size, what sorting a file takes, and the buckets of the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

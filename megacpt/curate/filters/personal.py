@@ -3,7 +3,7 @@
 
 datatrove's formatter goes from one replacement to the next over all documents, so that what becomes
 of one depends on those before it, and it finds IPv4 addresses within longer rows of numbers, such
-as object identifiers, and none of IPv6. In 2,310 licences it found 39, each the number of a section
+as object identifiers, and none of IPv6. In 2,310 licences it finds 40, each the number of a section
 or version. So the patterns are our own.
 """
 
@@ -28,6 +28,8 @@ IPV6 = re.compile(
     rf"(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:[0-9A-Fa-f]{{1,4}}|(?:{_OCTET}\.){{3}}{_OCTET})?(?![\w:])"
 )
 """More than addresses; each is looked at once more."""
+SECTION = re.compile(r"(?<![\w.])\d+\.\d+\.\d+(?!\w|\.\d)")
+"""A number of three parts; where the text has 3.1.2, 3.1.2.4 is below it and no address."""
 DIGITS = re.compile(r"\d(?:\D{0,3}\d){6}")
 """In every phone number."""
 Span = tuple[int, int]
@@ -79,13 +81,11 @@ def _emails(text: str) -> Iterator[Span]:
 
 def _addresses(text: str) -> Iterator[Span]:
     found = [m.span() for pattern in (IPV4, IPV6) for m in pattern.finditer(text)]
+    public = [(start, end) for start, end in sorted(found) if _is_public(text[start:end])]
+    sections = set(SECTION.findall(text)) if public else set()
     last = 0
-    for start, end in sorted(found):
-        if (
-            start >= last
-            and _is_public(text[start:end])
-            and not _is_section(start, end=end, text=text)
-        ):
+    for start, end in public:
+        if start >= last and text[start:end].rpartition(".")[0] not in sections:
             last = end
             yield start, end
 
@@ -95,13 +95,6 @@ def _is_public(text: str) -> bool:
         return ipaddress.ip_address(text).is_global
     except ValueError:
         return False
-
-
-def _is_section(start: int, *, end: int, text: str) -> bool:
-    """Whether the text has the number of the section above, too: 3.1.2 of 3.1.2.4."""
-    above, dot, _ = text[start:end].rpartition(".")
-    pattern = rf"(?<![\w.]){re.escape(above)}(?!\w|\.\d)"
-    return bool(dot) and re.search(pattern, text) is not None
 
 
 def _replaced(text: str, *, spans: list[Span], instead: str) -> str:

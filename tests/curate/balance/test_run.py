@@ -164,6 +164,7 @@ def test_tokens_of_the_whole_are_those_of_the_shard(raw: Path) -> None:
     assert made is not None
     assert portions(found)["law"]["available"] == made.tokens
     # And of a sample about so many.
+    assert max(map(len, found.steps[-1].findings["table"])) <= 80
     found = balanced(raw, f"balance.tokenizer={TINY}", "balance.sample_mb=0.01", output="sampled")
     assert portions(found)["law"]["available"] == pytest.approx(made.tokens, rel=0.03)
     assert portions(found)["law"]["available"] != made.tokens
@@ -316,7 +317,7 @@ def test_the_verb(
     done = capsys.readouterr()
     assert "domain to general is 2:1; 4:1 to 20:1 is usual" in done.err
     assert max(map(len, done.out.splitlines())) <= 80
-    assert "  domain to general 2:1; " in done.out
+    assert "  domain to general 2:1, " in done.out
     assert dry.out.splitlines()[:8] == done.out.splitlines()[:8]
     tree = yaml.safe_load(Path("out/blend.yaml").read_text())
     assert tree["data"]["replay"] == {"source": "general", "share": pytest.approx(1 / 3, rel=1e-5)}

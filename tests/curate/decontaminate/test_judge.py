@@ -14,6 +14,8 @@ from tests.curate.decontaminate.cases import Maker
 
 MAKER = Maker(21)
 OUTER, INNER = MAKER.words(20).split(), MAKER.words(15)
+TORN = [f" {' '.join(OUTER[n : n + 7])} " for n in (0, 7, 14)]
+"""Of too few words each."""
 SUITE = Suite(
     name="quiz",
     source="",
@@ -45,7 +47,7 @@ def left_of(text: str) -> str | None:
         (INNER.upper(), None),
         (f"{INNER}\n{INNER}", None),
         # What the cut brings together is a question, too.
-        (f"A {' '.join(OUTER[:9])}, {INNER}, {' '.join(OUTER[9:])} z", "A z"),
+        (f"A {INNER.join(TORN)} z", "A z"),
     ],
 )
 def test_cuts(text: str, left: str | None) -> None:

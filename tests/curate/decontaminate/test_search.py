@@ -52,7 +52,7 @@ def test_other_text_holds_nothing() -> None:
 
 
 def test_what_is_not_found() -> None:
-    """Of other words than every third one, no window of eight is left; the page says so."""
+    """Where every fifth word is another, no window of eight is left; the page says so."""
     ways = {p.way: [] for p in changed(ITEMS[0], filler=MAKER)}
     for item in ITEMS:
         for plant in changed(item, filler=MAKER):
@@ -67,6 +67,16 @@ def test_rows_of_few_words_are_no_evidence() -> None:
     finds = search([sums])
     assert finds(["2, " * 50, "1 + " * 30]) == {}
     assert parts(finds([sums.question[0]])[0]).keys() == {(0, 0, "question")}
+
+
+def test_text_without_blanks() -> None:
+    """Each character is a word; letters and digits may be as wide as they are."""
+    item = Item(question=("水的化学式是H2O、那么一升水在摄氏四度时有多重。",), answer=("一千克",))
+    finds = search([item])
+    inside = "有一题。「水的化学式是\uff28\uff12\uff2f 那么一升水\n在摄氏四度时有多重」、大家都会。"
+    other = "水的颜色是什么。那么一升油在摄氏四度时有多重、没有人知道。"
+    assert parts(finds([other, inside])[1]) == {(0, 0, "question"): 1.0}
+    assert finds([other]).keys() == set()
 
 
 def test_a_short_question_needs_its_answer() -> None:
@@ -95,6 +105,10 @@ def test_long_answers_and_options_are_found_apart() -> None:
     assert parts(finds([f"{MAKER.text(60)} {options[0]}"])[0]) == {(0, 0, "answer"): 1.0}
     assert parts(finds([options[2].upper()])[0]) == {(0, 0, "option"): 1.0}
     assert finds([item.question[0]]) == {}
+    # Of two options, both are told: what is cut must be all of it.
+    (both,) = finds([f"{options[1]} or {options[2]}"])[0]
+    end = len(options[1])
+    assert both.spans == ((0, end), (end + 4, end + 4 + len(options[2])))
     assert (finds.counts["s0"].too_short, finds.counts["s0"].searched) == (1, 1)
 
 

@@ -72,7 +72,9 @@ def test_phone_numbers(region: str, text: str, expected: str | None) -> None:
     assert Personal(PersonalConfig(phone_region=region))(text).text == (expected or text)
 
 
-@pytest.mark.parametrize("unit", ["a", "a.", "a@", "1.", "1:", "f:", "a-b@c.", "%", "8.8.8.8."])
+@pytest.mark.parametrize(
+    "unit", ["a", "a.", "a@", "1.", "1:", "f:", "a-b@c.", "%", "8.8.8.8.", "8.8.8.8 "]
+)
 def test_long_rows_of_signs_take_no_longer(unit: str) -> None:
     mask, text = Personal(PersonalConfig()), unit * 100_000
     started_at = time.process_time()

@@ -2,7 +2,8 @@
 """Documents of about 1.8 kB: passages of licences, and copies of them with known edits.
 
 The licences and licence notices are those of the package licensedcode-data, which has many that are
-nearly the same of their own accord. All is drawn from one seed.
+nearly the same of their own accord. They are of ASCII, where all tools agree on what a word is. All
+is drawn from one seed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _passages(texts: Path) -> Iterator[str]:
         while len(text) - start >= least:
             end = text.rfind("\n", start + least, start + most) if len(text) - start > most else -1
             stop = end if end > 0 else min(start + most, len(text))
-            yield text[start:stop].strip()
+            if (passage := text[start:stop].strip()).isascii():
+                yield passage
             start = stop
 
 
