@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-SBATCH = Path(__file__).parents[1] / "launch" / "preprocess.sbatch"
+LAUNCH = Path(__file__).parents[1] / "launch"
+SBATCH = LAUNCH / "preprocess.sbatch"
 
 
-def run(*words: str, **variables: object) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str, script: Path = SBATCH, **variables: object
+) -> subprocess.CompletedProcess[str]:
     own = {f"SLURM_{name}": str(value) for name, value in variables.items()}
     env = {"PATH": os.environ["PATH"], "PYTHON": "echo", "SLURM_CPUS_PER_TASK": "4", **own}
-    return subprocess.run(["bash", str(SBATCH), *words], env=env, capture_output=True, text=True)
+    return subprocess.run(["bash", str(script), *words], env=env, capture_output=True, text=True)
 
 
 def array(task: int, *, first: int, last: int, step: int, count: int) -> dict[str, int]:
@@ -52,6 +55,19 @@ def test_a_list_with_gaps_is_refused() -> None:
 def test_a_job_that_is_no_array_is_one_command() -> None:
     done = run("--merge", "--output", "x")
     assert done.stdout == "-m megacpt tokenize --workers 4 --merge --output x\n"
+
+
+def test_curate_is_a_task_or_the_last_job() -> None:
+    words = ("c d.yaml", "form=jsonl")
+    tasks = array(8, first=4, last=10, step=2, count=4)
+    done = run(*words, script=LAUNCH / "curate.sbatch", **tasks)
+    assert done.stdout.splitlines()[1] == (
+        "-m megacpt curate --task 2/4 c d.yaml workers=4 form=jsonl"
+    )
+    done = run(*words, script=LAUNCH / "curate.sbatch")
+    assert done.stdout == "-m megacpt curate c d.yaml workers=4 form=jsonl\n"
+    gaps = array(5, first=1, last=6, step=1, count=3)
+    assert run(*words, script=LAUNCH / "curate.sbatch", **gaps).returncode == 2
 
 
 def test_evaluate_and_convert_are_one_command(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ SCENARIOS = {
     "forked run_on_ranks",
     "checkpoint": "format interleavings",
     "convert": "parts readers vllm",
+    "curate": "kills properties",
     "families": "options shapes",
     "commands": "bad_inputs inspect launch train",
     "gpu": "adapters families optimizer smoke",
@@ -57,7 +58,7 @@ SCENARIOS = {
     "monitor": "dataset",
     "shards": "fuzz",
     "shards/tokenize": "quarantine real_files",
-    "slurm": "environment preprocess survival train",
+    "slurm": "curate environment preprocess survival train",
     "tokenizer": "files",
     "train": "adapter_files adapters changes continued damaged delta_nets documents export kills "
     "layouts megatron_files moe parity precision reshard resume save_errors stages warm_start "

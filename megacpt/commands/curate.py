@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from megacpt.corpus.curation import Curation, StepRecord
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
+    from megacpt.curate.distributed.settings import JobsConfig
     from megacpt.curate.pipeline import Watcher
 
 
@@ -30,7 +33,48 @@ def _curate(arguments: argparse.Namespace) -> int:
     words = list(arguments.words)
     path = Path(words.pop(0)) if words and "=" not in words[0] else None
     config = read_config(path, overrides=words)
-    return run(config, dry_run=arguments.dry_run)
+    if arguments.task:
+        return _share(config, task=arguments.task, words=arguments.words)
+    return _done(config, dry_run=arguments.dry_run)
+
+
+def _done(config: CurateConfig, *, dry_run: bool) -> int:
+    """Here, or by jobs that are submitted."""
+    if config.slurm is not None and not dry_run:
+        return _submit(config, jobs=config.slurm)
+    return run(config, dry_run=dry_run)
+
+
+def _share(config: CurateConfig, *, task: str, words: Sequence[str]) -> int:
+    from megacpt.corpus.workers.share import parse_share
+    from megacpt.curate.distributed.stages import make_share
+
+    share = parse_share(task)
+    _bring_models(config)
+    with _told() as watcher:
+        left = make_share(config, share=share, watcher=watcher)
+    here = ["slurm=null"] if config.slurm is not None else []
+    same = shlex.join(["megacpt", "curate", *words, *here])
+    say(
+        f"Task {task}: {left or 'all pieces of all steps are there'}.",
+        next_command=f"{same} --task K/N, for every K" if left else same,
+    )
+    return 0
+
+
+def _submit(config: CurateConfig, *, jobs: JobsConfig) -> int:
+    from megacpt.curate.distributed.submit import logs_folder, submit
+
+    _bring_models(config)
+    submitted = submit(config, jobs=jobs)
+    say(
+        *(f"Job {s.job:<10} {s.stage:<32} {s.tasks:>6,} tasks" for s in submitted),
+        f"Each begins when the one before has ended well; the last writes {shown(config.output)}.",
+        "If one fails, submit the same again: what is finished stays.",
+        f"Logs: {shown(logs_folder(config))}/*/slurm_logs",
+        next_command="squeue --me",
+    )
+    return 0
 
 
 def step_config(arguments: argparse.Namespace) -> CurateConfig:
@@ -87,7 +131,7 @@ def _filter(arguments: argparse.Namespace) -> int:
 
 
 def _step(arguments: argparse.Namespace) -> int:
-    return run(step_config(arguments), dry_run=arguments.dry_run)
+    return _done(step_config(arguments), dry_run=arguments.dry_run)
 
 
 def _balance(arguments: argparse.Namespace) -> int:
@@ -163,6 +207,7 @@ def account(curation: Curation) -> Iterator[str]:
                 f"{text_size(counts['bytes_in']):>12}{text_size(counts['bytes_out']):>12}"
             )
         yield from _rules(step)
+        yield from _bad_lines(step)
         yield from step.findings.get("table", ())
 
 
@@ -175,6 +220,16 @@ def _rules(step: StepRecord) -> Iterator[str]:
             sums[1] += of_rule["dropped"]
     for rule, (documents, dropped) in sorted(found.items(), key=lambda item: -item[1][0]):
         yield f"    {rule:<40}{documents:>12,}  {dropped:,} dropped"
+
+
+def _bad_lines(step: StepRecord) -> Iterator[str]:
+    from megacpt.curate.quarantine import told
+
+    found: Counter[str] = Counter()
+    for counts in step.counts.values():
+        found.update(counts["errors"])
+    if found:
+        yield f"    {told(found)}"
 
 
 def _written(curation: Curation, *, output: str, elapsed_s: float) -> Iterator[str]:
@@ -191,7 +246,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG | KEY=VALUE",
         help="a YAML file, and settings that are laid over it",
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--task",
+        metavar="K/N",
+        help="of each step make only pieces K, K+N, K+2N ...: one machine of N, K from 0",
+    )
+    either.add_argument(
         "--dry-run", action="store_true", help="only report what would be left; write nothing"
     )
 
@@ -309,6 +370,7 @@ CURATE = Verb(
     summary="make raw text fit for training, step by step, with an account",
     example="  megacpt curate curate.yaml\n"
     "  megacpt curate curate.yaml deduplicate.near.threshold=0.7 --dry-run\n"
+    "  megacpt curate curate.yaml slurm.partition=cpu slurm.tasks=32\n"
     "The same command again goes on from what is finished.",
     add_arguments=_arguments,
     run=_curate,

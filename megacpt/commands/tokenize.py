@@ -51,13 +51,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
 
 
 def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Manifest | None:
-    from megacpt.shards.tokenize import (
-        DOCUMENT_BYTES_MAX,
-        FileFormat,
-        OnError,
-        parse_task,
-        tokenize,
-    )
+    from megacpt.corpus.workers.share import parse_share
+    from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, FileFormat, OnError, tokenize
     from megacpt.tokenizer.auto_tokenizer import load_checked
 
     if not arguments.inputs or arguments.tokenizer is None:
@@ -78,7 +73,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
         on_error=OnError(arguments.on_error),
         file_format=FileFormat(arguments.format) if arguments.format else None,
         max_document_bytes=DOCUMENT_BYTES_MAX if limit is None else limit,
-        task=parse_task(arguments.task) if arguments.task else None,
+        task=parse_share(arguments.task) if arguments.task else None,
         progress=line,
         notice=lambda text: print(text, file=sys.stderr),
     )

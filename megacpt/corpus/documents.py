@@ -8,6 +8,7 @@ order mark, and says what is wrong.
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
 from collections import Counter
@@ -22,6 +23,8 @@ from megacpt.text import listed
 
 QUARANTINE = "quarantine.jsonl"
 """PREFIX.``QUARANTINE`` holds the lines that were set aside."""
+KEPT_BYTES = 1 << 20
+"""Of such a line."""
 
 
 class OnError(enum.Enum):
@@ -57,6 +60,18 @@ class BadLine:
     problem: str
     """A sentence without its beginning, which is the place."""
     content: bytes
+
+
+def set_aside(bad: BadLine) -> dict[str, Any]:
+    """What is kept of a line."""
+    content = bad.content[:KEPT_BYTES]
+    found = {"line": bad.line, "kind": bad.kind.value, "problem": bad.problem}
+    if len(bad.content) > KEPT_BYTES:
+        found["cut_at_bytes"] = KEPT_BYTES
+    try:
+        return found | {"content": content.decode("utf-8")}
+    except UnicodeDecodeError:
+        return found | {"content_base64": base64.b64encode(content).decode()}
 
 
 ColumnValue = bytes | list[bytes | None] | None

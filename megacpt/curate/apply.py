@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from megacpt.corpus.checksum import root
+from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, open_part
+from megacpt.curate.parts import Form, LinesBeside, open_part
+from megacpt.curate.quarantine import bad_lines, numbered
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import Judge, StepSettings, Verdict
 from megacpt.curate.tally import Tally, total
 from megacpt.curate.work import Reading, make_pieces
+from megacpt.files import write_parts
+
+BESIDE = ("notes", "bad")
+"""Files of JSON lines beside the parts: notes of verdicts, and lines that are no documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +50,14 @@ def apply(
     reading: Reading,
     report: Report = lambda num_bytes, documents, tokens=0: None,
 ) -> Applied:
-    """Write FOLDER/NNNNN.FORM, one for each piece of the sources that the step concerns.
+    """Write FOLDER/NNNNN-CHECKSUM.FORM, one for each piece of the sources that the step concerns.
 
     ``dry_run``: no parts, only the account.
     """
     mine = [source.name for source in corpus.sources if step.concerns(source)]
     numbers = list(corpus.pieces_of(mine))
-    settings = _Applying(step=step, form=None if dry_run else form)
+    keeps_bad = reading.on_error is OnError.quarantine and not dry_run
+    settings = _Applying(step=step, form=None if dry_run else form, keeps_bad=keeps_bad)
     records = make_pieces(
         corpus,
         settings=settings,
@@ -61,6 +66,9 @@ def apply(
         numbers=numbers,
         report=report,
     )
+    if keeps_bad and reading.share is None:
+        content = numbered(corpus, numbers=numbers, records=records, folder=folder)
+        write_parts(folder / QUARANTINE, parts=content)
     by_piece = dict(zip(numbers, records, strict=True))
     left = tuple(
         _left(source, corpus=corpus, records=by_piece, folder=folder, form=form)
@@ -117,12 +125,9 @@ def _left(
     files = []
     for number in corpus.pieces_of([source.name]):
         path = folder / records[number]["part"]
-        about = path.stat()
-        files.append(
-            SourceFile(
-                path=str(path), format=kind, bytes=about.st_size, modified_ns=about.st_mtime_ns
-            )
-        )
+        size = path.stat().st_size
+        # No time: its name says what is in it, on whatever machine it was made.
+        files.append(SourceFile(path=str(path), format=kind, bytes=size, modified_ns=0))
     return replace(source, files=tuple(files), key=TEXT, shape=None)
 
 
@@ -133,20 +138,24 @@ class _Applying:
     step: StepSettings
     form: Form | None
     """None: none is written."""
+    keeps_bad: bool
+    """Lines that are no documents."""
 
     def to_json(self) -> dict[str, Any]:
         form = self.form.value if self.form else None
         return {"step": self.step.name, "settings": dict(self.step.to_json()), "form": form}
 
     def open(self) -> Callable[[int, Path], _Part]:
-        return partial(_Part, judge=self.step.open(), form=self.form)
+        judge = self.step.open()
+        return partial(_Part, judge=judge, form=self.form, keeps_bad=self.keeps_bad)
 
 
 class _Part:
-    def __init__(self, _number: int, stem: Path, *, judge: Judge, form: Form | None) -> None:
-        self._judge, self._tally = judge, Tally()
-        self._notes = Path(f"{stem}.notes.jsonl")
-        self._notes.unlink(missing_ok=True)  # Of an interrupted run.
+    def __init__(
+        self, _number: int, stem: Path, *, judge: Judge, form: Form | None, keeps_bad: bool
+    ) -> None:
+        self._judge, self._tally, self._keeps_bad = judge, Tally(), keeps_bad
+        self._beside = {name: LinesBeside(Path(f"{stem}.{name}.jsonl")) for name in BESIDE}
         self._writer = open_part(stem, form=form) if form else None
 
     def work(self, batch: Batch) -> tuple[Batch, Sequence[Verdict]]:
@@ -159,22 +168,18 @@ class _Part:
             kept = self._tally.count(document, verdict=verdict)
             if kept is not None:
                 left.append(kept)
-        self._keep([verdict.note for verdict in verdicts if verdict.note is not None])
+        self._beside["notes"].add([v.note for v in verdicts if v.note is not None])
+        if self._keeps_bad:
+            self._beside["bad"].add(bad_lines(batch))
         for line in batch.bad:
             kind = line.kind.value
             self._tally.errors[kind] = self._tally.errors.get(kind, 0) + 1
         if self._writer is not None:
             self._writer.add(left)
 
-    def _keep(self, notes: Sequence[Mapping[str, Any]]) -> None:
-        if notes:
-            with self._notes.open("ab") as stream:
-                stream.writelines(orjson.dumps(note) + b"\n" for note in notes)
-
     def finish(self) -> dict[str, Any]:
         record: dict[str, Any] = {"tally": asdict(self._tally)}
-        if self._notes.exists():
-            record["notes"] = self._notes.name
+        record |= {name: kept for name, b in self._beside.items() if (kept := b.finish())}
         if self._writer is not None:
             record["part"] = self._writer.finish().name
-        return record | {"files": [record[name] for name in ("notes", "part") if name in record]}
+        return record | {"files": [record[name] for name in ("part", *BESIDE) if name in record]}

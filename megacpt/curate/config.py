@@ -16,6 +16,7 @@ from megacpt.corpus.formats import FileFormat
 from megacpt.curate.balance.settings import BalanceConfig
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
+from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.filters.settings import FilterConfig
 from megacpt.curate.parts import Form
 from megacpt.curate.rewrite.settings import RewriteConfig
@@ -59,6 +60,8 @@ class CurateConfig:
     """Make flowing text of records, and move the middle of code to its end."""
     balance: BalanceConfig | None = None
     """Take of each source what a run needs, and write its blend."""
+    slurm: JobsConfig | None = None
+    """Have it done by jobs on a cluster."""
 
 
 STEPS = ("filter", "deduplicate", "decontaminate", "rewrite", "balance")

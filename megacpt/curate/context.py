@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from megacpt.curate.parts import Form
 from megacpt.curate.sources import Corpus
 from megacpt.curate.step import StepSettings
 from megacpt.curate.work import Reading
+from megacpt.files import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,12 @@ class Context:
     report: Report = lambda num_bytes, documents, tokens=0: None
     notice: Callable[[str], None] = lambda text: None
     """Is told what is not as expected."""
+
+    def put(self, name: str, *, text: str) -> Path:
+        """Write FOLDER/NAME, which several machines may do at once, with the same text."""
+        aside = self.folder / f"{name}.{secrets.token_hex(4)}.partial"
+        write_text(aside, text=text)
+        return aside.replace(self.folder / name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

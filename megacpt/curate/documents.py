@@ -93,7 +93,7 @@ class Document:
         """An object with ``id`` and ``text``, without a line break; what else there was stays."""
         if self.line is not None and self.is_as_written:
             return self.line
-        if self.key == TEXT and self.line is not None:
+        if self.key == TEXT and self.line is not None and ID not in self.fields:
             return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
         others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
         fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import orjson
 import xxhash
 
 from megacpt.corpus.containers import arrow_for
@@ -21,35 +23,58 @@ class Form(enum.Enum):
     """Columns ``id``, ``text`` and ``fields``, a JSON object with all others."""
 
 
+class LinesBeside:
+    """A file of JSON lines beside a part; there is none as long as nothing is added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, Path(f"{path}.{secrets.token_hex(4)}.partial")
+        self._file: BinaryIO | None = None
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            self._file = self._file or self._aside.open("wb")
+            self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+
+    def finish(self) -> str | None:
+        """The name it now has."""
+        if self._file is None:
+            return None
+        self._file.close()
+        return self._aside.replace(self._path).name
+
+
 class PartWriter(Protocol):
     """A file that is written aside; ``finish`` gives it its name."""
 
     def add(self, documents: Sequence[Document]) -> None: ...
 
-    def finish(self) -> Path: ...
+    def finish(self) -> Path:
+        """STEM-CHECKSUM.FORM: what a later step makes of other content is told by its name."""
 
 
 def open_part(stem: Path, *, form: Form) -> PartWriter:
-    path = Path(f"{stem}.{form.value}")
     match form:
         case Form.jsonl:
-            return _Lines(path)
+            return _Lines(stem, form=form)
         case Form.jsonl_zst:
-            return _Compressed(path)
+            return _Compressed(stem, form=form)
         case Form.parquet:
-            return _Rows(path)
+            return _Rows(stem, form=form)
 
 
 class _File:
     """Written aside and renamed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._aside = path, Path(f"{path}.partial")
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        self._stem, self._form = stem, form
+        # A task that was taken for lost may still be writing the same part.
+        self._aside = Path(f"{stem}.{secrets.token_hex(4)}.partial")
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:
         self._file.close()
-        return self._aside.replace(self._path)
+        name = f"{self._stem}-{checksum(self._aside)}.{self._form.value}"
+        return self._aside.replace(name)
 
 
 class _Lines(_File):
@@ -62,8 +87,8 @@ class _Lines(_File):
 
 
 class _Compressed(_Lines):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        super().__init__(stem, form=form)
         arrow = arrow_for("Zstandard output")
         plain = self._file
         self._file = arrow.CompressedOutputStream(arrow.PythonFile(plain, mode="w"), "zstd")
@@ -75,8 +100,8 @@ class _Compressed(_Lines):
 
 
 class _Rows(_File):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, stem: Path, *, form: Form) -> None:
+        super().__init__(stem, form=form)
         arrow_for("Parquet output")
         import pyarrow as arrow
         import pyarrow.parquet as parquet

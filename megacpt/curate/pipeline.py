@@ -21,13 +21,16 @@ from megacpt.corpus.curation import (
     curated_folder,
     not_as_written,
 )
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.corpus.formats import SourceFile
-from megacpt.corpus.inputs import find_files
+from megacpt.corpus.inputs import STANDARD_INPUT, find_files
 from megacpt.corpus.workers.processes import Report
+from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepResult
 from megacpt.curate.parts import Form
+from megacpt.curate.quarantine import told
 from megacpt.curate.rewrite.guard import require_no_raw_pairs
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge
@@ -77,27 +80,32 @@ def _silent(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
 
 
 def curate(
-    config: CurateConfig, *, dry_run: bool = False, watcher: Watcher | None = None
+    config: CurateConfig,
+    *,
+    dry_run: bool = False,
+    share: Share | None = None,
+    watcher: Watcher | None = None,
 ) -> Curation:
     """Write ``config.output``; with ``dry_run`` nothing is left behind but what is returned.
 
-    What an interrupted run has finished lies in OUTPUT.work, and is used again.
+    What an interrupted run has finished lies in OUTPUT.work, and is used again. With ``share``, one
+    of several machines makes its pieces there and writes no output: ``Unfinished`` where the next
+    step has to wait for others. When all is made, without ``share``, the output is made of it.
     """
     watcher = watcher or Watcher()
     output = Path(config.output)
     require_new(output)
-    asked = sections(config)
-    if not asked:
-        raise ConfigError(
-            f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
-            "deduplicate.near.threshold=0.8."
-        )
+    asked = _asked(config)
     work = output.with_name(f"{output.name}.work")
-    corpus, history = open_corpus(config, spool=work, notice=watcher.notice)
+    if share is not None:
+        require_shareable(config)
+    corpus, history = open_corpus(
+        config, spool=work, notice=watcher.notice, has_history=share is None
+    )
     if config.rewrite is None:
         require_no_raw_pairs(corpus)
     account = _Account(history=history, steps=[], files={})
-    reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error)
+    reading = Reading(workers=config.workers or num_cores(), on_error=config.on_error, share=share)
     for number, (name, settings) in enumerate(asked.items(), start=1):
         is_last = number == len(asked)
         context = Context(
@@ -114,14 +122,46 @@ def curate(
         account.files.update(result.files)
     if dry_run:
         shutil.rmtree(work, ignore_errors=True)
+    if dry_run or share is not None:
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
-    return _publish(corpus, config=config, work=work, account=account, reading=reading)
+    notice = watcher.notice
+    return _publish(corpus, config=config, account=account, reading=reading, notice=notice)
+
+
+def _asked(config: CurateConfig) -> Mapping[str, Any]:
+    asked = sections(config)
+    if not asked:
+        raise ConfigError(
+            f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
+            "deduplicate.near.threshold=0.8."
+        )
+    return asked
+
+
+def require_shareable(config: CurateConfig) -> None:
+    """Whether several machines can do it."""
+    if config.rewrite is not None and config.rewrite.endpoint is not None:
+        raise ConfigError(
+            "rewrite.endpoint is asked by one machine, which counts what may be spent; curate with "
+            "it first, and give what it has written to the others."
+        )
+    for name, text in config.sources.items():
+        if STANDARD_INPUT in text.files.split(","):
+            raise ConfigError(
+                f"sources.{name}.files={text.files} has standard input in it, which several "
+                "machines cannot share; write it to a file first."
+            )
 
 
 def open_corpus(
-    config: CurateConfig, *, spool: Path, notice: Callable[[str], None] = lambda text: None
+    config: CurateConfig,
+    *,
+    spool: Path,
+    notice: Callable[[str], None] = lambda text: None,
+    has_history: bool = True,
 ) -> tuple[Corpus, Mapping[str, tuple[StepRecord, ...]]]:
-    """The sources, and by source the steps that earlier curations of its files have done."""
+    """The sources, and by source the steps that earlier curations of its files have done; looking
+    for these reads the files."""
     if not config.sources:
         raise ConfigError("no source is named; set sources.NAME.files=... for each.")
     sources, history = [], {}
@@ -130,7 +170,7 @@ def open_corpus(
         sources.append(
             Source(name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape)
         )
-        history[name] = _history(name, files=files, notice=notice)
+        history[name] = _history(name, files=files, notice=notice) if has_history else ()
     return Corpus(sources=tuple(sources)), history
 
 
@@ -194,10 +234,16 @@ class _Unchanged:
 
 
 def _publish(
-    corpus: Corpus, *, config: CurateConfig, work: Path, account: _Account, reading: Reading
+    corpus: Corpus,
+    *,
+    config: CurateConfig,
+    account: _Account,
+    reading: Reading,
+    notice: Callable[[str], None],
 ) -> Curation:
     """Give the parts of the last step their names in ``config.output``."""
     output = Path(config.output)
+    work = output.with_name(f"{output.name}.work")
     left = frozenset(s.name for s in corpus.sources if not _is_below(s, folder=work))
     unchanged = apply(
         corpus,
@@ -206,6 +252,9 @@ def _publish(
         form=config.form,
         reading=reading,
     )
+    for name, tally in unchanged.tallies.items():
+        if tally.errors:
+            notice(f"{name}: {told(tally.errors)}.")
     aside = work / "output"
     shutil.rmtree(aside, ignore_errors=True)
     sources = {}
@@ -220,6 +269,7 @@ def _publish(
         )
     curation = Curation(megacpt=__version__, sources=sources, steps=tuple(account.steps))
     curation.write(aside)
+    _keep_bad_lines(aside / QUARANTINE, work=work)
     for name, path in account.files.items():
         os.link(path, aside / name)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -228,8 +278,19 @@ def _publish(
     return curation
 
 
+def _keep_bad_lines(path: Path, *, work: Path) -> None:
+    """All that steps have set aside, if anything; each source was read by one of them first."""
+    found = [kept for kept in sorted(work.rglob(QUARANTINE)) if kept.stat().st_size]
+    if found:
+        with path.open("wb") as target:
+            for kept in found:
+                with kept.open("rb") as source:
+                    shutil.copyfileobj(source, target)
+
+
 def _is_below(source: Source, *, folder: Path) -> bool:
-    return all(Path(file.path).is_relative_to(folder) for file in source.files)
+    """Whether a step has written it; what came through a pipe lies in the folder itself."""
+    return all(folder in Path(file.path).parent.parents for file in source.files)
 
 
 def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile]:

@@ -4,15 +4,21 @@
 FOLDER/plan.json says of what and how; FOLDER/NNNNN.json is the record of a finished piece, whose
 other files are there before it. What is made of a piece depends on the piece alone, so that the
 number of workers and the order of their work leave no trace. Nothing waits for the disk: what a
-power cut has shortened is not of the size that the record states, and is made again.
+power cut has shortened is not of the size that the record states, and is made again. Several
+machines may share a folder: each makes its share of the pieces, and goes on when those of the
+others are there.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,12 +28,14 @@ from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
+from megacpt.corpus.workers.share import Share
 from megacpt.curate.documents import Batch, Document, lines_of, read_documents
 from megacpt.curate.sources import Corpus
-from megacpt.errors import EnvironmentError_
+from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import write_text
 
 PLAN = "plan.json"
+DONE = "done"
 
 
 class PieceWork(Protocol):
@@ -66,6 +74,15 @@ class Reading:
     as_written: frozenset[int] = frozenset()
     """Pieces that were read before, all of whose documents are as they would be written: of these
     a document is parsed when its text is asked for."""
+    share: Share | None = None
+    """Of several machines in the same folders; None: all is made here."""
+
+
+class Unfinished(Exception):
+    """What others are to make in FOLDER is not there yet."""
+
+    def __init__(self, folder: Path, *, missing: int) -> None:
+        super().__init__(f"{missing:,} pieces of {folder} are left to other tasks")
 
 
 def make_pieces(
@@ -78,10 +95,12 @@ def make_pieces(
     report: Report = lambda num_bytes, documents, tokens=0: None,
 ) -> list[dict[str, Any]]:
     """The records of all pieces (or of those ``numbers``), in order; finished ones are not made
-    again."""
-    _start(folder, plan={"corpus": corpus.to_json(), "settings": settings.to_json()})
+    again. ``Unfinished``: those of other shares are not there."""
+    _start(folder, corpus=corpus, settings=settings.to_json(), share=reading.share)
     wanted = range(len(corpus.pieces)) if numbers is None else numbers
-    left = [number for number in wanted if _record(folder, number=number) is None]
+    mine = wanted if reading.share is None else reading.share.of(wanted)
+    record = partial(_record, folder, on_error=reading.on_error)
+    left = [number for number in mine if record(number=number) is None]
     if left:
         num_bytes = sum(corpus.pieces[number].bytes for number in left)
         processes = num_processes(
@@ -98,25 +117,72 @@ def make_pieces(
             threads=min(reading.threads_max, -(-reading.workers // processes)),
         )
         run_pieces(left, runner=job.open(), job=job, processes=processes, report=report)
-    records = [_record(folder, number=number) for number in wanted]
-    return [record for record in records if record is not None]
+    records = [record(number=number) for number in wanted]
+    found = [record for record in records if record is not None]
+    if len(found) < len(records):
+        raise Unfinished(folder, missing=len(records) - len(found))
+    return found
 
 
-def _start(folder: Path, *, plan: Mapping[str, Any]) -> None:
-    """Keep what an interrupted run of the same plan has finished, and nothing else."""
+def make_once(
+    corpus: Corpus,
+    *,
+    settings: Mapping[str, Any],
+    folder: Path,
+    reading: Reading,
+    make: Callable[[], None],
+) -> None:
+    """Have ``make`` put into ``folder``, which is its own, what takes all pieces together.
+
+    ``settings``: all that it depends on besides the corpus. What is finished is not made again, and
+    of several machines one makes it; others get ``Unfinished``.
+    """
+    _start(folder, corpus=corpus, settings=settings, share=reading.share)
+    path = folder / DONE
+    if not path.is_file():
+        if reading.share is not None and not reading.share.is_first:
+            raise Unfinished(folder, missing=1)
+        make()
+        write_text(path, text="")
+
+
+def _start(
+    folder: Path, *, corpus: Corpus, settings: Mapping[str, Any], share: Share | None
+) -> None:
+    """Keep what an interrupted run of the same plan has finished, and nothing else; refuse another
+    plan where others may be at work."""
+    plan = {"corpus": corpus.to_json(), "settings": settings}
     text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
     path = folder / PLAN
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if share is not None:
+        _agree(path, text=text)
+    elif path.is_file() and path.read_text(encoding="utf-8") == text:
         for aside in folder.glob("*.partial"):
             aside.unlink()
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_text(path, text=text)
+    else:
+        if folder.exists():
+            shutil.rmtree(folder)
+        write_text(path, text=text)
 
 
-def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
-    """Of a piece whose files are all there, and whole."""
+def _agree(path: Path, *, text: str) -> None:
+    """Link the plan to its name, which fails where another task was first; it must be the same."""
+    # Also where it is there: a change of its own makes NFS look again at what others have made in
+    # the folder, of which it may remember for a minute that it was missing.
+    aside = path.with_name(f"{PLAN}.{secrets.token_hex(4)}.partial")
+    write_text(aside, text=text)
+    with suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()
+    if path.read_text(encoding="utf-8") != text:
+        raise DataError(
+            f"{path} is of other inputs or settings; give all tasks the same, or remove "
+            f"{path.parent.parent} to start over."
+        )
+
+
+def _record(folder: Path, *, number: int, on_error: OnError) -> dict[str, Any] | None:
+    """Of a piece whose files are whole, and whose bad lines, if any, were treated as now."""
     try:
         found: dict[str, Any] = json.loads(
             _stem(folder, number=number).with_suffix(".json").read_text()
@@ -124,7 +190,8 @@ def _record(folder: Path, *, number: int) -> dict[str, Any] | None:
         whole = all((folder / name).stat().st_size == size for name, size in found["sizes"].items())
     except (FileNotFoundError, ValueError):
         return None
-    return found if whole else None
+    is_as_now = found["on_error"] in (None, on_error.value)
+    return found if whole and is_as_now else None
 
 
 def _stem(folder: Path, *, number: int) -> Path:
@@ -153,6 +220,7 @@ class _Step(NamedTuple):
     readers: Sequence[ExtentReader]
     batch: Batch | None = None
     made: Any = None
+    has_bad: bool = False
 
 
 class PieceRunner:
@@ -186,9 +254,11 @@ class PieceRunner:
         for number in numbers:
             work = self._begin(number, _stem(self._job.folder, number=number))
             readers = self._readers(number)
-            batches = self._batches(number, readers=readers)
-            yield from (_Step(number, work, readers, batch=batch) for batch in batches)
-            yield _Step(number, work, readers)
+            has_bad = False
+            for batch in self._batches(number, readers=readers):
+                has_bad |= bool(batch.bad)
+                yield _Step(number, work, readers, batch=batch)
+            yield _Step(number, work, readers, has_bad=has_bad)
 
     def _readers(self, number: int) -> list[ExtentReader]:
         piece = self._job.corpus.pieces[number]
@@ -233,9 +303,14 @@ class PieceRunner:
 
     def _publish(self, step: _Step) -> None:
         folder, made = self._job.folder, step.work.finish()
-        sizes = {name: (folder / name).stat().st_size for name in made.get("files", ())}
-        record = {**made, "sizes": sizes, "leaves": [reader.leaves for reader in step.readers]}
+        record = {
+            **made,
+            "sizes": {name: (folder / name).stat().st_size for name in made.get("files", ())},
+            "leaves": [reader.leaves for reader in step.readers],
+            "num_lines": [reader.num_lines for reader in step.readers],
+            "on_error": self._job.reading.on_error.value if step.has_bad else None,
+        }
         path = _stem(folder, number=step.number).with_suffix(".json")
-        aside = path.with_suffix(".partial")
+        aside = path.with_suffix(f".{secrets.token_hex(4)}.partial")
         aside.write_text(json.dumps(record))
         aside.replace(path)

@@ -15,7 +15,6 @@ from megacpt.curate.context import Context, StepResult, apply_step
 from megacpt.curate.documents import Batch
 from megacpt.curate.sources import Corpus, Source
 from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
-from megacpt.files import write_text
 
 VERSION = 1
 """Of places and of what is made of them."""
@@ -35,8 +34,7 @@ def run(corpus: Corpus, *, settings: BalanceConfig, context: Context) -> StepRes
     told = list(advice(found, settings=settings))
     for sentence in told:
         context.notice(sentence)
-    path = context.folder / BLEND
-    write_text(path, text=blend_text(found, settings=settings))
+    path = context.put(BLEND, text=blend_text(found, settings=settings))
     record = replace(
         result.record, findings=_findings(found, in_tokens=fingerprint is not None, told=told)
     )

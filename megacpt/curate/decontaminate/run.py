@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import orjson
@@ -24,7 +23,6 @@ from megacpt.curate.decontaminate.suites import read_suite
 from megacpt.curate.documents import text_id
 from megacpt.curate.sources import Corpus
 from megacpt.errors import ConfigError
-from megacpt.files import write_text
 
 REPORT = "decontamination.json"
 
@@ -50,8 +48,6 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         report=context.report,
     )
     found = _findings(applied, suites=suites, settings=settings)
-    # Of several machines in this folder each writes its own, with the same bytes.
-    path = Path(mkdtemp(dir=context.folder)) / REPORT
     hits, left_out = _hits(applied, limit=settings.hits)
     content = {
         "settings": step.to_json(),
@@ -60,7 +56,7 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         "hits_left_out": left_out,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_text(path, text=text)
+    path = context.put(REPORT, text=text)
     findings = {
         "suites": {name: _without(about, key="items_found") for name, about in found.items()},
         "report": {"path": REPORT, "xxh3_128": text_id(text)},

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -84,9 +85,12 @@ class PieceArrays:
     def whole(self, name: str) -> Array:
         """Of all documents, to be looked up in any order: one file, as few may be open at once."""
         path = self.folder / f"all.{name}"
-        with path.open("wb") as stream:
+        # Other machines may have theirs open, with the same bytes.
+        aside = self.folder / f"all.{name}.{secrets.token_hex(4)}.partial"
+        with aside.open("wb") as stream:
             for piece in self.pieces():
                 stream.write(piece[name].data)
+        aside.replace(path)
         if not path.stat().st_size:
             return np.empty(0, self.kinds[name])
         return np.asarray(np.memmap(path, dtype=self.kinds[name], mode="r"))

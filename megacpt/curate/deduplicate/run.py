@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.deduplicate.sketches import Sketches, SketchSettings
 from megacpt.curate.sources import Corpus, Kind
 from megacpt.curate.tally import EXAMPLES
-from megacpt.curate.work import make_pieces
+from megacpt.curate.work import make_once, make_pieces
 
 THREADS_MAX = 4
 
@@ -51,17 +52,23 @@ def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> Ste
         report=context.report,
     )
     sketches = Sketches(context.folder / "sketches", records=records, keep=settings.keep)
-    state = _state(sketches, settings=settings, curve=curve, folder=context.folder)
-    lines = _lines(corpus, sketches=sketches, state=state, settings=settings, context=context)
+    stated = {**sketch.to_json(), **_stated(settings)}
+    once = partial(make_once, corpus, settings=stated, reading=context.reading)
+    found = context.folder / "found"
+    once(folder=found, make=lambda: _find(sketches, settings=settings, curve=curve, folder=found))
+    state = State.read(found)
+    lines = _lines(
+        corpus, sketches=sketches, state=state, settings=settings, context=context, once=once
+    )
     pairs = dict(_pairs_to_show(sketches, state=state))
     step = LeaveOut(
-        folder=context.folder,
+        folder=found,
         firsts=tuple(sketches.firsts),
         heldout=tuple(piece.source.kind is Kind.heldout for piece in corpus.pieces),
         lines=lines,
         sizes=sketches.file("bytes"),
         shown=frozenset(pairs) | frozenset(pairs.values()),
-        settings={**sketch.to_json(), **_stated(settings)},
+        settings=stated,
     )
     reading = replace(context.reading, as_written=sketches.as_written)
     result = apply_step(
@@ -70,7 +77,7 @@ def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> Ste
     findings = {
         "documents": sketches.num_documents,
         **({"curve": curve.table()} if curve else {}),
-        "side_by_side": list(_side_by_side(pairs, sketches=sketches, folder=context.folder)),
+        "side_by_side": list(_side_by_side(pairs, sketches=sketches, folder=found)),
     }
     return StepResult(corpus=result.corpus, record=replace(result.record, findings=findings))
 
@@ -91,6 +98,7 @@ def _lines(
     state: State,
     settings: DeduplicateConfig,
     context: Context,
+    once: Callable[..., None],
 ) -> RepeatedLines | None:
     """Those of documents that stay which were there before."""
     if settings.lines is None:
@@ -107,17 +115,18 @@ def _lines(
         arrays=arrays,
         sketches=sketches,
         state=state,
-        folder=context.folder / "repeats",
+        folder=context.folder / "repeats" / "keys",
         memory_bytes=settings.memory_mib << 20,
     )
-    repeats.find(context.folder / "flags")
-    return RepeatedLines(arrays=arrays, flags=context.folder / "flags", settings=settings.lines)
+    flags = context.folder / "repeats" / "flags"
+    once(folder=flags.parent, make=lambda: repeats.find(flags))
+    return RepeatedLines(arrays=arrays, flags=flags, settings=settings.lines)
 
 
-def _state(
+def _find(
     sketches: Sketches, *, settings: DeduplicateConfig, curve: Curve | None, folder: Path
-) -> State:
-    """Who goes. It takes little beside the reading, and is found again after a kill."""
+) -> None:
+    """Who goes."""
     state = State.begin(folder, num_documents=sketches.num_documents)
     memory_bytes = settings.memory_mib << 20
     if settings.exact:
@@ -136,7 +145,6 @@ def _state(
         else:
             near.drop()
     state.flush()
-    return state
 
 
 def _pairs_to_show(sketches: Sketches, *, state: State) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import cut, piece_bytes
 from megacpt.corpus.workers.processes import num_processes, run_pieces
+from megacpt.corpus.workers.share import checked_share
 from megacpt.device.environment import num_cores
 from megacpt.errors import ConfigError, DataError, MegacptError
 from megacpt.shards.format import choose_dtype
@@ -224,15 +225,6 @@ class _Tally:
                 self._callback(now)
 
 
-def parse_task(text: str) -> tuple[int, int]:
-    """Two numbers of a text K/N."""
-    first, _, count = text.partition("/")
-    try:
-        return int(first), int(count)
-    except ValueError as error:
-        raise ConfigError(f"task={text} must be K/N, as in 0/4 for the first of four.") from error
-
-
 def _require_numbers(
     *, workers: int, max_document_bytes: int, task: tuple[int, int] | None
 ) -> None:
@@ -243,10 +235,8 @@ def _require_numbers(
             f"max_document_bytes={max_document_bytes} must be at least 1; the default is "
             f"{DOCUMENT_BYTES_MAX}."
         )
-    if task is not None and not 0 <= task[0] < task[1]:
-        raise ConfigError(
-            f"task={task[0]}/{task[1]} must be K/N with K from 0 to N-1, as in 0/4, 1/4, 2/4, 3/4."
-        )
+    if task is not None:
+        checked_share(task[0], tasks=task[1])
 
 
 def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:

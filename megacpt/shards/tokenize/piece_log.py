@@ -9,7 +9,6 @@ written the whole .bin of the shard already, which ``join`` then need not copy.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import secrets
@@ -18,14 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from megacpt.corpus.documents import BadLine, OnError
+from megacpt.corpus.documents import OnError, set_aside
 from megacpt.errors import EnvironmentError_
 from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedPassage
 
-KEPT_BYTES = 1 << 20
-"""Bytes of a line that is set aside."""
 KINDS = ("bin", "lens", "bad")
 
 
@@ -74,7 +71,9 @@ class PieceLog:
             self._append("lens", content=encoded.lengths.data.cast("B"))
             if encoded.bad and self._on_error is OnError.quarantine:
                 extent = encoded.passage.extent
-                lines = (json.dumps(_kept(bad, extent=extent)) + "\n" for bad in encoded.bad)
+                # The join replaces the number of the extent by its file.
+                kept = ({"part": extent, **set_aside(bad)} for bad in encoded.bad)
+                lines = (json.dumps(bad) + "\n" for bad in kept)
                 self._append("bad", content=memoryview("".join(lines).encode()))
         self._errors.update(bad.kind.value for bad in encoded.bad)
         self._counts.update(
@@ -129,18 +128,6 @@ def _write(file: BinaryIO, *, content: memoryview) -> None:
     """All of it: an unbuffered file may take a part."""
     while len(content):
         content = content[file.write(content) :]
-
-
-def _kept(bad: BadLine, *, extent: int) -> dict[str, Any]:
-    """A line of NNNNN.bad; the join replaces the number of the extent by its file."""
-    content = bad.content[:KEPT_BYTES]
-    found = {"part": extent, "line": bad.line, "kind": bad.kind.value, "problem": bad.problem}
-    if len(bad.content) > KEPT_BYTES:
-        found["cut_at_bytes"] = KEPT_BYTES
-    try:
-        return found | {"content": content.decode("utf-8")}
-    except UnicodeDecodeError:
-        return found | {"content_base64": base64.b64encode(content).decode()}
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def test_killed_and_on_other_workers_it_writes_the_same_bytes(raw: Path) -> None
     curate(raw, "workers=1")
     with pytest.raises(_Killed):
         curate(raw, "workers=1", output="two", watcher=Watcher(begins=lambda *_: report))
-    assert list((raw / "two.work").rglob("*.notes.jsonl"))
+    assert list((raw / "two.work").rglob("*.notes.jsonl*"))
     curate(raw, "workers=2", output="two")
     one = files_of(raw / "out")
     assert len(json.loads(one["decontamination.json"])["hits"]) == len(DIRTY)
