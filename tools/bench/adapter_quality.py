@@ -27,11 +27,11 @@ ROOT = Path("quickstart")
 RUNS = ROOT / "adapters"
 METHODS: dict[str, tuple[str, ...]] = {
     "full": ("optim.lr_peak=2e-4",),
-    "lora": ("adapter=lora", "optim.lr_peak=2e-3"),
-    "dora": ("adapter=dora", "optim.lr_peak=2e-3"),
-    "lora_xs": ("adapter=lora_xs", "optim.lr_peak=5e-3"),
+    "lora": ("adapter=lora", "optim.lr_peak=4e-3"),
+    "dora": ("adapter=dora", "optim.lr_peak=4e-3"),
+    "lora_xs": ("adapter=lora_xs", "optim.lr_peak=1e-3"),
 }
-RATES = ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3")
+RATES = ("2e-4", "5e-4", "1e-3", "2e-3", "4e-3", "8e-3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
