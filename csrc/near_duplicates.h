@@ -162,28 +162,35 @@ struct Buckets {
 // Priorities below this are of documents that are never left out.
 constexpr std::uint64_t kFirstThatMayGo = std::uint64_t{1} << 63;
 
+// The pairs of each bucket, the one of lower priority first, as long as `is_in` says so of both:
+// `visit` may change that.
+template <typename IsIn, typename Visit>
+void each_pair(const Buckets& buckets, const IsIn& is_in, const Visit& visit) {
+  for (std::int64_t bucket = 0; bucket < buckets.ends.size(); ++bucket) {
+    const std::vector<std::int64_t> places = buckets.order(bucket);
+    for (std::size_t n = 0; n + 1 < places.size(); ++n) {
+      const std::int64_t first = buckets.members[places[n]];
+      for (std::size_t m = n + 1; m < places.size() && is_in(first); ++m)
+        if (is_in(buckets.members[places[m]]))
+          visit(first, buckets.members[places[m]], buckets.priorities[places[m]]);
+    }
+  }
+}
+
 // Leave out each document that is like one of its bucket which stays and has a lower priority:
 // `rules[document]` becomes `rule` (where it is not 0 the document is out already), and
 // `like[document]` the one that stays.
 inline void drop_alike(ShingleFiles& shingles, const Buckets& buckets, double threshold,
                        std::uint8_t rule, std::uint8_t* rules, std::int64_t* like) {
-  for (std::int64_t bucket = 0; bucket < buckets.ends.size(); ++bucket) {
-    const std::vector<std::int64_t> places = buckets.order(bucket);
-    for (std::size_t n = 0; n + 1 < places.size(); ++n) {
-      const std::int64_t first = buckets.members[places[n]];
-      if (rules[first] != 0) continue;
-      for (std::size_t m = n + 1; m < places.size(); ++m) {
-        const std::int64_t second = buckets.members[places[m]];
-        if (rules[second] != 0 || second == first ||
-            buckets.priorities[places[m]] < kFirstThatMayGo)
-          continue;
-        if (shingles.alike(first, second, threshold)) {
-          rules[second] = rule;
-          like[second] = first;
-        }
-      }
-    }
-  }
+  each_pair(
+      buckets, [&](std::int64_t document) { return rules[document] == 0; },
+      [&](std::int64_t first, std::int64_t second, std::uint64_t priority) {
+        if (second == first || priority < kFirstThatMayGo ||
+            !shingles.alike(first, second, threshold))
+          return;
+        rules[second] = rule;
+        like[second] = first;
+      });
 }
 
 // Sets of documents that hang together: `parents` leads from each to one of its set in the end.
@@ -198,20 +205,13 @@ inline std::int64_t root_of(std::int64_t document, std::int64_t* parents) {
 // Join the sets of documents of a bucket that are like each other.
 inline void join_alike(ShingleFiles& shingles, const Buckets& buckets, double threshold,
                        const std::uint8_t* rules, std::int64_t* parents) {
-  for (std::int64_t bucket = 0; bucket < buckets.ends.size(); ++bucket) {
-    const std::vector<std::int64_t> places = buckets.order(bucket);
-    for (std::size_t n = 0; n + 1 < places.size(); ++n) {
-      const std::int64_t first = buckets.members[places[n]];
-      if (rules[first] != 0) continue;
-      for (std::size_t m = n + 1; m < places.size(); ++m) {
-        const std::int64_t second = buckets.members[places[m]];
-        if (rules[second] != 0) continue;
+  each_pair(
+      buckets, [&](std::int64_t document) { return rules[document] == 0; },
+      [&](std::int64_t first, std::int64_t second, std::uint64_t) {
         const std::int64_t a = root_of(first, parents), b = root_of(second, parents);
         if (a != b && shingles.alike(first, second, threshold))
           parents[std::max(a, b)] = std::min(a, b);
-      }
-    }
-  }
+      });
 }
 
 }  // namespace megacpt

@@ -8,7 +8,7 @@ checksums of the files they have led to, so that whoever reads these can tell wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -252,16 +252,6 @@ def origins_of(content: Sequence[Mapping[str, Any]]) -> tuple[Origin, ...]:
             }
         )
         for origin in content
-    )
-
-
-def was_decontaminated(steps: Iterable[StepRecord], *, suite: str) -> bool:
-    """Whether a step took the items of a suite, named or by its identity, out of the text."""
-    return any(
-        suite in (name, about["identity"])
-        for step in steps
-        if step.name == "decontaminate" and step.settings["action"] != "report"
-        for name, about in step.findings["suites"].items()
     )
 
 

@@ -58,7 +58,14 @@ def apply_step(
     findings: Mapping[str, Any] | None = None,
 ) -> StepResult:
     """A step that judges every document by itself."""
-    applied = apply(
+    applied = applied_in(context, corpus=corpus, step=step)
+    return StepResult(
+        corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
+    )
+
+
+def applied_in(context: Context, *, corpus: Corpus, step: StepSettings) -> Applied:
+    return apply(
         corpus,
         step=step,
         folder=context.folder,
@@ -66,9 +73,6 @@ def apply_step(
         dry_run=context.dry_run,
         reading=context.reading,
         report=context.report,
-    )
-    return StepResult(
-        corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
     )
 
 

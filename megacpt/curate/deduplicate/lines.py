@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from megacpt._C import Sketcher
 from megacpt.curate.deduplicate.alike import STAYS, State
@@ -68,19 +67,14 @@ class LineReader:
     def read(self, texts: Sequence[str]) -> Lines:
         own = [text.split("\n") for text in texts]
         every = [line for lines in own for line in lines]
-        found = self._sketcher.sketch(every, shingles=False)
+        found = self._sketcher.sketch(every, normalised=False, shingles=False, hashes=True)
         counted = found.num_words >= self._words
-        content, ends = found.normalised.data, found.text_offsets.tolist()
-        hashes = [
-            xxhash.xxh3_64_intdigest(content[ends[n] : ends[n + 1]])
-            for n in np.flatnonzero(counted).tolist()
-        ]
         before = np.concatenate([[0], np.cumsum(counted)])
         return Lines(
             own=own,
             num_words=found.num_words,
             counted=counted,
-            hashes=np.array(hashes, np.uint64),
+            hashes=found.hashes[counted],
             ends=before[np.cumsum([len(lines) for lines in own], dtype=np.int64)],
         )
 

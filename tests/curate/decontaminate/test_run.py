@@ -12,7 +12,8 @@ import pytest
 
 from megacpt.cli import main
 from megacpt.commands.curate import suite_setting
-from megacpt.corpus.curation import Curation, was_decontaminated
+from megacpt.corpus.curation import Curation, origin_of
+from megacpt.corpus.required import lacking
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
 from megacpt.curate.pipeline import Watcher
@@ -54,6 +55,12 @@ def curate(raw: Path, *more: str, output: str = "out", **options: Any) -> Curati
     return pipeline.curate(read_config(None, overrides=words), **options)
 
 
+def is_free_of(curation: Curation, *, suite: str) -> bool:
+    """As ``data.require`` asks."""
+    origin = origin_of("law", curation=curation, folder=Path())
+    return not lacking(f"decontaminated:{suite}", origins=[origin])
+
+
 def texts(raw: Path, *, source: str = "law", output: str = "out") -> list[str]:
     paths = sorted((raw / output / source).iterdir())
     return [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
@@ -78,9 +85,9 @@ def test_documents_are_dropped_and_counted(raw: Path) -> None:
     step = found.steps[0]
     assert step.findings["suites"]["quiz"]["identity"] == about["identity"]
     assert step.counts["law"]["rules"]["quiz question"]["dropped"] == len(DIRTY)
-    assert was_decontaminated(found.steps, suite="quiz")
-    assert was_decontaminated(found.steps, suite=about["identity"])
-    assert not was_decontaminated(found.steps, suite="mmlu")
+    assert is_free_of(found, suite="quiz")
+    assert is_free_of(found, suite=about["identity"])
+    assert not is_free_of(found, suite="mmlu")
 
 
 def test_curating_twice_changes_nothing(raw: Path) -> None:
@@ -88,7 +95,7 @@ def test_curating_twice_changes_nothing(raw: Path) -> None:
     again = curate(raw, f"sources.law.files={raw / 'out' / 'law'}", output="again")
     assert texts(raw, output="again") == texts(raw)
     assert report(raw, output="again")["hits"] == []
-    assert was_decontaminated(again.sources["law"].history, suite="quiz")
+    assert is_free_of(again, suite="quiz")
 
 
 def test_what_was_found_is_cut_out(raw: Path) -> None:
@@ -115,7 +122,7 @@ def test_a_report_changes_nothing_and_is_no_proof(raw: Path) -> None:
     found = curate(raw, "decontaminate.action=report")
     assert texts(raw) == [*CLEAN[:30], *DIRTY, *CLEAN[30:]]
     assert report(raw)["suites"]["quiz"]["documents_found"]["any"] == len(DIRTY)
-    assert not was_decontaminated(found.steps, suite="quiz")
+    assert not is_free_of(found, suite="quiz")
 
 
 def test_hits_are_bounded_and_the_rest_counted(raw: Path) -> None:
