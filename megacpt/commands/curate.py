@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, say, shown
 from megacpt.commands.model import model_path, tokenizer_path
+from megacpt.corpus.documents import QUARANTINE
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
@@ -235,8 +236,12 @@ def _bad_lines(step: StepRecord) -> Iterator[str]:
 def _written(curation: Curation, *, output: str, elapsed_s: float) -> Iterator[str]:
     documents = sum(source.documents for source in curation.sources.values())
     size = sum(source.bytes for source in curation.sources.values())
-    yield f"Wrote {documents:,} documents, {text_size(size)} of text, in {elapsed_s:.1f} s:"
-    yield f"  {output}/{{{','.join(curation.sources)}}}, {output}/curation.json"
+    plural = "s" * (documents != 1)
+    yield f"Wrote {documents:,} document{plural}, {text_size(size)} of text, in {elapsed_s:.1f} s:"
+    folders = ",".join(curation.sources)
+    within = folders if len(curation.sources) == 1 else f"{{{folders}}}"
+    kept = f", {output}/{QUARANTINE}" * (Path(output) / QUARANTINE).is_file()
+    yield f"  {output}/{within}, {output}/curation.json{kept}"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ import orjson
 from megacpt.errors import DataError
 from megacpt.text import listed
 
+KEY_REMEDY = "Use --key NAME"
 QUARANTINE = "quarantine.jsonl"
 """PREFIX.``QUARANTINE`` holds the lines that were set aside."""
 KEPT_BYTES = 1 << 20
@@ -194,7 +195,7 @@ def _text_of(line: bytes, *, key: str) -> Document | _Problem:
         return _Problem(ErrorKind.no_object, problem)
     if key not in value:
         known = ", ".join(sorted(value)) or "none"
-        problem = f"has no key {key!r}; its keys are: {known}. Use --key NAME"
+        problem = f"has no key {key!r}; its keys are: {known}. {KEY_REMEDY}"
         return _Problem(ErrorKind.no_key, problem)
     return _checked(value[key], key=key)
 
@@ -249,15 +250,25 @@ def _decoded(value: ColumnValue, *, line: int, limit: int) -> Document | BadLine
     return tuple(texts) if isinstance(value, list) else texts[0]
 
 
-def refusal(bad: Sequence[BadLine], *, path: str, line: int, num_lines: int) -> DataError:
+def refusal(
+    bad: Sequence[BadLine],
+    *,
+    path: str,
+    line: int,
+    num_lines: int,
+    key: str = KEY_REMEDY,
+    skip: str = "--on-error skip",
+) -> DataError:
     """The error of the policy ``stop``: the first bad line, and how many more there are among the
-    ``num_lines`` that were read with it. ``line`` is its number in the file."""
+    ``num_lines`` that were read with it. ``line`` is its number in the file; ``key`` and ``skip``
+    are the remedies as whoever reads the lines calls them."""
     sample = ""
     if num_lines > 1:
         kinds = listed(f"{n:,} {kind}" for kind, n in Counter(b.kind.value for b in bad).items())
         others = f"{len(bad):,} are bad: {kinds}" if len(bad) > 1 else "no other is bad"
         sample = f" Of {num_lines:,} lines read together {others}."
     return DataError(
-        f"{path}:{line}: {bad[0].problem}.{sample} Leave such lines out with --on-error skip, or "
+        f"{path}:{line}: {bad[0].problem.replace(KEY_REMEDY, key)}.{sample} Leave such lines out "
+        f"with {skip}, or "
         "quarantine to keep them aside; finished pieces are used again."
     )

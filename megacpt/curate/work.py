@@ -282,7 +282,14 @@ class PieceRunner:
             documents, bad = self._read(passage, number=number, file=file)
             if bad and reading.on_error is OnError.stop:
                 line = first_line(file, extent=extent) + bad[0].line - 1
-                raise refusal(bad, path=file.path, line=line, num_lines=passage.num_lines)
+                raise refusal(
+                    bad,
+                    path=file.path,
+                    line=line,
+                    num_lines=passage.num_lines,
+                    key=f"Set sources.{piece.source.name}.key",
+                    skip="on_error=skip",
+                )
             yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
             first += len(documents)
 

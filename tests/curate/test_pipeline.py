@@ -157,3 +157,13 @@ def test_nothing_is_written_over(raw: Path) -> None:
     (raw / "out" / "mine").write_text("")
     with pytest.raises(EnvironmentError_, match="nothing is written over"):
         curate(raw)
+
+
+def test_a_line_that_is_no_document_is_told_in_the_words_of_the_settings(raw: Path) -> None:
+    (raw / "law.jsonl").write_text('{"text": "one"}\n{"body": "two"}\n')
+    with pytest.raises(DataError) as caught:
+        curate(raw)
+    message = str(caught.value)
+    assert "law.jsonl:2: has no key 'text'; its keys are: body. Set sources.law.key." in message
+    assert "Leave such lines out with on_error=skip, or quarantine" in message
+    assert "--" not in message
