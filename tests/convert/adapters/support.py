@@ -21,13 +21,15 @@ STD = 0.1
 RANK = 3
 
 
-def drawn_adapter(base: Path, *, method: str = "lora", **settings: Any) -> SourceModel:
+def drawn_adapter(
+    base: Path, *, method: str = "lora", seed: int = 5, **settings: Any
+) -> SourceModel:
     """As a checkpoint holds it, of the model in a folder."""
     settings = {"rank": RANK, "alpha": 5.0, **settings}
     architecture = with_adapter(
         read_architecture(base), settings=AdapterConfig(method=AdapterMethod[method], **settings)
     )
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for row in saved_rows(architecture):
         layers = row.layers(architecture) if row.per_layer else (None,)

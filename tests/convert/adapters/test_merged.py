@@ -47,6 +47,42 @@ def test_merged_is_the_same_model(name: str, through_peft: bool, tmp_path: Path)
     assert far(logits_of(load_transformers(base, device=device)), expected) > 0.05
 
 
+def test_two_are_merged_one_after_the_other(tmp_path: Path) -> None:
+    """Of other ranks and targets; peft computes with both at once."""
+    from peft import PeftModel
+
+    from megacpt.convert.adapters.export import load_peft, write_peft
+    from megacpt.convert.by_transformers import load_transformers
+    from megacpt.convert.conversion import Conversion, Form, convert
+    from megacpt.convert.opened import beside_base, open_trained
+
+    device = torch.device("cpu")
+    base = write_base("llama-tied-gqa", folder=tmp_path / "base")
+    settings: dict[str, dict[str, Any]] = {
+        "first": {"targets": "q_proj,down_proj"},
+        "second": {"rank": 5, "alpha": 2.0, "targets": "v_proj,down_proj", "seed": 6},
+    }
+    model = base
+    for name, of_this in settings.items():
+        (tmp_path / name).mkdir()
+        write_peft(drawn_adapter(base, **of_this), folder=tmp_path / name, base_model=str(base))
+        source = open_trained(tmp_path / name, base=model)
+        assert source is not None
+        model = tmp_path / f"with-{name}"
+        convert(
+            Conversion(
+                source=beside_base(source), form=Form.hf, destination=model, dtype=Dtype.fp32
+            )
+        )
+    both: PeftModel = load_peft(tmp_path / "first", device=device, base=base)
+    one = logits_of(both)
+    both.load_adapter(str(tmp_path / "second"), adapter_name="second")
+    both.base_model.set_adapter(["default", "second"])
+    expected = logits_of(both.float().eval())
+    assert far(logits_of(load_transformers(model, device=device)), expected) < ATOL
+    assert far(one, expected) > 0.05
+
+
 def test_a_tied_model_stays_tied(tmp_path: Path) -> None:
     from megacpt.convert.conversion import Conversion, Form, convert
     from megacpt.convert.opened import beside_base
