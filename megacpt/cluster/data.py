@@ -13,7 +13,7 @@ from typing import Any
 
 from megacpt.config.paths import source_shards
 from megacpt.config.sections import MissingPolicy, RunConfig
-from megacpt.corpus.curation import Origin
+from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.required import lacking
 from megacpt.errors import ConfigError, DataError, Violation
 from megacpt.samples.training_data import TrainingData
@@ -66,7 +66,7 @@ def open_data(
     )
 
 
-def curated_of(prefix: str | None) -> tuple[Origin, ...]:
+def curated_of(prefix: str | None) -> tuple[TextOrigin, ...]:
     """Where the text of a shard was curated, by its manifest."""
     manifest = read_shard_manifest(prefix) if prefix else None
     return manifest.curated if manifest else ()

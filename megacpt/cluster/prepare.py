@@ -51,7 +51,7 @@ from megacpt.plan.check import violations
 from megacpt.plan.learning_rate import first_difference, learning_rate
 from megacpt.plan.optimizers import OPTIMIZERS
 from megacpt.plan.plan import Plan, make_plan
-from megacpt.plan.rules.adapter import first_values
+from megacpt.plan.rules.adapter import load_from_violations
 from megacpt.plan.run_length import length_sentences, with_steps
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
@@ -293,7 +293,7 @@ def _check_model(config: RunConfig, *, architecture: Architecture) -> None:
     its settings name."""
     newest = folders.newest(RunFolder(Path(config.run_dir)).root / "checkpoints")
     if newest is None:
-        _require_rules(list(first_values(config.adapter)))
+        _require_rules(list(load_from_violations(config.adapter)))
         return
     manifest = CheckpointManifest.read(newest)
     require_architecture(manifest, architecture=asdict(architecture), folder=newest)

@@ -21,7 +21,7 @@ from megacpt.corpus.documents import QUARANTINE
 from megacpt.text import text_size
 
 if TYPE_CHECKING:
-    from megacpt.corpus.curation import Curation, StepRecord
+    from megacpt.corpus.curation import Curation, CurationStep
     from megacpt.corpus.workers.processes import Report
     from megacpt.curate.config import CurateConfig
     from megacpt.curate.distributed.settings import JobsConfig
@@ -212,7 +212,7 @@ def account(curation: Curation) -> Iterator[str]:
         yield from step.findings.get("table", ())
 
 
-def _rules(step: StepRecord) -> Iterator[str]:
+def _rules(step: CurationStep) -> Iterator[str]:
     found: dict[str, list[int]] = {}
     for counts in step.counts.values():
         for rule, of_rule in counts["rules"].items():
@@ -223,7 +223,7 @@ def _rules(step: StepRecord) -> Iterator[str]:
         yield f"    {rule:<40}{documents:>12,}  {dropped:,} dropped"
 
 
-def _bad_lines(step: StepRecord) -> Iterator[str]:
+def _bad_lines(step: CurationStep) -> Iterator[str]:
     from megacpt.curate.quarantine import told
 
     found: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from megacpt.corpus.curation import (
     CURATION,
     CuratedFile,
     Curation,
-    Origin,
+    TextOrigin,
     not_as_written,
     origin_of,
     origins_of,
@@ -116,7 +116,7 @@ def _plan(folder: Path) -> Mapping[str, Any]:
         raise DataError(f"{path} is no JSON ({error}); {remedy}.") from error
 
 
-def _chains(origins: Sequence[Origin], *, unknown: Manifest | None) -> Iterator[str]:
+def _chains(origins: Sequence[TextOrigin], *, unknown: Manifest | None) -> Iterator[str]:
     for origin in origins:
         yield from _chain(origin)
     if not origins:
@@ -124,7 +124,7 @@ def _chains(origins: Sequence[Origin], *, unknown: Manifest | None) -> Iterator[
         yield from _row("Curation", text="no record: none, or by another tool")
 
 
-def _chain(origin: Origin) -> Iterator[str]:
+def _chain(origin: TextOrigin) -> Iterator[str]:
     """The raw files, each step, and the curation's account."""
     yield from _files("Raw text", files=origin.inputs)
     for number, step in enumerate(origin.steps, start=1):
@@ -143,7 +143,7 @@ def _chain(origin: Origin) -> Iterator[str]:
     )
 
 
-def _gone(origin: Origin) -> str:
+def _gone(origin: TextOrigin) -> str:
     """What is no longer in the folder as it was."""
     folder = Path(origin.folder)
     if not (folder / CURATION).is_file():

@@ -32,7 +32,7 @@ class CuratedFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
+class CurationStep:
     """A step that was done."""
 
     name: str
@@ -53,7 +53,7 @@ class CuratedSource:
     documents: int
     bytes: int
     """UTF-8 bytes of the texts."""
-    history: tuple[StepRecord, ...] = ()
+    history: tuple[CurationStep, ...] = ()
     """Steps of earlier curations that its inputs had been through."""
 
 
@@ -70,7 +70,7 @@ class PassedStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class TextOrigin:
     """A source of a curation that text was taken from."""
 
     source: str
@@ -90,7 +90,7 @@ class Curation:
     megacpt: str
     """Version that wrote it."""
     sources: Mapping[str, CuratedSource]
-    steps: tuple[StepRecord, ...]
+    steps: tuple[CurationStep, ...]
     version: int = VERSION
 
     @property
@@ -129,7 +129,7 @@ class Curation:
             )
         return found
 
-    def steps_of(self, source: str) -> tuple[StepRecord, ...]:
+    def steps_of(self, source: str) -> tuple[CurationStep, ...]:
         """All that its text has been through, earlier curations first; each step with what it has
         read and counted of this text alone."""
         own = (
@@ -162,7 +162,7 @@ def curated_folder(file: Path) -> Path | None:
 class Curated:
     """What curations say of files that are read."""
 
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[TextOrigin, ...] = ()
     """Of all files together; empty where one of them is of no curation."""
     sums: Mapping[str, str] = field(default_factory=dict)
     """Path -> checksum, of those that are of one."""
@@ -184,7 +184,7 @@ class Curated:
 def curated(files: Sequence[str], *, notice: Callable[[str], None] = lambda text: None) -> Curated:
     """DataError: a file has another size than its curation says, which is the cheap part of it."""
     curations: dict[Path, Curation] = {}
-    origins: dict[tuple[Path, str], Origin] = {}
+    origins: dict[tuple[Path, str], TextOrigin] = {}
     sums: dict[str, str] = {}
     for path in map(Path, files):
         folder = curated_folder(path)
@@ -214,9 +214,9 @@ def not_as_written(path: Path) -> DataError:
     )
 
 
-def origin_of(source: str, *, curation: Curation, folder: Path) -> Origin:
+def origin_of(source: str, *, curation: Curation, folder: Path) -> TextOrigin:
     steps = curation.steps_of(source)
-    return Origin(
+    return TextOrigin(
         source=source,
         kind=curation.sources[source].kind,
         folder=str(folder),
@@ -227,7 +227,7 @@ def origin_of(source: str, *, curation: Curation, folder: Path) -> Origin:
     )
 
 
-def _passed(step: StepRecord) -> PassedStep:
+def _passed(step: CurationStep) -> PassedStep:
     (counts,) = step.counts.values()
     numbers = {name: number for name, number in counts.items() if isinstance(number, int)}
     # Text of which hits were only reported still has them.
@@ -241,10 +241,10 @@ def _passed(step: StepRecord) -> PassedStep:
     )
 
 
-def origins_of(content: Sequence[Mapping[str, Any]]) -> tuple[Origin, ...]:
+def origins_of(content: Sequence[Mapping[str, Any]]) -> tuple[TextOrigin, ...]:
     """From JSON."""
     return tuple(
-        Origin(
+        TextOrigin(
             **{
                 **origin,
                 "inputs": _files(origin["inputs"]),
@@ -274,9 +274,9 @@ def _curation(content: Mapping[str, Any]) -> Curation:
     )
 
 
-def _step(content: Mapping[str, Any]) -> StepRecord:
+def _step(content: Mapping[str, Any]) -> CurationStep:
     inputs = {name: _files(files) for name, files in content["inputs"].items()}
-    return StepRecord(**{**content, "inputs": inputs})
+    return CurationStep(**{**content, "inputs": inputs})
 
 
 def _files(content: Any) -> tuple[CuratedFile, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from megacpt.corpus.curation import Origin, PassedStep
+from megacpt.corpus.curation import PassedStep, TextOrigin
 
 DONE = {
     "filtered": "filter",
@@ -34,13 +34,13 @@ def _is_known(word: str) -> bool:
     return what in DONE and (not colon or (what == "decontaminated" and suite != ""))
 
 
-def lacking(text: str | None, *, origins: Sequence[Origin]) -> list[str]:
+def lacking(text: str | None, *, origins: Sequence[TextOrigin]) -> list[str]:
     """Words that are not true of all of it; of text without a record, none is."""
     true = [{word for step in origin.steps for word in _true_of(step)} for origin in origins]
     return [word for word in wanted(text) if not true or any(word not in of for of in true)]
 
 
-def common(origins: Sequence[Origin]) -> list[str]:
+def common(origins: Sequence[TextOrigin]) -> list[str]:
     """Words that are true of text of all of them."""
     found = [[word for step in origin.steps for word in words_of(step)] for origin in origins]
     first = dict.fromkeys(found[0]) if found else {}

@@ -13,11 +13,11 @@ from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.workers.processes import Report
-from megacpt.curate.documents import TEXT, Batch, Document
-from megacpt.curate.parts import Form, LinesBeside, open_part
+from megacpt.curate.documents import TEXT, Document, DocumentBatch
+from megacpt.curate.parts import LinesBeside, PartForm, open_part
 from megacpt.curate.quarantine import bad_lines, numbered
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import Judge, StepSettings, Verdict
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import DocumentVerdict, Judge, StepSettings
 from megacpt.curate.tally import Tally, total
 from megacpt.curate.work import Reading, make_pieces
 from megacpt.files import write_parts
@@ -45,7 +45,7 @@ def apply(
     *,
     step: StepSettings,
     folder: Path,
-    form: Form = Form.jsonl,
+    form: PartForm = PartForm.jsonl,
     dry_run: bool = False,
     reading: Reading,
     report: Report = lambda num_bytes, documents, tokens=0: None,
@@ -114,14 +114,14 @@ def _inputs(
 
 
 def _left(
-    source: Source,
+    source: TextSource,
     *,
     corpus: Corpus,
     records: Mapping[int, Mapping[str, Any]],
     folder: Path,
-    form: Form,
-) -> Source:
-    kind = FileFormat.parquet if form is Form.parquet else FileFormat.jsonl
+    form: PartForm,
+) -> TextSource:
+    kind = FileFormat.parquet if form is PartForm.parquet else FileFormat.jsonl
     files = []
     for number in corpus.pieces_of([source.name]):
         path = folder / records[number]["part"]
@@ -136,7 +136,7 @@ class _Applying:
     """What is made of a piece: its part."""
 
     step: StepSettings
-    form: Form | None
+    form: PartForm | None
     """None: none is written."""
     keeps_bad: bool
     """Lines that are no documents."""
@@ -152,16 +152,16 @@ class _Applying:
 
 class _Part:
     def __init__(
-        self, _number: int, stem: Path, *, judge: Judge, form: Form | None, keeps_bad: bool
+        self, _number: int, stem: Path, *, judge: Judge, form: PartForm | None, keeps_bad: bool
     ) -> None:
         self._judge, self._tally, self._keeps_bad = judge, Tally(), keeps_bad
         self._beside = {name: LinesBeside(Path(f"{stem}.{name}.jsonl")) for name in BESIDE}
         self._writer = open_part(stem, form=form) if form else None
 
-    def work(self, batch: Batch) -> tuple[Batch, Sequence[Verdict]]:
+    def work(self, batch: DocumentBatch) -> tuple[DocumentBatch, Sequence[DocumentVerdict]]:
         return batch, self._judge(batch)
 
-    def settle(self, made: tuple[Batch, Sequence[Verdict]]) -> None:
+    def settle(self, made: tuple[DocumentBatch, Sequence[DocumentVerdict]]) -> None:
         batch, verdicts = made
         left: list[Document] = []
         for document, verdict in zip(batch.documents, verdicts, strict=True):

@@ -18,7 +18,7 @@ from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.filters.settings import FilterConfig
-from megacpt.curate.parts import Form
+from megacpt.curate.parts import PartForm
 from megacpt.curate.rewrite.settings import RewriteConfig
 from megacpt.curate.rewrite.shapes import Shape
 from megacpt.curate.sources import Kind
@@ -44,7 +44,7 @@ class CurateConfig:
     output: str
     """A new folder: a folder for each source, and curation.json, the account of it all."""
     sources: dict[str, TextConfig] = field(default_factory=dict)
-    form: Form = Form.jsonl_zst
+    form: PartForm = PartForm.jsonl_zst
     """Of what is written."""
     on_error: OnError = OnError.stop
     """What to do with a line that is no document."""

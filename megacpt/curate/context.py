@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megacpt.corpus.curation import CuratedFile, StepRecord
+from megacpt.corpus.curation import CuratedFile, CurationStep
 from megacpt.corpus.workers.processes import Report
 from megacpt.curate.apply import Applied, apply
-from megacpt.curate.parts import Form
+from megacpt.curate.parts import PartForm
 from megacpt.curate.sources import Corpus
 from megacpt.curate.step import StepSettings
 from megacpt.curate.work import Reading
@@ -25,7 +25,7 @@ class Context:
 
     folder: Path
     """Its own, for all that it writes; what an interrupted run has left is there."""
-    form: Form
+    form: PartForm
     """Of the parts it writes."""
     reading: Reading
     dry_run: bool = False
@@ -42,10 +42,10 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
+class StepOutcome:
     corpus: Corpus
     """What is left."""
-    record: StepRecord
+    record: CurationStep
     files: Mapping[str, Path] = field(default_factory=dict)
     """What else goes into the folder of the curation, by its name there."""
 
@@ -56,10 +56,10 @@ def apply_step(
     step: StepSettings,
     context: Context,
     findings: Mapping[str, Any] | None = None,
-) -> StepResult:
+) -> StepOutcome:
     """A step that judges every document by itself."""
     applied = applied_in(context, corpus=corpus, step=step)
-    return StepResult(
+    return StepOutcome(
         corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
     )
 
@@ -78,8 +78,8 @@ def applied_in(context: Context, *, corpus: Corpus, step: StepSettings) -> Appli
 
 def record_of(
     applied: Applied, *, step: StepSettings, findings: Mapping[str, Any] | None = None
-) -> StepRecord:
-    return StepRecord(
+) -> CurationStep:
+    return CurationStep(
         name=step.name,
         settings=dict(step.to_json()),
         inputs={

@@ -112,7 +112,7 @@ def text_id(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class DocumentBatch:
     """The documents of a passage, in order."""
 
     piece: int

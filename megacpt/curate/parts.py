@@ -16,7 +16,7 @@ from megacpt.corpus.containers import arrow_for
 from megacpt.curate.documents import FIELDS, ID, TEXT, Document, as_json
 
 
-class Form(enum.Enum):
+class PartForm(enum.Enum):
     jsonl = "jsonl"
     jsonl_zst = "jsonl.zst"
     parquet = "parquet"
@@ -52,20 +52,20 @@ class PartWriter(Protocol):
         """STEM-CHECKSUM.FORM: what a later step makes of other content is told by its name."""
 
 
-def open_part(stem: Path, *, form: Form) -> PartWriter:
+def open_part(stem: Path, *, form: PartForm) -> PartWriter:
     match form:
-        case Form.jsonl:
+        case PartForm.jsonl:
             return _Lines(stem, form=form)
-        case Form.jsonl_zst:
+        case PartForm.jsonl_zst:
             return _Compressed(stem, form=form)
-        case Form.parquet:
+        case PartForm.parquet:
             return _Rows(stem, form=form)
 
 
 class _File:
     """Written aside and renamed."""
 
-    def __init__(self, stem: Path, *, form: Form) -> None:
+    def __init__(self, stem: Path, *, form: PartForm) -> None:
         self._stem, self._form = stem, form
         # A task that was taken for lost may still be writing the same part.
         self._aside = Path(f"{stem}.{secrets.token_hex(4)}.partial")
@@ -87,7 +87,7 @@ class _Lines(_File):
 
 
 class _Compressed(_Lines):
-    def __init__(self, stem: Path, *, form: Form) -> None:
+    def __init__(self, stem: Path, *, form: PartForm) -> None:
         super().__init__(stem, form=form)
         arrow = arrow_for("Zstandard output")
         plain = self._file
@@ -100,7 +100,7 @@ class _Compressed(_Lines):
 
 
 class _Rows(_File):
-    def __init__(self, stem: Path, *, form: Form) -> None:
+    def __init__(self, stem: Path, *, form: PartForm) -> None:
         super().__init__(stem, form=form)
         arrow_for("Parquet output")
         import pyarrow as arrow

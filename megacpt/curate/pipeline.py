@@ -17,7 +17,7 @@ from megacpt.corpus.curation import (
     CuratedFile,
     CuratedSource,
     Curation,
-    StepRecord,
+    CurationStep,
     curated_folder,
     not_as_written,
 )
@@ -28,11 +28,11 @@ from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
-from megacpt.curate.context import Context, StepResult
-from megacpt.curate.parts import Form
+from megacpt.curate.context import Context, StepOutcome
+from megacpt.curate.parts import PartForm
 from megacpt.curate.quarantine import told
 from megacpt.curate.rewrite.guard import require_no_raw_pairs
-from megacpt.curate.sources import Corpus, Source
+from megacpt.curate.sources import Corpus, TextSource
 from megacpt.curate.step import KEPT, Judge
 from megacpt.curate.tally import Tally
 from megacpt.curate.work import Reading
@@ -43,13 +43,13 @@ from megacpt.text import listed
 
 
 class RunStep(Protocol):
-    def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepResult: ...
+    def __call__(self, corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome: ...
 
 
 def _from(room: str) -> RunStep:
     """The step of a room, which is imported when it is asked for: all take half a second."""
 
-    def run(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+    def run(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
         step: RunStep = import_module(f"megacpt.curate.{room}.run").run
         return step(corpus, settings=settings, context=context)
 
@@ -110,7 +110,7 @@ def curate(
         is_last = number == len(asked)
         context = Context(
             folder=work / f"{number}-{name}",
-            form=config.form if is_last else Form.jsonl,
+            form=config.form if is_last else PartForm.jsonl,
             reading=reading,
             dry_run=dry_run,
             report=watcher.begins(name, corpus.num_bytes),
@@ -159,7 +159,7 @@ def open_corpus(
     spool: Path,
     notice: Callable[[str], None] = lambda text: None,
     has_history: bool = True,
-) -> tuple[Corpus, Mapping[str, tuple[StepRecord, ...]]]:
+) -> tuple[Corpus, Mapping[str, tuple[CurationStep, ...]]]:
     """The sources, and by source the steps that earlier curations of its files have done; looking
     for these reads the files."""
     if not config.sources:
@@ -168,7 +168,9 @@ def open_corpus(
     for name, text in config.sources.items():
         files = _files(text, spool=spool, notice=notice)
         sources.append(
-            Source(name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape)
+            TextSource(
+                name=name, kind=text.kind, files=tuple(files), key=text.key, shape=text.shape
+            )
         )
         history[name] = _history(name, files=files, notice=notice) if has_history else ()
     return Corpus(sources=tuple(sources)), history
@@ -181,7 +183,7 @@ def _files(text: TextConfig, *, spool: Path, notice: Callable[[str], None]) -> l
 
 def _history(
     name: str, *, files: Sequence[SourceFile], notice: Callable[[str], None]
-) -> tuple[StepRecord, ...]:
+) -> tuple[CurationStep, ...]:
     """Steps that all files of a source have been through; they must be as they were written."""
     folders = {curated_folder(Path(file.path)) for file in files}
     if folders == {None}:
@@ -226,7 +228,7 @@ class _Unchanged:
     def to_json(self) -> dict[str, Any]:
         return {}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return source.name in self.names
 
     def open(self) -> Judge:
@@ -288,12 +290,12 @@ def _keep_bad_lines(path: Path, *, work: Path) -> None:
                     shutil.copyfileobj(source, target)
 
 
-def _is_below(source: Source, *, folder: Path) -> bool:
+def _is_below(source: TextSource, *, folder: Path) -> bool:
     """Whether a step has written it; what came through a pipe lies in the folder itself."""
     return all(folder in Path(file.path).parent.parents for file in source.files)
 
 
-def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile]:
+def _placed(source: TextSource, *, folder: Path, form: PartForm) -> Iterator[CuratedFile]:
     """Hard links: until the folder is there, a run that is killed finds its parts again."""
     (folder / source.name).mkdir(parents=True)
     for number, file in enumerate(source.files):
@@ -306,8 +308,8 @@ def _placed(source: Source, *, folder: Path, form: Form) -> Iterator[CuratedFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Account:
-    history: Mapping[str, tuple[StepRecord, ...]]
-    steps: list[StepRecord]
+    history: Mapping[str, tuple[CurationStep, ...]]
+    steps: list[CurationStep]
     files: dict[str, Path]
 
     def tally(self, source: str) -> Tally:

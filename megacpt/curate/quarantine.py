@@ -11,12 +11,12 @@ from typing import Any
 import orjson
 
 from megacpt.corpus.documents import set_aside
-from megacpt.curate.documents import Batch
+from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.sources import Corpus
 from megacpt.files import json_line
 
 
-def bad_lines(batch: Batch) -> list[dict[str, Any]]:
+def bad_lines(batch: DocumentBatch) -> list[dict[str, Any]]:
     """Of a batch; their places are in its extent of the piece."""
     return [{"extent": batch.passage.extent, **set_aside(bad)} for bad in batch.bad]
 

@@ -23,7 +23,7 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class TextSource:
     name: str
     kind: Kind
     files: tuple[SourceFile, ...]
@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcePiece:
-    source: Source
+    source: TextSource
     extents: Piece
 
     @property
@@ -44,7 +44,7 @@ class SourcePiece:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    sources: tuple[Source, ...]
+    sources: tuple[TextSource, ...]
     piece_size: int | None = None
     """In bytes; None: by the size of the whole."""
 

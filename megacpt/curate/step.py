@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.sources import Kind, Source
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.sources import Kind, TextSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DocumentVerdict:
     """What becomes of a document; ``KEPT``: it stays as it is."""
 
     rule: str = ""
@@ -28,23 +28,23 @@ class Verdict:
     """Further rules by which it was changed; counted as well."""
 
 
-KEPT = Verdict()
+KEPT = DocumentVerdict()
 
 
-def dropped(rule: str, **detail: Any) -> Verdict:
-    return Verdict(rule=rule, drops=True, detail=detail)
+def dropped(rule: str, **detail: Any) -> DocumentVerdict:
+    return DocumentVerdict(rule=rule, drops=True, detail=detail)
 
 
-def changed(document: Document, *, rule: str, **detail: Any) -> Verdict:
-    return Verdict(rule=rule, document=document, detail=detail)
+def changed(document: Document, *, rule: str, **detail: Any) -> DocumentVerdict:
+    return DocumentVerdict(rule=rule, document=document, detail=detail)
 
 
-def noted(rule: str, **detail: Any) -> Verdict:
+def noted(rule: str, **detail: Any) -> DocumentVerdict:
     """The document stays as it is; the report says what was found."""
-    return Verdict(rule=rule, detail=detail)
+    return DocumentVerdict(rule=rule, detail=detail)
 
 
-Judge = Callable[[Batch], Sequence[Verdict]]
+Judge = Callable[[DocumentBatch], Sequence[DocumentVerdict]]
 """A verdict for each document of a batch, the same whatever else is in the batch. Several threads
 call it at once."""
 
@@ -63,11 +63,11 @@ class StepSettings(Protocol):
     def to_json(self) -> Mapping[str, Any]:
         """All that its verdicts depend on: settings, versions of libraries and of the step."""
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         """Other sources stay as they are, file by file."""
 
     def open(self) -> Judge: ...
 
 
-def is_trained_on(source: Source) -> bool:
+def is_trained_on(source: TextSource) -> bool:
     return source.kind is not Kind.heldout

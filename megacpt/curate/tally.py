@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from megacpt.curate.documents import Document
-from megacpt.curate.step import Verdict
+from megacpt.curate.step import DocumentVerdict
 
 EXAMPLES = 10
 """Kept of each rule: those with the smallest hashes of their lines."""
@@ -44,7 +44,7 @@ class Tally:
     errors: dict[str, int] = field(default_factory=dict)
     """Lines that were no documents, by what is wrong with them."""
 
-    def count(self, document: Document, *, verdict: Verdict) -> Document | None:
+    def count(self, document: Document, *, verdict: DocumentVerdict) -> Document | None:
         """Take note of a verdict; what becomes of the document."""
         size = document.num_bytes
         self.documents_in += 1
@@ -58,7 +58,9 @@ class Tally:
         self.bytes_out += left.num_bytes
         return left
 
-    def _count_rule(self, document: Document, *, name: str, verdict: Verdict, size: int) -> None:
+    def _count_rule(
+        self, document: Document, *, name: str, verdict: DocumentVerdict, size: int
+    ) -> None:
         rule = self.rules.setdefault(name, RuleCount())
         rule.documents += 1
         rule.dropped += verdict.drops

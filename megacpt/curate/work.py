@@ -29,7 +29,7 @@ from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
 from megacpt.corpus.workers.share import Share
-from megacpt.curate.documents import Batch, Document, lines_of, read_documents
+from megacpt.curate.documents import Document, DocumentBatch, lines_of, read_documents
 from megacpt.curate.sources import Corpus
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import write_text
@@ -41,7 +41,7 @@ DONE = "done"
 class PieceWork(Protocol):
     """What is made of one piece, batch after batch."""
 
-    def work(self, batch: Batch) -> Any:
+    def work(self, batch: DocumentBatch) -> Any:
         """Called in several threads."""
 
     def settle(self, made: Any) -> None:
@@ -109,7 +109,7 @@ def make_pieces(
             num_bytes=num_bytes,
             threads_max=reading.threads_max,
         )
-        job = Job(
+        job = PieceJob(
             corpus=corpus,
             settings=settings,
             folder=folder,
@@ -199,7 +199,7 @@ def _stem(folder: Path, *, number: int) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PieceJob:
     """What another process needs to take part."""
 
     corpus: Corpus
@@ -208,8 +208,8 @@ class Job:
     reading: Reading
     threads: int
 
-    def open(self) -> PieceRunner:
-        return PieceRunner(self)
+    def open(self) -> PieceMaker:
+        return PieceMaker(self)
 
 
 class _Step(NamedTuple):
@@ -218,13 +218,13 @@ class _Step(NamedTuple):
     number: int
     work: PieceWork
     readers: Sequence[ExtentReader]
-    batch: Batch | None = None
+    batch: DocumentBatch | None = None
     made: Any = None
     has_bad: bool = False
 
 
-class PieceRunner:
-    def __init__(self, job: Job) -> None:
+class PieceMaker:
+    def __init__(self, job: PieceJob) -> None:
         self._job = job
         self._begin = job.settings.open()
 
@@ -273,7 +273,7 @@ class PieceRunner:
             for n, extent in enumerate(piece.extents)
         ]
 
-    def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[Batch]:
+    def _batches(self, number: int, *, readers: Sequence[ExtentReader]) -> Iterator[DocumentBatch]:
         piece, reading = self._job.corpus.pieces[number], self._job.reading
         first = 0
         for passage in chain.from_iterable(readers):
@@ -290,7 +290,9 @@ class PieceRunner:
                     key=f"Set sources.{piece.source.name}.key",
                     skip="on_error=skip",
                 )
-            yield Batch(piece=number, first=first, documents=documents, bad=bad, passage=passage)
+            yield DocumentBatch(
+                piece=number, first=first, documents=documents, bad=bad, passage=passage
+            )
             first += len(documents)
 
     def _read(

@@ -19,7 +19,7 @@ WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class SourcedText:
     """A text and where it is from."""
 
     source: str
@@ -47,11 +47,11 @@ def shingles(text: str) -> frozenset[int]:
 
 
 def without_near_duplicates(
-    training: Sequence[Document], *, heldout: Iterable[Document]
-) -> tuple[list[Document], Overlap]:
+    training: Sequence[SourcedText], *, heldout: Iterable[SourcedText]
+) -> tuple[list[SourcedText], Overlap]:
     """The training documents without paragraphs that held-out text contains, and the numbers."""
     known = frozenset[int]().union(*(shingles(d.text) for d in heldout))
-    kept: list[Document] = []
+    kept: list[SourcedText] = []
     seen_before: set[int] = set()
     seen_after: set[int] = set()
     paragraphs = removed = 0

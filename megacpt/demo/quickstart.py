@@ -22,7 +22,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.compose import compose
 from megacpt.demo import texts
 from megacpt.demo.base_model import is_outdated, write_smollm2_folder
-from megacpt.demo.overlap import Document, without_near_duplicates
+from megacpt.demo.overlap import SourcedText, without_near_duplicates
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
 from megacpt.samples.record import DataRecord
@@ -220,7 +220,7 @@ def _write_documents(folder: Path) -> dict[str, Any]:
     return {"sources": sources, "heldout": heldout}
 
 
-def _write(documents: Sequence[Document], *, path: Path) -> dict[str, Any]:
+def _write(documents: Sequence[SourcedText], *, path: Path) -> dict[str, Any]:
     lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
     write_text(path, text="".join(lines))
     return {"documents": len(documents), "characters": sum(len(d.text) for d in documents)}

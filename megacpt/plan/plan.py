@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from megacpt.config.sections import DataConfig, ParallelConfig, RopeConfig, RunConfig
-from megacpt.corpus.curation import Origin
+from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.required import common
 from megacpt.families.architecture import Architecture
 from megacpt.families.counts import (
@@ -108,7 +108,7 @@ class Plan:
     """What is trained in place of the model's weights."""
     begins: tuple[str, ...] = ()
     """What a warm start takes from the other run's checkpoint, and both rates."""
-    curated: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
+    curated: Mapping[str, tuple[TextOrigin, ...]] = field(default_factory=dict)
     """Where each source's text was curated, and how, as far as its shard says so; without the
     files that this began with."""
 
@@ -355,7 +355,7 @@ def _source_lines(sources: tuple[SourcePlan, ...]) -> Iterator[str]:
         )
 
 
-def _curated_lines(curated: Mapping[str, tuple[Origin, ...]]) -> Iterator[str]:
+def _curated_lines(curated: Mapping[str, tuple[TextOrigin, ...]]) -> Iterator[str]:
     """Nothing where no source has a record."""
     for name, origins in curated.items() if any(curated.values()) else ():
         done = ", ".join(common(origins)) or ("no step" if origins else "no record of it")

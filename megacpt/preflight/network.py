@@ -80,7 +80,7 @@ def _line(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ClockReading:
     """``ahead_s``: the other clock minus this one, right within ``error_s``."""
 
     ahead_s: float
@@ -122,7 +122,7 @@ class TimeServer:
                 return
 
 
-def ask_time(address: str, *, port: int, timeout_s: float, rounds: int = ROUNDS) -> Reading:
+def ask_time(address: str, *, port: int, timeout_s: float, rounds: int = ROUNDS) -> ClockReading:
     """OSError where nobody answers in time."""
     with socket.create_connection((address, port), timeout=timeout_s) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -142,7 +142,7 @@ def clock_is_synchronised() -> bool | None:
     return not status & _UNSYNCHRONISED
 
 
-def _ask_once(peer: socket.socket) -> Reading:
+def _ask_once(peer: socket.socket) -> ClockReading:
     asked_at, asked_s = time.time(), time.perf_counter()
     peer.sendall(b"?")
     answer = b""
@@ -153,7 +153,7 @@ def _ask_once(peer: socket.socket) -> Reading:
         answer += received
     half_s = (time.perf_counter() - asked_s) / 2
     (other,) = _ANSWER.unpack(answer)
-    return Reading(ahead_s=other - (asked_at + half_s), error_s=half_s)
+    return ClockReading(ahead_s=other - (asked_at + half_s), error_s=half_s)
 
 
 def _listen() -> socket.socket:

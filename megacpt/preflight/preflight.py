@@ -36,7 +36,7 @@ from megacpt.errors import BadNode, EnvironmentError_
 from megacpt.files import write_text
 from megacpt.preflight import bad_nodes, facts, links, network, rollcall
 from megacpt.preflight.checks import shown_mib
-from megacpt.preflight.network import Reading, TimeServer
+from megacpt.preflight.network import ClockReading, TimeServer
 from megacpt.preflight.rollcall import Presence
 from megacpt.preflight.verdict import (
     Node,
@@ -311,10 +311,10 @@ def _sees(path: Path) -> bool:
     return True
 
 
-def _ask_all(nodes: list[Node], *, own: int) -> tuple[dict[int, str], Reading | None]:
+def _ask_all(nodes: list[Node], *, own: int) -> tuple[dict[int, str], ClockReading | None]:
     """Which nodes this one cannot reach and why; the first node's clock."""
 
-    def ask(number: int) -> Reading | str:
+    def ask(number: int) -> ClockReading | str:
         node = nodes[number]
         try:
             return network.ask_time(node.address, port=node.port, timeout_s=REACH_TIMEOUT_S)
@@ -324,7 +324,7 @@ def _ask_all(nodes: list[Node], *, own: int) -> tuple[dict[int, str], Reading | 
     others = [number for number in range(len(nodes)) if number != own]
     with concurrent.futures.ThreadPoolExecutor(max_workers=REACH_THREADS) as pool:
         answers = dict(zip(others, pool.map(ask, others), strict=True))
-    first = answers.get(0, Reading(ahead_s=0.0, error_s=0.0) if own == 0 else None)
+    first = answers.get(0, ClockReading(ahead_s=0.0, error_s=0.0) if own == 0 else None)
     unreached = {number: why for number, why in answers.items() if isinstance(why, str)}
     return unreached, None if isinstance(first, str) else first
 

@@ -10,7 +10,7 @@ from typing import Any
 from megacpt.config.sections import PreflightConfig
 from megacpt.preflight.checks import CheckResult, Mark, check_address, check_node, fail, warn
 from megacpt.preflight.facts import NodeFacts, facts_from_json
-from megacpt.preflight.network import Reading
+from megacpt.preflight.network import ClockReading
 from megacpt.preflight.outliers import (
     Pair,
     is_common,
@@ -47,7 +47,7 @@ class NodeReport:
     sees_folder: bool
     unreached: dict[int, str] = field(default_factory=dict)
     """Node -> why it could not be reached."""
-    first_clock: Reading | None = None
+    first_clock: ClockReading | None = None
     """Clock of the first node, as seen from here."""
 
 
@@ -58,7 +58,7 @@ def report_from_json(tree: dict[str, Any]) -> NodeReport:
         settings=tree["settings"],
         sees_folder=tree["sees_folder"],
         unreached={int(node): why for node, why in tree["unreached"].items()},
-        first_clock=Reading(**clock) if clock is not None else None,
+        first_clock=ClockReading(**clock) if clock is not None else None,
     )
 
 

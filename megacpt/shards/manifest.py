@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import xxhash
 
-from megacpt.corpus.curation import Origin, origins_of
+from megacpt.corpus.curation import TextOrigin, origins_of
 from megacpt.errors import DataError
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ class Manifest:
     backends: tuple[BackendRecord, ...] = ()
     tokenizer_identity: str = ""
     """``of_fingerprint`` what makes ids the same, however the tokenizer's file is written."""
-    curated: tuple[Origin, ...] = ()
+    curated: tuple[TextOrigin, ...] = ()
     """Where all of its text was curated, and how; empty where that is not known."""
     chain: str = ""
     """Ties ``curated`` to the inputs and to both files: neither can be put beside another."""

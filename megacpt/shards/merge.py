@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.corpus.curation import Origin
+from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
 from megacpt.shards.manifest import (
@@ -227,7 +227,7 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
     return chained(whole)
 
 
-def _curated(manifests: Sequence[Manifest]) -> tuple[Origin, ...]:
+def _curated(manifests: Sequence[Manifest]) -> tuple[TextOrigin, ...]:
     """Of all shards, where each of them has been curated."""
     if not all(manifest.curated for manifest in manifests):
         return ()

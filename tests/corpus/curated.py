@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megacpt.corpus.curation import CuratedFile, CuratedSource, Curation, StepRecord
+from megacpt.corpus.curation import CuratedFile, CuratedSource, Curation, CurationStep
 from megacpt.curate.pipeline import sha256_of
 from tests.corpus.cases import write_jsonl
 
@@ -19,11 +19,11 @@ def step(
     *sources: str,
     settings: Mapping[str, Any] | None = None,
     findings: Mapping[str, Any] | None = None,
-) -> StepRecord:
+) -> CurationStep:
     """A step that was done to these sources."""
     counts = {"documents_in": 9, "documents_out": 8, "bytes_in": 900, "bytes_out": 800}
     raw = CuratedFile(path="raw/law.jsonl", bytes=1000, sha256="cd" * 32)
-    return StepRecord(
+    return CurationStep(
         name=name,
         settings=settings or {"threshold": 0.8, "version": 1},
         inputs=dict.fromkeys(sources, (raw,)),
@@ -32,16 +32,16 @@ def step(
     )
 
 
-def decontaminated(*sources: str, action: str = "drop") -> StepRecord:
+def decontaminated(*sources: str, action: str = "drop") -> CurationStep:
     return step("decontaminate", *sources, settings={"action": action}, findings={"suites": SUITES})
 
 
 def write_curated(
     folder: Path,
-    steps: Sequence[StepRecord],
+    steps: Sequence[CurationStep],
     *,
     texts: Mapping[str, Sequence[str]] | None = None,
-    history: Sequence[StepRecord] = (),
+    history: Sequence[CurationStep] = (),
 ) -> Curation:
     """``texts``: by source, ``law`` with two where none are given."""
     sources = {}

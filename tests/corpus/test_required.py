@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from megacpt.corpus.curation import Origin, StepRecord, curated
+from megacpt.corpus.curation import CurationStep, TextOrigin, curated
 from megacpt.corpus.required import common, lacking, unknown
 from tests.corpus.curated import SUITES, decontaminated, step, write_curated
 
 IDENTITY = SUITES["mmlu"]["identity"]
 
 
-def origin(folder: Path, *steps: StepRecord) -> Origin:
+def origin(folder: Path, *steps: CurationStep) -> TextOrigin:
     write_curated(folder, steps)
     (found,) = curated([str(folder / "law" / "00000.jsonl")]).origins
     return found

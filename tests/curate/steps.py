@@ -17,11 +17,11 @@ from megacpt.corpus import pieces
 from megacpt.corpus.curation import Curation
 from megacpt.curate import pipeline
 from megacpt.curate.config import CurateConfig, read_config
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.pipeline import curate
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped, is_trained_on
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, changed, dropped, is_trained_on
 from megacpt.curate.work import make_once, make_pieces
 
 SHORT = 20
@@ -37,14 +37,14 @@ class Shout:
     def to_json(self) -> dict[str, Any]:
         return {"least": SHORT}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)
 
     def open(self) -> Judge:
         return lambda batch: [_shouted(document) for document in batch.documents]
 
 
-def _shouted(document: Any) -> Verdict:
+def _shouted(document: Any) -> DocumentVerdict:
     if len(document.text) < SHORT:
         return dropped("short", length=len(document.text))
     if "3" in document.text and not document.text.isupper():
@@ -52,7 +52,7 @@ def _shouted(document: Any) -> Verdict:
     return KEPT
 
 
-def shout(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+def shout(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
     return apply_step(corpus, step=Shout(), context=context)
 
 
@@ -71,7 +71,7 @@ class PieceMarks:
     def __init__(self, _number: int, _stem: Path) -> None:
         self._marks: list[str] = []
 
-    def work(self, batch: Batch) -> list[str]:
+    def work(self, batch: DocumentBatch) -> list[str]:
         return [mark(document.text) for document in batch.documents]
 
     def settle(self, made: list[str]) -> None:
@@ -96,20 +96,20 @@ class Unlike:
     def to_json(self) -> dict[str, Any]:
         return {}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return True
 
     def open(self) -> Judge:
         found = {tuple(place) for place in json.loads(self.twins.read_text())}
 
-        def judge(batch: Batch) -> Sequence[Verdict]:
+        def judge(batch: DocumentBatch) -> Sequence[DocumentVerdict]:
             places = ((batch.piece, number) for number in batch.numbers)
             return [dropped("twin") if place in found else KEPT for place in places]
 
         return judge
 
 
-def unlike(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+def unlike(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
     """All pieces, then all of them together, then all pieces again, as deduplicate does."""
     marks = make_pieces(
         corpus, settings=Marks(), folder=context.folder / "marks", reading=context.reading
@@ -134,7 +134,7 @@ def unlike(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
     )
 
 
-def both(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+def both(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
     """The one and then the other, as one step."""
     first = shout(corpus, settings=settings, context=replace(context, folder=context.folder / "a"))
     return unlike(

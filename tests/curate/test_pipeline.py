@@ -15,10 +15,10 @@ import pytest
 from megacpt.corpus.curation import Curation
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped, is_trained_on
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import DocumentBatch
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, changed, dropped, is_trained_on
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
 from tests.corpus.cases import write_jsonl
 
@@ -33,14 +33,14 @@ class Shout:
     def to_json(self) -> dict[str, Any]:
         return {"least": 20}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)
 
     def open(self) -> Judge:
         return judge
 
 
-def judge(batch: Batch) -> Sequence[Verdict]:
+def judge(batch: DocumentBatch) -> Sequence[DocumentVerdict]:
     found = []
     for document in batch.documents:
         if len(document.text) < 20:
@@ -52,7 +52,7 @@ def judge(batch: Batch) -> Sequence[Verdict]:
     return found
 
 
-def run(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
     return apply_step(corpus, step=Shout(), context=context)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from megacpt.corpus.inputs import find_files
-from megacpt.curate.documents import Batch
-from megacpt.curate.sources import Corpus, Kind, Source
+from megacpt.curate.documents import DocumentBatch
+from megacpt.curate.sources import Corpus, Kind, TextSource
 from megacpt.curate.work import Reading, make_pieces
 
 PIECES = 3
@@ -25,7 +25,7 @@ class Upper:
     def __init__(self, _number: int, stem: Path) -> None:
         self._path, self._texts = stem.with_suffix(".upper"), list[str]()
 
-    def work(self, batch: Batch) -> list[str]:
+    def work(self, batch: DocumentBatch) -> list[str]:
         return [document.text.upper() for document in batch.documents]
 
     def settle(self, made: list[str]) -> None:
@@ -49,7 +49,7 @@ def corpus(folder: Path) -> Corpus:
     for number in range(PIECES):
         (folder / f"{number}.jsonl").write_text(json.dumps({"text": f"text {number}"}) + "\n")
     files = tuple(find_files([str(folder)], file_format=None, spool=folder / "spool"))
-    return Corpus(sources=(Source(name="a", kind=Kind.domain, files=files),), piece_size=19)
+    return Corpus(sources=(TextSource(name="a", kind=Kind.domain, files=files),), piece_size=19)
 
 
 @pytest.mark.parametrize("damage", ["shortened", "gone", "record"])

@@ -6,14 +6,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.demo.overlap import Document, shingles, without_near_duplicates
+from megacpt.demo.overlap import SourcedText, shingles, without_near_duplicates
 
-HELD = Document(source="held", text="The quick brown fox jumps over the lazy dog near the river.")
+HELD = SourcedText(
+    source="held", text="The quick brown fox jumps over the lazy dog near the river."
+)
 WORDS = st.lists(st.sampled_from("abcdefg"), max_size=30).map(" ".join)
 
 
-def document(text: str) -> Document:
-    return Document(source="s", text=text)
+def document(text: str) -> SourcedText:
+    return SourcedText(source="s", text=text)
 
 
 def test_case_and_punctuation_do_not_hide_a_copy() -> None:

@@ -13,7 +13,7 @@ from megacpt.config.sections import PreflightConfig
 from megacpt.preflight.checks import Mark
 from megacpt.preflight.facts import Disk, NodeFacts, facts_from_json, gather
 from megacpt.preflight.gpus import Gpu, Gpus
-from megacpt.preflight.network import Reading
+from megacpt.preflight.network import ClockReading
 from megacpt.preflight.verdict import (
     Node,
     NodeReport,
@@ -46,7 +46,7 @@ WELL = NodeReport(
     facts=FACTS,
     settings="abc",
     sees_folder=True,
-    first_clock=Reading(ahead_s=0.0, error_s=0.001),
+    first_clock=ClockReading(ahead_s=0.0, error_s=0.001),
 )
 
 
@@ -68,7 +68,7 @@ ODD: dict[str, tuple[NodeReport | None, str]] = {
     ),
     "settings": (replace(WELL, settings="xyz"), "n3: settings: xyz (wanted: abc"),
     "clock": (
-        replace(WELL, first_clock=Reading(ahead_s=-60.0, error_s=0.001)),
+        replace(WELL, first_clock=ClockReading(ahead_s=-60.0, error_s=0.001)),
         "n3: clock: +60.0 s off the others (wanted: within 10 s)",
     ),
     "ports": (
@@ -115,14 +115,14 @@ def test_gpus_are_their_nodes_own_fault_however_many() -> None:
 
 
 def test_a_clock_a_little_off_is_a_warning() -> None:
-    report = replace(WELL, first_clock=Reading(ahead_s=3.0, error_s=0.5))
+    report = replace(WELL, first_clock=ClockReading(ahead_s=3.0, error_s=0.5))
     found = verdict({3: report})
     assert not found.faults
     assert found.warnings[0].startswith("n3: clock: -3.0 s off the others")
 
 
 def test_an_uncertain_clock_is_not_held_against_a_node() -> None:
-    report = replace(WELL, first_clock=Reading(ahead_s=60.0, error_s=60.0))
+    report = replace(WELL, first_clock=ClockReading(ahead_s=60.0, error_s=60.0))
     assert not verdict({3: report}).faults
 
 

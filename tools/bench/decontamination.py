@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from megacpt.curate.decontaminate.items import Item, Part, Suite
+from megacpt.curate.decontaminate.items import ItemPart, Suite, SuiteItem
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig, SuiteConfig
 from megacpt.curate.decontaminate.suites import read_suite
@@ -60,7 +60,7 @@ class Filler:
         return " ".join(f"{self.words(12).capitalize()}." for _ in range(count // 12))
 
 
-def planted(item: Item, *, filler: Filler) -> Iterator[Planted]:
+def planted(item: SuiteItem, *, filler: Filler) -> Iterator[Planted]:
     """In the ways in which items get into text, words and their order unchanged."""
     question = "\n".join(item.question)
     answer = item.answer[0] if item.answer else ""
@@ -80,7 +80,7 @@ def planted(item: Item, *, filler: Filler) -> Iterator[Planted]:
     yield Planted(way="deep in 150 kB", text=deep)
 
 
-def changed(item: Item, *, filler: Filler) -> Iterator[Planted]:
+def changed(item: SuiteItem, *, filler: Filler) -> Iterator[Planted]:
     words = " ".join(item.question).split()
     for way, every in zip(CHANGED, (20, 10, 5, 3), strict=False):
         other = [filler.words(1) if n % every == every // 2 else w for n, w in enumerate(words)]
@@ -117,7 +117,9 @@ class Peer:
     def __init__(self, python: Path) -> None:
         self._python = python
 
-    def find(self, texts: Sequence[str], *, items: Iterable[Item]) -> tuple[dict[int, str], float]:
+    def find(
+        self, texts: Sequence[str], *, items: Iterable[SuiteItem]
+    ) -> tuple[dict[int, str], float]:
         """By number of text a window that was found; and seconds of one core."""
         pairs = [("\n".join(item.question), " ".join(item.answer[:1])) for item in items]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -162,7 +164,7 @@ def _show_planted(
         of_way = tried.setdefault(plant.way, Tried())
         named = {(f.suite, f.item, f.part) for f in found.get(place, [])}
         of_way.planted += 1
-        of_way.found += (number, item, Part.question) in named
+        of_way.found += (number, item, ItemPart.question) in named
         of_way.by_peer += place in by_peer
     for way, count in tried.items():
         if way == CHANGED[0]:

@@ -20,8 +20,8 @@ import xxhash
 from megacpt.corpus.workers.processes import THREADS_MAX
 from megacpt.curate.balance.settings import BalanceConfig
 from megacpt.curate.context import Context
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.sources import Corpus, Kind, Source
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.sources import Corpus, Kind, TextSource
 from megacpt.curate.step import is_trained_on
 from megacpt.curate.work import make_pieces
 from megacpt.errors import DataError
@@ -73,7 +73,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class SourceSize:
     """A source."""
 
     name: str
@@ -104,7 +104,7 @@ class Measured:
 
 def measure(
     corpus: Corpus, *, settings: BalanceConfig, context: Context
-) -> tuple[list[Measured], str | None]:
+) -> tuple[list[SourceSize], str | None]:
     """All sources that are trained on, and the tokenizer's fingerprint."""
     tokenizer = load_tokenizer(settings.tokenizer) if settings.tokenizer else None
     sources = [source for source in corpus.sources if is_trained_on(source)]
@@ -125,18 +125,18 @@ def measure(
     return found, job.fingerprint
 
 
-def _sampled(source: Source, *, settings: BalanceConfig) -> int:
+def _sampled(source: TextSource, *, settings: BalanceConfig) -> int:
     share = settings.sample_mb * 1e6 / max(sum(file.bytes for file in source.files), 1)
     return max(min(round(share * PLACES), PLACES), 1)
 
 
-def _may_be_wider(found: Measured, *, below: Mapping[str, int]) -> bool:
+def _may_be_wider(found: SourceSize, *, below: Mapping[str, int]) -> bool:
     return not found.counts.sample_tokens and below[found.name] < PLACES
 
 
 def _measured(
     corpus: Corpus, *, job: _Measuring, folder: Path, context: Context
-) -> Iterator[Measured]:
+) -> Iterator[SourceSize]:
     names = list(job.below)
     numbers = list(corpus.pieces_of(names))
     records = make_pieces(
@@ -153,7 +153,7 @@ def _measured(
     for source in filter(is_trained_on, corpus.sources):
         if not counts[source.name].documents:
             raise DataError(f"sources.{source.name} holds no documents; leave it out.")
-        yield Measured(name=source.name, kind=source.kind, counts=counts[source.name])
+        yield SourceSize(name=source.name, kind=source.kind, counts=counts[source.name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +204,7 @@ class _Piece:
         self._below = settings.below[settings.sources[number]]
         self._count, self._counts = count, Counts()
 
-    def work(self, batch: Batch) -> Counts:
+    def work(self, batch: DocumentBatch) -> Counts:
         places = [place_of(document) for document in batch.documents]
         sizes = [_text_bytes(document.text) for document in batch.documents]
         sampled = [n for n, place in enumerate(places) if place < self._below]

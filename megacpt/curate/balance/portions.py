@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from megacpt.curate.balance.measure import EDGES, PLACES, Measured
+from megacpt.curate.balance.measure import EDGES, PLACES, SourceSize
 from megacpt.curate.balance.settings import BalanceConfig, BudgetConfig
 from megacpt.curate.sources import Kind
 from megacpt.errors import ConfigError, Violation
@@ -45,7 +45,7 @@ class Portion:
         return self.wanted / (self.kept or self.available)
 
 
-def portions(measured: Sequence[Measured], *, settings: BalanceConfig) -> list[Portion]:
+def portions(measured: Sequence[SourceSize], *, settings: BalanceConfig) -> list[Portion]:
     """ConfigError: a budget names no source, or cannot be meant."""
     if broken := list(_broken(measured, settings=settings)):
         raise ConfigError(broken)
@@ -69,7 +69,7 @@ def portions(measured: Sequence[Measured], *, settings: BalanceConfig) -> list[P
     return [replace(p, below=below(p, bins=by_name[p.name].counts.bins)) for p in domain + general]
 
 
-def _broken(measured: Sequence[Measured], *, settings: BalanceConfig) -> Iterator[Violation]:
+def _broken(measured: Sequence[SourceSize], *, settings: BalanceConfig) -> Iterator[Violation]:
     kinds = {m.name: m.kind for m in measured}
     if Kind.domain not in kinds.values():
         yield Violation(
@@ -143,7 +143,7 @@ def below(portion: Portion, *, bins: Sequence[int]) -> int:
     return last
 
 
-def advice(found: Sequence[Portion], *, settings: BalanceConfig) -> Iterator[str]:
+def remarks(found: Sequence[Portion], *, settings: BalanceConfig) -> Iterator[str]:
     """What is not as asked, or not as usual."""
     yield from (f"{p.name}: {p.note}." for p in found if p.note)
     ratio = ratio_of(found)

@@ -9,18 +9,18 @@ from typing import Any
 
 from megacpt.curate.balance.blend import BLEND, blend_text, table
 from megacpt.curate.balance.measure import PLACES, measure, place_of
-from megacpt.curate.balance.portions import Portion, advice, portions, ratio_of
+from megacpt.curate.balance.portions import Portion, portions, ratio_of, remarks
 from megacpt.curate.balance.settings import BalanceConfig
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import DocumentBatch
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on
 
 VERSION = 1
 """Of places and of what is made of them."""
 
 
-def run(corpus: Corpus, *, settings: BalanceConfig, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: BalanceConfig, context: Context) -> StepOutcome:
     measured, fingerprint = measure(corpus, settings=settings, context=context)
     planned = portions(measured, settings=settings)
     step = Sampling(
@@ -31,7 +31,7 @@ def run(corpus: Corpus, *, settings: BalanceConfig, context: Context) -> StepRes
     )
     result = apply_step(corpus, step=step, context=replace(context, folder=context.folder / "kept"))
     found = [_sampled(p, counts=result.record.counts[p.name]) for p in planned]
-    told = list(advice(found, settings=settings))
+    told = list(remarks(found, settings=settings))
     for sentence in told:
         context.notice(sentence)
     path = context.put(BLEND, text=blend_text(found, settings=settings))
@@ -83,13 +83,13 @@ class Sampling:
         del found["shards"]  # They are not there yet.
         return {**found, "below": dict(self.below)}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)
 
     def open(self) -> Judge:
         return self._judge
 
-    def _judge(self, batch: Batch) -> Sequence[Verdict]:
+    def _judge(self, batch: DocumentBatch) -> Sequence[DocumentVerdict]:
         limit = self.below[self.sources[batch.piece]]
         if limit >= PLACES:
             return [KEPT] * len(batch.documents)

@@ -9,14 +9,14 @@ from functools import cache
 from typing import Any
 
 from megacpt.curate.decontaminate.fields import chosen
-from megacpt.curate.decontaminate.items import Item, normalised
+from megacpt.curate.decontaminate.items import SuiteItem, normalised
 from megacpt.errors import DataError, EnvironmentError_
 
 SHOWN_SHARE = 0.5
 """Of a prompt's words that must be fields of its record; else the whole prompt is the question."""
 
 
-def task_items(spec: str, *, suite: str) -> Iterator[Item]:
+def task_items(spec: str, *, suite: str) -> Iterator[SuiteItem]:
     """Of the split a task is scored on; of a group, of all its tasks.
 
     ``spec`` is a name, or the path of a YAML file.
@@ -55,19 +55,19 @@ def _manager(library: Any) -> Any:
     return library.TaskManager()
 
 
-def _item(task: Any, *, record: Mapping[str, Any]) -> Item:
+def _item(task: Any, *, record: Mapping[str, Any]) -> SuiteItem:
     prompt = task.doc_to_text(record)
     target = task.doc_to_target(record)
     options = _options(task, record=record)
     if isinstance(prompt, int):  # The options are beginnings, and the target their common end.
-        return Item(question=tuple(f"{beginning} {target}" for beginning in options))
+        return SuiteItem(question=tuple(f"{beginning} {target}" for beginning in options))
     if not prompt:  # Text whose likelihood is measured.
-        return Item(question=(str(target),))
+        return SuiteItem(question=(str(target),))
     question, shown = _of_record(prompt, record=record)
     options = shown or options  # Of which those of the task are the letters.
     answers = target if isinstance(target, list) else [target]
     answer = tuple(text for a in answers for text in chosen(a, options=options))
-    return Item(question=question, answer=answer, options=tuple(options))
+    return SuiteItem(question=question, answer=answer, options=tuple(options))
 
 
 def _options(task: Any, *, record: Mapping[str, Any]) -> list[str]:

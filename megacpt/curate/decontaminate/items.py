@@ -15,7 +15,7 @@ import xxhash
 from megacpt import _C
 
 
-class Part(enum.IntEnum):
+class ItemPart(enum.IntEnum):
     """In the order in which a document is said to hold them."""
 
     question = 0
@@ -24,23 +24,23 @@ class Part(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class SuiteItem:
     question: tuple[str, ...]
     """Texts: a passage and what is asked about it are two."""
     answer: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
-    def parts(self) -> Iterator[tuple[Part, str]]:
+    def parts(self) -> Iterator[tuple[ItemPart, str]]:
         """The right option is the answer already."""
-        yield from ((Part.question, text) for text in self.question)
-        yield from ((Part.answer, text) for text in self.answer)
-        yield from ((Part.option, text) for text in self.options if text not in self.answer)
+        yield from ((ItemPart.question, text) for text in self.question)
+        yield from ((ItemPart.answer, text) for text in self.answer)
+        yield from ((ItemPart.option, text) for text in self.options if text not in self.answer)
 
 
 class Words(NamedTuple):
     """A part of an item as normalised words, with one blank between them."""
 
-    part: Part
+    part: ItemPart
     text: str
 
     @property
@@ -53,7 +53,7 @@ class Suite:
     name: str
     source: str
     """As it was named."""
-    items: tuple[Item, ...]
+    items: tuple[SuiteItem, ...]
 
     @cached_property
     def words(self) -> tuple[tuple[Words, ...], ...]:

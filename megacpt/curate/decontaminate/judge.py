@@ -12,9 +12,9 @@ from megacpt.curate import words as words_rules
 from megacpt.curate.decontaminate.items import Suite
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.sources import Source
-from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped, is_trained_on, noted
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.sources import TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, changed, dropped, is_trained_on, noted
 
 SHOWN_CHARS = 200
 VERSION = 1
@@ -36,7 +36,7 @@ class Decontamination:
         words = {"words_version": words_rules.VERSION, "unicode": words_rules.UNICODE}
         return {"version": VERSION, **words, **settings}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)
 
     def open(self) -> Judge:
@@ -45,8 +45,8 @@ class Decontamination:
 
 
 def _judge(
-    batch: Batch, *, search: Search, suites: Sequence[Suite], action: Action
-) -> list[Verdict]:
+    batch: DocumentBatch, *, search: Search, suites: Sequence[Suite], action: Action
+) -> list[DocumentVerdict]:
     found = search([document.text for document in batch.documents])
     verdicts = [KEPT] * len(batch.documents)
     for number, parts in found.items():
@@ -69,7 +69,7 @@ def _verdict(
     told: Mapping[str, Any],
     search: Search,
     action: Action,
-) -> Verdict:
+) -> DocumentVerdict:
     match action:
         case Action.drop:
             return dropped(rule, **told)

@@ -14,8 +14,8 @@ import orjson
 import xxhash
 
 from megacpt.curate.apply import Applied
-from megacpt.curate.context import Context, StepResult, applied_in, record_of
-from megacpt.curate.decontaminate.items import Part, Suite
+from megacpt.curate.context import Context, StepOutcome, applied_in, record_of
+from megacpt.curate.decontaminate.items import ItemPart, Suite
 from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
@@ -27,7 +27,7 @@ from megacpt.errors import ConfigError
 REPORT = "decontamination.json"
 
 
-def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> StepOutcome:
     if not settings.suites:
         raise ConfigError(
             "decontaminate.suites names no suite; name the benchmarks, as in "
@@ -54,7 +54,7 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         "report": {"path": REPORT, "xxh3_128": text_id(text)},
         "table": list(_table(found)),
     }
-    return StepResult(
+    return StepOutcome(
         corpus=applied.corpus,
         record=record_of(applied, step=step, findings=findings),
         files={REPORT: path},
@@ -81,7 +81,7 @@ def _findings(
     """By suite: what of it is looked for, and what was found."""
     counts = Search(suites, settings=settings).counts
     items: dict[str, set[int]] = {suite.name: set() for suite in suites}
-    documents = {suite.name: dict.fromkeys(("any", *Part.__members__), 0) for suite in suites}
+    documents = {suite.name: dict.fromkeys(("any", *ItemPart.__members__), 0) for suite in suites}
     for note in _notes(applied):
         seen = {(hit["suite"], hit["part"]) for hit in note["hits"]}
         for suite, part in seen | {(suite, "any") for suite, _ in seen}:

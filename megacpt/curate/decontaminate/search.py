@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.curate.decontaminate.items import Part, Suite, normalised
+from megacpt.curate.decontaminate.items import ItemPart, Suite, normalised
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.windows import (
     Evidence,
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
     suite: int
     item: int
-    part: Part
+    part: ItemPart
     share: float
     """Of the weight of its windows."""
     spans: tuple[tuple[int, int], ...]
@@ -52,7 +52,7 @@ class Search:
             return {}
         row, pair = _expanded(hits.windows, bounds=self._evidence.bounds)
         text, part = hits.documents[row], self._evidence.parts[pair]
-        found: dict[int, dict[tuple[int, int, Part], Found]] = {}
+        found: dict[int, dict[tuple[int, int, ItemPart], Found]] = {}
         for rows in _found_rows(text, part=part, pair=pair, evidence=self._evidence):
             number, at = int(text[rows[0]]), row[rows]
             weight = self._evidence.weights[np.unique(pair[rows])].sum()

@@ -16,7 +16,7 @@ from megacpt.corpus.pieces import Extent
 from megacpt.corpus.reader import ExtentReader
 from megacpt.curate.decontaminate.fields import chosen, field, texts_of
 from megacpt.curate.decontaminate.harness import task_items
-from megacpt.curate.decontaminate.items import Item, Suite
+from megacpt.curate.decontaminate.items import Suite, SuiteItem
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.errors import DataError
 from megacpt.text import listed
@@ -42,9 +42,9 @@ def read_suite(
     return Suite(name=name, source=settings.path, items=items)
 
 
-def _items(file: SourceFile, *, settings: SuiteConfig) -> Iterator[Item]:
+def _items(file: SourceFile, *, settings: SuiteConfig) -> Iterator[SuiteItem]:
     if file.format is FileFormat.text:
-        yield from (Item(question=(text,)) for text in _whole(file))
+        yield from (SuiteItem(question=(text,)) for text in _whole(file))
         return
     for number, fields in enumerate(_objects(file, settings=settings), start=1):
         where = f"{file.path}, item {number}"
@@ -105,7 +105,7 @@ def _rows(path: str, *, settings: SuiteConfig) -> Iterator[Mapping[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _item(fields: Mapping[str, Any], *, settings: SuiteConfig, where: str) -> Item:
+def _item(fields: Mapping[str, Any], *, settings: SuiteConfig, where: str) -> SuiteItem:
     question = texts_of(field(fields, name=settings.question))
     if not question:
         raise DataError(
@@ -115,17 +115,17 @@ def _item(fields: Mapping[str, Any], *, settings: SuiteConfig, where: str) -> It
         )
     options = texts_of(field(fields, name=settings.options))
     answer = field(fields, name=settings.answer)
-    return Item(question=question, answer=chosen(answer, options=options), options=options)
+    return SuiteItem(question=question, answer=chosen(answer, options=options), options=options)
 
 
-def _big_bench(examples: Iterable[Any], *, where: str) -> Iterator[Item]:
+def _big_bench(examples: Iterable[Any], *, where: str) -> Iterator[SuiteItem]:
     for number, example in enumerate(examples, start=1):
         if not isinstance(example, dict) or not texts_of(example.get("input")):
             raise DataError(f"{where}, example {number}: has no text under 'input'.")
         scores = example.get("target_scores") or {}
         best = max(scores.values(), default=0)
         right = [option for option, score in scores.items() if score == best]
-        yield Item(
+        yield SuiteItem(
             question=texts_of(example["input"]),
             answer=texts_of(example.get("target", right)),
             options=tuple(scores),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.curate.decontaminate.items import Part, Suite, Words
+from megacpt.curate.decontaminate.items import ItemPart, Suite, Words
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 
 Ints = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ DIFFERENT = 3
 """Of so many words of a window one at least is another than those before."""
 
 
-class Rule(NamedTuple):
+class WindowRule(NamedTuple):
     """How parts of ``fewest`` to ``below`` words, the latter excluded, are found."""
 
     words: int
@@ -50,14 +50,14 @@ class Rule(NamedTuple):
     """For questions only, with the answer near."""
 
 
-def rules_of(settings: DecontaminateConfig) -> tuple[Rule, ...]:
+def rules_of(settings: DecontaminateConfig) -> tuple[WindowRule, ...]:
     long, short, whole = settings.words, settings.short_words, settings.whole_words
     share, edited = settings.share, settings.edited_share
     return (
-        Rule(long, long, np.inf, share=share, enough=1.0),
-        Rule(short, long, np.inf, share=edited, least=EDITED_LEAST),
-        Rule(short, short, long, share=share),
-        Rule(whole, whole, min(short, long), share=1.0, is_whole=True),
+        WindowRule(long, long, np.inf, share=share, enough=1.0),
+        WindowRule(short, long, np.inf, share=edited, least=EDITED_LEAST),
+        WindowRule(short, short, long, share=share),
+        WindowRule(whole, whole, min(short, long), share=1.0, is_whole=True),
     )
 
 
@@ -81,7 +81,7 @@ class ListedPart(NamedTuple):
     suite: int
     item: int
     words: Words
-    rule: Rule
+    rule: WindowRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def parts_of(
 
 
 def _listed(
-    suite: Suite, *, number: int, rules: Sequence[Rule], count: SuiteCount
+    suite: Suite, *, number: int, rules: Sequence[WindowRule], count: SuiteCount
 ) -> Iterator[ListedPart]:
     """Of items with the same words the first."""
     known: set[tuple[Words, ...]] = set()
@@ -128,10 +128,10 @@ def _listed(
             yield from (ListedPart(number, item, part, rule) for rule in mine)
 
 
-def _is_for(rule: Rule, *, words: Words) -> bool:
+def _is_for(rule: WindowRule, *, words: Words) -> bool:
     """An answer or option that is short is found everywhere."""
     fits = max(rule.fewest, rule.words) <= words.length < rule.below
-    return fits and (words.part is Part.question or not rule.is_whole)
+    return fits and (words.part is ItemPart.question or not rule.is_whole)
 
 
 def evidence_of(parts: Sequence[ListedPart], *, settings: DecontaminateConfig) -> Evidence:

@@ -13,9 +13,9 @@ import numpy as np
 
 from megacpt.curate.deduplicate.alike import EXACT, NEAR, STAYS, State
 from megacpt.curate.deduplicate.line_cutter import LineCutter, RepeatedLines
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.sources import Source
-from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.sources import TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on
 from megacpt.curate.tally import EXAMPLE_CHARS
 
 VERDICTS = {
@@ -47,7 +47,7 @@ class LeaveOut:
     def to_json(self) -> Mapping[str, Any]:
         return self.settings
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)
 
     def open(self) -> Judge:
@@ -55,7 +55,9 @@ class LeaveOut:
         cutter = self.lines.open() if self.lines else None
         return lambda batch: self._judge(batch, state=state, cutter=cutter)
 
-    def _judge(self, batch: Batch, *, state: State, cutter: LineCutter | None) -> Sequence[Verdict]:
+    def _judge(
+        self, batch: DocumentBatch, *, state: State, cutter: LineCutter | None
+    ) -> Sequence[DocumentVerdict]:
         if not batch.documents:
             return []
         first = self.firsts[batch.piece] + batch.first

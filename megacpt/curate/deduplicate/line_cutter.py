@@ -13,8 +13,8 @@ import numpy.typing as npt
 from megacpt.curate.deduplicate.files import PieceArrays
 from megacpt.curate.deduplicate.lines import LineReader
 from megacpt.curate.deduplicate.settings import LinesConfig
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.step import KEPT, Verdict, changed, dropped
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.step import KEPT, DocumentVerdict, changed, dropped
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +40,7 @@ class LineCutter:
         self._firsts = found.arrays.before("documents")
         self._reader = LineReader(words=found.settings.words)
 
-    def judge(self, batch: Batch) -> list[Verdict]:
+    def judge(self, batch: DocumentBatch) -> list[DocumentVerdict]:
         verdicts = [KEPT] * len(batch.documents)
         if not batch.documents:
             return verdicts
@@ -53,7 +53,7 @@ class LineCutter:
                 verdicts[at] = self._without(batch.documents[at], flags=flags)
         return verdicts
 
-    def _without(self, document: Document, *, flags: Array) -> Verdict:
+    def _without(self, document: Document, *, flags: Array) -> DocumentVerdict:
         lines = self._reader.read([document.text])
         goes = np.zeros(len(lines.counted), dtype=bool)
         goes[lines.counted] = flags.astype(bool)

@@ -25,7 +25,7 @@ from megacpt.curate.deduplicate.alike import STAYS, State
 from megacpt.curate.deduplicate.buckets import bucketed, deal
 from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
-from megacpt.curate.documents import Batch
+from megacpt.curate.documents import DocumentBatch
 
 Array = npt.NDArray[Any]
 FILES = {"lines": np.uint64, "line_ends": np.int64}
@@ -84,7 +84,7 @@ class PieceLines:
         self._reader, self._files = reader, PieceFiles(stem, kinds=FILES)
         self._documents = self._lines = 0
 
-    def work(self, batch: Batch) -> Lines:
+    def work(self, batch: DocumentBatch) -> Lines:
         return self._reader.read([document.text for document in batch.documents])
 
     def settle(self, made: Lines) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from megacpt.curate.context import Context, StepResult, apply_step
+from megacpt.curate.context import Context, StepOutcome, apply_step
 from megacpt.curate.deduplicate.alike import NEAR, STAYS, Near, State, drop_exact
 from megacpt.curate.deduplicate.curve import Curve, choose_curve
 from megacpt.curate.deduplicate.files import PieceArrays
@@ -33,7 +33,7 @@ from megacpt.curate.work import make_once, make_pieces
 THREADS_MAX = 4
 
 
-def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> StepOutcome:
     near = settings.near
     curve = choose_curve(near) if near else None
     sketch = SketchSettings(
@@ -79,7 +79,7 @@ def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> Ste
         **({"curve": curve.table()} if curve else {}),
         "side_by_side": list(_side_by_side(pairs, sketches=sketches, folder=found)),
     }
-    return StepResult(corpus=result.corpus, record=replace(result.record, findings=findings))
+    return StepOutcome(corpus=result.corpus, record=replace(result.record, findings=findings))
 
 
 def _stated(settings: DeduplicateConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from megacpt._C import ShingleFiles, Sketcher
 from megacpt.curate import words
 from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.settings import Keep
-from megacpt.curate.documents import Batch
+from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.sources import Kind
 
 HELDOUT_BITS = 63
@@ -82,7 +82,7 @@ class PieceSketch:
         self._documents = self._shingles = 0
         self._as_written = True
 
-    def work(self, batch: Batch) -> dict[str, Array]:
+    def work(self, batch: DocumentBatch) -> dict[str, Array]:
         documents = batch.documents
         is_lines = isinstance(batch.passage.content, bytes) and not batch.bad
         if not is_lines or not all(document.is_as_written for document in documents):
@@ -99,11 +99,11 @@ class PieceSketch:
             "ends": found.shingle_offsets[1:],
         }
 
-    def _priorities(self, batch: Batch) -> Array:
+    def _priorities(self, batch: DocumentBatch) -> Array:
         found = self._ranks(batch)
         return found if self._is_heldout else found | np.uint64(1 << HELDOUT_BITS)
 
-    def _ranks(self, batch: Batch) -> Array:
+    def _ranks(self, batch: DocumentBatch) -> Array:
         """63 bits: the lower, the sooner it is kept."""
         documents, count, keep = batch.documents, len(batch.documents), self._settings.keep
         if keep is Keep.first:
@@ -128,7 +128,7 @@ class PieceSketch:
         return {"documents": self._documents, "as_written": self._as_written, "files": files}
 
 
-def _exact(normalised: Array, *, offsets: Array, batch: Batch) -> Array:
+def _exact(normalised: Array, *, offsets: Array, batch: DocumentBatch) -> Array:
     """XXH3, 128 bits, of the words of each document; of one without words, of its text."""
     content, ends = normalised.data, offsets.tolist()
     digest = xxhash.xxh3_128_digest

@@ -23,25 +23,25 @@ from megacpt.curate.pipeline import Watcher, curate
 from megacpt.curate.work import Unfinished
 
 
-class Part(enum.Enum):
+class StagePart(enum.Enum):
     pieces = "pieces"
     once = "once"
     """What takes all pieces together."""
     output = "output"
 
 
-def _by_itself(_settings: object) -> tuple[Part, ...]:
-    return (Part.pieces,)
+def _by_itself(_settings: object) -> tuple[StagePart, ...]:
+    return (StagePart.pieces,)
 
 
-def _deduplicate(settings: DeduplicateConfig) -> tuple[Part, ...]:
-    lines = (Part.pieces, Part.once) if settings.lines else ()
-    return (Part.pieces, Part.once, *lines, Part.pieces)
+def _deduplicate(settings: DeduplicateConfig) -> tuple[StagePart, ...]:
+    lines = (StagePart.pieces, StagePart.once) if settings.lines else ()
+    return (StagePart.pieces, StagePart.once, *lines, StagePart.pieces)
 
 
-STAGES: Mapping[str, Callable[[Any], tuple[Part, ...]]] = {
+STAGES: Mapping[str, Callable[[Any], tuple[StagePart, ...]]] = {
     "deduplicate": _deduplicate,
-    "balance": lambda _: (Part.pieces, Part.pieces),
+    "balance": lambda _: (StagePart.pieces, StagePart.pieces),
 }
 """Of steps that are not done with one of pieces."""
 
@@ -51,7 +51,7 @@ class Stage:
     """Called by datatrove for each task of an executor."""
 
     name: str
-    part: Part
+    part: StagePart
     config: CurateConfig
     stats: Any
     """datatrove's, of this block."""
@@ -60,10 +60,10 @@ class Stage:
     def __call__(self, _data: object, rank: int, world_size: int) -> None:
         counts = _Counts()
         watcher = Watcher(begins=counts.begin, notice=_log)
-        share = Share(rank, world_size) if self.part is Part.pieces else NO_PIECES
+        share = Share(rank, world_size) if self.part is StagePart.pieces else NO_PIECES
         left = make_share(self.config, share=share, watcher=watcher)
         _log(str(left or "all pieces of all steps are there"))
-        if self.part is Part.output:
+        if self.part is StagePart.output:
             # Of pieces, what a task has left; else none.
             curate(self.config, watcher=watcher)
         self.stats["documents"].update(counts.documents)
@@ -76,7 +76,7 @@ def stages(config: CurateConfig, *, stats: Callable[[str], Any]) -> Iterator[Sta
         for number, (section, settings) in enumerate(sections(config).items(), start=1)
         for part in STAGES.get(section, _by_itself)(settings)
     ]
-    for place, (name, part) in enumerate([*names, ("all", Part.output)], start=1):
+    for place, (name, part) in enumerate([*names, ("all", StagePart.output)], start=1):
         title = f"{place:02}-{name}-{part.value}"
         yield Stage(name=title, part=part, config=config, stats=stats(title))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from megacpt.curate.config import CurateConfig
 from megacpt.curate.distributed.settings import JobsConfig
-from megacpt.curate.distributed.stages import Part, Stage, stages
+from megacpt.curate.distributed.stages import Stage, StagePart, stages
 from megacpt.curate.pipeline import open_corpus, require_shareable
 from megacpt.device.environment import slurm_job
 from megacpt.errors import ConfigError, EnvironmentError_
@@ -90,7 +90,7 @@ def _executors(config: CurateConfig, *, jobs: JobsConfig, folder: Path) -> Itera
 def _options(stage: Stage, *, jobs: JobsConfig) -> dict[str, Any]:
     return {
         "job_name": stage.name,
-        "tasks": jobs.tasks if stage.part is Part.pieces else 1,
+        "tasks": jobs.tasks if stage.part is StagePart.pieces else 1,
         "workers": jobs.at_once or -1,
         "time": jobs.time,
         "partition": jobs.partition,

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from megacpt.config.schema import is_optional
 from megacpt.curate.filters.packages import need
-from megacpt.curate.filters.rule import Finding, beyond
+from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import (
     C4Config,
     FineWebConfig,
@@ -57,17 +57,17 @@ class DatatroveRule:
         self._filter: Any = getattr(need("datatrove.pipeline.filters"), name)(**made_of)
         self._document: Callable[..., Any] = need("datatrove.data").Document
 
-    def __call__(self, text: str) -> Finding:
+    def __call__(self, text: str) -> Ruling:
         if not any(map(str.isalnum, text)):
             # They divide by numbers of words and lines.
-            return Finding(text=text, dropped="no_words")
+            return Ruling(text=text, dropped="no_words")
         lines: dict[str, int] = {}
         self._filter.stat_update = lambda *names, **_: _count(names, into=lines)
         document = self._document(text=text, id="")
         kept = self._filter.filter(document)
         if kept is True:
             changes = ("c4_lines",) if document.text != text else ()
-            return Finding(text=document.text, changes=changes, detail=lines if changes else {})
+            return Ruling(text=document.text, changes=changes, detail=lines if changes else {})
         _, reason = kept
         return beyond(text, name=reason, rule=self)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megacpt.curate.filters.packages import need
-from megacpt.curate.filters.rule import Finding, beyond
+from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import LanguageConfig
 from megacpt.curate.filters.threshold import Threshold
 from megacpt.errors import ConfigError
@@ -31,7 +31,7 @@ class Language:
             "min_score": Threshold(None if is_measuring else settings.min_score)
         }
 
-    def __call__(self, text: str) -> Finding:
+    def __call__(self, text: str) -> Ruling:
         code, score = self._model.classify(text)
         is_kept = code in self._keep
         score = round(float(score), 4)  # Digits after these depend on the machine.
@@ -39,4 +39,4 @@ class Language:
             return beyond(text, name="language", rule=self, language=code, score=score)
         if (score if is_kept else 0.0) < self.limits["min_score"]:
             return beyond(text, name="language_unsure", rule=self, language=code)
-        return Finding(text=text)
+        return Ruling(text=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from megacpt.curate.filters.rule import Finding, beyond
+from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import LengthConfig
 from megacpt.curate.filters.threshold import Threshold
 
@@ -17,10 +17,10 @@ class Length:
             "max_characters": Threshold(None if is_measuring else settings.max_characters),
         }
 
-    def __call__(self, text: str) -> Finding:
+    def __call__(self, text: str) -> Ruling:
         length = len(text.strip())
         if length < self.limits["min_characters"]:
             return beyond(text, name="too_short", rule=self)
         if length > self.limits["max_characters"]:
             return beyond(text, name="too_long", rule=self)
-        return Finding(text=text)
+        return Ruling(text=text)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from megacpt.curate.filters.rule import Finding, beyond
+from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import PerplexityConfig
 from megacpt.curate.filters.threshold import Threshold
 from megacpt.families.stored.fingerprint import fingerprint
@@ -36,13 +36,13 @@ class Perplexity:
         self._tokenizer = load_tokenizer(folder)
         self._model = load_transformers(folder, device=torch.device("cpu"))
 
-    def __call__(self, text: str) -> Finding:
+    def __call__(self, text: str) -> Ruling:
         value = self.perplexity(text)
         if value is not None and value < self.limits["min"]:
             return beyond(text, name="perplexity_low", rule=self)
         if value is not None and value > self.limits["max"]:
             return beyond(text, name="perplexity_high", rule=self)
-        return Finding(text=text)
+        return Ruling(text=text)
 
     def perplexity(self, text: str) -> float | None:
         """Four digits, for those after them depend on the machine; None: it is one token."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from megacpt.curate.filters.packages import need
-from megacpt.curate.filters.rule import Finding
+from megacpt.curate.filters.rule import Ruling
 from megacpt.curate.filters.settings import PersonalConfig
 from megacpt.curate.filters.threshold import Threshold
 
@@ -49,7 +49,7 @@ class Personal:
             phones = Phones(settings.phone_region)
             self._kinds.append(("phone", phones, settings.phone_text))
 
-    def __call__(self, text: str) -> Finding:
+    def __call__(self, text: str) -> Ruling:
         changes, detail = [], {}
         for name, spans, instead in self._kinds:
             found = [(start, end) for start, end in spans(text) if text[start:end] != instead]
@@ -57,7 +57,7 @@ class Personal:
                 text = _replaced(text, spans=found, instead=instead)
                 changes.append(f"pii_{name}")
                 detail[name] = len(found)
-        return Finding(text=text, changes=tuple(changes), detail=detail)
+        return Ruling(text=text, changes=tuple(changes), detail=detail)
 
 
 class Phones:

@@ -11,7 +11,7 @@ from megacpt.curate.filters.threshold import Threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Ruling:
     """What a rule says of a text."""
 
     text: str
@@ -23,17 +23,17 @@ class Finding:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Rule(Protocol):
+class FilterRule(Protocol):
     @property
     def limits(self) -> Mapping[str, Threshold]:
         """Of whole texts, by the names of the settings; each says what it was compared with."""
 
-    def __call__(self, text: str) -> Finding: ...
+    def __call__(self, text: str) -> Ruling: ...
 
 
-def beyond(text: str, *, name: str, rule: Rule, **detail: Any) -> Finding:
+def beyond(text: str, *, name: str, rule: FilterRule, **detail: Any) -> Ruling:
     """A text that is left out, with the limit it is beyond, if any."""
     broken = [(key, limit) for key, limit in rule.limits.items() if limit.is_broken]
     for key, limit in broken[-1:]:
         detail |= {"setting": key, "value": limit.seen, "limit": float(limit)}
-    return Finding(text=text, dropped=name, detail=detail)
+    return Ruling(text=text, dropped=name, detail=detail)

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch, Document
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import Document, DocumentBatch
 from megacpt.curate.filters.by_datatrove import FILTERS, DatatroveRule, require_words
 from megacpt.curate.filters.language import Language
 from megacpt.curate.filters.length import Length
 from megacpt.curate.filters.packages import versions
 from megacpt.curate.filters.perplexity import Perplexity
 from megacpt.curate.filters.personal import Personal
-from megacpt.curate.filters.rule import Rule
+from megacpt.curate.filters.rule import FilterRule
 from megacpt.curate.filters.settings import (
     FilterConfig,
     LanguageConfig,
@@ -26,8 +26,8 @@ from megacpt.curate.filters.settings import (
     PerplexityConfig,
     PersonalConfig,
 )
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, dropped, is_trained_on
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on
 from megacpt.errors import ConfigError
 from megacpt.families.stored.fingerprint import fingerprint
 from megacpt.text import listed
@@ -35,7 +35,7 @@ from megacpt.text import listed
 MANY = 1 << 10
 
 
-def run(corpus: Corpus, *, settings: FilterConfig, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: FilterConfig, context: Context) -> StepOutcome:
     step = FilterStep(settings=settings)
     require_sources(corpus, settings=settings)
     step.open()  # What is missing is said before anything is read.
@@ -58,7 +58,7 @@ class FilterStep:
             asked["perplexity"]["model_fingerprint"] = fingerprint(Path(model.model))
         return {**asked, "versions": versions(_packages(self.settings))}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         names = source_names(self.settings)
         return source.name in names if names else is_trained_on(source)
 
@@ -80,7 +80,7 @@ def require_sources(corpus: Corpus, *, settings: FilterConfig) -> None:
         )
 
 
-def open_rules(settings: FilterConfig, *, is_measuring: bool = False) -> dict[str, Rule]:
+def open_rules(settings: FilterConfig, *, is_measuring: bool = False) -> dict[str, FilterRule]:
     """By section, in the order of their work; ``is_measuring``: nothing is beyond a limit."""
     if any(type(section) in FILTERS for section in _sections(settings).values()):
         require_words(settings.words)
@@ -90,7 +90,7 @@ def open_rules(settings: FilterConfig, *, is_measuring: bool = False) -> dict[st
     }
 
 
-def _rule(section: Any, *, language: str, is_measuring: bool) -> Rule:
+def _rule(section: Any, *, language: str, is_measuring: bool) -> FilterRule:
     match section:
         case LengthConfig():
             return Length(section, is_measuring=is_measuring)
@@ -130,12 +130,14 @@ def _packages(settings: FilterConfig) -> set[str]:
     return found
 
 
-def _judge(batch: Batch, *, rules: Mapping[str, Rule], lock: threading.Lock) -> Sequence[Verdict]:
+def _judge(
+    batch: DocumentBatch, *, rules: Mapping[str, FilterRule], lock: threading.Lock
+) -> Sequence[DocumentVerdict]:
     with lock:  # A rule's limits remember one text at a time.
         return [_verdict(document, rules=rules) for document in batch.documents]
 
 
-def _verdict(document: Document, *, rules: Mapping[str, Rule]) -> Verdict:
+def _verdict(document: Document, *, rules: Mapping[str, FilterRule]) -> DocumentVerdict:
     text, changes = document.text, list[str]()
     detail: dict[str, Any] = {}
     for rule in rules.values():
@@ -153,4 +155,4 @@ def _verdict(document: Document, *, rules: Mapping[str, Rule]) -> Verdict:
         return KEPT
     first, *others = changes
     left = document.with_text(text)
-    return Verdict(rule=first, also=tuple(others), document=left, detail=detail)
+    return DocumentVerdict(rule=first, also=tuple(others), document=left, detail=detail)

@@ -19,8 +19,8 @@ import numpy as np
 import xxhash
 
 from megacpt.curate.config import CurateConfig
-from megacpt.curate.documents import Batch, Document
-from megacpt.curate.filters.rule import Rule
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.filters.rule import FilterRule
 from megacpt.curate.filters.run import FilterStep, open_rules, require_sources
 from megacpt.curate.filters.settings import FilterConfig
 from megacpt.curate.filters.threshold import OPERATORS
@@ -34,7 +34,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class LimitMeasures:
     """What one limit is compared with."""
 
     name: str
@@ -53,7 +53,7 @@ class Measured:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
     documents: int
-    measured: tuple[Measured, ...]
+    measured: tuple[LimitMeasures, ...]
 
     def lines(self) -> Iterator[str]:
         heads = "".join(f"{f'{q:.0%}':>9}" for q in QUANTILES)
@@ -113,15 +113,15 @@ class _Measuring:
 class _Sample:
     """Those of the documents so far with the smallest hashes are kept, as what was measured."""
 
-    def __init__(self, rules: Mapping[str, Rule], *, size: int) -> None:
+    def __init__(self, rules: Mapping[str, FilterRule], *, size: int) -> None:
         self._rules, self._size = rules, size
         self._kept: list[tuple[int, str]] = []
         self._signs: dict[str, str] = {}
 
-    def work(self, batch: Batch) -> Batch:
+    def work(self, batch: DocumentBatch) -> DocumentBatch:
         return batch
 
-    def settle(self, made: Batch) -> None:
+    def settle(self, made: DocumentBatch) -> None:
         for document in made.documents:
             # The heap gives its largest hash away first.
             place = -xxhash.xxh3_64_intdigest(document.id.encode())
@@ -166,10 +166,10 @@ def _tuning(records: Sequence[Mapping[str, Any]], *, settings: FilterConfig) -> 
     return Tuning(documents=len(measures), measured=tuple(rows))
 
 
-def _row(name: str, *, values: Any, sign: str, limit: float | None) -> Measured:
+def _row(name: str, *, values: Any, sign: str, limit: float | None) -> LimitMeasures:
     beyond = 0.0 if limit is None else float(np.mean(OPERATORS[sign](values, limit)))
     quantiles = np.quantile(values, QUANTILES, method="inverted_cdf")
-    return Measured(
+    return LimitMeasures(
         name=name,
         documents=len(values),
         quantiles=tuple(float(value) for value in quantiles),

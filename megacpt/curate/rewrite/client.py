@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, build_opener
 from urllib.request import Request as HttpRequest
 
-from megacpt.curate.rewrite.request import Reply, Request
+from megacpt.curate.rewrite.request import ModelRequest, Reply
 from megacpt.curate.rewrite.settings import EndpointConfig
 from megacpt.device.environment import secret
 from megacpt.errors import ConfigError, EnvironmentError_
@@ -60,7 +60,7 @@ class Client:
     def stop(self) -> None:
         self._stopped.set()
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, request: ModelRequest) -> Reply:
         wait_s, told = FIRST_WAIT_S, ""
         for attempt in range(self._endpoint.retries + 1):
             if self._stopped.wait(wait_s if attempt else 0):
@@ -81,7 +81,7 @@ class Client:
                 wait_s = min(2 * wait_s, WAIT_MAX_S)
         raise self._failure(f"{told}, also when asked {self._endpoint.retries} times more")
 
-    def _send(self, request: Request) -> Any:
+    def _send(self, request: ModelRequest) -> Any:
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

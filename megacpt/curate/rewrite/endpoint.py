@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megacpt.curate.rewrite.client import Client
 from megacpt.curate.rewrite.drafts import MADE, Draft
-from megacpt.curate.rewrite.request import Asker, Cache, Reply, Request
+from megacpt.curate.rewrite.request import Asker, Cache, ModelRequest, Reply
 from megacpt.curate.rewrite.settings import EndpointConfig
 
 
@@ -46,7 +46,7 @@ class Reviser:
             for draft, reply in zip(drafts, replies, strict=True)
         ]
 
-    def _submit(self, request: Request) -> Future[Reply]:
+    def _submit(self, request: ModelRequest) -> Future[Reply]:
         """One future for all who ask the same: a second reply could be another one."""
         with self._lock:
             future = self._under_way.get(request.key)
@@ -55,7 +55,7 @@ class Reviser:
                 self._under_way[request.key] = future
         return future
 
-    def _reply(self, request: Request) -> Reply:
+    def _reply(self, request: ModelRequest) -> Reply:
         reply = self._cache.get(request)
         if reply is None:
             try:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from megacpt.curate.context import Context
-from megacpt.curate.documents import Batch
+from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.rewrite.drafts import Drafter
 from megacpt.curate.rewrite.endpoint import is_asked
 from megacpt.curate.rewrite.request import Asker, Cache
@@ -25,7 +25,7 @@ BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class RequestEstimate:
     documents: int = 0
     cached: int = 0
     """... of them, whose replies are there."""
@@ -47,7 +47,7 @@ class Estimate:
         )
 
 
-def require_consent(found: Estimate, *, settings: EndpointConfig) -> None:
+def require_consent(found: RequestEstimate, *, settings: EndpointConfig) -> None:
     if found.requests > settings.max_requests and not settings.yes:
         raise ConfigError(
             f"{found.told(settings)} Nothing was sent; allow it with "
@@ -56,9 +56,9 @@ def require_consent(found: Estimate, *, settings: EndpointConfig) -> None:
         )
 
 
-def estimate(
+def estimate_requests(
     corpus: Corpus, *, settings: RewriteConfig, numbers: Sequence[int], context: Context
-) -> Estimate:
+) -> RequestEstimate:
     """Of the pieces ``numbers``, all of them on each of several machines; counted anew each time,
     for the cache has grown."""
     given = context.reading
@@ -75,8 +75,8 @@ def estimate(
             ),
             numbers=numbers,
         )
-    sums = {name: sum(record[name] for record in records) for name in asdict(Estimate())}
-    return Estimate(**sums)
+    sums = {name: sum(record[name] for record in records) for name in asdict(RequestEstimate())}
+    return RequestEstimate(**sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +102,20 @@ class _Piece:
         self, _number: int, _stem: Path, *, drafter: Drafter, asker: Asker, cache: Cache
     ) -> None:
         self._drafter, self._asker, self._cache = drafter, asker, cache
-        self._found = Estimate()
+        self._found = RequestEstimate()
 
-    def work(self, batch: Batch) -> Estimate:
+    def work(self, batch: DocumentBatch) -> RequestEstimate:
         drafts = [draft for d in batch.documents if is_asked(draft := self._drafter(d))]
         requests = [self._asker(draft.document.text) for draft in drafts]
         new = [request for request in requests if request not in self._cache]
-        return Estimate(
+        return RequestEstimate(
             documents=len(requests),
             cached=len(requests) - len(new),
             bytes_in=sum(request.num_bytes for request in new),
         )
 
-    def settle(self, made: Estimate) -> None:
-        self._found = Estimate(
+    def settle(self, made: RequestEstimate) -> None:
+        self._found = RequestEstimate(
             documents=self._found.documents + made.documents,
             cached=self._found.cached + made.cached,
             bytes_in=self._found.bytes_in + made.bytes_in,

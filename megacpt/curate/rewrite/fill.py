@@ -31,7 +31,7 @@ class Filled(NamedTuple):
     text: str
 
 
-def fill(text: str, *, id: str, settings: FillConfig) -> Filled:
+def move_middle(text: str, *, id: str, settings: FillConfig) -> Filled:
     """The same for the same id, whatever else there is."""
     prefix, middle, suffix = cuts(text, id=id, seed=settings.seed)
     pre, suf, mid = settings.prefix, settings.suffix, settings.middle

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megacpt.curate.rewrite.shapes import ROLES, Record, dialogue_of
+from megacpt.curate.rewrite.shapes import ROLES, ShapedRecord, dialogue_of
 
 AHEAD_MAX = 300
 """Characters that may stand before the first mark, as Alpaca's sentence about the task does."""
@@ -28,7 +28,7 @@ _HINT = re.compile("|".join(mark.pattern for mark in _MARKS), re.MULTILINE)
 _LLAMA_2 = {"[INST]": "user", "[/INST]": "assistant", "<<SYS>>": "system", "<</SYS>>": "user"}
 
 
-def read_markup(text: str) -> Record | None:
+def read_markup(text: str) -> ShapedRecord | None:
     """The turns of a text that someone begins to ask, and someone answers, by the same marks."""
     if not _HINT.search(text, 0, AHEAD_MAX + 100):
         return None

@@ -17,7 +17,7 @@ from megacpt.errors import ConfigError, DataError
 from megacpt.files import write_text
 
 
-class Request(NamedTuple):
+class ModelRequest(NamedTuple):
     body: dict[str, Any]
     key: str
     """sha256 of what is asked, and of whom."""
@@ -46,12 +46,12 @@ class Asker:
             **extra_fields(endpoint),
         }
 
-    def __call__(self, text: str) -> Request:
+    def __call__(self, text: str) -> ModelRequest:
         said = tidy(self._prompt.render(text=text))
         body = {**self._fields, "messages": [{"role": "user", "content": said}]}
         body = {name: value for name, value in body.items() if value is not None}
         asked = json.dumps([self._url, body], sort_keys=True)
-        return Request(body, hashlib.sha256(asked.encode()).hexdigest())
+        return ModelRequest(body, hashlib.sha256(asked.encode()).hexdigest())
 
 
 def extra_fields(endpoint: EndpointConfig) -> dict[str, Any]:
@@ -77,10 +77,10 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def __contains__(self, request: Request) -> bool:
+    def __contains__(self, request: ModelRequest) -> bool:
         return self._path(request).is_file()
 
-    def get(self, request: Request) -> Reply | None:
+    def get(self, request: ModelRequest) -> Reply | None:
         path = self._path(request)
         try:
             return Reply(**json.loads(path.read_text(encoding="utf-8")))
@@ -89,7 +89,7 @@ class Cache:
         except (ValueError, TypeError) as error:
             raise DataError(f"{path} holds no reply ({error}); remove it.") from error
 
-    def put(self, reply: Reply, *, request: Request) -> Reply:
+    def put(self, reply: Reply, *, request: ModelRequest) -> Reply:
         """The reply that is there now: another run, on another machine, may have been first."""
         path = self._path(request)
         aside = path.with_suffix(f".{secrets.token_hex(4)}")
@@ -99,5 +99,5 @@ class Cache:
         aside.unlink()
         return self.get(request) or reply
 
-    def _path(self, request: Request) -> Path:
+    def _path(self, request: ModelRequest) -> Path:
         return self._folder / request.key[:2] / f"{request.key}.json"

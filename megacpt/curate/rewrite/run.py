@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.rewrite.drafts import Draft, Drafter
 from megacpt.curate.rewrite.endpoint import Reviser
-from megacpt.curate.rewrite.estimate import estimate, require_consent
-from megacpt.curate.rewrite.fill import fill, require_tokens
+from megacpt.curate.rewrite.estimate import estimate_requests, require_consent
+from megacpt.curate.rewrite.fill import move_middle, require_tokens
 from megacpt.curate.rewrite.settings import EndpointConfig, FillConfig, RewriteConfig
 from megacpt.curate.rewrite.templates import Templates, read_prompt
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, is_trained_on
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, is_trained_on
 from megacpt.errors import ConfigError
 from megacpt.text import listed
 
@@ -24,14 +24,14 @@ VERSION = 1
 """Of what is made of a record with the same settings and templates."""
 
 
-def run(corpus: Corpus, *, settings: RewriteConfig, context: Context) -> StepResult:
+def run(corpus: Corpus, *, settings: RewriteConfig, context: Context) -> StepOutcome:
     findings: dict[str, Any] = {}
     fingerprint = None
     if settings.fill_in_the_middle is not None:
         fingerprint = require_tokens(settings.fill_in_the_middle, notice=context.notice)
     sent = pieces_of(corpus, section=settings.endpoint, name="endpoint")
     if settings.endpoint is not None:
-        found = estimate(corpus, settings=settings, numbers=sorted(sent), context=context)
+        found = estimate_requests(corpus, settings=settings, numbers=sorted(sent), context=context)
         findings["endpoint"] = asdict(found)
         context.notice(found.told(settings.endpoint))
         if not context.dry_run:
@@ -84,7 +84,7 @@ class Rewriting:
         told["tokenizer"] = self.tokenizer
         return told
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source) or source.shape is not None
 
     def open(self) -> Judge:
@@ -110,7 +110,7 @@ class _Rewriter:
     draft: Callable[..., Draft]
     revise: Callable[[Sequence[Draft]], list[Draft]] | None
 
-    def __call__(self, batch: Batch) -> Sequence[Verdict]:
+    def __call__(self, batch: DocumentBatch) -> Sequence[DocumentVerdict]:
         drafts = [self.draft(document) for document in batch.documents]
         if self.revise is not None and batch.piece in self.step.sent:
             drafts = self.revise(drafts)
@@ -123,7 +123,7 @@ class _Rewriter:
 def _filled(draft: Draft, *, settings: FillConfig) -> Draft:
     if draft.drops:
         return draft
-    found = fill(draft.document.text, id=draft.document.id, settings=settings)
+    found = move_middle(draft.document.text, id=draft.document.id, settings=settings)
     if found.order == "kept":
         return draft
     if found.order == "marked":
@@ -131,8 +131,10 @@ def _filled(draft: Draft, *, settings: FillConfig) -> Draft:
     return draft.with_text(found.text, rule=found.order, middle=found.order)
 
 
-def _verdict(draft: Draft, *, before: object) -> Verdict:
+def _verdict(draft: Draft, *, before: object) -> DocumentVerdict:
     if not draft.rule:
         return KEPT
     changed = None if draft.drops or draft.document is before else draft.document
-    return Verdict(rule=draft.rule, drops=draft.drops, document=changed, detail=draft.detail)
+    return DocumentVerdict(
+        rule=draft.rule, drops=draft.drops, document=changed, detail=draft.detail
+    )

@@ -31,7 +31,7 @@ class Shape(enum.Enum):
     """Any other object: its fields with their names."""
 
 
-class Record(NamedTuple):
+class ShapedRecord(NamedTuple):
     shape: Shape
     values: dict[str, Any]
     used: frozenset[str]
@@ -70,7 +70,7 @@ ROLES = {
 }
 
 
-def read_record(fields: Mapping[str, Any], *, shape: Shape) -> Record | None:
+def read_record(fields: Mapping[str, Any], *, shape: Shape) -> ShapedRecord | None:
     """What a JSON object says, if it has the shape; its names may be in capitals."""
     if shape is Shape.table:
         return _table(fields)
@@ -87,16 +87,16 @@ def is_pair(content: object) -> bool:
     return isinstance(content, dict) and content.get("shape") in _WRITTEN
 
 
-def of_json(content: Mapping[str, Any]) -> Record:
-    return Record(Shape(content["shape"]), dict(content), frozenset())
+def of_json(content: Mapping[str, Any]) -> ShapedRecord:
+    return ShapedRecord(Shape(content["shape"]), dict(content), frozenset())
 
 
-def plain_text(record: Record) -> str:
+def plain_text(record: ShapedRecord) -> str:
     """All that it says, in order, with nothing added."""
     return "\n".join(text for text in _texts(record) if text)
 
 
-def _texts(record: Record) -> Iterator[str]:
+def _texts(record: ShapedRecord) -> Iterator[str]:
     values = record.values
     match record.shape:
         case Shape.dialogue:
@@ -111,13 +111,13 @@ def _texts(record: Record) -> Iterator[str]:
             yield values["answer"]
 
 
-def dialogue_of(turns: Sequence[Mapping[str, str]], *, used: frozenset[str]) -> Record:
+def dialogue_of(turns: Sequence[Mapping[str, str]], *, used: frozenset[str]) -> ShapedRecord:
     """``turns`` with the system's words apart."""
     said = [dict(turn) for turn in turns if turn["text"]]
-    return Record(Shape.dialogue, {"turns": said}, used)
+    return ShapedRecord(Shape.dialogue, {"turns": said}, used)
 
 
-def _dialogue(fields: Mapping[str, Any]) -> Record | None:
+def _dialogue(fields: Mapping[str, Any]) -> ShapedRecord | None:
     for key in CONVERSATIONS:
         if turns := _turns(fields.get(key)):
             return dialogue_of(turns, used=frozenset([key]))
@@ -158,7 +158,7 @@ def _turn(message: Any) -> dict[str, str] | None:
     return {"role": ROLES.get(role.lower(), role.lower()), "text": (content or "").strip()}
 
 
-def _choices(fields: Mapping[str, Any]) -> Record | None:
+def _choices(fields: Mapping[str, Any]) -> ShapedRecord | None:
     asked, offered = _first(fields, keys=QUESTIONS), _first(fields, keys=OPTIONS)
     question, options, columns = _text(asked[1]), _options(offered[1]), {offered[0]}
     if question is not None and not offered[0]:
@@ -175,7 +175,7 @@ def _choices(fields: Mapping[str, Any]) -> Record | None:
         "answer": right[1]["text"] if right[1] else "",
         "label": right[1]["label"] if right[1] else "",
     }
-    return Record(Shape.choices, values, frozenset([*columns, asked[0], beside[0], right[0]]))
+    return ShapedRecord(Shape.choices, values, frozenset([*columns, asked[0], beside[0], right[0]]))
 
 
 def _lettered(fields: Mapping[str, Any]) -> tuple[set[str], list[dict[str, str]]]:
@@ -214,17 +214,17 @@ def _right(value: Any, *, options: Sequence[dict[str, str]]) -> dict[str, str] |
     return options[int(said)] if said.isdecimal() and int(said) < len(options) else None
 
 
-def _question(fields: Mapping[str, Any]) -> Record | None:
+def _question(fields: Mapping[str, Any]) -> ShapedRecord | None:
     return _pair(fields, shape=Shape.question, asks=QUESTIONS, names=("question", "context"))
 
 
-def _instruction(fields: Mapping[str, Any]) -> Record | None:
+def _instruction(fields: Mapping[str, Any]) -> ShapedRecord | None:
     return _pair(fields, shape=Shape.instruction, asks=TASKS, names=("instruction", "input"))
 
 
 def _pair(
     fields: Mapping[str, Any], *, shape: Shape, asks: Sequence[str], names: tuple[str, str]
-) -> Record | None:
+) -> ShapedRecord | None:
     asked, replied = _first(fields, keys=asks), _first(fields, keys=REPLIES)
     beside = _first(fields, keys=[key for key in BESIDE if key != asked[0]])
     question, answer = _text(asked[1]), _text(replied[1])
@@ -232,7 +232,7 @@ def _pair(
         return None
     reply = "answer" if shape is Shape.question else "output"
     values = {names[0]: question, names[1]: _text(beside[1]) or "", reply: answer}
-    return Record(shape, values, frozenset([asked[0], beside[0], replied[0]]))
+    return ShapedRecord(shape, values, frozenset([asked[0], beside[0], replied[0]]))
 
 
 def _text(value: Any) -> str | None:
@@ -252,10 +252,10 @@ def _first(fields: Mapping[str, Any], *, keys: Sequence[str]) -> tuple[str, Any]
     return next(((key, fields[key]) for key in keys if fields.get(key) is not None), ("", None))
 
 
-def _table(fields: Mapping[str, Any]) -> Record | None:
+def _table(fields: Mapping[str, Any]) -> ShapedRecord | None:
     kept = {key: value for key, value in fields.items() if key != "id"}
     rows = [{"name": name, "value": value} for name, value in _cells(kept, above="")]
-    return Record(Shape.table, {"fields": rows}, frozenset(kept)) if rows else None
+    return ShapedRecord(Shape.table, {"fields": rows}, frozenset(kept)) if rows else None
 
 
 def _cells(value: Any, *, above: str) -> Iterator[tuple[str, str]]:

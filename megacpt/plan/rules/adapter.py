@@ -193,7 +193,7 @@ def _trained_layers(architecture: Architecture) -> set[int]:
     return found
 
 
-def first_values(settings: AdapterConfig | None) -> Iterator[Violation]:
+def load_from_violations(settings: AdapterConfig | None) -> Iterator[Violation]:
     """A PEFT folder of other settings than the run's, which is to begin with it; what it holds is
     looked at when it is read. ``ModelError``: it is none of a LoRA."""
     if settings is None or settings.load_from is None:

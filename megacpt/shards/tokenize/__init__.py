@@ -33,7 +33,7 @@ from megacpt.shards.manifest import (
 from megacpt.shards.tokenize.encode import BackendDiffersError
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
-from megacpt.shards.tokenize.runner import Job, PieceRunner
+from megacpt.shards.tokenize.runner import PieceTokenizer, TokenizeJob
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.auto_tokenizer import load_checked
@@ -175,7 +175,7 @@ class _Work:
         processes = num_processes(
             self.workers, num_pieces=len(left), num_bytes=self._bytes_of(left)
         )
-        job = Job(
+        job = TokenizeJob(
             prefix=self.folder.prefix,
             tokenizer=self.tokenizer.folder,
             tokenizer_settings=self.tokenizer.settings,
@@ -183,7 +183,7 @@ class _Work:
             threads=-(-self.workers // processes),
             on_error=self.on_error,
         )
-        runner = PieceRunner(job, plan=self.plan, tokenizer=self.tokenizer)
+        runner = PieceTokenizer(job, plan=self.plan, tokenizer=self.tokenizer)
         run_pieces(left, runner=runner, job=job, processes=processes, report=tally.add)
         return runner.log
 

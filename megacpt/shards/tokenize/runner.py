@@ -25,7 +25,7 @@ from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TokenizeJob:
     """What another process needs to take part."""
 
     prefix: Path
@@ -35,17 +35,17 @@ class Job:
     threads: int
     on_error: OnError
 
-    def open(self) -> PieceRunner:
+    def open(self) -> PieceTokenizer:
         """The runner of a process that has nothing but the job."""
         plan = WorkFolder(self.prefix).plan()
         tokenizer = load_tokenizer(
             self.tokenizer, settings=self.tokenizer_settings, fast=self.use_fast
         )
-        return PieceRunner(self, plan=plan, tokenizer=tokenizer)
+        return PieceTokenizer(self, plan=plan, tokenizer=tokenizer)
 
 
-class PieceRunner:
-    def __init__(self, job: Job, *, plan: PiecePlan, tokenizer: Tokenizer) -> None:
+class PieceTokenizer:
+    def __init__(self, job: TokenizeJob, *, plan: PiecePlan, tokenizer: Tokenizer) -> None:
         self._job, self._plan = job, plan
         self._folder = WorkFolder(job.prefix)
         self.log: str | None = None

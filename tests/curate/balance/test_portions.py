@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacpt.curate.balance.measure import EDGES, PLACES, Counts, Measured
+from megacpt.curate.balance.measure import EDGES, PLACES, Counts, SourceSize
 from megacpt.curate.balance.portions import Portion, below, portions, ratio_of
 from megacpt.curate.balance.settings import BalanceConfig, BudgetConfig
 from megacpt.curate.sources import Kind
@@ -23,11 +23,11 @@ def bins_of(places: np.ndarray, *, sizes: np.ndarray) -> list[int]:
     return [int(n) for n in found]
 
 
-def measured(name: str, *, kind: Kind, seed: int, documents: int = DOCUMENTS) -> Measured:
+def measured(name: str, *, kind: Kind, seed: int, documents: int = DOCUMENTS) -> SourceSize:
     rng = np.random.default_rng(seed)
     places = rng.integers(PLACES, size=documents)
     sizes = rng.integers(1, 5000, size=documents)
-    return Measured(
+    return SourceSize(
         name=name, kind=kind, counts=Counts(documents=documents, bins=bins_of(places, sizes=sizes))
     )
 

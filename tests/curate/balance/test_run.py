@@ -20,9 +20,9 @@ from megacpt.corpus.inputs import find_files
 from megacpt.curate.balance.run import run
 from megacpt.curate.config import read_config
 from megacpt.curate.context import Context
-from megacpt.curate.parts import Form
+from megacpt.curate.parts import PartForm
 from megacpt.curate.pipeline import curate
-from megacpt.curate.sources import Corpus, Kind, Source
+from megacpt.curate.sources import Corpus, Kind, TextSource
 from megacpt.curate.work import Reading
 from megacpt.errors import ConfigError
 from megacpt.plan.plan import Plan
@@ -283,7 +283,7 @@ def test_the_cut_and_the_workers_leave_no_trace(raw: Path, piece_size: int, work
     balanced(raw, "balance.ratio=5")
     config = read_config(None, overrides=[f"output={raw}/x", "balance.ratio=5"])
     sources = [
-        Source(
+        TextSource(
             name=name,
             kind=kind,
             files=tuple(find_files([raw / f"{name}.jsonl"], file_format=None, spool=raw)),
@@ -294,7 +294,9 @@ def test_the_cut_and_the_workers_leave_no_trace(raw: Path, piece_size: int, work
         Corpus(sources=tuple(sources), piece_size=piece_size),
         settings=config.balance,  # type: ignore[arg-type]
         context=Context(
-            folder=raw / "work", form=Form.jsonl, reading=Reading(workers=workers, threads_max=2)
+            folder=raw / "work",
+            form=PartForm.jsonl,
+            reading=Reading(workers=workers, threads_max=2),
         ),
     )
     made = {s.name: [Path(file.path) for file in s.files] for s in result.corpus.sources}

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from megacpt.curate.decontaminate.items import Item
+from megacpt.curate.decontaminate.items import SuiteItem
 from tools.bench.decontamination import Filler
 
 
 class Maker(Filler):
-    def item(self, count: int) -> Item:
+    def item(self, count: int) -> SuiteItem:
         """Of a question of ``count`` words with four options, of which the second is right."""
         options = tuple(self.words(4) for _ in range(4))
         question = self.words(count).capitalize() + "?"
-        return Item(question=(question,), answer=(options[1],), options=options)
+        return SuiteItem(question=(question,), answer=(options[1],), options=options)

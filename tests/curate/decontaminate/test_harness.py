@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megacpt.curate.decontaminate.items import Item
+from megacpt.curate.decontaminate.items import SuiteItem
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.curate.decontaminate.suites import read_suite
 from megacpt.errors import DataError
@@ -33,7 +33,7 @@ TASKS = {
             "doc_to_choice": ["A", "B"],
             "doc_to_target": "answer",
         },
-        Item(question=(RECORD["question"],), answer=OPTIONS[1:], options=OPTIONS),
+        SuiteItem(question=(RECORD["question"],), answer=OPTIONS[1:], options=OPTIONS),
     ),
     # As ARC: the options are scored, and not shown.
     "scored": (
@@ -43,7 +43,7 @@ TASKS = {
             "doc_to_choice": "{{choices}}",
             "doc_to_target": "{{answer}}",
         },
-        Item(question=(RECORD["question"],), answer=OPTIONS[1:], options=OPTIONS),
+        SuiteItem(question=(RECORD["question"],), answer=OPTIONS[1:], options=OPTIONS),
     ),
     # As BoolQ and GSM8K: a passage is apart from what is asked about it; a text is generated.
     "generated": (
@@ -52,7 +52,7 @@ TASKS = {
             "doc_to_text": "{{passage}}\nQuestion: {{question}}?\nAnswer:",
             "doc_to_target": " {{label}}",
         },
-        Item(question=(RECORD["question"], RECORD["passage"]), answer=(" yes",)),
+        SuiteItem(question=(RECORD["question"], RECORD["passage"]), answer=(" yes",)),
     ),
     # As WinoGrande: beginnings are the options, and the target is their common end.
     "ends": (
@@ -62,7 +62,7 @@ TASKS = {
             "doc_to_choice": "{{choices}}",
             "doc_to_target": "label",
         },
-        Item(question=tuple(f"{option} yes" for option in OPTIONS)),
+        SuiteItem(question=tuple(f"{option} yes" for option in OPTIONS)),
     ),
 }
 

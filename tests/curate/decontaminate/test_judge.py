@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from megacpt.corpus.documents import Passage
-from megacpt.curate.decontaminate.items import Item, Suite
+from megacpt.curate.decontaminate.items import Suite, SuiteItem
 from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
-from megacpt.curate.documents import Batch, Document
+from megacpt.curate.documents import Document, DocumentBatch
 from tests.curate.decontaminate.cases import Maker
 
 MAKER = Maker(21)
@@ -19,7 +19,7 @@ TORN = [f" {' '.join(OUTER[n : n + 7])} " for n in (0, 7, 14)]
 SUITE = Suite(
     name="quiz",
     source="",
-    items=(Item(question=(" ".join(OUTER),)), Item(question=(INNER,))),
+    items=(SuiteItem(question=(" ".join(OUTER),)), SuiteItem(question=(INNER,))),
 )
 
 
@@ -29,7 +29,7 @@ def left_of(text: str) -> str | None:
     judge = Decontamination(suites=(SUITE,), settings=settings).open()
     passage = Passage(extent=0, first_line=1, num_lines=1, content=[], bytes_read=0)
     documents = [Document({"text": text, "kept": 1})]
-    (verdict,) = judge(Batch(piece=0, first=0, documents=documents, passage=passage))
+    (verdict,) = judge(DocumentBatch(piece=0, first=0, documents=documents, passage=passage))
     if verdict.drops:
         return None
     left = verdict.document or documents[0]

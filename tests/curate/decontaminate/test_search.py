@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from megacpt.curate.decontaminate.items import Item, Suite
+from megacpt.curate.decontaminate.items import Suite, SuiteItem
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from tests.curate.decontaminate.cases import Maker
@@ -15,7 +15,7 @@ from tests.curate.decontaminate.twin import Key, Twin
 from tools.bench.decontamination import changed, planted
 
 
-def search(*suites: list[Item], **settings: object) -> Search:
+def search(*suites: list[SuiteItem], **settings: object) -> Search:
     named = [
         Suite(name=f"s{number}", source="", items=tuple(items))
         for number, items in enumerate(suites)
@@ -63,7 +63,7 @@ def test_what_is_not_found() -> None:
 
 
 def test_rows_of_few_words_are_no_evidence() -> None:
-    sums = Item(question=(f"How much is the sum of {'1 + ' * 30}",), answer=("2 " * 40,))
+    sums = SuiteItem(question=(f"How much is the sum of {'1 + ' * 30}",), answer=("2 " * 40,))
     finds = search([sums])
     assert finds(["2, " * 50, "1 + " * 30]) == {}
     assert parts(finds([sums.question[0]])[0]).keys() == {(0, 0, "question")}
@@ -71,7 +71,9 @@ def test_rows_of_few_words_are_no_evidence() -> None:
 
 def test_text_without_blanks() -> None:
     """Each character is a word; letters and digits may be as wide as they are."""
-    item = Item(question=("水的化学式是H2O、那么一升水在摄氏四度时有多重。",), answer=("一千克",))
+    item = SuiteItem(
+        question=("水的化学式是H2O、那么一升水在摄氏四度时有多重。",), answer=("一千克",)
+    )
     finds = search([item])
     inside = "有一题。「水的化学式是\uff28\uff12\uff2f 那么一升水\n在摄氏四度时有多重」、大家都会。"
     other = "水的颜色是什么。那么一升油在摄氏四度时有多重、没有人知道。"
@@ -84,12 +86,12 @@ def test_a_short_question_needs_its_answer() -> None:
     question, answer = item.question[0], item.answer[0]
     far = MAKER.text(200)
     assert FINDS([f"{question} {answer}", question, f"{question} {far} {answer}"]).keys() == {0}
-    assert search([Item(question=item.question)])([question]).keys() == {0}
+    assert search([SuiteItem(question=item.question)])([question]).keys() == {0}
 
 
 def test_the_words_of_prompts_are_no_evidence() -> None:
     prompt = MAKER.words(16)
-    items = [Item(question=(f"{prompt} {MAKER.words(20)}",)) for _ in range(40)]
+    items = [SuiteItem(question=(f"{prompt} {MAKER.words(20)}",)) for _ in range(40)]
     own = items[7].question[0]
     found = search(items)([prompt, f"{prompt} {MAKER.words(9)}", own])
     assert {place: parts(f) for place, f in found.items()} == {2: {(0, 7, "question"): 1.0}}
@@ -100,7 +102,7 @@ def test_the_words_of_prompts_are_no_evidence() -> None:
 
 def test_long_answers_and_options_are_found_apart() -> None:
     options = tuple(MAKER.words(9) for _ in range(3))
-    item = Item(question=(MAKER.words(3),), answer=options[:1], options=options)
+    item = SuiteItem(question=(MAKER.words(3),), answer=options[:1], options=options)
     finds = search([item])
     assert parts(finds([f"{MAKER.text(60)} {options[0]}"])[0]) == {(0, 0, "answer"): 1.0}
     assert parts(finds([options[2].upper()])[0]) == {(0, 0, "option"): 1.0}
@@ -117,9 +119,12 @@ def test_the_same_as_the_twin_says() -> None:
     draw = random.Random(3)
     shared = MAKER.words(10)
     suites = [
-        [Item(question=(f"{shared} {MAKER.words(n % 17)}",)) for n in range(30)]
+        [SuiteItem(question=(f"{shared} {MAKER.words(n % 17)}",)) for n in range(30)]
         + [MAKER.item(draw.randrange(3, 40)) for _ in range(30)],
-        [Item(question=(MAKER.words(n),), options=(MAKER.words(n), shared)) for n in range(4, 16)],
+        [
+            SuiteItem(question=(MAKER.words(n),), options=(MAKER.words(n), shared))
+            for n in range(4, 16)
+        ],
     ]
     suites[1] += suites[1][:3]  # The same item twice counts once.
     everything = [text for suite in suites for item in suite for _, text in item.parts()]
@@ -150,6 +155,6 @@ def test_spans_that_overlap_are_one() -> None:
     question = MAKER.words(30)
     words = question.split()
     text = f"{question} -- {' '.join(words[:14])} | {MAKER.words(5)}"
-    (found,) = search([Item(question=(question,))])([text])[0]
+    (found,) = search([SuiteItem(question=(question,))])([text])[0]
     end = len(f"{question} -- {' '.join(words[:14])}")
     assert found.spans in (((0, len(question)), (len(question) + 4, end)), ((0, end),))

@@ -11,13 +11,13 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
 
-from megacpt.curate.decontaminate.items import Item, Suite
+from megacpt.curate.decontaminate.items import Suite, SuiteItem
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.curate.decontaminate.suites import read_suite
 from megacpt.errors import DataError
 from tests.corpus.cases import write_jsonl
 
-SKY = Item(question=("Why is it blue?",), answer=("light",), options=("paint", "light"))
+SKY = SuiteItem(question=("Why is it blue?",), answer=("light",), options=("paint", "light"))
 MMLU = [
     {"question": "Why is it blue?", "subject": "sky", "choices": ["paint", "light"], "answer": 1}
 ]
@@ -70,7 +70,7 @@ def test_big_bench(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text(json.dumps(task, indent=2))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "one_line.json").write_text(json.dumps(task))
-    expected = (SKY, Item(question=("How much is 2 + 3?",), answer=("5", "five")))
+    expected = (SKY, SuiteItem(question=("How much is 2 + 3?",), answer=("5", "five")))
     assert read(tmp_path / "task.json").items == expected
     assert read(tmp_path / "more").items == expected
 
@@ -78,7 +78,10 @@ def test_big_bench(tmp_path: Path) -> None:
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("Two\nlines")
     (tmp_path / "a.md").write_text("One")
-    assert read(tmp_path).items == (Item(question=("One",)), Item(question=("Two\nlines",)))
+    assert read(tmp_path).items == (
+        SuiteItem(question=("One",)),
+        SuiteItem(question=("Two\nlines",)),
+    )
 
 
 def test_the_identity_is_that_of_the_words(tmp_path: Path) -> None:

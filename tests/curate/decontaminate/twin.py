@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from megacpt.curate.decontaminate.items import Item, Part
+from megacpt.curate.decontaminate.items import ItemPart, SuiteItem
 from tests.curate.twins import words as words_of
 
 Row = tuple[str, ...]
@@ -25,17 +25,17 @@ def rows(text: Row, *, length: int) -> set[Row]:
     return {row for row in found if len(set(row)) >= length / 3}
 
 
-def lengths_for(part: Part, *, count: int, lengths: Sequence[int]) -> list[int]:
+def lengths_for(part: ItemPart, *, count: int, lengths: Sequence[int]) -> list[int]:
     """Of windows; a long part has two."""
     long, short, whole = lengths
     if count >= long:
         return [long, short]
     if count >= short:
         return [short]
-    return [whole] if count >= whole and part is Part.question else []
+    return [whole] if count >= whole and part is ItemPart.question else []
 
 
-def distinct(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Part, Row]]]]:
+def distinct(items: Sequence[SuiteItem]) -> Iterator[tuple[int, list[tuple[ItemPart, Row]]]]:
     known = []
     for number, item in enumerate(items):
         parts = [(part, words(text)) for part, text in item.parts()]
@@ -47,7 +47,7 @@ def distinct(items: Sequence[Item]) -> Iterator[tuple[int, list[tuple[Part, Row]
 class Twin:
     def __init__(
         self,
-        suites: Sequence[Sequence[Item]],
+        suites: Sequence[Sequence[SuiteItem]],
         *,
         lengths: Sequence[int] = (13, 8, 5),
         share: float = 0.5,

@@ -13,14 +13,14 @@ from megacpt.corpus import pieces
 from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import NO_PIECES, Share
 from megacpt.curate.distributed import stages
-from megacpt.curate.distributed.stages import Part, make_share
+from megacpt.curate.distributed.stages import StagePart, make_share
 from megacpt.curate.pipeline import Watcher, open_corpus
 from megacpt.curate.work import Reading, Unfinished, make_once
 from megacpt.errors import ConfigError, DataError
 from tests.curate import steps
 
 TASKS = 3
-PASSES = (Part.pieces, Part.pieces, Part.once, Part.pieces)
+PASSES = (StagePart.pieces, StagePart.pieces, StagePart.once, StagePart.pieces)
 """Of the step ``both``."""
 
 
@@ -69,7 +69,7 @@ def test_the_output_is_whole_whatever_tasks_have_left(
 def test_tasks_at_the_same_time(corpus: Path, alone: dict[str, bytes]) -> None:
     context = multiprocessing.get_context("fork")
     for part in PASSES:
-        tasks = range(TASKS) if part is Part.pieces else [0]
+        tasks = range(TASKS) if part is StagePart.pieces else [0]
         running = [context.Process(target=share, args=(number,)) for number in tasks]
         for process in running:
             process.start()
@@ -123,7 +123,7 @@ def test_datatrove_runs_the_stages(corpus: Path, alone: dict[str, bytes]) -> Non
     for stage in stages.stages(config, stats=stats.Stats):
         local.LocalPipelineExecutor(
             pipeline=[stage],
-            tasks=TASKS if stage.part is Part.pieces else 1,
+            tasks=TASKS if stage.part is StagePart.pieces else 1,
             workers=1,
             logging_dir=str(corpus / "logs" / stage.name),
         ).run()
@@ -174,13 +174,17 @@ def test_the_stages_of_a_step_are_all_of_it(
         return lambda num_bytes, documents, tokens=0: read.append(documents)
 
     for stage in stages.stages(config, stats=str):
-        if stage.part is Part.output:
+        if stage.part is StagePart.output:
             break
-        by = [Share(n, TASKS) for n in range(TASKS)] if stage.part is Part.pieces else [NO_PIECES]
+        by = (
+            [Share(n, TASKS) for n in range(TASKS)]
+            if stage.part is StagePart.pieces
+            else [NO_PIECES]
+        )
         # In this order the first, who does what is done once, never finds a pass complete.
         for share in by:
             make_share(config, share=share, watcher=Watcher(begins=begins))
-        assert bool(read) == (stage.part is Part.pieces), stage.name
+        assert bool(read) == (stage.part is StagePart.pieces), stage.name
         read.clear()
     steps.run(*more, watcher=Watcher(begins=begins))
     assert read == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from megacpt.curate.rewrite.fill import cuts, fill, require_tokens
+from megacpt.curate.rewrite.fill import cuts, move_middle, require_tokens
 from megacpt.curate.rewrite.settings import FillConfig
 from megacpt.errors import ConfigError
 from tests.corpus.cases import TINY
@@ -33,7 +33,7 @@ def test_both_orders_are_those_of_the_paper() -> None:
     spm = re.compile(r"<PRE><SUF>(?P<suffix>.*)<MID>(?P<both>.*)", re.DOTALL)
     orders = Counter[str]()
     for id in IDS:
-        order, text = fill(TEXT, id=id, settings=config(rate=1.0))
+        order, text = move_middle(TEXT, id=id, settings=config(rate=1.0))
         prefix, middle, suffix = cuts(TEXT, id=id, seed=0)
         assert prefix + middle + suffix == TEXT
         found = (psm if order == "psm" else spm).fullmatch(text)
@@ -50,7 +50,7 @@ def test_both_orders_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.9, 1.0])
 def test_the_share_of_documents(rate: float) -> None:
-    found = [fill(TEXT, id=id, settings=config(rate=rate)) for id in IDS]
+    found = [move_middle(TEXT, id=id, settings=config(rate=rate)) for id in IDS]
     kept = [one for one in found if one.order == "kept"]
     assert all(one.text == TEXT for one in kept)
     assert abs(len(kept) - 4000 * (1 - rate)) <= 4 * (4000 * rate * (1 - rate)) ** 0.5
@@ -59,7 +59,7 @@ def test_the_share_of_documents(rate: float) -> None:
 @pytest.mark.parametrize("spm_rate", [0.0, 1.0])
 def test_one_order_alone(spm_rate: float) -> None:
     settings = config(rate=1.0, spm_rate=spm_rate)
-    orders = {fill(TEXT, id=id, settings=settings).order for id in IDS}
+    orders = {move_middle(TEXT, id=id, settings=settings).order for id in IDS}
     assert orders == {"spm" if spm_rate else "psm"}
 
 
@@ -79,13 +79,13 @@ def test_cuts_are_two_even_draws() -> None:
 
 def test_what_is_drawn_depends_on_id_and_seed_alone() -> None:
     settings = config()
-    first = [fill(TEXT, id=id, settings=settings) for id in IDS]
-    assert [fill(TEXT, id=id, settings=settings) for id in reversed(IDS)] == first[::-1]
-    assert [fill(TEXT, id=id, settings=config(seed=1)) for id in IDS] != first
+    first = [move_middle(TEXT, id=id, settings=settings) for id in IDS]
+    assert [move_middle(TEXT, id=id, settings=settings) for id in reversed(IDS)] == first[::-1]
+    assert [move_middle(TEXT, id=id, settings=config(seed=1)) for id in IDS] != first
 
 
 def test_a_text_that_holds_a_token_stays() -> None:
-    found = fill("a <MID> b", id="x", settings=config(rate=1.0))
+    found = move_middle("a <MID> b", id="x", settings=config(rate=1.0))
     assert (found.order, found.text) == ("marked", "a <MID> b")
 
 

@@ -18,10 +18,10 @@ from megacpt.corpus.curation import Curation
 from megacpt.corpus.documents import OnError
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
-from megacpt.curate.context import Context, StepResult, apply_step
-from megacpt.curate.documents import Batch
-from megacpt.curate.sources import Corpus, Source
-from megacpt.curate.step import KEPT, Judge, Verdict, changed, dropped
+from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.documents import DocumentBatch
+from megacpt.curate.sources import Corpus, TextSource
+from megacpt.curate.step import KEPT, DocumentVerdict, Judge, changed, dropped
 from megacpt.errors import ConfigError, DataError
 from megacpt.shards.reader import IndexedShard
 from tests.corpus.cases import make
@@ -146,7 +146,7 @@ def test_the_step_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_an_earlier_step_has_cut_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_cut(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+    def run_cut(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
         return apply_step(corpus, step=Cut(), context=context)
 
     monkeypatch.setitem(pipeline.RUN, "deduplicate", run_cut)
@@ -164,7 +164,7 @@ class Drop:
     def to_json(self) -> dict[str, Any]:
         return {}
 
-    def concerns(self, source: Source) -> bool:
+    def concerns(self, source: TextSource) -> bool:
         return True
 
     def open(self) -> Judge:
@@ -176,7 +176,7 @@ class Cut(Drop):
         return cut_sevens
 
 
-def cut_sevens(batch: Batch) -> Sequence[Verdict]:
+def cut_sevens(batch: DocumentBatch) -> Sequence[DocumentVerdict]:
     found = []
     for document in batch.documents:
         question, answer = document.text.split("\n")
@@ -186,12 +186,12 @@ def cut_sevens(batch: Batch) -> Sequence[Verdict]:
     return found
 
 
-def drop_sevens(batch: Batch) -> Sequence[Verdict]:
+def drop_sevens(batch: DocumentBatch) -> Sequence[DocumentVerdict]:
     answers = [document.text.split("\n")[1] for document in batch.documents]
     return [dropped("seven") if "7" in answer else KEPT for answer in answers]
 
 
-def run_drop(corpus: Corpus, *, settings: Any, context: Context) -> StepResult:
+def run_drop(corpus: Corpus, *, settings: Any, context: Context) -> StepOutcome:
     return apply_step(corpus, step=Drop(), context=context)
 
 

@@ -222,8 +222,8 @@ def test_a_folder_of_other_settings_is_no_beginning(
 ) -> None:
     (tmp_path / PEFT_SETTINGS).write_text(json.dumps(STATED))
     same = AdapterConfig(method=AdapterMethod.dora, rank=8, alpha=16.0, load_from=str(tmp_path))
-    assert list(adapter.first_values(same)) == []
-    [refused] = adapter.first_values(replace(same, **own))
+    assert list(adapter.load_from_violations(same)) == []
+    [refused] = adapter.load_from_violations(replace(same, **own))
     assert str(refused) == message.format(tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_what_is_no_folder_of_peft_s_is_no_beginning(
     if holds is not None:
         folder.mkdir()
         (folder / holds).touch()
-    [refused] = adapter.first_values(AdapterConfig(load_from=str(folder)))
+    [refused] = adapter.load_from_violations(AdapterConfig(load_from=str(folder)))
     assert f"adapter.load_from={folder} {message.format(folder)}" in str(refused)
 
 
@@ -259,4 +259,4 @@ def test_a_folder_of_no_lora_is_no_beginning(
 ) -> None:
     (tmp_path / PEFT_SETTINGS).write_text(json.dumps(STATED | changes))
     with pytest.raises(ModelError, match=message):
-        list(adapter.first_values(AdapterConfig(load_from=str(tmp_path))))
+        list(adapter.load_from_violations(AdapterConfig(load_from=str(tmp_path))))
