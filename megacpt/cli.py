@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 from megacpt import __version__
@@ -124,7 +123,7 @@ def _run_interruptibly(parser: argparse.ArgumentParser, *, words: list[str]) -> 
     """Ctrl-C is a KeyboardInterrupt, also where a library makes an error of its own of it."""
     came: list[int] = []
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, *_: object) -> None:
         came.append(number)
         raise KeyboardInterrupt
 

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
 from megacpt.checkpoint import folders
 from megacpt.cluster.failures import Rank, ask_for_stacks, ending, failures_of
@@ -114,7 +113,7 @@ def _passing_on_signals(ranks: Sequence[Rank]) -> Iterator[list[int]]:
     """The signals that came; in a thread, where there can be no handlers, none."""
     came: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, *_: object) -> None:
         came.append(number)
         for rank in ranks:
             if rank.ended_at is None:
@@ -137,7 +136,7 @@ def _saving_on_interrupt(ranks: Sequence[Rank]) -> Iterator[list[int]]:
     list; the second, or the first where there is nothing to save, is a KeyboardInterrupt."""
     came: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, *_: object) -> None:
         running = [rank.process for rank in ranks if rank.ended_at is None]
         if came or not all(_listens(process.pid) for process in running):
             raise KeyboardInterrupt

@@ -164,7 +164,7 @@ def _told() -> Iterator[Watcher]:
 
     lines: list[StepLine] = []
 
-    def begins(name: str, num_bytes: int) -> Report:
+    def begins(name: str, *, num_bytes: int) -> Report:
         for line in lines:
             line.close()
         lines.append(StepLine(sys.stderr, name=name, bytes_total=num_bytes))

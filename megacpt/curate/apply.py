@@ -145,15 +145,13 @@ class _Applying:
         form = self.form.value if self.form else None
         return {"step": self.step.name, "settings": dict(self.step.to_json()), "form": form}
 
-    def open(self) -> Callable[[int, Path], _Part]:
+    def open(self) -> Callable[[Path], _Part]:
         judge = self.step.open()
         return partial(_Part, judge=judge, form=self.form, keeps_bad=self.keeps_bad)
 
 
 class _Part:
-    def __init__(
-        self, _number: int, stem: Path, *, judge: Judge, form: PartForm | None, keeps_bad: bool
-    ) -> None:
+    def __init__(self, stem: Path, *, judge: Judge, form: PartForm | None, keeps_bad: bool) -> None:
         self._judge, self._tally, self._keeps_bad = judge, Tally(), keeps_bad
         self._beside = {name: LinesBeside(Path(f"{stem}.{name}.jsonl")) for name in BESIDE}
         self._writer = open_part(stem, form=form) if form else None

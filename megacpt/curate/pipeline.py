@@ -66,11 +66,15 @@ RUN: dict[str, RunStep] = {
 """By the name of the section of the configuration that asks for the step."""
 
 
+class Begins(Protocol):
+    def __call__(self, name: str, *, num_bytes: int) -> Report: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watcher:
     """Who is told of the work."""
 
-    begins: Callable[[str, int], Report] = lambda name, num_bytes: _silent
+    begins: Begins = lambda name, *, num_bytes: _silent
     """A step with so many bytes to read; what it is given is told how far it is."""
     notice: Callable[[str], None] = lambda text: None
 
@@ -113,7 +117,7 @@ def curate(
             form=config.form if is_last else PartForm.jsonl,
             reading=reading,
             dry_run=dry_run,
-            report=watcher.begins(name, corpus.num_bytes),
+            report=watcher.begins(name, num_bytes=corpus.num_bytes),
             notice=watcher.notice,
         )
         result = RUN[name](corpus, settings=settings, context=context)

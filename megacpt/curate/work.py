@@ -58,8 +58,8 @@ class WorkSettings(Protocol):
     def to_json(self) -> Mapping[str, Any]:
         """All that the result depends on besides the corpus."""
 
-    def open(self) -> Callable[[int, Path], PieceWork]:
-        """Begins a piece: its number, and the path of its files without their endings."""
+    def open(self) -> Callable[[Path], PieceWork]:
+        """Begins a piece, by the path of its files without their endings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +252,7 @@ class PieceMaker:
 
     def _steps(self, numbers: Iterable[int]) -> Iterator[_Step]:
         for number in numbers:
-            work = self._begin(number, _stem(self._job.folder, number=number))
+            work = self._begin(_stem(self._job.folder, number=number))
             readers = self._readers(number)
             has_bad = False
             for batch in self._batches(number, readers=readers):

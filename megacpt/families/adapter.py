@@ -17,9 +17,8 @@ not the dimension that is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 from megacpt.families import family_of, param_rows
@@ -122,7 +121,7 @@ def adapted_linears(architecture: Architecture) -> Iterator[Linear]:
         layers = set(row.layers(architecture)).intersection(adapter.layers)
         if wanted and layers:
             linear = Linear(
-                row=replace(row, in_layer=partial(_is_among, layers=frozenset(layers))),
+                row=replace(row, in_layer=_among(frozenset(layers))),
                 modules=modules,
                 sources=tuple(source for _, source in wanted),
                 module_of=tuple(modules.index(name) for name, _ in wanted),
@@ -186,8 +185,8 @@ class _Modules:
         return part.name.removesuffix(_WEIGHT).replace(f".{layer}.", ".{layer}.", 1)
 
 
-def _is_among(_: Architecture, layer: int, *, layers: frozenset[int]) -> bool:
-    return layer in layers
+def _among(layers: frozenset[int]) -> Callable[[Architecture, int], bool]:
+    return lambda _, layer: layer in layers
 
 
 def _factors(linear: Linear, *, architecture: Architecture) -> Iterator[Param]:

@@ -106,12 +106,12 @@ def _style_lengths(axes: Axes, *, bins: Sequence[LengthBin]) -> None:
         low, high = bins[0].first.bit_length() - 1, bins[-1].last.bit_length()
         axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(FuncFormatter(_power_of_two))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda exponent, _: _power_of_two(exponent)))
     axes.tick_params(axis="x", length=3, color=MUTED)
     axes.set_xlabel("tokens in the document", fontsize=9, color=MUTED)
 
 
-def _power_of_two(exponent: float, _place: int | None) -> str:
+def _power_of_two(exponent: float) -> str:
     if exponent != int(exponent) or exponent < 0:
         return ""
     length = 2 ** int(exponent)

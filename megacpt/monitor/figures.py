@@ -321,7 +321,7 @@ def _style_axes(axes: Axes, *, chart: Chart) -> None:
     axes.tick_params(axis="both", length=0, labelsize=9, labelcolor=MUTED)
     axes.tick_params(axis="x", length=3, color=MUTED)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(_value_tick))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _value_tick(value)))
     axes.margins(x=0.01, y=0.12)
     _set_height(axes, chart=chart)
     _set_steps(axes)
@@ -343,7 +343,7 @@ def _set_steps(axes: Axes) -> None:
     axes.set_xticks(shown, labels=[f"step {labels[0]}", *labels[1:]] if labels else [])
 
 
-def _value_tick(value: float, _place: int | None) -> str:
+def _value_tick(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
     return count(value) if value >= 1e4 else f"{value:.1e}".replace("e-0", "e-")

@@ -194,12 +194,14 @@ class _Student:
         head alone that learns from the text, with whatever the family does to logits."""
         kept: list[torch.Tensor] = []
 
-        def exchange(_: object, __: object, output: Any) -> Any:
+        def exchange(output: Any) -> Any:
             kept.append(output.last_hidden_state)
             output.last_hidden_state = taught_BSH
             return output
 
-        handle = self._model.base_model.register_forward_hook(exchange)
+        handle = self._model.base_model.register_forward_hook(
+            lambda _, __, output: exchange(output)
+        )
         try:
             logits_BSV: torch.Tensor = self._model(ids_BS).logits
         finally:

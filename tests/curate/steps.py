@@ -63,12 +63,12 @@ class Marks:
     def to_json(self) -> dict[str, Any]:
         return {}
 
-    def open(self) -> Callable[[int, Path], PieceMarks]:
+    def open(self) -> Callable[[Path], PieceMarks]:
         return PieceMarks
 
 
 class PieceMarks:
-    def __init__(self, _number: int, _stem: Path) -> None:
+    def __init__(self, _stem: Path) -> None:
         self._marks: list[str] = []
 
     def work(self, batch: DocumentBatch) -> list[str]:

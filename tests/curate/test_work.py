@@ -22,7 +22,7 @@ PIECES = 3
 class Upper:
     """Writes the texts in large letters."""
 
-    def __init__(self, _number: int, stem: Path) -> None:
+    def __init__(self, stem: Path) -> None:
         self._path, self._texts = stem.with_suffix(".upper"), list[str]()
 
     def work(self, batch: DocumentBatch) -> list[str]:
@@ -41,7 +41,7 @@ class Settings:
     def to_json(self) -> Mapping[str, Any]:
         return {}
 
-    def open(self) -> Callable[[int, Path], Upper]:
+    def open(self) -> Callable[[Path], Upper]:
         return Upper
 
 

@@ -136,8 +136,9 @@ def _data(data: object, *_: object) -> object:
     return data
 
 
-def _of_type(rebuild: Callable[..., object], kind: object, arguments: Any, *_: object) -> object:
+def _of_type(rebuild: Callable[..., object], *given: Any) -> object:
     """A tensor with attributes, which are left out; one of another class holds no plain numbers."""
+    kind, arguments, *_ = given
     plain = kind in (torch.Tensor, torch.nn.Parameter)
     return rebuild(*arguments) if plain else kind
 

@@ -15,7 +15,7 @@ import torch
 
 from megacpt.convert.adapters.live import Live
 from megacpt.convert.adapters.places import PREFIX, PeftPlace, places, rows_of
-from megacpt.convert.adapters.plain import computed
+from megacpt.convert.adapters.plain import computed_whole
 from megacpt.convert.sources import SourceModel, SourceTensor
 from megacpt.errors import ModelError
 from megacpt.families.adapter import MAGNITUDE, A, B, factor_name
@@ -105,18 +105,17 @@ def _tensors(place: PeftPlace, *, source: SourceModel) -> Iterator[tuple[str, So
     ins, outs = (place.outputs, inputs) if place.turned else (inputs, place.outputs)
     yield (
         f"{place.key}.lora_A.weight",
-        computed((experts * rank, ins), rows=lambda first, num: factors()[0][first : first + num]),
+        computed_whole((experts * rank, ins), whole=lambda: factors()[0]),
     )
     yield (
         f"{place.key}.lora_B.weight",
-        computed((outs, rank * experts), rows=lambda first, num: factors()[1][first : first + num]),
+        computed_whole((outs, rank * experts), whole=lambda: factors()[1]),
     )
     if adapter.has_magnitudes:
-
-        def sizes(first: int, num: int) -> torch.Tensor:
-            return _sizes(place, tensors=source.tensors)[first : first + num]
-
-        yield f"{place.key}.lora_magnitude_vector", computed((place.outputs,), rows=sizes)
+        yield (
+            f"{place.key}.lora_magnitude_vector",
+            computed_whole((place.outputs,), whole=lambda: _sizes(place, tensors=source.tensors)),
+        )
 
 
 def _factors(

@@ -44,11 +44,11 @@ def _added(
     b = trained.tensors[factor_name(each.weight, factor=B)]
     sizes = trained.tensors.get(factor_name(each.weight, factor=MAGNITUDE))
 
-    def rows(first: int, num: int) -> torch.Tensor:
-        w_OI, b_OR = (t.rows(first, count=num).float() for t in (weight, b))
+    def rows(first: int, *, count: int) -> torch.Tensor:
+        w_OI, b_OR = (t.rows(first, count=count).float() for t in (weight, b))
         w_OI.addmm_(b_OR, a.whole().float(), alpha=adapter.scale)
         if sizes is not None:
-            wanted_O = sizes.rows(first, count=num).float()
+            wanted_O = sizes.rows(first, count=count).float()
             w_OI *= (wanted_O / torch.linalg.vector_norm(w_OI, dim=1)).unsqueeze(1)
         return w_OI
 

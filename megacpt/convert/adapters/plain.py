@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -69,36 +70,47 @@ def _factors(
         yield held(MAGNITUDE)
 
 
-def computed(shape: tuple[int, ...], *, rows: Callable[[int, int], torch.Tensor]) -> SourceTensor:
-    """A float32 tensor whose ``rows`` are computed: from which on, how many."""
+class ComputedRows(Protocol):
+    """As ``SourceTensor.rows``."""
+
+    def __call__(self, first: int, *, count: int) -> torch.Tensor: ...
+
+
+def computed(shape: tuple[int, ...], *, rows: ComputedRows) -> SourceTensor:
+    """A float32 tensor whose ``rows`` are computed."""
 
     def fill(out: torch.Tensor, *, first: int) -> None:
-        out.copy_(rows(first, len(out)))
+        out.copy_(rows(first, count=len(out)))
 
     return SourceTensor(shape=shape, dtype=torch.float32, fill=fill)
 
 
+def computed_whole(shape: tuple[int, ...], *, whole: Callable[[], torch.Tensor]) -> SourceTensor:
+    """... of which all is computed, whichever rows are asked for."""
+    return computed(shape, rows=lambda first, count: whole()[first : first + count])
+
+
 def in_memory(values: torch.Tensor) -> SourceTensor:
-    return computed(tuple(values.shape), rows=lambda first, num: values[first : first + num])
+    return computed_whole(tuple(values.shape), whole=lambda: values)
 
 
 def _through(b: SourceTensor, *, core: SourceTensor) -> SourceTensor:
     return computed(
         b.shape,
-        rows=lambda first, num: b.rows(first, count=num).float() @ core.whole().float(),
+        rows=lambda first, count: b.rows(first, count=count).float() @ core.whole().float(),
     )
 
 
 def _below(a: SourceTensor, *, other: SourceTensor) -> SourceTensor:
-    def rows(first: int, num: int) -> torch.Tensor:
-        return torch.cat([a.whole().float(), other.whole().float()])[first : first + num]
-
-    return computed((a.shape[0] + other.shape[0], *a.shape[1:]), rows=rows)
+    shape = (a.shape[0] + other.shape[0], *a.shape[1:])
+    return computed_whole(
+        shape, whole=lambda: torch.cat([a.whole().float(), other.whole().float()])
+    )
 
 
 def _without(b: SourceTensor, *, start: SourceTensor) -> SourceTensor:
-    def rows(first: int, num: int) -> torch.Tensor:
-        now, then = (t.rows(first, count=num).float() for t in (b, start))
+    def rows(first: int, *, count: int) -> torch.Tensor:
+        now, then = (t.rows(first, count=count).float() for t in (b, start))
         return torch.cat([now, -then], dim=1)
 
     return computed((b.shape[0], b.shape[1] + start.shape[1]), rows=rows)

@@ -170,7 +170,7 @@ class _Measuring:
     def to_json(self) -> dict[str, Any]:
         return {"tokenizer": self.fingerprint, "sample": dict(self.below), "bins": len(EDGES)}
 
-    def open(self) -> Callable[[int, Path], _Piece]:
+    def open(self) -> Callable[[Path], _Piece]:
         count = _no_tokens if self.tokenizer is None else _TokenCounter(self.tokenizer)
         return partial(_Piece, settings=self, count=count)
 
@@ -195,19 +195,19 @@ class _TokenCounter:
 class _Piece:
     def __init__(
         self,
-        number: int,
         _stem: Path,
         *,
         settings: _Measuring,
         count: Callable[[Sequence[str]], list[int]],
     ) -> None:
-        self._below = settings.below[settings.sources[number]]
+        self._settings = settings
         self._count, self._counts = count, Counts()
 
     def work(self, batch: DocumentBatch) -> Counts:
         places = [place_of(document) for document in batch.documents]
         sizes = [_text_bytes(document.text) for document in batch.documents]
-        sampled = [n for n, place in enumerate(places) if place < self._below]
+        below = self._settings.below[self._settings.sources[batch.piece]]
+        sampled = [n for n, place in enumerate(places) if place < below]
         tokens = self._count([batch.documents[n].text for n in sampled])
         bins = np.zeros(len(EDGES), dtype=np.int64)
         np.add.at(bins, np.searchsorted(EDGES, places, side="right"), sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 from megacpt.curate import words as words_rules
@@ -85,7 +85,10 @@ def _verdict(
 def _without(text: str, *, parts: Sequence[Found], search: Search) -> str:
     """Again until nothing is found: what a cut brings together may be a part, too."""
     while parts:
-        text = reduce(_joined, _pieces(text, parts=parts))
+        first, *others = _pieces(text, parts=parts)
+        text = first
+        for piece in others:
+            text = _joined(text, after=piece)
         parts = search([text]).get(0, [])
     return text
 
@@ -100,8 +103,7 @@ def _pieces(text: str, *, parts: Sequence[Found]) -> Iterator[str]:
     yield text[end:]
 
 
-# reduce() calls with two values.
-def _joined(before: str, after: str) -> str:
+def _joined(before: str, *, after: str) -> str:
     """Over one blank; over a line break, or an empty line, where there were some."""
     left, right = before.rstrip(), after.lstrip()
     blanks = before[len(left) :] + after[: len(after) - len(right)]

@@ -40,7 +40,7 @@ class LineSettings:
     def to_json(self) -> Mapping[str, Any]:
         return {"words": self.words}
 
-    def open(self) -> Callable[[int, Path], PieceLines]:
+    def open(self) -> Callable[[Path], PieceLines]:
         return partial(PieceLines, reader=LineReader(words=self.words))
 
 
@@ -80,7 +80,7 @@ class LineReader:
 
 
 class PieceLines:
-    def __init__(self, _number: int, stem: Path, *, reader: LineReader) -> None:
+    def __init__(self, stem: Path, *, reader: LineReader) -> None:
         self._reader, self._files = reader, PieceFiles(stem, kinds=FILES)
         self._documents = self._lines = 0
 

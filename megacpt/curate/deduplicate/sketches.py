@@ -65,7 +65,7 @@ class SketchSettings:
             "rows": self.rows,
         }
 
-    def open(self) -> Callable[[int, Path], PieceSketch]:
+    def open(self) -> Callable[[Path], PieceSketch]:
         sketcher = Sketcher(words=self.words, bands=self.bands, rows=self.rows)
         return partial(PieceSketch, settings=self, sketcher=sketcher)
 
@@ -73,11 +73,8 @@ class SketchSettings:
 class PieceSketch:
     """Writes the files of one piece, batch after batch."""
 
-    def __init__(
-        self, number: int, stem: Path, *, settings: SketchSettings, sketcher: Sketcher
-    ) -> None:
+    def __init__(self, stem: Path, *, settings: SketchSettings, sketcher: Sketcher) -> None:
         self._settings, self._sketcher = settings, sketcher
-        self._is_heldout = settings.kinds[number] is Kind.heldout
         self._files = PieceFiles(stem, kinds={**OF_ALL, **(OF_NEAR if settings.bands else {})})
         self._documents = self._shingles = 0
         self._as_written = True
@@ -101,7 +98,8 @@ class PieceSketch:
 
     def _priorities(self, batch: DocumentBatch) -> Array:
         found = self._ranks(batch)
-        return found if self._is_heldout else found | np.uint64(1 << HELDOUT_BITS)
+        is_heldout = self._settings.kinds[batch.piece] is Kind.heldout
+        return found if is_heldout else found | np.uint64(1 << HELDOUT_BITS)
 
     def _ranks(self, batch: DocumentBatch) -> Array:
         """63 bits: the lower, the sooner it is kept."""

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megacpt.corpus.workers.processes import Report
 from megacpt.corpus.workers.share import NO_PIECES, Share
 from megacpt.curate.config import CurateConfig, sections
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
@@ -59,7 +58,7 @@ class Stage:
     # datatrove calls with three values in this order.
     def __call__(self, _data: object, rank: int, world_size: int) -> None:
         counts = _Counts()
-        watcher = Watcher(begins=counts.begin, notice=_log)
+        watcher = Watcher(begins=lambda name, num_bytes: counts.add, notice=_log)
         share = Share(rank, world_size) if self.part is StagePart.pieces else NO_PIECES
         left = make_share(self.config, share=share, watcher=watcher)
         _log(str(left or "all pieces of all steps are there"))
@@ -97,10 +96,7 @@ class _Counts:
         self.documents = self.bytes = 0
         self._lock = threading.Lock()
 
-    def begin(self, _name: str, _num_bytes: int) -> Report:
-        return self._add
-
-    def _add(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None:
+    def add(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None:
         with self._lock:
             self.documents += documents
             self.bytes += num_bytes

@@ -84,7 +84,7 @@ def tune(config: CurateConfig, *, sample: int = SAMPLE, watcher: Watcher | None 
                 on_error=config.on_error,
             ),
             numbers=numbers,
-            report=(watcher or Watcher()).begins("filter", corpus.num_bytes),
+            report=(watcher or Watcher()).begins("filter", num_bytes=corpus.num_bytes),
         )
     return _tuning(records, settings=settings)
 
@@ -105,16 +105,16 @@ class _Measuring:
     def to_json(self) -> dict[str, Any]:
         return {"settings": dict(self.step.to_json()), "shares": list(self.shares.values())}
 
-    def open(self) -> Callable[[int, Path], _Sample]:
+    def open(self) -> Callable[[Path], _Sample]:
         rules = open_rules(self.step.settings, is_measuring=True)
-        return lambda number, stem: _Sample(rules, size=self.shares[number])
+        return lambda stem: _Sample(rules, shares=self.shares)
 
 
 class _Sample:
     """Those of the documents so far with the smallest hashes are kept, as what was measured."""
 
-    def __init__(self, rules: Mapping[str, FilterRule], *, size: int) -> None:
-        self._rules, self._size = rules, size
+    def __init__(self, rules: Mapping[str, FilterRule], *, shares: Mapping[int, int]) -> None:
+        self._rules, self._shares = rules, shares
         self._kept: list[tuple[int, str]] = []
         self._signs: dict[str, str] = {}
 
@@ -125,7 +125,7 @@ class _Sample:
         for document in made.documents:
             # The heap gives its largest hash away first.
             place = -xxhash.xxh3_64_intdigest(document.id.encode())
-            if len(self._kept) < self._size:
+            if len(self._kept) < self._shares[made.piece]:
                 heapq.heappush(self._kept, (place, self._measures(document)))
             elif self._kept and place > self._kept[0][0]:
                 heapq.heapreplace(self._kept, (place, self._measures(document)))

@@ -10,7 +10,7 @@ import threading
 import time
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, build_opener
@@ -117,9 +117,7 @@ class Client:
 class _NoRedirect(HTTPRedirectHandler):
     """Elsewhere the key would go along."""
 
-    def redirect_request(
-        self, req: HttpRequest, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 

@@ -86,7 +86,7 @@ class _Counting:
     def to_json(self) -> Mapping[str, Any]:
         return {}
 
-    def open(self) -> Callable[[int, Path], _Piece]:
+    def open(self) -> Callable[[Path], _Piece]:
         endpoint = self.settings.endpoint
         assert endpoint is not None
         return partial(
@@ -98,9 +98,7 @@ class _Counting:
 
 
 class _Piece:
-    def __init__(
-        self, _number: int, _stem: Path, *, drafter: Drafter, asker: Asker, cache: Cache
-    ) -> None:
+    def __init__(self, _stem: Path, *, drafter: Drafter, asker: Asker, cache: Cache) -> None:
         self._drafter, self._asker, self._cache = drafter, asker, cache
         self._found = RequestEstimate()
 

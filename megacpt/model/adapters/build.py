@@ -85,9 +85,9 @@ def let_recompute(chunk: Any) -> None:
     """Layers that are computed again get gradients only if their input has one, and what a frozen
     embedding gives has none."""
     if chunk.pre_process:
-        chunk.embedding.register_forward_hook(_with_gradient)
+        chunk.embedding.register_forward_hook(lambda _, __, output: _with_gradient(output))
 
 
-def _with_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+def _with_gradient(output: torch.Tensor) -> torch.Tensor:
     needs = torch.is_grad_enabled() and not output.requires_grad
     return output.requires_grad_() if needs else output

@@ -50,7 +50,4 @@ def _scaled_add(scale: float) -> Callable[[bool, bool], Callable[..., torch.Tens
         x, bias = update
         return residual.to(x.dtype) + scale * (x if bias is None else x + bias)
 
-    def get_add(training: bool, fused: bool) -> Callable[..., torch.Tensor]:
-        return add
-
-    return get_add
+    return lambda training, fused: add

@@ -44,15 +44,13 @@ def _norm_first(
 ) -> Callable[[bool, bool], Add]:
     """Takes the place of megatron-core's get_bias_dropout_add, or of what has taken it."""
 
-    def get(training: bool, fused: bool) -> Add:
-        def add(
-            update: tuple[torch.Tensor, torch.Tensor | None], residual: torch.Tensor, prob: float
-        ) -> torch.Tensor:
-            x, bias = update
-            x = norm(x if bias is None else x + bias)
-            return get_add(training, fused)((x, None), residual, prob)
+    def first_normed(update: tuple[torch.Tensor, torch.Tensor | None]) -> tuple[torch.Tensor, None]:
+        x, bias = update
+        return norm(x if bias is None else x + bias), None
 
-        return add
+    def get(training: bool, fused: bool) -> Add:
+        add = get_add(training, fused)
+        return lambda update, residual, prob: add(first_normed(update), residual, prob)
 
     return get
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -121,7 +120,9 @@ class AmaxLedger:
 
     def watch(self, block: torch.nn.Module) -> None:
         """``block``: the chunk's layers, from input to output."""
-        block.register_forward_hook(self._after_forward)
+        block.register_forward_hook(
+            lambda block, _, output: self._after_forward(output, training=block.training)
+        )
 
     def close(self) -> None:
         """All passes over a batch are done."""
@@ -129,8 +130,8 @@ class AmaxLedger:
             self._backward_is_open = False
             self._enter([Matrix.gradient])
 
-    def _after_forward(self, block: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        if block.training:
+    def _after_forward(self, output: torch.Tensor, *, training: bool) -> None:
+        if training:
             self._enter([Matrix.activation, Matrix.weight])
         if output.requires_grad:
             output.register_hook(self._before_backward)  # type: ignore[no-untyped-call]

@@ -66,8 +66,8 @@ class _Attention(torch.autograd.Function):
             d_scores_NXP = torch.ops.aten._softmax_backward_data(
                 d_shares_NXP, shares_NXP, -1, q.dtype
             )
-            d_q[:, rows] = _product(d_scores_NXP, k[:, keys], scale=ctx.scale)
-            d_k[:, keys] += _product(d_scores_NXP.mT, q[:, rows], scale=ctx.scale)
+            d_q[:, rows] = _product(d_scores_NXP, by=k[:, keys], scale=ctx.scale)
+            d_k[:, keys] += _product(d_scores_NXP.mT, by=q[:, rows], scale=ctx.scale)
         (_, B, *_), P = ctx.shape, k.shape[1]
         d_k_PBKD, d_v_PBKD = (
             _by_position(x.to(q.dtype), shape=(P, B, len(x) // B)) for x in (d_k, d_v)
@@ -83,7 +83,7 @@ class _Block:
     """What is added to the scores of the last keys, those of the block's own positions."""
 
     def shares(self, q: torch.Tensor, *, k: torch.Tensor, scale: float) -> torch.Tensor:
-        scores_NXP = _product(q[:, self.rows], k[:, self.keys].mT, scale=scale)
+        scores_NXP = _product(q[:, self.rows], by=k[:, self.keys].mT, scale=scale)
         scores_NXP[..., -self.mask_XC.shape[1] :] += self.mask_XC
         return scores_NXP.softmax(dim=-1)
 
@@ -106,10 +106,10 @@ def _later_keys(queries: int, *, repeats: int, dtype: torch.dtype) -> torch.Tens
     return mask_CC.repeat_interleave(repeats, dim=0)
 
 
-def _product(left: torch.Tensor, right: torch.Tensor, *, scale: float) -> torch.Tensor:
+def _product(left: torch.Tensor, *, by: torch.Tensor, scale: float) -> torch.Tensor:
     """Scaled before it is rounded."""
     nothing = left.new_empty(1, 1, 1)
-    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale)
+    return torch.baddbmm(nothing, left, by, beta=0, alpha=scale)
 
 
 def _by_head(x_SBHD: torch.Tensor, *, heads: int) -> torch.Tensor:
