@@ -198,7 +198,13 @@ def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
 
         describe = partial(write_card, run_dir=arguments.run_dir, config=config)
 
-        certified = export_trained_adapter(config, output=output, describe=describe)
+        certified = export_trained_adapter(
+            Path(config.run_dir),
+            model=config.model,
+            seed=config.seed,
+            output=output,
+            describe=describe,
+        )
     proof = f"  its logits in PEFT against the native model's: {shown(output)}/certificate.json"
     unproven = "  not compared with PEFT, which is not installed: pip install peft"
     say(

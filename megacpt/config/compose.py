@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megacpt.config.alternatives import given_way
+from megacpt.config.group_source import SCHEME, register
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
 from megacpt.config.schema import (
@@ -268,8 +269,6 @@ def _compose_groups(
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
-
-    from megacpt.config.group_source import SCHEME, register
 
     overrides = [f"{group}={o}" for group, o in options.items() if o != "null"]
     register()

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face folder as transformers computes it: the other side of every comparison."""
+"""A Hugging Face folder as transformers computes it: the other side of every comparison. What loads
+torch is imported where it is used, for those who only may need it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nested import text_of
 
+if TYPE_CHECKING:
+    import torch
 
-def load_transformers(folder: Path, *, device: torch.device) -> Any:
+
+def load_transformers(folder: Path, *, device: torch.device | str) -> Any:
     """The folder as transformers loads it, offline, in float32."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -23,6 +25,7 @@ def load_transformers(folder: Path, *, device: torch.device) -> Any:
 
 def without_weights(folder: Path) -> Any:
     """The same model on the meta device."""
+    import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)

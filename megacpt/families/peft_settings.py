@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the settings in PEFT's folder say of an adapter: LoRA, rsLoRA or DoRA. Free of torch."""
+"""What the settings in PEFT's folder say of an adapter: LoRA, rsLoRA or DoRA; and names of weights
+that PEFT treats apart. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,6 +17,11 @@ _OTHER_ARITHMETIC = (
     *("fan_in_fan_out", "use_qalora", "use_bdlora", "kasa_config", "arrow_config"),
 )
 """Settings that make of LoRA something else."""
+EXPERTS = ".experts."
+"""Within the name of a parameter of all experts of a layer."""
+RENAMED_OF_MIXTURES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""Last names that PEFT takes for those of experts of transformers 4, wherever they are in a model
+with experts: there, the weight is named instead of its module."""
 
 
 def stated_settings(folder: Path) -> dict[str, Any]:

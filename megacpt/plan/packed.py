@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megacpt.config.sections import BaseWeights, DeviceKind, ParallelConfig, RunConfig
+from megacpt.config.sections import BaseWeights, DeviceKind, ParallelConfig, PrecisionConfig
 from megacpt.errors import Violation
 from megacpt.families import param_rows
 from megacpt.families.architecture import Architecture
@@ -17,33 +17,39 @@ from megacpt.text import listed
 
 
 def packed_base(
-    config: RunConfig, *, architecture: Architecture | None, packing: BaseWeights, path: str
+    packing: BaseWeights,
+    *,
+    precision: PrecisionConfig,
+    parallel: ParallelConfig,
+    device: DeviceKind,
+    architecture: Architecture | None,
+    path: str,
 ) -> Iterator[Violation]:
     """``path``: the setting that asks for it."""
     for allowed, rule, remedy in (
         (
-            not quantises(config.precision),
+            not quantises(precision),
             "has products in the run's own type, but precision.recipe="
-            f"{config.precision.recipe.name} quantises them",
+            f"{precision.recipe.name} quantises them",
             f"set precision.recipe=none or {path}=null",
         ),
         (
-            not config.parallel.sharded_weights,
+            not parallel.sharded_weights,
             "is not possible with parallel.sharded_weights, which gathers weights of the run's "
             "type",
             "set parallel.sharded_weights=false: a packed base takes a quarter or half of the room",
         ),
         (
-            config.cluster.device is not DeviceKind.gpu,
+            device is not DeviceKind.gpu,
             "needs layers of plain modules, but on GPUs they are Transformer Engine's",
             f"set cluster.device=cpu or {path}=null",
         ),
     ):
         if not allowed:
             yield Violation(path=path, value=packing.name, rule=rule, remedy=remedy)
-    sizes = config.parallel.tp, expert_tensor_ranks(config.parallel)
+    sizes = parallel.tp, expert_tensor_ranks(parallel)
     if packing is BaseWeights.nf4 and architecture is not None and min(sizes) >= 1:
-        yield from _rows(config.parallel, architecture=architecture, path=path)
+        yield from _rows(parallel, architecture=architecture, path=path)
 
 
 def _rows(

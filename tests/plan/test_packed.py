@@ -27,8 +27,14 @@ def found(
     packing: BaseWeights = BaseWeights.nf4,
     architecture: Any = ARCHITECTURE,
 ) -> list[str]:
+    config = config_of(changes)
     violations = packed_base(
-        config_of(changes), architecture=architecture, packing=packing, path="adapter.base"
+        packing,
+        precision=config.precision,
+        parallel=config.parallel,
+        device=config.cluster.device,
+        architecture=architecture,
+        path="adapter.base",
     )
     return [str(violation) for violation in violations]
 

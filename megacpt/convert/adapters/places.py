@@ -23,13 +23,10 @@ from megacpt.errors import ModelError
 from megacpt.families import family_of
 from megacpt.families.adapter import Updated, updated
 from megacpt.families.architecture import Architecture
+from megacpt.families.peft_settings import EXPERTS, RENAMED_OF_MIXTURES
 from megacpt.families.weights import Part
 
 PREFIX = "base_model.model."
-_EXPERTS = ".experts."
-RENAMED_OF_MIXTURES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""Last names that PEFT takes for those of experts of transformers 4, wherever they are in a model
-with experts: there, the weight is named instead of its module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +91,7 @@ def _where(each: Updated, *, part: Part | None, live: Live) -> tuple[str, Part]:
 
 def _stacked(each: Updated, *, part: Part, live: Live) -> str:
     """Some folders call it otherwise (Granite); of one layer, no two have one shape."""
-    before = live.naming.stored(each.module.partition(_EXPERTS)[0]) + _EXPERTS
+    before = live.naming.stored(each.module.partition(EXPERTS)[0]) + EXPERTS
     alike = (n for n, shape in live.shapes.items() if n.startswith(before) and shape == part.shape)
     return next(alike, live.naming.stored(part.name))
 

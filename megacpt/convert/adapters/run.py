@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from megacpt.checkpoint.manifest import CheckpointManifest
-from megacpt.config.sections import Init, ParallelConfig, RunConfig
+from megacpt.config.sections import Init, ModelConfig, ParallelConfig
 from megacpt.convert.adapters.export import PeftFolder, base_name, export_adapter
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.run import Describe, newest_checkpoint
@@ -15,22 +15,26 @@ from megacpt.device.groups import initialise_parallel
 from megacpt.errors import ModelError
 
 
-def export_trained_adapter(config: RunConfig, *, output: Path, describe: Describe) -> bool:
-    """Write ``output`` in this one process, a started rank; whether PEFT has certified it."""
-    checkpoint = newest_checkpoint(Path(config.run_dir))
-    base = Path(str(config.model.path))
-    if config.model.init is Init.random:
+def export_trained_adapter(
+    run_dir: Path, *, model: ModelConfig, seed: int, output: Path, describe: Describe
+) -> bool:
+    """Write ``output`` in this one process, a started rank; whether PEFT has certified it.
+
+    ``model``, ``seed``: the run's."""
+    checkpoint = newest_checkpoint(run_dir)
+    base = Path(str(model.path))
+    if model.init is Init.random:
         raise ModelError(
-            f"{config.run_dir} began with random weights (model.init=random), beside which its "
+            f"{run_dir} began with random weights (model.init=random), beside which its "
             "adapter is of no use to anybody; train it on a model with weights (model.path=FOLDER)."
         )
-    if config.model.rope is not None:
+    if model.rope is not None:
         raise ModelError(
-            f"{config.run_dir} has other rotary positions than its base model (model.rope), for "
+            f"{run_dir} has other rotary positions than its base model (model.rope), for "
             "which PEFT's folder has no place; write a whole model: megacpt merge --adapter "
-            f"{config.run_dir} --output FOLDER."
+            f"{run_dir} --output FOLDER."
         )
-    initialise_parallel(ParallelConfig(), seed=config.seed)
+    initialise_parallel(ParallelConfig(), seed=seed)
     step = CheckpointManifest.read(checkpoint).step
     return export_adapter(
         PeftFolder(

@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from megacpt.convert.by_transformers import load_transformers
 from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import PerplexityConfig
 from megacpt.curate.filters.threshold import Threshold
 from megacpt.families.stored.fingerprint import fingerprint
+from megacpt.tokenizer import load_tokenizer
 
 CHARACTERS_A_TOKEN = 32
 """More of a text is not cut into tokens."""
@@ -20,12 +22,6 @@ class Perplexity:
     """Texts are read one by one: in one batch with others, the last bits would depend on these."""
 
     def __init__(self, settings: PerplexityConfig, *, is_measuring: bool = False) -> None:
-        # What loads models, and torch, is for those who ask for it.
-        import torch
-
-        from megacpt.convert.by_transformers import load_transformers
-        from megacpt.tokenizer import load_tokenizer
-
         folder = Path(settings.model)
         fingerprint(folder)  # Says what is wrong with the folder, if anything is.
         self.limits: Mapping[str, Threshold] = {
@@ -34,7 +30,7 @@ class Perplexity:
         }
         self._tokens = settings.tokens
         self._tokenizer = load_tokenizer(folder)
-        self._model = load_transformers(folder, device=torch.device("cpu"))
+        self._model = load_transformers(folder, device="cpu")
 
     def __call__(self, text: str) -> Ruling:
         value = self.perplexity(text)

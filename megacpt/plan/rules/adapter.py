@@ -231,9 +231,11 @@ def _base(facts: Facts) -> Iterator[Violation]:
     settings = facts.config.adapter
     if settings is not None and settings.base is not None:
         yield from packed_base(
-            facts.config,
+            settings.base,
+            precision=facts.config.precision,
+            parallel=facts.config.parallel,
+            device=facts.config.cluster.device,
             architecture=facts.architecture,
-            packing=settings.base,
             path="adapter.base",
         )
 
