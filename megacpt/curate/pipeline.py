@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from megacpt import __version__
 from megacpt.corpus import checksum
 from megacpt.corpus.curation import (
+    CURATION,
     CuratedFile,
     CuratedSource,
     Curation,
@@ -97,10 +98,11 @@ def curate(
     step has to wait for others. When all is made, without ``share``, the output is made of it.
     """
     watcher = watcher or Watcher()
-    output = Path(config.output)
+    output, work = Path(config.output), work_folder(config)
+    if share is None:
+        _remove_finished(work, output=output)
     require_new(output)
     asked = _asked(config)
-    work = output.with_name(f"{output.name}.work")
     if share is not None:
         require_shareable(config)
     corpus, history = open_corpus(
@@ -130,6 +132,19 @@ def curate(
         return Curation(megacpt=__version__, sources={}, steps=tuple(account.steps))
     notice = watcher.notice
     return _publish(corpus, config=config, account=account, reading=reading, notice=notice)
+
+
+def work_folder(config: CurateConfig) -> Path:
+    """Beside the output, whatever its steps write before that is whole."""
+    output = Path(config.output)
+    return output.with_name(f"{output.name}.work")
+
+
+def _remove_finished(work: Path, *, output: Path) -> None:
+    """What is left of a run that was killed after its output had its name; nothing else can be
+    there beside an output, for none is begun that is there."""
+    if work.is_dir() and (output / CURATION).is_file():
+        shutil.rmtree(work)
 
 
 def _asked(config: CurateConfig) -> Mapping[str, Any]:
@@ -248,8 +263,7 @@ def _publish(
     notice: Callable[[str], None],
 ) -> Curation:
     """Give the parts of the last step their names in ``config.output``."""
-    output = Path(config.output)
-    work = output.with_name(f"{output.name}.work")
+    output, work = Path(config.output), work_folder(config)
     left = frozenset(s.name for s in corpus.sources if not _is_below(s, folder=work))
     unchanged = apply(
         corpus,

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from megacpt.corpus.curation import Curation
 from megacpt.curate import pipeline
 from megacpt.curate.deduplicate import run as deduplicate
 from megacpt.curate.pipeline import Watcher
@@ -93,6 +94,34 @@ def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(
             steps.run()
         assert steps.tree(corpus / "out") == expected, moment
     assert unfinished >= MOMENTS - 1
+
+
+def test_killed_once_its_output_is_there_the_next_start_removes_the_rest(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = steps.run()
+    whole = steps.tree(corpus / "out")
+    (corpus / "out").rename(corpus / "done")
+    rmtree = pipeline.shutil.rmtree
+
+    def killed(path: Path, **options: Any) -> None:
+        if path.name != "out.work":
+            rmtree(path, **options)
+            return
+        next(path.rglob("plan.json")).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        monkeypatch.setattr(pipeline.shutil, "rmtree", killed)
+        steps.run()
+
+    assert os.WIFSIGNALED(in_child(work))
+    assert (corpus / "out.work").is_dir()
+    with pytest.raises(EnvironmentError_, match="out exists, and nothing is written over"):
+        steps.run()
+    assert not (corpus / "out.work").exists()
+    assert steps.tree(corpus / "out") == whole
+    assert Curation.read(corpus / "out") == expected
 
 
 def test_what_was_finished_is_not_made_again(corpus: Path) -> None:

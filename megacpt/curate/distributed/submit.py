@@ -15,7 +15,7 @@ from typing import Any
 from megacpt.curate.config import CurateConfig
 from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.distributed.stages import Stage, StagePart, stages
-from megacpt.curate.pipeline import open_corpus, require_shareable
+from megacpt.curate.pipeline import open_corpus, require_shareable, work_folder
 from megacpt.device.environment import slurm_job
 from megacpt.errors import ConfigError, EnvironmentError_
 from megacpt.files import require_new
@@ -32,11 +32,10 @@ class Submitted:
 def submit(config: CurateConfig, *, jobs: JobsConfig) -> list[Submitted]:
     """The jobs, in order; each begins when the one before has ended well."""
     _require_login_node()
-    output = Path(config.output)
-    require_new(output)
+    require_new(Path(config.output))
     require_shareable(config)
     # What is wrong with the sources is told now, and not by the first job.
-    open_corpus(config, spool=output.with_name(f"{output.name}.work"), has_history=False)
+    open_corpus(config, spool=work_folder(config), has_history=False)
     of_a_task = replace(config, workers=config.workers or jobs.cpus_per_task)
     executors = list(_executors(of_a_task, jobs=jobs, folder=logs_folder(config)))
     try:

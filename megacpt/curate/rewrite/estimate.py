@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,9 @@ def estimate_requests(
             ),
             numbers=numbers,
         )
+    with suppress(OSError):
+        # Where nothing else is in it: what is refused now leaves nothing behind.
+        context.folder.parent.rmdir()
     sums = {name: sum(record[name] for record in records) for name in asdict(RequestEstimate())}
     return RequestEstimate(**sums)
 

@@ -149,6 +149,7 @@ def test_nothing_is_sent_without_leave_and_the_cost_is_told(tmp_path: Path) -> N
             assert "at most 30.0k" in str(raised.value)
             assert "at most about 0.24 at your prices" in str(raised.value)
             assert "max_requests=30" in str(raised.value)
+            assert not (tmp_path / "out.work").exists()
         found = curate(tmp_path, *given, "rewrite.endpoint.yes=true", dry_run=True)
         assert server.bodies == []
         assert found.steps[0].findings["endpoint"]["documents"] == len(ROWS)
