@@ -165,7 +165,7 @@ def test_killed_and_on_other_workers_it_writes_the_same_bytes(raw: Path) -> None
 
     curate(raw, "workers=1")
     with pytest.raises(_Killed):
-        curate(raw, "workers=1", output="two", watcher=Watcher(begins=lambda *_: report))
+        curate(raw, "workers=1", output="two", watcher=Watcher(begins=lambda *_, **__: report))
     assert list((raw / "two.work").rglob("*.notes.jsonl*"))
     curate(raw, "workers=2", output="two")
     one = files_of(raw / "out")
