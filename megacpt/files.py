@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def write_parts(path: Path, *, parts: Iterable[bytes | memoryview]) -> None:
             f"{path} cannot be written: {error.strerror}; "
             "choose a folder with write permission and free space."
         ) from error
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside it that no other process takes, on whatever machine."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def write_first(path: Path, *, text: str) -> None:
+    """Write it unless another process was first, on any machine: then it is left as it is."""
+    aside = aside_of(path)
+    write_text(aside, text=text)
+    with contextlib.suppress(FileExistsError):
+        os.link(aside, path)
+    aside.unlink()
 
 
 def sync(path: Path) -> None:

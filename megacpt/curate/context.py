@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from megacpt.curate.parts import PartForm
 from megacpt.curate.sources import Corpus
 from megacpt.curate.step import StepSettings
 from megacpt.curate.work import Reading
-from megacpt.files import write_text
+from megacpt.files import aside_of, write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +35,10 @@ class Context:
 
     def put(self, name: str, *, text: str) -> Path:
         """Write FOLDER/NAME, which several machines may do at once, with the same text."""
-        aside = self.folder / f"{name}.{secrets.token_hex(4)}.partial"
+        path = self.folder / name
+        aside = aside_of(path)
         write_text(aside, text=text)
-        return aside.replace(self.folder / name)
+        return aside.replace(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import enum
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -14,6 +13,7 @@ import xxhash
 
 from megacpt.corpus.containers import arrow_for
 from megacpt.curate.documents import FIELDS, ID, TEXT, Document, as_json
+from megacpt.files import aside_of
 
 
 class PartForm(enum.Enum):
@@ -27,7 +27,7 @@ class LinesBeside:
     """A file of JSON lines beside a part; there is none as long as nothing is added."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._aside = path, Path(f"{path}.{secrets.token_hex(4)}.partial")
+        self._path, self._aside = path, aside_of(path)
         self._file: BinaryIO | None = None
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -68,7 +68,7 @@ class _File:
     def __init__(self, stem: Path, *, form: PartForm) -> None:
         self._stem, self._form = stem, form
         # A task that was taken for lost may still be writing the same part.
-        self._aside = Path(f"{stem}.{secrets.token_hex(4)}.partial")
+        self._aside = aside_of(stem)
         self._file: BinaryIO = self._aside.open("wb")
 
     def _publish(self) -> Path:

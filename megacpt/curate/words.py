@@ -19,4 +19,5 @@ from megacpt._C import UNICODE_VERSION
 VERSION = 1
 """Of these rules and of the hashes that are made of words (csrc/word_hash.h, csrc/sketch.h): it
 rises when a text gets others."""
-UNICODE = UNICODE_VERSION
+STATED = {"words_version": VERSION, "unicode": UNICODE_VERSION}
+"""For the account of a step whose verdicts depend on words."""

@@ -12,11 +12,8 @@ others are there.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -32,7 +29,7 @@ from megacpt.corpus.workers.share import Share
 from megacpt.curate.documents import Document, DocumentBatch, lines_of, read_documents
 from megacpt.curate.sources import Corpus
 from megacpt.errors import DataError, EnvironmentError_
-from megacpt.files import write_text
+from megacpt.files import aside_of, write_first, write_text
 
 PLAN = "plan.json"
 DONE = "done"
@@ -166,14 +163,10 @@ def _start(
 
 
 def _agree(path: Path, *, text: str) -> None:
-    """Link the plan to its name, which fails where another task was first; it must be the same."""
+    """The plan of the first task must be the same."""
     # Also where it is there: a change of its own makes NFS look again at what others have made in
     # the folder, of which it may remember for a minute that it was missing.
-    aside = path.with_name(f"{PLAN}.{secrets.token_hex(4)}.partial")
-    write_text(aside, text=text)
-    with suppress(FileExistsError):
-        os.link(aside, path)
-    aside.unlink()
+    write_first(path, text=text)
     if path.read_text(encoding="utf-8") != text:
         raise DataError(
             f"{path} is of other inputs or settings; give all tasks the same, or remove "
@@ -320,6 +313,6 @@ class PieceMaker:
             "on_error": self._job.reading.on_error.value if step.has_bad else None,
         }
         path = _stem(folder, number=step.number).with_suffix(".json")
-        aside = path.with_suffix(f".{secrets.token_hex(4)}.partial")
+        aside = aside_of(path)
         aside.write_text(json.dumps(record))
         aside.replace(path)

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from megacpt.curate.decontaminate.fields import chosen
-from megacpt.curate.decontaminate.items import SuiteItem, normalised
+from megacpt.curate.decontaminate.items import SuiteItem, chosen, normalised
 from megacpt.errors import DataError, EnvironmentError_
 
 SHOWN_SHARE = 0.5

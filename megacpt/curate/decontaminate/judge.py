@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from megacpt.curate import words as words_rules
+from megacpt.curate import words
 from megacpt.curate.decontaminate.items import Suite
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
@@ -33,8 +33,7 @@ class Decontamination:
     def to_json(self) -> dict[str, Any]:
         settings = asdict(self.settings) | {"action": self.settings.action.value}
         settings["suites"] = {suite.name: suite.identity for suite in self.suites}
-        words = {"words_version": words_rules.VERSION, "unicode": words_rules.UNICODE}
-        return {"version": VERSION, **words, **settings}
+        return {"version": VERSION, **words.STATED, **settings}
 
     def concerns(self, source: TextSource) -> bool:
         return is_trained_on(source)

@@ -14,9 +14,8 @@ from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import Extent
 from megacpt.corpus.reader import ExtentReader
-from megacpt.curate.decontaminate.fields import chosen, field, texts_of
 from megacpt.curate.decontaminate.harness import task_items
-from megacpt.curate.decontaminate.items import Suite, SuiteItem
+from megacpt.curate.decontaminate.items import Suite, SuiteItem, chosen, field, texts_of
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.errors import DataError
 from megacpt.text import listed

@@ -14,15 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megacpt.curate.deduplicate.buckets import Bucketed, bucketed, deal
+from megacpt.curate.deduplicate.files import Array
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
 
-Array = npt.NDArray[Any]
 STAYS, EXACT, NEAR = 0, 1, 2
 """Of a document: what became of it."""
 LOOKED_AT_ONCE = 1 << 22

@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from megacpt.curate.deduplicate.files import Array
+
 ENTRY = np.dtype([("key", np.uint64), ("document", np.int64)])
 ENTRY_COPIES = 8
 """Of an entry's size, what sorting a file takes, and the buckets of the one before."""

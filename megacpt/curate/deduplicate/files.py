@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,6 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from megacpt.files import aside_of
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +87,7 @@ class PieceArrays:
         """Of all documents, to be looked up in any order: one file, as few may be open at once."""
         path = self.folder / f"all.{name}"
         # Other machines may have theirs open, with the same bytes.
-        aside = self.folder / f"all.{name}.{secrets.token_hex(4)}.partial"
+        aside = aside_of(path)
         with aside.open("wb") as stream:
             for piece in self.pieces():
                 stream.write(piece[name].data)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from megacpt.curate.deduplicate.alike import EXACT, NEAR, STAYS, State
-from megacpt.curate.deduplicate.line_cutter import LineCutter, RepeatedLines
+from megacpt.curate.deduplicate.lines import LineCutter, RepeatedLines
 from megacpt.curate.documents import Document, DocumentBatch
 from megacpt.curate.sources import TextSource
 from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on

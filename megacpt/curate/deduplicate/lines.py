@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines that are repeated, in a document or in others: the first of each stays.
+"""Lines that are repeated, in a document or in others: the first of each stays, all others are
+taken out.
 
     NNNNN.lines       uint64: a hash of each line of enough words, of one document after another
     NNNNN.line_ends   int64 (N): where each document's end
@@ -18,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megacpt._C import Sketcher
 from megacpt.curate.deduplicate.alike import STAYS, State
 from megacpt.curate.deduplicate.buckets import bucketed, deal
-from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
+from megacpt.curate.deduplicate.files import Array, PieceArrays, PieceFiles
+from megacpt.curate.deduplicate.settings import LinesConfig
 from megacpt.curate.deduplicate.sketches import HELDOUT_BITS, Sketches
-from megacpt.curate.documents import DocumentBatch
+from megacpt.curate.documents import Document, DocumentBatch
+from megacpt.curate.step import KEPT, DocumentVerdict, changed, dropped
 
-Array = npt.NDArray[Any]
 FILES = {"lines": np.uint64, "line_ends": np.int64}
 
 
@@ -151,3 +152,50 @@ class Repeats:
             hashes[here] = piece["lines"][own]
             documents[here] = piece.first + np.searchsorted(piece["line_ends"], own, side="right")
         return hashes, documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatedLines:
+    """What was found of them."""
+
+    arrays: PieceArrays
+    flags: Path
+    """uint8: of every line that counts, whether it was there before."""
+    settings: LinesConfig
+
+    def open(self) -> LineCutter:
+        return LineCutter(self)
+
+
+class LineCutter:
+    def __init__(self, found: RepeatedLines) -> None:
+        self._settings = found.settings
+        self._flags = np.memmap(found.flags, np.uint8, mode="r")
+        self._pieces = {piece.first: piece for piece in found.arrays.pieces()}
+        self._firsts = found.arrays.before("documents")
+        self._reader = LineReader(words=found.settings.words)
+
+    def judge(self, batch: DocumentBatch) -> list[DocumentVerdict]:
+        verdicts = [KEPT] * len(batch.documents)
+        if not batch.documents:
+            return verdicts
+        piece = self._pieces[self._firsts[batch.piece]]
+        ends = piece.starts["lines"] + piece["line_ends"]
+        for at, number in enumerate(batch.numbers):
+            start = int(ends[number - 1]) if number else piece.starts["lines"]
+            flags = np.asarray(self._flags[start : int(ends[number])])
+            if flags.any():
+                verdicts[at] = self._without(batch.documents[at], flags=flags)
+        return verdicts
+
+    def _without(self, document: Document, *, flags: Array) -> DocumentVerdict:
+        lines = self._reader.read([document.text])
+        goes = np.zeros(len(lines.counted), dtype=bool)
+        goes[lines.counted] = flags.astype(bool)
+        share = float(lines.num_words[goes].sum() / lines.num_words.sum())
+        detail = {"lines": int(goes.sum()), "share_of_words": round(share, 4)}
+        if share > self._settings.share:
+            return dropped("lines", **detail)
+        (own,) = lines.own
+        left = [line for line, is_out in zip(own, goes.tolist(), strict=True) if not is_out]
+        return changed(document.with_text("\n".join(left)), rule="lines", **detail)

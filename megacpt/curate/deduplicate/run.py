@@ -16,21 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from megacpt.corpus.workers.processes import THREADS_MAX
 from megacpt.curate.context import Context, StepOutcome, apply_step
 from megacpt.curate.deduplicate.alike import NEAR, STAYS, Near, State, drop_exact
 from megacpt.curate.deduplicate.curve import Curve, choose_curve
 from megacpt.curate.deduplicate.files import PieceArrays
 from megacpt.curate.deduplicate.judge import LeaveOut
-from megacpt.curate.deduplicate.line_cutter import RepeatedLines
 from megacpt.curate.deduplicate.lines import FILES as LINE_FILES
-from megacpt.curate.deduplicate.lines import LineSettings, Repeats
+from megacpt.curate.deduplicate.lines import LineSettings, RepeatedLines, Repeats
 from megacpt.curate.deduplicate.settings import DeduplicateConfig
 from megacpt.curate.deduplicate.sketches import Sketches, SketchSettings
 from megacpt.curate.sources import Corpus, Kind
 from megacpt.curate.tally import EXAMPLES
 from megacpt.curate.work import make_once, make_pieces
-
-THREADS_MAX = 4
 
 
 def run(corpus: Corpus, *, settings: DeduplicateConfig, context: Context) -> StepOutcome:

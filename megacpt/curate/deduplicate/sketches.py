@@ -20,19 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from megacpt._C import ShingleFiles, Sketcher
 from megacpt.curate import words
-from megacpt.curate.deduplicate.files import PieceArrays, PieceFiles
+from megacpt.curate.deduplicate.files import Array, PieceArrays, PieceFiles
 from megacpt.curate.deduplicate.settings import Keep
 from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.sources import Kind
 
 HELDOUT_BITS = 63
 """A priority below 2 to this power is that of a held-out document."""
-Array = npt.NDArray[Any]
 LENGTH_MAX = np.uint64((1 << 31) - 1)
 """Longer documents count as long as each other."""
 OF_ALL: Mapping[str, type] = {"exact": np.uint64, "priority": np.uint64, "bytes": np.uint32}
@@ -56,8 +54,7 @@ class SketchSettings:
 
     def to_json(self) -> Mapping[str, Any]:
         return {
-            "words_version": words.VERSION,
-            "unicode": words.UNICODE,
+            **words.STATED,
             "keep": self.keep.value,
             "score_key": self.score_key if self.keep is Keep.best else None,
             "words": self.words,

@@ -15,6 +15,7 @@ from typing import Any
 from megacpt.curate.config import CurateConfig
 from megacpt.curate.distributed.settings import JobsConfig
 from megacpt.curate.distributed.stages import Stage, StagePart, stages
+from megacpt.curate.packages import need
 from megacpt.curate.pipeline import open_corpus, require_shareable, work_folder
 from megacpt.device.environment import slurm_job
 from megacpt.errors import ConfigError, EnvironmentError_
@@ -72,7 +73,10 @@ def _require_login_node() -> None:
 
 
 def _executors(config: CurateConfig, *, jobs: JobsConfig, folder: Path) -> Iterator[Any]:
-    slurm, stats = _datatrove("executor.slurm"), _datatrove("utils.stats")
+    slurm, stats = (
+        need(f"datatrove.{module}", who="jobs on Slurm need")
+        for module in ("executor.slurm", "utils.stats")
+    )
     # What it says of each job is said in fewer words by the command.
     importlib.import_module("loguru").logger.disable("datatrove")
     before = None
@@ -123,12 +127,3 @@ def _extra(text: str) -> dict[str, str]:
 def _same_python() -> str:
     """datatrove's commands are those of the Python that submits."""
     return f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-
-
-def _datatrove(module: str) -> Any:
-    try:
-        return importlib.import_module(f"datatrove.{module}")
-    except ImportError as error:
-        raise EnvironmentError_(
-            "jobs on Slurm need the package datatrove: pip install 'megacpt[curate]'"
-        ) from error

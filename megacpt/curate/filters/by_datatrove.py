@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from megacpt.config.schema import is_optional
-from megacpt.curate.filters.packages import need
 from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import (
     C4Config,
@@ -17,6 +16,7 @@ from megacpt.curate.filters.settings import (
     RepetitionConfig,
 )
 from megacpt.curate.filters.threshold import Threshold
+from megacpt.curate.packages import need
 from megacpt.errors import ConfigError
 
 FILTERS = {

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megacpt.curate.filters.packages import need
 from megacpt.curate.filters.rule import Ruling, beyond
 from megacpt.curate.filters.settings import LanguageConfig
 from megacpt.curate.filters.threshold import Threshold
+from megacpt.curate.packages import need
 from megacpt.errors import ConfigError
 from megacpt.text import listed
 

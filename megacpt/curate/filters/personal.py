@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from megacpt.curate.filters.packages import need
 from megacpt.curate.filters.rule import Ruling
 from megacpt.curate.filters.settings import PersonalConfig
 from megacpt.curate.filters.threshold import Threshold
+from megacpt.curate.packages import need
 
 EMAIL = re.compile(
     r"(?<![\w.%+'-])[\w%+'-]{1,64}(?:\.[\w%+'-]{1,64}){0,8}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"

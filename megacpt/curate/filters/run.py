@@ -15,7 +15,6 @@ from megacpt.curate.documents import Document, DocumentBatch
 from megacpt.curate.filters.by_datatrove import FILTERS, DatatroveRule, require_words
 from megacpt.curate.filters.language import Language
 from megacpt.curate.filters.length import Length
-from megacpt.curate.filters.packages import versions
 from megacpt.curate.filters.perplexity import Perplexity
 from megacpt.curate.filters.personal import Personal
 from megacpt.curate.filters.rule import FilterRule
@@ -26,6 +25,7 @@ from megacpt.curate.filters.settings import (
     PerplexityConfig,
     PersonalConfig,
 )
+from megacpt.curate.packages import versions
 from megacpt.curate.sources import Corpus, TextSource
 from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on
 from megacpt.errors import ConfigError

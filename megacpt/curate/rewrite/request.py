@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from megacpt.curate.rewrite.settings import EndpointConfig
 from megacpt.curate.rewrite.templates import environment, read_prompt, tidy
 from megacpt.errors import ConfigError, DataError
-from megacpt.files import write_text
+from megacpt.files import write_first
 
 
 class ModelRequest(NamedTuple):
@@ -91,12 +88,7 @@ class Cache:
 
     def put(self, reply: Reply, *, request: ModelRequest) -> Reply:
         """The reply that is there now: another run, on another machine, may have been first."""
-        path = self._path(request)
-        aside = path.with_suffix(f".{secrets.token_hex(4)}")
-        write_text(aside, text=json.dumps(reply._asdict()) + "\n")
-        with suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
+        write_first(self._path(request), text=json.dumps(reply._asdict()) + "\n")
         return self.get(request) or reply
 
     def _path(self, request: ModelRequest) -> Path:

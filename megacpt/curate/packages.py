@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages that some of the filters stand on, and their versions."""
+"""Packages of the extra ``curate``, imported where they are used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from megacpt.errors import EnvironmentError_
 
 
-def need(module: str) -> Any:
-    """A module of a package that comes with the extra ``curate``."""
+def need(module: str, *, who: str = "filter needs") -> Any:
+    """A module of one of them."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise EnvironmentError_(
-            f"filter needs the package {error.name or module}: pip install 'megacpt[curate]'"
+            f"{who} the package {error.name or module}: pip install 'megacpt[curate]'"
         ) from error
 
 

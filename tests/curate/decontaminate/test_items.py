@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from megacpt.curate.decontaminate.fields import chosen
+from megacpt.curate.decontaminate.items import chosen
 
 
 @pytest.mark.parametrize(
