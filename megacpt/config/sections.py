@@ -23,6 +23,7 @@ REPLAY_SHARE = Limits(
     above=0, below=1, remedy="0.05 to 0.2 is usual; data.replay=null trains without replay"
 )
 PENALTY = Limits(at_least=1, remedy="1.2 is usual; 1 leaves the model's choice as it is")
+CONFIDENCE = Limits(above=0.5, below=1, remedy="0.95 is usual")
 TOPIC = Limits(choices=("plant", "kitchen"), rule="is not a topic of the generator")
 
 
@@ -174,6 +175,14 @@ class MissingPolicy(Enum):
 
     refuse = "refuse"
     warn = "warn"
+
+
+class GateAction(Enum):
+    """What a retention suite that drops during training leads to: a line in the report, or the end
+    of the run."""
+
+    report = "report"
+    stop = "stop"
 
 
 class WandbMode(Enum):
@@ -590,6 +599,24 @@ class GateConfig:
     """Largest perplexity on the domain set, final over base, that passes ``megacpt evaluate``."""
     general_perplexity_ratio_max: float | None = limited(None, limits=POSITIVE)
     """Largest perplexity on the general set, final over base: how much may be forgotten."""
+    forgetting_max_nats: float | None = limited(None, limits=NOT_NEGATIVE)
+    """Largest loss on the general set, final minus base, in nats a token."""
+    retention_drop_max_points: float | None = limited(None, limits=NOT_NEGATIVE)
+    """Largest drop of a retention suite's score, in points (hundredths), that is surely not
+    exceeded."""
+    gain_min_points: float | None = limited(None, limits=NOT_NEGATIVE)
+    """Smallest gain of a gain suite's score, in points, that is surely reached."""
+    usefulness_drop_max_points: float | None = limited(None, limits=NOT_NEGATIVE)
+    """Largest drop of a usefulness suite's score, in points; 0 asks for a sure gain."""
+    require_decontaminated: bool = False
+    """A suite passes only if all text that was trained on was decontaminated against it."""
+    confidence: float = limited(0.95, limits=CONFIDENCE)
+    """Of the intervals; a wrong verdict has half the rest as its chance, 2.5 % for 0.95."""
+    action: GateAction = GateAction.report
+    """What a retention suite that surely drops during training, by stop_drop_points or more, leads
+    to."""
+    stop_drop_points: float = limited(5.0, limits=POSITIVE)
+    """Drop of a retention suite, in points, at which action=stop ends the run."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: perplexity ratios to the base model against limits declared before training."""
+"""The gate on held-out text: losses beside the base model's, and the limits declared for them.
+
+Suites of items are judged in megacpt.evaluate.suite_gate.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,11 +19,22 @@ Losses = Mapping[str, float]
 
 
 class Verdict(StrEnum):
-    """``not declared``: no limit was set before training, so nothing can be passed."""
+    """``not declared``: no limit was set before training, so nothing can be passed. ``not enough
+    items``: what was measured is compatible with both."""
 
     passed = "passed"
     failed = "failed"
+    not_enough_items = "not enough items"
     not_declared = "not declared"
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of a run: passed where all that is declared is, failed where anything is."""
+    found = set(verdicts)
+    for verdict in (Verdict.failed, Verdict.not_enough_items, Verdict.passed):
+        if verdict in found:
+            return verdict
+    return Verdict.not_declared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +45,9 @@ class Check:
     heldout_set: str | None
     ratio: float | None
     limit: float | None
+    """Of ``measured``, which is the ratio, or the difference of the losses in nats a token."""
+    measured: float | None
+    unit: str
     verdict: Verdict
     sentence: str
 
@@ -58,7 +75,33 @@ def verdict(
             role="general",
             limit=gate.general_perplexity_ratio_max,
         ),
+        *_forgetting(heldout, heldout_set=general, limit=gate.forgetting_max_nats),
     ]
+
+
+def _forgetting(
+    heldout: Mapping[str, Mapping[str, Losses]], *, heldout_set: str | None, limit: float | None
+) -> Iterator[Check]:
+    """The same difference as the general set's ratio, for who thinks in nats."""
+    if limit is None:
+        return
+    if heldout_set is None or heldout_set not in heldout:
+        raise _limit_without_set(
+            "forgetting_max_nats", role="general", limit=limit, known=sorted(heldout)
+        )
+    losses = heldout[heldout_set]
+    nats = losses["final"]["loss"] - losses["base"]["loss"]
+    result = Verdict.passed if nats <= limit else Verdict.failed
+    yield Check(
+        name="forgetting",
+        heldout_set=heldout_set,
+        ratio=perplexity_ratio(losses),
+        limit=limit,
+        measured=nats,
+        unit="nats a token",
+        verdict=result,
+        sentence=f"forgetting {result}: {nats:+.4f} nats a token, the declared limit is {limit:g}",
+    )
 
 
 def _check(
@@ -70,7 +113,9 @@ def _check(
     limit: float | None,
 ) -> Check:
     if limit is not None and (heldout_set is None or heldout_set not in heldout):
-        raise _limit_without_set(role=role, limit=limit, known=sorted(heldout))
+        raise _limit_without_set(
+            f"{role}_perplexity_ratio_max", role=role, limit=limit, known=sorted(heldout)
+        )
     ratio = None if heldout_set is None else perplexity_ratio(heldout[heldout_set])
     result = _judge(ratio, limit=limit)
     return Check(
@@ -78,6 +123,8 @@ def _check(
         heldout_set=heldout_set,
         ratio=ratio,
         limit=limit,
+        measured=ratio,
+        unit="perplexity ratio",
         verdict=result,
         sentence=_sentence(name, ratio=ratio, limit=limit, result=result),
     )
@@ -103,11 +150,11 @@ def _sentence(name: str, *, ratio: float | None, limit: float | None, result: Ve
     return f"{name} {result}: {measured}, the declared limit is {limit:g}"
 
 
-def _limit_without_set(*, role: str, limit: float, known: list[str]) -> ConfigError:
+def _limit_without_set(setting: str, *, role: str, limit: float, known: list[str]) -> ConfigError:
     return ConfigError(
         [
             Violation(
-                path=f"evaluate.gate.{role}_perplexity_ratio_max",
+                path=f"evaluate.gate.{setting}",
                 value=limit,
                 rule=f"judges the {role} held-out set, which evaluate.{role} does not name",
                 remedy=f"set evaluate.{role} to one of: {', '.join(known) or '(none declared)'}",

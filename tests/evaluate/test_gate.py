@@ -79,3 +79,26 @@ def test_a_limit_without_its_set_names_the_remedy(named: str | None) -> None:
     heldout = {"law": {"base": losses(1.0), "final": losses(1.0)}}
     with pytest.raises(ConfigError, match=r"set evaluate\.domain to one of: law"):
         verdict(heldout, gate=GATE, domain=named, general=None)
+
+
+def test_forgetting_is_limited_in_nats() -> None:
+    heldout = {"web": {"base": losses(3.3), "final": losses(3.35)}}
+    for limit, result in ((0.04, "failed"), (0.06, "passed")):
+        *_, check = verdict(
+            heldout, gate=GateConfig(forgetting_max_nats=limit), domain=None, general="web"
+        )
+        assert check.verdict == result
+        assert check.measured == pytest.approx(0.05)
+        assert check.sentence == (
+            f"forgetting {result}: +0.0500 nats a token, the declared limit is {limit:g}"
+        )
+    with pytest.raises(ConfigError, match=r"forgetting_max_nats=0\.06 judges the general"):
+        verdict(heldout, gate=GateConfig(forgetting_max_nats=0.06), domain=None, general=None)
+
+
+def test_a_run_that_diverged_has_forgotten() -> None:
+    heldout = {"web": {"base": losses(3.3), "final": losses(math.nan)}}
+    *_, check = verdict(
+        heldout, gate=GateConfig(forgetting_max_nats=1.0), domain=None, general="web"
+    )
+    assert check.verdict is Verdict.failed

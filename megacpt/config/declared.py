@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run declares before training: the limits of its gate, and a fingerprint of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import xxhash
+
+from megacpt.config.schema import flatten, to_tree
+from megacpt.config.sections import GateConfig, RunConfig
+
+_LIMITS = (
+    "domain_perplexity_ratio_max",
+    "general_perplexity_ratio_max",
+    "forgetting_max_nats",
+    "retention_drop_max_points",
+    "gain_min_points",
+    "usefulness_drop_max_points",
+)
+
+
+def declares_limit(gate: GateConfig) -> bool:
+    """Whether anything can be passed or failed."""
+    settings = asdict(gate)
+    return any(settings[name] is not None for name in _LIMITS)
+
+
+def gate_fingerprint(config: RunConfig) -> str:
+    """Of the limits and of all they judge; a setting that is as it always was changes nothing, so
+    that a later megacpt with more settings finds the same."""
+    default = _judged(to_tree(RunConfig()))
+    changed = {
+        key: value
+        for key, value in _judged(to_tree(config)).items()
+        if key not in default or default[key] != value
+    }
+    return xxhash.xxh3_128_hexdigest(json.dumps(changed, sort_keys=True).encode())
+
+
+def _judged(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits, and the names of what they are limits of."""
+    evaluate = tree["evaluate"]
+    roles = {
+        name: {"task": suite["task"], "role": suite["role"]}
+        for name, suite in evaluate.get("benchmarks", {}).items()
+        if suite["role"] != "none"
+    }
+    named = {name: evaluate[name] for name in ("gate", "domain", "general")}
+    return flatten({**named, "benchmarks": roles})
