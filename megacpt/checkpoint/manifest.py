@@ -60,6 +60,8 @@ class CheckpointManifest:
     base: str | None = None
     """Of an adapter: the fingerprint of the weights that it goes with
     (megacpt.families.stored.fingerprint)."""
+    gate: str | None = None
+    """Fingerprint of the gate as it was before the first step (megacpt.config.declared)."""
 
     @property
     def bytes(self) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
 from megacpt.commands.model import as_asked, model_of_run, one_cpu_rank
+from megacpt.config.declared import DECLARED_LATE
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
 
 GATE_FAILED = 1
+NOT_ENOUGH_ITEMS = 3
+EXIT_CODES = {"failed": GATE_FAILED, "not enough items": NOT_ENOUGH_ITEMS}
 DAMAGED = 1
 
 
@@ -157,18 +160,20 @@ def _say_evaluated(run_dir: Path) -> int:
     for name, losses in result["heldout"].items():
         base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
         print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
-    failed = [check for check in result["gate"] if check["verdict"] == "failed"]
-    for check in result["gate"]:
+    for check in (*result["gate"], *result["suites"]):
         print(f"Gate: {check['sentence']}")
+    if result["declared_late"]:
+        print(f"Gate: {DECLARED_LATE}")
     say(f"Wrote {shown(path)}", next_command=f"megacpt export {shown(run_dir)}")
-    return GATE_FAILED if failed else 0
+    return EXIT_CODES.get(result["verdict"], 0)
 
 
 EVALUATE = Verb(
     name="evaluate",
     summary="measure the held-out sets, base model beside newest checkpoint, and the gate",
     example="  megacpt evaluate runs/tiny\n"
-    "Exit code 1: a gate threshold (evaluate.gate) is exceeded.",
+    "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is, but suites have\n"
+    "not enough items to say that all are kept.",
     add_arguments=run_dir_argument,
     run=_evaluate,
 )

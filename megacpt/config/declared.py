@@ -13,6 +13,7 @@ import xxhash
 from megacpt.config.schema import flatten, to_tree
 from megacpt.config.sections import GateConfig, RunConfig
 
+DECLARED_LATE = "declared after training began: run.yaml has other limits than at step 0"
 _LIMITS = (
     "domain_perplexity_ratio_max",
     "general_perplexity_ratio_max",
@@ -41,13 +42,18 @@ def gate_fingerprint(config: RunConfig) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(changed, sort_keys=True).encode())
 
 
+def roles(config: RunConfig) -> dict[str, str]:
+    """Benchmark -> what it is measured for."""
+    return _roles(to_tree(config)["evaluate"])
+
+
+def _roles(evaluate: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(suite["role"]) for name, suite in evaluate.get("benchmarks", {}).items()}
+
+
 def _judged(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Limits, and the names of what they are limits of."""
     evaluate = tree["evaluate"]
-    roles = {
-        name: {"task": suite["task"], "role": suite["role"]}
-        for name, suite in evaluate.get("benchmarks", {}).items()
-        if suite["role"] != "none"
-    }
+    judged = {name: role for name, role in _roles(evaluate).items() if role != "none"}
     named = {name: evaluate[name] for name in ("gate", "domain", "general")}
-    return flatten({**named, "benchmarks": roles})
+    return flatten({**named, "benchmarks": judged})

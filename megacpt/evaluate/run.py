@@ -14,16 +14,18 @@ from typing import Any
 from megacpt.checkpoint import state
 from megacpt.checkpoint.choose import choose
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture, require_base
+from megacpt.config.declared import roles
 from megacpt.config.paths import heldout_shards
-from megacpt.config.sections import DeviceKind, EvaluateConfig, RunConfig
+from megacpt.config.sections import DeviceKind, RunConfig
 from megacpt.device.collective import from_first_rank
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
-from megacpt.evaluate.gate import verdict
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
+from megacpt.evaluate.judged import judged
+from megacpt.evaluate.suites import benchmarks, usefulness
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.fingerprint import base_of_run
 from megacpt.families.targets import architecture_of_run
@@ -80,7 +82,7 @@ def evaluate(
         result = {
             "step": manifest.step,
             "arithmetic": precision_name(config.precision, emulated=emulated),
-            **_comparison(config.evaluate, base=base, final=final),
+            **_comparison(config, base=base, final=final, declared=manifest.gate),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
 
@@ -111,8 +113,16 @@ def base_chunks(
 
 
 def _comparison(
-    evaluate: EvaluateConfig, *, base: Mapping[str, Losses], final: Mapping[str, Losses]
+    config: RunConfig,
+    *,
+    base: Mapping[str, Losses],
+    final: Mapping[str, Losses],
+    declared: str | None,
 ) -> dict[str, Any]:
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
-    checks = verdict(heldout, gate=evaluate.gate, domain=evaluate.domain, general=evaluate.general)
-    return {"heldout": heldout, "gate": [asdict(check) for check in checks]}
+    run_dir = Path(config.run_dir)
+    suites = benchmarks(run_dir, roles=roles(config)) | usefulness(run_dir)
+    return {
+        "heldout": heldout,
+        **judged(config, heldout=heldout, suites=suites, declared=declared),
+    }

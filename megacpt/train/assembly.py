@@ -27,6 +27,7 @@ from megacpt.checkpoint.starts import Start
 from megacpt.checkpoint.state import barrier, load_model
 from megacpt.checkpoint.writer import pace, process
 from megacpt.checkpoint.writer.process import Background
+from megacpt.config.declared import gate_fingerprint
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
 from megacpt.config.sections import DeviceKind, Init, RunConfig
@@ -435,6 +436,7 @@ def _loop(parts: Parts, *, saves: Saves, requests: Requests, journal: Journal | 
         ),
         journal=journal,
         base_record=parts.base_record,
+        gate=gate_fingerprint(config),
         beat=parts.beat,
         start=parts.origin.start,
         restart=lambda: _restart(parts),

@@ -62,6 +62,8 @@ class Loop:
     """On the first rank only."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
+    gate: str
+    """Fingerprint of the gate that is declared now (megacpt.config.declared)."""
     beat: Callable[[str], None]
     start: Start
     """This start of the run; a rollback makes another."""
@@ -82,7 +84,7 @@ class Loop:
         """The fault that wants a rollback; None once the last step is done."""
         if position.base_heldout is None:
             record = self.base_record or self.recorder.base()
-            position.base_heldout = record["heldout"]
+            position.base_heldout, position.gate = record["heldout"], self.gate
             self.write(record)
         first_step, last_step = position.step + 1, self.schedule.steps
         with (

@@ -48,6 +48,8 @@ class Position:
     elapsed_s: float = 0.0
     base_heldout: dict[str, dict[str, float]] | None = None
     """Held-out losses of the untouched base model; None until they are measured."""
+    gate: str | None = None
+    """Fingerprint of the gate as it was before the first step (megacpt.config.declared)."""
     heldout: dict[str, float] | None = None
     """Held-out losses of this very step; None where none are due."""
     faults: FaultState = field(default_factory=FaultState)
@@ -126,6 +128,7 @@ def _load(state: TrainState, *, identity: Identity, origin: Origin) -> Position 
         tokens_per_source=dict(manifest.tokens_per_source),
         elapsed_s=manifest.elapsed_s,
         base_heldout=manifest.base_heldout,
+        gate=manifest.gate,
         faults=FaultState.from_json(manifest.faults),
         checkpoint_step=manifest.step,
     )
@@ -176,4 +179,5 @@ def manifest_of(position: Position, *, identity: Identity, start: Start) -> Chec
         faults=position.faults.to_json(),
         files={},
         base=identity.base,
+        gate=position.gate,
     )

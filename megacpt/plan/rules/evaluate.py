@@ -51,14 +51,17 @@ def _text(item: SourceConfig | HeldoutConfig) -> tuple[object, ...]:
 
 def _gate(facts: Facts) -> Iterator[Violation]:
     evaluate = facts.config.evaluate
+    gate = evaluate.gate
     thresholds = {
-        "domain": (evaluate.domain, evaluate.gate.domain_perplexity_ratio_max),
-        "general": (evaluate.general, evaluate.gate.general_perplexity_ratio_max),
+        "domain_perplexity_ratio_max": ("domain", gate.domain_perplexity_ratio_max),
+        "general_perplexity_ratio_max": ("general", gate.general_perplexity_ratio_max),
+        "forgetting_max_nats": ("general", gate.forgetting_max_nats),
     }
-    for role, (name, threshold) in thresholds.items():
-        if threshold is not None and name is None:
+    names = {"domain": evaluate.domain, "general": evaluate.general}
+    for setting, (role, threshold) in thresholds.items():
+        if threshold is not None and names[role] is None:
             yield Violation(
-                path=f"evaluate.gate.{role}_perplexity_ratio_max",
+                path=f"evaluate.gate.{setting}",
                 value=threshold,
                 rule=f"needs a {role} set, but evaluate.{role} is not set",
                 remedy=f"set evaluate.{role}=NAME, one of evaluate.heldout",

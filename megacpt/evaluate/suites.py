@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scores that a run folder holds, as the suites that the gate judges.
+
+RUN_DIR/benchmarks/base/SUITE.jsonl      the untouched base model
+RUN_DIR/benchmarks/base-2/SUITE.jsonl    again, with another seed or order of the prompt
+RUN_DIR/benchmarks/final/SUITE.jsonl     the newest checkpoint
+RUN_DIR/benchmarks/step-100/SUITE.jsonl  the checkpoint of that step, in training
+RUN_DIR/usefulness/{base,final}/SUITE.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from megacpt.evaluate.items import read_scores
+from megacpt.evaluate.suite_gate import Role, Suite
+
+BENCHMARKS, USEFULNESS = "benchmarks", "usefulness"
+
+
+def benchmarks(
+    run_dir: Path,
+    *,
+    roles: Mapping[str, str],
+    decontaminated: Mapping[str, bool] | None = None,
+    final: str = "final",
+) -> dict[str, Suite]:
+    """Those of ``roles`` that base and ``final`` (or ``step-N``) were measured on."""
+    known = decontaminated or {}
+    return {
+        name: _suite(
+            run_dir / BENCHMARKS,
+            name=name,
+            role=Role(role),
+            final=final,
+            decontaminated=known.get(name),
+        )
+        for name, role in roles.items()
+        if _is_measured(run_dir / BENCHMARKS, name=name, final=final)
+    }
+
+
+def usefulness(run_dir: Path) -> dict[str, Suite]:
+    """All there are; questions of the user's own are not looked for in the text trained on."""
+    folder = run_dir / USEFULNESS
+    names = sorted(path.stem for path in (folder / "base").glob("*.jsonl"))
+    return {
+        name: _suite(folder, name=name, role=Role.usefulness, final="final", decontaminated=None)
+        for name in names
+        if _is_measured(folder, name=name, final="final")
+    }
+
+
+def _is_measured(folder: Path, *, name: str, final: str) -> bool:
+    return all((folder / label / f"{name}.jsonl").exists() for label in ("base", final))
+
+
+def _suite(
+    folder: Path, *, name: str, role: Role, final: str, decontaminated: bool | None
+) -> Suite:
+    repeats = sorted(folder.glob(f"base-*/{name}.jsonl"))
+    return Suite(
+        role=role,
+        base=read_scores(folder / "base" / f"{name}.jsonl"),
+        final=read_scores(folder / final / f"{name}.jsonl"),
+        repeats=tuple(read_scores(path) for path in repeats),
+        decontaminated=decontaminated,
+    )
