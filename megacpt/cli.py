@@ -18,6 +18,7 @@ from typing import NoReturn
 from megacpt import __version__
 from megacpt.commands import (
     adapters,
+    compare,
     convert,
     curate,
     families,
@@ -42,6 +43,7 @@ VERBS = (
     *(shards.INSPECT, shards.MERGE, shards.PACK),
     *(run.PLAN, run.TRAIN, run.LAUNCH, run.LOGS),
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
+    compare.COMPARE,
     *(convert.CONVERT, convert.VERIFY, adapters.EXTRACT),
     *(machine.DOCTOR, machine.COMPLETION),
 )

@@ -182,12 +182,17 @@ def _check(
 def _verdict(found: _Measured, *, gate: GateConfig, p_fail: float) -> Verdict:
     if found.limit is None:
         return Verdict.not_declared
-    if gate.require_decontaminated and not found.suite.decontaminated:
+    if _may_be_known(found.suite.role, decontaminated=found.suite.decontaminated, gate=gate):
         return Verdict.failed
     tail = (1 - gate.confidence) / 2
     if found.difference.p_at_most(found.limit) <= tail:
         return Verdict.passed
     return Verdict.failed if p_fail <= tail else Verdict.not_enough_items
+
+
+def _may_be_known(role: Role, *, decontaminated: bool | None, gate: GateConfig) -> bool:
+    """Questions of usefulness are the user's own, and not looked for in the text trained on."""
+    return gate.require_decontaminated and role is not Role.usefulness and not decontaminated
 
 
 def _needed(found: _Measured, *, gate: GateConfig) -> int | None:
@@ -213,7 +218,7 @@ def sentence(check: SuiteCheck, *, gate: GateConfig) -> str:
     if check.limit_points is None:
         return f"{name}: {measured}; no limit was declared"
     text = f"{name} {check.verdict}: {measured}, the declared limit is {check.limit_points:+g}"
-    if gate.require_decontaminated and not check.decontaminated:
+    if _may_be_known(check.role, decontaminated=check.decontaminated, gate=gate):
         text += "; the text trained on is not known to be decontaminated against it"
     if check.verdict is Verdict.not_enough_items:
         text += f"; {_missing(check)}"

@@ -44,12 +44,16 @@ def benchmarks(
 def usefulness(run_dir: Path) -> dict[str, Suite]:
     """All there are; questions of the user's own are not looked for in the text trained on."""
     folder = run_dir / USEFULNESS
-    names = sorted(path.stem for path in (folder / "base").glob("*.jsonl"))
     return {
         name: _suite(folder, name=name, role=Role.usefulness, final="final", decontaminated=None)
-        for name in names
+        for name in measured_names(folder)
         if _is_measured(folder, name=name, final="final")
     }
+
+
+def measured_names(folder: Path) -> list[str]:
+    """Suites that the base was measured on."""
+    return sorted(path.stem for path in (folder / "base").glob("*.jsonl"))
 
 
 def _is_measured(folder: Path, *, name: str, final: str) -> bool:

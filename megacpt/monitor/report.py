@@ -24,6 +24,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
 from megacpt.files import write_text
 from megacpt.monitor.figures import draw_all
+from megacpt.monitor.interval_figure import interval_figure
 from megacpt.monitor.metrics import StepRecord, json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
 from megacpt.monitor.terminal import (
@@ -80,7 +81,7 @@ def html(summary: Summary, *, config: RunConfig, records: Sequence[StepRecord]) 
         clip_grad_norm=config.optim.clip_grad_norm,
     )
     certificate = summary["certificate"]
-    template = _templates().get_template("report.html.jinja")
+    template = templates().get_template("report.html.jinja")
     css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
     return template.render(
         s=summary,
@@ -164,7 +165,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     raise DataError(f"{path} is not a JSON object; delete it and make it again")
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("megacpt", "monitor"),
         autoescape=True,
@@ -179,6 +180,7 @@ def _templates() -> Environment:
         "fault_value": fault_value,
         "printable": printable,
         "sample_origin": sample_origin,
+        "interval_figure": lambda check, span: interval_figure(check, span_points=span),
         "share": lambda value: _shown(value, form="{:.1%}"),
         "fixed": lambda value, digits: _shown(value, form=f"{{:.{digits}f}}"),
         "signed": lambda value, digits: _shown(value, form=f"{{:+.{digits}f}}"),

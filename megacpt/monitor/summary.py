@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+from megacpt.config.declared import DECLARED_LATE, declares_limit
 from megacpt.config.hub_model import named
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
+from megacpt.monitor.layers import Layer, layers
 from megacpt.monitor.metrics import (
     FaultRecord,
     Generation,
@@ -63,7 +65,7 @@ class MixRow(TypedDict):
 
 
 class Gate(TypedDict):
-    """``verdict``: passed, failed, not declared, or not checked."""
+    """``verdict``: passed, failed, not enough items, not declared, or not checked."""
 
     verdict: str
     note: str
@@ -98,6 +100,8 @@ class Summary(TypedDict):
     heldout_source: str
     forgetting: float | None
     gate: Gate
+    layers: list[Layer]
+    """Suites of items, by what they are measured for; empty where none was measured."""
     tokens: int
     tokens_per_source: dict[str, int]
     samples_per_source: dict[str, int]
@@ -136,6 +140,7 @@ def summarise(files: RunFiles) -> Summary:
         "heldout_source": _heldout_source(evaluation, records=files.records),
         "forgetting": forgetting(heldout),
         "gate": gate(files, evaluation=evaluation),
+        "layers": layers(evaluation),
         "tokens": last.get("tokens", sum(tokens_per_source.values())),
         "tokens_per_source": tokens_per_source,
         "samples_per_source": last.get("samples_per_source", {}),
@@ -254,8 +259,7 @@ def _clause(name: str, *, change: HeldoutChange) -> str:
 
 
 def gate(files: RunFiles, *, evaluation: Mapping[str, Any] | None) -> Gate:
-    limits = files.config.evaluate.gate
-    if limits.domain_perplexity_ratio_max is None and limits.general_perplexity_ratio_max is None:
+    if not declares_limit(files.config.evaluate.gate):
         return {
             "verdict": "not declared",
             "note": "No limit was declared before training, so there is nothing to pass.",
@@ -269,13 +273,23 @@ def gate(files: RunFiles, *, evaluation: Mapping[str, Any] | None) -> Gate:
             "checks": [],
         }
     checks = [check for check in evaluation["gate"] if check["verdict"] != "not declared"]
-    passed = all(check["verdict"] == "passed" for check in checks)
-    note = "Every limit declared before training holds."
-    return {
-        "verdict": "passed" if passed else "failed",
-        "note": note if passed else "A limit declared before training does not hold.",
-        "checks": checks,
-    }
+    suites = [check for check in evaluation.get("suites", []) if check["limit_points"] is not None]
+    verdict = _worst(check["verdict"] for check in (*checks, *suites))
+    late = f" The gate was {DECLARED_LATE}." if evaluation.get("declared_late") else ""
+    return {"verdict": verdict, "note": _NOTES[verdict] + late, "checks": checks}
+
+
+_NOTES = {
+    "passed": "Every limit declared before training holds.",
+    "failed": "A limit declared before training does not hold.",
+    "not enough items": "No limit is exceeded for sure, but suites have not enough items to say "
+    "that all hold.",
+}
+
+
+def _worst(verdicts: Iterable[str]) -> str:
+    found = set(verdicts)
+    return next((v for v in ("failed", "not enough items") if v in found), "passed")
 
 
 def tokens_per_s(trained: Sequence[StepRecord]) -> float | None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from megacpt.config.compose import write_run_yaml
+from megacpt.config.declared import gate_fingerprint
 from megacpt.config.sections import (
     DataConfig,
     EvaluateConfig,
@@ -21,9 +23,12 @@ from megacpt.config.sections import (
     ScheduleConfig,
     SourceConfig,
 )
-from megacpt.evaluate.gate import verdict
+from megacpt.evaluate.items import write_scores
+from megacpt.evaluate.judged import judged
+from megacpt.evaluate.suite_gate import Role, Suite
 from megacpt.monitor.environment import write_environment
 from megacpt.monitor.metrics import FaultRecord, HeldoutLoss, MetricsLog, StepRecord
+from tests.evaluate.statistics.suites import Truth, scores_of
 
 STEPS = 120
 PROMPTS = {
@@ -178,14 +183,42 @@ def write_run(run_dir: Path, *, run: list[StepRecord]) -> RunConfig:
     return config
 
 
-def write_evaluation(run_dir: Path, *, config: RunConfig, step: int) -> None:
+SUITES = {
+    "hellaswag": (Role.retention, Truth(clusters=3_000, flips=0.08, difference=-0.004)),
+    "mmlu": (
+        Role.retention,
+        Truth(clusters=57, size=20, flips=0.15, difference=-0.01, alike=0.03, uneven=True),
+    ),
+    "psalm_quiz": (Role.gain, Truth(clusters=800, flips=0.2, difference=0.09)),
+    "letters": (Role.usefulness, Truth(clusters=60, flips=0.2, difference=0.02)),
+}
+
+
+def write_evaluation(
+    run_dir: Path, *, config: RunConfig, step: int, suites: bool = False, seed: int = 1
+) -> None:
+    """``suites``: also items of three layers."""
     heldout = {
         name: {"base": base, "final": heldout_at(step)[name]}
         for name, base in heldout_at(0).items()
     }
-    checks = verdict(heldout, gate=config.evaluate.gate, domain="psalms", general="speeches")
-    evaluation = {"step": step, "heldout": heldout, "gate": [asdict(check) for check in checks]}
+    measured = {
+        name: _suite(name, role=role, truth=truth, seed=seed)
+        for name, (role, truth) in (SUITES.items() if suites else ())
+    }
+    for name, suite in measured.items():
+        kind = "usefulness" if suite.role is Role.usefulness else "benchmarks"
+        for label, scores in (("base", suite.base), ("final", suite.final)):
+            write_scores(run_dir / kind / label / f"{name}.jsonl", scores=scores)
+    result = judged(config, heldout=heldout, suites=measured, declared=gate_fingerprint(config))
+    evaluation = {"step": step, "heldout": heldout, **result}
     (run_dir / "evaluation.json").write_text(json.dumps(evaluation))
+
+
+def _suite(name: str, *, role: Role, truth: Truth, seed: int) -> Suite:
+    """Base and final scores; the run's text was cleaned of one's items and not of the other's."""
+    base, final = scores_of(truth.draw(np.random.default_rng(seed)), suite=name)
+    return Suite(role=role, base=base, final=final, decontaminated=name != "mmlu")
 
 
 def write_certificate(run_dir: Path) -> None:

@@ -298,3 +298,27 @@ def test_a_run_whose_last_step_was_passed_over_is_complete(tmp_path: Path) -> No
     run[STEPS] = {**run[58], "step": STEPS}
     write_run(tmp_path / "run", run=run)
     assert report(tmp_path / "run")["complete"] is True
+
+
+def test_suites_are_shown_in_layers_with_what_flipped(finished_run: Path) -> None:
+    config = read_run_yaml(finished_run / "run.yaml")
+    gate = replace(config.evaluate.gate, retention_drop_max_points=2.0)
+    config = replace(config, evaluate=replace(config.evaluate, gate=gate))
+    (finished_run / "run.yaml").unlink()
+    write_run_yaml(config, path=finished_run / "run.yaml")
+    write_evaluation(finished_run, config=config, step=STEPS, suites=True)
+    summary = write_report(finished_run)
+    text = text_of(finished_run)
+    assert summary["gate"]["verdict"] == "not enough items"
+    assert "Gate not enough items. No limit is exceeded for sure" in text
+    assert "1. Retention: what the base model can hellaswag acc 3,000 0.4810 0.4767" in text
+    assert "128 items lost, the first 100 here" in text
+    assert "Contamination: its items may be in the text trained on." in text
+    assert (finished_run / "report.html").read_text().count('<svg class="interval"') == 4
+
+
+def test_limits_that_were_moved_are_told(finished_run: Path) -> None:
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    (finished_run / "evaluation.json").write_text(json.dumps(evaluation | {"declared_late": True}))
+    write_report(finished_run)
+    assert "The gate was declared after training began" in text_of(finished_run)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites of evaluation.json in the layers of an evaluation: kept, gained, useful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+LAYERS = {
+    "retention": "1. Retention: what the base model can",
+    "gain": "2. Gain: the domain",
+    "usefulness": "3. Usefulness: answers to your questions",
+    "none": "Measured without a role",
+}
+CONTAMINATION = {
+    True: "the text trained on was cleaned of its items",
+    False: "its items may be in the text trained on",
+    None: "not known whether its items are in the text trained on",
+}
+
+
+class Flip(TypedDict):
+    """An item whose score changed."""
+
+    id: str
+    cluster: str
+    base: float
+    candidate: float
+
+
+class Row(TypedDict):
+    """``check``: of evaluation.json (megacpt.evaluate.suite_gate). ``contamination``: empty for
+    questions of the user's own."""
+
+    check: Mapping[str, Any]
+    contamination: str
+    lost: list[Flip]
+    gained: list[Flip]
+
+
+class Layer(TypedDict):
+    """``span_points``: half the width of a scale that holds all its intervals and limits."""
+
+    role: str
+    title: str
+    span_points: float
+    rows: list[Row]
+
+
+def layers(evaluation: Mapping[str, Any] | None) -> list[Layer]:
+    """Those that something was measured of."""
+    if evaluation is None:
+        return []
+    flipped = evaluation.get("flipped", {})
+    checks = evaluation.get("suites", [])
+    found = [
+        _layer(
+            role,
+            rows=[
+                _row(check, flips=flipped.get(check["suite"], []))
+                for check in checks
+                if check["role"] == role
+            ],
+        )
+        for role in LAYERS
+    ]
+    return [layer for layer in found if layer["rows"]]
+
+
+def _layer(role: str, *, rows: list[Row]) -> Layer:
+    span = _span_points([row["check"] for row in rows])
+    return {"role": role, "title": LAYERS[role], "span_points": span, "rows": rows}
+
+
+def _row(check: Mapping[str, Any], *, flips: list[Flip]) -> Row:
+    asked = check["role"] == "usefulness"
+    return {
+        "check": check,
+        "contamination": "" if asked else CONTAMINATION[check["decontaminated"]],
+        "lost": [flip for flip in flips if flip["candidate"] < flip["base"]],
+        "gained": [flip for flip in flips if flip["candidate"] > flip["base"]],
+    }
+
+
+def _span_points(checks: list[Mapping[str, Any]]) -> float:
+    ends: list[float] = [
+        abs(value)
+        for check in checks
+        for value in (check["low_points"], check["high_points"], check["limit_points"] or 0.0)
+    ]
+    return max([1.0, *ends])
