@@ -13,12 +13,11 @@ from typing import Any
 
 from megacpt.config.paths import source_shards
 from megacpt.config.sections import MissingPolicy, RunConfig
-from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.required import lacking
 from megacpt.errors import ConfigError, DataError, Violation
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.inspect import SPAN, spans_to_read
-from megacpt.shards.manifest import read_shard_manifest
+from megacpt.shards.manifest import curated_of
 from megacpt.shards.same import Content
 from megacpt.text import listed
 from megacpt.tokenizer import Tokenizer
@@ -64,12 +63,6 @@ def open_data(
         *_same_sets(heldout),
         *(f"{lack}." for lack in lacks),
     )
-
-
-def curated_of(prefix: str | None) -> tuple[TextOrigin, ...]:
-    """Where the text of a shard was curated, by its manifest."""
-    manifest = read_shard_manifest(prefix) if prefix else None
-    return manifest.curated if manifest else ()
 
 
 def _lacking(config: RunConfig) -> Iterator[Violation]:

@@ -22,7 +22,7 @@ from megacpt.checkpoint.manifest import (
     require_architecture,
     require_base,
 )
-from megacpt.cluster.data import check_prompts, curated_of, open_data
+from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -56,7 +56,7 @@ from megacpt.plan.run_length import length_sentences, with_steps
 from megacpt.plan.segments import Segment, own
 from megacpt.samples.record import DataRecord
 from megacpt.samples.training_data import epoch_samples, segments_of
-from megacpt.shards.manifest import require_own
+from megacpt.shards.manifest import curated_of, require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.shards.synthetic import documents, ensure_shard
 from megacpt.tokenizer import Tokenizer, load_tokenizer
@@ -129,6 +129,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     odd = open_data(config, vocab_size=architecture.vocab_size, record=record)
     require_same_run(config, path=RunFolder(Path(config.run_dir)).run_yaml)
     _require_packages(config)
+    _check_benchmarks(config)
     plan = make_plan(
         config,
         architecture=architecture,
@@ -171,6 +172,22 @@ def _require_packages(config: RunConfig) -> None:
             packages=PACKAGES[packing],
             remedy=f"pip install 'megacpt[{packing.name}]', or use adapter.base=null",
         )
+
+
+def _check_benchmarks(config: RunConfig) -> None:
+    """Load them as the first rank will, so that no run ends over a name or data it cannot read."""
+    if not config.evaluate.benchmarks:
+        return
+    require_packages(
+        "evaluate.benchmarks",
+        packages={"lm_eval": (0, 4)},
+        remedy="pip install 'megacpt[eval]', or leave them out",
+    )
+    # It imports lm-eval and its data sets, so only where they are asked for.
+    from megacpt.evaluate.benchmarks.tasks import load_suite
+
+    for name, benchmark in config.evaluate.benchmarks.items():
+        load_suite(name, config=benchmark, execute_code=config.evaluate.execute_code)
 
 
 def _update_settings(config: RunConfig) -> UpdateSettings:

@@ -160,6 +160,7 @@ def _say_evaluated(run_dir: Path) -> int:
     for name, losses in result["heldout"].items():
         base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
         print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
+    _print_benchmarks(result["benchmarks"])
     for check in (*result["gate"], *result["suites"]):
         print(f"Gate: {check['sentence']}")
     if result["declared_late"]:
@@ -168,9 +169,25 @@ def _say_evaluated(run_dir: Path) -> int:
     return EXIT_CODES.get(result["verdict"], 0)
 
 
+def _print_benchmarks(benchmarks: dict[str, Any]) -> None:
+    if not benchmarks:
+        return
+    print(f"\n{'benchmark':<24}{'metric':>16}{'items':>8}{'base':>10}{'final':>10}{'gain':>10}")
+    for name, found in benchmarks.items():
+        base, final = found["base"], found["final"]
+        print(
+            f"{name:<24}{found['metric']:>16}{found['items']:>8}{base:>10.4f}{final:>10.4f}"
+            f"{final - base:>+10.4f}"
+        )
+    for name, found in benchmarks.items():
+        if found["not_decontaminated"]:
+            sources = ", ".join(found["not_decontaminated"])
+            print(f"{name}: nothing says that its items were taken out of {sources}")
+
+
 EVALUATE = Verb(
     name="evaluate",
-    summary="measure the held-out sets, base model beside newest checkpoint, and the gate",
+    summary="measure held-out sets and benchmarks, base beside newest checkpoint, and the gate",
     example="  megacpt evaluate runs/tiny\n"
     "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is, but suites have\n"
     "not enough items to say that all are kept.",

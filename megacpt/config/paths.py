@@ -81,6 +81,14 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
             heldout={
                 n: replace(h, prefix=expand(h.prefix)) for n, h in config.evaluate.heldout.items()
             },
+            benchmarks={
+                n: replace(
+                    b,
+                    task=str(expand(b.task)) if b.task.endswith((".yaml", ".yml")) else b.task,
+                    include_path=expand(b.include_path),
+                )
+                for n, b in config.evaluate.benchmarks.items()
+            },
         ),
     )
 

@@ -619,6 +619,39 @@ class GateConfig:
     """Drop of a retention suite, in points, at which action=stop ends the run."""
 
 
+class BenchmarkRole(Enum):
+    """What a benchmark is for: ``retention``: what the base model can must stay; ``gain``: the
+    domain must get better; ``none``: measured only."""
+
+    retention = "retention"
+    gain = "gain"
+    none = "none"
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchmarkConfig:
+    task: str = ""
+    """A task or group of lm-eval by its name, or a YAML file of one."""
+    include_path: str | None = None
+    """Folder of more tasks; Python functions that their YAML files name are run."""
+    fewshot: int | None = limited(None, limits=NOT_NEGATIVE)
+    """Solved examples before each item; not set: as the task has it. A task that says 0 keeps 0."""
+    limit: int = limited(0, limits=NOT_NEGATIVE)
+    """Items of each task, from its first on; 0: all."""
+    seed: int = limited(1234, limits=NOT_NEGATIVE)
+    """Draws the solved examples."""
+    every_steps: int = limited(0, limits=NOT_NEGATIVE)
+    """Steps between two measurements in training; 0: only base and end, by ``megacpt evaluate``."""
+    base_repeats: int = limited(1, limits=COUNT)
+    """Measurements of the base, each with other solved examples (seed, seed + 1, ...): what they
+    differ by is noise."""
+    metric: str | None = None
+    """Which of the task's metrics counts; not set: the first whose direction it says."""
+    chat: bool = False
+    """Put each item into the tokenizer's chat template."""
+    role: BenchmarkRole = BenchmarkRole.none
+
+
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
     heldout: dict[str, HeldoutConfig] = field(default_factory=dict)
@@ -638,6 +671,10 @@ class EvaluateConfig:
     repetition_penalty: float = limited(1.0, limits=PENALTY)
     """Each next token is the likeliest once those that are there are made less likely: their logits
     divided by this, or times this below 0; 1: never. 1.2 keeps small models out of loops."""
+    benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    """Name -> items that the model answers, base beside newest checkpoint."""
+    execute_code: bool = False
+    """Allow tasks that run the code which the model writes."""
     gate: GateConfig = field(default_factory=GateConfig)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-LIBRARIES = ("megatron", "torch", "transformers", "wandb", "bitsandbytes")
+LIBRARIES = ("megatron", "torch", "transformers", "wandb", "bitsandbytes", "lm_eval", "datasets")
 
 
 def quiet_libraries() -> None:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from megacpt.evaluate.benchmarks.suites import Suites, due
 from megacpt.evaluate.generate import generate
 from megacpt.evaluate.heldout import Losses, measure_all
 from megacpt.samples.heldout import HeldoutSet
@@ -26,6 +27,8 @@ class Measure:
     sequence_length: int
     max_new_tokens: int
     repetition_penalty: float = 1.0
+    suites: Suites | None = None
+    """None: none is measured in training."""
 
     def losses(self, chunks: list[Any]) -> dict[str, Losses]:
         """Loss, perplexity and number of tokens of every held-out set."""
@@ -47,7 +50,17 @@ class Measure:
             device=next(chunks[0].parameters()).device,
         )
 
+    def benchmarks(self, chunks: list[Any], *, step: int) -> Record:
+        """Those that are due after ``step``."""
+        names = due(self.suites.evaluate, step=step) if self.suites else []
+        if self.suites is None or not names:
+            return {}
+        label = f"step-{step}" if step else "base"
+        measured = self.suites.measure(chunks, label=label, names=names)
+        return {"benchmarks": {name: asdict(found) for name, found in measured.items()}}
+
     def base_record(self, chunks: list[Any]) -> Record:
         """The record of step 0, for weights that nothing has been trained on yet."""
         record: Record = {"step": 0, "heldout": self.losses(chunks)}
+        record |= self.benchmarks(chunks, step=0)
         return record | ({"generations": self.generations(chunks)} if self.prompts else {})

@@ -23,6 +23,7 @@ from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
+from megacpt.evaluate.benchmarks.suites import Measured, Suites, contamination
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
 from megacpt.evaluate.judged import judged
 from megacpt.evaluate.suites import benchmarks, usefulness
@@ -33,6 +34,7 @@ from megacpt.files import write_text
 from megacpt.model.chunks import build_chunks, without_overlap, wrap_for_forward
 from megacpt.plan.precision import precision_name
 from megacpt.shards.manifest import require_current_tokenizer
+from megacpt.tokenizer import load_tokenizer
 
 
 def evaluate(
@@ -58,8 +60,18 @@ def evaluate(
     folder, manifest = chosen.folder, chosen.manifest
     initialise_parallel(config.parallel, seed=config.seed)
     _require_own(config, architecture=architecture, manifest=manifest, folder=folder)
+    arithmetic = precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
+    suites = Suites.open(
+        config.evaluate,
+        run_dir=Path(config.run_dir),
+        tokenizer=load_tokenizer(Path(str(config.model.path))),
+        max_length=architecture.max_positions,
+        arithmetic=arithmetic,
+        beat=beat,
+    )
+    names = list(config.evaluate.benchmarks)
     measured = partial(
         measure_all,
         chunks,
@@ -74,15 +86,16 @@ def evaluate(
         device=runtime.device,
     )
     with watched:
-        base = measured()
+        base, base_scores = measured(), suites.measure(chunks, label="base", names=names)
+        _repeat_base(suites, chunks=chunks)
         state.load_model(folder, chunks=chunks)
-        final = measured()
+        final, final_scores = measured(), suites.measure(chunks, label="final", names=names)
     if runtime.ranks.rank == 0:
-        emulated = runtime.kind is not DeviceKind.gpu
         result = {
             "step": manifest.step,
-            "arithmetic": precision_name(config.precision, emulated=emulated),
+            "arithmetic": arithmetic,
             **_comparison(config, base=base, final=final, declared=manifest.gate),
+            "benchmarks": _benchmarks(config, base=base_scores, final=final_scores),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
 
@@ -121,8 +134,41 @@ def _comparison(
 ) -> dict[str, Any]:
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
     run_dir = Path(config.run_dir)
-    suites = benchmarks(run_dir, roles=roles(config)) | usefulness(run_dir)
+    found = contamination(config.evaluate, sources=config.data.sources)
+    suites = benchmarks(
+        run_dir,
+        roles=roles(config),
+        decontaminated={name: not sources for name, sources in found.items()},
+    )
+    suites |= usefulness(run_dir)
     return {
         "heldout": heldout,
         **judged(config, heldout=heldout, suites=suites, declared=declared),
     }
+
+
+def _benchmarks(
+    config: RunConfig, *, base: Mapping[str, Measured], final: Mapping[str, Measured]
+) -> dict[str, Any]:
+    """Suite -> its means; its items are in files (megacpt.evaluate.benchmarks.suites)."""
+    found = contamination(config.evaluate, sources=config.data.sources)
+    return {
+        name: {
+            "task": config.evaluate.benchmarks[name].task,
+            "role": config.evaluate.benchmarks[name].role.value,
+            "metric": base[name].metric,
+            "items": base[name].num_items,
+            "base": base[name].mean,
+            "final": final[name].mean,
+            "not_decontaminated": found[name],
+        }
+        for name in base
+    }
+
+
+def _repeat_base(suites: Suites, *, chunks: list[Any]) -> None:
+    """With other solved examples, for the noise from run to run."""
+    benchmarks = suites.evaluate.benchmarks
+    for number in range(2, max((each.base_repeats for each in benchmarks.values()), default=1) + 1):
+        names = [name for name, each in benchmarks.items() if each.base_repeats >= number]
+        suites.measure(chunks, label=f"base-{number}", names=names, draw=number - 1)

@@ -17,6 +17,7 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from megacpt.model.adapters.linear import unchanging_norms
 from megacpt.model.layers.attention import context_parallel
 from megacpt.model.layers.attention.causal import packed_documents
+from megacpt.model.layers.output_layer import Chosen
 from megacpt.model.microbatch import Microbatch
 from megacpt.model.quantise.linear import unchanging_weights
 
@@ -82,13 +83,47 @@ def run_losses(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | No
     return None if losses_BS1 is None else losses_BS1.squeeze(-1)
 
 
+def run_chosen(
+    chunks: Sequence[Any],
+    *,
+    tokens_BS: torch.Tensor,
+    positions_BS: torch.Tensor,
+    chosen: Chosen,
+) -> torch.Tensor | None:
+    """What is asked after chosen tokens (megacpt.model.layers.output_layer), None off the last
+    stage. ``tokens_BS``: this rank's part of the rows."""
+    samples, length = tokens_BS.shape
+
+    def step(batches: Iterator[Chosen], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+        output = model(tokens_BS, positions_BS, None, chosen=next(batches))
+        return output, lambda found, non_loss_data: found
+
+    repeats = _repeats(chunks)
+    collected = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=_iterators(chunks, microbatches=[chosen] * repeats),
+        model=list(chunks) if len(chunks) > 1 else chunks[0],
+        num_microbatches=repeats,
+        seq_length=length * context_parallel.size(),
+        micro_batch_size=samples,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    return collected[0] if collected else None
+
+
+def _repeats(chunks: Sequence[Any]) -> int:
+    """The interleaved schedule wants a multiple of the pipeline size; the repeats cost little."""
+    size: int = parallel_state.get_pipeline_model_parallel_world_size()
+    return size if len(chunks) > 1 else 1
+
+
 def _collect(
     chunks: Sequence[Any], *, batch: Microbatch, step: Callable[..., Any]
 ) -> torch.Tensor | None:
     """What ``step`` gives on the last stage, a value or more a token, whole along S."""
     samples, length = batch.model_shape
-    # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
-    repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
+    repeats = _repeats(chunks)
     collected = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=_iterators(chunks, microbatches=[batch] * repeats),
@@ -106,7 +141,7 @@ def _whole_samples(logits_BSV: torch.Tensor) -> torch.Tensor:
     return context_parallel.gather_S(logits_BSV.transpose(0, 1)).transpose(0, 1)
 
 
-def _iterators(chunks: Sequence[Any], *, microbatches: Sequence[Microbatch]) -> Any:
+def _iterators(chunks: Sequence[Any], *, microbatches: Sequence[Any]) -> Any:
     """The schedules want one iterator a virtual stage; all of them see the same samples."""
     iterators = [iter(microbatches) for _ in chunks]
     return iterators if len(iterators) > 1 else iterators[0]

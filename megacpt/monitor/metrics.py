@@ -26,6 +26,14 @@ class HeldoutLoss(TypedDict):
     tokens: int
 
 
+class BenchmarkMean(TypedDict):
+    """``mean`` of ``num_items`` items, by the suite's ``metric``; more is better."""
+
+    metric: str
+    mean: float
+    num_items: int
+
+
 class Generation(TypedDict):
     """A spot check: ``text`` is what the model wrote after ``prompt``."""
 
@@ -138,6 +146,8 @@ class StepRecord(TypedDict, total=False):
     forgetting: float
     """General held-out loss minus the base model's, in nats."""
     generations: list[Generation]
+    benchmarks: dict[str, BenchmarkMean]
+    """By suite; single items are in RUN_DIR/benchmarks."""
 
 
 class MetricsLog:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from megacpt.monitor.metrics import (
+    BenchmarkMean,
     FaultRecord,
     FaultSample,
     Generation,
@@ -55,6 +56,7 @@ class Terminal:
         ``title``: stands above the names of the columns, each time."""
         self._total_steps, self._log_every_steps = total_steps, log_every_steps
         self._base_heldout = base.get("heldout", {}) if base else {}
+        self._base_benchmarks = base.get("benchmarks", {}) if base else {}
         self._title = [] if title is None else [title]
         self._clock = clock
         self._times = deque([(start_step, clock())], maxlen=ETA_OVER_STEPS + 1)
@@ -72,6 +74,7 @@ class Terminal:
         self._times.append((step, self._clock()))
         if step == 0:
             self._base_heldout = record.get("heldout", {})
+            self._base_benchmarks = record.get("benchmarks", {})
         if "loss" in record and (step % self._log_every_steps == 0 or step == self._total_steps):
             self._show_step(record)
         if "fault" in record:
@@ -79,6 +82,8 @@ class Terminal:
         self._show_straggler(record)
         if "heldout" in record:
             self._show(heldout_lines(record["heldout"], step=step, base=self._base_heldout))
+        if "benchmarks" in record:
+            self._show(benchmark_lines(record["benchmarks"], base=self._base_benchmarks))
         if "generations" in record:
             self._show(generation_lines(record["generations"], step=step))
         if self._bar is not None:
@@ -176,6 +181,19 @@ def _row(columns: list[str], *, cells: Mapping[str, str], names: bool) -> str:
         width = max(MIN_WIDTHS.get(column, SOURCE_WIDTH), len(title), len(cells[column]))
         parts.append(f"{title if names else cells[column]:>{width}}")
     return "  ".join(parts)
+
+
+def benchmark_lines(
+    benchmarks: Mapping[str, BenchmarkMean], *, base: Mapping[str, BenchmarkMean]
+) -> list[str]:
+    """A line a suite, with what the base model reached."""
+    width = min(16, max((len(name) for name in benchmarks), default=0))
+    return [
+        f"  benchmark {name:<{width}}  {found['metric']} {found['mean']:.4f} "
+        f"({found['num_items']} items)"
+        + (f"  base {base[name]['mean']:.4f}" if name in base else "")
+        for name, found in benchmarks.items()
+    ]
 
 
 def heldout_lines(

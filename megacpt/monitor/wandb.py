@@ -165,6 +165,8 @@ def flat(record: StepRecord) -> dict[str, float]:
     if "fault" in record:
         named["faults/event"] = 1
         named["faults/threshold"] = record["fault"]["threshold"]
+    for name, benchmark in record.get("benchmarks", {}).items():
+        named[f"benchmarks/{name}_{benchmark['metric']}"] = benchmark["mean"]
     for name, heldout in record.get("heldout", {}).items():
         named[f"heldout/{name}_loss"] = heldout["loss"]
         named[f"heldout/{name}_perplexity"] = heldout["perplexity"]

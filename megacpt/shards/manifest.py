@@ -144,6 +144,12 @@ def manifest_json(manifest: Manifest) -> str:
     return json.dumps(asdict(manifest), indent=2) + "\n"
 
 
+def curated_of(prefix: Path | str | None) -> tuple[TextOrigin, ...]:
+    """Where the text of a shard was curated, by its manifest."""
+    manifest = read_shard_manifest(prefix) if prefix else None
+    return manifest.curated if manifest else ()
+
+
 def read_shard_manifest(prefix: Path | str) -> Manifest | None:
     """The manifest of a shard; None where there is none."""
     path = manifest_path(prefix)

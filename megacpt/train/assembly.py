@@ -8,7 +8,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from megacpt.device.runtime import Runtime, peak_flops, peak_name, rng_state, se
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError, EndedOnRequest, Superseded, TrainingFault
+from megacpt.evaluate.benchmarks.suites import Suites
 from megacpt.evaluate.heldout import open_heldout
 from megacpt.evaluate.measure import Measure, Record
 from megacpt.evaluate.run import base_chunks, evaluate
@@ -155,7 +156,10 @@ def assemble(
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
-    measure = _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer)
+    measure = replace(
+        _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer),
+        suites=_suites(config, runtime=runtime, architecture=architecture, tokenizer=tokenizer),
+    )
     base_record = None
     begins_elsewhere = config.adapter is not None and config.adapter.load_from is not None
     begins_elsewhere |= base_checkpoint is not None and base_checkpoint.load.weights
@@ -259,6 +263,23 @@ def _measure(config: RunConfig, *, vocab_size: int, tokenizer: Tokenizer) -> Mea
         sequence_length=data.sequence_length,
         max_new_tokens=config.evaluate.max_new_tokens,
         repetition_penalty=config.evaluate.repetition_penalty,
+    )
+
+
+def _suites(
+    config: RunConfig, *, runtime: Runtime, architecture: Architecture, tokenizer: Tokenizer
+) -> Suites | None:
+    """Those that are measured in training."""
+    benchmarks = config.evaluate.benchmarks
+    wanted = {name: each for name, each in benchmarks.items() if each.every_steps > 0}
+    if not wanted:
+        return None
+    return Suites.open(
+        replace(config.evaluate, benchmarks=wanted),
+        run_dir=Path(config.run_dir),
+        tokenizer=tokenizer,
+        max_length=architecture.max_positions,
+        arithmetic=precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu),
     )
 
 

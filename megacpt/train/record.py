@@ -117,7 +117,7 @@ class Recorder:
             if general is not None and base is not None:
                 loss = record["heldout"][general]["loss"]
                 record["forgetting"] = loss - base[general]["loss"]
-        return record
+        return record | self.measure.benchmarks(chunks, step=step)
 
 
 def is_due(step: int, *, every: int, last: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 from megatron.core.models.common.language_module.language_module import LanguageModule
 
 from megacpt.families.architecture import Scales
-from megacpt.model.layers.output_layer import OutputLayer
+from megacpt.model.layers.output_layer import Chosen, OutputLayer
 from megacpt.model.layers.scales import ScaledEmbedding
 
 
@@ -32,19 +32,28 @@ class CommonModel(LanguageModule):  # type: ignore[misc]
         *args: Any,
         labels: torch.Tensor | None = None,
         loss_mask: torch.Tensor | None = None,
+        chosen: Chosen | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Losses from the hidden states, where megatron-core would make all logits first."""
+        """Losses, or what is asked after ``chosen`` tokens, from the hidden states, where
+        megatron-core would make all logits first."""
+        if chosen is not None and self.post_process:
+            return self.output_layer(
+                self._hidden_states(*args, **kwargs), self._tied_weight(), chosen=chosen
+            )
         fused = self._fuse_loss and labels is not None and loss_mask is not None
         if not (fused and self.post_process):
             return super().forward(*args, labels=labels, loss_mask=loss_mask, **kwargs)
-        tied = self.share_embeddings_and_output_weights
         return self.output_layer(
             self._hidden_states(*args, **kwargs),
-            self.shared_embedding_or_output_weight() if tied else None,
+            self._tied_weight(),
             labels_BS=labels,
             loss_weights_BS=loss_mask,
         )
+
+    def _tied_weight(self) -> torch.Tensor | None:
+        tied = self.share_embeddings_and_output_weights
+        return self.shared_embedding_or_output_weight() if tied else None
 
     def _hidden_states(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Those of the last layer, normed: what a stage gives that has no output layer."""

@@ -2,11 +2,12 @@
 """The output layer: logits where they are asked for, else losses without ever holding all logits.
 
 Shapes: S sequence (S/tp with sequence parallelism, as it comes in), B batch, D hidden size, V the
-vocabulary columns of this rank.
+vocabulary columns of this rank, R chosen tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,22 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
 )
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 
 from megacpt.families.architecture import Scales
 from megacpt.model.layers.cross_entropy import linear_cross_entropy
+from megacpt.model.layers.token_scores import token_scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The tokens after which something is asked for. ``places_R``: s * B + b, S being whole."""
+
+    places_R: torch.Tensor
+    labels_R: torch.Tensor | None
+    """Scores of these are wanted (megacpt.model.layers.token_scores); None: logits."""
 
 
 class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
@@ -53,15 +65,20 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
         *,
         labels_BS: torch.Tensor | None = None,
         loss_weights_BS: torch.Tensor | None = None,
+        chosen: Chosen | None = None,
         **kwargs: Any,
     ) -> Any:
-        """``labels_BS`` and ``loss_weights_BS`` given: losses_BS. Else logits and no bias.
+        """``labels_BS`` and ``loss_weights_BS`` given: losses_BS. ``chosen``: scores_R2 or the
+        whole logits_RV of these tokens alone. Else logits and no bias.
 
         Both go through the module's call, whose hooks gather weights in time for it.
         """
         if self.scale != 1.0:
             # The same as scaled logits, of which the losses never hold all.
             hidden_SBD = hidden_SBD * self.scale
+        if chosen is not None:
+            weight_VD = self.weight if weight is None else weight
+            return self._after(hidden_SBD, weight_VD=weight_VD, chosen=chosen)
         if labels_BS is not None:
             assert loss_weights_BS is not None
             weight_VD = self.weight if weight is None else weight
@@ -101,6 +118,28 @@ class OutputLayer(ColumnParallelLinear):  # type: ignore[misc]
             group=parallel_state.get_tensor_model_parallel_group(),
         )
         return losses_T.view(labels_BS.t().shape).t()
+
+    def _after(
+        self, hidden_SBD: torch.Tensor, *, weight_VD: torch.Tensor, chosen: Chosen
+    ) -> torch.Tensor:
+        if self.sequence_parallel:
+            hidden_SBD = gather_from_sequence_parallel_region(hidden_SBD)
+        hidden_RD = hidden_SBD.flatten(0, 1)[chosen.places_R]
+        group = parallel_state.get_tensor_model_parallel_group()
+        if chosen.labels_R is not None:
+            return token_scores(
+                hidden_RD,
+                weight_VD=weight_VD,
+                labels_R=chosen.labels_R,
+                vocab_size=self.vocab_size,
+                group=group,
+                cap=self.cap,
+            )
+        logits_RV = gather_from_tensor_model_parallel_region(hidden_RD @ weight_VD.t()).float()
+        if self.cap is not None:
+            logits_RV = torch.tanh(logits_RV / self.cap) * self.cap
+        real_RV: torch.Tensor = logits_RV[:, : self.vocab_size]
+        return real_RV
 
     def _real_columns(self, width: int) -> int:
         """How many of ``width`` columns, gathered or of this rank, are no padding."""

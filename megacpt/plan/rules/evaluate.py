@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from megacpt.config.sections import HeldoutConfig, SourceConfig
 from megacpt.errors import Violation
@@ -68,4 +69,32 @@ def _gate(facts: Facts) -> Iterator[Violation]:
             )
 
 
-RULES: tuple[Rule, ...] = (_sets, _sets_are_held_out, _gate)
+def _benchmarks(facts: Facts) -> Iterator[Violation]:
+    """What needs no lm-eval; it checks the rest itself (megacpt.evaluate.benchmarks.tasks)."""
+    for name, benchmark in facts.config.evaluate.benchmarks.items():
+        path, task = f"evaluate.benchmarks.{name}", benchmark.task
+        if not task:
+            yield Violation(
+                path=f"{path}.task",
+                value=task,
+                rule="names no task",
+                remedy=f"set {path}.task to one of lm-eval or to a YAML file",
+            )
+        elif task.endswith((".yaml", ".yml")) and not Path(task).is_file():
+            yield Violation(
+                path=f"{path}.task",
+                value=task,
+                rule="does not exist",
+                remedy="give a YAML file in the form of lm-eval's tasks",
+            )
+        folder = benchmark.include_path
+        if folder is not None and not Path(folder).is_dir():
+            yield Violation(
+                path=f"{path}.include_path",
+                value=folder,
+                rule="is no folder",
+                remedy="give the folder of your YAML files, or leave it out",
+            )
+
+
+RULES: tuple[Rule, ...] = (_sets, _sets_are_held_out, _gate, _benchmarks)

@@ -21,6 +21,7 @@ ROWS = 256
 
 class CappedAttention(CausalAttention):
     cap: float
+    takes_any_mask = False
 
     def _attention(
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor

@@ -20,7 +20,7 @@ itself, H query heads and K key-value heads of this rank, D head size.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -47,8 +47,33 @@ def packed_documents(bounds: torch.Tensor, *, longest: int) -> PackedSeqParams:
     )
 
 
+class View(Protocol):
+    """Another answer to which tokens are before a token than their order in the row."""
+
+    @property
+    def positions_T(self) -> torch.Tensor:
+        """Where each token of the row stands in its own text; rotary positions follow it."""
+        ...
+
+    def attend(
+        self,
+        attention: CausalAttention,
+        *,
+        q_T1HD: torch.Tensor,
+        k_T1KD: torch.Tensor,
+        v_T1KD: torch.Tensor,
+    ) -> torch.Tensor:
+        """out_T1(HD), for one layer's ``attention``."""
+        ...
+
+
 class CausalAttention(torch.nn.Module):
     """Takes the place of megatron-core's DotProductAttention; every token sees those before it."""
+
+    view: View | None = None
+    """Set while it holds (megacpt.model.viewed), else None."""
+    takes_any_mask = True
+    """Whether scores are masked and summed by torch's kernel, and nothing more."""
 
     def __init__(
         self,
@@ -62,6 +87,7 @@ class CausalAttention(torch.nn.Module):
         assert config.attention_dropout == 0.0
         self.is_cut = config.context_parallel_size > 1
         self.softmax_scale = softmax_scale
+        self.layer_number = layer_number
         has_window = is_layer_window_attention(
             config.window_size, config.window_attn_skip_freq, layer_number
         )
@@ -82,11 +108,13 @@ class CausalAttention(torch.nn.Module):
         The mask is always causal, so ``attention_mask`` may be None and is not read.
         """
         assert attention_bias is None
+        if self.view is not None:
+            return self.view.attend(self, q_T1HD=q, k_T1KD=k, v_T1KD=v)
         if packed_seq_params is None:
             return (
                 self._causal_in_chunks(q, k=k, v=v)
                 if self.is_cut
-                else self._causal(q, k_SBKD=k, v_SBKD=v)
+                else self.causal(q, k_SBKD=k, v_SBKD=v)
             )
         assert not self.is_cut
         return self._causal_in_documents(q, k_TKD=k, v_TKD=v, bounds=packed_seq_params.cu_seqlens_q)
@@ -103,7 +131,7 @@ class CausalAttention(torch.nn.Module):
         lengths = bounds.diff().tolist()
         parts = zip(*(torch.split(x, lengths) for x in (q_THD, k_TKD, v_TKD)), strict=True)
         outs = [
-            self._causal(q.unsqueeze(1), k_SBKD=k.unsqueeze(1), v_SBKD=v.unsqueeze(1))
+            self.causal(q.unsqueeze(1), k_SBKD=k.unsqueeze(1), v_SBKD=v.unsqueeze(1))
             for q, k, v in parts
         ]
         return torch.cat(outs).squeeze(1)
@@ -116,10 +144,10 @@ class CausalAttention(torch.nn.Module):
         outs = []
         for number, q_CBHD in zip(context_parallel.own_chunks(), q.chunk(2), strict=True):
             end = (number + 1) * len(q_CBHD)
-            outs.append(self._causal(q_CBHD, k_SBKD=k_SBKD[:end], v_SBKD=v_SBKD[:end]))
+            outs.append(self.causal(q_CBHD, k_SBKD=k_SBKD[:end], v_SBKD=v_SBKD[:end]))
         return torch.cat(outs)
 
-    def _causal(
+    def causal(
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
         """Queries are the last of the keys' positions, most often all of them."""
@@ -132,6 +160,42 @@ class CausalAttention(torch.nn.Module):
             seen = slice(max(before + start - window + 1, 0), before + start + len(q_CBHD))
             outs.append(self._attention(q_CBHD, k_SBKD=k_SBKD[seen], v_SBKD=v_SBKD[seen]))
         return torch.cat(outs)
+
+    def of_last(
+        self,
+        q_B1HD: torch.Tensor,
+        *,
+        k_BKPD: torch.Tensor,
+        v_BKPD: torch.Tensor,
+        lengths_B: torch.Tensor,
+    ) -> torch.Tensor:
+        """out_B1(HD) of one query a text, that of its last token; ``lengths_B`` of the keys are its
+        own."""
+        if not self.takes_any_mask:
+            texts = zip(q_B1HD, k_BKPD, v_BKPD, lengths_B.tolist(), strict=True)
+            outs = [
+                self.causal(
+                    q_1HD.unsqueeze(0),
+                    k_SBKD=k_KPD[:, :length].transpose(0, 1).unsqueeze(1),
+                    v_SBKD=v_KPD[:, :length].transpose(0, 1).unsqueeze(1),
+                )
+                for q_1HD, k_KPD, v_KPD, length in texts
+            ]
+            return torch.cat(outs)
+        (B, _, H, D), K = q_B1HD.shape, k_BKPD.shape[1]
+        places_P = torch.arange(k_BKPD.shape[2], device=k_BKPD.device)
+        mask_BP = places_P < lengths_B.unsqueeze(1)
+        if self.window is not None:
+            mask_BP &= places_P >= lengths_B.unsqueeze(1) - self.window
+        # The query heads of one key-value head are its queries: no key is copied for them.
+        out_BKGD = scaled_dot_product_attention(
+            q_B1HD.view(B, K, H // K, D),
+            k_BKPD,
+            v_BKPD,
+            attn_mask=mask_BP[:, None, None, :],
+            scale=self.softmax_scale,
+        )
+        return out_BKGD.reshape(B, 1, H * D)
 
     def _attention(
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor

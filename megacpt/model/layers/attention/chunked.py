@@ -16,8 +16,9 @@ from megacpt.model.layers.attention.causal import CausalAttention
 
 class ChunkedAttention(CausalAttention):
     chunk: int
+    takes_any_mask = False
 
-    def _causal(
+    def causal(
         self, q_SBHD: torch.Tensor, *, k_SBKD: torch.Tensor, v_SBKD: torch.Tensor
     ) -> torch.Tensor:
         """Queries are the last of the keys' positions; the first of them may be within a chunk."""

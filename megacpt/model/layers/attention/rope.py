@@ -27,6 +27,8 @@ class Ropes(RotaryEmbedding):  # type: ignore[misc]
     be handed the same tensor (megacpt.model.layers.attention.rotation)."""
 
     tables: tuple[torch.Tensor, ...]
+    positions_T: torch.Tensor | None = None
+    """Set where the tokens of a row do not stand one after the other (megacpt.model.viewed)."""
 
     @classmethod
     def take_over(cls, rotary: RotaryEmbedding, *, architecture: Architecture) -> None:
@@ -39,6 +41,21 @@ class Ropes(RotaryEmbedding):  # type: ignore[misc]
             inverse_frequencies(rope, head_dim=architecture.head_dim, is_long=is_long).to(device)
             for rope, is_long in table_keys(architecture)
         )
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """megatron-core's keeps what it has made for a length, so a view must not pass it."""
+        angles: torch.Tensor = (
+            super().forward(*args, **kwargs)
+            if self.positions_T is None
+            else self.get_emb(len(self.positions_T))
+        )
+        return angles
+
+    def get_freqs_non_repeated(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.positions_T is not None:
+            return torch.outer(self.positions_T.to(self.inv_freq.dtype), self.inv_freq)
+        frequencies: torch.Tensor = super().get_freqs_non_repeated(*args, **kwargs)
+        return frequencies
 
     def get_emb(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         angles = []

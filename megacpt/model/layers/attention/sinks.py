@@ -25,6 +25,8 @@ from megacpt.model.layers.cut import CutByHeads
 class SinkAttention(CutByHeads, CausalAttention):
     """The scores are called as in megatron-core and Transformer Engine."""
 
+    takes_any_mask = False
+
     def __init__(self, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
         ranks = parallel_state.get_tensor_model_parallel_world_size()

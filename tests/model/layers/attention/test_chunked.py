@@ -72,7 +72,7 @@ def test_queries_of_a_part_of_the_sample_see_their_chunks(before: int, one_rank:
     """As of context parallelism, whose parts need not begin where chunks do."""
     q, k, v = (x.unsqueeze(1) for x in random_qkv(seed=1))
     whole = attention(16)(q, k, v, None)
-    part = attention(16)._causal(q[before:50], k_SBKD=k[:50], v_SBKD=v[:50])
+    part = attention(16).causal(q[before:50], k_SBKD=k[:50], v_SBKD=v[:50])
     torch.testing.assert_close(part, whole[before:50])
 
 

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's suites: loaded once on the first rank, measured with any weights.
+
+Scores of single items go to RUN_DIR/benchmarks/LABEL/SUITE.jsonl (megacpt.evaluate.items), answers
+to RUN_DIR/benchmarks/answers, where the next measurement of the same weights finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import EvaluateConfig, SourceConfig
+from megacpt.device.collective import from_first_rank
+from megacpt.evaluate.benchmarks.answers import Answers
+from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
+from megacpt.evaluate.benchmarks.contamination import not_decontaminated
+from megacpt.evaluate.benchmarks.engine import Engine
+from megacpt.evaluate.benchmarks.fingerprint import weights_digest
+from megacpt.evaluate.benchmarks.samples import items_of, metric_of
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
+from megacpt.evaluate.heldout import evaluating
+from megacpt.evaluate.items import Scores, write_scores
+from megacpt.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One suite of one model."""
+
+    metric: str
+    mean: float
+    num_items: int
+
+
+def due(evaluate: EvaluateConfig, *, step: int) -> list[str]:
+    """Suites that are measured in training at this step; 0 is the base."""
+    return [
+        name
+        for name, benchmark in evaluate.benchmarks.items()
+        if benchmark.every_steps > 0 and step % benchmark.every_steps == 0
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suites:
+    evaluate: EvaluateConfig
+    folder: Path
+    """RUN_DIR/benchmarks."""
+    tokenizer: Tokenizer
+    max_length: int
+    arithmetic: str
+    """The precision in words: the same weights answer otherwise in another."""
+    loaded: Mapping[str, LoadedSuite]
+    """On the first rank; elsewhere none is."""
+    beat: Callable[[], None]
+
+    @classmethod
+    def open(
+        cls,
+        evaluate: EvaluateConfig,
+        *,
+        run_dir: Path,
+        tokenizer: Tokenizer,
+        max_length: int,
+        arithmetic: str,
+        beat: Callable[[], None] = lambda: None,
+    ) -> Suites:
+        """Refuse what cannot be measured; a collective call."""
+        loaded: dict[str, LoadedSuite] = {}
+
+        def load() -> None:
+            for name, config in evaluate.benchmarks.items():
+                loaded[name] = load_suite(name, config=config, execute_code=evaluate.execute_code)
+
+        from_first_rank(load)
+        return cls(
+            evaluate=evaluate,
+            folder=run_dir / "benchmarks",
+            tokenizer=tokenizer,
+            max_length=max_length,
+            arithmetic=arithmetic,
+            loaded=loaded,
+            beat=beat,
+        )
+
+    def measure(
+        self, chunks: Sequence[Any], *, label: str, names: Sequence[str], draw: int = 0
+    ) -> dict[str, Measured]:
+        """``label``: base, base-N, final or step-N. ``draw``: added to the seed of the solved
+        examples. A collective call, the same on every rank."""
+        if not names:
+            return {}
+        with evaluating(chunks):
+            model = weights_digest(chunks, arithmetic=self.arithmetic)
+        engine = Engine.over(
+            chunks, max_length=self.max_length, decode=self.tokenizer.decode, beat=self.beat
+        )
+
+        def work(asked: Model) -> dict[str, Measured]:
+            lm = self._lm(asked, model=model)
+            return {
+                name: self._write(
+                    self._scores(name, model=model, lm=lm, draw=draw),
+                    label=label,
+                )
+                for name in names
+            }
+
+        return led_by_first_rank(engine, work=work)
+
+    def _lm(self, asked: Model, *, model: str) -> Any:
+        # It imports lm-eval, which only this rank needs.
+        from megacpt.evaluate.benchmarks.lm import NativeLM
+
+        answers = Answers(self.folder / "answers" / f"{model}.jsonl")
+        return NativeLM(asked, tokenizer=self.tokenizer, answers=answers)
+
+    def _scores(self, name: str, *, model: str, lm: Any, draw: int) -> Scores:
+        suite = self.loaded[name]
+        samples = run_suite(suite, lm=lm, seed=suite.config.seed + draw)
+        return Scores(
+            suite=name,
+            metric=metric_of(suite),
+            model=model,
+            items=items_of(suite, samples=samples),
+        )
+
+    def _write(self, scores: Scores, *, label: str) -> Measured:
+        write_scores(self.folder / label / f"{scores.suite}.jsonl", scores=scores)
+        return Measured(metric=scores.metric, mean=scores.mean, num_items=len(scores.items))
+
+
+def run_suite(
+    suite: LoadedSuite, *, lm: Any, seed: int
+) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """lm-eval's record of each item, by task. ``lm``: any model of lm-eval."""
+    from lm_eval.evaluator import evaluate
+
+    for task in suite.tasks.values():
+        task.set_fewshot_seed(seed=seed)
+    result = evaluate(
+        lm=lm,
+        task_dict=suite.loaded,
+        limit=suite.config.limit or None,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=suite.config.chat,
+        # Without the user's word for it, such a task was not loaded.
+        confirm_run_unsafe_code=True,
+    )
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] = result["samples"]
+    return samples
+
+
+def contamination(
+    evaluate: EvaluateConfig, *, sources: Mapping[str, SourceConfig]
+) -> dict[str, list[str]]:
+    """LoadedSuite -> sources that nothing says were cleaned of its items."""
+    return {
+        name: not_decontaminated(sources, names=(name, benchmark.task))
+        for name, benchmark in evaluate.benchmarks.items()
+    }

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A suite's tasks, loaded by lm-eval with their data and set up as the run says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from megacpt.config.sections import BenchmarkConfig
+from megacpt.errors import ConfigError, EnvironmentError_, Violation
+
+UNREADABLE = (OSError, ValueError, KeyError, ImportError)
+"""What reading a data set or its code raises, here or at the hub."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSuite:
+    """``loaded``: as TaskManager.load gives it; its tasks by name."""
+
+    name: str
+    config: BenchmarkConfig
+    loaded: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        tasks: Mapping[str, Any] = self.loaded["tasks"]
+        return tasks
+
+    @property
+    def is_group(self) -> bool:
+        return len(self.tasks) > 1
+
+
+def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> LoadedSuite:
+    """Refuse what cannot be measured here; data come from files or lm-eval's cache, else from the
+    hub."""
+    task = str(Path(config.task).resolve()) if _is_file(config.task) else config.task
+    manager = _manager(config, path=f"evaluate.benchmarks.{name}")
+    if not _is_file(task) and task not in manager.task_index:
+        raise ConfigError([_unknown(name, task=task, known=list(manager.task_index))])
+    try:
+        loaded = manager.load([task])
+    except UNREADABLE as error:
+        raise ConfigError([_unreadable(name, task=task, error=error)]) from error
+    suite = LoadedSuite(name=name, config=config, loaded=loaded)
+    problems = list(_problems(suite, execute_code=execute_code))
+    if problems:
+        raise ConfigError(problems)
+    _set_up(suite)
+    return suite
+
+
+def _manager(config: BenchmarkConfig, *, path: str) -> Any:
+    """Of the user's own tasks, where the task is one: to look through lm-eval's takes a while."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise EnvironmentError_(
+            f"{path} needs lm-eval, which this Python lacks: pip install 'megacpt[eval]'."
+        ) from error
+    own = TaskManager(include_path=config.include_path, include_defaults=False)
+    if _is_file(config.task) or config.task in own.all_subtasks:
+        return own
+    return TaskManager(include_path=config.include_path)
+
+
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml"))
+
+
+def _set_up(suite: LoadedSuite) -> None:
+    """As lm-eval's simple_evaluate does."""
+    for task in suite.tasks.values():
+        default = task.get_config("num_fewshot")
+        if default is None or (default != 0 and suite.config.fewshot is not None):
+            task.set_config(key="num_fewshot", value=suite.config.fewshot or 0)
+
+
+def _problems(suite: LoadedSuite, *, execute_code: bool) -> Iterator[Violation]:
+    path = f"evaluate.benchmarks.{suite.name}"
+    for name, task in suite.tasks.items():
+        if task.config.unsafe_code and not execute_code:
+            yield Violation(
+                path=f"{path}.task",
+                value=suite.config.task,
+                rule="runs the code that the model writes",
+                remedy="set evaluate.execute_code=true on a machine where that may happen, or "
+                "leave the suite out",
+            )
+        known = list(task.higher_is_better())
+        if suite.config.metric is not None and suite.config.metric not in known:
+            yield Violation(
+                path=f"{path}.metric",
+                value=suite.config.metric,
+                rule=f"is no metric of {name}",
+                remedy=f"use one of {', '.join(known)}",
+            )
+
+
+def _unknown(name: str, *, task: str, known: list[str]) -> Violation:
+    near = get_close_matches(task, known, n=3)
+    return Violation(
+        path=f"evaluate.benchmarks.{name}.task",
+        value=task,
+        rule=f"is not among the {len(known)} tasks of lm-eval and "
+        f"evaluate.benchmarks.{name}.include_path",
+        remedy=f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists them",
+    )
+
+
+def _unreadable(name: str, *, task: str, error: Exception) -> Violation:
+    first = str(error).strip().split("\n")[0]
+    return Violation(
+        path=f"evaluate.benchmarks.{name}.task",
+        value=task,
+        rule=f"has data or code that cannot be read here ({type(error).__name__}: {first})",
+        remedy="run lm-eval with this task once where there is a network and share its cache "
+        "(HF_HOME), or write a YAML file with dataset_path: json and data_files",
+    )

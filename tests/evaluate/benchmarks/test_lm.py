@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers are those of lm-eval's own ``hf`` model on the Hugging Face folder, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacpt.config.sections import BenchmarkConfig
+from megacpt.tokenizer import load_tokenizer
+from tests.convert.test_export import import_model
+from tests.evaluate.benchmarks.local_tasks import TASKS, write_tasks
+
+pytestmark = [
+    pytest.mark.mcore,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval: megacpt[eval]"),
+]
+
+TOLERANCE = 1e-4
+"""Sums of up to twenty float32 log likelihoods, products summed in another order."""
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def measured(
+    smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_rank: None
+) -> Callable[[str], tuple[Samples, Samples]]:
+    """lm-eval's record of a task, by the native model and by its own."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from megacpt.evaluate.benchmarks.answers import Answers
+    from megacpt.evaluate.benchmarks.calls import Model
+    from megacpt.evaluate.benchmarks.engine import Engine
+    from megacpt.evaluate.benchmarks.lm import NativeLM
+    from megacpt.evaluate.benchmarks.suites import run_suite
+    from megacpt.evaluate.benchmarks.tasks import load_suite
+
+    folder = write_tasks(tmp_path_factory.mktemp("tasks") / "all")
+    chunks, architecture = import_model(smollm2)
+    tokenizer = load_tokenizer(smollm2)
+    engine = Engine.over(chunks, max_length=architecture.max_positions, decode=tokenizer.decode)
+    answers = Answers(folder / "answers.jsonl")
+    native = NativeLM(Model(engine), tokenizer=tokenizer, answers=answers)
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    # In float32 its own softmax over 49,152 tokens is wrong by 2e-4 in the sum of twenty.
+    peer = HFLM(
+        model,
+        tokenizer=AutoTokenizer.from_pretrained(smollm2),
+        batch_size=3,
+        softmax_dtype="float64",
+    )
+
+    def run(task: str) -> tuple[Samples, Samples]:
+        config = BenchmarkConfig(task=task, include_path=str(folder))
+        suite = load_suite(task, config=config, execute_code=False)
+        return run_suite(suite, lm=native, seed=7), run_suite(suite, lm=peer, seed=7)
+
+    return run
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "written"])
+def test_likelihoods(task: str, measured: Callable[[str], tuple[Samples, Samples]]) -> None:
+    own, others = (found[task] for found in measured(task))
+    assert len(own) == len(others) > 0
+    for one, other in zip(own, others, strict=True):
+        assert one["arguments"] == other["arguments"]
+        for answers, expected in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+            assert answers == pytest.approx(expected, abs=TOLERANCE)
+        for metric in one["metrics"]:
+            assert one[metric] == pytest.approx(other[metric], abs=TOLERANCE)
+
+
+def test_texts(measured: Callable[[str], tuple[Samples, Samples]]) -> None:
+    own, others = (found["written"] for found in measured("written"))
+    assert [sample["resps"] for sample in own] == [sample["resps"] for sample in others]
+    assert any(sample["resps"] != [[""]] for sample in own)
