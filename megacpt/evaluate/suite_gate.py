@@ -10,7 +10,7 @@ union test; Berger, 1982).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -231,7 +231,7 @@ def _missing(check: SuiteCheck) -> str:
     return f"{check.items_needed:,} items would decide it with {POWER:.0%} chance"
 
 
-def sure_drops(suites: Mapping[str, Suite], *, gate: GateConfig, seed: int) -> Sequence[SuiteCheck]:
+def sure_drops(suites: Mapping[str, Suite], *, gate: GateConfig, seed: int) -> list[SuiteCheck]:
     """Retention suites that dropped by ``gate.stop_drop_points`` or more, and not by chance."""
     retention = {name: s for name, s in suites.items() if s.role is Role.retention}
     return [

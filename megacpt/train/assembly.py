@@ -57,6 +57,7 @@ from megacpt.plan.rules.data import longest
 from megacpt.samples.training_data import TrainingData
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.train.guard.guard import Guard
+from megacpt.train.guard.retention import RetentionGuard
 from megacpt.train.guard.straggler import Stragglers
 from megacpt.train.guard.watchdog import Watchdog
 from megacpt.train.loop import Loop
@@ -457,6 +458,7 @@ def _loop(parts: Parts, *, saves: Saves, requests: Requests, journal: Journal | 
         ),
         journal=journal,
         base_record=parts.base_record,
+        retention=RetentionGuard(config=config),
         gate=gate_fingerprint(config),
         beat=parts.beat,
         start=parts.origin.start,

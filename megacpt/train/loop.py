@@ -29,6 +29,7 @@ from megacpt.train.garbage import collecting_every
 from megacpt.train.guard import faults
 from megacpt.train.guard.faults import Fault
 from megacpt.train.guard.guard import Guard
+from megacpt.train.guard.retention import RetentionGuard
 from megacpt.train.guard.samples import samples_of
 from megacpt.train.guard.straggler import Stragglers, gather
 from megacpt.train.position import Position
@@ -62,6 +63,7 @@ class Loop:
     """On the first rank only."""
     base_record: Record | None
     """Step 0 of a run that begins with other weights than the base model's."""
+    retention: RetentionGuard
     gate: str
     """Fingerprint of the gate that is declared now (megacpt.config.declared)."""
     beat: Callable[[str], None]
@@ -107,6 +109,9 @@ class Loop:
                         raise faults.stop(fault, run_dir=self.guard.run_dir)
                 self.beat(f"measurements after step {step}")
                 record |= self.recorder.measurements(position=position)
+                if (drop := self.retention.fault(record, step=position.step)) is not None:
+                    self.write(record)
+                    raise drop
                 heldout = record.get("heldout")
                 position.heldout = heldout and {name: x["loss"] for name, x in heldout.items()}
                 self.end_step(record, position=position)
