@@ -165,8 +165,31 @@ def _say_evaluated(run_dir: Path) -> int:
         print(f"Gate: {check['sentence']}")
     if result["declared_late"]:
         print(f"Gate: {DECLARED_LATE}")
+    _log_to_wandb(run_dir, result=result)
     say(f"Wrote {shown(path)}", next_command=f"megacpt export {shown(run_dir)}")
     return EXIT_CODES.get(result["verdict"], 0)
+
+
+def _log_to_wandb(run_dir: Path, *, result: dict[str, Any]) -> None:
+    """A table of the suites, where training has logged to wandb."""
+    if not result["suites"] or not (run_dir / "wandb_id").exists():
+        return
+    from megacpt.config.compose import read_run_yaml
+    from megacpt.config.schema import to_tree
+    from megacpt.device.environment import beginning_with, has_secret
+    from megacpt.monitor.wandb import WandbRun
+
+    config = read_run_yaml(run_dir / "run.yaml")
+    run = WandbRun.start(
+        run_dir,
+        config=to_tree(config),
+        monitor=config.monitor,
+        has_api_key=has_secret("WANDB_API_KEY"),
+        records=[],
+        variables=beginning_with("WANDB_"),
+    )
+    run.log_suites(result["suites"], step=result["step"])
+    run.finish()
 
 
 def _print_benchmarks(benchmarks: dict[str, Any]) -> None:

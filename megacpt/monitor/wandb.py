@@ -20,6 +20,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
 from megacpt.monitor.metrics import FaultRecord, StepRecord
 from megacpt.monitor.terminal import fault_consequence, fault_value, sample_origin
+from megacpt.monitor.wandb_suites import log_suites
 from megacpt.monitor.wandb_variables import Chosen, settle
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,11 @@ class WandbRun:
             tables = self._generations(record) | self._fault(record)
             self._run.log(flat(record) | tables, step=step, commit=True)
             self._last_step = step
+
+    def log_suites(self, checks: Sequence[Mapping[str, Any]], *, step: int) -> None:
+        """``checks``: suites of evaluation.json."""
+        if self._run is not None and checks:
+            log_suites(self._run, checks=checks, step=step)
 
     def finish(self, *, exit_code: int = 0) -> None:
         if self._run is None:

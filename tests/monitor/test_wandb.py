@@ -20,7 +20,8 @@ from megacpt.device.environment import beginning_with
 from megacpt.errors import EnvironmentError_
 from megacpt.monitor.metrics import StepRecord
 from megacpt.monitor.wandb import CONNECT_TIMEOUT_S, WandbRun, flat, offline_records
-from tests.monitor.sample_run import records_with_faults
+from tests.monitor.sample_run import STEPS, records_with_faults, write_evaluation, write_run
+from tests.monitor.sample_run import records as sample_records
 
 SECRET = "d41d8cd98f00b204e9800998ecf8427ed41d8cd9"
 
@@ -327,3 +328,20 @@ def test_faults_stand_in_a_table_and_as_numbers(tmp_path: Path) -> None:
     rows = json.loads(newest.read_text())["data"]
     assert [row[0] for row in rows] == [30, 30, 58, 58]
     assert rows[2][3] == "sample 5, of psalms, document 812 from token 40 on"
+
+
+def test_suites_are_a_table_that_belongs_to_no_step(tmp_path: Path) -> None:
+    folder = tmp_path / "sample"
+    config = write_run(folder, run=sample_records())
+    write_evaluation(folder, config=config, step=STEPS, suites=True)
+    checks = json.loads((folder / "evaluation.json").read_text())["suites"]
+    run = start(tmp_path)
+    run.log(record(1))
+    run.log_suites(checks, step=1)
+    run.finish()
+    again = start(tmp_path, records=[record(1)])
+    again.log(record(2))
+    again.finish()
+    (artifact,) = [a for a in stored(tmp_path, kind="artifact") if a.type == "evaluation"]
+    assert [entry.path for entry in artifact.manifest.contents] == ["suites.table.json"]
+    assert [row["_step"] for row in history(tmp_path)] == [1, 2]
