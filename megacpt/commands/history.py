@@ -12,6 +12,7 @@ from typing import Any
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.paths import RunFolder, source_shards
 from megacpt.config.schema import flatten
+from megacpt.corpus.checksum import sha256_of
 from megacpt.corpus.curation import (
     CURATION,
     CuratedFile,
@@ -21,7 +22,6 @@ from megacpt.corpus.curation import (
     origin_of,
     origins_of,
 )
-from megacpt.curate.pipeline import sha256_of
 from megacpt.errors import DataError
 from megacpt.monitor.terminal import printable
 from megacpt.shards.manifest import InputFile, Manifest, manifest_path, read_shard_manifest, verify

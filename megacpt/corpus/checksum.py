@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 LEAF_BYTES = 1 << 23
 
@@ -43,3 +44,12 @@ def root(leaves: Sequence[str]) -> str:
     if len(leaves) == 1:
         return leaves[0]
     return hashlib.sha256(b"".join(map(bytes.fromhex, leaves))).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file."""
+    leaves = Leaves()
+    with path.open("rb") as stream:
+        while content := stream.read(1 << 20):
+            leaves.update(content)
+    return root(leaves.hexdigests())

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.corpus.checksum import root
+from megacpt.corpus.curation import CuratedFile, CurationStep
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
-from megacpt.corpus.workers.processes import Report
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import TEXT, Document, DocumentBatch
 from megacpt.curate.parts import LinesBeside, PartForm, open_part
 from megacpt.curate.quarantine import bad_lines, numbered
 from megacpt.curate.sources import Corpus, TextSource
 from megacpt.curate.step import DocumentVerdict, Judge, StepSettings
 from megacpt.curate.tally import Tally, total
-from megacpt.curate.work import Reading, make_pieces
+from megacpt.curate.work import make_pieces
 from megacpt.files import write_parts
 
 BESIDE = ("notes", "bad")
@@ -34,39 +35,54 @@ class Applied:
     """What is left."""
     tallies: Mapping[str, Tally]
     """By source; of those that it concerns."""
-    inputs: Mapping[str, Sequence[Mapping[str, Any]]]
-    """By source: path, bytes and sha256 of the files that were read."""
+    inputs: Mapping[str, tuple[CuratedFile, ...]]
+    """By source: the files that were read."""
     notes: Mapping[str, Sequence[Path]]
     """By source: files of JSON lines, the notes of its verdicts in order."""
 
 
-def apply(
+def apply_step(
     corpus: Corpus,
     *,
     step: StepSettings,
-    folder: Path,
-    form: PartForm = PartForm.jsonl,
-    dry_run: bool = False,
-    reading: Reading,
-    report: Report = lambda num_bytes, documents, tokens=0: None,
-) -> Applied:
-    """Write FOLDER/NNNNN-CHECKSUM.FORM, one for each piece of the sources that the step concerns.
+    context: Context,
+    findings: Mapping[str, Any] | None = None,
+) -> StepOutcome:
+    """A step that judges every document by itself, and has no more to say than ``findings``."""
+    applied = apply(corpus, step=step, context=context)
+    return StepOutcome(
+        corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
+    )
 
-    ``dry_run``: no parts, only the account.
-    """
+
+def record_of(
+    applied: Applied, *, step: StepSettings, findings: Mapping[str, Any] | None = None
+) -> CurationStep:
+    return CurationStep(
+        name=step.name,
+        settings=dict(step.to_json()),
+        inputs=applied.inputs,
+        counts={name: asdict(tally) for name, tally in applied.tallies.items()},
+        findings=dict(findings or {}),
+    )
+
+
+def apply(corpus: Corpus, *, step: StepSettings, context: Context) -> Applied:
+    """Write FOLDER/NNNNN-CHECKSUM.FORM, one for each piece of sources that the step concerns."""
+    folder, form, dry_run = context.folder, context.form, context.dry_run
     mine = [source.name for source in corpus.sources if step.concerns(source)]
     numbers = list(corpus.pieces_of(mine))
-    keeps_bad = reading.on_error is OnError.quarantine and not dry_run
+    keeps_bad = context.reading.on_error is OnError.quarantine and not dry_run
     settings = _Applying(step=step, form=None if dry_run else form, keeps_bad=keeps_bad)
     records = make_pieces(
         corpus,
         settings=settings,
         folder=folder,
-        reading=replace(reading, threads_max=step.threads_max),
+        reading=replace(context.reading, threads_max=step.threads_max),
         numbers=numbers,
-        report=report,
+        report=context.report,
     )
-    if keeps_bad and reading.share is None:
+    if keeps_bad and context.reading.share is None:
         content = numbered(corpus, numbers=numbers, records=records, folder=folder)
         write_parts(folder / QUARANTINE, parts=content)
     by_piece = dict(zip(numbers, records, strict=True))
@@ -99,7 +115,7 @@ def _tallies(
 
 def _inputs(
     name: str, *, corpus: Corpus, records: Mapping[int, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+) -> tuple[CuratedFile, ...]:
     """Of each file the checksum, from those of its extents."""
     leaves: dict[int, list[str]] = {}
     source = next(source for source in corpus.sources if source.name == name)
@@ -107,10 +123,10 @@ def _inputs(
         extents = corpus.pieces[number].extents
         for extent, found in zip(extents, records[number]["leaves"], strict=True):
             leaves.setdefault(extent.file, []).extend(found)
-    return [
-        {"path": file.path, "bytes": file.bytes, "sha256": root(leaves[number])}
+    return tuple(
+        CuratedFile(path=file.path, bytes=file.bytes, sha256=root(leaves[number]))
         for number, file in enumerate(source.files)
-    ]
+    )
 
 
 def _left(

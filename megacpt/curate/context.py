@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from megacpt.corpus.curation import CuratedFile, CurationStep
-from megacpt.corpus.workers.processes import Report
-from megacpt.curate.apply import Applied, apply
+from megacpt.corpus.curation import CurationStep
+from megacpt.corpus.workers.processes import Report, untold
 from megacpt.curate.parts import PartForm
 from megacpt.curate.sources import Corpus
-from megacpt.curate.step import StepSettings
 from megacpt.curate.work import Reading
 from megacpt.files import aside_of, write_text
 
@@ -29,7 +26,7 @@ class Context:
     reading: Reading
     dry_run: bool = False
     """Only the account: no parts."""
-    report: Report = lambda num_bytes, documents, tokens=0: None
+    report: Report = untold
     notice: Callable[[str], None] = lambda text: None
     """Is told what is not as expected."""
 
@@ -48,44 +45,3 @@ class StepOutcome:
     record: CurationStep
     files: Mapping[str, Path] = field(default_factory=dict)
     """What else goes into the folder of the curation, by its name there."""
-
-
-def apply_step(
-    corpus: Corpus,
-    *,
-    step: StepSettings,
-    context: Context,
-    findings: Mapping[str, Any] | None = None,
-) -> StepOutcome:
-    """A step that judges every document by itself."""
-    applied = applied_in(context, corpus=corpus, step=step)
-    return StepOutcome(
-        corpus=applied.corpus, record=record_of(applied, step=step, findings=findings)
-    )
-
-
-def applied_in(context: Context, *, corpus: Corpus, step: StepSettings) -> Applied:
-    return apply(
-        corpus,
-        step=step,
-        folder=context.folder,
-        form=context.form,
-        dry_run=context.dry_run,
-        reading=context.reading,
-        report=context.report,
-    )
-
-
-def record_of(
-    applied: Applied, *, step: StepSettings, findings: Mapping[str, Any] | None = None
-) -> CurationStep:
-    return CurationStep(
-        name=step.name,
-        settings=dict(step.to_json()),
-        inputs={
-            name: tuple(CuratedFile(**file) for file in files)
-            for name, files in applied.inputs.items()
-        },
-        counts={name: asdict(tally) for name, tally in applied.tallies.items()},
-        findings=dict(findings or {}),
-    )

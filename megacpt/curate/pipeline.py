@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from megacpt import __version__
-from megacpt.corpus import checksum
+from megacpt.corpus.checksum import sha256_of
 from megacpt.corpus.curation import (
     CURATION,
     CuratedFile,
@@ -25,7 +25,7 @@ from megacpt.corpus.curation import (
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.inputs import STANDARD_INPUT, find_files
-from megacpt.corpus.workers.processes import Report
+from megacpt.corpus.workers.processes import Report, untold
 from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
@@ -75,13 +75,9 @@ class Begins(Protocol):
 class Watcher:
     """Who is told of the work."""
 
-    begins: Begins = lambda name, *, num_bytes: _silent
+    begins: Begins = lambda name, *, num_bytes: untold
     """A step with so many bytes to read; what it is given is told how far it is."""
     notice: Callable[[str], None] = lambda text: None
-
-
-def _silent(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
-    return
 
 
 def curate(
@@ -227,15 +223,6 @@ def _source_of(path: Path, *, folder: Path, curation: Curation) -> str:
     return held[0]
 
 
-def sha256_of(path: Path) -> str:
-    """As megacpt.corpus.checksum says."""
-    leaves = checksum.Leaves()
-    with path.open("rb") as stream:
-        while content := stream.read(1 << 20):
-            leaves.update(content)
-    return checksum.root(leaves.hexdigests())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unchanged:
     """Writes sources that no step has concerned, in the form of the others."""
@@ -268,9 +255,7 @@ def _publish(
     unchanged = apply(
         corpus,
         step=_Unchanged(names=left),
-        folder=work / "unchanged",
-        form=config.form,
-        reading=reading,
+        context=Context(folder=work / "unchanged", form=config.form, reading=reading),
     )
     for name, tally in unchanged.tallies.items():
         if tally.errors:

@@ -24,7 +24,7 @@ from megacpt.corpus.documents import BadLine, OnError, Passage, refusal
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
-from megacpt.corpus.workers.processes import Report, num_processes, run_pieces
+from megacpt.corpus.workers.processes import Report, num_processes, run_pieces, untold
 from megacpt.corpus.workers.share import Share
 from megacpt.curate.documents import Document, DocumentBatch, lines_of, read_documents
 from megacpt.curate.sources import Corpus
@@ -89,7 +89,7 @@ def make_pieces(
     folder: Path,
     reading: Reading,
     numbers: Sequence[int] | None = None,
-    report: Report = lambda num_bytes, documents, tokens=0: None,
+    report: Report = untold,
 ) -> list[dict[str, Any]]:
     """The records of all pieces (or of those ``numbers``), in order; finished ones are not made
     again. ``Unfinished``: those of other shares are not there."""

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from megacpt.errors import ConfigError
-from megacpt.monitor.figures import COLOURS, GRID, INK, MUTED
+from megacpt.monitor.figures import COLOURS, INK, MUTED, make_plain
 from megacpt.shards.inspect import Inspection
 from megacpt.shards.lengths import LengthBin
 from megacpt.text import count
@@ -90,12 +90,7 @@ def _draw(
     axes.set_title(
         "% in a quarter of a doubling of the length", loc="right", fontsize=8.5, color=MUTED
     )
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="both", length=0, labelsize=9, labelcolor=MUTED)
+    make_plain(axes)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     axes.margins(x=0.01)
 

@@ -312,13 +312,18 @@ def _end_label(line: Line, *, chart: Chart) -> str:
     return f"{name} {'diverged' if diverged else chart.form(values[-1])}".strip()
 
 
-def _style_axes(axes: Axes, *, chart: Chart) -> None:
+def make_plain(axes: Axes) -> None:
+    """A line below, thin ones behind, and small numbers."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="both", length=0, labelsize=9, labelcolor=MUTED)
+
+
+def _style_axes(axes: Axes, *, chart: Chart) -> None:
+    make_plain(axes)
     axes.tick_params(axis="x", length=3, color=MUTED)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _value_tick(value)))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megacpt.corpus.checksum import sha256_of
 from megacpt.corpus.curation import CuratedFile, CuratedSource, Curation, CurationStep
-from megacpt.curate.pipeline import sha256_of
 from tests.corpus.cases import write_jsonl
 
 SUITES = {"mmlu": {"identity": "ab" * 16, "items": 14042}}

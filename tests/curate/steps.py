@@ -16,8 +16,9 @@ import pytest
 from megacpt.corpus import pieces
 from megacpt.corpus.curation import Curation
 from megacpt.curate import pipeline
+from megacpt.curate.apply import apply_step
 from megacpt.curate.config import CurateConfig, read_config
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.pipeline import curate
 from megacpt.curate.sources import Corpus, TextSource

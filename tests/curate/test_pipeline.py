@@ -14,8 +14,9 @@ import pytest
 
 from megacpt.corpus.curation import Curation
 from megacpt.curate import pipeline
+from megacpt.curate.apply import apply_step
 from megacpt.curate.config import read_config
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.sources import Corpus, TextSource
 from megacpt.curate.step import KEPT, DocumentVerdict, Judge, changed, dropped, is_trained_on

@@ -35,6 +35,10 @@ class Report(Protocol):
     def __call__(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None: ...
 
 
+def untold(num_bytes: int, *, documents: int, tokens: int = 0) -> None:
+    """A report to nobody."""
+
+
 class Runner(Protocol):
     """Makes pieces in one process."""
 

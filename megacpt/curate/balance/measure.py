@@ -44,10 +44,6 @@ WIDER = 16
 """A sample that holds no document is drawn again from so many times the places."""
 
 
-def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
 def place_of(document: Document) -> int:
     return xxhash.xxh3_64_intdigest(document.id.encode("utf-8", "surrogatepass")) >> 32
 
@@ -205,7 +201,7 @@ class _Piece:
 
     def work(self, batch: DocumentBatch) -> Counts:
         places = [place_of(document) for document in batch.documents]
-        sizes = [_text_bytes(document.text) for document in batch.documents]
+        sizes = [document.num_bytes for document in batch.documents]
         below = self._settings.below[self._settings.sources[batch.piece]]
         sampled = [n for n, place in enumerate(places) if place < below]
         tokens = self._count([batch.documents[n].text for n in sampled])

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from megacpt.curate.apply import apply_step
 from megacpt.curate.balance.blend import BLEND, blend_text, table
 from megacpt.curate.balance.measure import PLACES, measure, place_of
 from megacpt.curate.balance.portions import Portion, portions, ratio_of, remarks
 from megacpt.curate.balance.settings import BalanceConfig
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.sources import Corpus, TextSource
 from megacpt.curate.step import KEPT, DocumentVerdict, Judge, dropped, is_trained_on

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 import xxhash
 
-from megacpt.curate.apply import Applied
-from megacpt.curate.context import Context, StepOutcome, applied_in, record_of
+from megacpt.curate.apply import Applied, apply, record_of
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.decontaminate.items import ItemPart, Suite
 from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
@@ -38,7 +38,7 @@ def run(corpus: Corpus, *, settings: DecontaminateConfig, context: Context) -> S
         for name, suite in settings.suites.items()
     )
     step = Decontamination(suites=suites, settings=settings)
-    applied = applied_in(context, corpus=corpus, step=step)
+    applied = apply(corpus, step=step, context=context)
     found = _findings(applied, suites=suites, settings=settings)
     hits, left_out = _hits(applied, limit=settings.hits)
     content = {

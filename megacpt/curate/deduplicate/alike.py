@@ -44,6 +44,15 @@ class State:
             like=np.memmap(folder / "like", np.int64, mode="w+", shape=shape),
         )
 
+    def drop_all_but(
+        self, is_first: Array, *, documents: Array, priorities: Array, rule: int
+    ) -> None:
+        """Of each run of documents the first stays, and held-out ones do."""
+        first = documents[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]]
+        goes = ~is_first & (priorities >= np.uint64(1 << HELDOUT_BITS))
+        self.rules[documents[goes]] = rule
+        self.like[documents[goes]] = first[goes]
+
     def flush(self) -> None:
         self.rules.flush()  # type: ignore[attr-defined]
         self.like.flush()  # type: ignore[attr-defined]
@@ -73,10 +82,7 @@ def drop_exact(sketches: Sketches, *, state: State, folder: Path, memory_bytes: 
         if not len(documents):
             continue
         is_first = np.concatenate([[True], (hashes[1:] != hashes[:-1]).any(axis=1)])
-        first = documents[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]]
-        goes = ~is_first & (priorities >= np.uint64(1 << HELDOUT_BITS))
-        state.rules[documents[goes]] = EXACT
-        state.like[documents[goes]] = first[goes]
+        state.drop_all_but(is_first, documents=documents, priorities=priorities, rule=EXACT)
     shutil.rmtree(folder)
 
 
@@ -179,10 +185,7 @@ class Near:
         if not len(members):
             return
         is_first = np.concatenate([[True], of[1:] != of[:-1]])
-        first = members[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]]
-        goes = ~is_first & (priorities >= np.uint64(1 << HELDOUT_BITS))
-        self.state.rules[members[goes]] = NEAR
-        self.state.like[members[goes]] = first[goes]
+        self.state.drop_all_but(is_first, documents=members, priorities=priorities, rule=NEAR)
 
     def _deal(self) -> list[Path]:
         """By band, and within it by key."""

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from megacpt.corpus.workers.processes import THREADS_MAX
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.apply import apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.deduplicate.alike import NEAR, STAYS, Near, State, drop_exact
 from megacpt.curate.deduplicate.curve import Curve, choose_curve
 from megacpt.curate.deduplicate.files import PieceArrays

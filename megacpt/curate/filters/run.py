@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.apply import apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import Document, DocumentBatch
 from megacpt.curate.filters.by_datatrove import FILTERS, DatatroveRule, require_words
 from megacpt.curate.filters.language import Language

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megacpt.curate.context import Context, StepOutcome, apply_step
+from megacpt.curate.apply import apply_step
+from megacpt.curate.context import Context, StepOutcome
 from megacpt.curate.documents import DocumentBatch
 from megacpt.curate.rewrite.drafts import Draft, Drafter
 from megacpt.curate.rewrite.endpoint import Reviser
