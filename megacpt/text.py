@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes, counts, durations and lists as people read them."""
+"""Sizes, counts, durations, lists and sentences as people read them."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 
@@ -58,3 +59,8 @@ def one_of(words: Iterable[object]) -> str:
 def _joined(words: Iterable[object], *, last: str) -> str:
     *before, end = map(str, words)
     return f"{', '.join(before)} {last} {end}" if before else end
+
+
+def wrapped(text: str, *, head: str, indent: int) -> list[str]:
+    """Lines of at most 80 columns, for a terminal: the first behind ``head``, others indented."""
+    return textwrap.wrap(text, 80, initial_indent=head, subsequent_indent=" " * indent)

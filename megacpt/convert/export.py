@@ -63,19 +63,27 @@ def written_aside(output: Path, *, mark: str) -> Iterator[Path]:
     """An empty folder that gets the name ``output`` once all is in it. An earlier one there, which
     has a file called ``mark``, is replaced; any other folder is refused."""
     _require_replaceable(output, mark=mark)
+    with empty_aside(output) as aside:
+        yield aside
+        _publish(aside, output=output)
+
+
+@contextmanager
+def empty_aside(output: Path) -> Iterator[Path]:
+    """An empty folder beside ``output``, removed unless it was renamed; ``EnvironmentError_`` where
+    the disk refuses what is done with it."""
     aside = output.with_name(f".{output.name}.partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
-        _publish(aside, output=output)
     except (OSError, SafetensorError) as error:
         raise EnvironmentError_(
             f"{output} cannot be written: {error}; "
             "choose a folder with write permission and free space (--output FOLDER)."
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)  # of an export that has failed, or was interrupted
+        shutil.rmtree(aside, ignore_errors=True)  # of what has failed, or was interrupted
 
 
 def _require_replaceable(output: Path, *, mark: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -130,8 +131,5 @@ def _row(document: Document) -> dict[str, Any]:
 
 def checksum(path: Path) -> str:
     """XXH3, 128 bits, of the file."""
-    found = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while content := stream.read(1 << 20):
-            found.update(content)
-    return found.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()

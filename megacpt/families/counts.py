@@ -25,11 +25,6 @@ def num_trained_parameters(architecture: Architecture) -> int:
     )
 
 
-def num_expert_parameters(architecture: Architecture) -> int:
-    """All experts of all layers; 0 in a dense model."""
-    return sum(row.num_values(architecture) for row in param_rows(architecture) if row.per_expert)
-
-
 def num_active_parameters(architecture: Architecture) -> int:
     """Those that one token passes: its own experts only."""
     return _num_active(param_rows(architecture), architecture=architecture)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING
 from megacpt.checkpoint.difference import Difference
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.listing import Listing
-from megacpt.text import duration, memory_size
+from megacpt.text import duration, memory_size, wrapped
 
 if TYPE_CHECKING:  # It imports torch.
     from megacpt.checkpoint.weight_change import WeightChange
 
-WIDTH = 80
 TITLE, VALUE = 26, 18
 NAME = 15
 WEIGHT = 50
@@ -113,9 +111,7 @@ def _newest_start(listing: Listing) -> str:
 
 
 def _wrapped(title: str, *, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=f"{title:<{NAME}}", subsequent_indent=" " * NAME
-    )
+    return wrapped(text, head=f"{title:<{NAME}}", indent=NAME)
 
 
 def _value(value: object, *, unit: str) -> str:

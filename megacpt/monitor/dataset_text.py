@@ -12,7 +12,7 @@ from megacpt.monitor.terminal import printable
 from megacpt.shards.inspect import Inspection, ShownDocument, VocabularyUse
 from megacpt.shards.lengths import LengthBin, LengthStatistics
 from megacpt.shards.manifest import BackendRecord, Manifest
-from megacpt.text import text_size
+from megacpt.text import text_size, wrapped
 
 WIDTH = 80
 TITLE = 14
@@ -219,13 +219,7 @@ def shown(text: str, *, width: int) -> str:
 
 
 def _titled(title: str, *, text: str) -> list[str]:
-    indent = " " * TITLE
-    return textwrap.wrap(
-        printable(text),
-        width=WIDTH,
-        initial_indent=f"{title:<{TITLE}}",
-        subsequent_indent=indent,
-    )
+    return wrapped(printable(text), head=f"{title:<{TITLE}}", indent=TITLE)
 
 
 def _end(path: str) -> str:

@@ -27,7 +27,7 @@ from megacpt.monitor.metrics import (
     RankTimes,
     StepRecord,
 )
-from megacpt.text import count, duration
+from megacpt.text import count, duration, wrapped
 
 WIDTH = 80
 HEADER_EVERY_LINES = 20
@@ -245,22 +245,14 @@ def fault_lines(event: FaultRecord, *, again: bool) -> list[str]:
     """What happened and what is done, then the worst sample; ``again``: after the rollback."""
     if again:
         return [f"  step {event['step']} passed over ({fault_value(event)} before the rollback)"]
-    lines = textwrap.wrap(
-        f"step {event['step']}: {fault_value(event)}; {fault_consequence(event)}",
-        width=WIDTH,
-        initial_indent="  ! ",
-        subsequent_indent="    ",
-    )
+    said = f"step {event['step']}: {fault_value(event)}; {fault_consequence(event)}"
+    lines = wrapped(said, head="  ! ", indent=4)
     for sample in event["samples"][:1]:
         total, bad = sum(event["sources"].values()), event["nonfinite_samples"]
         of = f"{bad} of {total} samples not finite, worst" if bad else f"worst of {total} samples"
         loss = sample["loss"] if isinstance(sample["loss"], str) else f"{sample['loss']:.3f}"
-        lines += textwrap.wrap(
-            f"{of}: {sample_origin(sample)}, loss {loss}",
-            width=WIDTH,
-            initial_indent="    ",
-            subsequent_indent="    ",
-        )
+        said = f"{of}: {sample_origin(sample)}, loss {loss}"
+        lines += wrapped(said, head="    ", indent=4)
         lines += _quoted(sample["excerpt"])
     return lines
 

@@ -30,6 +30,7 @@ from megacpt.families.stored.nearest import MISSING
 from megacpt.families.stored.nested import OUTER, SAME_AS
 from megacpt.plan.check import RULES
 from megacpt.plan.rules import Facts
+from megacpt.text import wrapped
 
 WIDTH = 80
 EXAMPLE = {
@@ -117,7 +118,7 @@ def _details(row: FamilyRow) -> Iterator[str]:
     # That a dense model has no experts to deal is no news.
     reasons = (f"{key}: {why}" for key, why in row.refused.items() if key != "ep")
     for text in (f"{row.name}: {row.adds}", *reasons):
-        yield from wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        yield from wrapped(text, head="  ", indent=2)
 
 
 def example_of(family: Family) -> Architecture:

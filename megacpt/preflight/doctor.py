@@ -8,7 +8,6 @@ import os
 import platform
 import resource
 import shutil
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -44,9 +43,8 @@ from megacpt.preflight.checks import (
     warn,
 )
 from megacpt.preflight.gpus import Gpus
-from megacpt.text import memory_size
+from megacpt.text import memory_size, wrapped
 
-WIDTH = 80
 MEMORY_GIB = 4.0
 OPEN_FILES = 4096
 """A rank opens one for each shard, peer and checkpoint file."""
@@ -100,15 +98,10 @@ def _lines(result: CheckResult) -> list[str]:
     is_ok = result.mark is Mark.ok
     limit = f" (wanted: {result.limit})" if result.limit and not is_ok else ""
     head = f"{result.mark.value:<5} {result.check:<{_INDENT - 6}}"
-    lines = _wrapped(result.value + limit, head=head)
+    lines = wrapped(result.value + limit, head=head, indent=_INDENT)
     if is_ok:
         return lines
-    return lines + _wrapped(result.remedy, head=" " * (_INDENT - 3) + "-> ")
-
-
-def _wrapped(text: str, *, head: str) -> list[str]:
-    indent = " " * _INDENT
-    return textwrap.wrap(text, width=WIDTH, initial_indent=head, subsequent_indent=indent)
+    return lines + wrapped(result.remedy, head=" " * (_INDENT - 3) + "-> ", indent=_INDENT)
 
 
 def _python() -> CheckResult:

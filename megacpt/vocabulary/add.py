@@ -7,7 +7,6 @@ byte by byte.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -17,7 +16,8 @@ import torch
 
 from megacpt.convert.carried import carry_over
 from megacpt.convert.described import TOKENIZER, write_json
-from megacpt.errors import EnvironmentError_, ModelError
+from megacpt.convert.export import empty_aside
+from megacpt.errors import ModelError
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Role
@@ -78,23 +78,13 @@ def add_to_vocabulary(source: Path, *, wanted: Wanted, output: Path, choices: Ch
     growth = Growth(Bpe(tokenizer))
     growth.take(wanted)
     tables.require_room(output, count=len(growth.tokens))
-    aside = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with empty_aside(output) as aside:
         carry_over(source, folder=aside)
         left_out = _write_tokenizer(aside, growth=growth)
         pieces = _pieces(load_checked(aside), growth=growth, choices=choices)
         rows = _rows(tables, growth=growth, choices=choices, pieces=pieces)
         tables.write(aside, rows=rows, first=growth.first)
         publish(aside, folder=output)
-    except OSError as error:
-        raise EnvironmentError_(
-            f"{output} cannot be written: {error}; "
-            "choose a folder with write permission and free space (--output FOLDER)."
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # of a work that has failed, or was interrupted
     taught = {number for piece in pieces for number in piece.ids}
     untaught = [t for t in growth.tokens if pieces and not t.is_step and t.id not in taught]
     return Added(

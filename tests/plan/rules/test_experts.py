@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import Dtype, ParallelConfig
+from megacpt.families import param_rows
 from megacpt.families.architecture import Experts
 from megacpt.families.counts import (
     num_active_parameters,
-    num_expert_parameters,
     num_parameters,
     training_flops_per_token,
 )
@@ -146,7 +146,8 @@ def test_a_rank_holds_its_share_of_the_experts() -> None:
         data = config_of({}).data
         return rank_memory(MIXTURE, data=data, parallel=parallel, dtype=Dtype.fp32).weights
 
-    whole, experts = 4 * num_parameters(MIXTURE), 4 * num_expert_parameters(MIXTURE)
+    of_experts = sum(r.num_values(MIXTURE) for r in param_rows(MIXTURE) if r.per_expert)
+    whole, experts = 4 * num_parameters(MIXTURE), 4 * of_experts
     assert weights() == whole
     assert weights(dp=4, ep=4) == whole - experts * 3 // 4
     # Cut over tensor parallelism or dealt whole, it is the same share.
