@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes, counts, durations, lists and sentences as people read them."""
+"""Sizes, counts, durations, lists, sentences and progress as people read them."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
+
+LINE_S, REDRAW_S = 5.0, 0.1
+"""Between two lines of progress in a file, and on a terminal."""
 
 
 def memory_size(num_bytes: float, *, digits: int = 2) -> str:
@@ -64,3 +69,40 @@ def _joined(words: Iterable[object], *, last: str) -> str:
 def wrapped(text: str, *, head: str, indent: int) -> list[str]:
     """Lines of at most 80 columns, for a terminal: the first behind ``head``, others indented."""
     return textwrap.wrap(text, 80, initial_indent=head, subsequent_indent=" " * indent)
+
+
+class LiveLine:
+    """A line that is drawn again on a terminal, and added now and then elsewhere; ``close`` removes
+    it again."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        quiet_s: float,
+        every_s: float = LINE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream, self._clock = stream, clock
+        self._is_terminal = stream.isatty()
+        self._every_s = REDRAW_S if self._is_terminal else every_s
+        self._started_at = clock()
+        self._due_at = self._started_at + quiet_s
+        self._drawn = False
+
+    def show(self, text: Callable[[float], str]) -> None:
+        """Where it is time; ``text`` is made of the seconds since the beginning."""
+        now = self._clock()
+        if now < self._due_at:
+            return
+        self._due_at = now + self._every_s
+        line = text(now - self._started_at)
+        self._stream.write(f"\r\x1b[K{line}" if self._is_terminal else f"{line}\n")
+        self._stream.flush()
+        self._drawn = True
+
+    def close(self) -> None:
+        if self._drawn and self._is_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+        self._drawn = False

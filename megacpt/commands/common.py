@@ -7,19 +7,17 @@ import argparse
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megacpt.text import duration
+from megacpt.text import LiveLine, duration
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
 
 SLOW_S = 2.0
-REDRAW_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,18 +105,16 @@ def slow_progress(what: str) -> Callable[[int, int], None] | None:
     """Shows how far work is that takes more than two seconds, on a terminal."""
     if not sys.stderr.isatty():
         return None
-    started_at = time.monotonic()
-    shown_at = started_at
+    line = LiveLine(sys.stderr, quiet_s=SLOW_S)
 
     def show(done: int, total: int) -> None:
-        nonlocal shown_at
-        now = time.monotonic()
-        if done >= total and shown_at > started_at:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif now - started_at > SLOW_S and now - shown_at > REDRAW_S:
-            shown_at = now
-            left = duration((now - started_at) * (total - done) / max(done, 1))
-            text = f"\r\x1b[K{what} {done / total:6.1%}  {left} left"
-            print(text, end="", file=sys.stderr, flush=True)
+        def text(elapsed_s: float) -> str:
+            left_s = elapsed_s * (total - done) / max(done, 1)
+            return f"{what} {done / total:6.1%}  {duration(left_s)} left"
+
+        if done < total:
+            line.show(text)
+        else:
+            line.close()
 
     return show

@@ -4,41 +4,28 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TextIO
 
-from megacpt.text import duration, text_size
+from megacpt.text import LiveLine, duration, text_size
 
 QUIET_S = 2.0
-LINE_S, REDRAW_S = 5.0, 0.1
 
 
 class StepLine:
     """Told of every batch, by any thread; shows nothing of work that is done in two seconds."""
 
     def __init__(self, stream: TextIO, *, name: str, bytes_total: int) -> None:
-        self._stream, self._name, self._total = stream, name, bytes_total
-        self._is_terminal = stream.isatty()
-        self._started_at = time.monotonic()
-        self._due_at = self._started_at + QUIET_S
+        self._line, self._name, self._total = LiveLine(stream, quiet_s=QUIET_S), name, bytes_total
         self._bytes = self._documents = 0
         self._lock = threading.Lock()
-        self._drawn = False
 
     def __call__(self, num_bytes: int, *, documents: int, tokens: int = 0) -> None:
         with self._lock:
             self._bytes += num_bytes
             self._documents += documents
-            now = time.monotonic()
-            if now < self._due_at:
-                return
-            self._due_at = now + (REDRAW_S if self._is_terminal else LINE_S)
-            text = self._text(elapsed_s=now - self._started_at)
-            self._stream.write(f"\r\x1b[K{text}" if self._is_terminal else f"{text}\n")
-            self._stream.flush()
-            self._drawn = True
+            self._line.show(self._text)
 
-    def _text(self, *, elapsed_s: float) -> str:
+    def _text(self, elapsed_s: float) -> str:
         # A step may read its input more than once.
         share = min(self._bytes / max(self._total, 1), 1.0)
         rate = self._bytes / elapsed_s
@@ -50,7 +37,4 @@ class StepLine:
 
     def close(self) -> None:
         with self._lock:
-            if self._drawn and self._is_terminal:
-                self._stream.write("\r\x1b[K")
-                self._stream.flush()
-            self._drawn = False
+            self._line.close()

@@ -78,8 +78,9 @@ def test_the_tool_does_the_same_without_torch(shard: str) -> None:
 def test_slow_work_shows_how_far_it_is_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a child process whose standard error is a terminal; nothing shows before two seconds."""
     code = (
+        "from megacpt import text\n"
         "from megacpt.commands import common\n"
-        "common.SLOW_S = {slow}\ncommon.REDRAW_S = 0\n"
+        "common.SLOW_S = {slow}\ntext.REDRAW_S = 0\n"
         "show = common.slow_progress('tokens')\n"
         "for n in range(1, 5): show(n, 4)\n"
     )

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from megacpt.text import duration, text_size
+from megacpt.text import LINE_S, LiveLine, duration, text_size
 
 QUIET_S = 2.0
 """Work that is done sooner shows nothing where its output is kept in a file."""
-LINE_S, REDRAW_S = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +32,7 @@ ProgressCallback = Callable[[TokenizeProgress], None]
 
 
 class ProgressLine:
-    """Called with all progress: redraws a line on a terminal, else adds one now and then.
-
-    ``close`` removes the line again.
-    """
+    """Called with all progress of a tokenization."""
 
     def __init__(
         self,
@@ -45,27 +41,12 @@ class ProgressLine:
         every_s: float = LINE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream, self._clock = stream, clock
-        self._is_terminal = stream.isatty()
-        self._every_s = REDRAW_S if self._is_terminal else every_s
-        self._started_at = clock()
-        self._due_at = self._started_at + (0 if self._is_terminal else QUIET_S)
-        self._drawn = False
+        quiet_s = 0 if stream.isatty() else QUIET_S
+        self._line = LiveLine(stream, quiet_s=quiet_s, every_s=every_s, clock=clock)
+        self.close = self._line.close
 
     def __call__(self, progress: TokenizeProgress) -> None:
-        now = self._clock()
-        if now < self._due_at:
-            return
-        self._due_at = now + self._every_s
-        text = render(progress, elapsed_s=now - self._started_at)
-        self._stream.write(f"\r\x1b[K{text}" if self._is_terminal else f"{text}\n")
-        self._stream.flush()
-        self._drawn = True
-
-    def close(self) -> None:
-        if self._drawn and self._is_terminal:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        self._line.show(lambda elapsed_s: render(progress, elapsed_s=elapsed_s))
 
 
 def render(progress: TokenizeProgress, *, elapsed_s: float) -> str:
