@@ -16,8 +16,9 @@ def need(module: str, *, who: str = "filter needs") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        package = (error.name or module).partition(".")[0]
         raise EnvironmentError_(
-            f"{who} the package {error.name or module}: pip install 'megacpt[curate]'"
+            f"{who} the package {package}: pip install 'megacpt[curate]'"
         ) from error
 
 
