@@ -13,7 +13,7 @@ from megacpt.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class DifferenceRow:
     """One value of two checkpoints; None in one that does not have it."""
 
     title: str
@@ -27,22 +27,24 @@ class Difference:
         return self.first == self.second
 
 
-def compare(run_dir: Path, *, first: int, second: int) -> list[Difference]:
+def compare(run_dir: Path, *, first: int, second: int) -> list[DifferenceRow]:
     """Two steps: first what tells which they are, then only what differs."""
     a, b = (CheckpointManifest.read(folder_of_step(run_dir, step=step)) for step in (first, second))
     rows = [
-        Difference(title="written by start", first=a.start, second=b.start),
-        Difference(title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")),
+        DifferenceRow(title="written by start", first=a.start, second=b.start),
+        DifferenceRow(
+            title="updates", first=a.faults.get("updates"), second=b.faults.get("updates")
+        ),
         *_numbers("tokens of", first=a.tokens_per_source, second=b.tokens_per_source),
-        Difference(title="training", first=a.elapsed_s, second=b.elapsed_s, unit="s"),
+        DifferenceRow(title="training", first=a.elapsed_s, second=b.elapsed_s, unit="s"),
         *_numbers("held-out", first=a.heldout or {}, second=b.heldout or {}),
-        Difference(title="size", first=a.bytes, second=b.bytes, unit="bytes"),
-        Difference(title="files", first=len(a.files), second=len(b.files)),
+        DifferenceRow(title="size", first=a.bytes, second=b.bytes, unit="bytes"),
+        DifferenceRow(title="files", first=len(a.files), second=len(b.files)),
     ]
     changed = (
         *_numbers("layout", first=a.layout, second=b.layout),
         *_numbers("model", first=a.architecture, second=b.architecture),
-        Difference(title="faults so far", first=_events(a), second=_events(b)),
+        DifferenceRow(title="faults so far", first=_events(a), second=_events(b)),
     )
     return [*rows, *(row for row in changed if not row.is_equal)]
 
@@ -59,10 +61,10 @@ def folder_of_step(run_dir: Path, *, step: int) -> Path:
 
 def _numbers(
     title: str, *, first: Mapping[str, object], second: Mapping[str, object]
-) -> list[Difference]:
+) -> list[DifferenceRow]:
     names = dict.fromkeys((*first, *second))
     return [
-        Difference(title=f"{title} {name}", first=first.get(name), second=second.get(name))
+        DifferenceRow(title=f"{title} {name}", first=first.get(name), second=second.get(name))
         for name in names
     ]
 

@@ -281,7 +281,16 @@ def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubMode
         from megacpt.monitor.card import write_card
 
         describe = partial(write_card, run_dir=run_dir, config=config)
-        export_run(config, kind=kind, output=output, describe=describe)
+        export_run(
+            Path(config.run_dir),
+            model=config.model,
+            dtype=config.precision.dtype,
+            sequence_length=config.data.sequence_length,
+            seed=config.seed,
+            kind=kind,
+            output=output,
+            describe=describe,
+        )
     return HubModel.stored(str(config.model.path))
 
 

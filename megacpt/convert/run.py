@@ -10,7 +10,7 @@ from typing import Protocol
 from megacpt.checkpoint import folders, state
 from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.config.hub_model import named
-from megacpt.config.sections import DeviceKind, ParallelConfig, PrecisionConfig, RunConfig
+from megacpt.config.sections import DeviceKind, Dtype, ModelConfig, ParallelConfig, PrecisionConfig
 from megacpt.convert.certificate import write_certificate
 from megacpt.convert.export import export_hf
 from megacpt.device.groups import initialise_parallel
@@ -37,21 +37,33 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return checkpoint
 
 
-def export_run(config: RunConfig, *, kind: DeviceKind, output: Path, describe: Describe) -> Path:
-    """Write ``output`` in this one process, a started rank; needs memory for the whole model."""
-    checkpoint = newest_checkpoint(Path(config.run_dir))
-    base = Path(str(config.model.path))
-    architecture = read_architecture(base, rope=config.model.rope)
+def export_run(
+    run_dir: Path,
+    *,
+    model: ModelConfig,
+    dtype: Dtype,
+    sequence_length: int,
+    seed: int,
+    kind: DeviceKind,
+    output: Path,
+    describe: Describe,
+) -> Path:
+    """Write ``output`` in this one process, a started rank; needs memory for the whole model.
+
+    ``model``, ``dtype``, ``sequence_length`` and ``seed``: the run's."""
+    checkpoint = newest_checkpoint(run_dir)
+    base = Path(str(model.path))
+    architecture = read_architecture(base, rope=model.rope)
     manifest = CheckpointManifest.read(checkpoint)
     require_architecture(manifest, architecture=asdict(architecture), folder=checkpoint)
-    initialise_parallel(ParallelConfig(), seed=config.seed)
+    initialise_parallel(ParallelConfig(), seed=seed)
     chunks = build_model(
         architecture,
         parallel=ParallelConfig(),
         # The weights as they are: a recipe belongs to the run, not to what it has made.
-        precision=PrecisionConfig(dtype=config.precision.dtype),
+        precision=PrecisionConfig(dtype=dtype),
         kind=kind,
-        sequence_length=config.data.sequence_length,
+        sequence_length=sequence_length,
     )
     state.load_model(checkpoint, chunks=chunks)
     tokenizer = load_tokenizer(base)
@@ -60,13 +72,13 @@ def export_run(config: RunConfig, *, kind: DeviceKind, output: Path, describe: D
         architecture=architecture,
         source_folder=base,
         output=output,
-        dtype=config.precision.dtype,
+        dtype=dtype,
         describe=lambda folder: describe(folder, step=manifest.step),
         certify=lambda folder: write_certificate(
             chunks,
             architecture=architecture,
             folder=folder,
             tokenizer=tokenizer,
-            base_model=named(config.model.path),
+            base_model=named(model.path),
         ),
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from megacpt.checkpoint.difference import Difference
+from megacpt.checkpoint.difference import DifferenceRow
 from megacpt.checkpoint.folders import Candidate
 from megacpt.checkpoint.listing import Listing
 from megacpt.text import duration, memory_size, wrapped
@@ -28,7 +28,7 @@ def listing_text(listing: Listing) -> str:
     return "\n".join([*_table(listing), *_passed_over(listing), *_about(listing)]) + "\n"
 
 
-def difference_text(rows: Sequence[Difference], *, first: int, second: int) -> str:
+def difference_text(rows: Sequence[DifferenceRow], *, first: int, second: int) -> str:
     header = f"{'':<{TITLE}}{f'step {first}':>{VALUE}}{f'step {second}':>{VALUE}}"
     lines = (
         f"{_cut(row.title):<{TITLE}}{_value(row.first, unit=row.unit):>{VALUE}}"
@@ -124,7 +124,7 @@ def _value(value: object, *, unit: str) -> str:
     return f"{value:.4f}" if isinstance(value, float) else _whole(value)
 
 
-def _change(row: Difference) -> str:
+def _change(row: DifferenceRow) -> str:
     """Of numbers by how much, of anything else whether."""
     if row.is_equal:
         return ""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from megacpt.curate.decontaminate.items import ItemPart, Suite, SuiteItem
+from megacpt.curate.decontaminate.items import ItemPart, ItemSuite, SuiteItem
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig, SuiteConfig
 from megacpt.curate.decontaminate.suites import read_suite
@@ -142,7 +142,7 @@ class Tried:
 
 
 def _show_planted(
-    suite: Suite, *, number: int, search: Search, limit: int, peer: Peer | None
+    suite: ItemSuite, *, number: int, search: Search, limit: int, peer: Peer | None
 ) -> None:
     """Of an item that others repeat, the first stands for all."""
     filler = Filler(number)
@@ -174,7 +174,7 @@ def _show_planted(
 
 
 def _show_texts(
-    pattern: str, *, search: Search, suites: Sequence[Suite], peer: Peer | None
+    pattern: str, *, search: Search, suites: Sequence[ItemSuite], peer: Peer | None
 ) -> None:
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     texts = [path.read_text("utf-8", "replace") for path in paths if path.is_file()]

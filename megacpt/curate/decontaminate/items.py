@@ -50,7 +50,7 @@ class Words(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite:
+class ItemSuite:
     name: str
     source: str
     """As it was named."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from megacpt.curate import words
-from megacpt.curate.decontaminate.items import Suite
+from megacpt.curate.decontaminate.items import ItemSuite
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
 from megacpt.curate.documents import Document, DocumentBatch
@@ -25,7 +25,7 @@ VERSION = 1
 class Decontamination:
     """The step; held-out sources are not looked at."""
 
-    suites: tuple[Suite, ...]
+    suites: tuple[ItemSuite, ...]
     settings: DecontaminateConfig
     name: str = "decontaminate"
     threads_max: int = 2
@@ -44,7 +44,7 @@ class Decontamination:
 
 
 def _judge(
-    batch: DocumentBatch, *, search: Search, suites: Sequence[Suite], action: Action
+    batch: DocumentBatch, *, search: Search, suites: Sequence[ItemSuite], action: Action
 ) -> list[DocumentVerdict]:
     found = search([document.text for document in batch.documents])
     verdicts = [KEPT] * len(batch.documents)
@@ -111,7 +111,7 @@ def _joined(before: str, *, after: str) -> str:
 
 
 def _told(
-    parts: Sequence[Found], *, text: str, suites: Sequence[Suite]
+    parts: Sequence[Found], *, text: str, suites: Sequence[ItemSuite]
 ) -> Iterator[dict[str, Any]]:
     """For the account."""
     for part in parts:

@@ -15,7 +15,7 @@ import xxhash
 
 from megacpt.curate.apply import Applied, apply, record_of
 from megacpt.curate.context import Context, StepOutcome
-from megacpt.curate.decontaminate.items import ItemPart, Suite
+from megacpt.curate.decontaminate.items import ItemPart, ItemSuite
 from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.search import Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
@@ -76,7 +76,7 @@ def _without(about: Mapping[str, Any], *, key: str) -> dict[str, Any]:
 
 
 def _findings(
-    applied: Applied, *, suites: Sequence[Suite], settings: DecontaminateConfig
+    applied: Applied, *, suites: Sequence[ItemSuite], settings: DecontaminateConfig
 ) -> dict[str, dict[str, Any]]:
     """By suite: what of it is looked for, and what was found."""
     counts = Search(suites, settings=settings).counts

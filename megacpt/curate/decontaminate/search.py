@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacpt.curate.decontaminate.items import ItemPart, Suite, normalised
+from megacpt.curate.decontaminate.items import ItemPart, ItemSuite, normalised
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.windows import (
     Evidence,
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 class Search:
     """Several threads may call it at once."""
 
-    def __init__(self, suites: Sequence[Suite], *, settings: DecontaminateConfig) -> None:
+    def __init__(self, suites: Sequence[ItemSuite], *, settings: DecontaminateConfig) -> None:
         self._suites = suites
         self._parts, self.counts = parts_of(suites, settings=settings)
         self._evidence = evidence_of(self._parts, settings=settings)

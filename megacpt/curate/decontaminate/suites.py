@@ -15,7 +15,7 @@ from megacpt.corpus.inputs import find_files
 from megacpt.corpus.pieces import Extent
 from megacpt.corpus.reader import ExtentReader
 from megacpt.curate.decontaminate.harness import task_items
-from megacpt.curate.decontaminate.items import Suite, SuiteItem, chosen, field, texts_of
+from megacpt.curate.decontaminate.items import ItemSuite, SuiteItem, chosen, field, texts_of
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.errors import DataError
 from megacpt.text import listed
@@ -26,7 +26,7 @@ ITEM_BYTES_MAX = 1 << 28
 
 def read_suite(
     name: str, *, settings: SuiteConfig, notice: Callable[[str], None] = lambda text: None
-) -> Suite:
+) -> ItemSuite:
     """``DataError``: there are no items, or one has no question."""
     path = Path(settings.path)
     is_task = not (path.exists() or glob.has_magic(settings.path) or "," in settings.path)
@@ -38,7 +38,7 @@ def read_suite(
         items = tuple(item for file in files for item in _items(file, settings=settings))
     if not items:
         raise DataError(f"suite {name}: {settings.path} holds no items; name files with some.")
-    return Suite(name=name, source=settings.path, items=items)
+    return ItemSuite(name=name, source=settings.path, items=items)
 
 
 def _items(file: SourceFile, *, settings: SuiteConfig) -> Iterator[SuiteItem]:

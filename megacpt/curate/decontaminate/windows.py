@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacpt import _C
-from megacpt.curate.decontaminate.items import ItemPart, Suite, Words
+from megacpt.curate.decontaminate.items import ItemPart, ItemSuite, Words
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 
 Ints = npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ class Evidence:
 
 
 def parts_of(
-    suites: Sequence[Suite], *, settings: DecontaminateConfig
+    suites: Sequence[ItemSuite], *, settings: DecontaminateConfig
 ) -> tuple[list[ListedPart], dict[str, SuiteCount]]:
     rules = rules_of(settings)
     counts = {suite.name: SuiteCount(items=len(suite.items)) for suite in suites}
@@ -113,7 +113,7 @@ def parts_of(
 
 
 def _listed(
-    suite: Suite, *, number: int, rules: Sequence[WindowRule], count: SuiteCount
+    suite: ItemSuite, *, number: int, rules: Sequence[WindowRule], count: SuiteCount
 ) -> Iterator[ListedPart]:
     """Of items with the same words the first."""
     known: set[tuple[Words, ...]] = set()
@@ -210,7 +210,7 @@ def count_searched(
     *,
     parts: Sequence[ListedPart],
     evidence: Evidence,
-    suites: Sequence[Suite],
+    suites: Sequence[ItemSuite],
 ) -> None:
     """Complete what ``parts_of`` has counted."""
     places = [(part.suite, part.item, part.words) for part in parts]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from megacpt.corpus.documents import Passage
-from megacpt.curate.decontaminate.items import Suite, SuiteItem
+from megacpt.curate.decontaminate.items import ItemSuite, SuiteItem
 from megacpt.curate.decontaminate.judge import Decontamination
 from megacpt.curate.decontaminate.settings import Action, DecontaminateConfig
 from megacpt.curate.documents import Document, DocumentBatch
@@ -16,7 +16,7 @@ MAKER = Maker(21)
 OUTER, INNER = MAKER.words(20).split(), MAKER.words(15)
 TORN = [f" {' '.join(OUTER[n : n + 7])} " for n in (0, 7, 14)]
 """Of too few words each."""
-SUITE = Suite(
+SUITE = ItemSuite(
     name="quiz",
     source="",
     items=(SuiteItem(question=(" ".join(OUTER),)), SuiteItem(question=(INNER,))),

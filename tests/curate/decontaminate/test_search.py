@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from megacpt.curate.decontaminate.items import Suite, SuiteItem
+from megacpt.curate.decontaminate.items import ItemSuite, SuiteItem
 from megacpt.curate.decontaminate.search import Found, Search
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from tests.curate.decontaminate.cases import Maker
@@ -17,7 +17,7 @@ from tools.bench.decontamination import changed, planted
 
 def search(*suites: list[SuiteItem], **settings: object) -> Search:
     named = [
-        Suite(name=f"s{number}", source="", items=tuple(items))
+        ItemSuite(name=f"s{number}", source="", items=tuple(items))
         for number, items in enumerate(suites)
     ]
     return Search(named, settings=DecontaminateConfig(**settings))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 import pytest
 
-from megacpt.curate.decontaminate.items import Suite, SuiteItem
+from megacpt.curate.decontaminate.items import ItemSuite, SuiteItem
 from megacpt.curate.decontaminate.settings import SuiteConfig
 from megacpt.curate.decontaminate.suites import read_suite
 from megacpt.errors import DataError
@@ -23,7 +23,7 @@ MMLU = [
 ]
 
 
-def read(path: Path | str, **settings: Any) -> Suite:
+def read(path: Path | str, **settings: Any) -> ItemSuite:
     return read_suite("sky", settings=SuiteConfig(path=str(path), **settings))
 
 
