@@ -8,7 +8,8 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from megacpt.errors import EnvironmentError_
@@ -78,6 +79,26 @@ def sync_all(folder: Path) -> None:
     """The same of everything inside."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
+
+
+@contextlib.contextmanager
+def empty_aside(
+    output: Path, *, refused_by: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[Path]:
+    """An empty folder beside ``output``, to be renamed; removed where it was not. What the disk
+    refuses is an ``EnvironmentError_``."""
+    aside = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+    except refused_by as error:
+        raise EnvironmentError_(
+            f"{output} cannot be written: {error}; "
+            "choose a folder with write permission and free space (--output FOLDER)."
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # of what has failed, or was interrupted
 
 
 def require_new(folder: Path) -> None:

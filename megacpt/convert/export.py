@@ -22,7 +22,7 @@ from megacpt.convert.sources import TORCH_DTYPES
 from megacpt.errors import EnvironmentError_
 from megacpt.families.architecture import Architecture
 from megacpt.families.stored.files import placed_by_index
-from megacpt.files import publish, sync_all
+from megacpt.files import empty_aside, publish, sync_all
 
 
 def export_hf(
@@ -63,27 +63,9 @@ def written_aside(output: Path, *, mark: str) -> Iterator[Path]:
     """An empty folder that gets the name ``output`` once all is in it. An earlier one there, which
     has a file called ``mark``, is replaced; any other folder is refused."""
     _require_replaceable(output, mark=mark)
-    with empty_aside(output) as aside:
+    with empty_aside(output, refused_by=(OSError, SafetensorError)) as aside:
         yield aside
         _publish(aside, output=output)
-
-
-@contextmanager
-def empty_aside(output: Path) -> Iterator[Path]:
-    """An empty folder beside ``output``, removed unless it was renamed; ``EnvironmentError_`` where
-    the disk refuses what is done with it."""
-    aside = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-    except (OSError, SafetensorError) as error:
-        raise EnvironmentError_(
-            f"{output} cannot be written: {error}; "
-            "choose a folder with write permission and free space (--output FOLDER)."
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # of what has failed, or was interrupted
 
 
 def _require_replaceable(output: Path, *, mark: str) -> None:

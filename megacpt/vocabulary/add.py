@@ -16,12 +16,11 @@ import torch
 
 from megacpt.convert.carried import carry_over
 from megacpt.convert.described import TOKENIZER, write_json
-from megacpt.convert.export import empty_aside
 from megacpt.errors import ModelError
 from megacpt.families.hf_config import HfConfig
 from megacpt.families.stored.nested import text_of
 from megacpt.families.weights import Role
-from megacpt.files import publish, require_new, write_text
+from megacpt.files import empty_aside, publish, require_new, write_text
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.auto_tokenizer import load_checked
 from megacpt.tokenizer.folder import ADDED, DECLARED, read_json
