@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from megacpt.monitor.layers import Layer
+from megacpt.monitor.layers import ReportLayer
 from megacpt.monitor.report import templates
 from megacpt.monitor.summary import Summary
 from megacpt.text import count
@@ -25,7 +25,7 @@ LEGEND = "suites: points to the base, and their interval; undecided: not enough 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ComparedRow:
     """One figure of every run, in their order."""
 
     label: str
@@ -44,26 +44,28 @@ class Between:
     check: Mapping[str, Any]
 
 
-def comparison_rows(runs: Sequence[Summary]) -> list[Row]:
+def comparison_rows(runs: Sequence[Summary]) -> list[ComparedRow]:
     return [
-        Row(label="base model", cells=tuple(run["model"] for run in runs), is_number=False),
-        _row("steps", [f"{run['steps']:,}" for run in runs]),
-        _row("tokens", [count(run["tokens"]) for run in runs]),
-        _row("peak learning rate", [f"{run['config']['optim']['lr_peak']:g}" for run in runs]),
+        ComparedRow(label="base model", cells=tuple(run["model"] for run in runs), is_number=False),
+        _row("steps", cells=[f"{run['steps']:,}" for run in runs]),
+        _row("tokens", cells=[count(run["tokens"]) for run in runs]),
+        _row(
+            "peak learning rate", cells=[f"{run['config']['optim']['lr_peak']:g}" for run in runs]
+        ),
         *_perplexities(runs),
-        _row("forgetting, nats", [_signed(run["forgetting"], digits=4) for run in runs]),
+        _row("forgetting, nats", cells=[_signed(run["forgetting"], digits=4) for run in runs]),
         *_suites(runs),
-        _row("gate", [run["gate"]["verdict"] for run in runs], begins_part=True),
+        _row("gate", cells=[run["gate"]["verdict"] for run in runs], begins_part=True),
     ]
 
 
-def _perplexities(runs: Sequence[Summary]) -> list[Row]:
+def _perplexities(runs: Sequence[Summary]) -> list[ComparedRow]:
     """Final over base, of the sets of the two roles."""
     rows = []
     for role in ("domain", "general"):
         found = [_ratio(run, role=role) for run in runs]
         cells = [UNKNOWN if ratio is None else f"x {ratio:.4f}" for ratio in found]
-        rows.append(_row(f"{role} perplexity", cells, begins_part=role == "domain"))
+        rows.append(_row(f"{role} perplexity", cells=cells, begins_part=role == "domain"))
     return rows
 
 
@@ -72,7 +74,7 @@ def _ratio(run: Summary, *, role: str) -> float | None:
     return next((c["ratio"] for c in changes if c["role"] == role and "ratio" in c), None)
 
 
-def _suites(runs: Sequence[Summary]) -> list[Row]:
+def _suites(runs: Sequence[Summary]) -> list[ComparedRow]:
     """Candidate minus base of each suite, in the order of the layers, its interval below it."""
     checks = [checks_of(run["layers"]) for run in runs]
     names = dict.fromkeys((c["role"], name) for found in checks for name, c in found.items())
@@ -80,13 +82,13 @@ def _suites(runs: Sequence[Summary]) -> list[Row]:
     for role, name in names:
         of_run = [found.get(name) for found in checks]
         label = name if role == "none" else f"{name} {role}"
-        rows.append(_row(label, [points_text(c) for c in of_run], begins_part=role != last))
-        rows.append(_row("", [interval_text(check) for check in of_run]))
+        rows.append(_row(label, cells=[points_text(c) for c in of_run], begins_part=role != last))
+        rows.append(_row("", cells=[interval_text(check) for check in of_run]))
         last = role
     return rows
 
 
-def checks_of(found: Sequence[Layer]) -> dict[str, Mapping[str, Any]]:
+def checks_of(found: Sequence[ReportLayer]) -> dict[str, Mapping[str, Any]]:
     return {row["check"]["suite"]: row["check"] for layer in found for row in layer["rows"]}
 
 
@@ -109,12 +111,12 @@ def comparison_text(runs: Sequence[Summary], *, between: Sequence[Between]) -> s
     return "\n\n".join([*blocks, LEGEND, *_between_block(between)])
 
 
-def _block(runs: Sequence[Summary], *, rows: Sequence[Row], first: int) -> str:
+def _block(runs: Sequence[Summary], *, rows: Sequence[ComparedRow], first: int) -> str:
     part = slice(first, first + RUNS_IN_A_ROW)
-    lines = [_line("", [run["run"] for run in runs[part]])]
+    lines = [_line("", cells=[run["run"] for run in runs[part]])]
     for row in rows:
         lines += [""] if row.begins_part else []
-        lines.append(_line(row.label, row.cells[part]))
+        lines.append(_line(row.label, cells=row.cells[part]))
     return "\n".join(lines)
 
 
@@ -125,9 +127,9 @@ def _between_block(between: Sequence[Between]) -> list[str]:
         check = pair.check
         if (pair.first, pair.second) != last:
             last = (pair.first, pair.second)
-            lines.append(f"  {_cut(pair.second, 32)} minus {_cut(pair.first, 32)}")
+            lines.append(f"  {_cut(pair.second, width=32)} minus {_cut(pair.first, width=32)}")
         lines.append(
-            f"    {_cut(check['suite'], 23):<24}{check['difference_points']:+.1f} points, "
+            f"    {_cut(check['suite'], width=23):<24}{check['difference_points']:+.1f} points, "
             f"{check['low_points']:+.1f} to {check['high_points']:+.1f}, p {check['p_holm']:.2g}"
         )
     return ["\n".join(lines)] if between else []
@@ -142,18 +144,18 @@ def comparison_html(runs: Sequence[Summary], *, between: Sequence[Between]) -> s
     )
 
 
-def _row(label: str, cells: Sequence[str], *, begins_part: bool = False) -> Row:
-    return Row(label=label, cells=tuple(cells), begins_part=begins_part)
+def _row(label: str, *, cells: Sequence[str], begins_part: bool = False) -> ComparedRow:
+    return ComparedRow(label=label, cells=tuple(cells), begins_part=begins_part)
 
 
-def _line(label: str, cells: Sequence[str]) -> str:
-    text = f"{_cut(label, LABEL - 1):<{LABEL}}" + "".join(
-        f"{_cut(cell, CELL - 1):>{CELL}}" for cell in cells
+def _line(label: str, *, cells: Sequence[str]) -> str:
+    text = f"{_cut(label, width=LABEL - 1):<{LABEL}}" + "".join(
+        f"{_cut(cell, width=CELL - 1):>{CELL}}" for cell in cells
     )
     return text.rstrip()
 
 
-def _cut(text: str, width: int) -> str:
+def _cut(text: str, *, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -19,7 +19,7 @@ CONTAMINATION = {
 }
 
 
-class Flip(TypedDict):
+class ShownFlip(TypedDict):
     """An item whose score changed."""
 
     id: str
@@ -28,26 +28,26 @@ class Flip(TypedDict):
     candidate: float
 
 
-class Row(TypedDict):
+class SuiteRow(TypedDict):
     """``check``: of evaluation.json (megacpt.evaluate.suite_gate). ``contamination``: empty for
     questions of the user's own."""
 
     check: Mapping[str, Any]
     contamination: str
-    lost: list[Flip]
-    gained: list[Flip]
+    lost: list[ShownFlip]
+    gained: list[ShownFlip]
 
 
-class Layer(TypedDict):
+class ReportLayer(TypedDict):
     """``span_points``: half the width of a scale that holds all its intervals and limits."""
 
     role: str
     title: str
     span_points: float
-    rows: list[Row]
+    rows: list[SuiteRow]
 
 
-def layers(evaluation: Mapping[str, Any] | None) -> list[Layer]:
+def layers(evaluation: Mapping[str, Any] | None) -> list[ReportLayer]:
     """Those that something was measured of."""
     if evaluation is None:
         return []
@@ -67,12 +67,12 @@ def layers(evaluation: Mapping[str, Any] | None) -> list[Layer]:
     return [layer for layer in found if layer["rows"]]
 
 
-def _layer(role: str, *, rows: list[Row]) -> Layer:
+def _layer(role: str, *, rows: list[SuiteRow]) -> ReportLayer:
     span = _span_points([row["check"] for row in rows])
     return {"role": role, "title": LAYERS[role], "span_points": span, "rows": rows}
 
 
-def _row(check: Mapping[str, Any], *, flips: list[Flip]) -> Row:
+def _row(check: Mapping[str, Any], *, flips: list[ShownFlip]) -> SuiteRow:
     asked = check["role"] == "usefulness"
     return {
         "check": check,

@@ -12,7 +12,7 @@ from megacpt.config.declared import DECLARED_LATE, declares_limit
 from megacpt.config.hub_model import named
 from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
-from megacpt.monitor.layers import Layer, layers
+from megacpt.monitor.layers import ReportLayer, layers
 from megacpt.monitor.metrics import (
     FaultRecord,
     Generation,
@@ -100,7 +100,7 @@ class Summary(TypedDict):
     heldout_source: str
     forgetting: float | None
     gate: Gate
-    layers: list[Layer]
+    layers: list[ReportLayer]
     """Suites of items, by what they are measured for; empty where none was measured."""
     tokens: int
     tokens_per_source: dict[str, int]

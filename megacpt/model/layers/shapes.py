@@ -48,11 +48,10 @@ def _norm_first(
         x, bias = update
         return norm(x if bias is None else x + bias), None
 
-    def get(training: bool, fused: bool) -> Add:
-        add = get_add(training, fused)
+    def after_norm(add: Add) -> Add:
         return lambda update, residual, prob: add(first_normed(update), residual, prob)
 
-    return get
+    return lambda training, fused: after_norm(get_add(training, fused))
 
 
 class ParallelLayer(TransformerLayer):  # type: ignore[misc]
