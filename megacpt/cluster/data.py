@@ -11,8 +11,9 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from megacpt.cluster import conversations
 from megacpt.config.paths import source_shards
-from megacpt.config.sections import MissingPolicy, RunConfig
+from megacpt.config.sections import MissingPolicy, Objective, RunConfig
 from megacpt.corpus.required import lacking
 from megacpt.errors import ConfigError, DataError, Violation
 from megacpt.samples.training_data import TrainingData
@@ -46,7 +47,8 @@ def open_data(
     for content in (*sources.values(), *heldout.values()):
         _require_ids(content, vocab_size=vocab_size)
     lacks = list(_lacking(config))
-    refused = lacks if config.data.on_missing is MissingPolicy.refuse else []
+    refused = list(lacks) if config.data.on_missing is MissingPolicy.refuse else []
+    refused += conversations.refused(config)
     if broken := [*_repeated(sources), *_trained_on(heldout, sources=sources), *refused]:
         raise ConfigError(broken)
     if len(sources) == len(named):
@@ -57,11 +59,13 @@ def open_data(
             vocab_size=vocab_size,
             steps=config.schedule.steps,
             record=record,
+            replies_only=config.objective is Objective.sft,
         )
     return (
         *_partly_trained_on(heldout, sources=sources),
         *_same_sets(heldout),
         *(f"{lack}." for lack in lacks),
+        *conversations.odd(config),
     )
 
 

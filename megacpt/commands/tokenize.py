@@ -59,6 +59,9 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
         raise ConfigError(
             "megacpt tokenize needs files and --tokenizer; only --merge does without them."
         )
+    if arguments.chat:
+        return _tokenize_chat(arguments, line=line)
+    _require_no_chat_options(arguments)
     limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
@@ -79,6 +82,52 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
     )
 
 
+def _tokenize_chat(arguments: argparse.Namespace, *, line: ProgressLine) -> Manifest:
+    from megacpt.shards.chat import tokenize_chat
+    from megacpt.shards.chat.encode import OnLong
+    from megacpt.shards.chat.template import choose_template
+    from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, FileFormat, OnError
+    from megacpt.tokenizer.auto_tokenizer import load_checked
+
+    for option, given in (
+        ("--task", arguments.task),
+        ("--no-eos", arguments.no_eos),
+        ("--no-special", arguments.no_special),
+    ):
+        if given:
+            raise ConfigError(
+                f"{option} does not go with --chat: one process writes conversations, as their "
+                "template says; leave it out."
+            )
+    tokenizer = load_checked(tokenizer_path(arguments.tokenizer))
+    most = arguments.max_tokens
+    if most is None and arguments.pack is not None:
+        most = arguments.pack + 1  # The last token is a target alone.
+    return tokenize_chat(
+        arguments.inputs,
+        tokenizer=tokenizer,
+        output_prefix=arguments.output,
+        template=choose_template(arguments.chat_template, tokenizer=tokenizer),
+        max_tokens=most,
+        on_long=OnLong(arguments.on_long or OnLong.stop.value),
+        on_error=OnError(arguments.on_error),
+        file_format=FileFormat(arguments.format) if arguments.format else None,
+        max_document_bytes=arguments.max_document_bytes or DOCUMENT_BYTES_MAX,
+        progress=line,
+        notice=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def _require_no_chat_options(arguments: argparse.Namespace) -> None:
+    for option, given in (
+        ("--chat-template", arguments.chat_template),
+        ("--max-tokens", arguments.max_tokens),
+        ("--on-long", arguments.on_long),
+    ):
+        if given is not None:
+            raise ConfigError(f"{option} is for conversations; add --chat, or leave it out.")
+
+
 def _say_task_done(arguments: argparse.Namespace) -> int:
     say(
         f"Task {arguments.task} is done: its pieces are in {shown(arguments.output)}.pieces",
@@ -92,10 +141,12 @@ def account(manifest: Manifest, *, output: str, elapsed_s: float) -> list[str]:
     """``output`` is the prefix as it is to be shown."""
     num_bytes = sum(file.bytes for file in manifest.inputs)
     rate = num_bytes / max(elapsed_s, 1e-9)
+    what = "conversations" if manifest.mask_sha256 else "documents"
+    mask = f", {output}.mask" * bool(manifest.mask_sha256)
     return [
-        f"Wrote {manifest.documents:,} documents, {manifest.tokens:,} tokens of "
+        f"Wrote {manifest.documents:,} {what}, {manifest.tokens:,} tokens of "
         f"{text_size(num_bytes)} in {elapsed_s:.1f} s ({text_size(rate)}/s):",
-        f"  {output}.bin, {output}.idx, {output}.json",
+        f"  {output}.bin, {output}.idx{mask}, {output}.json",
         *_left_out(manifest, output=output),
         *(f"  {line}" for line in _encoded_by(manifest)),
     ]
@@ -109,6 +160,8 @@ def _left_out(manifest: Manifest, *, output: str) -> list[str]:
         lines.append(f"  {sum(manifest.errors.values()):,} bad lines left out ({kinds}){kept}")
     if manifest.empty_documents:
         lines.append(f"  {manifest.empty_documents:,} empty documents left out")
+    if manifest.truncated_documents:
+        lines.append(f"  {manifest.truncated_documents:,} conversations were cut off at the end")
     if manifest.long_documents:
         lines.append(f"  {manifest.long_documents:,} documents have more than 100,000 tokens each")
     return lines
@@ -178,6 +231,32 @@ def _tokenize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer-settings", metavar="JSON", help="what a tiktoken file lacks: file or JSON"
     )
+    _chat_options(parser.add_argument_group("conversations"))
+
+
+def _chat_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--chat",
+        action="store_true",
+        help="lines are conversations (messages, conversations, prompt and completion): write "
+        "PREFIX.mask as well, which says what the assistant said",
+    )
+    group.add_argument(
+        "--chat-template",
+        metavar="TEMPLATE",
+        help="chatml, plain, a Jinja file, or a model's folder (default: the tokenizer's own)",
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="of a conversation (default: with --pack LENGTH one more than that, else any)",
+    )
+    group.add_argument(
+        "--on-long",
+        choices=["stop", "skip", "truncate"],
+        help="for longer ones: stop (default), leave them out, or cut off their end",
+    )
 
 
 TOKENIZE = Verb(
@@ -187,6 +266,7 @@ TOKENIZE = Verb(
     "  megacpt tokenize corpus/ 'b/*.parquet' --tokenizer models/llama \\\n"
     "      --output data/law --key body --on-error quarantine\n"
     "  zcat dump.gz | megacpt tokenize - --tokenizer models/llama --output data/dump\n"
+    "  megacpt tokenize chat.jsonl --chat --tokenizer models/llama --output data/chat --pack 2048\n"
     "The same command again goes on from the finished pieces. On several machines:\n"
     "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 0/2\n"
     "  megacpt tokenize corpus/ --tokenizer models/llama --output data/law --task 1/2\n"

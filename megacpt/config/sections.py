@@ -34,6 +34,14 @@ class Init(Enum):
     random = "random"
 
 
+class Objective(Enum):
+    """``sft``: of conversations (``megacpt tokenize --chat``) only what the assistant says is
+    learned; raw text beside them is learned whole."""
+
+    pretraining = "pretraining"
+    sft = "sft"
+
+
 class RopeKind(Enum):
     """How rotary positions are stretched; ``default``: by a larger ``theta`` alone."""
 
@@ -803,6 +811,8 @@ class RunConfig:
     """Everything a run writes goes here; the same folder resumes the run."""
     seed: int = limited(1234, limits=NOT_NEGATIVE)
     """Seed of weights (random init), data order and generation."""
+    objective: Objective = Objective.pretraining
+    """What is learned of the sources."""
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig | None = None
     """Train this instead of the model's weights, which stay as they are."""

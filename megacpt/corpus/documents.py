@@ -49,6 +49,9 @@ class ErrorKind(enum.Enum):
     oversized = "oversized"
     not_encoded = "not_encoded"
     """The tokenizer's library gives up on it."""
+    no_conversation = "no_conversation"
+    """Nor can what there is be written with the chat template."""
+    too_many_tokens = "too_many_tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,9 @@ Shapes: B samples, S sequence length.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from megacpt import _C
 from megacpt.errors import DataError
+from megacpt.shards.loss_mask import LossMask
 from megacpt.shards.reader import IndexedShard
 
 
@@ -25,7 +28,7 @@ class Batch:
     labels_BS: npt.NDArray[np.int64]
     """The token after each one; end-of-text tokens are targets like any other."""
     loss_mask_BS: npt.NDArray[np.float32]
-    """1 where the label counts, 0 in padding."""
+    """1 where the label counts, 0 in padding and where a source's mask has 0 for it."""
     positions_BS: npt.NDArray[np.int64]
     """0 .. S-1; with a document mask they start again at each document."""
     source_ids_B: npt.NDArray[np.int64]
@@ -52,7 +55,18 @@ class Row(NamedTuple):
     joined: bool = False
 
 
-def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = False) -> Batch:
+Masks = Mapping[int, LossMask]
+"""Source id -> which of its tokens are learned; all of a source that is not there."""
+NO_MASKS: Masks = MappingProxyType({})
+
+
+def make_batch(
+    rows: list[Row],
+    *,
+    sequence_length: int,
+    document_mask: bool = False,
+    masks: Masks = NO_MASKS,
+) -> Batch:
     """A row shorter than ``sequence_length`` is padded with token 0 and masked.
 
     Raises DataError where a row's ids are not within the vocabulary of its shard.
@@ -61,6 +75,8 @@ def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = F
     if isinstance(filled, int):
         raise _fault(rows[filled], sequence_length=sequence_length)
     tokens_BS, labels_BS, loss_mask_BS, positions_BS, source_ids_B, cu_seqlens = filled
+    if masks:
+        _apply(masks, rows=rows, loss_mask_BS=loss_mask_BS)
     return Batch(
         tokens_BS=tokens_BS,
         labels_BS=labels_BS,
@@ -69,6 +85,21 @@ def make_batch(rows: list[Row], *, sequence_length: int, document_mask: bool = F
         source_ids_B=source_ids_B,
         cu_seqlens=cu_seqlens,
     )
+
+
+def _apply(masks: Masks, *, rows: list[Row], loss_mask_BS: npt.NDArray[np.float32]) -> None:
+    for row, loss_mask_S in zip(rows, loss_mask_BS, strict=True):
+        if row.source_id in masks:
+            learned = _targets(row, mask_T=masks[row.source_id])
+            loss_mask_S[: learned.size] = learned
+
+
+def _targets(row: Row, *, mask_T: LossMask) -> LossMask:
+    """The mask of what the row predicts, in its order."""
+    spans = zip(row.starts, row.stops, strict=True)
+    if row.joined:
+        return np.concatenate([mask_T[start:stop] for start, stop in spans])[1:]
+    return np.concatenate([mask_T[start + 1 : stop] for start, stop in spans])
 
 
 def _fault(row: Row, *, sequence_length: int) -> DataError:

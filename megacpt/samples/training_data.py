@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from megacpt.plan.segments import (
     resolve,
     samples_per_epoch,
 )
-from megacpt.samples.batch import Batch, Row, make_batch
+from megacpt.samples.batch import Batch, Masks, Row, make_batch
 from megacpt.samples.keyed_order import KeyedOrder, Source, epoch_key
 from megacpt.samples.megatron_order import MegatronOrder, data_path_weights
 from megacpt.samples.record import (
@@ -36,6 +36,7 @@ from megacpt.samples.record import (
     require_same_settings,
 )
 from megacpt.samples.tape import Key, RowsOfSpans, Tiles, require_two_tokens
+from megacpt.shards.loss_mask import LossMask, open_mask
 from megacpt.shards.manifest import identity_of, read_shard_manifest, require_one_tokenizer
 from megacpt.shards.packing import PackedShard
 from megacpt.shards.reader import IndexedShard
@@ -55,6 +56,8 @@ class TrainingData:
     segments: tuple[Segment, ...]
     """What was drawn, and what will be."""
     order: KeyedOrder | MegatronOrder
+    masks: Masks = field(default_factory=dict)
+    """Of sources whose replies alone are learned, by their numbers."""
 
     @classmethod
     def open(
@@ -66,12 +69,14 @@ class TrainingData:
         vocab_size: int | None = None,
         steps: int | None = None,
         record: Mapping[str, Any] | None = None,
+        replies_only: bool = False,
     ) -> TrainingData:
         """``shards`` maps each name in ``config.sources`` to its token shard's prefix.
 
         With ``vocab_size``, a sample that holds an id beyond it raises DataError when it is read.
         With ``steps``, a run of that many is refused if it exceeds a source's ``max_epochs``.
         ``record`` is that of the checkpoint the run goes on from, as ``record(step)`` made it.
+        ``replies_only``: of sources that have a mask, only what it marks is learned.
         """
         past = DataRecord.from_json(record) if record is not None else None
         segments = segments_of(config, past=past)
@@ -81,7 +86,7 @@ class TrainingData:
             name: IndexedShard(shards[name], vocab_size=vocab_size, scattered=scattered)
             for name in config.sources
         }
-        contents = contents_of(opened)
+        contents = contents_of(opened, replies_only=replies_only)
         if past:
             require_same_settings(past, settings=settings)
             require_same_contents(past, contents=contents)
@@ -97,6 +102,7 @@ class TrainingData:
             )
             if config.order is SampleOrder.megatron
             else _keyed(opened, segments=segments, settings=settings, past=past),
+            masks=masks_of(opened) if replies_only else {},
         )
         if steps is not None:
             data._require_epochs(steps)
@@ -125,6 +131,7 @@ class TrainingData:
             self.order.rows(step, positions=positions),
             sequence_length=self.sequence_length(step),
             document_mask=self.config.document_mask,
+            masks=self.masks,
         )
 
     def rows(self, step: int, *, positions: Sequence[int]) -> list[Row]:
@@ -220,13 +227,27 @@ def _settings(config: DataConfig, *, seed: int, past: DataRecord | None) -> Orde
     )
 
 
-def contents_of(shards: Mapping[str, IndexedShard]) -> dict[str, str]:
-    """A fingerprint of the tokens of each source."""
+def contents_of(
+    shards: Mapping[str, IndexedShard], *, replies_only: bool = False
+) -> dict[str, str]:
+    """A fingerprint of the tokens of each source, and of which of them are learned."""
     manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
-    return {
-        name: hashlib.sha256(identity_of(shard, manifest=manifest).encode("utf-8")).hexdigest()
-        for (name, shard), manifest in zip(shards.items(), manifests, strict=True)
-    }
+    found = {}
+    for (name, shard), manifest in zip(shards.items(), manifests, strict=True):
+        is_masked = replies_only and manifest is not None and manifest.mask_sha256 != ""
+        identity = identity_of(shard, manifest=manifest) + " replies" * is_masked
+        found[name] = hashlib.sha256(identity.encode("utf-8")).hexdigest()
+    return found
+
+
+def masks_of(shards: Mapping[str, IndexedShard]) -> dict[int, LossMask]:
+    """Number of each source whose replies alone are learned -> its mask."""
+    found = {}
+    for number, shard in enumerate(shards.values()):
+        mask_T = open_mask(shard.prefix, manifest=read_shard_manifest(shard.prefix))
+        if mask_T is not None:
+            found[number] = mask_T
+    return found
 
 
 def curations_of(shards: Mapping[str, IndexedShard]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import xxhash
 
@@ -82,6 +82,12 @@ class Manifest:
     """``of_fingerprint`` what makes ids the same, however the tokenizer's file is written."""
     curated: tuple[TextOrigin, ...] = ()
     """Where all of its text was curated, and how; empty where that is not known."""
+    mask_sha256: str = ""
+    """Of PREFIX.mask, beside a shard of conversations; "" where all tokens are learned."""
+    chat_template: str = ""
+    """Jinja template that conversations were written with."""
+    truncated_documents: int = 0
+    """Conversations whose end was cut off, as was asked for."""
     chain: str = ""
     """Ties ``curated`` to the inputs and to both files: neither can be put beside another."""
     version: int = VERSION
@@ -98,6 +104,7 @@ class Manifest:
         return self.identity == other.identity != ""
 
 
+FileKind: TypeAlias = Literal["bin", "idx", "mask"]
 Record = TypeVar("Record", Manifest, InputFile, BackendRecord)
 
 
@@ -239,7 +246,8 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
     manifest = read_shard_manifest(prefix)
     if manifest is None:
         raise DataError(f"{manifest_path(prefix)} does not exist: nothing to verify {prefix} with.")
-    total, done = manifest.bin_bytes + manifest.idx_bytes, 0
+    is_masked = bool(manifest.mask_sha256)
+    total, done = manifest.bin_bytes + manifest.idx_bytes + manifest.tokens * is_masked, 0
 
     def count(num_bytes: int) -> None:
         nonlocal done
@@ -247,7 +255,8 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
         if progress:
             progress(done, total)
 
-    for kind in ("idx", "bin"):
+    kinds: tuple[FileKind, ...] = ("idx", "bin", "mask") if is_masked else ("idx", "bin")
+    for kind in kinds:
         verify_file(prefix, kind=kind, manifest=manifest, count=count)
     IndexedShard(prefix).check_index()
     return manifest
@@ -256,12 +265,16 @@ def verify(prefix: Path | str, *, progress: Callable[[int, int], None] | None = 
 def verify_file(
     prefix: Path | str,
     *,
-    kind: Literal["bin", "idx"],
+    kind: FileKind,
     manifest: Manifest,
     count: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Read one file and raise DataError unless it has the checksum of the manifest."""
-    expected = manifest.bin_sha256 if kind == "bin" else manifest.idx_sha256
+    expected = {
+        "bin": manifest.bin_sha256,
+        "idx": manifest.idx_sha256,
+        "mask": manifest.mask_sha256,
+    }[kind]
     digest, path = hashlib.sha256(), Path(f"{prefix}.{kind}")
     try:
         with path.open("rb", buffering=0) as stream:
@@ -362,7 +375,7 @@ def identity_of(shard: IndexedShard, *, manifest: Manifest | None) -> str:
         raise _changed(
             shard.prefix, what="documents, tokens and type", expected=counted, found=found
         )
-    return f"{manifest.bin_sha256} {manifest.idx_sha256}"
+    return " ".join(filter(None, (manifest.bin_sha256, manifest.idx_sha256, manifest.mask_sha256)))
 
 
 def _sampled_digest(shard: IndexedShard, *, samples: int = 4, length: int = 512) -> str:

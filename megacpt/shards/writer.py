@@ -23,6 +23,9 @@ from megacpt.errors import DataError, EnvironmentError_
 from megacpt.files import sync
 from megacpt.shards.format import HEADER, MAGIC, VERSION, code_of
 
+MASK = "mask"
+"""PREFIX.``MASK`` says which tokens are learned (megacpt.shards.loss_mask); a shard that is written
+without one leaves none of an older shard."""
 AT_ONCE = 1 << 20
 """Index entries that are in memory at once (8 MiB)."""
 
@@ -87,7 +90,7 @@ class ShardWriter:
             # A full disk makes the flush inside close fail once more; the files go anyway.
             with suppress(OSError):
                 stream.close()
-        for kind in ("bin", "idx", "json", "lengths", QUARANTINE):
+        for kind in ("bin", "idx", "json", "lengths", MASK, QUARANTINE):
             with suppress(OSError):
                 self.aside(kind).unlink(missing_ok=True)
 
@@ -160,6 +163,8 @@ class ShardWriter:
             if text is not None:
                 _write_synced(self.aside("json"), content=[text.encode("utf-8")])
             self._name("idx").unlink(missing_ok=True)
+            if MASK not in beside:
+                self._name(MASK).unlink(missing_ok=True)
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
             sync(self.prefix.parent)

@@ -5,19 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from megacpt.errors import ModelError
-from megacpt.tokenizer.backend import Encoded, Encoder, failure_told, join
+from megacpt.tokenizer.backend import Encoded, EncodeError, Encoder, failure_told, join
 from megacpt.tokenizer.identity import digest
 
 IDS = 1 << 32
 """The library takes no other numbers."""
 FEW = 8
 """Texts that are not worth waking the library's threads for, which may all have other work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Ids of a text, and the characters that each of them stands for."""
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    """One past the last; neither array falls, also where a token stands for no character."""
 
 
 class HuggingFaceBackend:
@@ -53,6 +66,18 @@ class HuggingFaceBackend:
             else:
                 found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
         return join([encoding.ids for encoding in found])
+
+    def locate(self, texts: Sequence[str]) -> list[Located | EncodeError]:
+        """Ids and places of each text as it is, without what the tokenizer's own rule adds."""
+        try:
+            with failure_told(self.name):
+                found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        except EncodeError as error:
+            if len(texts) == 1:
+                return [error]
+            middle = len(texts) // 2
+            return [*self.locate(texts[:middle]), *self.locate(texts[middle:])]
+        return [_located(encoding) for encoding in found]
 
     def knows(self, number: int) -> bool:
         return 0 <= number < IDS and self._tokenizer.id_to_token(number) is not None
@@ -99,6 +124,15 @@ class HuggingFaceBackend:
 
     def id_of(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
+
+
+def _located(encoding: tokenizers.Encoding) -> Located:
+    places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    return Located(
+        ids=np.array(encoding.ids, dtype=np.int32),
+        starts=np.maximum.accumulate(places[:, 0]),
+        ends=np.maximum.accumulate(places[:, 1]),
+    )
 
 
 def _parse(content: bytes, *, path: Path) -> tokenizers.Tokenizer:

@@ -30,7 +30,7 @@ from megacpt.checkpoint.writer.process import Background
 from megacpt.config.declared import gate_fingerprint
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
 from megacpt.config.schema import to_tree
-from megacpt.config.sections import DeviceKind, Init, RunConfig
+from megacpt.config.sections import DeviceKind, Init, Objective, RunConfig
 from megacpt.convert.adapters.native import begin_with, merge_into
 from megacpt.device import variables
 from megacpt.device.collective import from_first_rank
@@ -210,6 +210,7 @@ def _data(
         vocab_size=architecture.vocab_size,
         steps=config.schedule.steps,
         record=record,
+        replies_only=config.objective is Objective.sft,
     )
 
 

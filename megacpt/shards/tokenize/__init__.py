@@ -35,11 +35,12 @@ from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import PieceTokenizer, TokenizeJob
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
+from megacpt.shards.writer import MASK
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.auto_tokenizer import load_checked
 
 DOCUMENT_BYTES_MAX = 1 << 26
-OUTPUTS = ("bin", "idx", "json", QUARANTINE)
+OUTPUTS = ("bin", "idx", "json", MASK, QUARANTINE)
 
 
 def tokenize(
@@ -75,7 +76,7 @@ def tokenize(
     _require_eos(tokenizer, append_eos=append_eos)
     folder = WorkFolder(output_prefix)
     files = find_files(inputs, file_format=file_format, spool=folder.path, notice=notice)
-    _require_free_name(output_prefix, files=files)
+    require_free_name(output_prefix, files=files)
     settings = _settings(
         tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes
     )
@@ -247,7 +248,7 @@ def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
         )
 
 
-def _require_free_name(prefix: Path | str, *, files: Sequence[SourceFile]) -> None:
+def require_free_name(prefix: Path | str, *, files: Sequence[SourceFile]) -> None:
     """Refuse to replace an input, or a JSON file that is no manifest."""
     outputs = {Path(f"{prefix}.{kind}").resolve() for kind in OUTPUTS}
     for file in files:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations to token ids, and which of them the assistant said.
+
+The ids are those of the whole text, as ``apply_chat_template`` gives them: the template has written
+BOS where the model wants one. A token is learned if a character of it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacpt.errors import DataError
+from megacpt.shards.chat.conversation import Conversation, ConversationError
+from megacpt.shards.chat.template import ChatTemplate, Rendered, Span
+from megacpt.tokenizer import Tokenizer
+from megacpt.tokenizer.backend import EncodeError
+from megacpt.tokenizer.hugging_face import HuggingFaceBackend, Located
+
+
+class OnLong(enum.Enum):
+    """What happens to a conversation of more tokens than are allowed."""
+
+    stop = "stop"
+    skip = "skip"
+    """It is left out, and counted."""
+    truncate = "truncate"
+    """Its end is cut off, and it is counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedChat:
+    """T: tokens of one conversation."""
+
+    ids_T: npt.NDArray[np.int32]
+    learned_T: npt.NDArray[np.uint8]
+    truncated: bool = False
+
+
+Outcome = EncodedChat | ConversationError
+"""What became of one conversation."""
+
+
+class TooLongError(ConversationError):
+    """It has more tokens than are allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatEncoder:
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    max_tokens: int | None = None
+    on_long: OnLong = OnLong.stop
+
+    def encode(self, conversations: Sequence[Conversation]) -> list[Outcome]:
+        """One outcome each, in order."""
+        rendered = [self._render(conversation) for conversation in conversations]
+        texts = [found.text for found in rendered if isinstance(found, Rendered)]
+        located = iter(self._locate(texts))
+        return [
+            self._bounded(found, located=next(located)) if isinstance(found, Rendered) else found
+            for found in rendered
+        ]
+
+    def _render(self, conversation: Conversation) -> Rendered | ConversationError:
+        try:
+            found = self.template.render(conversation)
+            found.text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return ConversationError(f"is not Unicode ({error})")
+        except ConversationError as error:
+            return error
+        return found
+
+    def _locate(self, texts: Sequence[str]) -> list[Located | EncodeError]:
+        backend = self.tokenizer.backend
+        if not isinstance(backend, HuggingFaceBackend):
+            raise DataError(
+                f"tokenizer {self.tokenizer.folder} is no tokenizer.json, which conversations "
+                "need: it alone says which characters a token stands for. Give the Hugging Face "
+                "folder of the model."
+            )
+        return backend.locate(texts)
+
+    def _bounded(self, rendered: Rendered, *, located: Located | EncodeError) -> Outcome:
+        if isinstance(located, EncodeError):
+            return ConversationError(f"cannot be encoded ({located})")
+        ids_T = located.ids
+        if beyond := [int(n) for n in ids_T if n >= self.tokenizer.vocab_size]:
+            token = self.tokenizer.decode(beyond[:1])
+            return ConversationError(f"has the token {token}, which the model has no row for")
+        chat = EncodedChat(ids_T=ids_T, learned_T=learned(located, spans=rendered.spans))
+        limit = self.max_tokens
+        if limit is not None and ids_T.size > limit:
+            if self.on_long is not OnLong.truncate:
+                return TooLongError(
+                    f"has {ids_T.size:,} tokens, and {limit:,} are allowed (--max-tokens)"
+                )
+            learned_T = chat.learned_T[:limit]
+            chat = EncodedChat(ids_T=ids_T[:limit], learned_T=learned_T, truncated=True)
+        if not chat.learned_T[1:].any():
+            return ConversationError("holds no token of the assistant's to learn")
+        return chat
+
+
+def learned(located: Located, *, spans: Sequence[Span]) -> npt.NDArray[np.uint8]:
+    """1 for each token from the first with a character of a span to the last."""
+    mask_T = np.zeros(located.ids.size, dtype=np.uint8)
+    for begin, end in spans:
+        first = int(np.searchsorted(located.ends, begin, side="right"))
+        stop = int(np.searchsorted(located.starts, end, side="left"))
+        mask_T[first:stop] = 1
+    return mask_T
