@@ -24,6 +24,7 @@ def refused(config: RunConfig) -> Iterator[Violation]:
             rule="learns what the assistant says, but no source has a mask of it",
             remedy="write one with megacpt tokenize --chat, or use objective=pretraining",
         )
+    yield from _several_templates(chats)
     length = config.data.sequence_length
     for name in chats:
         prefix = str(config.data.sources[name].prefix)
@@ -38,6 +39,26 @@ def refused(config: RunConfig) -> Iterator[Violation]:
                 remedy=f"use {longest}, or tokenize them with --max-tokens {length + 1} and "
                 "--on-long skip or truncate",
             )
+
+
+def _several_templates(chats: Mapping[str, Manifest]) -> Iterator[Violation]:
+    """The model is to be asked in one way."""
+    names = list(chats)
+    for name in names[1:]:
+        if chats[name].chat_template != chats[names[0]].chat_template:
+            yield Violation(
+                path=f"data.sources.{name}.prefix",
+                value=chats[name].name,
+                rule=f"was written with another chat template than data.sources.{names[0]}",
+                remedy="tokenize both with one --chat-template",
+            )
+
+
+def chat_template_of(config: RunConfig) -> str | None:
+    """That of the replies which are learned; None where none are."""
+    if config.objective is not Objective.sft:
+        return None
+    return next((m.chat_template for m in conversations(config).values()), None)
 
 
 def odd(config: RunConfig) -> Iterator[str]:

@@ -22,6 +22,7 @@ from megacpt.checkpoint.manifest import (
     require_architecture,
     require_base,
 )
+from megacpt.cluster.conversations import chat_template_of
 from megacpt.cluster.data import check_prompts, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
@@ -227,6 +228,9 @@ def prepare(config: RunConfig, *, num_ranks: int | None = None, launched: bool =
     if found.base is not None:
         found.base.remember(folder.root)
     write_run_yaml(config, path=folder.run_yaml, notes=[*plan.length, *notes(config)])
+    template = chat_template_of(config)
+    if template is not None:
+        write_text(folder.chat_template, text=template)
     for prefix, synthetic in _generated(config).items():
         ensure_shard(prefix, config=synthetic, tokenizer=found.tokenizer)
     write_text(folder.plan_json, text=json.dumps(plan.to_json(), indent=2) + "\n")

@@ -158,6 +158,11 @@ class RunFolder:
         return self.root / "warm_start.json"
 
     @property
+    def chat_template(self) -> Path:
+        """What conversations were written with, of a run that learns replies."""
+        return self.root / "chat_template.jinja"
+
+    @property
     def faults(self) -> Path:
         return self.root / "faults.jsonl"
 

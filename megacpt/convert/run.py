@@ -12,6 +12,7 @@ from megacpt.checkpoint.manifest import CheckpointManifest, require_architecture
 from megacpt.config.hub_model import named
 from megacpt.config.sections import DeviceKind, Dtype, ModelConfig, ParallelConfig, PrecisionConfig
 from megacpt.convert.certificate import write_certificate
+from megacpt.convert.chat import write_chat_template
 from megacpt.convert.export import export_hf
 from megacpt.device.groups import initialise_parallel
 from megacpt.errors import CheckpointError
@@ -73,7 +74,9 @@ def export_run(
         source_folder=base,
         output=output,
         dtype=dtype,
-        describe=lambda folder: describe(folder, step=manifest.step),
+        describe=lambda folder: _described(
+            folder, describe=describe, step=manifest.step, run_dir=run_dir
+        ),
         certify=lambda folder: write_certificate(
             chunks,
             architecture=architecture,
@@ -82,3 +85,8 @@ def export_run(
             base_model=named(model.path),
         ),
     )
+
+
+def _described(folder: Path, *, describe: Describe, step: int, run_dir: Path) -> None:
+    describe(folder, step=step)
+    write_chat_template(run_dir, folder=folder)

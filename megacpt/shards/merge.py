@@ -21,6 +21,7 @@ import numpy.typing as npt
 from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
+from megacpt.shards.loss_mask import MaskWriter, open_mask
 from megacpt.shards.manifest import (
     Manifest,
     chained,
@@ -34,7 +35,7 @@ from megacpt.shards.manifest import (
     verify_file,
 )
 from megacpt.shards.reader import IndexedShard, Tokens
-from megacpt.shards.writer import AT_ONCE, DocumentBounds, ShardFiles, ShardWriter
+from megacpt.shards.writer import AT_ONCE, MASK, DocumentBounds, ShardFiles, ShardWriter
 
 Progress = Callable[[int, int], None]
 """Called with the bytes copied and those to copy."""
@@ -64,13 +65,15 @@ def merge_shards(
         shard.check_bounds()
 
     def describe(files: ShardFiles) -> Manifest:
-        return _merged(manifests, files=files, name=Path(output_prefix).name)
+        found = _merged(manifests, files=files, name=Path(output_prefix).name)
+        return chained(replace(found, mask_sha256=mask_sha256))
 
     with ShardWriter(output_prefix, dtype=dtype) as writer:
         _copy(shards, manifests=manifests, writer=writer, progress=progress)
         has_bad = _copy_quarantine(prefixes, writer=writer)
+        masked = bool(mask_sha256 := _copy_masks(shards, manifests=manifests, writer=writer))
         files = writer.publish(
-            beside=(QUARANTINE,) if has_bad else (),
+            beside=(*(QUARANTINE,) * has_bad, *(MASK,) * masked),
             describe=(lambda files: manifest_json(describe(files))) if manifests else None,
             bounds=_bounds(shards),
         )
@@ -200,6 +203,39 @@ def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> 
     return bool(found)
 
 
+def _copy_masks(
+    shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest], writer: ShardWriter
+) -> str:
+    """The masks of all shards, one after another; their checksum, or "" if no shard has one."""
+    if not any(manifest.mask_sha256 for manifest in manifests):
+        return ""
+    _require_one_kind(shards, manifests=manifests)
+    with MaskWriter(writer.aside(MASK)) as joined:
+        for shard, manifest in zip(shards, manifests, strict=True):
+            mask_T = open_mask(shard.prefix, manifest=manifest)
+            assert mask_T is not None
+            found = hashlib.sha256(mask_T.data).hexdigest()
+            require_checksum(shard.prefix, kind=MASK, expected=manifest.mask_sha256, found=found)
+            joined.add(mask_T)
+        joined.finish()
+    return joined.sha256
+
+
+def _require_one_kind(shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest]) -> None:
+    masked = next(s.prefix for s, m in zip(shards, manifests, strict=True) if m.mask_sha256)
+    for shard, manifest in zip(shards, manifests, strict=True):
+        if not manifest.mask_sha256:
+            raise DataError(
+                f"token shard {shard.prefix} has no mask, but {masked} has one: text and "
+                "conversations are sources of one run each, not one shard."
+            )
+        if manifest.chat_template != manifests[0].chat_template:
+            raise DataError(
+                f"token shard {shard.prefix} was written with another chat template than "
+                f"{shards[0].prefix}; tokenize both with one --chat-template."
+            )
+
+
 def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
     for path in paths:
         with path.open("rb") as stream:
@@ -211,10 +247,11 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
     # One that knows what its tokenizer computes says more than one of an older megacpt.
     first = next((m for m in manifests if m.identity), manifests[0])
-    whole = replace(
+    return replace(
         first,
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
+        truncated_documents=sum(manifest.truncated_documents for manifest in manifests),
         empty_documents=sum(manifest.empty_documents for manifest in manifests),
         long_documents=sum(manifest.long_documents for manifest in manifests),
         on_error=", ".join(policies) or "stop",
@@ -224,7 +261,6 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
         curated=_curated(manifests),
         **asdict(files),
     )
-    return chained(whole)
 
 
 def _curated(manifests: Sequence[Manifest]) -> tuple[TextOrigin, ...]:

@@ -130,5 +130,5 @@ def test_a_run_does_not_go_on_under_another_objective(work: Path) -> None:
     record = TrainingData.open(
         config.data, seed=config.seed, shards=shards, replies_only=True
     ).record(3)
-    with pytest.raises(DataError, match="data.sources.domain holds other tokens"):
+    with pytest.raises(DataError, match=r"data.sources.domain holds other tokens"):
         TrainingData.open(config.data, seed=config.seed, shards=shards, record=record)
