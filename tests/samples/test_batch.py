@@ -224,3 +224,17 @@ def test_a_file_is_mapped_and_an_empty_one_is_empty(tmp_path: Path) -> None:
         _C.MappedFile(str(tmp_path / "gone"))
     with pytest.raises(IsADirectoryError):
         _C.MappedFile(str(tmp_path))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_mask_says_which_targets_count(tmp_path: Path, joined: bool) -> None:
+    """Tokens are their own numbers, so that a label says which byte of the mask is its own."""
+    shard = write_shard(tmp_path / "s", documents=[np.arange(5), np.arange(5, 9)], vocab_size=9)
+    mask_T = np.array([1, 0, 1, 1, 0, 1, 0, 0, 1], dtype=np.uint8)
+    row = Row(shard, 1, [0, 5], [5, 9], joined)
+    batch = make_batch([row, row._replace(source_id=0)], sequence_length=10, masks={1: mask_T})
+    own_S, whole_S = batch.loss_mask_BS
+    counted = whole_S == 1
+    assert own_S[counted].tolist() == mask_T[batch.labels_BS[0][counted]].tolist()
+    assert not own_S[~counted].any()
+    assert counted.sum() == 8 if joined else 7

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from megacpt.errors import DataError
 from megacpt.samples.heldout import HeldoutSet
+from megacpt.shards.manifest import Manifest, manifest_json
 from megacpt.shards.reader import write_shard
 
 
@@ -56,3 +57,60 @@ def test_documents_are_bounded_where_the_run_masks_them(tmp_path: Path) -> None:
     assert [bounds.tolist() for bounds in plain.cu_seqlens] == [[0, 4], [0, 4]]
     assert masked.positions_BS.tolist() == [[0, 1, 2, 0], [0, 1, 0, 1]]
     assert (masked.labels_BS == plain.labels_BS).all()
+
+
+def write_chats(folder: Path) -> tuple[list[int], np.ndarray]:
+    """Conversations of 4, 3, 9 and 2 tokens; the last half of each is the reply."""
+    sizes = [4, 3, 9, 2]
+    numbers = np.arange(sum(sizes))
+    shard = write_shard(
+        folder / "chat", documents=np.split(numbers, np.cumsum(sizes)[:-1]), vocab_size=99
+    )
+    mask_T = np.concatenate([np.arange(n) >= n // 2 for n in sizes]).astype(np.uint8)
+    (folder / "chat.mask").write_bytes(mask_T.tobytes())
+    manifest = Manifest(
+        name="chat",
+        tokenizer_fingerprint="f",
+        vocab_size=99,
+        eos_id=None,
+        append_eos=False,
+        key="messages",
+        documents=4,
+        empty_documents=0,
+        tokens=shard.num_tokens,
+        dtype=shard.dtype.name,
+        bin_bytes=0,
+        idx_bytes=0,
+        bin_sha256="",
+        idx_sha256="",
+        inputs=(),
+        mask_sha256="m",
+    )
+    (folder / "chat.json").write_text(manifest_json(manifest))
+    return sizes, mask_T
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("length", [2, 5, 8, 40])
+def test_each_reply_of_conversations_once(tmp_path: Path, length: int, shared: bool) -> None:
+    sizes, mask_T = write_chats(tmp_path)
+    heldout = HeldoutSet.open(
+        tmp_path / "chat", sequence_length=length, max_tokens=0, document_mask=shared
+    )
+    batch = heldout.load(range(heldout.num_samples))
+    firsts = np.cumsum([0, *sizes[:-1]])
+    expected = [n for n in np.flatnonzero(mask_T) if n not in firsts]
+    assert batch.labels_BS[batch.loss_mask_BS > 0].tolist() == expected
+    assert heldout.num_tokens == len(expected)
+
+
+def test_conversations_that_fit_a_sample_are_whole(tmp_path: Path) -> None:
+    write_chats(tmp_path)
+    prefix, sizes = tmp_path / "chat", {"sequence_length": 8, "max_tokens": 0}
+    shared = HeldoutSet.open(prefix, document_mask=True, **sizes)
+    assert shared.rows == [[(0, 4), (4, 7)], [(7, 16)], [(16, 18)]]
+    alone = HeldoutSet.open(prefix, **sizes)
+    assert alone.rows == [[(0, 4)], [(4, 7)], [(7, 16)], [(16, 18)]]
+    few = HeldoutSet.open(prefix, sequence_length=8, max_tokens=3, document_mask=True)
+    assert few.rows == [[(0, 4), (4, 7)]]
+    assert few.num_tokens == 4
