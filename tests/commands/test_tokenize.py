@@ -169,3 +169,41 @@ def test_the_next_command_names_a_model_s_folder(
             rest = "schedule.warmup_steps=1 optim.lr_peak=1e-3 cluster.device=cpu model.init=random"
             given = [*following.split()[2:], *run.split(), *rest.split()]
             assert main(["plan", *given]) == 0
+
+
+def test_conversations(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"prompt": "a", "completion": "b" * n} for n in (1, 40)] + [{"text": "c"}]
+    (here / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chat = ("chat.jsonl", "--chat", "--chat-template", "plain", "--output", "out/chat")
+    assert tokenize(*chat) == 2
+    assert "chat.jsonl:3: holds no conversation" in capsys.readouterr().err
+    assert tokenize(*chat, "--on-error", "quarantine", "--pack", "32") == 2
+    assert "chat.jsonl:2: has 60 tokens, and 33 are allowed" in capsys.readouterr().err
+    options = ("--on-error", "quarantine", "--pack", "32", "--on-long", "truncate")
+    assert tokenize(*chat, *options) == 0
+    shown = capsys.readouterr().out
+    assert "Wrote 2 conversations, " in shown
+    assert "1 bad lines left out (1 no_conversation); they are in " in shown
+    assert "1 conversations were cut off at the end" in shown
+    assert "out/chat.mask" in shown
+    manifest = verify("out/chat")
+    assert (manifest.documents, manifest.truncated_documents) == (2, 1)
+    assert tokenize(*chat, "--on-error", "skip", "--max-tokens", "33", "--on-long", "skip") == 0
+    assert verify("out/chat").errors == {"no_conversation": 1, "too_many_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--on-long", "skip"), "--on-long is for conversations; add --chat"),
+        (("--chat-template", "plain"), "--chat-template is for conversations"),
+        (("--chat", "--no-eos"), "--no-eos does not go with --chat"),
+        (("--chat", "--task", "0/2"), "--task does not go with --chat"),
+        (("--chat",), "has no chat template"),
+    ],
+)
+def test_options_of_conversations(
+    words: tuple[str, ...], problem: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tokenize("in/a.jsonl", "--output", "out/law", *words) == 2
+    assert problem in capsys.readouterr().err

@@ -237,4 +237,4 @@ def test_a_mask_says_which_targets_count(tmp_path: Path, joined: bool) -> None:
     counted = whole_S == 1
     assert own_S[counted].tolist() == mask_T[batch.labels_BS[0][counted]].tolist()
     assert not own_S[~counted].any()
-    assert counted.sum() == 8 if joined else 7
+    assert counted.sum() == (8 if joined else 7)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""megacpt sft: from a run and conversations to a tuned model that answers in its template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megacpt.cli import main
+from megacpt.config.compose import read_run_yaml
+from megacpt.config.sections import Objective
+from tests.train.chats import TINY, conversations
+
+QUIET = ("monitor.wandb=disabled", "evaluate.prompts=null")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, and shards of conversations."""
+    work = tmp_path_factory.mktemp("sft")
+    for name, seed in (("chat", 0), ("held", 1)):
+        lines = [json.dumps({"messages": m}) for m in conversations(60, seed=seed)]
+        (work / f"{name}.jsonl").write_text("\n".join(lines))
+        words = [str(work / f"{name}.jsonl"), "--output", str(work / name)]
+        template = ["--tokenizer", str(TINY), "--chat-template", "plain"]
+        assert main(["tokenize", "--chat", *words, *template]) == 0
+    run_dir = f"run_dir={work / 'run'}"
+    assert main(["train", "experiment=tiny", "schedule.steps=2", run_dir, *QUIET]) == 0
+    return work
+
+
+def sft(work: Path, *words: str) -> int:
+    return main(["sft", str(work / "run"), "--data", str(work / "chat"), *words])
+
+
+@pytest.mark.slow
+def test_a_run_is_tuned_and_exported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoTokenizer
+
+    assert sft(work, "--heldout", str(work / "held"), "schedule.steps=3") == 0
+    shown = capsys.readouterr().out
+    assert "(its newest checkpoint) on" in shown
+    assert "rate      1e-05, cosine, after a warmup of 3% of the steps" in shown
+    tuned = read_run_yaml(work / "run-sft" / "run.yaml")
+    assert tuned.objective is Objective.sft
+    assert tuned.schedule.steps == 3
+    assert tuned.evaluate.domain == "chat"
+    assert main(["export", str(work / "run-sft")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(work / "run-sft" / "hf")
+    asked = [{"role": "user", "content": "tea"}]
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert text == "User: tea\nAssistant:"
+
+
+def test_settings_are_written_for_ranks_started_elsewhere(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = work / "elsewhere"
+    words = ("--base", "--output", str(output), "--prepare-only", "optim.lr_peak=3e-5")
+    assert sft(work, *words) == 0
+    shown = capsys.readouterr().out
+    assert "(its base model) on" in shown
+    assert "rate      3e-05" in shown
+    assert f"Next: megacpt train --config {output}/sft.yaml optim.lr_peak=3e-5" in shown
+    assert (work / "chat.pack64").exists() or list(work.glob("chat.pack*"))
+
+
+def test_a_shard_of_text_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = work / "run" / "data" / "source-domain"
+    assert main(["sft", str(work / "run"), "--data", str(text)]) == 2
+    assert "has no mask of what the assistant says" in capsys.readouterr().err
+    assert sft(work, "run_dir=elsewhere") == 2
+    assert "name the new run's folder with --output" in capsys.readouterr().err
