@@ -27,7 +27,19 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         template = ["--tokenizer", str(TINY), "--chat-template", "plain"]
         assert main(["tokenize", "--chat", *words, *template]) == 0
     run_dir = f"run_dir={work / 'run'}"
-    assert main(["train", "experiment=tiny", "schedule.steps=2", run_dir, *QUIET]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "experiment=tiny",
+                "schedule.steps=2",
+                "schedule.warmup_steps=0",
+                run_dir,
+                *QUIET,
+            ]
+        )
+        == 0
+    )
     return work
 
 

@@ -149,7 +149,7 @@ def test_the_hint_names_the_setting(tree: dict[str, Any], hint: str) -> None:
         ({"optim": {"lr_peek": 1}}, "did you mean optim.lr_peak?"),
         ({"optim": {"nonsense": 1}}, "the keys of optim are optimizer, muon, lr_peak"),
         ({"data": {"sources": {"law": {"zzz": 1}}}}, "the keys of data.sources.law are prefix"),
-        ({"zzz": 1}, "the sections are run_dir, seed, model"),
+        ({"zzz": 1}, "the sections are run_dir, seed, objective, model"),
         ({"cluster": {"slurm": {"partiton": 1}}}, "did you mean cluster.slurm.partition?"),
     ],
 )

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from turns import Entrant, Ratio, Step, own_step, print_table, race, take_turns
 
 ROWS, LENGTH = 4, 512
 TOKENS = ROWS * LENGTH
-CONVERSATIONS = 3000
+CONVERSATIONS = 1000
 STEPS = 1000
 TRIAL_STEPS = 2
 WORDS = tuple(
@@ -127,6 +128,8 @@ def trl_step(work: Path, *, peer: Peer) -> Step:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             done.release()
 
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        os.environ.pop(name, None)  # Or it would reduce gradients among one rank.
     trainer = trl_trainer(work, peer=peer)
     trainer.add_callback(Turns())
     threading.Thread(target=trainer.train, daemon=True).start()
@@ -140,12 +143,13 @@ def trl_step(work: Path, *, peer: Peer) -> Step:
 
 def trl_trainer(work: Path, *, peer: Peer) -> Any:
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     from megacpt.shards.chat.template import BUILTIN
 
+    disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(work / "model")
     tokenizer.chat_template = (BUILTIN / "chatml.jinja").read_text()
     model = AutoModelForCausalLM.from_pretrained(
