@@ -13,6 +13,7 @@ from megacpt.config.compose import read_run_yaml
 from megacpt.config.sections import Objective
 from tests.train.chats import TINY, conversations
 
+LENGTHS = ("schedule.steps=3", "data.sequence_length=128")
 QUIET = ("monitor.wandb=disabled", "evaluate.prompts=null")
 
 
@@ -51,7 +52,7 @@ def sft(work: Path, *words: str) -> int:
 def test_a_run_is_tuned_and_exported(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoTokenizer
 
-    assert sft(work, "--heldout", str(work / "held"), "schedule.steps=3") == 0
+    assert sft(work, "--heldout", str(work / "held"), *LENGTHS) == 0
     shown = capsys.readouterr().out
     assert "(its newest checkpoint) on" in shown
     assert "rate      1e-05, cosine, after a warmup of 3% of the steps" in shown
