@@ -26,6 +26,7 @@ from megacpt.commands import (
     machine,
     results,
     run,
+    serve,
     sft,
     shards,
     tokenize,
@@ -46,6 +47,7 @@ VERBS = (
     sft.SFT,
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
     compare.COMPARE,
+    serve.SERVE,
     *(convert.CONVERT, convert.VERIFY, adapters.EXTRACT),
     *(machine.DOCTOR, machine.COMPLETION),
 )

@@ -20,7 +20,7 @@ LAYERS = [
     {"samples"},
     {"model"},
     {"checkpoint", "adapters"},
-    {"convert", "evaluate", "monitor"},
+    {"convert", "evaluate", "monitor", "serve"},
     {"train", "cluster", "demo", "vocabulary", "curate"},
     {"commands"},
     {"cli"},
