@@ -16,7 +16,7 @@ LAYERS = [
     {"files", "text"},
     {"config"},
     {"families", "tokenizer", "device", "corpus", "_C"},
-    {"plan", "preflight", "shards", "hub"},
+    {"plan", "preflight", "shards", "hub", "endpoint"},
     {"samples"},
     {"model"},
     {"checkpoint", "adapters"},
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1] / "megacpt"
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 TORCH_FREE = [
     *("errors", "files", "text", "config", "families", "tokenizer", "corpus"),
-    *("plan", "shards", "hub", "samples", "cluster", "curate"),
+    *("plan", "shards", "hub", "endpoint", "samples", "cluster", "curate"),
 ]
 ENVIRONMENT_READERS = {"device", "cli"}
 LINES_MAX = 50

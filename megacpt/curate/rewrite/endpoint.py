@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from megacpt.curate.rewrite.client import Client
+from megacpt.curate.rewrite.client import RewriteClient
 from megacpt.curate.rewrite.drafts import MADE, Draft
-from megacpt.curate.rewrite.request import Asker, Cache, ModelRequest, Reply
+from megacpt.curate.rewrite.request import Asker, Cache, ModelRequest
 from megacpt.curate.rewrite.settings import EndpointConfig
+from megacpt.endpoint.reply import Reply
 
 
 def is_asked(draft: Draft) -> bool:
@@ -26,7 +27,7 @@ class Reviser:
     def __init__(self, endpoint: EndpointConfig) -> None:
         self._model = endpoint.model
         self._asker, self._cache = Asker(endpoint), Cache(Path(endpoint.cache))
-        self._client = Client(endpoint)
+        self._client = RewriteClient(endpoint)
         self._pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="endpoint")
         self._under_way: dict[str, Future[Reply]] = {}
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from megacpt.curate.rewrite.settings import EndpointConfig
 from megacpt.curate.rewrite.templates import environment, read_prompt, tidy
+from megacpt.endpoint.reply import Reply
 from megacpt.errors import ConfigError, DataError
 from megacpt.files import write_first
 
@@ -22,12 +23,6 @@ class ModelRequest(NamedTuple):
     @property
     def num_bytes(self) -> int:
         return sum(len(said["content"].encode()) for said in self.body["messages"])
-
-
-class Reply(NamedTuple):
-    text: str
-    problem: str = ""
-    """Why it is of no use."""
 
 
 class Asker:

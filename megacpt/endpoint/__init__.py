@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that are asked over HTTP, such as models behind the OpenAI interface."""
