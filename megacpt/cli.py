@@ -30,6 +30,7 @@ from megacpt.commands import (
     sft,
     shards,
     tokenize,
+    usefulness,
     vocabulary,
 )
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
@@ -47,7 +48,7 @@ VERBS = (
     sft.SFT,
     *(results.CHECKPOINTS, results.EVALUATE, results.EXPORT, results.REPORT),
     compare.COMPARE,
-    serve.SERVE,
+    *(serve.SERVE, usefulness.USEFULNESS),
     *(convert.CONVERT, convert.VERIFY, adapters.EXTRACT),
     *(machine.DOCTOR, machine.COMPLETION),
 )

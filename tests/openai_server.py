@@ -43,12 +43,16 @@ class Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def last_said(body: Any) -> str:
+    return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
+
+
 @contextmanager
-def served(server: Server) -> Iterator[Server]:
+def served(server: Server, *, prompt_of: Callable[[Any], str] = last_said) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+            prompt = prompt_of(body)
             with server.lock:
                 server.headers.append({**self.headers, "path": self.path})
                 server.bodies.append(body)

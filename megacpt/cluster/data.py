@@ -13,9 +13,11 @@ from typing import Any
 
 from megacpt.cluster import conversations
 from megacpt.config.paths import source_shards
-from megacpt.config.sections import MissingPolicy, Objective, RunConfig
+from megacpt.config.sections import MissingPolicy, Objective, RunConfig, UsefulnessConfig
 from megacpt.corpus.required import lacking
 from megacpt.errors import ConfigError, DataError, Violation
+from megacpt.evaluate.usefulness.questions import read_questions
+from megacpt.evaluate.usefulness.references import require_references
 from megacpt.samples.training_data import TrainingData
 from megacpt.shards.inspect import SPAN, spans_to_read
 from megacpt.shards.manifest import curated_of
@@ -83,6 +85,13 @@ def _lacking(config: RunConfig) -> Iterator[Violation]:
                 remedy="curate its text and tokenize what that writes (megacpt inspect --history "
                 "shows what was done); or data.on_missing=warn",
             )
+
+
+def check_questions(suites: Mapping[str, UsefulnessConfig]) -> None:
+    """What is asked after training is known to be there, and whole, before."""
+    for suite in suites.values():
+        questions = read_questions(Path(suite.questions), limit=suite.limit)
+        require_references(questions, config=suite)
 
 
 def check_prompts(path: str | None, *, tokenizer: Tokenizer, vocab_size: int) -> None:

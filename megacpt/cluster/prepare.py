@@ -23,7 +23,7 @@ from megacpt.checkpoint.manifest import (
     require_base,
 )
 from megacpt.cluster.conversations import chat_template_of
-from megacpt.cluster.data import check_prompts, open_data
+from megacpt.cluster.data import check_prompts, check_questions, open_data
 from megacpt.config.compose import read_run_yaml, require_same_run, write_run_yaml
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder, heldout_shards, source_shards
@@ -116,6 +116,7 @@ def _checked(asked: RunConfig, *, model: _Model) -> Checked:
     config = _with_steps(asked, tokens=tokens, record=record)
     _require_rules(violations(config, architecture=architecture, shard_tokens=tokens))
     _check_heldout(config, tokenizer=model.tokenizer)
+    check_questions(config.evaluate.usefulness)
     check_prompts(
         config.evaluate.prompts,
         tokenizer=model.tokenizer,

@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from megacpt.commands.common import Verb, shown
 from megacpt.commands.model import model_of_run, model_path
+from megacpt.config.address import LOOPBACK
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError, EnvironmentError_, ModelError
 from megacpt.families.peft_settings import PEFT_SETTINGS
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT_MAX = 65535
 
 
@@ -36,7 +36,7 @@ def exported(run_dir: Path) -> Path:
 
 
 def served_folder(name: str) -> tuple[Path, Path | None]:
-    """The folder of a MODEL or RUN_DIR; with a run's adapter the base that it was trained beside."""
+    """The folder of a MODEL or RUN_DIR, and the base model where it is a run's adapter."""
     path = Path(name)
     if not RunFolder(path).run_yaml.is_file():
         is_adapter = (path / PEFT_SETTINGS).is_file()
@@ -77,7 +77,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(f"Serving {shown(folder)} as {served.name} at {url}", flush=True)
         if arguments.host not in LOOPBACK and not key:
             print(
-                f"Note: whoever reaches {arguments.host} can use it; --key-variable asks for a key.",
+                f"Note: whoever reaches {arguments.host} can use it; --key-variable asks for one.",
                 file=sys.stderr,
             )
         print("Ctrl-C ends it.", flush=True)

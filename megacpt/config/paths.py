@@ -89,6 +89,10 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
                 )
                 for n, b in config.evaluate.benchmarks.items()
             },
+            usefulness={
+                n: replace(u, questions=str(expand(u.questions)))
+                for n, u in config.evaluate.usefulness.items()
+            },
         ),
     )
 
@@ -146,6 +150,11 @@ class RunFolder:
     def export_of(self, *, adapter: bool) -> Path:
         """Where ``megacpt export`` writes by itself."""
         return self.root / ("adapter" if adapter else "hf")
+
+    @property
+    def usefulness(self) -> Path:
+        """Answers and scores of evaluate.usefulness."""
+        return self.root / "usefulness"
 
     @property
     def request(self) -> Path:

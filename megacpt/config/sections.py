@@ -24,6 +24,8 @@ REPLAY_SHARE = Limits(
 )
 PENALTY = Limits(at_least=1, remedy="1.2 is usual; 1 leaves the model's choice as it is")
 CONFIDENCE = Limits(above=0.5, below=1, remedy="0.95 is usual")
+SHARE = Limits(at_least=0, at_most=1)
+TURING = Limits(choices=("turing_flash", "turing_small", "turing_large"))
 TOPIC = Limits(choices=("plant", "kitchen"), rule="is not a topic of the generator")
 
 
@@ -147,6 +149,25 @@ class SaveErrorPolicy(Enum):
 
     go_on = "go_on"
     stop = "stop"
+
+
+class UsefulnessMetric(Enum):
+    """How an answer is scored, from 0 to 1."""
+
+    exact_match = "exact_match"
+    """It is the reference, but for case, spaces and a full stop."""
+    contains = "contains"
+    """The reference is in it."""
+    chrf = "chrf"
+    """chrF of sacrebleu: characters in common, for any script."""
+    bleu = "bleu"
+    """BLEU of sacrebleu, of a sentence."""
+    rouge_l = "rouge_l"
+    """ROUGE-L of rouge-score, over words, or characters where a script has no spaces."""
+    judge = "judge"
+    """A model prefers it to the other model's, in both orders."""
+    future_agi = "future_agi"
+    """A metric of the package ai-evaluation."""
 
 
 class DeviceKind(Enum):
@@ -661,6 +682,92 @@ class BenchmarkConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ServerConfig:
+    """A server with the OpenAI interface."""
+
+    url: str
+    """Up to /v1."""
+    model: str
+    """What the server calls the model."""
+    key_variable: str | None = None
+    """Environment variable that holds the key."""
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgeConfig:
+    url: str
+    """Up to /v1, of a server with the OpenAI interface: it is sent questions and answers."""
+    model: str
+    """What the server calls the model; not one of the two that are compared."""
+    key_variable: str | None = None
+    """Environment variable that holds the key."""
+    max_tokens: int = limited(512, limits=COUNT)
+    """Of a verdict with its reason."""
+    temperature: float = limited(0.0, limits=NOT_NEGATIVE)
+    concurrency: int = limited(4, limits=COUNT)
+    """Requests at once."""
+    timeout_s: float = limited(120.0, limits=POSITIVE)
+    retries: int = limited(5, limits=NOT_NEGATIVE)
+    """Of a request that fails for a reason that may pass, after longer and longer waits."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FutureAgiConfig:
+    metric: str
+    """Name of a metric; without ``cloud`` one of those that need no network: ``equals``,
+    ``starts_with``, ``ends_with``, ``levenshtein_similarity``, ``is_json``, ``contains_json``,
+    ``one_line``."""
+    cloud: bool = False
+    """Send questions and answers to Future AGI, which charges for it; needs FI_API_KEY and
+    FI_SECRET_KEY in the environment."""
+    model: str = limited("turing_flash", limits=TURING)
+    """What scores there."""
+    timeout_s: float = limited(60.0, limits=POSITIVE)
+    """Of one answer."""
+
+
+@dataclass(kw_only=True, slots=True)
+class UsefulnessConfig:
+    questions: str
+    """JSONL file, a question a line: ``prompt`` or ``messages``; optional ``id``, ``reference``,
+    ``rubric``, ``context``, ``cluster``."""
+    metric: UsefulnessMetric
+    """How an answer is scored."""
+    limit: int = limited(0, limits=NOT_NEGATIVE)
+    """Only the first so many questions; 0: all."""
+    chat: bool = False
+    """Send a ``prompt`` as a message of a user, not as text to go on with."""
+    max_tokens: int = limited(256, limits=COUNT)
+    """Of an answer."""
+    temperature: float = limited(0.0, limits=NOT_NEGATIVE)
+    stop: str | None = None
+    """Text before which an answer ends, such as ``Question:``."""
+    concurrency: int = limited(8, limits=COUNT)
+    """Questions at once."""
+    timeout_s: float = limited(120.0, limits=POSITIVE)
+    """Of one answer."""
+    retries: int = limited(5, limits=NOT_NEGATIVE)
+    """Of a question to a server that fails for a reason that may pass."""
+    limit_minutes: float = limited(240.0, limits=POSITIVE)
+    """Of all answers and verdicts of the suite; the same command goes on where it ended."""
+    failures_max: float = limited(0.1, limits=SHARE)
+    """Share of answers, or of verdicts, that may fail; more, and there are no scores."""
+    base: ServerConfig | None = None
+    """What serves the base model; not set: megacpt does."""
+    candidate: ServerConfig | None = None
+    """What serves the trained model; not set: megacpt serves the run's export."""
+    command: str | None = None
+    """Pipeline that is tested: a program and its arguments, started without a shell for each
+    question, which it reads from its input. ``{url}`` and ``{model}`` are the model to use."""
+    endpoint: str | None = None
+    """Pipeline that is tested: an address that is sent a question and returns its answer."""
+    judge: JudgeConfig | None = None
+    """The model that compares answers, with ``metric=judge``."""
+    future_agi: FutureAgiConfig | None = None
+    """The metric, with ``metric=future_agi``."""
+
+
+@dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
     heldout: dict[str, HeldoutConfig] = field(default_factory=dict)
     """Name -> text the model never trains on."""
@@ -684,6 +791,8 @@ class EvaluateConfig:
     execute_code: bool = False
     """Allow tasks that run the code which the model writes."""
     gate: GateConfig = field(default_factory=GateConfig)
+    usefulness: dict[str, UsefulnessConfig] = field(default_factory=dict)
+    """Name -> questions that both models answer."""
 
 
 @dataclass(kw_only=True, slots=True)

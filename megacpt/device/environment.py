@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,6 +248,11 @@ def secret(name: str) -> str:
 def has_secret(name: str) -> bool:
     """Whether a key is there; its value stays where it is."""
     return bool(os.environ.get(name))
+
+
+def for_child(*, more: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a program that is started: this one, with more or without some."""
+    return {n: v for n, v in os.environ.items() if n not in without} | dict(more)
 
 
 def die_with_parent() -> None:

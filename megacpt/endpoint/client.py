@@ -13,10 +13,10 @@ from http import HTTPStatus
 from http.client import HTTPException
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, build_opener
 from urllib.request import Request as HttpRequest
 
+from megacpt.config.address import is_local, is_usable
 from megacpt.device.environment import secret
 from megacpt.errors import ConfigError, EnvironmentError_
 
@@ -36,7 +36,6 @@ OF_ONE = {
     HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 """What a server says of a single request, such as one that is too long for its model."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Stopped(Exception):
@@ -73,8 +72,8 @@ class Client:
         self._stopped.set()
 
     def post(self, body: object, *, read: Callable[[Any], T]) -> T:
-        """What ``read`` makes of the reply; where it cannot (ValueError, LookupError, TypeError) the
-        server is asked again. Raises Refused, Stopped, or EnvironmentError_ for the server."""
+        """What ``read`` makes of the reply; where it cannot (ValueError, LookupError, TypeError),
+        the server is asked again. Raises Refused, Stopped, or EnvironmentError_ for the server."""
         wait_s, told = FIRST_WAIT_S, ""
         for attempt in range(self._server.retries + 1):
             if self._stopped.wait(wait_s if attempt else 0):
@@ -116,25 +115,6 @@ class _NoRedirect(HTTPRedirectHandler):
         self, req: HttpRequest, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> None:
         return None
-
-
-def is_usable(url: str) -> bool:
-    """Whether it is an address, and one that may be written down: without name and password."""
-    try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0
-            and parts.username is None
-        )
-    except ValueError:
-        return False
-
-
-def is_local(url: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    return urlsplit(url).hostname in LOOPBACK
 
 
 def checked_url(url: str, *, setting: str, key_setting: str) -> str:

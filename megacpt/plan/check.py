@@ -32,6 +32,7 @@ from megacpt.plan.rules import (
     parallel,
     precision,
     segments,
+    usefulness,
 )
 from megacpt.tokenizer import Tokenizer
 
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     *segments.RULES,
     *optim.RULES,
     *evaluate.RULES,
+    *usefulness.RULES,
     *faults.RULES,
     *kernels.RULES,
     *precision.RULES,

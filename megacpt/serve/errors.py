@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 
 class ApiError(Exception):
-    """``kind``: OpenAI's name of what is wrong. ``param``: the field of the request, if it is one."""
+    """``kind``: OpenAI's name of what is wrong. ``param``: the field, if it is one."""
 
     def __init__(
         self,

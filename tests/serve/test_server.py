@@ -207,9 +207,11 @@ def test_a_body_without_an_end_is_refused(url: str) -> None:
 
 def test_a_key_is_asked_for(served: ServedModel) -> None:
     with serving(served, host="127.0.0.1", port=0, batch_max=1, key="sk-1") as url:
-        with openai.OpenAI(base_url=url, api_key="sk-2", max_retries=0) as wrong:
-            with pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
-                wrong.models.list()
+        with (
+            openai.OpenAI(base_url=url, api_key="sk-2", max_retries=0) as wrong,
+            pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"),
+        ):
+            wrong.models.list()
         with openai.OpenAI(base_url=url, api_key="sk-1", max_retries=0) as right:
             assert len(right.models.list().data) == 1
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process in which metrics of ai-evaluation run: a line of JSON in, a line of JSON out.
+
+Without the cloud it may connect to nothing: what the package tries fails, as on a machine without a
+network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+CONNECTING = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname"})
+SENDING = "socket.sendto"
+
+
+def main() -> None:
+    lines = sys.stdin
+    # The package prints; what is said here goes another way.
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    first = json.loads(lines.readline())
+    if not first["cloud"]:
+        sys.addaudithook(refuse_network)
+    engine = _engine(cloud=first["cloud"])
+    _say({"ready": True}, to=replies)
+    for line in lines:
+        _say(_scored(json.loads(line), engine=engine), to=replies)
+
+
+def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook, which nothing in the process can take away."""
+    if event in CONNECTING or event == SENDING:
+        raise OSError("metrics without the cloud have no network here")
+
+
+def _engine(*, cloud: bool) -> Any:
+    from fi.evals.core.engines import LocalEngine, TuringEngine
+
+    return TuringEngine() if cloud else LocalEngine()
+
+
+def _scored(asked: dict[str, Any], *, engine: Any) -> dict[str, object]:
+    model = asked["model"] if asked["cloud"] else None
+    try:
+        found = engine.run(asked["metric"], asked["inputs"], model=model)
+    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+        return {"score": None, "error": f"{type(error).__name__}: {error}"}
+    score = found.score if found.status == "completed" else None
+    reason = found.error or found.reason or "the metric has no score"
+    return {"score": score, "error": None if score is not None else reason}
+
+
+def _say(reply: object, *, to: TextIO) -> None:
+    to.write(json.dumps(reply) + "\n")
+    to.flush()
+
+
+if __name__ == "__main__":
+    main()
