@@ -21,8 +21,14 @@ from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.usefulness.questions import Question
 
 KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
-STARTING_S = 120.0
-"""Importing the package takes seconds, on a loaded machine many."""
+STARTING_S = 600.0
+"""Importing the package takes ten seconds, on a loaded machine many times that."""
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
+"""Nothing is tried that would be refused."""
 
 
 class MetricFailed(Exception):
@@ -42,6 +48,10 @@ def require_ready(config: FutureAgiConfig) -> None:
             f"future_agi.cloud=true needs {' and '.join(missing)}; set that environment variable, "
             "or use a metric without the cloud."
         )
+
+
+def _environment(config: FutureAgiConfig) -> dict[str, str]:
+    return for_child(more={}) if config.cloud else for_child(more=OFFLINE, without=KEYS)
 
 
 class FutureAgi:
@@ -89,13 +99,12 @@ class FutureAgi:
         return float(score)
 
     def _started(self) -> subprocess.Popen[str]:
-        offline = {} if self._config.cloud else {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         process = subprocess.Popen(
             [sys.executable, "-m", "megacpt.evaluate.usefulness.future_agi_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=for_child(more=offline, without=() if self._config.cloud else KEYS),
+            env=_environment(self._config),
             text=True,
             encoding="utf-8",
         )

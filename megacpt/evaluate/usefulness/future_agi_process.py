@@ -37,9 +37,15 @@ def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def _engine(*, cloud: bool) -> Any:
+    """With all that a first score would import, which takes longer than a score may."""
     from fi.evals.core.engines import LocalEngine, TuringEngine
 
-    return TuringEngine() if cloud else LocalEngine()
+    if cloud:
+        return TuringEngine()
+    from fi.evals.local.registry import get_registry
+
+    get_registry()
+    return LocalEngine()
 
 
 def _scored(asked: dict[str, Any], *, engine: Any) -> dict[str, object]:

@@ -72,8 +72,8 @@ class Judge:
         )
 
     def __call__(self, pair: Pair) -> Verdict:
-        if pair.base.failure or pair.final.failure:
-            return _by_failure(pair)
+        if not is_asked(pair):
+            return _without_judge(pair)
         answers = (pair.base.text, pair.final.text)
         said = [
             self._ask(pair.question, answers=answers),
@@ -145,9 +145,14 @@ def asked(question: Question, *, answers: Sequence[str]) -> str:
     return "\n\n".join(f"## {title}\n{text}" for title, text in parts)
 
 
-def _by_failure(pair: Pair) -> Verdict:
-    """No judge is needed where there is one answer, or none."""
-    winner: Winner = "tie" if pair.base.failure and pair.final.failure else "final"
-    if pair.final.failure and not pair.base.failure:
-        winner = "base"
+def is_asked(pair: Pair) -> bool:
+    """Where there are two answers, and they differ."""
+    return not (pair.base.failure or pair.final.failure) and pair.base.text != pair.final.text
+
+
+def _without_judge(pair: Pair) -> Verdict:
+    """An answer beats none; equal answers, and none on both sides, are a tie."""
+    winner: Winner = "tie"
+    if bool(pair.base.failure) != bool(pair.final.failure):
+        winner = "base" if pair.final.failure else "final"
     return Verdict(winners=(winner, winner))

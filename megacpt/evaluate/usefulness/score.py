@@ -12,7 +12,7 @@ from megacpt.evaluate.usefulness.answer import Answer
 from megacpt.evaluate.usefulness.collect import Progress, in_threads
 from megacpt.evaluate.usefulness.future_agi import FutureAgi, MetricFailed
 from megacpt.evaluate.usefulness.journal import Journal, key_of
-from megacpt.evaluate.usefulness.judge import Judge, Pair, Verdict
+from megacpt.evaluate.usefulness.judge import Judge, Pair, Verdict, is_asked
 from megacpt.evaluate.usefulness.metrics import metric_of
 from megacpt.evaluate.usefulness.questions import Question
 
@@ -83,8 +83,7 @@ def _of_verdict(verdict: Verdict, *, pair: Pair) -> Scored:
     score = verdict.final_score
     if score is None:
         return Scored(problem=verdict.problem)
-    was_asked = not (pair.base.failure or pair.final.failure)
-    return Scored(base=1 - score, final=score, agrees=verdict.agrees if was_asked else None)
+    return Scored(base=1 - score, final=score, agrees=verdict.agrees if is_asked(pair) else None)
 
 
 def _by_future_agi(
