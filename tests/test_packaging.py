@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 SUPPORTED_PYTHONS = ("3.11", "3.12", "3.13")
-UNPINNED = {"setuptools", "transformer-engine", "lm-eval"}
+UNPINNED = {"setuptools", "transformer-engine"}
 """Build tool of every environment, and what needs a GPU or a benchmark's own versions."""
 BUILD_INPUTS = ("megacpt", "csrc", "configs", "launch", "setup.py", "pyproject.toml")
 

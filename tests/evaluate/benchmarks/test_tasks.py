@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that cannot be measured are refused by name, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from megacpt.config.sections import BenchmarkConfig
+from megacpt.errors import ConfigError
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
+from tests.evaluate.benchmarks.local_tasks import write_tasks
+
+pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs megacpt[eval]")
+Load = Callable[..., LoadedSuite]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tasks(tmp_path / "tasks")
+
+
+@pytest.fixture
+def load(folder: Path) -> Load:
+    def run(task: str, *, execute_code: bool = False, **settings: Any) -> LoadedSuite:
+        config = BenchmarkConfig(task=task, include_path=str(folder), **settings)
+        return load_suite("mine", config=config, execute_code=execute_code)
+
+    return run
+
+
+def change(folder: Path, task: str, **changes: Any) -> None:
+    path = folder / f"{task}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def test_by_name_and_by_file(load: Load, folder: Path) -> None:
+    assert list(load("choices").tasks) == ["choices"]
+    assert list(load(str(folder / "rolling.yaml")).tasks) == ["rolling"]
+
+
+def test_solved_examples(load: Load) -> None:
+    def shots(task: str, **settings: Any) -> int:
+        found: int = load(task, **settings).tasks[task].get_config("num_fewshot")
+        return found
+
+    assert (shots("letters"), shots("letters", fewshot=1)) == (2, 1)
+    assert shots("choices") == 0
+
+
+@pytest.mark.slow
+def test_an_unknown_name(load: Load) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load("choicess")
+    text = str(refusal.value)
+    assert "evaluate.benchmarks.mine.task=choicess is not among" in text
+    assert "did you mean choices?" in text
+
+
+def test_data_that_cannot_be_read(load: Load, folder: Path) -> None:
+    (folder / "choices.jsonl").unlink()
+    with pytest.raises(ConfigError, match="has data or code that cannot be read here") as refusal:
+        load("choices")
+    assert "dataset_path: json" in str(refusal.value)
+
+
+def test_an_unknown_metric(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"metric=f1 is no metric of choices; use one of acc, "):
+        load("choices", metric="f1")
+
+
+def test_code_of_the_model_is_not_run_unasked(load: Load, folder: Path) -> None:
+    change(folder, "written", unsafe_code=True)
+    with pytest.raises(ConfigError, match="runs the code that the model writes") as refusal:
+        load("written")
+    assert "evaluate.execute_code=true" in str(refusal.value)
+    assert list(load("written", execute_code=True).tasks) == ["written"]

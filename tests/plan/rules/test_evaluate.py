@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark must name, as far as it needs no lm-eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megacpt.config.compose import compose
+from megacpt.plan.rules.evaluate import RULES
+from tests.plan.test_check import broken
+
+MINE = "evaluate.benchmarks.mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["task=mmlu"], None),
+        (["role=gain"], f"{MINE}.task= names no task; set {MINE}.task to one of lm-eval or to a "),
+        (["task=none/of/them.yaml"], f"{MINE}.task=none/of/them.yaml does not exist"),
+        (["task=mmlu", "include_path=no/folder"], f"{MINE}.include_path=no/folder is no folder"),
+    ],
+)
+def test_rules(settings: list[str], sentence: str | None, tmp_path: Path) -> None:
+    config = compose(["experiment=tiny", *(f"{MINE}.{text}" for text in settings)])
+    found = broken(RULES, config=config)
+    assert len(found) == (sentence is not None)
+    assert sentence is None or found[0].startswith(sentence)
