@@ -79,7 +79,7 @@ def test_every_suite_has_items_of_base_and_final(run: str, work: Path) -> None:
         )
         assert [item.id for item in base.items] == [item.id for item in final.items]
         assert base.model != final.model
-        assert each["base"], each["final"] == (base.mean, final.mean)
+        assert (each["base"], each["final"]) == (base.mean, final.mean)
         assert each["not_decontaminated"] == ["domain", "replay"]
     assert found["texts"]["base"] != found["texts"]["final"]
 
