@@ -61,7 +61,7 @@ SCENARIOS = {
     "slurm": "curate environment preprocess survival train",
     "tokenizer": "files",
     "train": "adapter_files adapters changes continued conversations damaged delta_nets documents "
-    "export kills layouts megatron_files moe parity precision reshard resume save_errors stages "
+    "export gate kills layouts megatron_files moe parity precision reshard resume save_errors stages "
     "warm_start zero3 adapter_layouts",
     "train/guard": "fault_state hang",
 }

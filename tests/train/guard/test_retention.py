@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from megacpt.commands.model import one_cpu_rank
 from megacpt.config.sections import (
@@ -28,34 +27,7 @@ from megacpt.train.guard.retention import RetentionGuard
 from tests.evaluate.statistics.suites import Truth, scores_of
 from tests.run_on_ranks import run_on_ranks
 from tests.train.parity import write_run_inputs
-
-WORDS = (
-    *("harbour", "light", "water", "stone", "paper", "river"),
-    *("engine", "winter", "letter", "garden", "silver", "market"),
-)
-
-
-def write_task(folder: Path) -> Path:
-    """Forty sentences whose likelihood a sane run changes little."""
-    folder.mkdir()
-    texts = [
-        f"The {a} is near the {b} and far from the {c}."
-        for a, b, c in zip(WORDS * 4, WORDS[1:] * 4, WORDS[5:] * 6, strict=False)
-    ][:40]
-    data = folder / "sentences.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts)))
-    task = {
-        "task": "sentences",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "test_split": "test",
-        "output_type": "loglikelihood_rolling",
-        "doc_to_text": "",
-        "doc_to_target": "{{text}}",
-        "metric_list": [{"metric": "word_perplexity"}],
-    }
-    (folder / "sentences.yaml").write_text(yaml.safe_dump(task))
-    return folder
+from tests.train.sentences import write_task
 
 
 def settings(work: Path, *, lr_peak: float, action: str) -> dict[str, Any]:
