@@ -34,7 +34,7 @@ ROOT = Path("quickstart")
 DATA, MODEL, RUN = ROOT / "data", ROOT / "model", ROOT / "run"
 EXPERIMENT = "experiment=quickstart"
 SHARDS = ("folio", "manuals", "folio_heldout", "python_heldout")
-GATE_FAILED = 1
+GATE_FAILED, NOT_ENOUGH_ITEMS = 1, 3
 Say = Callable[[str], None]
 SUMMARY = "corpus.json"
 """Written last: where it exists, the texts are complete."""
@@ -107,7 +107,7 @@ def after_training(checkpoint: Path) -> list[Step]:
             words=("evaluate", str(RUN)),
             output=evaluation,
             after=(checkpoint,),
-            may_exit=(0, GATE_FAILED),
+            may_exit=(0, GATE_FAILED, NOT_ENOUGH_ITEMS),
         ),
         Step(
             title="Write the Hugging Face folder",

@@ -211,6 +211,25 @@ def test_a_sound_configuration_breaks_nothing() -> None:
             "evaluate.domain is not set; set evaluate.domain=NAME, one of evaluate.heldout",
         ),
         (
+            {"evaluate.gate.forgetting_max_nats": 0.1, "evaluate.general": None},
+            "evaluate.gate.forgetting_max_nats=0.1 needs a general set, but "
+            "evaluate.general is not set; set evaluate.general=NAME, one of evaluate.heldout",
+        ),
+        (
+            {"evaluate.gate.gain_min_points": 1.0},
+            "evaluate.gate.gain_min_points=1.0 needs a benchmark of role gain, and there is none; "
+            "set evaluate.benchmarks.NAME.role=gain of one, or leave it out",
+        ),
+        (
+            {"evaluate.gate.action": "stop"},
+            "evaluate.gate.action=stop needs a benchmark of role retention that is measured in "
+            "training; set role=retention and every_steps of one of evaluate.benchmarks",
+        ),
+        (
+            {"evaluate.gate.confidence": 1.0},
+            "evaluate.gate.confidence=1.0 is outside (0.5, 1); 0.95 is usual",
+        ),
+        (
             {"schedule.steps": 5},
             "schedule.warmup_steps=5 leaves no step after warmup, with schedule.steps=5; "
             "use at most 4, or more steps",

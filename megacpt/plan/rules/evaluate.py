@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from megacpt.config.sections import HeldoutConfig, SourceConfig
+from megacpt.config.sections import BenchmarkRole, GateAction, HeldoutConfig, SourceConfig
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import text_is_named
@@ -69,6 +69,35 @@ def _gate(facts: Facts) -> Iterator[Violation]:
             )
 
 
+def _gate_of_suites(facts: Facts) -> Iterator[Violation]:
+    """A limit that nothing is measured for is never passed."""
+    gate, suites = facts.config.evaluate.gate, facts.config.evaluate.benchmarks
+    limits = {
+        "retention_drop_max_points": (BenchmarkRole.retention, gate.retention_drop_max_points),
+        "gain_min_points": (BenchmarkRole.gain, gate.gain_min_points),
+    }
+    for setting, (role, limit) in limits.items():
+        if limit is not None and all(suite.role is not role for suite in suites.values()):
+            yield Violation(
+                path=f"evaluate.gate.{setting}",
+                value=limit,
+                rule=f"needs a benchmark of role {role.name}, and there is none",
+                remedy=f"set evaluate.benchmarks.NAME.role={role.name} of one, or leave it out",
+            )
+
+
+def _stop_in_training(facts: Facts) -> Iterator[Violation]:
+    gate, suites = facts.config.evaluate.gate, facts.config.evaluate.benchmarks
+    watched = any(s.role is BenchmarkRole.retention and s.every_steps > 0 for s in suites.values())
+    if gate.action is GateAction.stop and not watched:
+        yield Violation(
+            path="evaluate.gate.action",
+            value=gate.action.name,
+            rule="needs a benchmark of role retention that is measured in training",
+            remedy="set role=retention and every_steps of one of evaluate.benchmarks",
+        )
+
+
 def _benchmarks(facts: Facts) -> Iterator[Violation]:
     """What needs no lm-eval; it checks the rest itself (megacpt.evaluate.benchmarks.tasks)."""
     for name, benchmark in facts.config.evaluate.benchmarks.items():
@@ -97,4 +126,11 @@ def _benchmarks(facts: Facts) -> Iterator[Violation]:
             )
 
 
-RULES: tuple[Rule, ...] = (_sets, _sets_are_held_out, _gate, _benchmarks)
+RULES: tuple[Rule, ...] = (
+    _sets,
+    _sets_are_held_out,
+    _gate,
+    _gate_of_suites,
+    _stop_in_training,
+    _benchmarks,
+)

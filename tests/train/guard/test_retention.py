@@ -16,10 +16,10 @@ import pytest
 from megacpt.commands.model import one_cpu_rank
 from megacpt.config.sections import (
     BenchmarkConfig,
+    BenchmarkRole,
     EvaluateConfig,
     GateAction,
     GateConfig,
-    Role,
     RunConfig,
 )
 from megacpt.evaluate.items import write_scores
@@ -87,7 +87,7 @@ def fault(run_dir: Path, *, truth: Truth, gate: GateConfig, step: int = 50) -> s
     base, now = scores_of(truth.draw(np.random.default_rng(1)))
     for label, scores in (("base", base), (f"step-{step}", now)):
         write_scores(run_dir / "benchmarks" / label / "law.jsonl", scores=scores)
-    suite = BenchmarkConfig(task="law", role=Role.retention)
+    suite = BenchmarkConfig(task="law", role=BenchmarkRole.retention)
     evaluate = EvaluateConfig(benchmarks={"law": suite}, gate=gate)
     guard = RetentionGuard(config=RunConfig(run_dir=str(run_dir), evaluate=evaluate))
     return str(guard.fault({"benchmarks": {}}, step=step) or "")
