@@ -15,7 +15,7 @@ from megacpt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
-    from megacpt.plan.tuning import Tuning
+    from megacpt.plan.tuning import SftRequest
 
 SETTINGS = "sft.yaml"
 """In the new run folder."""
@@ -47,8 +47,8 @@ def _sft(arguments: argparse.Namespace) -> int:
     return TRAIN.run(trained)
 
 
-def _tuning(arguments: argparse.Namespace, *, run_dir: Path) -> Tuning:
-    from megacpt.plan.tuning import Tuning
+def _tuning(arguments: argparse.Namespace, *, run_dir: Path) -> SftRequest:
+    from megacpt.plan.tuning import SftRequest
     from megacpt.shards.manifest import read_shard_manifest
 
     manifest = read_shard_manifest(arguments.data)
@@ -60,7 +60,7 @@ def _tuning(arguments: argparse.Namespace, *, run_dir: Path) -> Tuning:
     if any(word.startswith("run_dir=") for word in arguments.overrides):
         raise ConfigError("run_dir is not set here; name the new run's folder with --output.")
     ending = "-base-sft" if arguments.base else "-sft"
-    return Tuning(
+    return SftRequest(
         run_dir=(arguments.output or run_dir.with_name(run_dir.name + ending)).absolute(),
         shard=arguments.data.absolute(),
         tokens=manifest.tokens,
@@ -84,7 +84,7 @@ def _pack(config: RunConfig) -> Iterator[Path]:
             yield build_packing(IndexedShard(source.prefix), sequence_length=length)
 
 
-def _account(config: RunConfig, *, tuning: Tuning, run: Path, file: Path) -> Iterator[str]:
+def _account(config: RunConfig, *, tuning: SftRequest, run: Path, file: Path) -> Iterator[str]:
     optim, schedule, data = config.optim, config.schedule, config.data
     begins = "its base model" if tuning.from_base else "its newest checkpoint"
     length = f"{schedule.epochs:g} epochs" if schedule.epochs else f"{schedule.steps} steps"

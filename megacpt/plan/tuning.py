@@ -36,7 +36,7 @@ CHAT = "chat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
+class SftRequest:
     run_dir: Path
     shard: Path
     """Conversations, with a mask."""
@@ -48,7 +48,7 @@ class Tuning:
     """Begin with the run's base model instead of its newest checkpoint."""
 
 
-def tuned(run: RunConfig, *, tuning: Tuning) -> RunConfig:
+def tuned(run: RunConfig, *, tuning: SftRequest) -> RunConfig:
     """The settings of the new run, as a person could have written them."""
     is_adapter = run.adapter is not None
     return replace(
@@ -75,7 +75,7 @@ def tuned(run: RunConfig, *, tuning: Tuning) -> RunConfig:
     )
 
 
-def _data(run: RunConfig, *, tuning: Tuning) -> DataConfig:
+def _data(run: RunConfig, *, tuning: SftRequest) -> DataConfig:
     data = run.data
     return DataConfig(
         sources={CHAT: SourceConfig(prefix=str(tuning.shard))},
@@ -96,7 +96,7 @@ def _batch_size(run: RunConfig, *, tokens: int) -> int:
     return max(most // least, 1) * least
 
 
-def _checkpoint(run: RunConfig, *, tuning: Tuning) -> CheckpointConfig:
+def _checkpoint(run: RunConfig, *, tuning: SftRequest) -> CheckpointConfig:
     old = run.checkpoint
     return CheckpointConfig(
         every_steps=old.every_steps,

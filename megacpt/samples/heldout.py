@@ -19,7 +19,7 @@ from megacpt.shards.loss_mask import LossMask, open_mask
 from megacpt.shards.manifest import read_shard_manifest
 from megacpt.shards.reader import IndexedShard
 
-Span: TypeAlias = tuple[int, int]
+TokenSpan: TypeAlias = tuple[int, int]
 """Tokens of the shard, first and one past the last: one more than it has targets."""
 
 
@@ -34,7 +34,7 @@ class HeldoutSet:
     """Predicted targets."""
     document_mask: bool
     """Each document is predicted from itself alone, as in a run with ``data.document_mask``."""
-    rows: Sequence[Sequence[Span]] | None = None
+    rows: Sequence[Sequence[TokenSpan]] | None = None
     """Of conversations, what each sample holds; None: text."""
     masks: Masks = field(default_factory=dict)
 
@@ -101,12 +101,12 @@ def _rows_of(
     sequence_length: int,
     max_tokens: int,
     shared: bool,
-) -> tuple[list[list[Span]], int]:
+) -> tuple[list[list[TokenSpan]], int]:
     """Samples up to the one that reaches ``max_tokens`` learned targets, and how many these are.
 
     ``shared``: a sample holds as many conversations, in order, as fit; else one.
     """
-    rows: list[list[Span]] = []
+    rows: list[list[TokenSpan]] = []
     free = counted = 0
     for start, stop in _pieces(shard, sequence_length=sequence_length):
         if not shared or stop - start - 1 > free:
@@ -120,7 +120,7 @@ def _rows_of(
     return rows, counted
 
 
-def _pieces(shard: IndexedShard, *, sequence_length: int) -> Iterator[Span]:
+def _pieces(shard: IndexedShard, *, sequence_length: int) -> Iterator[TokenSpan]:
     """Each conversation; one that is longer than a sample in pieces, each target once."""
     for start, stop in pairwise(shard.starts(0, stop=shard.num_documents).tolist()):
         for first in range(start, stop - 1, sequence_length):

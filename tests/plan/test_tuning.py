@@ -21,7 +21,7 @@ from megacpt.config.sections import (
     RunConfig,
     SourceConfig,
 )
-from megacpt.plan.tuning import Tuning, tuned
+from megacpt.plan.tuning import SftRequest, tuned
 
 RUN = RunConfig(
     run_dir="/runs/law",
@@ -37,7 +37,7 @@ RUN = RunConfig(
         gate=GateConfig(general_perplexity_ratio_max=1.1),
     ),
 )
-TUNING = Tuning(run_dir=Path("/runs/law-sft"), shard=Path("/data/chat"), tokens=10_000_000)
+TUNING = SftRequest(run_dir=Path("/runs/law-sft"), shard=Path("/data/chat"), tokens=10_000_000)
 
 
 def test_what_is_learned_and_what_it_begins_with() -> None:

@@ -19,7 +19,7 @@ from tests.train.trl_twin import trl_losses
 
 pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
-TRL_ATOL = 1e-4
+TRL_ATOL = 1e-5
 """fp32 on both sides; twenty steps of AdamW amplify sums in another order to some 1e-6."""
 
 

@@ -2,7 +2,7 @@
 """Speed and memory of tuning on packed conversations on a CPU, beside TRL's SFTTrainer.
 
     python tools/bench/sft.py
-    python tools/bench/sft.py --rounds 2 --trials 0 --busy
+    python tools/bench/sft.py --rounds 1 --trials 0 --length 64    # to see that it runs
 
 One workload for both: SmolLM2-135M, all weights, ChatML, conversations of one to six turns packed
 best-fit into rows of 512 tokens, 4 rows a step, loss on replies alone, AdamW, clipping, bf16, all
@@ -34,7 +34,6 @@ from typing import Any
 from turns import Entrant, Ratio, Step, own_step, print_table, race, take_turns
 
 ROWS, LENGTH = 4, 512
-TOKENS = ROWS * LENGTH
 CONVERSATIONS = 1000
 STEPS = 1000
 TRIAL_STEPS = 2
@@ -73,10 +72,11 @@ def conversations() -> list[list[dict[str, str]]]:
     ]
 
 
-def write_inputs(work: Path) -> None:
+def write_inputs(work: Path, *, length: int) -> None:
     """The model that the quickstart trains, and a packed shard of conversations."""
     from megacpt.demo.base_model import write_smollm2_folder
     from megacpt.shards.chat import tokenize_chat
+    from megacpt.shards.chat.encode import OnLong
     from megacpt.shards.chat.template import choose_template
     from megacpt.shards.packing import build_packing
     from megacpt.shards.reader import IndexedShard
@@ -91,12 +91,13 @@ def write_inputs(work: Path) -> None:
         tokenizer=tokenizer,
         output_prefix=work / "chat",
         template=choose_template("chatml", tokenizer=tokenizer),
-        max_tokens=LENGTH + 1,
+        max_tokens=length + 1,
+        on_long=OnLong.truncate,
     )
-    build_packing(IndexedShard(work / "chat"), sequence_length=LENGTH)
+    build_packing(IndexedShard(work / "chat"), sequence_length=length)
 
 
-def own(work: Path) -> Step:
+def own(work: Path, *, length: int) -> Step:
     settings = {
         "run_dir": str(work / "run"),
         "objective": "sft",
@@ -105,7 +106,7 @@ def own(work: Path) -> Step:
             "sources": {"chat": {"prefix": str(work / "chat")}},
             "packing": "best_fit",
             "document_mask": True,
-            "sequence_length": LENGTH,
+            "sequence_length": length,
             "global_batch_size": ROWS,
             "micro_batch_size": ROWS,
         },
@@ -115,7 +116,7 @@ def own(work: Path) -> Step:
     return own_step([settings])
 
 
-def trl_step(work: Path, *, peer: Peer) -> Step:
+def trl_step(work: Path, *, peer: Peer, length: int) -> Step:
     """A step of the trainer, which waits before each one until it is asked for."""
     from transformers import TrainerCallback
 
@@ -130,7 +131,7 @@ def trl_step(work: Path, *, peer: Peer) -> Step:
 
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
         os.environ.pop(name, None)  # Or it would reduce gradients among one rank.
-    trainer = trl_trainer(work, peer=peer)
+    trainer = trl_trainer(work, peer=peer, length=length)
     trainer.add_callback(Turns())
     threading.Thread(target=trainer.train, daemon=True).start()
 
@@ -141,7 +142,7 @@ def trl_step(work: Path, *, peer: Peer) -> Step:
     return step
 
 
-def trl_trainer(work: Path, *, peer: Peer) -> Any:
+def trl_trainer(work: Path, *, peer: Peer, length: int) -> Any:
     import torch
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -159,7 +160,7 @@ def trl_trainer(work: Path, *, peer: Peer) -> Any:
         output_dir=str(work / "trl"),
         packing=True,
         assistant_only_loss=True,
-        max_length=LENGTH,
+        max_length=length,
         per_device_train_batch_size=peer.micro,
         gradient_accumulation_steps=ROWS // peer.micro,
         max_steps=STEPS,
@@ -179,12 +180,22 @@ def trl_trainer(work: Path, *, peer: Peer) -> Any:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     work: Path
+    length: int
     busy: bool
     trials: int
 
+    @property
+    def tokens(self) -> int:
+        return ROWS * self.length
+
     def start(self, peer: Peer | None) -> Entrant:
         command = [sys.executable, __file__, "--work", str(self.work)]
-        command += ["--peer", json.dumps(asdict(peer) if peer else {})]
+        command += [
+            "--length",
+            str(self.length),
+            "--peer",
+            json.dumps(asdict(peer) if peer else {}),
+        ]
         return Entrant(command=command, busy=self.busy)
 
     def fastest(self) -> Peer:
@@ -197,7 +208,7 @@ class Bench:
             race({"trl": entrant}, rounds=self.trials)
             found[peer] = min(entrant.steps_s)
             how = f"{peer.micro} at once, {peer.attention}, {peer.dtype}"
-            print(f"trl: {how}: {TOKENS / found[peer]:.0f} tokens/s", flush=True)
+            print(f"trl: {how}: {self.tokens / found[peer]:.0f} tokens/s", flush=True)
         return min(found, key=lambda peer: found[peer])
 
 
@@ -207,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trials", type=int, default=TRIAL_STEPS)
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a row")
     parser.add_argument("--busy", action="store_true", help="one thread, its seconds of computing")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
@@ -216,15 +228,21 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(arguments.cores)
-        work = arguments.work
-        step = trl_step(work, peer=Peer(**arguments.peer)) if arguments.peer else own(work)
+        work, length = arguments.work, arguments.length
+        peer = Peer(**arguments.peer) if arguments.peer else None
+        step = trl_step(work, peer=peer, length=length) if peer else own(work, length=length)
         take_turns(step, busy=arguments.busy)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(work=Path(folder), busy=arguments.busy, trials=arguments.trials)
-        write_inputs(bench.work)
+        bench = Bench(
+            work=Path(folder),
+            length=arguments.length,
+            busy=arguments.busy,
+            trials=arguments.trials,
+        )
+        write_inputs(bench.work, length=bench.length)
         entrants = {"trl": bench.start(bench.fastest()), "megacpt": bench.start(None)}
         race(entrants, rounds=arguments.rounds)
-        print_table(entrants, tokens=TOKENS, ratios=[Ratio(of="megacpt", over="trl")])
+        print_table(entrants, tokens=bench.tokens, ratios=[Ratio(of="megacpt", over="trl")])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from megacpt.errors import DataError
 from megacpt.shards.chat.conversation import Conversation, ConversationError
-from megacpt.shards.chat.template import ChatTemplate, Rendered, Span
+from megacpt.shards.chat.template import CharacterSpan, ChatTemplate, Rendered
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import EncodeError
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend, Located
@@ -41,7 +41,7 @@ class EncodedChat:
     truncated: bool = False
 
 
-Outcome = EncodedChat | ConversationError
+ChatOutcome = EncodedChat | ConversationError
 """What became of one conversation."""
 
 
@@ -56,7 +56,7 @@ class ChatEncoder:
     max_tokens: int | None = None
     on_long: OnLong = OnLong.stop
 
-    def encode(self, conversations: Sequence[Conversation]) -> list[Outcome]:
+    def encode(self, conversations: Sequence[Conversation]) -> list[ChatOutcome]:
         """One outcome each, in order."""
         rendered = [self._render(conversation) for conversation in conversations]
         texts = [found.text for found in rendered if isinstance(found, Rendered)]
@@ -86,7 +86,7 @@ class ChatEncoder:
             )
         return backend.locate(texts)
 
-    def _bounded(self, rendered: Rendered, *, located: Located | EncodeError) -> Outcome:
+    def _bounded(self, rendered: Rendered, *, located: Located | EncodeError) -> ChatOutcome:
         if isinstance(located, EncodeError):
             return ConversationError(f"cannot be encoded ({located})")
         ids_T = located.ids
@@ -107,7 +107,7 @@ class ChatEncoder:
         return chat
 
 
-def learned(located: Located, *, spans: Sequence[Span]) -> npt.NDArray[np.uint8]:
+def learned(located: Located, *, spans: Sequence[CharacterSpan]) -> npt.NDArray[np.uint8]:
     """1 for each token from the first with a character of a span to the last."""
     mask_T = np.zeros(located.ids.size, dtype=np.uint8)
     for begin, end in spans:

@@ -15,7 +15,7 @@ from megacpt.shards.chat.conversation import Conversation, ConversationError, re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ChatLine:
     number: int
     content: bytes
     conversation: Conversation
@@ -24,7 +24,7 @@ class Line:
         return BadLine(line=self.number, kind=kind, problem=str(error), content=self.content)
 
 
-def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[Line | BadLine]:
+def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[ChatLine | BadLine]:
     """Every line that is not blank; with the ``bad`` ones of the passage itself at the end."""
     content = passage.content
     values = content.split(b"\n") if isinstance(content, bytes) else content
@@ -38,7 +38,7 @@ def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[Line | BadLine]:
     yield from passage.bad
 
 
-def _read(content: bytes, *, number: int) -> Line | BadLine:
+def _read(content: bytes, *, number: int) -> ChatLine | BadLine:
     try:
         fields = _json(content)
     except (ValueError, RecursionError) as error:
@@ -52,7 +52,7 @@ def _read(content: bytes, *, number: int) -> Line | BadLine:
     except ConversationError as error:
         kind = ErrorKind.no_conversation
         return BadLine(line=number, kind=kind, problem=str(error), content=content)
-    return Line(number=number, content=content, conversation=found)
+    return ChatLine(number=number, content=content, conversation=found)
 
 
 def _json(content: bytes) -> Any:

@@ -16,7 +16,7 @@ from megacpt.corpus.reader import ExtentReader
 from megacpt.errors import DataError
 from megacpt.files import json_line
 from megacpt.shards.chat.encode import ChatEncoder, EncodedChat, OnLong, TooLongError
-from megacpt.shards.chat.read import Line, read_lines
+from megacpt.shards.chat.read import ChatLine, read_lines
 from megacpt.shards.manifest import InputFile
 
 WHOLE = 1 << 62
@@ -62,9 +62,9 @@ class Scan:
         self.bytes_done += passage.bytes_read
 
     def _of_lines(
-        self, lines: Sequence[Line | BadLine], *, file: SourceFile
+        self, lines: Sequence[ChatLine | BadLine], *, file: SourceFile
     ) -> Iterator[EncodedChat]:
-        read = [line for line in lines if isinstance(line, Line)]
+        read = [line for line in lines if isinstance(line, ChatLine)]
         outcomes = iter(self.encoder.encode([line.conversation for line in read]))
         for line in lines:
             if isinstance(line, BadLine):

@@ -26,14 +26,14 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOKENS = re.compile(r"<\|[a-z_]+\|>")
 """Special tokens as a packaged template writes them."""
 
-Span = tuple[int, int]
+CharacterSpan = tuple[int, int]
 """First character, and one past the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
     text: str
-    spans: tuple[Span, ...]
+    spans: tuple[CharacterSpan, ...]
     """What is learned: the assistant's turns with what ends them, in order."""
 
 
@@ -97,7 +97,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]],
         asks: bool = False,
         tracked: bool = False,
-    ) -> tuple[str, list[Span]]:
+    ) -> tuple[str, list[CharacterSpan]]:
         """``asks``: up to where the assistant is to speak."""
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
