@@ -35,11 +35,13 @@ SHOWN = 20
 def merge_adapter(arguments: argparse.Namespace) -> int:
     """Into its model."""
     _require_one_adapter(arguments)
+    from megacpt.config.paths import RunFolder
     from megacpt.config.sections import Dtype, ParallelConfig
     from megacpt.convert.conversion import Conversion, Form, convert
 
     with one_cpu_rank():
         from megacpt.convert.adapters.export import certify_merged
+        from megacpt.convert.chat import write_chat_template
         from megacpt.convert.opened import beside_base
         from megacpt.device.groups import initialise_parallel
 
@@ -65,6 +67,8 @@ def merge_adapter(arguments: argparse.Namespace) -> int:
             done = convert(conversion, progress=line)
         finally:
             line.close()
+        if RunFolder(Path(arguments.adapter)).run_yaml.is_file():
+            write_chat_template(Path(arguments.adapter), folder=arguments.output)
     proof = f"  its logits against the unmerged model's: {shown(arguments.output)}/certificate.json"
     say(
         f"Wrote the Hugging Face folder {shown(arguments.output)}",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from megacpt.cli import main
 from megacpt.config.compose import read_run_yaml
 from megacpt.config.sections import Objective
+from tests.forked import PYTHON
 from tests.train.chats import TINY, conversations
 
 LENGTHS = ("schedule.steps=3", "data.sequence_length=128")
@@ -86,3 +88,20 @@ def test_a_shard_of_text_is_refused(work: Path, capsys: pytest.CaptureFixture[st
     assert "has no mask of what the assistant says" in capsys.readouterr().err
     assert sft(work, "run_dir=elsewhere") == 2
     assert "name the new run's folder with --output" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_adapter_is_tuned_beside_the_base_and_merged(work: Path) -> None:
+    """The tiny model has no weights, so it is the tuned one that the adapter stands beside."""
+    pretrained = work / "run-sft" / "hf"
+    chat = (f"data.sources.chat.prefix={work / 'chat'}", "data.packing=best_fit")
+    model = (f"model.path={pretrained}", "model.allow_unhealthy=true", "adapter=lora")
+    lengths = ("data.sequence_length=128", "schedule.steps=2", "schedule.warmup_steps=0")
+    words = ("objective=sft", "data.document_mask=true", "precision=fp32", "monitor=quiet")
+    run, merged = work / "lora", str(work / "merged")
+    assert main(["train", *chat, *model, *lengths, *words, f"run_dir={run}"]) == 0
+    # Each a process of its own: the export above has made this one a rank.
+    for verb in (["export", str(run)], ["merge", "--adapter", str(run), "--output", merged]):
+        subprocess.run([PYTHON, "-m", "megacpt", *verb], check=True)
+    for folder in (run / "adapter", Path(merged)):
+        assert "Assistant:" in (folder / "chat_template.jinja").read_text()

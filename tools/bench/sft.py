@@ -74,6 +74,7 @@ def conversations() -> list[list[dict[str, str]]]:
 
 def write_inputs(work: Path, *, length: int) -> None:
     """The model that the quickstart trains, and a packed shard of conversations."""
+    from megacpt.corpus.documents import OnError
     from megacpt.demo.base_model import write_smollm2_folder
     from megacpt.shards.chat import tokenize_chat
     from megacpt.shards.chat.encode import OnLong
@@ -93,6 +94,7 @@ def write_inputs(work: Path, *, length: int) -> None:
         template=choose_template("chatml", tokenizer=tokenizer),
         max_tokens=length + 1,
         on_long=OnLong.truncate,
+        on_error=OnError.skip,  # What is cut off may be all of a reply.
     )
     build_packing(IndexedShard(work / "chat"), sequence_length=length)
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from megacpt.checkpoint.manifest import CheckpointManifest
 from megacpt.config.sections import Init, ModelConfig, ParallelConfig
 from megacpt.convert.adapters.export import PeftFolder, base_name, export_adapter
+from megacpt.convert.chat import write_chat_template
 from megacpt.convert.native.reader import native_checkpoint
 from megacpt.convert.run import Describe, newest_checkpoint
 from megacpt.device.groups import initialise_parallel
@@ -36,11 +36,16 @@ def export_trained_adapter(
         )
     initialise_parallel(ParallelConfig(), seed=seed)
     step = CheckpointManifest.read(checkpoint).step
+
+    def described(folder: Path, *, certified: bool) -> None:
+        describe(folder, step=step, certified=certified)
+        write_chat_template(run_dir, folder=folder)
+
     return export_adapter(
         PeftFolder(
             source=native_checkpoint(checkpoint, described_by=base),
             output=output,
             base_model=base_name(base),
-            describe=partial(describe, step=step),
+            describe=described,
         )
     )
