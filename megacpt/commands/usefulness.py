@@ -59,7 +59,7 @@ def _usefulness(arguments: argparse.Namespace) -> int:
     folder = shown(RunFolder(run_dir).usefulness)
     say(
         f"Wrote {folder}: answers/SUITE.jsonl to read, base/ and final/SUITE.jsonl of single items",
-        next_command=f"megacpt report {shown(run_dir)}",
+        next_command=f"megacpt evaluate {shown(run_dir)}",
     )
     return 0
 
