@@ -91,7 +91,7 @@ def assert_shown(output: tuple[str, ...], *, printed: str) -> None:
 
 def names_a_setting(key: str) -> bool:
     """``data.sources.law.prefix`` is ``data.sources.NAME.prefix``; a whole section is one too."""
-    for section in ("data.sources", "data.stages", "evaluate.heldout"):
+    for section in ("data.sources", "data.stages", "evaluate.heldout", "evaluate.usefulness"):
         key = re.sub(rf"^{re.escape(section)}\.[\w-]+", f"{section}.NAME", key)
     return any(known == key or known.startswith(f"{key}.") for known in known_keys())
 

@@ -115,7 +115,7 @@ def steps(venv: Path, *, fresh: bool) -> list[tuple[str, list[str]]]:
         (f"{torch} (the largest part, some minutes on a slow line)", [*install, torch]),
         (
             "megacpt with its C++ extension, megatron-core and tools",
-            [*install, "-e", ".[dev,demo,data,curate,eval]"],
+            [*install, "-e", ".[dev,demo,data,curate,eval,usefulness]"],
         ),
         (
             "a model and text for the demo, without what those packages depend on",
