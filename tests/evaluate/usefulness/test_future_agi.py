@@ -130,6 +130,7 @@ def test_the_cloud_is_asked_with_the_keys_of_the_environment(
 
     server = Server(answer=answer)
     with served(server, prompt_of=lambda body: "evaluation"):
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("FI_BASE_URL", server.url.removesuffix("/v1"))
         monkeypatch.setenv("FI_API_KEY", "fi-key")
         monkeypatch.setenv("FI_SECRET_KEY", "fi-secret")

@@ -14,8 +14,11 @@ JUDGED = ("metric=judge", "judge.url=https://judge/v1", "judge.model=m")
 
 
 def broken(*settings: str) -> list[str]:
-    words = [f"+{SUITE}.questions=q.jsonl", *(f"+{SUITE}.{setting}" for setting in settings)]
-    config = compose(["experiment=tiny", *(word.lstrip("+") for word in words)])
+    words = ["questions=q.jsonl", *(s for s in settings if not s.startswith("command="))]
+    config = compose(["experiment=tiny", *(f"{SUITE}.{word}" for word in words)])
+    for setting in settings:  # As a YAML file has it, without the quotes of a command line.
+        if setting.startswith("command="):
+            config.evaluate.usefulness["law"].command = setting.removeprefix("command=")
     return [str(v) for rule in RULES for v in rule(Facts(config=config))]
 
 
