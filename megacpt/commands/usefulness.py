@@ -23,7 +23,7 @@ from megacpt.text import count, duration, one_of
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig, ServerConfig
     from megacpt.evaluate.usefulness.answer import Answer, Target
-    from megacpt.evaluate.usefulness.suite import Outcome, Suite
+    from megacpt.evaluate.usefulness.suite import Outcome, QuestionSuite
 
 TERMINAL_S, FILE_S = 0.5, 15.0
 """How often progress is shown: redrawn on a terminal, else one line more."""
@@ -64,13 +64,13 @@ def _usefulness(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[Suite]:
+def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[QuestionSuite]:
     """Read before anything is asked: a broken file or a missing package is told at once."""
     from megacpt.config.sections import UsefulnessMetric
     from megacpt.evaluate.usefulness.future_agi import require_ready
     from megacpt.evaluate.usefulness.questions import read_questions
     from megacpt.evaluate.usefulness.references import WITHOUT_REFERENCE, require_references
-    from megacpt.evaluate.usefulness.suite import Suite
+    from megacpt.evaluate.usefulness.suite import QuestionSuite
 
     declared = config.evaluate.usefulness
     if not declared:
@@ -93,11 +93,11 @@ def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[S
 
             metric_of(UsefulnessMetric(suite.metric))
         folder = RunFolder(run_dir).usefulness
-        found.append(Suite(name=name, config=suite, questions=questions, folder=folder))
+        found.append(QuestionSuite(name=name, config=suite, questions=questions, folder=folder))
     return found
 
 
-def _require_consent(suites: Sequence[Suite], *, yes: bool) -> None:
+def _require_consent(suites: Sequence[QuestionSuite], *, yes: bool) -> None:
     """What would leave this machine is said first, and nothing does without a yes."""
     from megacpt.evaluate.usefulness.leaving import leaving
 
@@ -136,7 +136,7 @@ def _models(config: RunConfig, *, run_dir: Path) -> Mapping[str, _Model]:
     }
 
 
-def _answers(model: _Model, *, suites: Sequence[Suite]) -> Mapping[str, list[Answer]]:
+def _answers(model: _Model, *, suites: Sequence[QuestionSuite]) -> Mapping[str, list[Answer]]:
     """By suite. The model is served once for all of them, and not at all where others do."""
     from megacpt.evaluate.usefulness.suite import answer
 
@@ -151,7 +151,7 @@ def _answers(model: _Model, *, suites: Sequence[Suite]) -> Mapping[str, list[Ans
     return answers
 
 
-def _server_of(suite: Suite, *, role: str) -> ServerConfig | None:
+def _server_of(suite: QuestionSuite, *, role: str) -> ServerConfig | None:
     return suite.config.base if role == "base" else suite.config.candidate
 
 
@@ -190,7 +190,7 @@ def _serving(model: _Model, *, is_needed: bool) -> Iterator[str]:
 
 
 def _scored(
-    suite: Suite,
+    suite: QuestionSuite,
     *,
     answers: Mapping[str, Mapping[str, list[Answer]]],
     fingerprints: Mapping[str, str],

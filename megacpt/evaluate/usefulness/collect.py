@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.usefulness.answer import Answer, Answerer
-from megacpt.evaluate.usefulness.journal import Journal
+from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 
 S = TypeVar("S")
@@ -23,7 +23,7 @@ def collect(
     questions: Sequence[Question],
     *,
     answerer: Answerer,
-    journal: Journal,
+    journal: AnswerJournal,
     concurrency: int,
     deadline: float,
     progress: Progress,

@@ -19,7 +19,7 @@ def key_of(*asked: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-class Journal:
+class AnswerJournal:
     """Values by key; written from any thread, by one process."""
 
     def __init__(self, path: Path) -> None:

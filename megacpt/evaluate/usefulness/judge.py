@@ -13,7 +13,7 @@ from megacpt.endpoint.client import Client, Refused, Server, key_of
 from megacpt.endpoint.reply import read_chat_reply
 from megacpt.evaluate.usefulness import journal
 from megacpt.evaluate.usefulness.answer import Answer
-from megacpt.evaluate.usefulness.journal import Journal
+from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 
 VERSION = 1
@@ -28,14 +28,14 @@ TASK = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class AnswerPair:
     question: Question
     base: Answer
     final: Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class PairVerdict:
     """``winners``: with the base model's answer first, then with the other first; None where the
     judge did not say."""
 
@@ -59,7 +59,7 @@ class Verdict:
 class Judge:
     """Called in several threads."""
 
-    def __init__(self, config: JudgeConfig, *, known: Journal, where: str) -> None:
+    def __init__(self, config: JudgeConfig, *, known: AnswerJournal, where: str) -> None:
         self._config, self._journal = config, known
         self._client = Client(
             Server(
@@ -71,7 +71,7 @@ class Judge:
             )
         )
 
-    def __call__(self, pair: Pair) -> Verdict:
+    def __call__(self, pair: AnswerPair) -> PairVerdict:
         if not is_asked(pair):
             return _without_judge(pair)
         answers = (pair.base.text, pair.final.text)
@@ -81,7 +81,7 @@ class Judge:
         ]
         first: dict[str, Winner] = {"A": "base", "B": "final", "tie": "tie"}
         second: dict[str, Winner] = {"A": "final", "B": "base", "tie": "tie"}
-        return Verdict(
+        return PairVerdict(
             winners=(first.get(said[0][0]), second.get(said[1][0])),
             problem=said[0][1] or said[1][1],
         )
@@ -145,14 +145,14 @@ def asked(question: Question, *, answers: Sequence[str]) -> str:
     return "\n\n".join(f"## {title}\n{text}" for title, text in parts)
 
 
-def is_asked(pair: Pair) -> bool:
+def is_asked(pair: AnswerPair) -> bool:
     """Where there are two answers, and they differ."""
     return not (pair.base.failure or pair.final.failure) and pair.base.text != pair.final.text
 
 
-def _without_judge(pair: Pair) -> Verdict:
+def _without_judge(pair: AnswerPair) -> PairVerdict:
     """An answer beats none; equal answers, and none on both sides, are a tie."""
     winner: Winner = "tie"
     if bool(pair.base.failure) != bool(pair.final.failure):
         winner = "base" if pair.final.failure else "final"
-    return Verdict(winners=(winner, winner))
+    return PairVerdict(winners=(winner, winner))

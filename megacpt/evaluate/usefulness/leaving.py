@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from megacpt.config.address import is_local
-from megacpt.evaluate.usefulness.suite import Suite
+from megacpt.evaluate.usefulness.suite import QuestionSuite
 from megacpt.text import text_size
 
 CLOUD = "Future AGI"
@@ -15,7 +15,7 @@ BYTES_A_TOKEN = 4
 """Of English, roughly; what answers are taken to have at most."""
 
 
-def leaving(suite: Suite) -> Iterator[str]:
+def leaving(suite: QuestionSuite) -> Iterator[str]:
     """A sentence for each receiver on another machine."""
     config, number = suite.config, len(suite.questions)
     questions = sum(len(question.text.encode()) for question in suite.questions)
@@ -39,7 +39,7 @@ def leaving(suite: Suite) -> Iterator[str]:
         )
 
 
-def _sentence(suite: Suite, *, who: str, what: str, size: int) -> str:
+def _sentence(suite: QuestionSuite, *, who: str, what: str, size: int) -> str:
     host = urlsplit(who).hostname if who else CLOUD
     number = len(suite.questions)
     return f"Suite {suite.name} sends {number} {what} at most about {text_size(size)}, to {host}."

@@ -11,8 +11,8 @@ from megacpt.errors import ConfigError
 from megacpt.evaluate.usefulness.answer import Answer
 from megacpt.evaluate.usefulness.collect import Progress, in_threads
 from megacpt.evaluate.usefulness.future_agi import FutureAgi, MetricFailed
-from megacpt.evaluate.usefulness.journal import Journal, key_of
-from megacpt.evaluate.usefulness.judge import Judge, Pair, Verdict, is_asked
+from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
+from megacpt.evaluate.usefulness.judge import AnswerPair, Judge, PairVerdict, is_asked
 from megacpt.evaluate.usefulness.metrics import metric_of
 from megacpt.evaluate.usefulness.questions import Question
 
@@ -34,14 +34,15 @@ def score_pairs(
     base: Sequence[Answer],
     final: Sequence[Answer],
     config: UsefulnessConfig,
-    journal: Journal,
+    journal: AnswerJournal,
     where: str,
     deadline: float,
     progress: Progress,
 ) -> list[Scored]:
     """In the order of the questions; closes the journal."""
     pairs = [
-        Pair(question=q, base=b, final=f) for q, b, f in zip(questions, base, final, strict=True)
+        AnswerPair(question=q, base=b, final=f)
+        for q, b, f in zip(questions, base, final, strict=True)
     ]
     try:
         if config.metric is UsefulnessMetric.judge:
@@ -71,7 +72,7 @@ def _best(answer: str, question: Question, *, metric: Callable[[str, str], float
     return max(metric(answer, reference) for reference in question.references)
 
 
-def _each(pair: Pair, *, score: Callable[[str, Question], float]) -> Scored:
+def _each(pair: AnswerPair, *, score: Callable[[str, Question], float]) -> Scored:
     values = [
         0.0 if answer.failure else score(answer.text, pair.question)
         for answer in (pair.base, pair.final)
@@ -79,7 +80,7 @@ def _each(pair: Pair, *, score: Callable[[str, Question], float]) -> Scored:
     return Scored(base=values[0], final=values[1])
 
 
-def _of_verdict(verdict: Verdict, *, pair: Pair) -> Scored:
+def _of_verdict(verdict: PairVerdict, *, pair: AnswerPair) -> Scored:
     score = verdict.final_score
     if score is None:
         return Scored(problem=verdict.problem)
@@ -87,10 +88,10 @@ def _of_verdict(verdict: Verdict, *, pair: Pair) -> Scored:
 
 
 def _by_future_agi(
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     *,
     config: UsefulnessConfig,
-    journal: Journal,
+    journal: AnswerJournal,
     deadline: float,
     progress: Progress,
 ) -> list[Scored]:
@@ -109,7 +110,7 @@ def _by_future_agi(
                 journal.put(key, value=known)
             return float(known)
 
-        def work(pair: Pair) -> Scored:
+        def work(pair: AnswerPair) -> Scored:
             try:
                 return _each(pair, score=score)
             except MetricFailed as error:

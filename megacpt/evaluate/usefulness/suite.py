@@ -15,7 +15,7 @@ from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.items import Item, Scores, write_scores
 from megacpt.evaluate.usefulness.answer import Answer, Answerer, Target
 from megacpt.evaluate.usefulness.collect import Progress, collect
-from megacpt.evaluate.usefulness.journal import Journal
+from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.model import ModelAnswerer
 from megacpt.evaluate.usefulness.pipeline import CommandAnswerer, HttpAnswerer
 from megacpt.evaluate.usefulness.questions import Question
@@ -27,7 +27,7 @@ SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suite:
+class QuestionSuite:
     """``name``: the setting evaluate.usefulness.NAME. ``folder``: RUN_DIR/usefulness."""
 
     name: str
@@ -39,8 +39,8 @@ class Suite:
     def where(self) -> str:
         return f"evaluate.usefulness.{self.name}"
 
-    def journal(self, of: str) -> Journal:
-        return Journal(self.folder / "journal" / f"{self.name}.{of}.jsonl")
+    def journal(self, of: str) -> AnswerJournal:
+        return AnswerJournal(self.folder / "journal" / f"{self.name}.{of}.jsonl")
 
     @property
     def deadline(self) -> float:
@@ -66,7 +66,7 @@ class Outcome:
     unscored: Mapping[str, int]
 
 
-def answer(suite: Suite, *, target: Target, progress: Progress) -> list[Answer]:
+def answer(suite: QuestionSuite, *, target: Target, progress: Progress) -> list[Answer]:
     """Of one model, in the order of the questions; what is known from before is not asked."""
     journal = suite.journal(target.role)
     try:
@@ -86,7 +86,7 @@ def answer(suite: Suite, *, target: Target, progress: Progress) -> list[Answer]:
 
 
 def score(
-    suite: Suite,
+    suite: QuestionSuite,
     *,
     answers: Mapping[str, Sequence[Answer]],
     fingerprints: Mapping[str, str],
@@ -129,7 +129,7 @@ def metric_name(config: UsefulnessConfig) -> str:
     return config.metric.name
 
 
-def _answerer(suite: Suite, *, target: Target) -> Answerer:
+def _answerer(suite: QuestionSuite, *, target: Target) -> Answerer:
     config = suite.config
     if config.command is not None:
         return CommandAnswerer(
@@ -146,7 +146,7 @@ def _answerer(suite: Suite, *, target: Target) -> Answerer:
     return ModelAnswerer(config, target=target, where=f"{suite.where}.{setting}")
 
 
-def _require_few(failures: Sequence[str], *, of: str, suite: Suite) -> None:
+def _require_few(failures: Sequence[str], *, of: str, suite: QuestionSuite) -> None:
     total = len(suite.questions)
     if len(failures) > suite.config.failures_max * total:
         reason, times = next(iter(_counted(failures).items()))
@@ -183,7 +183,7 @@ def _rows(
 
 
 def _outcome(
-    suite: Suite, *, answers: Mapping[str, Sequence[Answer]], scored: Sequence[Scored]
+    suite: QuestionSuite, *, answers: Mapping[str, Sequence[Answer]], scored: Sequence[Scored]
 ) -> Outcome:
     counted = [found for found in scored if not found.problem]
     agreeing = [found.agrees for found in counted if found.agrees is not None]

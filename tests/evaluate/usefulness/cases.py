@@ -8,7 +8,7 @@ from pathlib import Path
 from megacpt.config.sections import UsefulnessConfig, UsefulnessMetric
 from megacpt.evaluate.usefulness.answer import Target
 from megacpt.evaluate.usefulness.questions import Question
-from megacpt.evaluate.usefulness.suite import Suite
+from megacpt.evaluate.usefulness.suite import QuestionSuite
 
 QUESTIONS = tuple(
     Question(id=f"q{n}", cluster=f"c{n % 3}", prompt=f"{n}+{n}=", references=(str(2 * n),))
@@ -30,10 +30,10 @@ def suite_of(
     metric: str = "exact_match",
     questions: tuple[Question, ...] = QUESTIONS,
     **settings: object,
-) -> Suite:
+) -> QuestionSuite:
     config = UsefulnessConfig(
         questions="questions.jsonl",
         metric=UsefulnessMetric[metric],
         **settings,  # type: ignore[arg-type]
     )
-    return Suite(name="sums", config=config, questions=questions, folder=folder)
+    return QuestionSuite(name="sums", config=config, questions=questions, folder=folder)

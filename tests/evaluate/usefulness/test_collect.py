@@ -13,7 +13,7 @@ import pytest
 from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.usefulness.answer import Answer
 from megacpt.evaluate.usefulness.collect import collect
-from megacpt.evaluate.usefulness.journal import Journal
+from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 from tests.evaluate.usefulness.cases import QUESTIONS, no_progress
 
@@ -45,7 +45,7 @@ class Answerer:
 
 
 def ask(path: Path, *, answerer: Answerer, limit_s: float = 60.0) -> list[Answer]:
-    journal = Journal(path)
+    journal = AnswerJournal(path)
     try:
         return collect(
             QUESTIONS,

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from megacpt.errors import DataError
-from megacpt.evaluate.usefulness.journal import Journal, key_of
+from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
 
 
 def test_a_kill_at_any_byte_loses_the_unfinished_line_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "j.jsonl"
     values = {"a": "één\n", "b": 0.5, "c": ["x"]}
-    journal = Journal(path)
+    journal = AnswerJournal(path)
     for key, value in values.items():
         journal.put(key, value=value)
     journal.close()
     content = path.read_bytes()
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
-        again = Journal(path)
+        again = AnswerJournal(path)
         known = {key: again.get(key) for key in values if again.get(key) is not None}
         assert known == dict(list(values.items())[: content[:cut].count(b"\n")])
         for key, value in values.items():
@@ -35,7 +35,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a", "value": 1}\n{"prompt": 1}\n')
     with pytest.raises(DataError, match=r"j\.jsonl:2 is no line of a journal"):
-        Journal(path)
+        AnswerJournal(path)
 
 
 def test_keys_are_of_all_that_is_asked() -> None:

@@ -14,23 +14,23 @@ from megacpt.config.sections import JudgeConfig
 from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.usefulness import judge as judging
 from megacpt.evaluate.usefulness.answer import Answer
-from megacpt.evaluate.usefulness.journal import Journal
-from megacpt.evaluate.usefulness.judge import Judge, Pair, Verdict
+from megacpt.evaluate.usefulness.journal import AnswerJournal
+from megacpt.evaluate.usefulness.judge import AnswerPair, Judge, PairVerdict
 from megacpt.evaluate.usefulness.questions import Question
 from tests.openai_server import Server, said, served
 
 QUESTION = Question(
     id="q", cluster="q", prompt="Why?", references=("So.",), rubric="Short?", context="Facts."
 )
-PAIR = Pair(question=QUESTION, base=Answer(text="bad"), final=Answer(text="good"))
+PAIR = AnswerPair(question=QUESTION, base=Answer(text="bad"), final=Answer(text="good"))
 
 
 def verdict(winner: str) -> str:
     return json.dumps({"reason": "x", "verdict": winner})
 
 
-def judged(folder: Path, server: Server, *, pair: Pair = PAIR) -> Verdict:
-    journal = Journal(folder / "j")
+def judged(folder: Path, server: Server, *, pair: AnswerPair = PAIR) -> PairVerdict:
+    journal = AnswerJournal(folder / "j")
     try:
         config = JudgeConfig(url=server.url, model="judge", retries=0)
         return Judge(config, known=journal, where="w")(pair)
@@ -120,7 +120,7 @@ def test_a_refused_question_is_a_problem_and_a_server_that_is_down_an_error(
 def test_who_gives_no_answer_loses_without_a_judge(
     tmp_path: Path, base: str, final: str, score: float
 ) -> None:
-    pair = Pair(
+    pair = AnswerPair(
         question=QUESTION,
         base=Answer(text="" if base else "x", failure=base),
         final=Answer(text="" if final else "x", failure=final),

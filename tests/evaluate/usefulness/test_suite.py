@@ -18,7 +18,7 @@ from megacpt.errors import ConfigError, EnvironmentError_
 from megacpt.evaluate.items import read_scores
 from megacpt.evaluate.usefulness import suite as suites
 from megacpt.evaluate.usefulness.leaving import leaving
-from megacpt.evaluate.usefulness.suite import Outcome, Suite
+from megacpt.evaluate.usefulness.suite import Outcome, QuestionSuite
 from tests.evaluate.usefulness.cases import QUESTIONS, no_progress, suite_of, target
 from tests.openai_server import Answer, Server, said, served
 
@@ -43,7 +43,7 @@ def half_right(prompt: str, time: int) -> Answer:
     return completion(" 0" if number % 2 else f" {2 * number}")
 
 
-def run(suite: Suite, *, servers: Mapping[str, Server]) -> Outcome:
+def run(suite: QuestionSuite, *, servers: Mapping[str, Server]) -> Outcome:
     answers = {
         role: suites.answer(suite, target=target(server.url, role=role), progress=no_progress)
         for role, server in servers.items()
