@@ -55,7 +55,7 @@ def test_suites_that_can_be(settings: tuple[str, ...]) -> None:
             ("metric=contains", "command=rag", "endpoint=http://127.0.0.1:9/ask"),
             f"{SUITE}.command=rag is set beside {SUITE}.endpoint; test one pipeline",
         ),
-        (("metric=contains", 'command=rag "\'x"'), "command=rag 'x cannot be cut into a program"),
+        (("metric=contains", "command=rag 'x"), "command=rag 'x cannot be cut into a program"),
         (("metric=contains", "endpoint=localhost"), f"{SUITE}.endpoint=localhost is no address"),
         (
             ("metric=judge", "judge.url=https://me:pw@judge/v1", "judge.model=m"),
