@@ -21,7 +21,6 @@ from megacpt.commands import (
     compare,
     convert,
     curate,
-    families,
     imports,
     machine,
     results,
@@ -36,7 +35,7 @@ from megacpt.commands import (
 from megacpt.errors import EndedOnRequest, EnvironmentError_, MegacptError
 
 VERBS = (
-    families.FAMILIES,
+    machine.FAMILIES,
     run.CONFIG,
     imports.IMPORT_CONFIG,
     vocabulary.VOCABULARY,

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -23,7 +24,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megacpt.config.alternatives import given_way
-from megacpt.config.group_source import SCHEME, register
 from megacpt.config.hub_model import HubModel, named
 from megacpt.config.paths import configs_root, with_contracted_paths, with_expanded_paths
 from megacpt.config.schema import (
@@ -51,6 +51,8 @@ MAY_CHANGE = (
 """Keys of run.yaml that a resumed run may set again: what they change begins with the next step.
 That no stage is edited whose steps were done, and that these keep their learning rate, is checked
 against the checkpoint."""
+SCHEME = "settings"
+"""Of the places in which Hydra finds a user's group files."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -262,6 +264,33 @@ def _option(group: str, *, value: object, groups: Mapping[str, list[str]]) -> st
     )
 
 
+@cache
+def _register_groups() -> None:
+    """Let Hydra read a user's group files like every file of settings; once a process."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.config_source import ConfigResult
+
+    class GroupSource(FileConfigSource):
+        @staticmethod
+        def scheme() -> str:
+            return SCHEME
+
+        def load_config(self, config_path: str) -> ConfigResult:
+            path = Path(self.path) / self._normalize_file_name(config_path)
+            texts = load_texts(path)
+            # Hydra's own list, which names groups; nothing in it is a setting.
+            lists = {"defaults": texts.pop("defaults")} if "defaults" in texts else {}
+            return ConfigResult(
+                config=OmegaConf.create(lists | nested(texts, path=path)),
+                path=f"{SCHEME}://{self.path}",
+                provider=self.provider,
+                header=self._get_header_dict(path.read_text("utf-8-sig")),
+            )
+
+    Plugins.instance().register(GroupSource)
+
+
 def _compose_groups(
     options: Mapping[str, str], *, folders: Sequence[Path]
 ) -> tuple[dict[str, Any], list[Path]]:
@@ -271,7 +300,7 @@ def _compose_groups(
     from hydra.errors import HydraException
 
     overrides = [f"{group}={o}" for group, o in options.items() if o != "null"]
-    register()
+    _register_groups()
     places = ", ".join(repr(f"{SCHEME}://{folder}") for folder in folders[1:])
     overrides += [f"hydra.searchpath=[{places}]"]
     try:

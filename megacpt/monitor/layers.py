@@ -6,6 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from markupsafe import Markup
+
+WIDTH, HEIGHT, MARGIN = 150, 22, 5
+"""Of the figure of an interval."""
+
 LAYERS = {
     "retention": "1. Retention: what the base model can",
     "gain": "2. Gain: the domain",
@@ -89,3 +94,30 @@ def _span_points(checks: list[Mapping[str, Any]]) -> float:
         for value in (check["low_points"], check["high_points"], check["limit_points"] or 0.0)
     ]
     return max([1.0, *ends])
+
+
+def interval_figure(check: Mapping[str, Any], *, span_points: float) -> Markup:
+    """A line on a scale that all suites share: the estimate, no change and the limit; an SVG into
+    which numbers alone come from ``check``."""
+
+    def x(points: float) -> str:
+        inside = (points + span_points) / (2 * span_points) * (WIDTH - 2 * MARGIN)
+        return f"{MARGIN + min(max(inside, 0.0), WIDTH - 2 * MARGIN):.1f}"
+
+    middle, limit = HEIGHT / 2, check["limit_points"]
+    low, high = x(check["low_points"]), x(check["high_points"])
+    marks = [
+        f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="1" y2="{HEIGHT - 1}"/>',
+        f'<line class="range" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>',
+        f'<circle cx="{x(check["difference_points"])}" cy="{middle}" r="3.5"/>',
+    ]
+    if limit is not None:
+        marks.append(
+            f'<line class="limit" x1="{x(limit)}" x2="{x(limit)}" y1="1" y2="{HEIGHT - 1}"/>'
+        )
+    label = f"{check['difference_points']:+.1f} points"
+    return Markup(
+        f'<svg class="interval" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+        + "".join(marks)
+        + "</svg>"
+    )

@@ -24,7 +24,7 @@ from megacpt.config.sections import RunConfig
 from megacpt.errors import DataError
 from megacpt.files import write_text
 from megacpt.monitor.figures import draw_all
-from megacpt.monitor.interval_figure import interval_figure
+from megacpt.monitor.layers import interval_figure
 from megacpt.monitor.metrics import StepRecord, json_safe, read_metrics
 from megacpt.monitor.summary import RunFiles, Summary, summarise
 from megacpt.monitor.terminal import (

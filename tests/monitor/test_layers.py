@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from megacpt.monitor.layers import ReportLayer, layers
+from megacpt.monitor.layers import MARGIN, WIDTH, ReportLayer, interval_figure, layers
 from tests.monitor.sample_run import STEPS, records, write_evaluation, write_run
 
 
@@ -44,3 +45,21 @@ def test_the_scale_of_a_layer_holds_its_intervals(found: list[ReportLayer]) -> N
         for row in layer["rows"]:
             assert -layer["span_points"] <= row["check"]["low_points"]
             assert row["check"]["high_points"] <= layer["span_points"]
+
+
+INTERVAL = {"difference_points": 0.0, "low_points": -10.0, "high_points": 5.0, "limit_points": -2.5}
+
+
+def test_ends_limit_and_estimate_are_where_they_belong() -> None:
+    figure = ElementTree.fromstring(interval_figure(INTERVAL, span_points=10.0))
+    lines = {line.get("class"): line for line in figure.iter("line")}
+    width = WIDTH - 2 * MARGIN
+    assert float(lines["range"].get("x1", "")) == MARGIN
+    assert float(lines["range"].get("x2", "")) == MARGIN + 0.75 * width
+    assert abs(float(lines["limit"].get("x1", "")) - (MARGIN + 0.375 * width)) < 0.06
+    (dot,) = figure.iter("circle")
+    assert float(dot.get("cx", "")) == WIDTH / 2
+
+
+def test_without_a_limit_there_is_no_line_for_it() -> None:
+    assert "limit" not in interval_figure({**INTERVAL, "limit_points": None}, span_points=10.0)
