@@ -63,14 +63,7 @@ def evaluate(
     arithmetic = precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
-    suites = Suites.open(
-        config.evaluate,
-        run_dir=Path(config.run_dir),
-        tokenizer=load_tokenizer(Path(str(config.model.path))),
-        max_length=architecture.max_positions,
-        arithmetic=arithmetic,
-        beat=beat,
-    )
+    suites = _suites(config, architecture=architecture, arithmetic=arithmetic, beat=beat)
     names = list(config.evaluate.benchmarks)
     measured = partial(
         measure_all,
@@ -98,6 +91,19 @@ def evaluate(
             "benchmarks": _benchmarks(config, base=base_scores, final=final_scores),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
+
+
+def _suites(
+    config: RunConfig, *, architecture: Architecture, arithmetic: str, beat: Callable[[], None]
+) -> Suites:
+    return Suites.open(
+        config.evaluate,
+        run_dir=Path(config.run_dir),
+        tokenizer=load_tokenizer(Path(str(config.model.path))),
+        max_length=architecture.max_positions,
+        arithmetic=arithmetic,
+        beat=beat,
+    )
 
 
 def _require_own(

@@ -157,10 +157,7 @@ def assemble(
     if runtime.ranks.rank == 0 and origin.folder is None:
         _check_health(config, architecture=architecture, tokenizer=tokenizer)
     timers = Timers(Stopwatch(runtime.device), beat=lambda: beat(None))
-    measure = replace(
-        _measure(config, vocab_size=architecture.vocab_size, tokenizer=tokenizer),
-        suites=_suites(config, runtime=runtime, architecture=architecture, tokenizer=tokenizer),
-    )
+    measure = _measure(config, runtime=runtime, architecture=architecture, tokenizer=tokenizer)
     base_record = None
     begins_elsewhere = config.adapter is not None and config.adapter.load_from is not None
     begins_elsewhere |= base_checkpoint is not None and base_checkpoint.load.weights
@@ -252,12 +249,17 @@ def _check_health(config: RunConfig, *, architecture: Architecture, tokenizer: T
         logger.info("model: %s", finding)
 
 
-def _measure(config: RunConfig, *, vocab_size: int, tokenizer: Tokenizer) -> Measure:
+def _measure(
+    config: RunConfig, *, runtime: Runtime, architecture: Architecture, tokenizer: Tokenizer
+) -> Measure:
     data, path = config.data, config.evaluate.prompts
     lines = Path(path).read_text(encoding="utf-8").splitlines() if path is not None else []
     return Measure(
         heldout=open_heldout(
-            config.evaluate, data=data, shards=heldout_shards(config), vocab_size=vocab_size
+            config.evaluate,
+            data=data,
+            shards=heldout_shards(config),
+            vocab_size=architecture.vocab_size,
         ),
         prompts=[line for line in lines if line.strip()],
         tokenizer=tokenizer,
@@ -265,6 +267,7 @@ def _measure(config: RunConfig, *, vocab_size: int, tokenizer: Tokenizer) -> Mea
         sequence_length=data.sequence_length,
         max_new_tokens=config.evaluate.max_new_tokens,
         repetition_penalty=config.evaluate.repetition_penalty,
+        suites=_suites(config, runtime=runtime, architecture=architecture, tokenizer=tokenizer),
     )
 
 
