@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
 from megacpt.commands.model import as_asked, model_of_run, one_cpu_rank
-from megacpt.config.declared import DECLARED_LATE
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
@@ -164,6 +163,8 @@ def _say_evaluated(run_dir: Path) -> int:
     for check in (*result["gate"], *result["suites"]):
         print(f"Gate: {check['sentence']}")
     if result["declared_late"]:
+        from megacpt.config.declared import DECLARED_LATE
+
         print(f"Gate: {DECLARED_LATE}")
     _log_to_wandb(run_dir, result=result)
     say(f"Wrote {shown(path)}", next_command=f"megacpt export {shown(run_dir)}")
@@ -212,8 +213,8 @@ EVALUATE = Verb(
     name="evaluate",
     summary="measure held-out sets and benchmarks, base beside newest checkpoint, and the gate",
     example="  megacpt evaluate runs/tiny\n"
-    "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is, but suites have\n"
-    "not enough items to say that all are kept.",
+    "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is,\n"
+    "but suites have not enough items to say that all are kept.",
     add_arguments=run_dir_argument,
     run=_evaluate,
 )
