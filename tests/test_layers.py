@@ -61,8 +61,8 @@ SCENARIOS = {
     "slurm": "curate environment preprocess survival train",
     "tokenizer": "files",
     "train": "adapter_files adapters benchmarks changes continued conversations damaged delta_nets "
-    "documents export gate kills layouts megatron_files moe parity precision reshard resume save_errors "
-    "stages warm_start zero3 adapter_layouts",
+    "documents export gate kills layouts megatron_files moe parity precision reshard resume "
+    "save_errors stages warm_start zero3 adapter_layouts",
     "train/guard": "fault_state hang",
 }
 MAY_IMPORT_MEGATRON = {"device", "model", "adapters", "checkpoint", "convert", "evaluate", "train"}
