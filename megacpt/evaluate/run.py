@@ -65,19 +65,7 @@ def evaluate(
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     suites = _suites(config, architecture=architecture, arithmetic=arithmetic, beat=beat)
     names = list(config.evaluate.benchmarks)
-    measured = partial(
-        measure_all,
-        chunks,
-        sets=open_heldout(
-            config.evaluate,
-            data=config.data,
-            shards=shards,
-            vocab_size=architecture.vocab_size,
-            max_tokens=0,
-        ),
-        micro_batch_size=config.data.micro_batch_size,
-        device=runtime.device,
-    )
+    measured = partial(_losses, config, chunks=chunks, shards=shards, architecture=architecture)
     with watched:
         base, base_scores = measured(), suites.measure(chunks, label="base", names=names)
         _repeat_base(suites, chunks=chunks)
@@ -91,6 +79,28 @@ def evaluate(
             "benchmarks": _benchmarks(config, base=base_scores, final=final_scores),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
+
+
+def _losses(
+    config: RunConfig,
+    *,
+    chunks: list[Any],
+    shards: Mapping[str, str],
+    architecture: Architecture,
+) -> dict[str, Losses]:
+    """Of whole held-out sets."""
+    return measure_all(
+        chunks,
+        sets=open_heldout(
+            config.evaluate,
+            data=config.data,
+            shards=shards,
+            vocab_size=architecture.vocab_size,
+            max_tokens=0,
+        ),
+        micro_batch_size=config.data.micro_batch_size,
+        device=next(chunks[0].parameters()).device,
+    )
 
 
 def _suites(
