@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from transformers import AutoTokenizer
 
 from megacpt.errors import DataError, ModelError
 from megacpt.evaluate.benchmarks.answers import Answers, question_key
@@ -48,6 +49,24 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
             )
         self._first = first
         self._first_text = tokenizer.decode([first])
+        # It alone knows which tokens are special and how a chat is written.
+        self._library = AutoTokenizer.from_pretrained(tokenizer.folder)
+        self._special = frozenset(self._library.all_special_ids)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self._tokenizer.folder)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        text: str = self._library.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return text
 
     @property
     def prefix_token_id(self) -> int:
@@ -153,7 +172,11 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
                 key=lambda prompt: question_key(prompt, asdict(writing)),
                 ask=lambda unknown: self._model.write(unknown, writing=writing),
             )
-        return [_before(self._tokenizer.decode(text), stops=writing.stops) for text in texts]
+        return [_before(self._plain(text), stops=writing.stops) for text in texts]
+
+    def _plain(self, ids: Sequence[int]) -> str:
+        """Without special tokens, as lm-eval compares answers."""
+        return self._tokenizer.decode([n for n in ids if n not in self._special])
 
 
 def _before(text: str, *, stops: Sequence[str]) -> str:
