@@ -47,9 +47,10 @@ def test_one_measurement_says_nothing_and_others_items_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 6])
-def test_with_it_intervals_cover_the_difference_of_the_models(count: int) -> None:
-    """Of measurements that all shift at random; without it they would cover about 60 %."""
+@pytest.mark.parametrize(("count", "least"), [(3, 0.88), (6, 0.93)])
+def test_with_it_intervals_cover_the_difference_of_the_models(count: int, least: float) -> None:
+    """Of measurements that all shift at random; three repeats know the shift too
+    badly for 95 %, six do not."""
     generator = np.random.default_rng(3)
     covered, suites = 0, 1_000
     for seed in range(suites):
@@ -63,5 +64,5 @@ def test_with_it_intervals_cover_the_difference_of_the_models(count: int) -> Non
             resamples=2_000,
         ).interval(0.95)
         covered += interval.low <= -0.03 <= interval.high
-    # The standard error of a share of 1,000 is 0.7 %; of an estimated noise it is not exact.
-    assert 0.93 <= covered / suites <= 0.97
+    # The standard error of a share of 1,000 is 0.7 %.
+    assert least <= covered / suites <= 0.98
