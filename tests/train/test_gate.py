@@ -34,7 +34,7 @@ def settings(work: Path, *, lr_peak: float) -> dict[str, Any]:
         "faults": {"spike": "ignore"},
         "evaluate": {
             "heldout": {"late": {"prefix": str(work / "late")}},
-            "benchmarks": {"sentences": suite, "few": {**suite, "limit": 3}},
+            "benchmarks": {"sentences": suite, "few": {**suite, "limit": 2}},
             "gate": {"retention_drop_max_points": LIMIT_POINTS},
         },
     }
@@ -62,7 +62,7 @@ def test_a_sane_run_passes_and_a_tiny_suite_has_not_enough_items(
     assert found["verdict"] == "not enough items"
     assert found["declared_late"] is False
     few = next(check for check in found["suites"] if check["suite"] == "few")
-    assert few["items_needed"] > 3
+    assert few["items_needed"] > 2
 
 
 def test_a_planted_regression_fails(evaluations: dict[str, dict[str, Any]]) -> None:
