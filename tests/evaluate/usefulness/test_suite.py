@@ -195,11 +195,12 @@ def test_keys_are_sent_and_never_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     with (
         served(Server(answer=right)) as model,
+        served(Server(answer=half_right)) as base,
         served(Server(answer=judged(prefers_right))) as judge,
     ):
         config = JudgeConfig(url=judge.url, model="judge", key_variable="JUDGE_KEY")
         suite = suite_of(tmp_path, metric="judge", judge=config)
-        run(suite, servers={"base": model, "final": model})
+        run(suite, servers={"base": base, "final": model})
     assert {header["Authorization"] for header in judge.headers} == {"Bearer sk-secret"}
     assert all("Authorization" not in header for header in model.headers)
     assert not any(b"sk-secret" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
