@@ -55,6 +55,8 @@ IMPORTED = (
 )
 READ_BY_IMPORTS = ("HF_", "HOME", "TRANSFORMERS_", "XDG_")
 """How variables begin of which a fork keeps what the nursery was given."""
+OF_DOWNLOADS = "HF_XET_"
+"""How those of them begin that matter to no rank; importing lm-eval sets one."""
 START = "import sys; from tests.forked import main; main(int(sys.argv[1]))"
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -96,7 +98,11 @@ class Nursery:
 
 
 def _read_by_imports(environment: Any) -> dict[str, str]:
-    return {n: value for n, value in environment.items() if n.startswith(READ_BY_IMPORTS)}
+    return {
+        n: value
+        for n, value in environment.items()
+        if n.startswith(READ_BY_IMPORTS) and not n.startswith(OF_DOWNLOADS)
+    }
 
 
 def _adopt_orphans(wanted: bool) -> None:
