@@ -14,6 +14,7 @@ from typing import Any
 
 from megacpt.config.sections import EvaluateConfig, SourceConfig
 from megacpt.device.collective import from_first_rank
+from megacpt.errors import ModelError
 from megacpt.evaluate.benchmarks.answers import Answers
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.contamination import not_decontaminated
@@ -136,21 +137,29 @@ class Suites:
 def run_suite(
     suite: LoadedSuite, *, lm: Any, seed: int
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """lm-eval's record of each item, by task. ``lm``: any model of lm-eval."""
+    """lm-eval's record of each item, by task. ``lm``: any model of lm-eval. ``ModelError`` where the
+    perplexity of a diverged model is larger than a float."""
     from lm_eval.evaluator import evaluate
 
     for task in suite.tasks.values():
         task.set_fewshot_seed(seed=seed)
-    result = evaluate(
-        lm=lm,
-        task_dict=suite.loaded,
-        limit=suite.config.limit or None,
-        bootstrap_iters=0,
-        log_samples=True,
-        apply_chat_template=suite.config.chat,
-        # Without the user's word for it, such a task was not loaded.
-        confirm_run_unsafe_code=True,
-    )
+    try:
+        result = evaluate(
+            lm=lm,
+            task_dict=suite.loaded,
+            limit=suite.config.limit or None,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=suite.config.chat,
+            # Without the user's word for it, such a task was not loaded.
+            confirm_run_unsafe_code=True,
+        )
+    except OverflowError as error:
+        raise ModelError(
+            f"suite {suite.name}: lm-eval's sum of the items is no number any more ({error}): the "
+            "model has diverged. Evaluate an earlier checkpoint, or train with a lower "
+            "optim.lr_peak."
+        ) from error
     samples: Mapping[str, Sequence[Mapping[str, Any]]] = result["samples"]
     return samples
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.sections import BenchmarkConfig
+from megacpt.errors import ModelError
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
 from tests.evaluate.benchmarks.local_tasks import TASKS, write_tasks
@@ -81,3 +82,26 @@ def test_texts(measured: Callable[[str], tuple[Samples, Samples]]) -> None:
     own, others = (found["written"] for found in measured("written"))
     assert [sample["resps"] for sample in own] == [sample["resps"] for sample in others]
     assert any(sample["resps"] != [[""]] for sample in own)
+
+
+def test_a_diverged_model_is_refused(tmp_path: Path) -> None:
+    """lm-eval makes a perplexity of the mean, which is then no float."""
+    from lm_eval.api.model import LM
+
+    from megacpt.evaluate.benchmarks.suites import run_suite
+    from megacpt.evaluate.benchmarks.tasks import load_suite
+
+    class Diverged(LM):
+        def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+            return [(-1e6, False) for _ in requests]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+            return [-1e6 for _ in requests]
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            return ["" for _ in requests]
+
+    config = BenchmarkConfig(task="rolling", include_path=str(write_tasks(tmp_path / "tasks")))
+    suite = load_suite("law", config=config, execute_code=False)
+    with pytest.raises(ModelError, match=r"suite law: .* the model has diverged"):
+        run_suite(suite, lm=Diverged(), seed=1)
