@@ -137,8 +137,10 @@ class Suites:
 def run_suite(
     suite: LoadedSuite, *, lm: Any, seed: int
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """lm-eval's record of each item, by task. ``lm``: any model of lm-eval. ``ModelError`` where the
-    perplexity of a diverged model is larger than a float."""
+    """lm-eval's record of each item, by task. ``lm``: any model of lm-eval.
+
+    ``ModelError`` where the perplexity of a diverged model is larger than a float.
+    """
     from lm_eval.evaluator import evaluate
 
     for task in suite.tasks.values():
