@@ -22,5 +22,7 @@ def rank_on_cpu(
         device=DeviceKind.cpu, threads_per_rank=1, timeout_minutes=timeout_minutes
     )
     started = runtime.start(ranks, cluster=cluster)
-    yield started
-    runtime.stop()
+    try:
+        yield started
+    finally:
+        runtime.stop()

@@ -119,10 +119,18 @@ def start(
 
 
 def stop() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, and megatron-core's groups, or this process could
+    not be a rank again."""
     gloo.stop_sharing()
     if dist.is_initialized():
+        _forget_groups()
         dist.destroy_process_group()
+
+
+def _forget_groups() -> None:
+    groups = sys.modules.get("megatron.core.parallel_state")
+    if groups is not None and groups.model_parallel_is_initialized():
+        groups.destroy_model_parallel()
 
 
 def _choose_kind(asked: DeviceKind) -> DeviceKind:

@@ -58,6 +58,19 @@ def test_a_single_rank_has_a_process_group_and_the_hook() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_process_is_a_rank_again() -> None:
+    code = (
+        START + "for _ in range(2):\n"
+        "    start(device=DeviceKind.cpu)\n"
+        "    from megatron.core import parallel_state\n"
+        "    parallel_state.initialize_model_parallel()\n"
+        "    runtime.stop()\n"
+        "print(parallel_state.model_parallel_is_initialized(), dist.is_initialized())\n"
+    )
+    result = run_python(code)
+    assert result.stdout.splitlines()[-1:] == ["False False"], result.stderr
+
+
 @pytest.mark.parametrize(
     ("asked", "variables", "expected"),
     [
