@@ -13,7 +13,7 @@ import torch.distributed.checkpoint as dcp
 from megacpt.checkpoint import folders
 from megacpt.checkpoint.weight_change import MASTER, WeightChange, weight_changes
 from megacpt.errors import CheckpointError
-from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, WIDTH, weight_line
+from megacpt.monitor.checkpoints_text import WEIGHTS_HEADER, weight_line
 from tests.checkpoint.small import claim, manifest_of
 
 pytestmark = pytest.mark.mcore
@@ -150,4 +150,4 @@ def test_a_line_each_in_80_columns() -> None:
         line == "layers.self_attention.linear_qkv.layer_norm_weight    0.998    0.123 %   1.5e-07"
     )
     longest = WeightChange(name="w" * 90, rms=1.234e-5, relative=1.234e-5, largest=1.2e-10)
-    assert len(weight_line(longest)) == len(WEIGHTS_HEADER) == WIDTH
+    assert len(weight_line(longest)) == len(WEIGHTS_HEADER) == 80
