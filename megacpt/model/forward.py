@@ -71,7 +71,8 @@ def run_logits(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | No
 
     V is cut over tensor-parallel ranks; S is whole on every context-parallel one.
     """
-    return _collect(chunks, batch=batch, step=_logits_step)
+    logits_BSV = _collect(chunks, batch=batch, shape=batch.model_shape, step=_logits_step)
+    return None if logits_BSV is None else _whole_samples(logits_BSV)
 
 
 def run_losses(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | None:
@@ -79,8 +80,8 @@ def run_losses(chunks: Sequence[Any], *, batch: Microbatch) -> torch.Tensor | No
 
     S is whole on every context-parallel rank.
     """
-    losses_BS1 = _collect(chunks, batch=batch, step=_token_losses_step)
-    return None if losses_BS1 is None else losses_BS1.squeeze(-1)
+    losses_BS1 = _collect(chunks, batch=batch, shape=batch.model_shape, step=_token_losses_step)
+    return None if losses_BS1 is None else _whole_samples(losses_BS1).squeeze(-1)
 
 
 def run_chosen(
@@ -92,38 +93,22 @@ def run_chosen(
 ) -> torch.Tensor | None:
     """What is asked after chosen tokens (megacpt.model.layers.output_layer), None off the last
     stage. ``tokens_BS``: this rank's part of the rows."""
-    samples, length = tokens_BS.shape
 
     def step(batches: Iterator[Chosen], model: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
         output = model(tokens_BS, positions_BS, None, chosen=next(batches))
         return output, lambda found, non_loss_data: found
 
-    repeats = _repeats(chunks)
-    collected = get_forward_backward_func()(
-        forward_step_func=step,
-        data_iterator=_iterators(chunks, microbatches=[chosen] * repeats),
-        model=list(chunks) if len(chunks) > 1 else chunks[0],
-        num_microbatches=repeats,
-        seq_length=length * context_parallel.size(),
-        micro_batch_size=samples,
-        forward_only=True,
-        collect_non_loss_data=True,
-    )
-    return collected[0] if collected else None
-
-
-def _repeats(chunks: Sequence[Any]) -> int:
-    """The interleaved schedule wants a multiple of the pipeline size; the repeats cost little."""
-    size: int = parallel_state.get_pipeline_model_parallel_world_size()
-    return size if len(chunks) > 1 else 1
+    return _collect(chunks, batch=chosen, shape=tokens_BS.shape, step=step)
 
 
 def _collect(
-    chunks: Sequence[Any], *, batch: Microbatch, step: Callable[..., Any]
+    chunks: Sequence[Any], *, batch: Any, shape: Sequence[int], step: Callable[..., Any]
 ) -> torch.Tensor | None:
-    """What ``step`` gives on the last stage, a value or more a token, whole along S."""
-    samples, length = batch.model_shape
-    repeats = _repeats(chunks)
+    """What ``step`` gives of one batch on the last stage, None off it. ``shape``: of this rank's
+    part of its tokens, as the model takes them."""
+    samples, length = shape
+    # The interleaved schedule wants a multiple of the pipeline size; the repeats cost little.
+    repeats = parallel_state.get_pipeline_model_parallel_world_size() if len(chunks) > 1 else 1
     collected = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=_iterators(chunks, microbatches=[batch] * repeats),
@@ -134,11 +119,11 @@ def _collect(
         forward_only=True,
         collect_non_loss_data=True,
     )
-    return _whole_samples(collected[0]) if collected else None
+    return collected[0] if collected else None
 
 
-def _whole_samples(logits_BSV: torch.Tensor) -> torch.Tensor:
-    return context_parallel.gather_S(logits_BSV.transpose(0, 1)).transpose(0, 1)
+def _whole_samples(part_BSV: torch.Tensor) -> torch.Tensor:
+    return context_parallel.gather_S(part_BSV.transpose(0, 1)).transpose(0, 1)
 
 
 def _iterators(chunks: Sequence[Any], *, microbatches: Sequence[Any]) -> Any:
