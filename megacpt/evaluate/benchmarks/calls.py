@@ -7,45 +7,17 @@ So items are read, prompted and scored once, and no rank can come to another que
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
+from megacpt.device.collective import from_first_rank
 from megacpt.errors import MegacptError
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreTexts:
-    """A question of the first rank to all."""
-
-    texts: Sequence[Text]
-
-    def run(self, engine: Engine) -> list[Score]:
-        return engine.score(self.texts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteTexts:
-    """The same, of continuations."""
-
-    prompts: Sequence[Sequence[int]]
-    writing: Writing
-
-    def run(self, engine: Engine) -> list[list[int]]:
-        return engine.write(self.prompts, writing=self.writing)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End(Generic[T]):
-    """Nothing more is asked. ``error``: why the first rank's work refused."""
-
-    value: T | None
-    error: MegacptError | None
 
 
 class Model:
@@ -59,36 +31,41 @@ class Model:
         return self._engine.max_length
 
     def score(self, texts: Sequence[Text]) -> list[Score]:
-        call = ScoreTexts(texts=texts)
-        _told(call)
-        return call.run(self._engine)
+        return self._ask(partial(Engine.score, texts=texts))
 
     def write(self, prompts: Sequence[Sequence[int]], *, writing: Writing) -> list[list[int]]:
-        call = WriteTexts(prompts=prompts, writing=writing)
-        _told(call)
-        return call.run(self._engine)
+        return self._ask(partial(Engine.write, prompts=prompts, writing=writing))
+
+    def _ask(self, question: Callable[[Engine], T]) -> T:
+        _tell(question)
+        return question(self._engine)
 
 
 def led_by_first_rank(engine: Engine, *, work: Callable[[Model], T]) -> T:
     """What ``work`` gives, on every rank; where it refuses, all do. A collective call."""
-    if torch.distributed.get_rank() == 0:
+
+    def lead() -> T:
         try:
-            end = End(value=work(Model(engine)), error=None)
-        except MegacptError as error:
-            end = End(value=None, error=error)
-        _told(end)
-    else:
-        while not isinstance(call := _told(None), End):
-            call.run(engine)
-        end = call
-    if end.error is not None:
-        raise end.error
-    value: T = end.value  # type: ignore[assignment]
-    return value
+            made = work(Model(engine))
+        except MegacptError:
+            _tell(None)
+            raise
+        # After any other error nothing is told: this process ends, and so does the others' wait.
+        _tell(None)
+        return made
+
+    if torch.distributed.get_rank() > 0:
+        while (question := _hear()) is not None:
+            question(engine)
+    return from_first_rank(lead)
 
 
-def _told(call: Any) -> Any:
-    """The first rank's on all."""
-    held = [call]
+def _tell(question: Callable[[Engine], Any] | None) -> None:
+    """The other ranks what the first asks; None: nothing more."""
+    torch.distributed.broadcast_object_list([question], src=0)
+
+
+def _hear() -> Callable[[Engine], Any] | None:
+    held: list[Callable[[Engine], Any] | None] = [None]
     torch.distributed.broadcast_object_list(held, src=0)
     return held[0]
