@@ -63,7 +63,7 @@ def evaluate(
     arithmetic = precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu)
     timers = Timers(Stopwatch(runtime.device), beat=beat)
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
-    suites = _suites(config, architecture=architecture, arithmetic=arithmetic, beat=beat)
+    suites = _suites(config, architecture=architecture, arithmetic=arithmetic)
     names = list(config.evaluate.benchmarks)
     measured = partial(_losses, config, chunks=chunks, shards=shards, architecture=architecture)
     with watched:
@@ -103,16 +103,13 @@ def _losses(
     )
 
 
-def _suites(
-    config: RunConfig, *, architecture: Architecture, arithmetic: str, beat: Callable[[], None]
-) -> Suites:
+def _suites(config: RunConfig, *, architecture: Architecture, arithmetic: str) -> Suites:
     return Suites.open(
         config.evaluate,
         run_dir=Path(config.run_dir),
         tokenizer=load_tokenizer(Path(str(config.model.path))),
         max_length=architecture.max_positions,
         arithmetic=arithmetic,
-        beat=beat,
     )
 
 

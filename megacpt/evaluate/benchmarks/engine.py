@@ -45,25 +45,15 @@ class Engine:
     takes_branches: bool
     """Else texts share nothing and no keys are kept: slower, and right for any model."""
     decode: Decode
-    beat: Callable[[], None]
-    """Called before each pass: a sign of life."""
 
     @classmethod
-    def over(
-        cls,
-        chunks: Sequence[Any],
-        *,
-        max_length: int,
-        decode: Decode,
-        beat: Callable[[], None] = lambda: None,
-    ) -> Engine:
+    def over(cls, chunks: Sequence[Any], *, max_length: int, decode: Decode) -> Engine:
         return cls(
             chunks=chunks,
             device=next(chunks[0].parameters()).device,
             max_length=max_length,
             takes_branches=can_be_viewed(chunks),
             decode=decode,
-            beat=beat,
         )
 
     def score(self, texts: Sequence[Text], *, tokens_a_pass: int = TOKENS_A_PASS) -> list[Score]:
@@ -92,7 +82,6 @@ class Engine:
                     writing=writing,
                     decoder=self._decoder(writing.max_new_tokens),
                     decode=self.decode,
-                    beat=self.beat,
                     device=self.device,
                 )
                 found |= dict(zip(batch, new, strict=True))
@@ -144,7 +133,6 @@ class Engine:
         rank = parallel_state.get_data_parallel_rank()
         size = parallel_state.get_data_parallel_world_size()
         for start in range(0, len(batches), size):
-            self.beat()
             round_ = batches[start : start + size]
             length = padded_length(max(map(length_of, round_)), device=self.device)
             is_own = rank < len(round_)

@@ -35,7 +35,6 @@ def continue_texts(
     writing: Writing,
     decoder: Decoder,
     decode: Decode,
-    beat: Callable[[], None],
     device: torch.device,
 ) -> list[list[int]]:
     """New tokens of one batch of numbered ``prompts``, which replicas share; a collective call."""
@@ -44,7 +43,6 @@ def continue_texts(
     spare = _Text(number=-1, ids=list(texts[0].ids), ended=True)
     own = _own(texts) or [spare]
     for step in range(writing.max_new_tokens):
-        beat()
         ask = decoder.first if step == 0 else decoder.next
         logits = ask([text.ids for text in own])
         drawn = _drawn(logits, own=own, step=step, writing=writing)

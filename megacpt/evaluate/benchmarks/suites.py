@@ -7,7 +7,7 @@ to RUN_DIR/benchmarks/answers, where the next measurement of the same weights fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ class Suites:
     """The precision in words: the same weights answer otherwise in another."""
     loaded: Mapping[str, LoadedSuite]
     """On the first rank; elsewhere none is."""
-    beat: Callable[[], None]
 
     @classmethod
     def open(
@@ -67,7 +66,6 @@ class Suites:
         tokenizer: Tokenizer,
         max_length: int,
         arithmetic: str,
-        beat: Callable[[], None] = lambda: None,
     ) -> Suites:
         """Refuse what cannot be measured; a collective call."""
         loaded: dict[str, LoadedSuite] = {}
@@ -84,7 +82,6 @@ class Suites:
             max_length=max_length,
             arithmetic=arithmetic,
             loaded=loaded,
-            beat=beat,
         )
 
     def measure(
@@ -96,9 +93,7 @@ class Suites:
             return {}
         with evaluating(chunks):
             model = weights_digest(chunks, arithmetic=self.arithmetic)
-        engine = Engine.over(
-            chunks, max_length=self.max_length, decode=self.tokenizer.decode, beat=self.beat
-        )
+        engine = Engine.over(chunks, max_length=self.max_length, decode=self.tokenizer.decode)
 
         def work(asked: Model) -> dict[str, Measured]:
             lm = self._lm(asked, model=model)
