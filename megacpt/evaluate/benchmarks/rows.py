@@ -36,22 +36,20 @@ class SharedRow:
     texts: dict[int, tuple[Piece, ...]] = field(default_factory=dict)
     """Number of a text -> where it lies, whether it adds tokens or not."""
 
-    def add(self, text: Text, *, number: int, previous: _Laid | None) -> _Laid:
-        """``previous``: the text before, if it is in this row."""
-        shared = 0 if previous is None else _common(previous.inputs, text.inputs)
-        path = () if previous is None else _cut(previous.path, length=shared)
-        start = len(self.tokens_T)
+    def add(self, text: Text, *, number: int, beginning: tuple[Piece, ...]) -> None:
+        """``beginning``: where its first tokens lie already, as those of a text before it."""
+        shared, start = sum(stop - start for start, stop in beginning), len(self.tokens_T)
         self.tokens_T += text.inputs[shared:]
         self.positions_T += range(shared, len(text.inputs))
+        path = beginning
         if len(self.tokens_T) > start:
-            path = (*path, (start, len(self.tokens_T)))
+            path = (*beginning, (start, len(self.tokens_T)))
             self.paths_N.append(path)
-        laid = _Laid(inputs=text.inputs, path=path)
-        self.places_R += laid.places(text.first_scored)
-        self.labels_R += text.labels
         self.texts[number] = path
+        places = [place for start, stop in path for place in range(start, stop)]
+        self.places_R += places[text.first_scored :]
+        self.labels_R += text.labels
         self.owners_R += [number] * len(text.labels)
-        return laid
 
     def pad(self, length: int) -> None:
         """With a text of its own, which nobody asks about."""
@@ -62,30 +60,20 @@ class SharedRow:
             self.paths_N.append(((start, length),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Laid:
-    """A text in a row."""
-
-    inputs: tuple[int, ...]
-    path: tuple[Piece, ...]
-
-    def places(self, first: int) -> list[int]:
-        """Of its tokens from ``first`` on."""
-        places = [place for start, stop in self.path for place in range(start, stop)]
-        return places[first:]
-
-
 def shared_rows(texts: Sequence[Text], *, max_tokens: int) -> list[SharedRow]:
     """At most ``max_tokens`` in a row, unless one text alone is longer."""
     rows: list[SharedRow] = []
-    previous: _Laid | None = None
+    previous: int | None = None
     for number in sorted(range(len(texts)), key=lambda n: texts[n].inputs):
         text = texts[number]
-        added = len(text.inputs) - (_common(previous.inputs, text.inputs) if previous else 0)
-        if previous is None or len(rows[-1].tokens_T) + added > max_tokens:
+        shared = 0 if previous is None else _common(texts[previous].inputs, text.inputs)
+        if previous is None or len(rows[-1].tokens_T) + len(text.inputs) - shared > max_tokens:
             rows.append(SharedRow())
-            previous = None
-        previous = rows[-1].add(text, number=number, previous=previous)
+            beginning: tuple[Piece, ...] = ()
+        else:
+            beginning = _cut(rows[-1].texts[previous], length=shared)
+        rows[-1].add(text, number=number, beginning=beginning)
+        previous = number
     return rows
 
 
