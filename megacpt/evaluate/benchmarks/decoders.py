@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 import torch
 
-from megacpt.evaluate.benchmarks.passes import branches_of, padded_length
+from megacpt.evaluate.benchmarks.passes import branches_of, padded_length, run_padded
 from megacpt.evaluate.benchmarks.rows import shared_rows
 from megacpt.evaluate.benchmarks.text import Text
 from megacpt.model.forward import run_chosen
-from megacpt.model.layers.attention import context_parallel
 from megacpt.model.layers.attention.cache import FirstPass, KeyValues, NextPass
 from megacpt.model.layers.output_layer import Chosen
 from megacpt.model.viewed import viewed
@@ -98,21 +97,15 @@ class PlainDecoder:
 
     def next(self, texts: Sequence[Sequence[int]]) -> Logits:
         length = padded_length(max(map(len, texts)), device=self._device)
-        tokens_BS = torch.zeros(len(texts), length, dtype=torch.int64)
         is_last_BS = torch.zeros(len(texts), length, dtype=torch.bool)
         for n, text in enumerate(texts):
-            tokens_BS[n, : len(text)] = torch.tensor(text)
             is_last_BS[n, len(text) - 1] = True
-        positions_BS = torch.arange(length).repeat(len(texts), 1)
-        tokens_BS, is_last_BS, positions_BS = (
-            context_parallel.own_part(x, dim=1) for x in (tokens_BS, is_last_BS, positions_BS)
-        )
-        text_R, place_R = is_last_BS.nonzero(as_tuple=True)
-        logits_RV = run_chosen(
+        text_R, logits_RV = run_padded(
             self._chunks,
-            tokens_BS=tokens_BS.to(self._device),
-            positions_BS=positions_BS.to(self._device),
-            chosen=Chosen(places_R=(place_R * len(texts) + text_R).to(self._device), labels_R=None),
+            texts=texts,
+            is_chosen_BS=is_last_BS,
+            labels_BS=None,
+            device=self._device,
         )
         return Logits(texts_R=text_R.tolist(), logits_RV=logits_RV)
 

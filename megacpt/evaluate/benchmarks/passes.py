@@ -65,28 +65,48 @@ def score_padded(
     length: int,
     device: torch.device,
 ) -> Scored:
-    """Filled up to ``length`` on the right, which no token before it can see. With context
-    parallelism each rank scores its own part."""
-    tokens_BS = torch.zeros(len(texts), length, dtype=torch.int64)
-    labels_BS = torch.full_like(tokens_BS, NOT_SCORED)
+    """Each rank of context parallelism scores its own part."""
+    labels_BS = torch.full((len(texts), length), NOT_SCORED)
     for n, text in enumerate(texts):
-        tokens_BS[n, : len(text.inputs)] = torch.tensor(text.inputs)
         labels_BS[n, text.first_scored : len(text.inputs)] = torch.tensor(text.labels)
-    positions_BS = torch.arange(length).repeat(len(texts), 1)
-    tokens_BS, labels_BS, positions_BS = (
-        context_parallel.own_part(x, dim=1) for x in (tokens_BS, labels_BS, positions_BS)
-    )
-    text_R, place_R = (labels_BS != NOT_SCORED).nonzero(as_tuple=True)
-    scores_R2 = run_chosen(
+    text_R, scores_R2 = run_padded(
         chunks,
-        tokens_BS=tokens_BS.to(device),
-        positions_BS=positions_BS.to(device),
-        chosen=Chosen(
-            places_R=(place_R * len(texts) + text_R).to(device),
-            labels_R=labels_BS[text_R, place_R].to(device),
-        ),
+        texts=[text.inputs for text in texts],
+        is_chosen_BS=labels_BS != NOT_SCORED,
+        labels_BS=labels_BS,
+        device=device,
     )
     return Scored(owners_R=torch.tensor(numbers, dtype=torch.int64)[text_R], scores_R2=scores_R2)
+
+
+def run_padded(
+    chunks: Sequence[Any],
+    *,
+    texts: Sequence[Sequence[int]],
+    is_chosen_BS: torch.Tensor,
+    labels_BS: torch.Tensor | None,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Which text each chosen token of this rank's part is of, and scores of its labels or logits,
+    None off the last stage. Texts are filled up on the right to the S of ``is_chosen_BS``, which no
+    token before it can see."""
+    tokens_BS = torch.zeros_like(is_chosen_BS, dtype=torch.int64)
+    for n, text in enumerate(texts):
+        tokens_BS[n, : len(text)] = torch.tensor(text)
+    positions_BS = torch.arange(tokens_BS.shape[1]).repeat(len(texts), 1)
+    text_R, place_R = _own(is_chosen_BS).nonzero(as_tuple=True)
+    labels_R = None if labels_BS is None else _own(labels_BS)[text_R, place_R].to(device)
+    found = run_chosen(
+        chunks,
+        tokens_BS=_own(tokens_BS).to(device),
+        positions_BS=_own(positions_BS).to(device),
+        chosen=Chosen(places_R=(place_R * len(texts) + text_R).to(device), labels_R=labels_R),
+    )
+    return text_R, found
+
+
+def _own(sample_BS: torch.Tensor) -> torch.Tensor:
+    return context_parallel.own_part(sample_BS, dim=1)
 
 
 def padded_length(longest: int, *, device: torch.device) -> int:
