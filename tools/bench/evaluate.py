@@ -165,10 +165,10 @@ def _native(
     config = compose([f"model.path={arguments.model.resolve()}", f"precision={dtype}"])
     with one_cpu_rank() as kind, tempfile.TemporaryDirectory() as work:
         from megacpt.device.groups import initialise_parallel
-        from megacpt.evaluate.benchmarks.answers import Answers
         from megacpt.evaluate.benchmarks.calls import Model
         from megacpt.evaluate.benchmarks.engine import Engine
         from megacpt.evaluate.benchmarks.lm import NativeLM
+        from megacpt.evaluate.usefulness.journal import AnswerJournal
         from megacpt.families import read_architecture
         from megacpt.model.build import build_model
         from megacpt.model.weights import load_hf
@@ -185,8 +185,8 @@ def _native(
         load_hf(chunks, folder=arguments.model, architecture=architecture)
         tokenizer = load_tokenizer(arguments.model)
         engine = Engine.over(chunks, max_length=architecture.max_positions, decode=tokenizer.decode)
-        answers = Answers(Path(work) / "answers.jsonl")
-        return ask(NativeLM(Model(engine), tokenizer=tokenizer, answers=answers))
+        journal = AnswerJournal(Path(work) / "answers.jsonl")
+        return ask(NativeLM(Model(engine), tokenizer=tokenizer, journal=journal))
 
 
 def _peer(arguments: argparse.Namespace, *, dtype: str, ask: Callable[[Any], Measured]) -> Measured:

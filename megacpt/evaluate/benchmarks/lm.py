@@ -19,9 +19,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer
 
 from megacpt.errors import DataError, ModelError
-from megacpt.evaluate.benchmarks.answers import Answers, question_key
+from megacpt.evaluate.benchmarks.answers import answered
 from megacpt.evaluate.benchmarks.calls import Model
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing, continued
+from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
 from megacpt.tokenizer import Tokenizer
 
 NEW_TOKENS = 256
@@ -38,9 +39,9 @@ class _Request:
 class NativeLM(TemplateLM):  # type: ignore[misc]
     """Lives on the first rank."""
 
-    def __init__(self, model: Model, *, tokenizer: Tokenizer, answers: Answers) -> None:
+    def __init__(self, model: Model, *, tokenizer: Tokenizer, journal: AnswerJournal) -> None:
         super().__init__()
-        self._model, self._answers, self._tokenizer = model, answers, tokenizer
+        self._model, self._journal, self._tokenizer = model, journal, tokenizer
         first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
         if first is None:
             raise ModelError(
@@ -125,9 +126,10 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
         ]
 
     def _scores(self, texts: Sequence[Text]) -> list[Score]:
-        found = self._answers.get(
+        found = answered(
             texts,
-            key=lambda text: question_key(text.inputs, text.labels),
+            journal=self._journal,
+            key=lambda text: key_of(text.inputs, text.labels),
             ask=lambda unknown: [list(astuple(score)) for score in self._model.score(unknown)],
         )
         return [Score(log_likelihood=answer[0], is_greedy=answer[1]) for answer in found]
@@ -167,9 +169,10 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
             # The same prompt asked several times is to be answered in several ways.
             texts = self._model.write(prompts, writing=writing)
         else:
-            texts = self._answers.get(
+            texts = answered(
                 prompts,
-                key=lambda prompt: question_key(prompt, asdict(writing)),
+                journal=self._journal,
+                key=lambda prompt: key_of(prompt, asdict(writing)),
                 ask=lambda unknown: self._model.write(unknown, writing=writing),
             )
         return [_before(self._plain(text), stops=writing.stops) for text in texts]

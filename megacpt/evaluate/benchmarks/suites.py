@@ -8,6 +8,7 @@ to RUN_DIR/benchmarks/answers, where the next measurement of the same weights fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 from megacpt.config.sections import EvaluateConfig, SourceConfig
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import ModelError
-from megacpt.evaluate.benchmarks.answers import Answers
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.contamination import not_decontaminated
 from megacpt.evaluate.benchmarks.engine import Engine
@@ -24,6 +24,7 @@ from megacpt.evaluate.benchmarks.samples import items_of, metric_of
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
 from megacpt.evaluate.heldout import evaluating
 from megacpt.evaluate.items import Scores, write_scores
+from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.tokenizer import Tokenizer
 
 
@@ -96,23 +97,20 @@ class Suites:
         engine = Engine.over(chunks, max_length=self.max_length, decode=self.tokenizer.decode)
 
         def work(asked: Model) -> dict[str, Measured]:
-            lm = self._lm(asked, model=model)
-            return {
-                name: self._write(
-                    self._scores(name, model=model, lm=lm, draw=draw),
-                    label=label,
-                )
-                for name in names
-            }
+            # It imports lm-eval, which only this rank needs.
+            from megacpt.evaluate.benchmarks.lm import NativeLM
+
+            with closing(AnswerJournal(self.folder / "answers" / f"{model}.jsonl")) as journal:
+                lm = NativeLM(asked, tokenizer=self.tokenizer, journal=journal)
+                return {
+                    name: self._write(
+                        self._scores(name, model=model, lm=lm, draw=draw),
+                        label=label,
+                    )
+                    for name in names
+                }
 
         return led_by_first_rank(engine, work=work)
-
-    def _lm(self, asked: Model, *, model: str) -> Any:
-        # It imports lm-eval, which only this rank needs.
-        from megacpt.evaluate.benchmarks.lm import NativeLM
-
-        answers = Answers(self.folder / "answers" / f"{model}.jsonl")
-        return NativeLM(asked, tokenizer=self.tokenizer, answers=answers)
 
     def _scores(self, name: str, *, model: str, lm: Any, draw: int) -> Scores:
         suite = self.loaded[name]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,18 @@ class AnswerJournal:
             return self._found.get(key)
 
     def put(self, key: str, *, value: object) -> None:
-        line = json.dumps({"key": key, "value": value}).encode() + b"\n"
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, object]) -> None:
+        """On the disk together, which takes no longer than one."""
+        lines = [
+            json.dumps({"key": key, "value": value}).encode() + b"\n"
+            for key, value in values.items()
+        ]
         with self._lock:
-            self._found[key] = value
+            self._found |= values
             try:
-                self._stream.write(line)
+                self._stream.writelines(lines)
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
             except OSError as error:

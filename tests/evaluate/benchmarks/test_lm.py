@@ -36,19 +36,19 @@ def measured(
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from megacpt.evaluate.benchmarks.answers import Answers
     from megacpt.evaluate.benchmarks.calls import Model
     from megacpt.evaluate.benchmarks.engine import Engine
     from megacpt.evaluate.benchmarks.lm import NativeLM
     from megacpt.evaluate.benchmarks.suites import run_suite
     from megacpt.evaluate.benchmarks.tasks import load_suite
+    from megacpt.evaluate.usefulness.journal import AnswerJournal
 
     folder = write_tasks(tmp_path_factory.mktemp("tasks") / "all")
     chunks, architecture = import_model(smollm2)
     tokenizer = load_tokenizer(smollm2)
     engine = Engine.over(chunks, max_length=architecture.max_positions, decode=tokenizer.decode)
-    answers = Answers(folder / "answers.jsonl")
-    native = NativeLM(Model(engine), tokenizer=tokenizer, answers=answers)
+    journal = AnswerJournal(folder / "answers.jsonl")
+    native = NativeLM(Model(engine), tokenizer=tokenizer, journal=journal)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     # In float32 its own softmax over 49,152 tokens is wrong by 2e-4 in the sum of twenty.
     peer = HFLM(
