@@ -23,7 +23,8 @@ from megacpt.device.runtime import Runtime
 from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
-from megacpt.evaluate.benchmarks.suites import Measured, Suites, contamination
+from megacpt.evaluate.benchmarks.contamination import not_decontaminated
+from megacpt.evaluate.benchmarks.suites import Measured, Suites
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
 from megacpt.evaluate.judged import judged
 from megacpt.evaluate.suites import benchmarks, usefulness
@@ -72,11 +73,14 @@ def evaluate(
         state.load_model(folder, chunks=chunks)
         final, final_scores = measured(), suites.measure(chunks, label="final", names=names)
     if runtime.ranks.rank == 0:
+        unclean = not_decontaminated(config.evaluate, sources=config.data.sources)
         result = {
             "step": manifest.step,
             "arithmetic": arithmetic,
-            **_comparison(config, base=base, final=final, declared=manifest.gate),
-            "benchmarks": _benchmarks(config, base=base_scores, final=final_scores),
+            **_comparison(config, base=base, final=final, declared=manifest.gate, unclean=unclean),
+            "benchmarks": _benchmarks(
+                config, base=base_scores, final=final_scores, unclean=unclean
+            ),
         }
         write_text(Path(config.run_dir) / "evaluation.json", text=json.dumps(result, indent=2))
 
@@ -144,14 +148,15 @@ def _comparison(
     base: Mapping[str, Losses],
     final: Mapping[str, Losses],
     declared: str | None,
+    unclean: Mapping[str, list[str]],
 ) -> dict[str, Any]:
+    """``unclean``: suite -> sources that may hold its items."""
     heldout = {name: {"base": base[name], "final": final[name]} for name in base}
     run_dir = Path(config.run_dir)
-    found = contamination(config.evaluate, sources=config.data.sources)
     suites = benchmarks(
         run_dir,
         roles=roles(config),
-        decontaminated={name: not sources for name, sources in found.items()},
+        decontaminated={name: not sources for name, sources in unclean.items()},
     )
     suites |= usefulness(run_dir)
     return {
@@ -161,10 +166,13 @@ def _comparison(
 
 
 def _benchmarks(
-    config: RunConfig, *, base: Mapping[str, Measured], final: Mapping[str, Measured]
+    config: RunConfig,
+    *,
+    base: Mapping[str, Measured],
+    final: Mapping[str, Measured],
+    unclean: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Suite -> its means; its items are in files (megacpt.evaluate.benchmarks.suites)."""
-    found = contamination(config.evaluate, sources=config.data.sources)
     return {
         name: {
             "task": config.evaluate.benchmarks[name].task,
@@ -173,7 +181,7 @@ def _benchmarks(
             "items": base[name].num_items,
             "base": base[name].mean,
             "final": final[name].mean,
-            "not_decontaminated": found[name],
+            "not_decontaminated": unclean[name],
         }
         for name in base
     }

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import EvaluateConfig, SourceConfig
+from megacpt.config.sections import EvaluateConfig
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import ModelError
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
-from megacpt.evaluate.benchmarks.contamination import not_decontaminated
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.fingerprint import weights_digest
 from megacpt.evaluate.benchmarks.samples import items_of, metric_of
@@ -157,13 +156,3 @@ def run_suite(
         ) from error
     samples: Mapping[str, Sequence[Mapping[str, Any]]] = result["samples"]
     return samples
-
-
-def contamination(
-    evaluate: EvaluateConfig, *, sources: Mapping[str, SourceConfig]
-) -> dict[str, list[str]]:
-    """LoadedSuite -> sources that nothing says were cleaned of its items."""
-    return {
-        name: not_decontaminated(sources, names=(name, benchmark.task))
-        for name, benchmark in evaluate.benchmarks.items()
-    }
