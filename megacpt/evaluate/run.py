@@ -62,11 +62,11 @@ def evaluate(
     initialise_parallel(config.parallel, seed=config.seed)
     _require_own(config, architecture=architecture, manifest=manifest, folder=folder)
     arithmetic = precision_name(config.precision, emulated=runtime.kind is not DeviceKind.gpu)
-    timers = Timers(Stopwatch(runtime.device), beat=beat)
-    chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     suites = _suites(config, architecture=architecture, arithmetic=arithmetic)
     names = list(config.evaluate.benchmarks)
-    measured = partial(_losses, config, chunks=chunks, shards=shards, architecture=architecture)
+    timers = Timers(Stopwatch(runtime.device), beat=beat)
+    chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
+    measured = _losses(config, chunks=chunks, shards=shards, architecture=architecture)
     with watched:
         base, base_scores = measured(), suites.measure(chunks, label="base", names=names)
         _repeat_base(suites, chunks=chunks)
@@ -91,9 +91,10 @@ def _losses(
     chunks: list[Any],
     shards: Mapping[str, str],
     architecture: Architecture,
-) -> dict[str, Losses]:
-    """Of whole held-out sets."""
-    return measure_all(
+) -> Callable[[], dict[str, Losses]]:
+    """Of whole held-out sets, with the weights that the chunks then have."""
+    return partial(
+        measure_all,
         chunks,
         sets=open_heldout(
             config.evaluate,
