@@ -40,6 +40,7 @@ from megacpt.device.environment import beginning_with, has_secret
 from megacpt.device.packages import require_packages
 from megacpt.device.variables import notes
 from megacpt.errors import ConfigError, DataError, EnvironmentError_, ModelError, Violation
+from megacpt.evaluate.benchmarks.tasks import load_suite
 from megacpt.families import read_architecture
 from megacpt.families.architecture import Architecture
 from megacpt.families.packing import PACKAGES
@@ -178,16 +179,6 @@ def _require_packages(config: RunConfig) -> None:
 
 def _check_benchmarks(config: RunConfig) -> None:
     """Load them as the first rank will, so that no run ends over a name or data it cannot read."""
-    if not config.evaluate.benchmarks:
-        return
-    require_packages(
-        "evaluate.benchmarks",
-        packages={"lm_eval": (0, 4)},
-        remedy="pip install 'megacpt[eval]', or leave them out",
-    )
-    # It imports lm-eval and its data sets, so only where they are asked for.
-    from megacpt.evaluate.benchmarks.tasks import load_suite
-
     for name, benchmark in config.evaluate.benchmarks.items():
         load_suite(name, config=benchmark, execute_code=config.evaluate.execute_code)
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import BenchmarkConfig
-from megacpt.errors import ConfigError, EnvironmentError_, Violation
-
-UNREADABLE = (OSError, ValueError, KeyError, ImportError)
-"""What reading a data set or its code raises, here or at the hub."""
+from megacpt.device.packages import require_packages
+from megacpt.errors import ConfigError, Violation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> Loa
         raise ConfigError([_unknown(name, task=task, known=list(manager.task_index))])
     try:
         loaded = manager.load([task])
-    except UNREADABLE as error:
+    except Exception as error:  # Whatever its file, its code or the library of its data raise.
         raise ConfigError([_unreadable(name, task=task, error=error)]) from error
     suite = LoadedSuite(name=name, config=config, loaded=loaded)
     problems = list(_problems(suite, execute_code=execute_code))
@@ -55,12 +53,13 @@ def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> Loa
 
 def _manager(config: BenchmarkConfig, *, path: str) -> Any:
     """Of the user's own tasks, where the task is one: to look through lm-eval's takes a while."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise EnvironmentError_(
-            f"{path} needs lm-eval, which this Python lacks: pip install 'megacpt[eval]'."
-        ) from error
+    require_packages(
+        path,
+        packages={"lm_eval": (0, 4)},
+        remedy="pip install 'megacpt[eval]', or leave the suite out",
+    )
+    from lm_eval.tasks import TaskManager
+
     own = TaskManager(include_path=config.include_path, include_defaults=False)
     if _is_file(config.task) or config.task in own.all_subtasks:
         return own
@@ -116,7 +115,9 @@ def _unreadable(name: str, *, task: str, error: Exception) -> Violation:
     return Violation(
         path=f"evaluate.benchmarks.{name}.task",
         value=task,
-        rule=f"has data or code that cannot be read here ({type(error).__name__}: {first})",
-        remedy="run lm-eval with this task once where there is a network and share its cache "
-        "(HF_HOME), or write a YAML file with dataset_path: json and data_files",
+        rule=f"has settings, data or code that cannot be read here ({type(error).__name__}: "
+        f"{first})",
+        remedy="correct its YAML file; where its data are on the hub, run lm-eval with it once "
+        "where there is a network and share its cache (HF_HOME), or write a YAML file with "
+        "dataset_path: json and data_files",
     )

@@ -64,9 +64,35 @@ def test_an_unknown_name(load: Load) -> None:
 
 def test_data_that_cannot_be_read(load: Load, folder: Path) -> None:
     (folder / "choices.jsonl").unlink()
-    with pytest.raises(ConfigError, match="has data or code that cannot be read here") as refusal:
+    with pytest.raises(ConfigError, match=r"cannot be read here \(") as refusal:
         load("choices")
     assert "dataset_path: json" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"doc_to_text": "{{asked}}"}, "UndefinedError"),
+        ({"doc_to_text": "{{question"}, "TemplateSyntaxError"),
+        ({"num_shots": 2}, "TypeError"),
+        ({"dataset_kwargs": {"data_files": {"test": "choices.yaml"}}}, "DatasetGenerationError"),
+    ],
+)
+def test_a_task_with_a_mistake(
+    changes: dict[str, Any],
+    error: str,
+    load: Load,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the library makes of it, the suite is named, and no traceback."""
+    monkeypatch.chdir(folder)
+    change(folder, "choices", **changes)
+    with pytest.raises(
+        ConfigError, match=rf"mine\.task=choices has .* here \({error}: "
+    ) as refusal:
+        load("choices")
+    assert "correct its YAML file" in str(refusal.value)
 
 
 def test_an_unknown_metric(load: Load) -> None:
