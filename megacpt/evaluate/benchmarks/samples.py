@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from megacpt.errors import DataError
-from megacpt.evaluate.benchmarks.tasks import LoadedSuite
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, metric_of
 from megacpt.evaluate.items import Item
 
 CLUSTER_FIELDS = ("subject", "category", "subtask", "document_id", "passage_id", "context_id")
@@ -18,21 +18,6 @@ PER_WORD = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 LIKELIHOODS = (*PER_WORD, "perplexity")
 """Of an item the log likelihood is known, of which more is better; of all items its exponential."""
 Sample = Mapping[str, Any]
-
-
-def metric_of(suite: LoadedSuite) -> str:
-    """The suite's own, or the first of the tasks' that has a direction."""
-    if suite.config.metric is not None:
-        return suite.config.metric
-    task = next(iter(suite.tasks.values()))
-    directions = task.higher_is_better()
-    found = next((name for name, is_better in directions.items() if is_better is not None), None)
-    if found is None:
-        raise DataError(
-            f"no metric of {suite.config.task} says whether higher is better; set "
-            f"evaluate.benchmarks.{suite.name}.metric, or higher_is_better in its YAML file."
-        )
-    return str(found)
 
 
 def items_of(suite: LoadedSuite, *, samples: Mapping[str, Sequence[Sample]]) -> tuple[Item, ...]:

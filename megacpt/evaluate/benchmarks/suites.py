@@ -19,8 +19,8 @@ from megacpt.errors import ModelError
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.fingerprint import weights_digest
-from megacpt.evaluate.benchmarks.samples import items_of, metric_of
-from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
+from megacpt.evaluate.benchmarks.samples import items_of
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
 from megacpt.evaluate.heldout import evaluating
 from megacpt.evaluate.items import Scores, write_scores
 from megacpt.evaluate.usefulness.journal import AnswerJournal

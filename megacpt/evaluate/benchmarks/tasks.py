@@ -11,7 +11,7 @@ from typing import Any
 
 from megacpt.config.sections import BenchmarkConfig
 from megacpt.device.packages import require_packages
-from megacpt.errors import ConfigError, Violation
+from megacpt.errors import ConfigError, DataError, Violation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,24 @@ def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> Loa
     problems = list(_problems(suite, execute_code=execute_code))
     if problems:
         raise ConfigError(problems)
+    metric_of(suite)  # Or what has none would be refused when all is answered.
     _set_up(suite)
     return suite
+
+
+def metric_of(suite: LoadedSuite) -> str:
+    """The suite's own, or the first of the tasks' that has a direction."""
+    if suite.config.metric is not None:
+        return suite.config.metric
+    task = next(iter(suite.tasks.values()))
+    directions = task.higher_is_better()
+    found = next((name for name, is_better in directions.items() if is_better is not None), None)
+    if found is None:
+        raise DataError(
+            f"no metric of {suite.config.task} says whether higher is better; set "
+            f"evaluate.benchmarks.{suite.name}.metric, or higher_is_better in its YAML file."
+        )
+    return str(found)
 
 
 def _manager(config: BenchmarkConfig, *, path: str) -> Any:

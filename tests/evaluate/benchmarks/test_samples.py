@@ -9,8 +9,8 @@ import pytest
 
 from megacpt.config.sections import BenchmarkConfig
 from megacpt.errors import DataError
-from megacpt.evaluate.benchmarks.samples import items_of, metric_of
-from megacpt.evaluate.benchmarks.tasks import LoadedSuite
+from megacpt.evaluate.benchmarks.samples import items_of
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, metric_of
 
 
 class Task:

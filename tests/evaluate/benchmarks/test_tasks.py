@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from megacpt.config.sections import BenchmarkConfig
-from megacpt.errors import ConfigError
+from megacpt.errors import ConfigError, DataError
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
 from tests.evaluate.benchmarks.local_tasks import write_tasks
 
@@ -98,6 +98,13 @@ def test_a_task_with_a_mistake(
 def test_an_unknown_metric(load: Load) -> None:
     with pytest.raises(ConfigError, match=r"metric=f1 is no metric of choices; use one of acc, "):
         load("choices", metric="f1")
+
+
+def test_no_metric_with_a_direction(load: Load, folder: Path) -> None:
+    metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": None}
+    change(folder, "choices", metric_list=[metric])
+    with pytest.raises(DataError, match=r"set evaluate\.benchmarks\.mine\.metric"):
+        load("choices")
 
 
 def test_code_of_the_model_is_not_run_unasked(load: Load, folder: Path) -> None:
