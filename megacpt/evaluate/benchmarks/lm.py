@@ -158,11 +158,10 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
             max_new_tokens=new_tokens,
             stops=tuple(stop for stop in stops if stop),
             end_ids=(self.eot_token_id,),
-            temperature=float(wanted["temperature"]) if wanted["do_sample"] else 0.0,
+            temperature=float(wanted.get("temperature", 0.0)),
         )
-        return _Request(
-            prompt=tuple(self.tok_encode(context)[-(room - new_tokens) :]), writing=writing
-        )
+        prompt = self.tok_encode(context) or [self._first]
+        return _Request(prompt=tuple(prompt[-(room - new_tokens) :]), writing=writing)
 
     def _written(self, prompts: Sequence[tuple[int, ...]], *, writing: Writing) -> list[str]:
         if writing.temperature > 0:

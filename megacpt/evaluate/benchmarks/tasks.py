@@ -105,6 +105,14 @@ def _problems(suite: LoadedSuite, *, execute_code: bool) -> Iterator[Violation]:
                 remedy="set evaluate.execute_code=true on a machine where that may happen, or "
                 "leave the suite out",
             )
+        writing = task.config.generation_kwargs or {}
+        if writing.get("do_sample") and not writing.get("temperature"):
+            yield Violation(
+                path=f"{path}.task",
+                value=suite.config.task,
+                rule=f"asks for drawn tokens (do_sample: true) without a temperature in {name}",
+                remedy="set a temperature above 0, or do_sample: false, in its YAML file",
+            )
         known = list(task.higher_is_better())
         if suite.config.metric is not None and suite.config.metric not in known:
             yield Violation(

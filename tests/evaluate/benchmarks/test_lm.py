@@ -28,27 +28,32 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @pytest.fixture(scope="module")
+def native(smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_rank: None) -> Any:
+    from megacpt.evaluate.benchmarks.calls import Model
+    from megacpt.evaluate.benchmarks.engine import Engine
+    from megacpt.evaluate.benchmarks.lm import NativeLM
+    from megacpt.evaluate.usefulness.journal import AnswerJournal
+
+    chunks, architecture = import_model(smollm2)
+    tokenizer = load_tokenizer(smollm2)
+    engine = Engine.over(chunks, max_length=architecture.max_positions, decode=tokenizer.decode)
+    journal = AnswerJournal(tmp_path_factory.mktemp("answers") / "answers.jsonl")
+    return NativeLM(Model(engine), tokenizer=tokenizer, journal=journal)
+
+
+@pytest.fixture(scope="module")
 def measured(
-    smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_rank: None
+    native: Any, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], tuple[Samples, Samples]]:
     """lm-eval's record of a task, by the native model and by its own."""
     import torch
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from megacpt.evaluate.benchmarks.calls import Model
-    from megacpt.evaluate.benchmarks.engine import Engine
-    from megacpt.evaluate.benchmarks.lm import NativeLM
     from megacpt.evaluate.benchmarks.suites import run_suite
     from megacpt.evaluate.benchmarks.tasks import load_suite
-    from megacpt.evaluate.usefulness.journal import AnswerJournal
 
     folder = write_tasks(tmp_path_factory.mktemp("tasks") / "all")
-    chunks, architecture = import_model(smollm2)
-    tokenizer = load_tokenizer(smollm2)
-    engine = Engine.over(chunks, max_length=architecture.max_positions, decode=tokenizer.decode)
-    journal = AnswerJournal(folder / "answers.jsonl")
-    native = NativeLM(Model(engine), tokenizer=tokenizer, journal=journal)
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     # In float32 its own softmax over 49,152 tokens is wrong by 2e-4 in the sum of twenty.
     peer = HFLM(
@@ -82,6 +87,20 @@ def test_texts(measured: Callable[[str], tuple[Samples, Samples]]) -> None:
     own, others = (found["written"] for found in measured("written"))
     assert [sample["resps"] for sample in own] == [sample["resps"] for sample in others]
     assert any(sample["resps"] != [[""]] for sample in own)
+
+
+def test_text_after_nothing_begins_with_the_first_token(native: Any, smollm2: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    settings = {"until": [], "max_gen_toks": 3}
+    contexts = ["", load_tokenizer(smollm2).decode([native.prefix_token_id])]
+    nothing, first = native.generate_until(
+        [
+            Instance(request_type="generate_until", doc={}, arguments=(text, settings), idx=0)
+            for text in contexts
+        ]
+    )
+    assert nothing == first != ""
 
 
 def test_a_diverged_model_is_refused(tmp_path: Path) -> None:

@@ -100,6 +100,14 @@ def test_an_unknown_metric(load: Load) -> None:
         load("choices", metric="f1")
 
 
+def test_tokens_are_drawn_at_a_temperature(load: Load, folder: Path) -> None:
+    change(folder, "written", generation_kwargs={"do_sample": True})
+    with pytest.raises(ConfigError, match=r"without a temperature in written; set a temperature"):
+        load("written")
+    change(folder, "written", generation_kwargs={"do_sample": True, "temperature": 0.5})
+    assert list(load("written").tasks) == ["written"]
+
+
 def test_no_metric_with_a_direction(load: Load, folder: Path) -> None:
     metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": None}
     change(folder, "choices", metric_list=[metric])
