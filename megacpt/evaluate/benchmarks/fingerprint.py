@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 def weights_digest(chunks: Sequence[Any], *, arithmetic: str) -> str:
     """The same on every rank; a collective call. Another layout holds other parts, and so has
-    another digest. ``arithmetic``: the precision in words."""
+    another digest, unless it differs in how many ranks hold the same alone. ``arithmetic``: the
+    precision in words."""
     own = xxhash.xxh3_128(arithmetic.encode())
     for chunk in chunks:
         for name, tensor in chain(chunk.named_parameters(), chunk.named_buffers()):
@@ -23,7 +24,7 @@ def weights_digest(chunks: Sequence[Any], *, arithmetic: str) -> str:
             own.update(_bytes(tensor.detach()))
     found: list[str] = [""] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, own.hexdigest())
-    return str(xxhash.xxh3_128_hexdigest("".join(found).encode()))
+    return str(xxhash.xxh3_128_hexdigest("".join(dict.fromkeys(found)).encode()))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

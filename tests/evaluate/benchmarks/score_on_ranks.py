@@ -26,6 +26,7 @@ def write_scores(work: Path, layouts: dict[str, dict[str, Any]]) -> None:
         )
         from megacpt.device.groups import initialise_parallel
         from megacpt.evaluate.benchmarks.engine import Engine
+        from megacpt.evaluate.benchmarks.fingerprint import weights_digest
         from megacpt.families import read_architecture
         from megacpt.model.build import build_model
         from megacpt.model.chunks import wrap_for_forward
@@ -50,6 +51,7 @@ def write_scores(work: Path, layouts: dict[str, dict[str, Any]]) -> None:
             found = engine.score(texts(), tokens_a_pass=200)
             written = engine.write(prompts(), writing=WRITING)
             drawn = engine.write(prompts(), writing=DRAWN)
+            digest = weights_digest(chunks, arithmetic="fp32")
             file = work / f"{name}-{started.ranks.rank}.json"
-            file.write_bytes(orjson.dumps([engine.takes_branches, found, written, drawn]))
+            file.write_bytes(orjson.dumps([engine.takes_branches, digest, found, written, drawn]))
             parallel_state.destroy_model_parallel()

@@ -99,16 +99,22 @@ def test_layouts(tmp_path: Path) -> None:
     write_llama(tmp_path / "model", **CASES["tied-gqa"])
     expected = scored_by_transformers(texts(), folder=tmp_path / "model")
     continued = continued_by_transformers(prompts(), folder=tmp_path / "model")
-    drawn = set()
+    drawn, digests = set(), dict.fromkeys(TWO_RANKS, "")
     run_on_ranks(
         "tests.evaluate.benchmarks.score_on_ranks:write_scores", tmp_path, world=2, cases=TWO_RANKS
     )
     for name in TWO_RANKS:
         for rank in range(2):
             file = tmp_path / f"{name}-{rank}.json"
-            branches, found, written, sampled = orjson.loads(file.read_bytes())
+            branches, digest, found, written, sampled = orjson.loads(file.read_bytes())
             assert branches == (name != "cp2")
             require_equal([Score(**score) for score in found], expected=expected)
             assert written == continued, name
             drawn.add(str(sampled))
+            assert digests[name] in ("", digest)
+            digests[name] = digest
     assert len(drawn) == 1
+    # Layouts whose ranks hold the same parts of the weights share their answers.
+    assert digests["dp2"] == digests["cp2"]
+    assert digests["tp2"] == digests["tp2-sp"]
+    assert len(set(digests.values())) == len(TWO_RANKS) - 2
