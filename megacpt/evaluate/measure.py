@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from megacpt.evaluate.benchmarks.suites import Suites, due
+from megacpt.evaluate.benchmarks.suites import Suites
 from megacpt.evaluate.generate import generate
 from megacpt.evaluate.heldout import Losses, measure_all
 from megacpt.samples.heldout import HeldoutSet
@@ -26,9 +26,9 @@ class Measure:
     micro_batch_size: int
     sequence_length: int
     max_new_tokens: int
+    suites: Suites
+    """Those that are measured in training."""
     repetition_penalty: float = 1.0
-    suites: Suites | None = None
-    """None: none is measured in training."""
 
     def losses(self, chunks: list[Any]) -> dict[str, Losses]:
         """Loss, perplexity and number of tokens of every held-out set."""
@@ -52,12 +52,10 @@ class Measure:
 
     def benchmarks(self, chunks: list[Any], *, step: int) -> Record:
         """Those that are due after ``step``."""
-        names = due(self.suites.evaluate, step=step) if self.suites else []
-        if self.suites is None or not names:
-            return {}
         label = f"step-{step}" if step else "base"
-        measured = self.suites.measure(chunks, label=label, names=names)
-        return {"benchmarks": {name: asdict(found) for name, found in measured.items()}}
+        measured = self.suites.measure(chunks, label=label, names=self.suites.due(step))
+        found = {name: asdict(each) for name, each in measured.items()}
+        return {"benchmarks": found} if found else {}
 
     def base_record(self, chunks: list[Any]) -> Record:
         """The record of step 0, for weights that nothing has been trained on yet."""

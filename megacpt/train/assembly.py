@@ -273,12 +273,10 @@ def _measure(
 
 def _suites(
     config: RunConfig, *, runtime: Runtime, architecture: Architecture, tokenizer: Tokenizer
-) -> Suites | None:
+) -> Suites:
     """Those that are measured in training."""
     benchmarks = config.evaluate.benchmarks
     wanted = {name: each for name, each in benchmarks.items() if each.every_steps > 0}
-    if not wanted:
-        return None
     return Suites.open(
         replace(config.evaluate, benchmarks=wanted),
         run_dir=Path(config.run_dir),

@@ -36,15 +36,6 @@ class Measured:
     num_items: int
 
 
-def due(evaluate: EvaluateConfig, *, step: int) -> list[str]:
-    """Suites that are measured in training at this step; 0 is the base."""
-    return [
-        name
-        for name, benchmark in evaluate.benchmarks.items()
-        if benchmark.every_steps > 0 and step % benchmark.every_steps == 0
-    ]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suites:
     evaluate: EvaluateConfig
@@ -83,6 +74,14 @@ class Suites:
             arithmetic=arithmetic,
             loaded=loaded,
         )
+
+    def due(self, step: int) -> list[str]:
+        """What is measured in training at this step; 0 is the base."""
+        return [
+            name
+            for name, benchmark in self.evaluate.benchmarks.items()
+            if benchmark.every_steps > 0 and step % benchmark.every_steps == 0
+        ]
 
     def measure(
         self, chunks: Sequence[Any], *, label: str, names: Sequence[str], draw: int = 0
