@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def metric_of(suite: LoadedSuite) -> str:
 
 
 def _manager(config: BenchmarkConfig, *, path: str) -> Any:
-    """Of the user's own tasks, where the task is one: to look through lm-eval's takes a while."""
+    """Of the user's own tasks, where the task is one, else of lm-eval's, too."""
     require_packages(
         path,
         packages={"lm_eval": (0, 4)},
@@ -79,7 +80,13 @@ def _manager(config: BenchmarkConfig, *, path: str) -> Any:
     own = TaskManager(include_path=config.include_path, include_defaults=False)
     if _is_file(config.task) or config.task in own.all_subtasks:
         return own
-    return TaskManager(include_path=config.include_path)
+    return _with_lm_evals(TaskManager, include_path=config.include_path)
+
+
+@cache
+def _with_lm_evals(manager: Any, *, include_path: str | None) -> Any:
+    """It reads the YAML of thousands of tasks, which takes seconds: once for all suites."""
+    return manager(include_path=include_path)
 
 
 def _is_file(task: str) -> bool:
