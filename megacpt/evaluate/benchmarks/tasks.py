@@ -112,6 +112,13 @@ def _problems(suite: LoadedSuite, *, execute_code: bool) -> Iterator[Violation]:
                 remedy="set evaluate.execute_code=true on a machine where that may happen, or "
                 "leave the suite out",
             )
+        if getattr(task, "MULTIMODAL", False):  # Of lm-eval, where it is set.
+            yield Violation(
+                path=f"{path}.task",
+                value=suite.config.task,
+                rule=f"asks about images or sound in {name}, and the model reads text",
+                remedy="use another task",
+            )
         writing = task.config.generation_kwargs or {}
         if writing.get("do_sample") and not writing.get("temperature"):
             yield Violation(
@@ -128,6 +135,15 @@ def _problems(suite: LoadedSuite, *, execute_code: bool) -> Iterator[Violation]:
                 rule=f"is no metric of {name}",
                 remedy=f"use one of {', '.join(known)}",
             )
+
+    fixed = all(task.get_config("num_fewshot") == 0 for task in suite.tasks.values())
+    if suite.config.fewshot and fixed:
+        yield Violation(
+            path=f"{path}.fewshot",
+            value=suite.config.fewshot,
+            rule=f"changes nothing: {suite.config.task} says num_fewshot: 0, which lm-eval keeps",
+            remedy="leave it out, or change num_fewshot in a YAML file of your own",
+        )
 
 
 def _unknown(name: str, *, task: str, known: list[str]) -> Violation:

@@ -53,6 +53,19 @@ def test_solved_examples(load: Load) -> None:
     assert shots("choices") == 0
 
 
+def test_solved_examples_that_a_task_rules_out(load: Load, folder: Path) -> None:
+    change(folder, "letters", num_fewshot=0)
+    assert load("letters", fewshot=0).tasks["letters"].get_config("num_fewshot") == 0
+    with pytest.raises(ConfigError, match=r"mine\.fewshot=2 changes nothing: letters says"):
+        load("letters", fewshot=2)
+
+
+def test_a_task_of_images(load: Load, folder: Path) -> None:
+    change(folder, "written", doc_to_image="question")
+    with pytest.raises(ConfigError, match="asks about images or sound in written"):
+        load("written")
+
+
 @pytest.mark.slow
 def test_an_unknown_name(load: Load) -> None:
     with pytest.raises(ConfigError) as refusal:
