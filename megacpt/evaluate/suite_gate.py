@@ -39,8 +39,9 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """One suite's measurements. ``repeats``: the base again, with other seeds or orders of the
-    prompt. ``decontaminated``: whether all text trained on was, against it; None: not known."""
+    """One suite's measurements. ``repeats``: of the run's base, with other seeds or orders of the
+    prompt, the first among them; fewer than two say nothing of noise. ``decontaminated``: whether
+    all text trained on was, against it; None: not known."""
 
     role: Role
     base: Scores
@@ -119,11 +120,10 @@ def judge(suites: Mapping[str, Suite], *, gate: GateConfig, seed: int) -> list[S
 
 def _measure(suite: Suite, *, gate: GateConfig, seed: int) -> _Measured:
     pairs = pair(suite.base, candidate=suite.final)
-    noise = noise_of([suite.base, *suite.repeats])
     return _Measured(
         suite=suite,
         pairs=pairs,
-        difference=difference(pairs, seed=seed, noise=noise),
+        difference=difference(pairs, seed=seed, noise=noise_of(suite.repeats)),
         limit=limit_of(suite.role, gate=gate),
     )
 

@@ -63,11 +63,12 @@ def _is_measured(folder: Path, *, name: str, final: str) -> bool:
 def _suite(
     folder: Path, *, name: str, role: Role, final: str, decontaminated: bool | None
 ) -> Suite:
-    repeats = sorted(folder.glob(f"base-*/{name}.jsonl"))
+    base = read_scores(folder / "base" / f"{name}.jsonl")
+    again = sorted(folder.glob(f"base-*/{name}.jsonl"))
     return Suite(
         role=role,
-        base=read_scores(folder / "base" / f"{name}.jsonl"),
+        base=base,
         final=read_scores(folder / final / f"{name}.jsonl"),
-        repeats=tuple(read_scores(path) for path in repeats),
+        repeats=(base, *map(read_scores, again)),
         decontaminated=decontaminated,
     )

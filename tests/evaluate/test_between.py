@@ -32,3 +32,14 @@ def test_the_second_minus_the_first_of_suites_with_the_same_items(tmp_path: Path
     assert check.difference_points == 25
     assert (check.gained, check.lost) == (2, 1)
     assert check.limit_points is None
+
+
+def test_noise_is_that_of_the_base_from_run_to_run(tmp_path: Path) -> None:
+    """How far the first run's candidate is from its base is none."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run_dir in (first, second):
+        write(run_dir, "law", [1.0] * 8)
+    again = scores(np.zeros(8), suite="law")
+    write_scores(first / "benchmarks" / "base-2" / "law.jsonl", scores=again)
+    (check,) = between(RunConfig(run_dir=str(first)), second=RunConfig(run_dir=str(second)))
+    assert (check.repeats, check.noise_points) == (2, 0)

@@ -90,7 +90,7 @@ def test_run_to_run_noise_can_leave_it_undecided_for_good() -> None:
     suite = suite_of(Truth(clusters=4_000, flips=0.1))
     values_N = np.array([item.score for item in suite.base.items])
     shifted = [scores(values_N + shift) for shift in (-0.04, 0.01, 0.05)]
-    (check,) = judge({"law": replace(suite, repeats=tuple(shifted))}, gate=GATE, seed=1)
+    (check,) = judge({"law": replace(suite, repeats=(suite.base, *shifted))}, gate=GATE, seed=1)
     assert check.verdict is Verdict.not_enough_items
     assert (check.repeats, check.items_needed) == (4, None)
     assert "run-to-run noise" in check.sentence

@@ -28,7 +28,7 @@ def test_those_that_base_and_final_were_measured_on(tmp_path: Path) -> None:
     found = benchmarks(tmp_path, roles=roles, decontaminated={"law": True})
     assert list(found) == ["law"]
     assert (found["law"].role, found["law"].decontaminated) == (Role.gain, True)
-    assert len(found["law"].repeats) == 1
+    assert len(found["law"].repeats) == 2
     at_step = benchmarks(tmp_path, roles=roles, final="step-20")
     assert list(at_step) == ["law", "code"]
     assert at_step["code"].decontaminated is None
