@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from megacpt.evaluate.items import Scores
 from megacpt.evaluate.statistics.pairing import require_comparable
 
-_MEASUREMENTS = 2
-"""A difference has that of the base and that of the candidate."""
+FEWEST_REPEATS = 2
+"""Fewer have no variance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Noise:
 
     def draw(self, generator: np.random.Generator, *, count: int) -> NDArray[np.float64]:
         """Deviations, of Student's t: few repeats know their own spread badly."""
-        if self.repeats < _MEASUREMENTS:
+        if self.repeats < FEWEST_REPEATS:
             return np.zeros(count)
         return self.standard_error * generator.standard_t(self.repeats - 1, count)
 
@@ -43,7 +43,7 @@ NO_NOISE = Noise(standard_error=0.0, repeats=1)
 
 def noise_of(measured: Sequence[Scores]) -> Noise:
     """``measured``: the base, again and again; one says nothing."""
-    if len(measured) < _MEASUREMENTS:
+    if len(measured) < FEWEST_REPEATS:
         return NO_NOISE
     first, *others = measured
     for other in others:
@@ -60,4 +60,5 @@ def noise_between(score_RN: NDArray[np.float64]) -> Noise:
     between = items * float(mean_R.var(ddof=1))
     within = float((residual_RN**2).sum()) / ((repeats - 1) * (items - 1))
     shared = max(0.0, between - within) / items
-    return Noise(standard_error=math.sqrt(_MEASUREMENTS * shared), repeats=repeats)
+    # A difference has the noise of two measurements: of the base and of the candidate.
+    return Noise(standard_error=math.sqrt(2 * shared), repeats=repeats)
