@@ -140,7 +140,8 @@ def limit_of(role: Role, *, gate: GateConfig) -> float | None:
 
 
 def _negative(points: float | None) -> float | None:
-    return None if points is None else -points
+    """A drop as a difference; of 0 it is 0, not -0.0, which would be shown."""
+    return None if points is None else 0.0 - points
 
 
 def _check(
@@ -209,7 +210,8 @@ def _needed(found: _Measured, *, gate: GateConfig) -> int | None:
 
 
 def sentence(check: SuiteCheck, *, gate: GateConfig) -> str:
-    """``mmlu retention passed: -0.4 points [-1.6, +0.8] on 1,531 items, the limit is -2``."""
+    """``mmlu retention passed: -0.4 points [-1.6, +0.8] on 1,531 items, the declared limit is
+    -2``."""
     measured = (
         f"{check.difference_points:+.1f} points "
         f"[{check.low_points:+.1f}, {check.high_points:+.1f}] on {check.items:,} items"

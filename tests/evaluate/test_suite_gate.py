@@ -77,6 +77,12 @@ def test_roles_have_limits_of_their_own() -> None:
     assert check.sentence.endswith("on 500 items; no limit was declared")
 
 
+def test_no_drop_at_all_is_a_limit_of_zero() -> None:
+    gate = GateConfig(usefulness_drop_max_points=0.0)
+    check = judged(Truth(clusters=500, flips=0.1), role=Role.usefulness, gate=gate)
+    assert "the declared limit is +0" in check.sentence
+
+
 def test_a_suite_that_may_be_in_the_training_text_fails_where_that_is_required() -> None:
     gate = replace(GATE, require_decontaminated=True)
     suite = suite_of(Truth(clusters=4_000, flips=0.1))
