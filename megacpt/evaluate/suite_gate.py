@@ -17,7 +17,7 @@ from enum import StrEnum
 from megacpt.config.sections import GateConfig
 from megacpt.evaluate.gate import Verdict
 from megacpt.evaluate.items import Scores
-from megacpt.evaluate.statistics.difference import Difference, difference
+from megacpt.evaluate.statistics.difference import FEWEST_CLUSTERS, Difference, difference
 from megacpt.evaluate.statistics.holm import holm
 from megacpt.evaluate.statistics.mcnemar import mcnemar_p
 from megacpt.evaluate.statistics.noise import noise_of
@@ -228,6 +228,8 @@ def sentence(check: SuiteCheck, *, gate: GateConfig) -> str:
 
 
 def _missing(check: SuiteCheck) -> str:
+    if check.clusters < FEWEST_CLUSTERS:
+        return "all of them are one cluster, which says nothing of others: add items of more"
     if check.items_needed is None:
         return "no number of items decides it: run-to-run noise is too large, or it is at the limit"
     return f"{check.items_needed:,} items would decide it with {POWER:.0%} chance"

@@ -56,6 +56,12 @@ def test_a_tiny_suite_has_not_enough_items_even_if_nothing_flipped() -> None:
     assert check.sentence.endswith("items would decide it with 80% chance")
 
 
+def test_items_of_one_cluster_are_told_to_be_too_few_clusters() -> None:
+    check = judged(Truth(clusters=1, size=300, flips=0.1))
+    assert (check.verdict, check.items_needed) == (Verdict.not_enough_items, None)
+    assert check.sentence.endswith("one cluster, which says nothing of others: add items of more")
+
+
 def test_a_gain_must_surely_exceed_its_minimum() -> None:
     assert judged(Truth(clusters=2_000, flips=0.1, difference=0.05), role=Role.gain).verdict == (
         "passed"

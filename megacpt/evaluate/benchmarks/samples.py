@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from megacpt.errors import DataError
@@ -22,8 +23,12 @@ Sample = Mapping[str, Any]
 
 def items_of(suite: LoadedSuite, *, samples: Mapping[str, Sequence[Sample]]) -> tuple[Item, ...]:
     """``samples``: lm-eval's, by task. Where a task filters answers in several ways, the first
-    counts."""
-    return tuple(_items(suite, samples=samples, metric=metric_of(suite)))
+    counts. What all items have in common, such as the subject of a suite of one, makes no cluster
+    of them."""
+    items = tuple(_items(suite, samples=samples, metric=metric_of(suite)))
+    if len({item.cluster for item in items}) > 1:
+        return items
+    return tuple(replace(item, cluster=item.id) for item in items)
 
 
 def _items(

@@ -27,6 +27,8 @@ from megacpt.evaluate.statistics.pairing import Pairs
 
 RESAMPLES = 10_000
 """The ends of a 95 % interval are then known to 2.7 % of a standard error."""
+FEWEST_CLUSTERS = 2
+"""One says nothing of how much another would differ from it."""
 _TINY = 1e-12
 """Chi-squared of hardly more than one effective cluster may round to 0."""
 _CHUNK = 2_000_000
@@ -101,7 +103,7 @@ def difference(
 def cluster_error(pairs: Pairs) -> float:
     """Standard error of the mean difference where clusters are drawn; 0 of a single one."""
     clusters = len(pairs.size_G)
-    if clusters < 2:
+    if clusters < FEWEST_CLUSTERS:
         return 0.0
     residual_G = pairs.sum_G - pairs.estimate * pairs.size_G
     scale = clusters / (clusters - 1) / pairs.size_G.sum() ** 2

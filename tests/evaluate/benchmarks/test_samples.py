@@ -50,6 +50,13 @@ def test_tasks_of_a_group_are_clusters_and_fields_are() -> None:
     assert alone.cluster == alone.id
 
 
+def test_the_subject_of_all_items_makes_no_cluster_of_them() -> None:
+    """As in mmlu_anatomy: one cluster would say nothing, however many items it has."""
+    samples = [sample(content, doc={"subject": "anatomy"}, acc=1) for content in ("x", "y")]
+    found = items_of(suite(one=Task(acc=True)), samples={"one": samples})
+    assert [item.cluster for item in found] == ["x", "y"]
+
+
 def test_more_is_better() -> None:
     errors = suite(one=Task(ter=False))
     assert items_of(errors, samples={"one": [sample("x", ter=0.25)]})[0].score == -0.25

@@ -55,6 +55,11 @@ def test_a_tiny_suite_without_a_flip_asks_for_many_more() -> None:
     assert needed == pytest.approx(1_962, abs=2)
 
 
+def test_one_cluster_does_not_say_how_many_are_needed() -> None:
+    pairs = Truth(clusters=1, size=100, flips=0.1).draw(np.random.default_rng(1))
+    assert items_needed(difference(pairs, seed=1), distance=LIMIT, confidence=0.95) is None
+
+
 def test_no_number_of_items_beats_the_noise_of_runs() -> None:
     pairs = Truth(clusters=100, flips=0.1).draw(np.random.default_rng(1))
     noise = Noise(standard_error=0.05, repeats=5)
