@@ -108,6 +108,10 @@ def test_the_table_holds_every_setting() -> None:
     assert all(names_a_setting(key) for key in keys)
 
 
+def test_a_setting_is_a_row_of_the_table() -> None:
+    assert [setting.key for setting in settings() if "\n" in setting.meaning] == []
+
+
 def test_a_field_text_is_the_string_below_it() -> None:
     source = 'class A:\n    b: int = 1\n    """One\n    two."""\n    c: int = 2\n'
     assert field_texts(source) == {"A": {"b": "One two."}}

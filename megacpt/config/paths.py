@@ -84,7 +84,7 @@ def with_expanded_paths(config: RunConfig) -> RunConfig:
             benchmarks={
                 n: replace(
                     b,
-                    task=str(expand(b.task)) if b.task.endswith((".yaml", ".yml")) else b.task,
+                    task=str(expand(b.task)) if b.names_file else b.task,
                     include_path=expand(b.include_path),
                 )
                 for n, b in config.evaluate.benchmarks.items()

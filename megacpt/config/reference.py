@@ -119,11 +119,12 @@ def _leaf_type(field: Field[Any], *, leaf: type) -> str:
 
 
 def _choices_text(hint: object) -> str:
-    """What the class of the choices says, for a field that says nothing itself."""
+    """What the class of the choices says, for a field that says nothing itself; on one line."""
     if section_of(hint) is not None or entry_of(hint) is not None:
         return ""
     leaf = leaf_of(hint)
-    return inspect.getdoc(leaf) or "" if issubclass(leaf, Enum) else ""
+    text = inspect.getdoc(leaf) if issubclass(leaf, Enum) else None
+    return " ".join((text or "").split())
 
 
 def _default(field: Field[Any]) -> str:

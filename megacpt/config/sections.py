@@ -680,6 +680,11 @@ class BenchmarkConfig:
     """Put each item into the tokenizer's chat template."""
     role: BenchmarkRole = BenchmarkRole.none
 
+    @property
+    def names_file(self) -> bool:
+        """Whether ``task`` is a YAML file, not a name that lm-eval knows."""
+        return self.task.endswith((".yaml", ".yml"))
+
 
 @dataclass(kw_only=True, slots=True)
 class ServerConfig:

@@ -320,6 +320,15 @@ def test_sections_import_neither_hydra_nor_omegaconf() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_files_of_suites_are_found_from_any_folder() -> None:
+    suites = ("benchmarks.own.task=law.yaml", "benchmarks.known.task=mmlu")
+    questions = ("usefulness.asked.questions=q.jsonl", "usefulness.asked.metric=contains")
+    evaluate = compose([f"evaluate.{text}" for text in (*suites, *questions)]).evaluate
+    assert evaluate.benchmarks["own"].task == str(Path("law.yaml").absolute())
+    assert evaluate.benchmarks["known"].task == "mmlu"
+    assert evaluate.usefulness["asked"].questions == str(Path("q.jsonl").absolute())
+
+
 def test_builtin_paths_expand_and_contract() -> None:
     assert contract(expand("builtin:model/tiny")) == "builtin:model/tiny"
     assert expand("~/x") == os.path.expanduser("~/x")

@@ -109,7 +109,7 @@ def _benchmarks(facts: Facts) -> Iterator[Violation]:
                 rule="names no task",
                 remedy=f"set {path}.task to one of lm-eval or to a YAML file",
             )
-        elif task.endswith((".yaml", ".yml")) and not Path(task).is_file():
+        elif benchmark.names_file and not Path(task).is_file():
             yield Violation(
                 path=f"{path}.task",
                 value=task,
