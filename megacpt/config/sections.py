@@ -709,9 +709,11 @@ class JudgeConfig:
     max_tokens: int = limited(512, limits=COUNT)
     """Of a verdict with its reason."""
     temperature: float = limited(0.0, limits=NOT_NEGATIVE)
+    """0: the likeliest token each time."""
     concurrency: int = limited(4, limits=COUNT)
     """Requests at once."""
     timeout_s: float = limited(120.0, limits=POSITIVE)
+    """Of one reply."""
     retries: int = limited(5, limits=NOT_NEGATIVE)
     """Of a request that fails for a reason that may pass, after longer and longer waits."""
 
@@ -745,6 +747,7 @@ class UsefulnessConfig:
     max_tokens: int = limited(256, limits=COUNT)
     """Of an answer."""
     temperature: float = limited(0.0, limits=NOT_NEGATIVE)
+    """0: the likeliest token each time."""
     stop: str | None = None
     """Text before which an answer ends, such as ``Question:``."""
     concurrency: int = limited(8, limits=COUNT)
