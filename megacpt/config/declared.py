@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -33,10 +32,10 @@ def declares_limit(gate: GateConfig) -> bool:
 def gate_fingerprint(config: RunConfig) -> str:
     """Of the limits and of all they judge; a setting that is as it always was changes nothing, so
     that a later megacpt with more settings finds the same."""
-    default = _judged(to_tree(RunConfig()))
+    default = _judged(RunConfig())
     changed = {
         key: value
-        for key, value in _judged(to_tree(config)).items()
+        for key, value in _judged(config).items()
         if key not in default or default[key] != value
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(changed, sort_keys=True).encode())
@@ -44,16 +43,12 @@ def gate_fingerprint(config: RunConfig) -> str:
 
 def roles(config: RunConfig) -> dict[str, str]:
     """Benchmark -> what it is measured for."""
-    return _roles(to_tree(config)["evaluate"])
+    return {name: suite.role.value for name, suite in config.evaluate.benchmarks.items()}
 
 
-def _roles(evaluate: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(suite["role"]) for name, suite in evaluate.get("benchmarks", {}).items()}
-
-
-def _judged(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _judged(config: RunConfig) -> dict[str, Any]:
     """Limits, and the names of what they are limits of."""
-    evaluate = tree["evaluate"]
-    judged = {name: role for name, role in _roles(evaluate).items() if role != "none"}
+    evaluate = to_tree(config)["evaluate"]
+    judged = {name: role for name, role in roles(config).items() if role != "none"}
     named = {name: evaluate[name] for name in ("gate", "domain", "general")}
     return flatten({**named, "benchmarks": judged})

@@ -8,10 +8,18 @@ from dataclasses import replace
 import pytest
 
 from megacpt.config.declared import declares_limit, gate_fingerprint
-from megacpt.config.sections import EvaluateConfig, GateConfig, RunConfig, ScheduleConfig
+from megacpt.config.sections import (
+    BenchmarkConfig,
+    BenchmarkRole,
+    EvaluateConfig,
+    GateConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 
 GATE = GateConfig(retention_drop_max_points=2.0)
 CONFIG = RunConfig(evaluate=EvaluateConfig(general="web", gate=GATE))
+LAW = BenchmarkConfig(task="law", role=BenchmarkRole.retention)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,7 @@ CONFIG = RunConfig(evaluate=EvaluateConfig(general="web", gate=GATE))
         EvaluateConfig(general="web", gate=replace(GATE, confidence=0.9)),
         EvaluateConfig(general="web", gate=replace(GATE, require_decontaminated=True)),
         EvaluateConfig(general="news", gate=GATE),
+        EvaluateConfig(general="web", gate=GATE, benchmarks={"law": LAW}),
     ],
 )
 def test_limits_and_what_they_judge_change_it(evaluate: EvaluateConfig) -> None:
@@ -31,6 +40,9 @@ def test_nothing_else_does() -> None:
     other = replace(CONFIG, seed=7, run_dir="elsewhere", schedule=ScheduleConfig(steps=3))
     more = replace(other, evaluate=replace(CONFIG.evaluate, every_steps=3, max_new_tokens=9))
     assert gate_fingerprint(more) == gate_fingerprint(CONFIG)
+    measured_only = {"law": replace(LAW, role=BenchmarkRole.none)}
+    benchmarks = replace(CONFIG, evaluate=replace(CONFIG.evaluate, benchmarks=measured_only))
+    assert gate_fingerprint(benchmarks) == gate_fingerprint(CONFIG)
 
 
 def test_confidence_alone_limits_nothing() -> None:
