@@ -152,6 +152,11 @@ class RunFolder:
         return self.root / ("adapter" if adapter else "hf")
 
     @property
+    def benchmarks(self) -> Path:
+        """Answers and scores of evaluate.benchmarks."""
+        return self.root / "benchmarks"
+
+    @property
     def usefulness(self) -> Path:
         """Answers and scores of evaluate.usefulness."""
         return self.root / "usefulness"

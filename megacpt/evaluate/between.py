@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from megacpt.config.paths import RunFolder
 from megacpt.config.sections import GateConfig, RunConfig
 from megacpt.evaluate.suite_gate import Role, Suite, SuiteCheck, judge
-from megacpt.evaluate.suites import BENCHMARKS, benchmarks, measured_names, usefulness
+from megacpt.evaluate.suites import benchmarks, measured_names, usefulness
 
 
 def between(first: RunConfig, *, second: RunConfig) -> list[SuiteCheck]:
@@ -25,7 +26,7 @@ def between(first: RunConfig, *, second: RunConfig) -> list[SuiteCheck]:
 
 def _measured(run_dir: Path) -> Mapping[str, Suite]:
     """Of any role: what is a gain to one run may be retention to the other."""
-    names = dict.fromkeys(measured_names(run_dir / BENCHMARKS), "none")
+    names = dict.fromkeys(measured_names(RunFolder(run_dir).benchmarks), "none")
     return benchmarks(run_dir, roles=names) | usefulness(run_dir)
 
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from megacpt.config.paths import RunFolder
 from megacpt.evaluate.items import read_scores
 from megacpt.evaluate.suite_gate import Role, Suite
-
-BENCHMARKS, USEFULNESS = "benchmarks", "usefulness"
 
 
 def benchmarks(
@@ -27,23 +26,19 @@ def benchmarks(
     final: str = "final",
 ) -> dict[str, Suite]:
     """Those of ``roles`` that base and ``final`` (or ``step-N``) were measured on."""
-    known = decontaminated or {}
+    folder, known = RunFolder(run_dir).benchmarks, decontaminated or {}
     return {
         name: _suite(
-            run_dir / BENCHMARKS,
-            name=name,
-            role=Role(role),
-            final=final,
-            decontaminated=known.get(name),
+            folder, name=name, role=Role(role), final=final, decontaminated=known.get(name)
         )
         for name, role in roles.items()
-        if _is_measured(run_dir / BENCHMARKS, name=name, final=final)
+        if _is_measured(folder, name=name, final=final)
     }
 
 
 def usefulness(run_dir: Path) -> dict[str, Suite]:
     """All there are; questions of the user's own are not looked for in the text trained on."""
-    folder = run_dir / USEFULNESS
+    folder = RunFolder(run_dir).usefulness
     return {
         name: _suite(folder, name=name, role=Role.usefulness, final="final", decontaminated=None)
         for name in measured_names(folder)
