@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from megacpt.monitor.layers import ReportLayer
+from megacpt.monitor.layers import LAYERS, checks_of
 from megacpt.monitor.report import templates
 from megacpt.monitor.summary import Summary
 from megacpt.text import count
@@ -75,21 +75,18 @@ def _ratio(run: Summary, *, role: str) -> float | None:
 
 
 def _suites(runs: Sequence[Summary]) -> list[ComparedRow]:
-    """Candidate minus base of each suite, in the order of the layers, its interval below it."""
-    checks = [checks_of(run["layers"]) for run in runs]
-    names = dict.fromkeys((c["role"], name) for found in checks for name, c in found.items())
+    """Candidate minus base of each suite, in the order of the layers, its interval below it. What
+    is retention to one run and a gain to another has a row of each."""
+    checks = [{(c["role"], c["suite"]): c for c in checks_of(run["layers"])} for run in runs]
+    keys = dict.fromkeys(key for found in checks for key in found)
     last, rows = "", []
-    for role, name in names:
-        of_run = [found.get(name) for found in checks]
+    for role, name in sorted(keys, key=lambda key: list(LAYERS).index(key[0])):
+        of_run = [found.get((role, name)) for found in checks]
         label = name if role == "none" else f"{name} {role}"
         rows.append(_row(label, cells=[points_text(c) for c in of_run], begins_part=role != last))
         rows.append(_row("", cells=[interval_text(check) for check in of_run]))
         last = role
     return rows
-
-
-def checks_of(found: Sequence[ReportLayer]) -> dict[str, Mapping[str, Any]]:
-    return {row["check"]["suite"]: row["check"] for layer in found for row in layer["rows"]}
 
 
 def points_text(check: Mapping[str, Any] | None) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from markupsafe import Markup
@@ -70,6 +70,11 @@ def layers(evaluation: Mapping[str, Any] | None) -> list[ReportLayer]:
         for role in LAYERS
     ]
     return [layer for layer in found if layer["rows"]]
+
+
+def checks_of(found: Sequence[ReportLayer]) -> list[Mapping[str, Any]]:
+    """Those of all layers, in their order."""
+    return [row["check"] for layer in found for row in layer["rows"]]
 
 
 def _layer(role: str, *, rows: list[SuiteRow]) -> ReportLayer:

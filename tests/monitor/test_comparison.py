@@ -12,6 +12,7 @@ import pytest
 from megacpt.config.compose import read_run_yaml
 from megacpt.evaluate.between import between
 from megacpt.monitor.comparison import Between, comparison_html, comparison_rows, comparison_text
+from megacpt.monitor.layers import ReportLayer
 from megacpt.monitor.report import read_run
 from megacpt.monitor.summary import Summary, summarise
 from tests.monitor.sample_run import STEPS, records, write_evaluation, write_run
@@ -65,6 +66,30 @@ def test_a_suite_has_points_verdict_and_interval(runs: list[Summary]) -> None:
     check = runs[0]["layers"][0]["rows"][1]["check"]
     assert points.cells[0].startswith(f"{check['difference_points']:+.1f}")
     assert ends.cells[0] == f"{check['low_points']:+.1f} to {check['high_points']:+.1f}"
+
+
+def with_role(run: Summary, *, suite: str, role: str) -> Summary:
+    layers: list[ReportLayer] = [
+        {
+            **layer,
+            "rows": [
+                {**row, "check": {**row["check"], "role": role}}
+                if row["check"]["suite"] == suite
+                else row
+                for row in layer["rows"]
+            ],
+        }
+        for layer in run["layers"]
+    ]
+    return {**run, "layers": layers}
+
+
+def test_what_is_kept_for_one_run_and_gained_for_another_has_two_rows(runs: list[Summary]) -> None:
+    rows = comparison_rows([runs[0], with_role(runs[1], suite="psalm_quiz", role="retention")])
+    by_label = {row.label: row.cells for row in rows}
+    assert by_label["psalm_quiz gain"][1] == by_label["psalm_quiz retention"][0] == "-"
+    labels = list(by_label)
+    assert labels.index("psalm_quiz retention") < labels.index("psalm_quiz gain")
 
 
 def test_candidates_are_compared_where_their_items_are_the_same(pairs: list[Between]) -> None:
