@@ -13,10 +13,11 @@ from megacpt.commands.common import Verb, say, shown
 from megacpt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from megacpt.config.sections import RunConfig
     from megacpt.monitor.comparison import Between
+    from megacpt.monitor.summary import Summary
 
 FEWEST_RUNS = 2
 
@@ -41,7 +42,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         summarise(replace(read_run(Path(config.run_dir), config=config), name=name))
         for name, config in configs.items()
     ]
-    pairs = _pairs(configs)
+    pairs = _pairs(configs, runs=runs)
     print(comparison_text(runs, between=pairs))
     page = comparison_html(runs, between=pairs)
     write_text(arguments.output, text=page)
@@ -57,14 +58,22 @@ def _name(folder: Path, *, among: list[Path]) -> str:
     return last if is_clear else str(folder)
 
 
-def _pairs(configs: Mapping[str, RunConfig]) -> list[Between]:
+def _pairs(configs: Mapping[str, RunConfig], *, runs: Sequence[Summary]) -> list[Between]:
+    """Of the suites that two runs' evaluations have: an older one's scores are of a model that is
+    shown nowhere."""
     from megacpt.evaluate.between import between
     from megacpt.monitor.comparison import Between
+    from megacpt.monitor.layers import checks_of
 
+    suites = {run["run"]: [check["suite"] for check in checks_of(run["layers"])] for run in runs}
     return [
         Between(first=first, second=second, check=asdict(check))
         for first, second in combinations(configs, 2)
-        for check in between(configs[first], second=configs[second])
+        for check in between(
+            configs[first],
+            second=configs[second],
+            names=[name for name in suites[first] if name in suites[second]],
+        )
     ]
 
 

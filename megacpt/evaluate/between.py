@@ -3,31 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from megacpt.config.paths import RunFolder
 from megacpt.config.sections import GateConfig, RunConfig
 from megacpt.evaluate.suite_gate import Role, Suite, SuiteCheck, judge
-from megacpt.evaluate.suites import benchmarks, measured_names, usefulness
+from megacpt.evaluate.suites import benchmarks, usefulness
 
 
-def between(first: RunConfig, *, second: RunConfig) -> list[SuiteCheck]:
-    """A check a suite, without limits; suites whose items differ are left out."""
-    ours, theirs = _measured(Path(first.run_dir)), _measured(Path(second.run_dir))
+def between(first: RunConfig, *, second: RunConfig, names: Sequence[str]) -> list[SuiteCheck]:
+    """A check a suite of ``names``, without limits; suites whose items differ are left out."""
+    ours, theirs = (_measured(Path(run.run_dir), names=names) for run in (first, second))
     suites = {
         name: replace(ours[name], role=Role.none, base=ours[name].final, final=theirs[name].final)
-        for name in ours
-        if name in theirs and _same_items(ours[name], other=theirs[name])
+        for name in names
+        if name in ours and name in theirs and _same_items(ours[name], other=theirs[name])
     }
     return judge(suites, gate=GateConfig(), seed=first.seed)
 
 
-def _measured(run_dir: Path) -> Mapping[str, Suite]:
+def _measured(run_dir: Path, *, names: Sequence[str]) -> Mapping[str, Suite]:
     """Of any role: what is a gain to one run may be retention to the other."""
-    names = dict.fromkeys(measured_names(RunFolder(run_dir).benchmarks), "none")
-    return benchmarks(run_dir, roles=names) | usefulness(run_dir)
+    return benchmarks(run_dir, roles=dict.fromkeys(names, "none")) | usefulness(run_dir)
 
 
 def _same_items(suite: Suite, *, other: Suite) -> bool:

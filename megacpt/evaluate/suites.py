@@ -41,14 +41,9 @@ def usefulness(run_dir: Path) -> dict[str, Suite]:
     folder = RunFolder(run_dir).usefulness
     return {
         name: _suite(folder, name=name, role=Role.usefulness, final="final", decontaminated=None)
-        for name in measured_names(folder)
+        for name in sorted(path.stem for path in (folder / "base").glob("*.jsonl"))
         if _is_measured(folder, name=name, final="final")
     }
-
-
-def measured_names(folder: Path) -> list[str]:
-    """Suites that the base was measured on."""
-    return sorted(path.stem for path in (folder / "base").glob("*.jsonl"))
 
 
 def _is_measured(folder: Path, *, name: str, final: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megacpt import cli
+from megacpt.config.compose import read_run_yaml
 from tests.monitor.sample_run import STEPS, records, write_evaluation, write_run
 
 
@@ -31,6 +32,18 @@ def test_two_runs_are_shown_and_written(
     assert max(map(len, said.splitlines())) <= 80 or str(page) in said
     # Both folders are called run, so the page has their whole paths.
     assert str(two_runs[0]) in page.read_text()
+
+
+def test_scores_of_another_checkpoint_are_left_out(
+    two_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training has measured a later step since the second was evaluated."""
+    config = read_run_yaml(two_runs[1] / "run.yaml")
+    write_evaluation(two_runs[1], config=config, step=STEPS - 20, suites=True)
+    assert cli.main(["compare", *map(str, two_runs), "--output", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert "mmlu retention" in said
+    assert "item by item" not in said
 
 
 def test_one_run_or_one_twice_is_refused(

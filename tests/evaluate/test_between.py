@@ -10,6 +10,7 @@ import numpy as np
 from megacpt.config.sections import RunConfig
 from megacpt.evaluate.between import between
 from megacpt.evaluate.items import write_scores
+from megacpt.evaluate.suite_gate import SuiteCheck
 from tests.evaluate.statistics.suites import scores
 
 
@@ -17,6 +18,11 @@ def write(run_dir: Path, suite: str, values: list[float], *, metric: str = "acc"
     for label, found in (("base", [0.0] * len(values)), ("final", values)):
         path = run_dir / "benchmarks" / label / f"{suite}.jsonl"
         write_scores(path, scores=scores(np.array(found), suite=suite, metric=metric))
+
+
+def compared(first: Path, second: Path, *names: str) -> list[SuiteCheck]:
+    one, other = (RunConfig(run_dir=str(run_dir)) for run_dir in (first, second))
+    return between(one, second=other, names=names)
 
 
 def test_the_second_minus_the_first_of_suites_with_the_same_items(tmp_path: Path) -> None:
@@ -27,11 +33,12 @@ def test_the_second_minus_the_first_of_suites_with_the_same_items(tmp_path: Path
     write(second, "code", [0.0, 1.0, 1.0])
     write(first, "news", [0.0, 1.0])
     write(second, "news", [0.0, 1.0], metric="f1")
-    (check,) = between(RunConfig(run_dir=str(first)), second=RunConfig(run_dir=str(second)))
+    (check,) = compared(first, second, "law", "code", "news", "neither")
     assert (check.suite, check.base, check.final) == ("law", 0.5, 0.75)
     assert check.difference_points == 25
     assert (check.gained, check.lost) == (2, 1)
     assert check.limit_points is None
+    assert compared(first, second, "code") == []
 
 
 def test_noise_is_that_of_the_base_from_run_to_run(tmp_path: Path) -> None:
@@ -41,5 +48,5 @@ def test_noise_is_that_of_the_base_from_run_to_run(tmp_path: Path) -> None:
         write(run_dir, "law", [1.0] * 8)
     again = scores(np.zeros(8), suite="law")
     write_scores(first / "benchmarks" / "base-2" / "law.jsonl", scores=again)
-    (check,) = between(RunConfig(run_dir=str(first)), second=RunConfig(run_dir=str(second)))
+    (check,) = compared(first, second, "law")
     assert (check.repeats, check.noise_points) == (2, 0)

@@ -43,7 +43,7 @@ def runs(folders: list[Path]) -> list[Summary]:
 @pytest.fixture(scope="module")
 def pairs(folders: list[Path]) -> list[Between]:
     first, second = (read_run_yaml(folder / "run.yaml") for folder in folders[:2])
-    checks = between(first, second=second)
+    checks = between(first, second=second, names=["hellaswag", "mmlu", "psalm_quiz", "letters"])
     return [Between(first="first", second="second", check=asdict(check)) for check in checks]
 
 
