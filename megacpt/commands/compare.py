@@ -52,10 +52,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _name(folder: Path, *, among: list[Path]) -> str:
-    """Its last part, or all of it where that is another's, too."""
-    last = folder.resolve().name
-    is_clear = sum(other.resolve().name == last for other in among) == 1
-    return last if is_clear else str(folder)
+    """As many of its last parts as no other has: a column has room for the end of a path."""
+    parts = folder.resolve().parts
+    others = [other.resolve().parts for other in among if other is not folder]
+    lengths = range(1, len(parts) + 1)
+    length = next(n for n in lengths if all(other[-n:] != parts[-n:] for other in others))
+    return str(Path(*parts[-length:]))
 
 
 def _pairs(configs: Mapping[str, RunConfig], *, runs: Sequence[Summary]) -> list[Between]:
