@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from megacpt.config.sections import GateConfig, RunConfig
+from megacpt.evaluate.items import Scores
 from megacpt.evaluate.suite_gate import Role, Suite, SuiteCheck, judge
 from megacpt.evaluate.suites import benchmarks, usefulness
 
@@ -18,7 +19,9 @@ def between(first: RunConfig, *, second: RunConfig, names: Sequence[str]) -> lis
     suites = {
         name: replace(ours[name], role=Role.none, base=ours[name].final, final=theirs[name].final)
         for name in names
-        if name in ours and name in theirs and _same_items(ours[name], other=theirs[name])
+        if name in ours
+        and name in theirs
+        and _same_items(ours[name].final, other=theirs[name].final)
     }
     return judge(suites, gate=GateConfig(), seed=first.seed)
 
@@ -28,9 +31,5 @@ def _measured(run_dir: Path, *, names: Sequence[str]) -> Mapping[str, Suite]:
     return benchmarks(run_dir, roles=dict.fromkeys(names, "none")) | usefulness(run_dir)
 
 
-def _same_items(suite: Suite, *, other: Suite) -> bool:
-    return suite.final.metric == other.final.metric and _items(suite) == _items(other)
-
-
-def _items(suite: Suite) -> dict[str, str]:
-    return {item.id: item.cluster for item in suite.final.items}
+def _same_items(scores: Scores, *, other: Scores) -> bool:
+    return scores.metric == other.metric and scores.clusters == other.clusters

@@ -53,6 +53,11 @@ class Scores:
             )
 
     @property
+    def clusters(self) -> dict[str, str]:
+        """Item -> its cluster: equal where two models were asked the same."""
+        return {item.id: item.cluster for item in self.items}
+
+    @property
     def mean(self) -> float:
         """Of all items alike, whatever their clusters."""
         return math.fsum(item.score for item in self.items) / len(self.items)

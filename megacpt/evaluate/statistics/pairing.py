@@ -110,7 +110,7 @@ def require_comparable(base: Scores, *, candidate: Scores) -> None:
                 f"scores of {what} {own} and {other} are not compared; measure both models with "
                 "the same suite and metric."
             )
-    known, found = _clusters(base), _clusters(candidate)
+    known, found = base.clusters, candidate.clusters
     if known != found:
         first = min((known.keys() ^ found.keys()) or _moved(known, found=found))
         raise CheckpointError(
@@ -122,10 +122,6 @@ def require_comparable(base: Scores, *, candidate: Scores) -> None:
             f"suite {base.suite} has {len(known)} items; a difference takes {FEWEST_ITEMS} at "
             "least. Raise the limit of the benchmark, or take it out."
         )
-
-
-def _clusters(scores: Scores) -> dict[str, str]:
-    return {item.id: item.cluster for item in scores.items}
 
 
 def _moved(known: dict[str, str], *, found: dict[str, str]) -> set[str]:
