@@ -260,23 +260,30 @@ def _clause(name: str, *, change: HeldoutChange) -> str:
 
 def gate(files: RunFiles, *, evaluation: Mapping[str, Any] | None) -> Gate:
     if not declares_limit(files.config.evaluate.gate):
-        return {
-            "verdict": "not declared",
-            "note": "No limit was declared before training, so there is nothing to pass.",
-            "checks": [],
-        }
+        return _unjudged(
+            "not declared",
+            note="No limit was declared before training, so there is nothing to pass.",
+        )
     if evaluation is None:
         stale = "; evaluation.json is of an earlier step" if files.evaluation else ""
-        return {
-            "verdict": "not checked",
-            "note": f"Limits are declared but not checked yet: run megacpt evaluate{stale}.",
-            "checks": [],
-        }
+        return _unjudged(
+            "not checked",
+            note=f"Limits are declared but not checked yet: run megacpt evaluate{stale}.",
+        )
     checks = [check for check in evaluation["gate"] if check["verdict"] != "not declared"]
     suites = [check for check in evaluation.get("suites", []) if check["limit_points"] is not None]
+    if not checks and not suites:
+        return _unjudged(
+            "not checked",
+            note="Limits are declared, but evaluation.json is from before: run megacpt evaluate.",
+        )
     verdict = _worst(check["verdict"] for check in (*checks, *suites))
     late = f" The gate was {DECLARED_LATE}." if evaluation.get("declared_late") else ""
     return {"verdict": verdict, "note": _NOTES[verdict] + late, "checks": checks}
+
+
+def _unjudged(verdict: str, *, note: str) -> Gate:
+    return {"verdict": verdict, "note": note, "checks": []}
 
 
 _NOTES = {

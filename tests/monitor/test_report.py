@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from megacpt.config.compose import read_run_yaml, write_run_yaml
-from megacpt.config.sections import AdapterConfig
+from megacpt.config.sections import AdapterConfig, GateConfig
 from megacpt.errors import ConfigError, DataError
 from megacpt.monitor.report import write_report
 from tests.monitor.sample_run import (
@@ -170,6 +170,15 @@ def test_a_failed_gate_says_which_limit(tmp_path: Path) -> None:
     assert content["gate"]["verdict"] == "failed"
     assert [check["verdict"] for check in content["gate"]["checks"]] == ["passed", "failed"]
     assert "Gate failed. A limit declared before training does not hold." in text_of(tmp_path)
+
+
+def test_a_limit_that_was_declared_after_the_evaluation_is_not_passed(tmp_path: Path) -> None:
+    config = write_run(tmp_path, run=records())
+    evaluate = replace(config.evaluate, gate=GateConfig())
+    write_evaluation(tmp_path, config=replace(config, evaluate=evaluate), step=STEPS)
+    content = report(tmp_path)
+    assert (content["gate"]["verdict"], content["gate"]["checks"]) == ("not checked", [])
+    assert "evaluation.json is from before: run megacpt evaluate." in content["gate"]["note"]
 
 
 def test_no_declared_limit_is_nothing_passed(tmp_path: Path) -> None:
