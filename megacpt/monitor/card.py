@@ -26,6 +26,7 @@ from megacpt.families.hf_config import HfConfig
 from megacpt.families.peft_settings import PEFT_SETTINGS
 from megacpt.families.stored.nested import text_of
 from megacpt.files import write_text
+from megacpt.monitor.layers import checks_of
 from megacpt.monitor.report import found_settings, run_files, settings
 from megacpt.monitor.summary import HeldoutChange, Summary, summarise, up_to
 from megacpt.shards.manifest import read_shard_manifest
@@ -307,9 +308,11 @@ def _gate(summary: Summary) -> Iterator[str]:
     if gate["verdict"] == "not declared":
         return
     yield f"{gate['verdict'].capitalize()}. {gate['note']}"
-    if gate["checks"]:
+    suites = [c for c in checks_of(summary["layers"]) if c["limit_points"] is not None]
+    checks = [*gate["checks"], *suites]
+    if checks:
         yield ""
-    yield from (f"- {_text(check['sentence'])}" for check in gate["checks"])
+    yield from (f"- {_text(check['sentence'])}" for check in checks)
 
 
 def _training(facts: CardFacts) -> Iterator[str]:

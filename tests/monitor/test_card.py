@@ -86,6 +86,16 @@ def test_the_text_says_the_same(run: Run) -> None:
     assert f"Commit `{HUB[-40:]}`" in text
 
 
+def test_suites_with_a_limit_stand_below_the_gate(run: Run) -> None:
+    gate = replace(run.config.evaluate.gate, retention_drop_max_points=2.0)
+    config = replace(run.config, evaluate=replace(run.config.evaluate, gate=gate))
+    write_evaluation(run.run_dir, config=config, step=STEPS, suites=True)
+    text = run.card().text
+    assert "Not enough items. No limit is exceeded for sure" in text
+    assert "- mmlu retention not enough items: " in text
+    assert "letters" not in text
+
+
 def test_the_step_that_is_exported_counts_and_no_later_one(run: Run) -> None:
     """Training went on until 120 and was evaluated there; the newest checkpoint is of 60."""
     write_evaluation(run.run_dir, config=run.config, step=STEPS)
