@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from markupsafe import Markup
-
 from megacpt.monitor.layers import LAYERS, checks_of
-from megacpt.monitor.report import templates
+from megacpt.monitor.report import page_of
 from megacpt.monitor.summary import Summary
 from megacpt.text import count
 
@@ -133,12 +130,7 @@ def _between_block(between: Sequence[Between]) -> list[str]:
 
 
 def comparison_html(runs: Sequence[Summary], *, between: Sequence[Between]) -> str:
-    css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        templates()
-        .get_template("comparison.html.jinja")
-        .render(runs=runs, rows=comparison_rows(runs), between=between, css=Markup(css))
-    )
+    return page_of("comparison.html.jinja", runs=runs, rows=comparison_rows(runs), between=between)
 
 
 def _row(label: str, *, cells: Sequence[str], begins_part: bool = False) -> ComparedRow:

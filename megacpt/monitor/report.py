@@ -81,9 +81,8 @@ def html(summary: Summary, *, config: RunConfig, records: Sequence[StepRecord]) 
         clip_grad_norm=config.optim.clip_grad_norm,
     )
     certificate = summary["certificate"]
-    template = templates().get_template("report.html.jinja")
-    css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
-    return template.render(
+    return page_of(
+        "report.html.jinja",
         s=summary,
         settings=settings(config) | found_settings(summary["environment"] or {}),
         environment=environment_facts(summary["environment"] or {}),
@@ -91,8 +90,13 @@ def html(summary: Summary, *, config: RunConfig, records: Sequence[StepRecord]) 
         heldout_figures=[Markup(figure) for figure in figures.heldout],
         training_figures=[Markup(figure) for figure in figures.training],
         config_yaml=render(config),
-        css=Markup(css),
     )
+
+
+def page_of(template: str, **values: object) -> str:
+    """One file, its styles inside."""
+    css = resources.files("megacpt.monitor").joinpath("report.css").read_text(encoding="utf-8")
+    return _templates().get_template(template).render(css=Markup(css), **values)
 
 
 def settings(config: RunConfig) -> dict[str, str]:
@@ -165,7 +169,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     raise DataError(f"{path} is not a JSON object; delete it and make it again")
 
 
-def templates() -> Environment:
+def _templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("megacpt", "monitor"),
         autoescape=True,
