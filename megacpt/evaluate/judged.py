@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from megacpt.config.declared import gate_fingerprint
-from megacpt.config.sections import GateConfig, RunConfig
+from megacpt.config.declared import gate_fingerprint, roles
+from megacpt.config.sections import RunConfig
 from megacpt.evaluate.gate import Check, Losses, Verdict, overall, verdict
 from megacpt.evaluate.statistics.pairing import flips
 from megacpt.evaluate.suite_gate import POINT, Role, Suite, judge, limit_of
+from megacpt.text import listed
 
 FLIPS_SHOWN = 200
 """Of a suite, the largest changes first, losses and gains alike."""
@@ -31,7 +32,7 @@ def judged(
     evaluate = config.evaluate
     checks = [
         *verdict(heldout, gate=evaluate.gate, domain=evaluate.domain, general=evaluate.general),
-        *unmeasured(suites, gate=evaluate.gate),
+        *unmeasured(suites, config=config),
     ]
     suite_checks = judge(suites, gate=evaluate.gate, seed=config.seed)
     late = declared is not None and declared != gate_fingerprint(config)
@@ -44,24 +45,33 @@ def judged(
     }
 
 
-def unmeasured(suites: Mapping[str, Suite], *, gate: GateConfig) -> list[Check]:
-    """A check for each limit whose suites were not measured: nothing is passed by that."""
+def unmeasured(suites: Mapping[str, Suite], *, config: RunConfig) -> list[Check]:
+    """A check for each limit whose suites were not all measured: nothing is passed by that."""
+    declared = roles(config) | dict.fromkeys(config.evaluate.usefulness, Role.usefulness.value)
     measured = {suite.role for suite in suites.values()}
-    return [
-        Check(
-            name=role.value,
-            heldout_set=None,
-            ratio=None,
-            limit=limit / POINT,
-            measured=None,
-            unit="points",
-            verdict=Verdict.not_enough_items,
-            sentence=f"{role} not enough items: a limit is declared, and no suite of that role was "
-            "measured",
-        )
-        for role in Role
-        if (limit := limit_of(role, gate=gate)) is not None and role not in measured
-    ]
+    found = []
+    for role in Role:
+        limit = limit_of(role, gate=config.evaluate.gate)
+        missing = [name for name, of in declared.items() if of == role and name not in suites]
+        if limit is not None and (missing or role not in measured):
+            found.append(_unmeasured(role, limit=limit, missing=missing))
+    return found
+
+
+def _unmeasured(role: Role, *, limit: float, missing: Sequence[str]) -> Check:
+    of = listed(missing) if missing else "a suite of that role"
+    remedy = "; run megacpt usefulness, then evaluate" if role is Role.usefulness else ""
+    return Check(
+        name=role.value,
+        heldout_set=None,
+        ratio=None,
+        limit=limit / POINT,
+        measured=None,
+        unit="points",
+        verdict=Verdict.not_enough_items,
+        sentence=f"{role} not enough items: a limit is declared, and there is no score of {of}"
+        f"{remedy}",
+    )
 
 
 def flipped(suite: Suite) -> Sequence[Mapping[str, object]]:

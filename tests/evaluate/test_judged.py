@@ -9,7 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from megacpt.config.declared import gate_fingerprint
-from megacpt.config.sections import EvaluateConfig, GateConfig, RunConfig
+from megacpt.config.sections import (
+    EvaluateConfig,
+    GateConfig,
+    RunConfig,
+    UsefulnessConfig,
+    UsefulnessMetric,
+)
 from megacpt.evaluate.judged import FLIPS_SHOWN, judged
 from megacpt.evaluate.suite_gate import Role, Suite
 from tests.evaluate.statistics.suites import Truth, scores_of
@@ -61,7 +67,24 @@ def test_a_limit_without_a_suite_is_not_passed() -> None:
     result = judged(config_with(LIMITS), heldout=HELDOUT, suites={}, declared=None)
     assert result["verdict"] == "not enough items"
     assert result["gate"][-1]["sentence"] == (
-        "retention not enough items: a limit is declared, and no suite of that role was measured"
+        "retention not enough items: a limit is declared, and there is no score of a suite of that "
+        "role"
+    )
+
+
+def test_a_declared_suite_that_was_not_measured_is_not_passed() -> None:
+    """As after ``megacpt usefulness --suite letters``."""
+    asked = UsefulnessConfig(questions="q.jsonl", metric=UsefulnessMetric.contains)
+    evaluate = EvaluateConfig(
+        gate=GateConfig(usefulness_drop_max_points=2.0),
+        usefulness={"advice": asked, "letters": asked},
+    )
+    suites = {"letters": replace(LAW, role=Role.usefulness)}
+    result = judged(RunConfig(evaluate=evaluate), heldout={}, suites=suites, declared=None)
+    assert [check["verdict"] for check in result["suites"]] == ["passed"]
+    assert result["verdict"] == "not enough items"
+    assert result["gate"][-1]["sentence"].endswith(
+        "there is no score of advice; run megacpt usefulness, then evaluate"
     )
 
 
