@@ -126,6 +126,19 @@ def _benchmarks(facts: Facts) -> Iterator[Violation]:
             )
 
 
+def _names(facts: Facts) -> Iterator[Violation]:
+    """Benchmarks and questions stand beside each other in evaluation.json, by their names."""
+    evaluate = facts.config.evaluate
+    for name in evaluate.usefulness:
+        if name in evaluate.benchmarks:
+            yield Violation(
+                path=f"evaluate.usefulness.{name}.questions",
+                value=evaluate.usefulness[name].questions,
+                rule=f"has the name of a benchmark, evaluate.benchmarks.{name}",
+                remedy="give one of the two another name",
+            )
+
+
 RULES: tuple[Rule, ...] = (
     _sets,
     _sets_are_held_out,
@@ -133,4 +146,5 @@ RULES: tuple[Rule, ...] = (
     _gate_of_suites,
     _stop_in_training,
     _benchmarks,
+    _names,
 )

@@ -12,6 +12,16 @@ from tests.plan.test_check import broken
 MINE = "evaluate.benchmarks.mine"
 
 
+def test_a_benchmark_and_questions_have_names_of_their_own() -> None:
+    for name, times in (("mine", 1), ("other", 0)):
+        asked = f"evaluate.usefulness.{name}"
+        questions = (f"{asked}.questions=q.jsonl", f"{asked}.metric=contains")
+        config = compose(["experiment=tiny", f"{MINE}.task=mmlu", *questions])
+        found = broken(RULES, config=config)
+        assert len(found) == times
+        assert all("has the name of a benchmark" in sentence for sentence in found)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
