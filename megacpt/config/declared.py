@@ -46,9 +46,15 @@ def roles(config: RunConfig) -> dict[str, str]:
     return {name: suite.role.value for name, suite in config.evaluate.benchmarks.items()}
 
 
+def declared_suites(config: RunConfig) -> dict[str, str]:
+    """The same of benchmarks and of questions."""
+    return roles(config) | dict.fromkeys(config.evaluate.usefulness, "usefulness")
+
+
 def _judged(config: RunConfig) -> dict[str, Any]:
-    """Limits, and the names of what they are limits of."""
+    """Limits, and the names of what they are limits of, where there are any."""
     evaluate = to_tree(config)["evaluate"]
-    judged = {name: role for name, role in roles(config).items() if role != "none"}
+    suites = declared_suites(config) if declares_limit(config.evaluate.gate) else {}
+    judged = {name: role for name, role in suites.items() if role != "none"}
     named = {name: evaluate[name] for name in ("gate", "domain", "general")}
     return flatten({**named, "benchmarks": judged})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from megacpt.config.declared import gate_fingerprint, roles
+from megacpt.config.declared import declared_suites, gate_fingerprint
 from megacpt.config.sections import RunConfig
 from megacpt.evaluate.gate import Check, Losses, Verdict, overall, verdict
 from megacpt.evaluate.statistics.pairing import flips
@@ -47,7 +47,7 @@ def judged(
 
 def unmeasured(suites: Mapping[str, Suite], *, config: RunConfig) -> list[Check]:
     """A check for each limit whose suites were not all measured: nothing is passed by that."""
-    declared = roles(config) | dict.fromkeys(config.evaluate.usefulness, Role.usefulness.value)
+    declared = declared_suites(config)
     measured = {suite.role for suite in suites.values()}
     found = []
     for role in Role:

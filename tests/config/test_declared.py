@@ -15,10 +15,13 @@ from megacpt.config.sections import (
     GateConfig,
     RunConfig,
     ScheduleConfig,
+    UsefulnessConfig,
+    UsefulnessMetric,
 )
 
 GATE = GateConfig(retention_drop_max_points=2.0)
 CONFIG = RunConfig(evaluate=EvaluateConfig(general="web", gate=GATE))
+ADVICE = UsefulnessConfig(questions="q.jsonl", metric=UsefulnessMetric.contains)
 LAW = BenchmarkConfig(task="law", role=BenchmarkRole.retention)
 
 
@@ -30,6 +33,7 @@ LAW = BenchmarkConfig(task="law", role=BenchmarkRole.retention)
         EvaluateConfig(general="web", gate=replace(GATE, require_decontaminated=True)),
         EvaluateConfig(general="news", gate=GATE),
         EvaluateConfig(general="web", gate=GATE, benchmarks={"law": LAW}),
+        EvaluateConfig(general="web", gate=GATE, usefulness={"advice": ADVICE}),
     ],
 )
 def test_limits_and_what_they_judge_change_it(evaluate: EvaluateConfig) -> None:
@@ -43,6 +47,11 @@ def test_nothing_else_does() -> None:
     measured_only = {"law": replace(LAW, role=BenchmarkRole.none)}
     benchmarks = replace(CONFIG, evaluate=replace(CONFIG.evaluate, benchmarks=measured_only))
     assert gate_fingerprint(benchmarks) == gate_fingerprint(CONFIG)
+
+
+def test_without_a_limit_suites_may_come_and_go() -> None:
+    asked = EvaluateConfig(benchmarks={"law": LAW}, usefulness={"advice": ADVICE})
+    assert gate_fingerprint(RunConfig(evaluate=asked)) == gate_fingerprint(RunConfig())
 
 
 def test_confidence_alone_limits_nothing() -> None:
