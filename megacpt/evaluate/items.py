@@ -76,7 +76,8 @@ def read_scores(path: Path) -> Scores:
         return Scores(**header, items=tuple(Item(**item) for item in items))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is no file of scores ({error}); megacpt evaluate writes it again."
+            f"{path} is no file of scores ({error}); megacpt evaluate, or megacpt usefulness for "
+            "questions, writes it again."
         ) from error
 
 
