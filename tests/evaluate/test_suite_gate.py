@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megacpt.config.sections import GateConfig
+from megacpt.config.sections import GateConfig, RunConfig
 from megacpt.evaluate.gate import Verdict, overall
 from megacpt.evaluate.statistics.difference import difference
 from megacpt.evaluate.statistics.holm import holm
@@ -73,6 +74,17 @@ def test_a_gain_must_surely_exceed_its_minimum() -> None:
     assert between.verdict is Verdict.not_enough_items
     assert between.items_needed is not None
     assert between.items_needed > 500
+
+
+def test_the_page_shows_what_is_said() -> None:
+    """Of 200 items the base has 83; the candidate has 17 of them no more, and 32 others."""
+    base_N = (np.arange(200) < 83).astype(float)
+    final_N = ((np.arange(200) >= 17) & (np.arange(200) < 115)).astype(float)
+    law = Suite(role=Role.gain, base=scores(base_N), final=scores(final_N))
+    (check,) = judge({"law": law}, gate=GATE, seed=RunConfig().seed)
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    assert f"{check.base:>10.4f}{check.final:>10.4f}   +0.0750\n" in page
+    assert f"Gate: {check.sentence}\n" in page
 
 
 def test_roles_have_limits_of_their_own() -> None:
