@@ -8,10 +8,8 @@ shard without one there is learned whole.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,30 +46,3 @@ def open_mask(prefix: Path | str, *, manifest: Manifest | None) -> LossMask | No
             "each; restore it, or tokenize the conversations again."
         )
     return mask_T
-
-
-class MaskWriter:
-    """``with MaskWriter(path) as w: w.add(mask_T); w.finish()``, some tokens at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream: BinaryIO = path.open("wb")
-        self._digest = hashlib.sha256()
-
-    def __enter__(self) -> MaskWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def add(self, mask_T: LossMask) -> None:
-        self._stream.write(mask_T.data)
-        self._digest.update(mask_T.data)
-
-    def finish(self) -> None:
-        """Let it survive a power cut."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())

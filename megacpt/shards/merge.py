@@ -21,7 +21,7 @@ import numpy.typing as npt
 from megacpt.corpus.curation import TextOrigin
 from megacpt.corpus.documents import QUARANTINE
 from megacpt.errors import DataError
-from megacpt.shards.loss_mask import MaskWriter, open_mask
+from megacpt.shards.loss_mask import open_mask
 from megacpt.shards.manifest import (
     Manifest,
     chained,
@@ -65,15 +65,14 @@ def merge_shards(
         shard.check_bounds()
 
     def describe(files: ShardFiles) -> Manifest:
-        found = _merged(manifests, files=files, name=Path(output_prefix).name)
-        return chained(replace(found, mask_sha256=mask_sha256))
+        return _merged(manifests, files=files, name=Path(output_prefix).name)
 
     with ShardWriter(output_prefix, dtype=dtype) as writer:
         _copy(shards, manifests=manifests, writer=writer, progress=progress)
+        _copy_masks(shards, manifests=manifests, writer=writer)
         has_bad = _copy_quarantine(prefixes, writer=writer)
-        masked = bool(mask_sha256 := _copy_masks(shards, manifests=manifests, writer=writer))
         files = writer.publish(
-            beside=(*(QUARANTINE,) * has_bad, *(MASK,) * masked),
+            beside=(QUARANTINE,) if has_bad else (),
             describe=(lambda files: manifest_json(describe(files))) if manifests else None,
             bounds=_bounds(shards),
         )
@@ -205,34 +204,34 @@ def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> 
 
 def _copy_masks(
     shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest], writer: ShardWriter
-) -> str:
-    """The masks of all shards, one after another; their checksum, or "" if no shard has one."""
-    if not any(manifest.mask_sha256 for manifest in manifests):
-        return ""
-    _require_one_kind(shards, manifests=manifests)
-    with MaskWriter(writer.aside(MASK)) as joined:
-        for shard, manifest in zip(shards, manifests, strict=True):
-            mask_T = open_mask(shard.prefix, manifest=manifest)
-            assert mask_T is not None
-            found = hashlib.sha256(mask_T.data).hexdigest()
-            require_checksum(shard.prefix, kind=MASK, expected=manifest.mask_sha256, found=found)
-            joined.add(mask_T)
-        joined.finish()
-    return joined.sha256
+) -> None:
+    """The masks of all shards, one after another; nothing where they have none."""
+    _require_one_kind([shard.prefix for shard in shards], manifests=manifests)
+    for shard, manifest in zip(shards, manifests, strict=False):
+        mask_T = open_mask(shard.prefix, manifest=manifest)
+        if mask_T is None:
+            continue
+        digest = hashlib.sha256()
+        for at in range(0, mask_T.size, AT_ONCE):
+            digest.update(mask_T[at : at + AT_ONCE].data)
+            writer.add_mask(mask_T[at : at + AT_ONCE])
+        expected = manifest.mask_sha256
+        require_checksum(shard.prefix, kind=MASK, expected=expected, found=digest.hexdigest())
 
 
-def _require_one_kind(shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest]) -> None:
-    masked = next(s.prefix for s, m in zip(shards, manifests, strict=True) if m.mask_sha256)
-    for shard, manifest in zip(shards, manifests, strict=True):
-        if not manifest.mask_sha256:
+def _require_one_kind(prefixes: Sequence[Path], *, manifests: Sequence[Manifest]) -> None:
+    """Text, or conversations in the words of one template."""
+    masked = [p for p, m in zip(prefixes, manifests, strict=False) if m.mask_sha256]
+    for prefix, manifest in zip(prefixes, manifests, strict=False):
+        if masked and not manifest.mask_sha256:
             raise DataError(
-                f"token shard {shard.prefix} has no mask, but {masked} has one: text and "
+                f"token shard {prefix} has no mask, but {masked[0]} has one: text and "
                 "conversations are sources of one run each, not one shard."
             )
         if manifest.chat_template != manifests[0].chat_template:
             raise DataError(
-                f"token shard {shard.prefix} was written with another chat template than "
-                f"{shards[0].prefix}; tokenize both with one --chat-template."
+                f"token shard {prefix} was written with another chat template than "
+                f"{prefixes[0]}; tokenize both with one --chat-template."
             )
 
 
@@ -247,7 +246,7 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
     policies = dict.fromkeys(m.on_error for m in manifests if m.errors)
     # One that knows what its tokenizer computes says more than one of an older megacpt.
     first = next((m for m in manifests if m.identity), manifests[0])
-    return replace(
+    whole = replace(
         first,
         name=name,
         key=", ".join(dict.fromkeys(manifest.key for manifest in manifests)),
@@ -261,6 +260,7 @@ def _merged(manifests: Sequence[Manifest], *, files: ShardFiles, name: str) -> M
         curated=_curated(manifests),
         **asdict(files),
     )
+    return chained(whole)
 
 
 def _curated(manifests: Sequence[Manifest]) -> tuple[TextOrigin, ...]:

@@ -40,6 +40,8 @@ class ShardFiles:
     idx_bytes: int
     bin_sha256: str
     idx_sha256: str
+    mask_sha256: str = ""
+    """"" of a shard without a mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class ShardWriter:
         self.dtype = dtype
         self.documents = self.tokens = 0
         self._open: list[BinaryIO] = []
+        self._mask: _HashedFile | None = None
 
     def __enter__(self) -> ShardWriter:
         try:
@@ -138,6 +141,14 @@ class ShardWriter:
             self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
         self.documents += lengths.size
 
+    def add_mask(self, mask_T: npt.NDArray[np.uint8]) -> None:
+        """Append to PREFIX.mask: a byte for each token, before or after it."""
+        with self._reported():
+            if self._mask is None:
+                self._mask = _HashedFile(self.aside(MASK))
+                self._open.append(self._mask.stream)
+            self._mask.write(mask_T.tobytes())
+
     def write_beside(self, kind: str, *, content: Iterable[bytes]) -> None:
         """A further file, to be published with the shard."""
         with self._reported():
@@ -163,8 +174,10 @@ class ShardWriter:
             if text is not None:
                 _write_synced(self.aside("json"), content=[text.encode("utf-8")])
             self._name("idx").unlink(missing_ok=True)
-            if MASK not in beside:
+            if self._mask is None:
                 self._name(MASK).unlink(missing_ok=True)
+            else:
+                self.aside(MASK).replace(self._name(MASK))
             for kind in (*beside, "bin", *(("json",) if text is not None else ()), "idx"):
                 self.aside(kind).replace(self._name(kind))
             sync(self.prefix.parent)
@@ -179,6 +192,9 @@ class ShardWriter:
             with suppress(OSError):
                 idx.stream.close()
         self._bin.sync()
+        if self._mask is not None:
+            assert self._mask.size == self.tokens, "each token has its byte of the mask"
+            self._mask.sync()
         return ShardFiles(
             documents=bounds.documents if bounds else self.documents,
             tokens=self.tokens,
@@ -186,6 +202,7 @@ class ShardWriter:
             idx_bytes=idx.size,
             bin_sha256=self._bin.sha256,
             idx_sha256=idx.sha256,
+            mask_sha256=self._mask.sha256 if self._mask else "",
         )
 
     def _write_index(self, idx: _HashedFile, *, bounds: DocumentBounds | None) -> None:

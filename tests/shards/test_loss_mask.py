@@ -100,6 +100,15 @@ def test_merged_shards_keep_their_masks(prefix: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "both").chat_template == verify(prefix).chat_template
 
 
+def test_a_changed_mask_is_not_merged(prefix: Path, tmp_path: Path) -> None:
+    write(tmp_path, name="more", reply="four")
+    path = mask_path(tmp_path / "more")
+    path.write_bytes(bytes([1]) * path.stat().st_size)
+    with pytest.raises(DataError, match=r"more is not what .*sha256 of \.mask should be"):
+        merge_shards([prefix, tmp_path / "more"], output_prefix=tmp_path / "both")
+    assert not list(tmp_path.glob("both*"))
+
+
 def test_shards_that_differ_in_masks_or_template_are_not_merged(
     prefix: Path, tmp_path: Path
 ) -> None:

@@ -45,9 +45,21 @@ def test_a_full_disk_leaves_the_old_shard_and_nothing_else(
     assert IndexedShard(tmp_path / "shard").num_tokens == 2
 
 
+def test_a_mask_that_does_not_fit_on_the_disk_is_no_other_failure(tmp_path: Path) -> None:
+    message = r"shard cannot be written: .*nothing was left"
+    with (
+        largest_file(130_000),
+        pytest.raises(EnvironmentError_, match=message),
+        ShardWriter(tmp_path / "shard", dtype=UINT16) as writer,
+    ):
+        writer.add_mask(np.zeros(200_000, dtype=np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_leaving_without_publishing_leaves_nothing(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "shard", dtype=UINT16) as writer:
         writer.add(np.array([1, 2]))
+        writer.add_mask(np.array([0, 1], dtype=np.uint8))
     assert list(tmp_path.iterdir()) == []
 
 

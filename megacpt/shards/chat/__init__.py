@@ -20,7 +20,6 @@ from megacpt.shards.chat.encode import ChatEncoder, EncodedChat, OnLong
 from megacpt.shards.chat.scan import Scan
 from megacpt.shards.chat.template import ChatTemplate, choose_template
 from megacpt.shards.format import choose_dtype
-from megacpt.shards.loss_mask import MaskWriter
 from megacpt.shards.manifest import (
     BackendRecord,
     Manifest,
@@ -30,7 +29,7 @@ from megacpt.shards.manifest import (
 )
 from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, require_free_name
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
-from megacpt.shards.writer import MASK, ShardFiles, ShardWriter
+from megacpt.shards.writer import ShardFiles, ShardWriter
 from megacpt.tokenizer import Tokenizer
 
 KEY = "messages"
@@ -84,26 +83,23 @@ def _write(
     scan: Scan, *, prefix: Path, origins: Curated, progress: ProgressCallback | None
 ) -> Manifest:
     dtype = choose_dtype(scan.encoder.tokenizer.backend.vocab_size)
-    with ShardWriter(prefix, dtype=dtype) as writer, MaskWriter(writer.aside(MASK)) as mask:
+    with ShardWriter(prefix, dtype=dtype) as writer:
         for chat in _told(scan, writer=writer, progress=progress):
             writer.add(chat.ids_T)
-            mask.add(chat.learned_T)
+            writer.add_mask(chat.learned_T)
         if writer.documents == 0:
             raise _nothing_found(scan)
         for file in scan.inputs:
             origins.require(file.path, sha256=file.sha256)
-        mask.finish()
         if scan.quarantined:
             writer.write_beside(QUARANTINE, content=scan.quarantined)
 
         def described(files: ShardFiles) -> Manifest:
-            return _manifest(
-                scan, files=files, name=prefix.name, origins=origins, mask_sha256=mask.sha256
-            )
+            return _manifest(scan, files=files, name=prefix.name, origins=origins)
 
         files = writer.publish(
             describe=lambda files: manifest_json(described(files)),
-            beside=(MASK, QUARANTINE) if scan.quarantined else (MASK,),
+            beside=(QUARANTINE,) if scan.quarantined else (),
         )
     if not scan.quarantined:
         Path(f"{prefix}.{QUARANTINE}").unlink(missing_ok=True)
@@ -126,9 +122,7 @@ def _told(
             )
 
 
-def _manifest(
-    scan: Scan, *, files: ShardFiles, name: str, origins: Curated, mask_sha256: str
-) -> Manifest:
+def _manifest(scan: Scan, *, files: ShardFiles, name: str, origins: Curated) -> Manifest:
     tokenizer = scan.encoder.tokenizer
     found = Manifest(
         name=name,
@@ -146,7 +140,6 @@ def _manifest(
         on_error=scan.on_error.value if scan.errors else OnError.stop.value,
         errors=dict(sorted(scan.errors.items())),
         backends=(BackendRecord(name=tokenizer.backend.name, documents=files.documents),),
-        mask_sha256=mask_sha256,
         chat_template=scan.encoder.template.text,
         truncated_documents=scan.truncated,
         **asdict(files),
