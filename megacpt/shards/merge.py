@@ -132,6 +132,7 @@ def _manifests(shards: Sequence[IndexedShard]) -> list[Manifest]:
             f"token shard {bare} has no manifest ({manifest_path(bare)}), but others have: what is "
             "merged could not be described. Tokenize its text again, or move the others' away."
         )
+    _require_one_kind(prefixes, manifests=known)
     for prefix, manifest in zip(prefixes, known, strict=False):
         for field in EQUAL_FIELDS:
             expected, written = getattr(known[0], field), getattr(manifest, field)
@@ -206,7 +207,6 @@ def _copy_masks(
     shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest], writer: ShardWriter
 ) -> None:
     """The masks of all shards, one after another; nothing where they have none."""
-    _require_one_kind([shard.prefix for shard in shards], manifests=manifests)
     for shard, manifest in zip(shards, manifests, strict=False):
         mask_T = open_mask(shard.prefix, manifest=manifest)
         if mask_T is None:

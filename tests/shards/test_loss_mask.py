@@ -121,9 +121,8 @@ def test_shards_that_differ_in_masks_or_template_are_not_merged(
         [texts],
         tokenizer=load_tokenizer(tmp_path / "model"),
         output_prefix=tmp_path / "text",
-        append_eos=False,
-        special=False,
         workers=1,
     )
-    with pytest.raises(DataError, match=r"text has no mask, but .*chat has one"):
-        merge_shards([prefix, tmp_path / "text"], output_prefix=tmp_path / "both")
+    for both in ([prefix, tmp_path / "text"], [tmp_path / "text", prefix]):
+        with pytest.raises(DataError, match=r"text has no mask, but .*chat has one"):
+            merge_shards(both, output_prefix=tmp_path / "both")
