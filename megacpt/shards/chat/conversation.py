@@ -136,7 +136,8 @@ def _turn(turn: Any, *, place: str) -> Message:
         raise ConversationError(f"{place} is from {speaker!r}; use one of {known}")
     beside = {key: turn[key] for key in ("train", "weight") if turn.get(key) is not None}
     if speaker == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": _calls(said, place=place)}
+        calls = _calls(said, place=place)
+        return {"role": "assistant", "content": "", "tool_calls": calls, **beside}
     return {"role": SPEAKERS[speaker], "content": said, **beside}
 
 

@@ -82,6 +82,23 @@ def test_share_gpt_calls_a_function() -> None:
     assert found.messages[2]["tool_calls"] == [{"type": "function", **CALL}]
 
 
+@pytest.mark.parametrize("mark", [{"train": False}, {"weight": 0}])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"from": "gpt", "value": "4"},
+        {"from": "function_call", "value": '{"name": "add"}'},
+    ],
+)
+def test_a_turn_of_share_gpt_that_is_not_to_be_learned(
+    turn: dict[str, Any], mark: dict[str, Any]
+) -> None:
+    turns = [{"from": "human", "value": "2+2?"}, turn | mark, {"from": "gpt", "value": "4"}]
+    found = read_conversation({"conversations": turns})
+    assert found.learned == (False, False, True)
+    assert "train" not in found.messages[1]
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
