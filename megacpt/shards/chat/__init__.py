@@ -109,13 +109,14 @@ def _write(
 def _told(
     scan: Scan, *, writer: ShardWriter, progress: ProgressCallback | None
 ) -> Iterator[EncodedChat]:
+    num_bytes = scan.num_bytes
     for chat in scan.chats():
         yield chat
         if progress is not None:
             progress(
                 TokenizeProgress(
                     bytes_done=scan.bytes_done,
-                    bytes_total=scan.num_bytes,
+                    bytes_total=num_bytes,
                     documents=writer.documents,
                     tokens=writer.tokens,
                 )

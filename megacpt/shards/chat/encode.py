@@ -89,22 +89,20 @@ class ChatEncoder:
     def _bounded(self, rendered: Rendered, *, located: Located | EncodeError) -> ChatOutcome:
         if isinstance(located, EncodeError):
             return ConversationError(f"cannot be encoded ({located})")
-        ids_T = located.ids
-        if beyond := [int(n) for n in ids_T if n >= self.tokenizer.vocab_size]:
+        ids_T, learned_T = located.ids, learned(located, spans=rendered.spans)
+        beyond = ids_T[ids_T >= self.tokenizer.vocab_size]
+        if beyond.size:
             token = self.tokenizer.decode(beyond[:1])
             return ConversationError(f"has the token {token}, which the model has no row for")
-        chat = EncodedChat(ids_T=ids_T, learned_T=learned(located, spans=rendered.spans))
-        limit = self.max_tokens
-        if limit is not None and ids_T.size > limit:
-            if self.on_long is not OnLong.truncate:
-                return TooLongError(
-                    f"has {ids_T.size:,} tokens, and {limit:,} are allowed (--max-tokens)"
-                )
-            learned_T = chat.learned_T[:limit]
-            chat = EncodedChat(ids_T=ids_T[:limit], learned_T=learned_T, truncated=True)
-        if not chat.learned_T[1:].any():
+        limit = ids_T.size if self.max_tokens is None else self.max_tokens
+        is_long = ids_T.size > limit
+        if is_long and self.on_long is not OnLong.truncate:
+            return TooLongError(
+                f"has {ids_T.size:,} tokens, and {limit:,} are allowed (--max-tokens)"
+            )
+        if not learned_T[1:limit].any():
             return ConversationError("holds no token of the assistant's to learn")
-        return chat
+        return EncodedChat(ids_T=ids_T[:limit], learned_T=learned_T[:limit], truncated=is_long)
 
 
 def learned(located: Located, *, spans: Sequence[CharacterSpan]) -> npt.NDArray[np.uint8]:

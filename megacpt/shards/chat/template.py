@@ -79,7 +79,8 @@ class ChatTemplate:
             if not learned:
                 continue
             before, _ = self._text(messages[:number], tools=tools, asks=True)
-            after, _ = self._text(messages[: number + 1], tools=tools)
+            is_last = number + 1 == len(messages)
+            after = text if is_last else self._text(messages[: number + 1], tools=tools)[0]
             if not (after.startswith(before) and text.startswith(after)):
                 raise ConversationError(
                     f"cannot be cut into turns: the template {self.name} writes what comes before "
