@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from megacpt.shards.tokenize.progress import ProgressLine
 
 FAST = "fastokens"
+TEXT = "text"
+"""Key, unless another is named."""
 
 
 def _tokenize(arguments: argparse.Namespace) -> int:
@@ -52,7 +54,7 @@ def _tokenize(arguments: argparse.Namespace) -> int:
 
 def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Manifest | None:
     from megacpt.corpus.workers.share import parse_share
-    from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, FileFormat, OnError, tokenize
+    from megacpt.shards.tokenize import FileFormat, OnError, tokenize
     from megacpt.tokenizer.auto_tokenizer import load_checked
 
     if not arguments.inputs or arguments.tokenizer is None:
@@ -62,7 +64,6 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
     if arguments.chat:
         return _tokenize_chat(arguments, line=line)
     _require_no_chat_options(arguments)
-    limit = arguments.max_document_bytes
     return tokenize(
         arguments.inputs,
         tokenizer=load_checked(
@@ -75,7 +76,7 @@ def _tokenize_inputs(arguments: argparse.Namespace, *, line: ProgressLine) -> Ma
         workers=arguments.workers,
         on_error=OnError(arguments.on_error),
         file_format=FileFormat(arguments.format) if arguments.format else None,
-        max_document_bytes=DOCUMENT_BYTES_MAX if limit is None else limit,
+        max_document_bytes=_document_bytes_max(arguments),
         task=parse_share(arguments.task) if arguments.task else None,
         progress=line,
         notice=lambda text: print(text, file=sys.stderr),
@@ -86,19 +87,10 @@ def _tokenize_chat(arguments: argparse.Namespace, *, line: ProgressLine) -> Mani
     from megacpt.shards.chat import tokenize_chat
     from megacpt.shards.chat.encode import OnLong
     from megacpt.shards.chat.template import choose_template
-    from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, FileFormat, OnError
+    from megacpt.shards.tokenize import FileFormat, OnError
     from megacpt.tokenizer.auto_tokenizer import load_checked
 
-    for option, given in (
-        ("--task", arguments.task),
-        ("--no-eos", arguments.no_eos),
-        ("--no-special", arguments.no_special),
-    ):
-        if given:
-            raise ConfigError(
-                f"{option} does not go with --chat: one process writes conversations, as their "
-                "template says; leave it out."
-            )
+    _require_no_text_options(arguments)
     tokenizer = load_checked(tokenizer_path(arguments.tokenizer))
     most = arguments.max_tokens
     if most is None and arguments.pack is not None:
@@ -112,10 +104,29 @@ def _tokenize_chat(arguments: argparse.Namespace, *, line: ProgressLine) -> Mani
         on_long=OnLong(arguments.on_long or OnLong.stop.value),
         on_error=OnError(arguments.on_error),
         file_format=FileFormat(arguments.format) if arguments.format else None,
-        max_document_bytes=arguments.max_document_bytes or DOCUMENT_BYTES_MAX,
+        max_document_bytes=_document_bytes_max(arguments),
         progress=line,
         notice=lambda text: print(text, file=sys.stderr),
     )
+
+
+def _document_bytes_max(arguments: argparse.Namespace) -> int:
+    from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX
+
+    given: int | None = arguments.max_document_bytes
+    return DOCUMENT_BYTES_MAX if given is None else given
+
+
+def _require_no_text_options(arguments: argparse.Namespace) -> None:
+    for option, given, reason in (
+        ("--task", arguments.task, "one process writes conversations"),
+        ("--key", arguments.key != TEXT, "conversations are read by keys of their own"),
+        ("--no-eos", arguments.no_eos, "the template says how conversations end"),
+        ("--no-special", arguments.no_special, "the template says how conversations begin"),
+        ("--tokenizer-settings", arguments.tokenizer_settings, "it needs a tokenizer.json"),
+    ):
+        if given:
+            raise ConfigError(f"{option} does not go with --chat: {reason}; leave it out.")
 
 
 def _require_no_chat_options(arguments: argparse.Namespace) -> None:
@@ -194,7 +205,7 @@ def _tokenize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="PREFIX", help="writes PREFIX.bin/.idx/.json"
     )
-    parser.add_argument("--key", default="text", help="field or column of the text (default: text)")
+    parser.add_argument("--key", default=TEXT, help="field or column of the text (default: text)")
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="threads (default: one a core)"
     )

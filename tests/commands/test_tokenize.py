@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,17 @@ def test_conversations(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify("out/chat").errors == {"no_conversation": 1, "too_many_tokens": 1}
 
 
+def test_conversations_through_a_pipe(here: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'{"prompt": "a", "completion": "b"}\n')
+    os.close(writing)
+    chat = ("--format", "jsonl", "--chat", "--chat-template", "plain", "--output", "chat")
+    assert tokenize(f"/dev/fd/{reading}", *chat) == 0
+    os.close(reading)
+    assert verify("chat").documents == 1
+    assert not Path("chat.pieces").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -199,6 +211,16 @@ def test_conversations(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--chat-template", "plain"), "--chat-template is for conversations"),
         (("--chat", "--no-eos"), "--no-eos does not go with --chat"),
         (("--chat", "--task", "0/2"), "--task does not go with --chat"),
+        (("--chat", "--key", "talk"), "--key does not go with --chat"),
+        (("--chat", "--tokenizer-settings", "{}"), "--tokenizer-settings does not go with --chat"),
+        (
+            ("--chat", "--chat-template", "plain", "--max-document-bytes", "0"),
+            "max_document_bytes=0 must be at least 1",
+        ),
+        (
+            ("--chat", "--chat-template", "plain", "--max-tokens", "-5", "--on-long", "truncate"),
+            "max_tokens=-5 must be at least 2",
+        ),
         (("--chat",), "has no chat template"),
     ],
 )

@@ -15,7 +15,7 @@ from megacpt.corpus.curation import Curated, curated
 from megacpt.corpus.documents import QUARANTINE, OnError
 from megacpt.corpus.formats import FileFormat, SourceFile
 from megacpt.corpus.inputs import find_files
-from megacpt.errors import DataError
+from megacpt.errors import ConfigError, DataError
 from megacpt.shards.chat.encode import ChatEncoder, EncodedChat, OnLong
 from megacpt.shards.chat.scan import Scan
 from megacpt.shards.chat.template import ChatTemplate, choose_template
@@ -27,12 +27,19 @@ from megacpt.shards.manifest import (
     manifest_json,
     of_fingerprint,
 )
-from megacpt.shards.tokenize import DOCUMENT_BYTES_MAX, require_free_name
+from megacpt.shards.tokenize import (
+    DOCUMENT_BYTES_MAX,
+    require_document_bytes,
+    require_free_name,
+)
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
+from megacpt.shards.tokenize.work_folder import WorkFolder
 from megacpt.shards.writer import ShardFiles, ShardWriter
 from megacpt.tokenizer import Tokenizer
 
 KEY = "messages"
+MAX_TOKENS_MIN = 2
+"""The first token of a conversation is no target."""
 
 
 def tokenize_chat(
@@ -51,8 +58,11 @@ def tokenize_chat(
 ) -> Manifest:
     """Write ``output_prefix``.bin, .idx, .mask and .json; files of these names are replaced at the
     end. ``template`` None: the tokenizer's own. ``max_tokens`` of a conversation; None: any."""
-    spool = Path(f"{output_prefix}.pieces")
-    files = find_files(inputs, file_format=file_format, spool=spool, notice=notice)
+    _require_limits(max_tokens=max_tokens, max_document_bytes=max_document_bytes)
+    for note in tokenizer.notes:
+        notice(note)
+    folder = WorkFolder(output_prefix)
+    files = find_files(inputs, file_format=file_format, spool=folder.path, notice=notice)
     require_free_name(output_prefix, files=files)
     _require_records(files)
     scan = Scan(
@@ -67,7 +77,18 @@ def tokenize_chat(
         max_document_bytes=max_document_bytes,
     )
     origins = curated([file.path for file in files], notice=notice)
-    return _write(scan, prefix=Path(output_prefix), origins=origins, progress=progress)
+    manifest = _write(scan, prefix=Path(output_prefix), origins=origins, progress=progress)
+    folder.remove()  # It holds what came through a pipe.
+    return manifest
+
+
+def _require_limits(*, max_tokens: int | None, max_document_bytes: int) -> None:
+    require_document_bytes(max_document_bytes)
+    if max_tokens is not None and max_tokens < MAX_TOKENS_MIN:
+        raise ConfigError(
+            f"max_tokens={max_tokens} must be at least {MAX_TOKENS_MIN}: the first token of a "
+            "conversation is no target; leave it out to take conversations of any length."
+        )
 
 
 def _require_records(files: Sequence[SourceFile]) -> None:

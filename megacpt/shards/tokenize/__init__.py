@@ -231,13 +231,17 @@ def _require_numbers(
 ) -> None:
     if workers < 0:
         raise ConfigError(f"workers={workers} must be at least 0; 0 takes one for each core.")
+    require_document_bytes(max_document_bytes)
+    if task is not None:
+        checked_share(task[0], tasks=task[1])
+
+
+def require_document_bytes(max_document_bytes: int) -> None:
     if max_document_bytes < 1:
         raise ConfigError(
             f"max_document_bytes={max_document_bytes} must be at least 1; the default is "
             f"{DOCUMENT_BYTES_MAX}."
         )
-    if task is not None:
-        checked_share(task[0], tasks=task[1])
 
 
 def _require_eos(tokenizer: Tokenizer, *, append_eos: bool) -> None:
