@@ -12,8 +12,9 @@ import base64
 import enum
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -171,7 +172,7 @@ def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) ->
             parsed.bad.append(too_long(number, num_bytes=len(line), limit=limit, head=line))
             continue
         found = _text_of(line, key=key)
-        if isinstance(found, _Problem):
+        if isinstance(found, LineProblem):
             kind, problem = found
             parsed.bad.append(BadLine(line=number, kind=kind, problem=problem, content=line))
         else:
@@ -179,31 +180,39 @@ def _parse_each(lines: list[bytes], *, first_line: int, key: str, limit: int) ->
     return parsed
 
 
-class _Problem(NamedTuple):
+class LineProblem(NamedTuple):
     kind: ErrorKind
     problem: str
 
 
-def _text_of(line: bytes, *, key: str) -> Document | _Problem:
-    """The text, or what is wrong."""
+def read_json_object(line: bytes, *, loads: Callable[[bytes], Any]) -> dict[str, Any] | LineProblem:
+    """The JSON object of a line, or what is wrong."""
     try:
-        # Whole numbers as well: Python refuses to make those of thousands of digits.
-        value = json.loads(line, parse_int=float)
+        value = loads(line)
     except UnicodeDecodeError as error:
-        return _Problem(ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file")
+        return LineProblem(ErrorKind.invalid_utf8, f"is not UTF-8 ({error}); convert the file")
     except (ValueError, RecursionError) as error:
-        return _Problem(ErrorKind.broken_json, f"is not JSON ({error}); fix or remove the line")
+        return LineProblem(ErrorKind.broken_json, f"is not JSON ({error}); fix or remove the line")
     if not isinstance(value, dict):
         problem = f"must hold a JSON object, got {_json_kind(value)}"
-        return _Problem(ErrorKind.no_object, problem)
+        return LineProblem(ErrorKind.no_object, problem)
+    return value
+
+
+def _text_of(line: bytes, *, key: str) -> Document | LineProblem:
+    """The text, or what is wrong."""
+    # Whole numbers as well: Python refuses to make those of thousands of digits.
+    value = read_json_object(line, loads=partial(json.loads, parse_int=float))
+    if isinstance(value, LineProblem):
+        return value
     if key not in value:
         known = ", ".join(sorted(value)) or "none"
         problem = f"has no key {key!r}; its keys are: {known}. {KEY_REMEDY}"
-        return _Problem(ErrorKind.no_key, problem)
+        return LineProblem(ErrorKind.no_key, problem)
     return _checked(value[key], key=key)
 
 
-def _checked(value: Any, *, key: str) -> Document | _Problem:
+def _checked(value: Any, *, key: str) -> Document | LineProblem:
     """A text or a list of texts. JSON can escape half a surrogate pair, which no UTF-8 text can
     hold."""
     texts = value if isinstance(value, list) else [value]
@@ -211,12 +220,12 @@ def _checked(value: Any, *, key: str) -> Document | _Problem:
         if not isinstance(text, str):
             within = "a list with " * isinstance(value, list)
             problem = f"holds no text under {key!r} but {within}{_json_kind(text)}"
-            return _Problem(ErrorKind.no_text, problem)
+            return LineProblem(ErrorKind.no_text, problem)
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             problem = f"text is not Unicode ({error}); fix or remove it"
-            return _Problem(ErrorKind.invalid_unicode, problem)
+            return LineProblem(ErrorKind.invalid_unicode, problem)
     return tuple(texts) if isinstance(value, list) else texts[0]
 
 

@@ -193,6 +193,20 @@ def test_conversations(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify("out/chat").errors == {"no_conversation": 1, "too_many_tokens": 1}
 
 
+def test_lines_that_hold_no_conversation(here: Path) -> None:
+    good = b'{"prompt": "a", "completion": "b"}'
+    (here / "chat.jsonl").write_bytes(b"\n".join([good, b"{", b"[1]", b'{"text": "\xff"}', b"{}"]))
+    chat = ("chat.jsonl", "--chat", "--chat-template", "plain", "--output", "out/chat")
+    assert tokenize(*chat, "--on-error", "quarantine") == 0
+    lines = Path("out/chat.quarantine.jsonl").read_text().splitlines()
+    assert [(found["line"], found["kind"]) for found in map(json.loads, lines)] == [
+        (2, "broken_json"),
+        (3, "no_object"),
+        (4, "invalid_utf8"),
+        (5, "no_conversation"),
+    ]
+
+
 def test_conversations_through_a_pipe(here: Path) -> None:
     reading, writing = os.pipe()
     os.write(writing, b'{"prompt": "a", "completion": "b"}\n')

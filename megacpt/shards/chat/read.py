@@ -10,7 +10,15 @@ from typing import Any
 
 import orjson
 
-from megacpt.corpus.documents import BadLine, ErrorKind, Passage, numbers, too_long
+from megacpt.corpus.documents import (
+    BadLine,
+    ErrorKind,
+    LineProblem,
+    Passage,
+    numbers,
+    read_json_object,
+    too_long,
+)
 from megacpt.shards.chat.conversation import Conversation, ConversationError, read_conversation
 
 
@@ -29,7 +37,8 @@ def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[ChatLine | BadLi
     content = passage.content
     values = content.split(b"\n") if isinstance(content, bytes) else content
     for number, value in zip(numbers(passage, count=len(values)), values, strict=True):
-        if not isinstance(value, bytes) or not value.strip():
+        assert isinstance(value, bytes), "without a key, rows are objects"
+        if not value.strip():
             continue
         if len(value) > max_bytes:
             yield too_long(number, num_bytes=len(value), limit=max_bytes, head=value)
@@ -39,14 +48,9 @@ def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[ChatLine | BadLi
 
 
 def _read(content: bytes, *, number: int) -> ChatLine | BadLine:
-    try:
-        fields = _json(content)
-    except (ValueError, RecursionError) as error:
-        problem = f"is not JSON ({error}); fix or remove the line"
-        return BadLine(line=number, kind=ErrorKind.broken_json, problem=problem, content=content)
-    if not isinstance(fields, dict):
-        problem = f"must hold a JSON object, got {type(fields).__name__}"
-        return BadLine(line=number, kind=ErrorKind.no_object, problem=problem, content=content)
+    fields = read_json_object(content, loads=_json)
+    if isinstance(fields, LineProblem):
+        return BadLine(line=number, kind=fields.kind, problem=fields.problem, content=content)
     try:
         found = read_conversation(fields)
     except ConversationError as error:
