@@ -8,7 +8,7 @@ ends: the token with which the template ends one becomes an end in generation_co
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 
 from megacpt.config.paths import RunFolder
@@ -22,6 +22,7 @@ from megacpt.tokenizer.folder import CONFIG, read_json
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
 GENERATION = "generation_config.json"
+ADDITIONAL = "additional_chat_templates"
 SAMPLE = {
     "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
 }
@@ -37,6 +38,9 @@ def write_chat_template(run_dir: Path, *, folder: Path) -> None:
     if config.pop("chat_template", None) is not None:
         # Older readers would take that one, of the base model.
         write_text(folder / CONFIG, text=json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    if (folder / ADDITIONAL).is_dir():
+        # transformers would take its tool_use for whoever gives tools.
+        shutil.rmtree(folder / ADDITIONAL)
     if (folder / "tokenizer.json").is_file():
         _write_end(folder)
 
@@ -44,18 +48,15 @@ def write_chat_template(run_dir: Path, *, folder: Path) -> None:
 def _write_end(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     end = end_of_reply(tokenizer)
-    if end is None or end == tokenizer.eos_id:
-        return
     config = read_json(folder / GENERATION)
-    known = config.get("eos_token_id", tokenizer.eos_id)
-    ends = _with(end, known=known if isinstance(known, list) else [known])
+    stated = config.get("eos_token_id", tokenizer.eos_id)
+    known = stated if isinstance(stated, list) else [stated]
+    if end is None or end in known:
+        return
+    ends = [end, *(number for number in known if number is not None)]
     write_text(
         folder / GENERATION, text=json.dumps(config | {"eos_token_id": ends}, indent=2) + "\n"
     )
-
-
-def _with(end: int, *, known: Sequence[int | None]) -> list[int]:
-    return list(dict.fromkeys([end, *(number for number in known if number is not None)]))
 
 
 def end_of_reply(tokenizer: Tokenizer) -> int | None:

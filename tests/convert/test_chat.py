@@ -50,6 +50,30 @@ def test_a_reply_that_ends_with_the_end_of_text_needs_no_other_end(tmp_path: Pat
     assert end_of_reply(load_tokenizer(write_tokenizer(folder, chat_template=marked))) is None
 
 
+def test_a_reply_ends_where_generation_knew_of_another_end(run_dir: Path, tmp_path: Path) -> None:
+    """The tokenizer's own end of text is not the one that the base model's generation stops at."""
+    (run_dir / "chat_template.jinja").write_text((BUILTIN / "plain.jinja").read_text())
+    folder = write_tokenizer(tmp_path / "hf")
+    end = load_tokenizer(folder).eos_id
+    generation = folder / "generation_config.json"
+    write_chat_template(run_dir, folder=folder)
+    assert not generation.exists()
+    for stated, ends in ((3, [end, 3]), ([3, end], [3, end]), (None, [end])):
+        generation.write_text(json.dumps({"eos_token_id": stated}))
+        write_chat_template(run_dir, folder=folder)
+        assert json.loads(generation.read_text()) == {"eos_token_id": ends}
+
+
+def test_tools_are_written_in_the_words_of_training(run_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = write_tokenizer(tmp_path / "hf")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("of the base model")
+    write_chat_template(run_dir, folder=folder)
+    assert AutoTokenizer.from_pretrained(folder).get_chat_template(tools=[{}]) == CHATML
+
+
 def test_a_run_of_text_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
     folder = write_tokenizer(tmp_path / "hf", chat_template="of the base model")
     before = {path: path.read_bytes() for path in folder.iterdir()}
