@@ -7,8 +7,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,32 +46,31 @@ def merge_adapter(arguments: argparse.Namespace) -> int:
         initialise_parallel(ParallelConfig(), seed=0)  # Nothing is drawn.
         dtype = Dtype(arguments.dtype or "fp32")
         source = _adapter(arguments)
+        base_model = as_asked(source.described_by)
+
+        def finish(folder: Path) -> None:
+            if RunFolder(arguments.adapter).run_yaml.is_file():
+                write_chat_template(arguments.adapter, folder=folder)
+            if arguments.certificate:
+                certify_merged(source, folder=folder, base_model=base_model, dtype=dtype)
+
         conversion = Conversion(
             source=beside_base(source),
             form=Form.hf,
             destination=arguments.output.absolute(),
             dtype=dtype,
+            finish=finish,
         )
-        if arguments.certificate:
-            certify = partial(
-                certify_merged,
-                source,
-                base_model=as_asked(source.described_by),
-                dtype=dtype,
-            )
-            conversion = replace(conversion, certify=lambda folder: certify(folder=folder))
         line = DownloadLine(shown(arguments.output))
         try:
             done = convert(conversion, progress=line)
         finally:
             line.close()
-        if RunFolder(Path(arguments.adapter)).run_yaml.is_file():
-            write_chat_template(Path(arguments.adapter), folder=arguments.output)
     proof = f"  its logits against the unmerged model's: {shown(arguments.output)}/certificate.json"
     say(
         f"Wrote the Hugging Face folder {shown(arguments.output)}",
         f"  {text_size(done.bytes)} in {duration(done.elapsed_s)}: "
-        f"{as_asked(source.described_by)} and {shown(arguments.adapter)}",
+        f"{base_model} and {shown(arguments.adapter)}",
         *([proof] if arguments.certificate else []),
         next_command=_after_merge(arguments),
     )

@@ -63,7 +63,7 @@ class Conversion:
     """None: each tensor keeps its own type."""
     shard_bytes_max: int = safetensors_files.SHARD_BYTES_MAX
     """Where the source has no files of its own to follow."""
-    certify: Callable[[Path], object] = lambda folder: None
+    finish: Callable[[Path], object] = lambda folder: None
     """Called with the whole folder before it gets its name."""
 
 
@@ -102,7 +102,7 @@ def convert(conversion: Conversion, *, progress: Progress = lambda done, total: 
         plan.complete(partial, sums=sums)
         for name in (NOTE, LOCK):
             (partial / name).unlink()
-        conversion.certify(partial)
+        conversion.finish(partial)
         publish(partial, folder=conversion.destination)
     total = sum(file.bytes for file in plan.files)
     return Converted(
