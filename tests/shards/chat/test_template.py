@@ -90,6 +90,16 @@ def test_plain_ends_a_reply_with_the_end_of_text() -> None:
         learned(template, TALK | {"tools": [{"name": "add"}]})
 
 
+def test_plain_takes_all_roles_and_parts_of_text() -> None:
+    template = choose_template("plain", tokenizer=load_tokenizer(TINY))
+    roles = ("developer", "user", "tool", "assistant")
+    whole = [{"role": role, "content": f" of {role}\n"} for role in roles]
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in whole]
+    texts = [template.render(read_conversation({"messages": m})).text for m in (whole, parts)]
+    said = "System:  of developer\n\nUser:  of user\n\nTool:  of tool\n\n"
+    assert texts == 2 * [f"{said}Assistant:  of assistant\n<eos>"]
+
+
 def test_where_templates_are_looked_for(tmp_path: Path) -> None:
     several = [{"name": "tool_use", "template": "a"}, {"name": "default", "template": UNMARKED}]
     folder = write_tokenizer(tmp_path / "several")
