@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
-from megacpt.config.sections import Objective, RunConfig
+from megacpt.config.sections import HeldoutConfig, Objective, RunConfig, SourceConfig
 from megacpt.errors import Violation
 from megacpt.shards.manifest import Manifest, read_shard_manifest
 from megacpt.shards.packing import PackedShard
 from megacpt.shards.reader import IndexedShard
+
+Chats: TypeAlias = Mapping[str, Manifest]
+"""By the name of the source or held-out set."""
 
 
 def refused(config: RunConfig) -> Iterator[Violation]:
     """No source to learn replies of, or a conversation that no sample holds."""
     if config.objective is not Objective.sft:
         return
-    chats = conversations(config)
+    chats = _with_mask(config.data.sources)
     if not chats:
         yield Violation(
             path="objective",
@@ -41,7 +45,7 @@ def refused(config: RunConfig) -> Iterator[Violation]:
             )
 
 
-def _several_templates(chats: Mapping[str, Manifest]) -> Iterator[Violation]:
+def _several_templates(chats: Chats) -> Iterator[Violation]:
     """The model is to be asked in one way."""
     names = list(chats)
     for name in names[1:]:
@@ -58,29 +62,34 @@ def chat_template_of(config: RunConfig) -> str | None:
     """That of the replies which are learned; None where none are."""
     if config.objective is not Objective.sft:
         return None
-    return next((m.chat_template for m in conversations(config).values()), None)
+    return next((m.chat_template for m in _with_mask(config.data.sources).values()), None)
 
 
 def odd(config: RunConfig) -> Iterator[str]:
     """Settings that are possible and seldom meant."""
-    chats = conversations(config)
+    chats = _with_mask(config.data.sources)
     if config.objective is Objective.pretraining:
         for name in chats:
             yield (
                 f"data.sources.{name} holds conversations, and all of them is learned, what the "
                 "user says as well; objective=sft learns the replies alone."
             )
-    elif chats and not config.data.document_mask:
+        return
+    if chats and not config.data.document_mask:
         yield (
             "conversations in one sample see each other; data.document_mask=true sets them apart."
         )
+    learned = {manifest.chat_template for manifest in chats.values()}
+    for name, manifest in _with_mask(config.evaluate.heldout).items():
+        if learned and manifest.chat_template not in learned:
+            yield (
+                f"evaluate.heldout.{name} was written with another chat template than the "
+                "conversations that are learned, and asks in other words; tokenize it again "
+                "with theirs (--chat-template)."
+            )
 
 
-def conversations(config: RunConfig) -> Mapping[str, Manifest]:
-    """The sources that have a mask, by their manifests."""
-    found = {
-        name: read_shard_manifest(source.prefix)
-        for name, source in config.data.sources.items()
-        if source.prefix
-    }
+def _with_mask(items: Mapping[str, SourceConfig | HeldoutConfig]) -> Chats:
+    """Those that hold conversations, by their manifests."""
+    found = {name: read_shard_manifest(i.prefix) for name, i in items.items() if i.prefix}
     return {name: m for name, m in found.items() if m is not None and m.mask_sha256}

@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megacpt.cluster.conversations import chat_template_of, odd, refused
-from megacpt.config.sections import DataConfig, Objective, Packing, RunConfig, SourceConfig
+from megacpt.config.sections import (
+    DataConfig,
+    EvaluateConfig,
+    HeldoutConfig,
+    Objective,
+    Packing,
+    RunConfig,
+    SourceConfig,
+)
 from megacpt.shards.chat import tokenize_chat
 from megacpt.shards.chat.template import BUILTIN, choose_template
 from megacpt.shards.packing import build_packing
@@ -89,3 +98,11 @@ def test_what_is_seldom_meant_is_said(folder: Path) -> None:
     (together,) = odd(config(folder, "chat", document_mask=False))
     assert "data.document_mask=true sets them apart" in together
     assert list(odd(config(folder, "text", document_mask=False))) == []
+
+
+def test_a_held_out_set_that_asks_in_other_words_is_named(folder: Path) -> None:
+    run = config(folder, "chat")
+    names = ("more", "other", "text")
+    sets = {name: HeldoutConfig(prefix=str(folder / name)) for name in names}
+    (found,) = odd(replace(run, evaluate=EvaluateConfig(heldout=sets)))
+    assert "evaluate.heldout.other was written with another chat template" in found
