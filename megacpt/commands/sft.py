@@ -16,6 +16,7 @@ from megacpt.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig
     from megacpt.plan.tuning import SftRequest
+    from megacpt.shards.manifest import Manifest
 
 SETTINGS = "sft.yaml"
 """In the new run folder."""
@@ -49,24 +50,32 @@ def _sft(arguments: argparse.Namespace) -> int:
 
 def _tuning(arguments: argparse.Namespace, *, run_dir: Path) -> SftRequest:
     from megacpt.plan.tuning import SftRequest
-    from megacpt.shards.manifest import read_shard_manifest
 
-    manifest = read_shard_manifest(arguments.data)
-    if manifest is None or not manifest.mask_sha256:
-        raise DataError(
-            f"--data {arguments.data} is no shard of conversations (it has no mask of what the "
-            "assistant says); write one with megacpt tokenize --chat."
-        )
+    tokens = _conversations(arguments.data, option="--data").tokens
+    if arguments.heldout:
+        _conversations(arguments.heldout, option="--heldout")
     if any(word.startswith("run_dir=") for word in arguments.overrides):
         raise ConfigError("run_dir is not set here; name the new run's folder with --output.")
     ending = "-base-sft" if arguments.base else "-sft"
     return SftRequest(
         run_dir=(arguments.output or run_dir.with_name(run_dir.name + ending)).absolute(),
         shard=arguments.data.absolute(),
-        tokens=manifest.tokens,
+        tokens=tokens,
         heldout=arguments.heldout.absolute() if arguments.heldout else None,
         from_base=arguments.base,
     )
+
+
+def _conversations(prefix: Path, *, option: str) -> Manifest:
+    from megacpt.shards.manifest import read_shard_manifest
+
+    manifest = read_shard_manifest(prefix)
+    if manifest is None or not manifest.mask_sha256:
+        raise DataError(
+            f"{option} {prefix} is no shard of conversations (it has no mask of what the "
+            "assistant says); write one with megacpt tokenize --chat."
+        )
+    return manifest
 
 
 def _pack(config: RunConfig) -> Iterator[Path]:

@@ -86,6 +86,8 @@ def test_a_shard_of_text_is_refused(work: Path, capsys: pytest.CaptureFixture[st
     text = work / "run" / "data" / "source-domain"
     assert main(["sft", str(work / "run"), "--data", str(text)]) == 2
     assert "has no mask of what the assistant says" in capsys.readouterr().err
+    assert sft(work, "--heldout", str(text)) == 2
+    assert f"--heldout {text} is no shard of conversations" in capsys.readouterr().err
     assert sft(work, "run_dir=elsewhere") == 2
     assert "name the new run's folder with --output" in capsys.readouterr().err
 
