@@ -28,6 +28,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     from megacpt.files import write_text
     from megacpt.plan.tuning import tuned
 
+    _require_one_process()
     run = read_run_yaml(arguments.run_dir / "run.yaml")
     tuning = _tuning(arguments, run_dir=Path(run.run_dir))
     file = tuning.run_dir / SETTINGS
@@ -46,6 +47,19 @@ def _sft(arguments: argparse.Namespace) -> int:
         overrides=arguments.overrides, config=file, config_dir=None, take_over=False
     )
     return TRAIN.run(trained)
+
+
+def _require_one_process() -> None:
+    """Ranks would write the same settings and rows side by side."""
+    from megacpt.device.environment import rank_from_environment
+
+    ranks = rank_from_environment()
+    if ranks is not None and ranks.world_size > 1:
+        raise ConfigError(
+            f"megacpt sft was started as {ranks.world_size} ranks, but one process writes the "
+            "settings and packs the rows; start it once with --prepare-only, and then, by torchrun "
+            "or srun, the command that it prints."
+        )
 
 
 def _tuning(arguments: argparse.Namespace, *, run_dir: Path) -> SftRequest:

@@ -82,6 +82,17 @@ def test_settings_are_written_for_ranks_started_elsewhere(
     assert (work / "chat.pack64").exists() or list(work.glob("chat.pack*"))
 
 
+def test_several_ranks_are_refused(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+    for name, value in (started | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    assert sft(work, "--output", str(work / "ranks")) == 2
+    assert "was started as 2 ranks, but one process" in capsys.readouterr().err
+    assert not (work / "ranks").exists()
+
+
 def test_a_shard_of_text_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = work / "run" / "data" / "source-domain"
     assert main(["sft", str(work / "run"), "--data", str(text)]) == 2
