@@ -117,9 +117,10 @@ def _merge(arguments: argparse.Namespace) -> int:
     )
     output = shown(arguments.output)
     files = merged.files
+    kinds = ["bin", "idx", *["mask"] * bool(files.mask_sha256), *["json"] * bool(merged.manifest)]
     say(
         f"Wrote {files.documents:,} documents, {files.tokens:,} tokens of {len(prefixes)} shards:",
-        f"  {output}.bin, {output}.idx" + f", {output}.json" * (merged.manifest is not None),
+        f"  {', '.join(f'{output}.{kind}' for kind in kinds)}",
         next_command=f"megacpt inspect {shlex.quote(output)}",
     )
     return 0
