@@ -13,12 +13,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megacpt.errors import ConfigError, DataError
 from megacpt.shards.chat.conversation import Conversation, ConversationError, Message
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.folder import CONFIG, read_beside, read_json
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
 
 FILE = "chat_template.jinja"
 BUILTIN = Path(__file__).parent / "templates"
@@ -191,14 +194,31 @@ def _special_tokens(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _require_readable(template: ChatTemplate) -> None:
-    """DataError where it is not Jinja as transformers takes it."""
+    """DataError where it is not Jinja as transformers takes it, or has marks that it misplaces."""
     from jinja2.exceptions import TemplateError
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        _compile_jinja_template(template.text)
+        environment = _compile_jinja_template(template.text).environment
     except TemplateError as error:
         raise DataError(
             f"the chat template {template.name} is not one that transformers can read: {error}; "
             "fix it, or name another with --chat-template."
         ) from error
+    if _has_buffered_marks(environment.parse(template.text)):
+        raise DataError(
+            f"the chat template {template.name} has {{% generation %}} inside a macro, or a block "
+            "of set, filter or call: what is said there reaches the text later, and transformers "
+            "takes other characters for the assistant's; take the marks out of it, or name "
+            "another with --chat-template."
+        )
+
+
+def _has_buffered_marks(template: nodes.Template) -> bool:
+    """Whether a mark lies where Jinja gathers what is written before it goes to the text."""
+    from jinja2 import nodes
+
+    gathering = (nodes.Macro, nodes.AssignBlock, nodes.FilterBlock, nodes.CallBlock)
+    inside = (part for block in template.find_all(gathering) for part in block.body)
+    marks = (mark for part in inside for mark in part.find_all(nodes.ExtensionAttribute))
+    return any(mark.name == "_generation_support" for mark in marks)

@@ -90,6 +90,28 @@ def test_plain_ends_a_reply_with_the_end_of_text() -> None:
         learned(template, TALK | {"tools": [{"name": "add"}]})
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{% macro said() %}MARKED{% endmacro %}{{ said() }}",
+        "{% set said %}MARKED{% endset %}{{ said }}",
+        "{% filter trim %}MARKED{% endfilter %}",
+    ],
+)
+def test_marks_that_transformers_misplaces_are_refused(around: str, tmp_path: Path) -> None:
+    marked = "Assistant: {% generation %}{{ messages[-1].content }}{% endgeneration %}"
+    bare = load_tokenizer(write_tokenizer(tmp_path / "bare"))
+    file = tmp_path / "own.jinja"
+    file.write_text(f"{{% for m in [1] %}}{marked}{{% endfor %}}")
+    assert learned(choose_template(str(file), tokenizer=bare)) == ["four"]
+    text = around.replace("MARKED", marked)
+    misplaced = ChatTemplate(name="own", text=text)
+    assert learned(misplaced) != ["four"]
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"has \{% generation %\} inside a macro"):
+        choose_template(str(file), tokenizer=bare)
+
+
 def test_plain_takes_all_roles_and_parts_of_text() -> None:
     template = choose_template("plain", tokenizer=load_tokenizer(TINY))
     roles = ("developer", "user", "tool", "assistant")
