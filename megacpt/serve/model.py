@@ -14,9 +14,11 @@ import torch
 
 from megacpt.config.sections import Dtype
 from megacpt.errors import EnvironmentError_, ModelError
+from megacpt.families.hf_config import GENERATION
 from megacpt.families.peft_settings import PEFT_SETTINGS, stated_settings
 from megacpt.serve.errors import ApiError
 from megacpt.serve.text import Decode
+from megacpt.tokenizer.folder import CONFIG as TOKENIZER_CONFIG
 
 REPLY = "REPLY"
 """Of an assistant, to see what a chat template writes after one."""
@@ -76,11 +78,14 @@ def load_served(
     is_adapter = (folder / PEFT_SETTINGS).is_file()
     whole = (base or _stated_base(folder)) if is_adapter else folder
     _require_model(whole)
+    # An adapter that learned conversations has their template, and where they end, beside it.
+    described = folder if (folder / TOKENIZER_CONFIG).is_file() else whole
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(whole, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(described, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             whole, dtype=TORCH_TYPE[dtype], local_files_only=True
         )
+        ends = _ids(_generation_config(described, model=model).eos_token_id)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{whole} cannot be served: transformers says: {error}; export or convert it again."
@@ -88,7 +93,7 @@ def load_served(
     if is_adapter:
         model = _with_adapter(model, folder=folder)
     model = model.to(device).eval()
-    ends = _ids(model.generation_config.eos_token_id) | _ids(tokenizer.eos_token_id)
+    ends |= _ids(tokenizer.eos_token_id)
     # What is not asked for is not done: no folder's own temperature or penalty.
     model.generation_config = GenerationConfig()
     return ServedModel(
@@ -100,6 +105,14 @@ def load_served(
         end_ids=frozenset(ends),
         turn_end_ids=frozenset(ends | _turn_end(tokenizer)),
     )
+
+
+def _generation_config(folder: Path, *, model: Any) -> Any:
+    from transformers import GenerationConfig
+
+    if (folder / GENERATION).is_file():
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.generation_config
 
 
 def _require_model(folder: Path) -> None:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a folder must be to be served, and an adapter beside its base as PEFT computes both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megacpt.config.sections import Dtype
+from megacpt.errors import ModelError
+from megacpt.serve.model import ServedModel, load_served
+from tests.support import write_model_folder
+
+IDS_BS = torch.tensor([[7, 1, 42, 200]])
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def serve(folder: Path, *, base: Path | None = None) -> ServedModel:
+    return load_served(folder, base=base, name="m", device=torch.device("cpu"), dtype=Dtype.fp32)
+
+
+def write_model(folder: Path, **changes: Any) -> Path:
+    """With random weights and the tokenizer of bytes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_model_folder(folder, **changes)
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def write_adapter(folder: Path, *, base: Path) -> torch.Tensor:
+    """A random LoRA of ``base``; the logits of both by PEFT."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(2)
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    both = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    both.save_pretrained(str(folder))
+    with torch.inference_mode():
+        logits_BSV: torch.Tensor = both.eval()(IDS_BS).logits
+    return logits_BSV
+
+
+def logits(served: ServedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        logits_BSV: torch.Tensor = served.model(IDS_BS).logits
+    return logits_BSV
+
+
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_an_adapter_is_served_beside_its_base(tmp_path: Path, is_stated: bool) -> None:
+    base = write_model(tmp_path / "base")
+    wanted_BSV = write_adapter(tmp_path / "adapter", base=base)
+    bare_BSV = logits(serve(base))
+    if not is_stated:
+        base = base.rename(tmp_path / "elsewhere")
+        with pytest.raises(ModelError, match=r"whose base model, .*/base, is no folder here; name"):
+            serve(tmp_path / "adapter")
+    served = serve(tmp_path / "adapter", base=None if is_stated else base)
+    torch.testing.assert_close(logits(served), wanted_BSV, rtol=1e-4, atol=1e-5)
+    assert (wanted_BSV - bare_BSV).abs().max() > 1e-2
+    assert served.encode("ab") == serve(base).encode("ab")
+
+
+def test_an_adapter_s_own_template_and_ends_are_used(tmp_path: Path) -> None:
+    """As ``megacpt export`` writes them of a run that learned conversations."""
+    base = write_model(tmp_path / "base")
+    write_adapter(tmp_path / "adapter", base=base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, tmp_path / "adapter" / name)
+    (tmp_path / "adapter" / "chat_template.jinja").write_text(TEMPLATE)
+    (tmp_path / "adapter" / "generation_config.json").write_text('{"eos_token_id": [7, 256]}')
+    served = serve(tmp_path / "adapter")
+    asked = [{"role": "user", "content": "hi"}]
+    assert served.encode_chat(asked) == served.encode("<user>hi")
+    assert served.end_ids == {7, 256}
+    assert serve(base).end_ids == {256}
