@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from megacpt.config.sections import Dtype
 from megacpt.errors import EnvironmentError_, ModelError
@@ -18,10 +20,13 @@ from megacpt.families.hf_config import GENERATION
 from megacpt.families.peft_settings import PEFT_SETTINGS, stated_settings
 from megacpt.serve.errors import ApiError
 from megacpt.serve.text import Decode
+from megacpt.text import listed
 from megacpt.tokenizer.folder import CONFIG as TOKENIZER_CONFIG
 
 REPLY = "REPLY"
 """Of an assistant, to see what a chat template writes after one."""
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What transformers and PEFT raise of a folder that is damaged or of something else."""
 TORCH_TYPE = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
 
@@ -73,7 +78,7 @@ def load_served(
     folder: Path, *, base: Path | None, name: str, device: torch.device, dtype: Dtype
 ) -> ServedModel:
     """``base``: the model of an adapter's folder; None takes the one that the folder states."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     is_adapter = (folder / PEFT_SETTINGS).is_file()
     whole = (base or _stated_base(folder)) if is_adapter else folder
@@ -82,11 +87,9 @@ def load_served(
     described = folder if (folder / TOKENIZER_CONFIG).is_file() else whole
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(described, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            whole, dtype=TORCH_TYPE[dtype], local_files_only=True
-        )
+        model = _whole_model(whole, dtype=dtype)
         ends = _ids(_generation_config(described, model=model).eos_token_id)
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"{whole} cannot be served: transformers says: {error}; export or convert it again."
         ) from error
@@ -105,6 +108,21 @@ def load_served(
         end_ids=frozenset(ends),
         turn_end_ids=frozenset(ends | _turn_end(tokenizer)),
     )
+
+
+def _whole_model(folder: Path, *, dtype: Dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=TORCH_TYPE[dtype], local_files_only=True, output_loading_info=True
+    )
+    if lacking := sorted(found["missing_keys"]):
+        # transformers makes up random ones, and says so in a warning.
+        raise ModelError(
+            f"{folder} lacks weights of its model: {listed(lacking[:3])}; export or convert it "
+            "again."
+        )
+    return model
 
 
 def _generation_config(folder: Path, *, model: Any) -> Any:
@@ -151,7 +169,17 @@ def _with_adapter(model: Any, *, folder: Path) -> Any:
             f"{folder} is an adapter, which PEFT serves, and PEFT is not installed: "
             "pip install peft, or merge it (megacpt merge --adapter)."
         ) from error
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    try:
+        with warnings.catch_warnings():
+            # Tensors that the folder lacks would be as if never trained.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            # Of a relative path PEFT would ask the hub for what the folder lacks.
+            return PeftModel.from_pretrained(model, str(folder.absolute())).merge_and_unload()
+    except (*UNREADABLE, UserWarning) as error:
+        raise ModelError(
+            f"{folder} is no adapter of its base model, PEFT says: {error}; save it again, or name "
+            "the model that it was trained beside with --base."
+        ) from error
 
 
 def _ids(value: int | list[int] | None) -> set[int]:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megacpt.config.sections import Dtype
 from megacpt.errors import ModelError
@@ -81,3 +83,68 @@ def test_an_adapter_s_own_template_and_ends_are_used(tmp_path: Path) -> None:
     assert served.encode_chat(asked) == served.encode("<user>hi")
     assert served.end_ids == {7, 256}
     assert serve(base).end_ids == {256}
+
+
+def without(path: Path, *, name: str) -> None:
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_an_adapter_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    write_adapter(tmp_path / "adapter", base=base)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    without(tmp_path / "adapter" / "adapter_model.safetensors", name=name)
+    with pytest.raises(ModelError, match=r"adapter is no adapter of its base model.*q_proj"):
+        serve(tmp_path / "adapter")
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter", base=write_model(tmp_path / "base"))
+    other = write_model(tmp_path / "other", hidden_size=32)
+    with pytest.raises(ModelError, match=r"size mismatch.*was trained beside with --base"):
+        serve(tmp_path / "adapter", base=other)
+
+
+def lacks_a_tensor(folder: Path) -> None:
+    without(folder / "model.safetensors", name="model.layers.1.mlp.up_proj.weight")
+
+
+def is_cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def has_other_sizes(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"intermediate_size": 96', '"intermediate_size": 98'))
+
+
+def is_empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def has_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lacks_a_tensor,
+            r"lacks weights of its model: model\.layers\.1\.mlp\.up_proj",
+        ),
+        (is_cut, "cannot be served: transformers says: .*; export or convert it again"),
+        (has_other_sizes, "cannot be served: transformers says: "),
+        (is_empty, "is no Hugging Face folder: it has no config.json"),
+        (has_no_json, r"config\.json is no JSON"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(write_model(tmp_path / "m"))
+    with pytest.raises(ModelError, match=message):
+        serve(tmp_path / "m")
