@@ -27,6 +27,9 @@ REPLY = "REPLY"
 """Of an assistant, to see what a chat template writes after one."""
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What transformers and PEFT raise of a folder that is damaged or of something else."""
+OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and no code of a folder is run, about which transformers would ask at the
+terminal."""
 TORCH_TYPE = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
 
@@ -86,7 +89,7 @@ def load_served(
     # An adapter that learned conversations has their template, and where they end, beside it.
     described = folder if (folder / TOKENIZER_CONFIG).is_file() else whole
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(described, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(described, **OWN_FILES)
         model = _whole_model(whole, dtype=dtype)
         ends = _ids(_generation_config(described, model=model).eos_token_id)
     except UNREADABLE as error:
@@ -114,7 +117,7 @@ def _whole_model(folder: Path, *, dtype: Dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     model, found = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=TORCH_TYPE[dtype], local_files_only=True, output_loading_info=True
+        folder, dtype=TORCH_TYPE[dtype], output_loading_info=True, **OWN_FILES
     )
     if lacking := sorted(found["missing_keys"]):
         # transformers makes up random ones, and says so in a warning.
@@ -134,6 +137,8 @@ def _generation_config(folder: Path, *, model: Any) -> Any:
 
 
 def _require_model(folder: Path) -> None:
+    from transformers import CONFIG_MAPPING
+
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(
@@ -141,12 +146,13 @@ def _require_model(folder: Path) -> None:
             "was exported (megacpt export RUN_DIR)."
         )
     try:
-        has_code = "auto_map" in json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        has_code = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
     except (ValueError, TypeError) as error:
         raise ModelError(f"{path} is no JSON ({error}); export or convert it again.") from error
     if has_code:
         raise ModelError(
-            f"{folder} brings code of its own (auto_map in config.json), which is never run here; "
+            f"{folder} needs code of its own (auto_map in config.json), which is never run here; "
             "use a model that transformers knows by itself."
         )
 

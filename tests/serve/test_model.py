@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,16 @@ def write_model(folder: Path, **changes: Any) -> Path:
     write_model_folder(folder, **changes)
     torch.manual_seed(1)
     LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def with_code(folder: Path, *, file: str, **changes: Any) -> Path:
+    """The folder, whose ``file`` asks for code beside it, which would leave a mark."""
+    path = folder / file
+    classes = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "code.Own")
+    code = {"auto_map": {**classes, "AutoTokenizer": ["code.Own", None]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | code | changes))
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Own: pass\n")
     return folder
 
 
@@ -148,3 +159,21 @@ def test_a_folder_that_is_no_whole_model_is_refused(
     damage(write_model(tmp_path / "m"))
     with pytest.raises(ModelError, match=message):
         serve(tmp_path / "m")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_folder_is_left_alone_where_transformers_has_its_own(
+    tmp_path: Path, file: str
+) -> None:
+    """As beside DeepSeek's weights, whose export carries it along."""
+    plain = serve(write_model(tmp_path / "plain"))
+    folder = with_code(write_model(tmp_path / "m"), file=file)
+    torch.testing.assert_close(logits(serve(folder)), logits(plain), rtol=0, atol=0)
+    assert not (folder / "ran").exists()
+
+
+def test_code_of_a_folder_is_never_run(tmp_path: Path) -> None:
+    folder = with_code(write_model(tmp_path / "m"), file="config.json", model_type="mine")
+    with pytest.raises(ModelError, match=r"needs code of its own .* is never run here; use a"):
+        serve(folder)
+    assert not (folder / "ran").exists()
