@@ -100,7 +100,7 @@ class Engine:
         """The oldest, and those that wait and draw as it does; a seed is for one text alone."""
         sampling = self._waiting[0].prompt.sampling
         alike = [w for w in self._waiting if w.prompt.sampling == sampling]
-        batch = alike[: 1 if _is_seeded(sampling) else self._batch_max]
+        batch = alike[: self._batch_max if sampling.seed is None else 1]
         self._waiting = [w for w in self._waiting if not any(w is taken for taken in batch)]
         return batch
 
@@ -113,10 +113,6 @@ class Engine:
                 writing.pieces.put(EngineFailed(f"{type(error).__name__}: {error}"))
         else:
             rows.end()
-
-
-def _is_seeded(sampling: Sampling) -> bool:
-    return sampling.seed is not None and sampling.temperature > 0
 
 
 def _generate(served: ServedModel, *, batch: Sequence[Writing], rows: _Rows) -> None:
@@ -135,8 +131,8 @@ def _generate(served: ServedModel, *, batch: Sequence[Writing], rows: _Rows) -> 
     }
     if sampling.temperature > 0:
         settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    if _is_seeded(sampling):
-        torch.manual_seed(int(sampling.seed or 0) % 2**63)
+        # Without a seed a new one: what follows the draws of a seed is as fixed as they are.
+        torch.seed() if sampling.seed is None else torch.manual_seed(sampling.seed % 2**63)
     with torch.inference_mode():
         served.model.generate(
             torch.tensor(ids_BS, device=served.device),

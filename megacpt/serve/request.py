@@ -26,8 +26,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """``temperature`` 0: the likeliest token each time. ``seed``: None draws other tokens each
-    time."""
+    """``temperature`` 0: the likeliest token each time, and nothing is drawn. ``seed``: None draws
+    other tokens each time."""
 
     temperature: float
     top_p: float
@@ -81,22 +81,25 @@ def _fields(body: object, *, known: frozenset[str]) -> dict[str, Any]:
 
 
 def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
-    temperature = _number(fields, name="temperature", default=1.0, most=TEMPERATURE_MAX)
-    top_p = _number(fields, name="top_p", default=1.0, most=1.0)
-    if top_p == 0:
-        temperature, top_p = 0.0, 1.0  # Nothing but the likeliest token is left.
     options = fields.get("stream_options", {})
     if not isinstance(options, dict):
         raise ApiError("stream_options must be an object.", param="stream_options")
     return {
         "max_tokens": _whole(fields, name="max_tokens", least=1),
-        "sampling": Sampling(
-            temperature=temperature, top_p=top_p, seed=_whole(fields, name="seed", least=None)
-        ),
+        "sampling": _sampling(fields),
         "stop": _stops(fields.get("stop", [])),
         "stream": _flag(fields.get("stream", False), name="stream"),
         "with_usage": _flag(options.get("include_usage", False), name="stream_options"),
     }
+
+
+def _sampling(fields: Mapping[str, Any]) -> Sampling:
+    temperature = _number(fields, name="temperature", default=1.0, most=TEMPERATURE_MAX)
+    top_p = _number(fields, name="top_p", default=1.0, most=1.0)
+    seed = _whole(fields, name="seed", least=None)
+    if temperature == 0 or top_p == 0:  # Nothing but the likeliest token is left.
+        return Sampling(temperature=0.0, top_p=1.0, seed=None)
+    return Sampling(temperature=temperature, top_p=top_p, seed=seed)
 
 
 def _number(fields: Mapping[str, Any], *, name: str, default: float, most: float) -> float:

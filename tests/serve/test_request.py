@@ -38,8 +38,13 @@ def test_a_chat_takes_as_many_tokens_as_there_are() -> None:
     assert read_chat({"messages": SAID, "max_completion_tokens": 5}).max_tokens == 5
 
 
-def test_nothing_but_the_likeliest_is_greedy() -> None:
-    assert read_chat({"messages": SAID, "top_p": 0}).sampling.temperature == 0
+@pytest.mark.parametrize(
+    "fields", [{"top_p": 0}, {"temperature": 0, "top_p": 0.5}, {"temperature": 0, "seed": 7}]
+)
+def test_nothing_but_the_likeliest_is_greedy(fields: dict[str, float]) -> None:
+    """Whatever else is said, so that such requests are generated together."""
+    greedy = Sampling(temperature=0.0, top_p=1.0, seed=None)
+    assert read_chat({"messages": SAID, **fields}).sampling == greedy
 
 
 def test_fields_that_ask_for_nothing_are_taken() -> None:
