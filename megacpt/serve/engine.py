@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import torch
 
+from megacpt.serve.errors import ApiError
 from megacpt.serve.model import ServedModel
 from megacpt.serve.request import Sampling
 from megacpt.serve.text import Detokenizer, StopScanner
@@ -19,10 +22,15 @@ from megacpt.serve.text import Detokenizer, StopScanner
 GATHER_S = 0.01
 """What a first request waits for others to go with it; a step of a small model takes as long."""
 STOP, LENGTH, CANCELLED = "stop", "length", "cancelled"
+ENDING = "the server is ending"
+logger = logging.getLogger(__name__)
 
 
-class EngineFailed(Exception):
-    """The model could not go on; the message is torch's."""
+class EngineFailed(ApiError):
+    """A text has no more tokens; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=HTTPStatus.INTERNAL_SERVER_ERROR, kind="server_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +44,12 @@ class Prompt:
     end_ids: frozenset[int]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Writing:
     """One text that is being written. ``finish``: why it has ended, ``stop`` or ``length``."""
 
     prompt: Prompt
-    pieces: queue.SimpleQueue[str | Exception | None] = field(default_factory=queue.SimpleQueue)
+    pieces: queue.SimpleQueue[str | EngineFailed | None] = field(default_factory=queue.SimpleQueue)
     """None is the end."""
     finish: str = ""
     num_tokens: int = 0
@@ -50,7 +58,7 @@ class Writing:
     def __iter__(self) -> Iterator[str]:
         """Pieces of the text; EngineFailed where there are no more and should be."""
         while (piece := self.pieces.get()) is not None:
-            if isinstance(piece, Exception):
+            if isinstance(piece, EngineFailed):
                 raise piece
             yield piece
 
@@ -70,7 +78,7 @@ class Engine:
         writing = Writing(prompt=prompt)
         with self._changed:
             if self._closed:
-                writing.pieces.put(EngineFailed("the server is ending"))
+                writing.pieces.put(EngineFailed(ENDING))
             else:
                 self._waiting.append(writing)
                 self._changed.notify()
@@ -83,7 +91,7 @@ class Engine:
             self._changed.notify()
         self._thread.join()
         for writing in self._waiting:
-            writing.pieces.put(EngineFailed("the server is ending"))
+            writing.pieces.put(EngineFailed(ENDING))
 
     def _work(self) -> None:
         while True:
@@ -101,16 +109,18 @@ class Engine:
         sampling = self._waiting[0].prompt.sampling
         alike = [w for w in self._waiting if w.prompt.sampling == sampling]
         batch = alike[: self._batch_max if sampling.seed is None else 1]
-        self._waiting = [w for w in self._waiting if not any(w is taken for taken in batch)]
+        self._waiting = [w for w in self._waiting if w not in batch]
         return batch
 
     def _write(self, batch: Sequence[Writing]) -> None:
         rows = _Rows(batch, served=self._served, is_closed=lambda: self._closed)
         try:
             _generate(self._served, batch=batch, rows=rows)
-        except (RuntimeError, ValueError, IndexError) as error:  # Out of memory is a RuntimeError.
+        except Exception as error:  # Whatever it was, clients wait, and others will ask.
+            logger.exception("The model failed; its clients are told so.")
             for writing in batch:
-                writing.pieces.put(EngineFailed(f"{type(error).__name__}: {error}"))
+                failure = f"the model failed: {type(error).__name__}: {error}"
+                writing.pieces.put(EngineFailed(failure))
         else:
             rows.end()
 
@@ -145,7 +155,9 @@ def _generate(served: ServedModel, *, batch: Sequence[Writing], rows: _Rows) -> 
 class _Rows:
     """A stopping criterion of transformers: called after each step with all tokens so far."""
 
-    def __init__(self, batch: Sequence[Writing], *, served: ServedModel, is_closed: Any) -> None:
+    def __init__(
+        self, batch: Sequence[Writing], *, served: ServedModel, is_closed: Callable[[], bool]
+    ) -> None:
         self._rows = [_Row(writing, served=served) for writing in batch]
         self._is_closed = is_closed
 

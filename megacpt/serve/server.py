@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 from megacpt.errors import EnvironmentError_
-from megacpt.serve.engine import CANCELLED, Engine, EngineFailed, Prompt, Writing
+from megacpt.serve.engine import CANCELLED, ENDING, Engine, EngineFailed, Prompt, Writing
 from megacpt.serve.errors import ApiError
 from megacpt.serve.model import ServedModel
 from megacpt.serve.replies import Replies
@@ -131,13 +131,6 @@ class _Handler(BaseHTTPRequestHandler):
             answer()
         except ApiError as error:
             self._send(error.body, status=error.status)
-        except EngineFailed as error:
-            failure = ApiError(
-                f"the model failed: {error}",
-                status=HTTPStatus.INTERNAL_SERVER_ERROR,
-                kind="server_error",
-            )
-            self._send(failure.body, status=failure.status)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
@@ -212,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._event(replies.piece(piece))
             _require_whole([writing])
         except EngineFailed as error:
-            self._event(ApiError(f"the model failed: {error}", kind="server_error").body)
+            self._event(error.body)
             return
         self._event(replies.last(writing))
         if with_usage:
@@ -238,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _require_whole(writings: Sequence[Writing]) -> None:
     if any(writing.finish == CANCELLED for writing in writings):
-        raise EngineFailed("the server is ending")
+        raise EngineFailed(ENDING)
 
 
 class _Server(ThreadingHTTPServer):

@@ -13,27 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megacpt.config.sections import Dtype
 from megacpt.errors import ModelError
-from megacpt.serve.model import ServedModel, load_served
-from tests.support import write_model_folder
+from megacpt.serve.model import ServedModel
+from tests.serve.folders import serve, write_model
 
 IDS_BS = torch.tensor([[7, 1, 42, 200]])
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-
-
-def serve(folder: Path, *, base: Path | None = None) -> ServedModel:
-    return load_served(folder, base=base, name="m", device=torch.device("cpu"), dtype=Dtype.fp32)
-
-
-def write_model(folder: Path, **changes: Any) -> Path:
-    """With random weights and the tokenizer of bytes."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    write_model_folder(folder, **changes)
-    torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).save_pretrained(folder)
-    return folder
 
 
 def with_code(folder: Path, *, file: str, **changes: Any) -> Path:
