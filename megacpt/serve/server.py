@@ -6,6 +6,7 @@ from __future__ import annotations
 import hmac
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+import orjson
 
 from megacpt.errors import EnvironmentError_
 from megacpt.serve.engine import CANCELLED, ENDING, Engine, EngineFailed, Prompt, Writing
@@ -22,6 +25,7 @@ from megacpt.serve.replies import Replies
 from megacpt.serve.request import Asked, read_chat, read_completion
 
 BODY_BYTES_MAX = 16 << 20
+LENGTH = re.compile("[0-9]{1,9}")
 IDLE_S = 120.0
 """A connection that says nothing for so long is closed."""
 SETTLE_S = 5.0
@@ -114,27 +118,39 @@ class _Handler(BaseHTTPRequestHandler):
         self._service = service
         super().__init__(*arguments)  # type: ignore[arg-type]
 
+    def handle(self) -> None:
+        """A client that has left needs no answer."""
+        with suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
-        self._guarded(self._get)
+        self._told(self._get)
 
     def do_POST(self) -> None:
-        self._guarded(self._post)
+        self._told(self._post)
 
-    def _guarded(self, answer: Callable[[], None]) -> None:
-        """An error in OpenAI's form; a client that has left needs none."""
+    def _told(self, answer: Callable[[bytes], None]) -> None:
+        """An error in OpenAI's form."""
         with self._service.under_way():
-            self._told(answer)
+            try:
+                content = self._content()
+                self._service.require_key(self.headers.get("Authorization", ""))
+                answer(content)
+            except ApiError as error:
+                self._send(error.body, status=error.status)
 
-    def _told(self, answer: Callable[[], None]) -> None:
-        try:
-            self._service.require_key(self.headers.get("Authorization", ""))
-            answer()
-        except ApiError as error:
-            self._send(error.body, status=error.status)
-        except (ConnectionError, TimeoutError):
+    def _content(self) -> bytes:
+        """Read whatever comes of it: the next request of the connection begins behind it."""
+        length = self.headers.get("Content-Length", "" if self.command == "POST" else "0")
+        if not LENGTH.fullmatch(length) or int(length) > BODY_BYTES_MAX:
             self.close_connection = True
+            raise ApiError(
+                f"a body of at most {BODY_BYTES_MAX} bytes with Content-Length is needed.",
+                status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
+        return self.rfile.read(int(length))
 
-    def _get(self) -> None:
+    def _get(self, _content: bytes) -> None:
         path = urlsplit(self.path).path.rstrip("/")
         models = self._service.models()
         if path == MODELS:
@@ -145,8 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(models["data"][0])  # type: ignore[index]
         raise self._unknown(path)
 
-    def _post(self) -> None:
-        body = self._body()
+    def _post(self, content: bytes) -> None:
+        body = self._json(content)
         path = urlsplit(self.path).path.rstrip("/")
         if path not in (CHAT, COMPLETIONS):
             raise self._unknown(path)
@@ -164,22 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
             for writing in writings:
                 writing.cancelled.set()
 
-    def _body(self) -> object:
-        """Read whatever comes of it: the next request of the connection begins behind it."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-            self.close_connection = True
-            raise ApiError(
-                f"a body of at most {BODY_BYTES_MAX} bytes with Content-Length is needed.",
-                status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            )
-        content = self.rfile.read(int(length))
+    def _json(self, content: bytes) -> object:
         if self.headers.get_content_type() != "application/json":
             # A page in a browser can send other types to this machine without being asked.
             raise ApiError("Content-Type must be application/json.")
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
+            return orjson.loads(content)  # Which takes no half of a surrogate pair.
+        except ValueError as error:
             raise ApiError(f"the body is no JSON: {error}.") from error
 
     def _unknown(self, path: str) -> ApiError:
@@ -218,12 +225,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: object, *, status: HTTPStatus = HTTPStatus.OK) -> None:
         sent = json.dumps(content).encode()
-        with suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(sent)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(sent)
 
     def log_message(self, format: str, *args: object) -> None:
         """Prompts are nobody's business."""

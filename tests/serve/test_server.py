@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +182,7 @@ def test_a_model_without_a_template_has_no_chat(client: openai.OpenAI, served: S
         ("POST", "/v1/completions", "text/plain", b"{}", 400, "must be application/json"),
         ("POST", "/v1/completions", "application/json", b"{", 400, "the body is no JSON"),
         ("POST", "/v1/completions", "application/json", b"[" * 100_000, 400, "no JSON"),
+        ("POST", "/v1/completions", "application/json", b'{"a": "\\ud800"}', 400, "no JSON"),
         ("GET", "/health", "", b"", 200, "ok"),
     ],
 )
@@ -194,13 +197,15 @@ def test_what_no_client_of_openai_sends(
     connection.close()
 
 
-def test_a_body_without_an_end_is_refused(url: str) -> None:
+@pytest.mark.parametrize("length", [str(1 << 40), "9" * 5000, "-1", "\u00b2"])
+def test_a_body_without_an_end_is_refused(url: str, length: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     connection.putrequest("POST", "/v1/completions")
-    connection.putheader("Content-Length", str(1 << 40))
+    connection.putheader("Content-Length", length)
     connection.endheaders()
     reply = connection.getresponse()
     assert reply.status == 413
+    assert reply.getheader("Connection") == "close"
     assert "error" in json.loads(reply.read())
     connection.close()
 
@@ -214,6 +219,33 @@ def test_a_key_is_asked_for(served: ServedModel) -> None:
             wrong.models.list()
         with openai.OpenAI(base_url=url, api_key="sk-1", max_retries=0) as right:
             assert len(right.models.list().data) == 1
+
+
+def test_the_request_behind_a_refused_one_is_read_from_its_beginning(served: ServedModel) -> None:
+    body = json.dumps({"model": "small", "prompt": "Once", "max_tokens": 1})
+    with serving(served, host="127.0.0.1", port=0, batch_max=1, key="sk-1") as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.connect()
+        socket_before = connection.sock
+        for key, status in (("sk-2", 401), ("sk-1", 200)):
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+            connection.request("POST", "/v1/completions", body=body, headers=headers)
+            reply = connection.getresponse()
+            assert reply.status == status
+            reply.read()
+        assert connection.sock is socket_before
+        connection.close()
+
+
+def test_a_connection_that_breaks_is_no_defect(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname or "", place.port or 0)) as broken:
+        broken.sendall(b"POST /v1/comp")
+        broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    threading.Event().wait(0.3)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_who_is_asking_when_it_ends_is_told(served: ServedModel) -> None:
