@@ -21,9 +21,8 @@ class Replies:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, writings: Sequence[Writing]) -> dict[str, Any]:
-        """Waits until all texts are written."""
-        texts = ["".join(writing) for writing in writings]
+    def whole(self, texts: Sequence[str], *, writings: Sequence[Writing]) -> dict[str, Any]:
+        """``texts``: of writings that have ended."""
         choices = [
             {"index": n, **self._said(text), "finish_reason": writing.finish, "logprobs": None}
             for n, (text, writing) in enumerate(zip(texts, writings, strict=True))

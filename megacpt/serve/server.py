@@ -7,6 +7,8 @@ import hmac
 import itertools
 import json
 import re
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -173,9 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
             if asked.stream:
                 self._stream(writings[0], replies=replies, with_usage=asked.with_usage)
             else:
-                reply = replies.whole(writings)
+                texts = ["".join(self._heard(writing)) for writing in writings]
                 _require_whole(writings)
-                self._send(reply)
+                self._send(replies.whole(texts, writings=writings))
         finally:
             for writing in writings:
                 writing.cancelled.set()
@@ -195,9 +197,18 @@ class _Handler(BaseHTTPRequestHandler):
             status=HTTPStatus.NOT_FOUND,
         )
 
+    def _heard(self, writing: Writing) -> Iterator[str]:
+        """Its pieces, for as long as the client is there to hear them."""
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        for piece in writing:
+            if poll.poll(0) and not self.connection.recv(1, socket.MSG_PEEK):
+                raise ConnectionAbortedError
+            yield piece
+
     def _stream(self, writing: Writing, *, replies: Replies, with_usage: bool) -> None:
         """Server-sent events; the connection's end is theirs."""
-        pieces = iter(writing)
+        pieces = self._heard(writing)
         begun = next(pieces, "")  # What fails at once is told as any other error.
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/event-stream")

@@ -270,17 +270,23 @@ def test_who_is_asking_when_it_ends_is_told(served: ServedModel) -> None:
     assert "the server is ending" in str(caught[0])
 
 
-def test_a_client_that_leaves_ends_its_text(served: ServedModel) -> None:
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_leaves_ends_its_text(served: ServedModel, is_streamed: bool) -> None:
     """The next text does not wait for 4,000 tokens that nobody reads."""
+    asked = {"model": "small", "prompt": "Once", "max_tokens": 4000, "temperature": 0}
     with (
         serving(served, host="127.0.0.1", port=0, batch_max=1) as url,
         openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client,
     ):
-        stream = client.completions.create(
-            model="small", prompt="Once", max_tokens=4000, stream=True, temperature=0
+        leaving = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        body = json.dumps({**asked, "stream": is_streamed})
+        leaving.request(
+            "POST", "/v1/completions", body=body, headers={"Content-Type": "application/json"}
         )
-        next(iter(stream))
-        stream.close()
+        if is_streamed:
+            leaving.getresponse().read(1)
+        threading.Event().wait(0.5)
+        leaving.close()
         reply = client.completions.create(model="small", prompt="Once", max_tokens=2)
         assert reply.usage is not None
         assert reply.usage.completion_tokens <= 2
