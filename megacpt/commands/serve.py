@@ -7,6 +7,8 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,7 +17,7 @@ from megacpt.commands.common import Verb, shown
 from megacpt.commands.model import model_of_run, model_path
 from megacpt.config.address import LOOPBACK
 from megacpt.config.paths import RunFolder
-from megacpt.errors import ConfigError, EnvironmentError_, ModelError
+from megacpt.errors import ConfigError, ModelError
 from megacpt.families.peft_settings import PEFT_SETTINGS
 
 PORT_MAX = 65535
@@ -49,8 +51,10 @@ def served_folder(name: str) -> tuple[Path, Path | None]:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from megacpt.device.quiet import quiet_libraries
+    from megacpt.endpoint.client import key_of
 
     _require_sound(arguments)
+    key = key_of(arguments.key_variable, setting="--key-variable")
     quiet_libraries()
     # They import torch, so only now.
     from megacpt.config.sections import DeviceKind, Dtype
@@ -58,13 +62,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from megacpt.serve.model import load_served
     from megacpt.serve.server import serving
 
-    folder, stated = served_folder(arguments.model)
-    base = (
-        stated
-        if arguments.base is None
-        else model_path(arguments.base, weights=True, argument="--base")
-    )
-    key = _key(arguments.key_variable)
+    folder, base = served_folder(arguments.model)
+    if arguments.base is not None:
+        base = _base(arguments.base, folder=folder)
     served = load_served(
         folder,
         base=base,
@@ -73,17 +73,26 @@ def _serve(arguments: argparse.Namespace) -> int:
         dtype=Dtype[arguments.dtype],
     )
     place = {"host": arguments.host, "port": arguments.port, "key": key}
-    with serving(served, batch_max=arguments.batch, **place) as url:
+    with _until_ended(), serving(served, batch_max=arguments.batch, **place) as url:
         print(f"Serving {shown(folder)} as {served.name} at {url}", flush=True)
         if arguments.host not in LOOPBACK and not key:
             print(
-                f"Note: whoever reaches {arguments.host} can use it; --key-variable asks for one.",
+                f"Note: whoever reaches {arguments.host} can use it; --key-variable NAME asks for "
+                "a key.",
                 file=sys.stderr,
             )
         print("Ctrl-C ends it.", flush=True)
-        _wait()
+        threading.Event().wait()
     print("Ended.")
     return 0
+
+
+def _base(name: str, *, folder: Path) -> Path:
+    if not (folder / PEFT_SETTINGS).is_file():
+        raise ConfigError(
+            f"--base={name} is for an adapter, and {folder} is a whole model; leave it out."
+        )
+    return model_path(name, weights=True, argument="--base")
 
 
 def _require_sound(arguments: argparse.Namespace) -> None:
@@ -93,20 +102,8 @@ def _require_sound(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--batch={arguments.batch} is below 1; use 1 or more.")
 
 
-def _key(variable: str | None) -> str:
-    from megacpt.device.environment import secret
-
-    if variable is None:
-        return ""
-    key = secret(variable)
-    if not key:
-        raise EnvironmentError_(
-            f"--key-variable {variable} holds no key; set that environment variable."
-        )
-    return key
-
-
-def _wait() -> None:
+@contextmanager
+def _until_ended() -> Iterator[None]:
     """Until Ctrl-C, or the signal by which services are ended."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -114,9 +111,8 @@ def _wait() -> None:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

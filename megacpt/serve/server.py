@@ -270,10 +270,12 @@ def serving(
     except OSError as error:
         engine.close()
         raise EnvironmentError_(
-            f"{host}:{port} cannot be listened at ({error.strerror}); choose another --port, or "
-            "--port 0 for a free one."
+            f"{host}:{port} cannot be listened at ({error.strerror}); choose a --host of this "
+            "machine and another --port, or --port 0 for a free one."
         ) from error
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://{host}:{server.server_address[1]}/v1"
