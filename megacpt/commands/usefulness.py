@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +17,15 @@ from megacpt.commands.serve import exported
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
 from megacpt.families.peft_settings import PEFT_SETTINGS
-from megacpt.text import count, duration, one_of
+from megacpt.text import LiveLine, count, duration, one_of
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig, ServerConfig
     from megacpt.evaluate.usefulness.answer import Answer, Target
     from megacpt.evaluate.usefulness.suite import Outcome, QuestionSuite
 
-TERMINAL_S, FILE_S = 0.5, 15.0
-"""How often progress is shown: redrawn on a terminal, else one line more."""
+QUIET_S, EVERY_S = 2.0, 15.0
+"""Until progress is shown first, and between two lines of it in a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +144,8 @@ def _answers(model: _Model, *, suites: Sequence[QuestionSuite]) -> Mapping[str, 
     with _serving(model, is_needed=bool(own)) as url:
         for suite in suites:
             target = _target(model, server=_server_of(suite, role=model.role), url=url)
-            line = _RateLine(f"{suite.name}: {model.role} model")
-            answers[suite.name] = answer(suite, target=target, progress=line)
-            line.close()
+            with closing(_RateLine(f"{suite.name}: {model.role} model")) as line:
+                answers[suite.name] = answer(suite, target=target, progress=line)
     return answers
 
 
@@ -197,15 +195,13 @@ def _scored(
 ) -> Outcome:
     from megacpt.evaluate.usefulness.suite import score
 
-    line = _RateLine(f"{suite.name}: scores")
-    outcome = score(
-        suite,
-        answers={role: found[suite.name] for role, found in answers.items()},
-        fingerprints=fingerprints,
-        progress=line,
-    )
-    line.close()
-    return outcome
+    with closing(_RateLine(f"{suite.name}: scores")) as line:
+        return score(
+            suite,
+            answers={role: found[suite.name] for role, found in answers.items()},
+            fingerprints=fingerprints,
+            progress=line,
+        )
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
@@ -232,27 +228,19 @@ def _say_losses(outcome: Outcome) -> None:
 class _RateLine:
     """Shows how far it is, at which rate, and when it ends."""
 
-    def __init__(self, what: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._what, self._clock = what, clock
-        self._is_terminal = sys.stderr.isatty()
-        self._every_s = TERMINAL_S if self._is_terminal else FILE_S
-        self._started_at = self._shown_at = clock()
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._line = LiveLine(sys.stderr, quiet_s=QUIET_S, every_s=EVERY_S)
+        self.close = self._line.close
 
     def __call__(self, done: int, total: int) -> None:
-        now = self._clock()
-        if now - self._shown_at < self._every_s or not done:
-            return
-        self._shown_at = now
-        rate = done / (now - self._started_at)
-        start, end = ("\r\x1b[K", "") if self._is_terminal else ("", "\n")
-        text = (
-            f"{self._what} {done} of {total}  {rate:.1f}/s  {duration((total - done) / rate)} left"
-        )
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        def text(elapsed_s: float) -> str:
+            left_s = elapsed_s * (total - done) / done
+            rate = done / elapsed_s
+            return f"{self._what} {done} of {total}  {rate:.1f}/s  {duration(left_s)} left"
 
-    def close(self) -> None:
-        if self._is_terminal and self._shown_at > self._started_at:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if done:
+            self._line.show(text)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
