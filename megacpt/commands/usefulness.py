@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown
 from megacpt.commands.model import model_of_run
-from megacpt.commands.serve import exported
+from megacpt.commands.serve import served_folder
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
-from megacpt.families.peft_settings import PEFT_SETTINGS
 from megacpt.text import LiveLine, count, duration, one_of
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def _usefulness(arguments: argparse.Namespace) -> int:
 
 def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[QuestionSuite]:
     """Read before anything is asked: a broken file or a missing package is told at once."""
-    from megacpt.config.sections import UsefulnessMetric
     from megacpt.evaluate.usefulness.future_agi import require_ready
+    from megacpt.evaluate.usefulness.metrics import metric_of
     from megacpt.evaluate.usefulness.questions import read_questions
     from megacpt.evaluate.usefulness.references import WITHOUT_REFERENCE, require_references
     from megacpt.evaluate.usefulness.suite import QuestionSuite
@@ -80,7 +79,7 @@ def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[Q
     unknown = next((name for name in names if name not in declared), None)
     if unknown is not None:
         raise ConfigError(f"--suite {unknown} is not declared; use {one_of(declared)}.")
-    found = []
+    found, folder = [], RunFolder(run_dir).usefulness
     for name in names or declared:
         suite = declared[name]
         questions = read_questions(Path(suite.questions), limit=suite.limit)
@@ -88,10 +87,7 @@ def _suites(config: RunConfig, *, run_dir: Path, names: Sequence[str]) -> list[Q
         if suite.future_agi is not None:
             require_ready(suite.future_agi)
         if suite.metric not in WITHOUT_REFERENCE:
-            from megacpt.evaluate.usefulness.metrics import metric_of
-
-            metric_of(UsefulnessMetric(suite.metric))
-        folder = RunFolder(run_dir).usefulness
+            metric_of(suite.metric)
         found.append(QuestionSuite(name=name, config=suite, questions=questions, folder=folder))
     return found
 
@@ -119,19 +115,17 @@ def _models(config: RunConfig, *, run_dir: Path) -> Mapping[str, _Model]:
             f"{run_dir} began with random weights, so there is no base model to compare with; "
             "usefulness is measured of a run that began with model.init=pretrained."
         )
-    final = exported(run_dir)
+    final, beside = served_folder(str(run_dir))
     base = Path(str(model_of_run(run_dir, weights=True).model.path))
-    beside = base if (final / PEFT_SETTINGS).is_file() else None
+    folders = {"base": (base, None), "final": (final, beside)}
     return {
-        "base": _Model(
-            role="base", folder=base, beside=None, fingerprint=fingerprint_of(base, beside=None)
-        ),
-        "final": _Model(
-            role="final",
-            folder=final,
+        role: _Model(
+            role=role,
+            folder=folder,
             beside=beside,
-            fingerprint=fingerprint_of(final, beside=beside),
-        ),
+            fingerprint=fingerprint_of(folder, beside=beside),
+        )
+        for role, (folder, beside) in folders.items()
     }
 
 
