@@ -39,32 +39,29 @@ def score_pairs(
     deadline: float,
     progress: Progress,
 ) -> list[Scored]:
-    """In the order of the questions; closes the journal."""
+    """In the order of the questions."""
     pairs = [
         AnswerPair(question=q, base=b, final=f)
         for q, b, f in zip(questions, base, final, strict=True)
     ]
-    try:
-        if config.metric is UsefulnessMetric.judge:
-            if config.judge is None:
-                raise ConfigError(f"{where}.metric=judge needs {where}.judge.url and .model.")
-            judge = Judge(config.judge, known=journal, where=f"{where}.judge")
-            return in_threads(
-                pairs,
-                work=lambda pair: _of_verdict(judge(pair), pair=pair),
-                stop=judge.stop,
-                concurrency=config.judge.concurrency,
-                deadline=deadline,
-                progress=progress,
-            )
-        if config.metric is UsefulnessMetric.future_agi:
-            return _by_future_agi(
-                pairs, config=config, journal=journal, deadline=deadline, progress=progress
-            )
-        metric = metric_of(config.metric)
-        return [_each(pair, score=lambda a, q: _best(a, q, metric=metric)) for pair in pairs]
-    finally:
-        journal.close()
+    if config.metric is UsefulnessMetric.judge:
+        if config.judge is None:
+            raise ConfigError(f"{where}.metric=judge needs {where}.judge.url and .model.")
+        judge = Judge(config.judge, known=journal, where=f"{where}.judge")
+        return in_threads(
+            pairs,
+            work=lambda pair: _of_verdict(judge(pair), pair=pair),
+            stop=judge.stop,
+            concurrency=config.judge.concurrency,
+            deadline=deadline,
+            progress=progress,
+        )
+    if config.metric is UsefulnessMetric.future_agi:
+        return _by_future_agi(
+            pairs, config=config, journal=journal, deadline=deadline, progress=progress
+        )
+    metric = metric_of(config.metric)
+    return [_each(pair, score=lambda a, q: _best(a, q, metric=metric)) for pair in pairs]
 
 
 def _best(answer: str, question: Question, *, metric: Callable[[str, str], float]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +70,7 @@ class Outcome:
 
 def answer(suite: QuestionSuite, *, target: Target, progress: Progress) -> list[Answer]:
     """Of one model, in the order of the questions; what is known from before is not asked."""
-    journal = suite.journal(target.role)
-    try:
+    with closing(suite.journal(target.role)) as journal:
         answers = collect(
             suite.questions,
             answerer=_answerer(suite, target=target),
@@ -78,8 +79,6 @@ def answer(suite: QuestionSuite, *, target: Target, progress: Progress) -> list[
             deadline=suite.deadline,
             progress=progress,
         )
-    finally:
-        journal.close()
     failures = [found.failure for found in answers if found.failure]
     _require_few(failures, of=f"answers of the {target.role} model", suite=suite)
     return answers
@@ -94,16 +93,17 @@ def score(
 ) -> Outcome:
     """Write the scores of both models, RUN_DIR/usefulness/{base,final}/SUITE.jsonl, what stood in
     the answers, and the summary. All by role."""
-    scored = score_pairs(
-        suite.questions,
-        base=answers["base"],
-        final=answers["final"],
-        config=suite.config,
-        journal=suite.journal("verdicts"),
-        where=suite.where,
-        deadline=suite.deadline,
-        progress=progress,
-    )
+    with closing(suite.journal("verdicts")) as journal:
+        scored = score_pairs(
+            suite.questions,
+            base=answers["base"],
+            final=answers["final"],
+            config=suite.config,
+            journal=journal,
+            where=suite.where,
+            deadline=suite.deadline,
+            progress=progress,
+        )
     _require_few([s.problem for s in scored if s.problem], of="verdicts", suite=suite)
     for role in ROLES:
         write_scores(
@@ -205,7 +205,4 @@ def _outcome(
 
 def _counted(reasons: Iterable[str]) -> dict[str, int]:
     """The most frequent first."""
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items(), key=lambda row: -row[1]))
+    return dict(Counter(reasons).most_common())
