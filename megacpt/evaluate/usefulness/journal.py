@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,4 +68,5 @@ class AnswerJournal:
                 ) from error
 
     def close(self) -> None:
-        self._stream.close()
+        with suppress(OSError):  # What the disk has refused, put has told.
+            self._stream.close()

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from megacpt.errors import DataError
+from megacpt.errors import DataError, EnvironmentError_
 from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
 
 
@@ -29,6 +30,22 @@ def test_a_kill_at_any_byte_loses_the_unfinished_line_alone(tmp_path: Path) -> N
                 again.put(key, value=value)
         again.close()
         assert path.read_bytes() == content
+
+
+def test_a_disk_that_is_full_is_told_by_what_was_to_be_written(tmp_path: Path) -> None:
+    """Closing the file tries to write it again."""
+    journal = AnswerJournal(tmp_path / "j.jsonl")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, limits[1]))
+    try:
+        with pytest.raises(EnvironmentError_, match=r"j\.jsonl cannot be written: .*; free some"):
+            journal.put("a", value="long enough")
+        journal.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = AnswerJournal(tmp_path / "j.jsonl")
+    assert again.get("a") is None
+    again.close()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
