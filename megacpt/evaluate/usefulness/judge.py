@@ -111,7 +111,7 @@ class Judge:
                 return "", f"refused: {error}"
             except _Unclear as error:
                 # The same question gets the same reply, so it is not asked again here.
-                return "", str(error)
+                return "", reply.problem or str(error)
             self._journal.put(key, value=verdict)
         return str(verdict), ""
 

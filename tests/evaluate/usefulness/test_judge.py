@@ -96,6 +96,13 @@ def test_replies_that_are_no_verdict(tmp_path: Path, reply: str, problem: str) -
     assert problem in found.problem
 
 
+def test_a_reply_that_was_cut_is_told_as_such(tmp_path: Path) -> None:
+    """As reasoning models do it, whose thoughts count."""
+    cut = said('{"reason": "x", "ver', finish="length")
+    with served(Server(answer=lambda prompt, time: cut)) as server:
+        assert judged(tmp_path, server).problem == "reply over max_tokens"
+
+
 def test_a_verdict_in_one_order_is_none(tmp_path: Path) -> None:
     replies = itertools.cycle([verdict("A"), "well"])
     with served(Server(answer=lambda prompt, time: said(next(replies)))) as server:
