@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from megacpt.errors import DataError
 
@@ -59,7 +60,7 @@ def read_questions(path: Path, *, limit: int) -> tuple[Question, ...]:
 def _question(line: str, *, number: int, path: Path) -> Question:
     where = f"{path}:{number}"
     try:
-        row = json.loads(line)
+        row = orjson.loads(line)  # Which takes no half of a surrogate pair.
     except ValueError as error:
         raise DataError(f"{where} is no JSON ({error}); write one object a line.") from error
     if not isinstance(row, dict):
@@ -95,7 +96,7 @@ def _text(row: Mapping[str, Any], *, name: str, where: str) -> str:
 
 def _references(value: object, *, where: str) -> tuple[str, ...]:
     found = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(text, str) and text for text in found):
+    if not isinstance(found, list) or not all(isinstance(t, str) and t.strip() for t in found):
         raise DataError(f"{where}: reference must be a text, or a list of texts.")
     return tuple(found)
 

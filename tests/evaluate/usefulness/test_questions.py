@@ -45,6 +45,8 @@ def test_what_a_line_says(tmp_path: Path) -> None:
         ({"id": "a"}, "needs a prompt or messages, one of them"),
         ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "one of them"),
         ({"prompt": "a", "reference": 4}, "reference must be a text"),
+        ({"prompt": "a", "reference": ["b", " "]}, "reference must be a text"),
+        ('{"prompt": "\\ud800"}', "questions.jsonl:1 is no JSON"),
         ({"prompt": "a", "rubric": 4}, "rubric must be a text"),
         ({"prompt": "a", "id": [1]}, r"id=\[1\] must be a text"),
         ({"messages": [{"role": "me", "content": "a"}]}, "a message needs a content and a role"),
