@@ -150,12 +150,15 @@ def _server_of(suite: QuestionSuite, *, role: str) -> ServerConfig | None:
 def _target(model: _Model, *, server: ServerConfig | None, url: str) -> Target:
     from megacpt.evaluate.usefulness.answer import Target
 
+    if server is None:
+        return Target(role=model.role, fingerprint=model.fingerprint, url=url, name=model.role)
     return Target(
         role=model.role,
-        fingerprint=model.fingerprint,
-        url=url if server is None else server.url,
-        name=model.role if server is None else server.model,
-        key_variable=None if server is None else server.key_variable,
+        # By the name, too: nobody knows which weights another server has.
+        fingerprint=f"{model.fingerprint} as {server.model}",
+        url=server.url,
+        name=server.model,
+        key_variable=server.key_variable,
     )
 
 

@@ -84,6 +84,19 @@ def test_a_killed_command_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
     assert "exact_match" in done.stdout
 
 
+def test_another_model_of_a_server_is_asked(tmp_path: Path) -> None:
+    """Where the first was named by mistake, its answers are not those of the other."""
+    with served(Server(answer=half_right)) as base, served(Server(answer=right)) as final:
+        words = servers(base, final)
+        run = small_run(tmp_path / "run", "metric=exact_match", *words)
+        assert main(["usefulness", str(run)]) == 0
+        words[-1] = "candidate.model=other"
+        write_run(run, "metric=exact_match", *words, model=tmp_path / "base")
+        assert main(["usefulness", str(run)]) == 0
+    assert [body["model"] for body in final.bodies] == ["c"] * 12 + ["other"] * 12
+    assert len(base.bodies) == 12
+
+
 def test_nothing_leaves_the_machine_without_a_yes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
