@@ -3,9 +3,20 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 
-from megacpt.text import count, duration, listed, memory_size, one_of, text_size
+from megacpt.text import (
+    LiveLine,
+    count,
+    duration,
+    listed,
+    memory_size,
+    one_of,
+    text_size,
+    wrapped,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +79,34 @@ def test_counts_with_more_digits() -> None:
 def test_lists() -> None:
     assert [listed(["a", "b", "c"][:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
     assert one_of([1, 2, 4]) == "1, 2 or 4"
+
+
+def test_lines_for_a_terminal() -> None:
+    lines = wrapped("a word or two " * 10, head="error: ", indent=2)
+    assert lines[0].startswith("error: a word")
+    assert lines[1].startswith("  ")
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 80
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "shown"),
+    [
+        (StringIO(), "2 s\n12 s\n"),
+        (_Terminal(), "\r\x1b[K2 s\r\x1b[K3 s\r\x1b[K12 s\r\x1b[K"),
+    ],
+    ids=["file", "terminal"],
+)
+def test_a_line_of_progress(stream: StringIO, shown: str) -> None:
+    """None while it is quiet; drawn again on a terminal, one now and then in a file."""
+    times = iter([0.0, 1.0, 2.0, 3.0, 3.05, 12.0])
+    line = LiveLine(stream, quiet_s=2, every_s=10, clock=lambda: next(times))
+    for _ in range(5):
+        line.show(lambda elapsed_s: f"{elapsed_s:.0f} s")
+    line.close()
+    assert stream.getvalue() == shown

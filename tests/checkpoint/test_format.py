@@ -29,6 +29,7 @@ def test_fields_of_the_manifest() -> None:
         "faults",
         "files",
         "base",
+        "gate",
     ]
     assert [field.name for field in fields(FileSum)] == ["bytes", "xxh128"]
     assert MANIFEST == "manifest.json"
