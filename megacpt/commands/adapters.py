@@ -14,12 +14,12 @@ from megacpt.commands.common import Verb, say, shown
 from megacpt.commands.model import (
     DownloadLine,
     as_asked,
+    is_peft_folder,
     model_of_run,
     model_path,
     one_cpu_rank,
 )
 from megacpt.errors import ConfigError, ModelError
-from megacpt.families.peft_settings import PEFT_SETTINGS, stated_settings
 from megacpt.text import duration, listed, text_size
 
 if TYPE_CHECKING:
@@ -119,8 +119,10 @@ def _adapter(arguments: argparse.Namespace) -> SourceModel:
 
 def _say_other_base(adapter: Path, *, base: Path) -> None:
     """PEFT's folder fits any model of its shapes."""
-    if not (adapter / PEFT_SETTINGS).is_file():
+    if not is_peft_folder(adapter):
         return
+    from megacpt.families.peft_settings import stated_settings
+
     stated = stated_settings(adapter).get("base_model_name_or_path")
     if stated and stated != as_asked(base) and Path(stated).absolute() != base.absolute():
         print(

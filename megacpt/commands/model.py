@@ -123,6 +123,12 @@ def bytes_to_come(folder: Path) -> int:
     return missing_bytes(folder)
 
 
+def is_peft_folder(folder: Path) -> bool:
+    from megacpt.families.peft_settings import PEFT_SETTINGS
+
+    return (folder / PEFT_SETTINGS).is_file()
+
+
 def as_asked(path: Path) -> str:
     """As a command takes it: the id of a model that the hub's cache holds, else the folder."""
     stored = HubModel.stored(str(path))

@@ -14,11 +14,10 @@ from types import FrameType
 from typing import NoReturn
 
 from megacpt.commands.common import Verb, shown
-from megacpt.commands.model import model_of_run, model_path
+from megacpt.commands.model import is_peft_folder, model_of_run, model_path
 from megacpt.config.address import LOOPBACK
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError, ModelError
-from megacpt.families.peft_settings import PEFT_SETTINGS
 
 PORT_MAX = 65535
 
@@ -41,10 +40,10 @@ def served_folder(name: str) -> tuple[Path, Path | None]:
     """The folder of a MODEL or RUN_DIR, and the base model where it is a run's adapter."""
     path = Path(name)
     if not RunFolder(path).run_yaml.is_file():
-        is_adapter = (path / PEFT_SETTINGS).is_file()
+        is_adapter = is_peft_folder(path)
         return (path if is_adapter else model_path(name, weights=True)), None
     folder = exported(path)
-    if not (folder / PEFT_SETTINGS).is_file():
+    if not is_peft_folder(folder):
         return folder, None
     return folder, Path(str(model_of_run(path, weights=True).model.path))
 
@@ -88,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _base(name: str, *, folder: Path) -> Path:
-    if not (folder / PEFT_SETTINGS).is_file():
+    if not is_peft_folder(folder):
         raise ConfigError(
             f"--base={name} is for an adapter, and {folder} is a whole model; leave it out."
         )
@@ -143,9 +142,10 @@ SERVE = Verb(
     name="serve",
     summary="serve one model with the OpenAI interface, to evaluate and to try it",
     example="  megacpt serve runs/tiny/hf --port 8000\n"
-    "  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\\n"
+    "  curl http://127.0.0.1:8000/v1/completions \\\n"
+    "    -H 'Content-Type: application/json' \\\n"
     '    -d \'{"model": "hf", "prompt": "Once", "max_tokens": 20}\'\n'
-    "It is for evaluations on one machine. For production, serve the exported folder with vLLM:\n"
+    "It is for evaluations on one machine. In production, vLLM serves the folder:\n"
     "  vllm serve runs/tiny/hf",
     add_arguments=_arguments,
     run=_serve,

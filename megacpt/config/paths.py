@@ -6,11 +6,14 @@ from __future__ import annotations
 import importlib.resources
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import megacpt
 from megacpt.config.hub_model import HubModel
-from megacpt.config.sections import RunConfig
 from megacpt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from megacpt.config.sections import RunConfig
 
 BUILTIN = "builtin:"
 
