@@ -211,7 +211,7 @@ def _print_benchmarks(benchmarks: dict[str, Any]) -> None:
 
 EVALUATE = Verb(
     name="evaluate",
-    summary="measure held-out sets and benchmarks, base beside newest checkpoint, and the gate",
+    summary="measure base and newest checkpoint: held-out sets, benchmarks, the gate",
     example="  megacpt evaluate runs/tiny\n"
     "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is,\n"
     "but suites have not enough items to say that all are kept.",

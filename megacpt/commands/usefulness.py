@@ -256,7 +256,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 USEFULNESS = Verb(
     name="usefulness",
-    summary="ask the base model and the trained one your own questions, and score the answers",
+    summary="ask base and trained model your own questions, and score the answers",
     example="  megacpt export runs/tiny\n"
     "  megacpt usefulness runs/tiny\n"
     "  megacpt usefulness runs/tiny --suite law --yes    # a judge on another machine\n"

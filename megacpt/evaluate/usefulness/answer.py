@@ -19,8 +19,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The model that answers. ``role``: ``base`` or ``final``. ``fingerprint``: of its weights, what
-    answers are kept by. ``url``: up to /v1. ``name``: what the server calls it."""
+    """The model that answers. ``role``: ``base`` or ``final``. ``fingerprint``: of its weights, by
+    which answers are kept. ``url``: up to /v1. ``name``: what the server calls it."""
 
     role: str
     fingerprint: str

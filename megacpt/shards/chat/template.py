@@ -218,7 +218,12 @@ def _has_buffered_marks(template: nodes.Template) -> bool:
     """Whether a mark lies where Jinja gathers what is written before it goes to the text."""
     from jinja2 import nodes
 
-    gathering = (nodes.Macro, nodes.AssignBlock, nodes.FilterBlock, nodes.CallBlock)
+    gathering: tuple[type[Any], ...] = (
+        nodes.Macro,
+        nodes.AssignBlock,
+        nodes.FilterBlock,
+        nodes.CallBlock,
+    )
     inside = (part for block in template.find_all(gathering) for part in block.body)
     marks = (mark for part in inside for mark in part.find_all(nodes.ExtensionAttribute))
     return any(mark.name == "_generation_support" for mark in marks)
