@@ -138,21 +138,47 @@ def _resampled(
     """Mean differences of suites whose clusters are drawn from this one's.
 
     Clusters of one sum and size are alike, so their numbers are drawn, not they: three kinds where
-    each item stands alone and is right or wrong, however many items there are.
+    each item stands alone and is right or wrong, however many items there are. Clusters that mostly
+    have a kind of their own, as of scores without steps, are drawn themselves: four times as fast.
     """
+    clusters = len(pairs.size_G)
     kinds_K2, count_K = np.unique(
         np.stack([pairs.sum_G, pairs.size_G], axis=1), axis=0, return_counts=True
     )
-    clusters, chances_K = len(pairs.size_G), count_K / count_K.sum()
-    rows = max(1, _CHUNK // len(count_K))
+    draw = _draw_numbers if len(count_K) * 4 < clusters else _draw_clusters
+    rows = max(1, _CHUNK // (len(count_K) if draw is _draw_numbers else clusters))
     means = []
     for first in range(0, resamples, rows):
-        drawn_RK = generator.multinomial(
-            clusters, chances_K, size=min(rows, resamples - first)
-        ).astype(np.float64)
-        total_R2 = drawn_RK @ kinds_K2
+        total_R2 = draw(
+            kinds_K2, count_K=count_K, generator=generator, rows=min(rows, resamples - first)
+        )
         means.append(total_R2[:, 0] / total_R2[:, 1])
     return np.concatenate(means)
+
+
+def _draw_numbers(
+    kinds_K2: NDArray[np.float64],
+    *,
+    count_K: NDArray[np.int64],
+    generator: np.random.Generator,
+    rows: int,
+) -> NDArray[np.float64]:
+    clusters = int(count_K.sum())
+    drawn_RK = generator.multinomial(clusters, count_K / clusters, size=rows)
+    return drawn_RK.astype(np.float64) @ kinds_K2
+
+
+def _draw_clusters(
+    kinds_K2: NDArray[np.float64],
+    *,
+    count_K: NDArray[np.int64],
+    generator: np.random.Generator,
+    rows: int,
+) -> NDArray[np.float64]:
+    sums_and_sizes_2G = np.repeat(kinds_K2, count_K, axis=0).T.copy()
+    clusters = sums_and_sizes_2G.shape[1]
+    drawn_RG = generator.integers(clusters, size=(rows, clusters), dtype=np.int32)
+    return np.stack([of_all_G[drawn_RG].sum(axis=1) for of_all_G in sums_and_sizes_2G], axis=1)
 
 
 def _unseen_flips(
