@@ -115,7 +115,9 @@ def load_served(
 
 def _whole_model(folder: Path, *, dtype: Dtype) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model, found = AutoModelForCausalLM.from_pretrained(
         folder, dtype=TORCH_TYPE[dtype], output_loading_info=True, **OWN_FILES
     )

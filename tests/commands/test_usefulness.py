@@ -91,6 +91,7 @@ def test_another_model_of_a_server_is_asked(tmp_path: Path) -> None:
         run = small_run(tmp_path / "run", "metric=exact_match", *words)
         assert main(["usefulness", str(run)]) == 0
         words[-1] = "candidate.model=other"
+        (run / "run.yaml").unlink()
         write_run(run, "metric=exact_match", *words, model=tmp_path / "base")
         assert main(["usefulness", str(run)]) == 0
     assert [body["model"] for body in final.bodies] == ["c"] * 12 + ["other"] * 12
