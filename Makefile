@@ -35,14 +35,13 @@ test: $(INSTALLED)
 
 # What depends on megatron-core: run again on each version that is supported. Of the slow tests
 # those whose numbers come from it; what a run does around it (kills, hangs, exports) is the same.
-# Layouts of several ranks have one case of each family; `make test` gives them two.
 test-mcore: $(INSTALLED)
-	$(PYTEST) --cases-a-layout 1 -m "mcore and (not slow or every_mcore) and not slurm"
+	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
 # Every case of every family, and every kind of adapter, on every layout that its rules allow; `make
 # test` runs a share of them.
 test-families: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --cases-a-layout 0 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --all-layouts \
 	  tests/model/test_cases.py tests/model/adapters/test_training.py
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).

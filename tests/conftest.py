@@ -30,11 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--megatron-lm", help="checkout of Megatron-LM, to run its own tool")
     parser.addoption("--megatron-python", default=sys.executable, help="a Python that imports it")
     parser.addoption(
-        "--cases-a-layout",
-        type=int,
-        choices=(0, 1, 2),
-        default=2,
-        help="so many of each family; 0: all (make test-families)",
+        "--all-layouts",
+        action="store_true",
+        help="for every case, not for one of each family (make test-families)",
     )
 
 

@@ -162,17 +162,15 @@ def allowed_layouts() -> dict[str, list[str]]:
     }
 
 
-def dealt_layouts(allowed: Mapping[str, Sequence[str]], *, takers: int) -> dict[str, list[str]]:
+def dealt_layouts(allowed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """By case, its share of them: those of one rank, and of the others so many that each is run by
-    one or two of a family's cases. They go to the cases in turn, and to two that are far apart."""
+    one of a family's cases. They go to the cases in turn."""
     shares: dict[str, list[str]] = {name: [] for name in allowed}
     families = cases_of_families()
     for turn, (layout, how) in enumerate(LAYOUTS.items()):
         for names in families.values():
             able = [name for name in names if layout in allowed[name]]
-            steps = (0, len(able) // 2)[:takers]
-            chosen = {(turn + step) % len(able) for step in steps} if able else set()
             for number, name in enumerate(able):
-                if how.ranks == 1 or number in chosen:
+                if how.ranks == 1 or number == turn % len(able):
                     shares[name].append(layout)
     return shares

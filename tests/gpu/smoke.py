@@ -42,8 +42,8 @@ SMALL = Shape(
     heads=4,
     kv_heads=2,
     vocabulary=512,
-    length=128,
-    samples=8,
+    length=64,
+    samples=4,
     micro=2,
     steps=8,
 )

@@ -20,8 +20,8 @@ from megacpt.device.fp8 import equipment, obstacles
 from tests.gpu.smoke import LARGE, SMALL, Shape, Trained, floor_s, train
 
 BF16_RTOL = 5e-3
-"""A product rounds each result to 8 bits, half a unit of which is 2e-3; a loss is a mean over a
-thousand tokens and stays closer. The same bound holds between bf16 and fp32 on one device."""
+"""A product rounds each result to 8 bits, half a unit of which is 2e-3; a loss is a mean over
+hundreds of tokens and stays closer. The same bound holds between bf16 and fp32 on one device."""
 FP32_RTOL = 2e-5
 """Sums in another order: 6e-8 a term, some thousand terms, amplified by eight steps of AdamW. TF32
 keeps 10 bits of 23 and misses this by far."""

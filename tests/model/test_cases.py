@@ -143,8 +143,7 @@ def work(
         # Read anew, because transformers leaves some tensors in float32 as it reads.
         read = AutoModelForCausalLM.from_pretrained(folder / "models" / case, dtype=torch.bfloat16)
         read.save_pretrained(folder / "bf16" / case)
-    takers = request.config.getoption("--cases-a-layout")
-    layouts = dealt_layouts(allowed, takers=takers) if takers else allowed
+    layouts = allowed if request.config.getoption("--all-layouts") else dealt_layouts(allowed)
     for world in sorted({layout.ranks for layout in LAYOUTS.values()}):
         run_on_ranks(
             "tests.model.case_outputs:write_outputs",
@@ -260,14 +259,13 @@ def test_no_layout_is_left_out(allowed: Mapping[str, Sequence[str]]) -> None:
     assert set(LAYOUTS) - set(allowed["mixtures-top2-of-4"]) == {"tp2", "tp3"}
 
 
-@pytest.mark.parametrize("takers", [1, 2])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_each_layout_is_dealt_to_cases_of_a_family(
-    model_type: str, takers: int, allowed: Mapping[str, Sequence[str]]
+def test_each_layout_is_dealt_to_a_case_of_a_family(
+    model_type: str, allowed: Mapping[str, Sequence[str]]
 ) -> None:
-    shares, names = dealt_layouts(allowed, takers=takers), cases_of_families()[model_type]
+    shares, names = dealt_layouts(allowed), cases_of_families()[model_type]
     for layout in {layout for name in names for layout in allowed[name]}:
         chosen = [name for name in names if layout in shares[name]]
-        wanted = len(names) if LAYOUTS[layout].ranks == 1 else takers
+        wanted = len(names) if LAYOUTS[layout].ranks == 1 else 1
         assert len(chosen) == wanted, f"{layout}: {chosen}"
     assert all(set(shares[name]) <= set(allowed[name]) for name in names)

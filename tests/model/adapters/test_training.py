@@ -54,14 +54,16 @@ def allowed(run: str) -> list[str]:
     return [name for name in LAYOUTS if name not in wrong]
 
 
-def dealt(run: str, *, takers: int) -> list[str]:
-    """Of one model all; of the others one rank and one more in turn, of experts ep2 besides.
-    ``takers`` as the option --cases-a-layout has them: 0: all of all, 1: one in turn of all."""
-    if takers == 0 or (takers == 2 and run.startswith("llama-tied")):
+def dealt(run: str) -> list[str]:
+    """Of one run all; of the others one rank and one more in turn, of that run's model two, of
+    experts ep2 besides."""
+    if run == "llama-tied.lora":
         return allowed(run)
     others = [name for name in allowed(run) if name not in ("single", "ep2")]
-    picked = others[RUNS.index(run) % len(others)]
-    return ["single", picked, *(["ep2"] if "moe" in run else [])]
+    count = 2 if run.startswith("llama-tied") else 1
+    first = RUNS.index(run) * count
+    picked = [others[(first + n) % len(others)] for n in range(count)]
+    return ["single", *picked, *(["ep2"] if "moe" in run else [])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +99,8 @@ def work(
     for run in asked:
         if (start := start_of(run, folder=folder)) is not None:
             torch.save(native_names(start, run=run), folder / f"start-{run}.pt")
-    takers = request.config.getoption("--cases-a-layout")
-    layouts = {run: dealt(run, takers=takers) for run in asked}
+    of_run = allowed if request.config.getoption("--all-layouts") else dealt
+    layouts = {run: of_run(run) for run in asked}
     for world in sorted({ranks_of(layout) for layout in LAYOUTS}):
         run_on_ranks(
             "tests.model.adapters.training_runs:write_runs",
