@@ -8,12 +8,12 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
 
-.PHONY: help quickstart test test-mcore test-families test-slurm test-sanitize test-te test-readers test-vllm check figures wheel clean
+.PHONY: help quickstart test test-mcore test-thorough test-slurm test-sanitize test-te test-readers test-vllm check figures wheel clean
 
 help:
 	@echo "make quickstart     adapt a small real model to real text on this machine, in minutes"
 	@echo "make test           all tests"
-	@echo "make test-families  the small models of all families, each on every layout that it allows"
+	@echo "make test-thorough  the small models of all families, each on every layout that it allows"
 	@echo "make test-te        the layers of Transformer Engine, which it builds (Python 3.12, CUDA 13)"
 	@echo "make test-sanitize  the C++ with AddressSanitizer and UBSan"
 	@echo "make test-readers   exports as other transformers and llama.cpp read them, which it installs"
@@ -38,11 +38,11 @@ test: $(INSTALLED)
 test-mcore: $(INSTALLED)
 	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
-# Every case of every family, and every kind of adapter, on every layout that its rules allow; `make
-# test` runs a share of them.
-test-families: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --all-layouts \
-	  tests/model/test_cases.py tests/model/adapters/test_training.py
+# Every case of every family, and every kind of adapter, on every layout that its rules allow; as many
+# kills and drawn layouts as the documentation states. `make test` runs a share of each.
+test-thorough: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --thorough tests/model/test_cases.py \
+	  tests/model/adapters/test_training.py tests/train/test_layouts.py tests/train/test_kills.py
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)

@@ -30,9 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--megatron-lm", help="checkout of Megatron-LM, to run its own tool")
     parser.addoption("--megatron-python", default=sys.executable, help="a Python that imports it")
     parser.addoption(
-        "--all-layouts",
+        "--thorough",
         action="store_true",
-        help="for every case, not for one of each family (make test-families)",
+        help="every case on every layout, more kills, more drawn layouts (make test-thorough)",
     )
 
 

@@ -143,7 +143,7 @@ def work(
         # Read anew, because transformers leaves some tensors in float32 as it reads.
         read = AutoModelForCausalLM.from_pretrained(folder / "models" / case, dtype=torch.bfloat16)
         read.save_pretrained(folder / "bf16" / case)
-    layouts = allowed if request.config.getoption("--all-layouts") else dealt_layouts(allowed)
+    layouts = allowed if request.config.getoption("--thorough") else dealt_layouts(allowed)
     for world in sorted({layout.ranks for layout in LAYOUTS.values()}):
         run_on_ranks(
             "tests.model.case_outputs:write_outputs",

@@ -33,7 +33,7 @@ NEXT: dict[str, Any] = {
     "shared_expert_intermediate_size": 32,
     "mlp_only_layers": [0],
 }
-STEPS = 12
+STEPS = 6
 LAYOUTS = {
     "one": [],
     "tensor": ["parallel.tp=2", "parallel.sequence_parallel=true"],

@@ -99,7 +99,7 @@ def work(
     for run in asked:
         if (start := start_of(run, folder=folder)) is not None:
             torch.save(native_names(start, run=run), folder / f"start-{run}.pt")
-    of_run = allowed if request.config.getoption("--all-layouts") else dealt
+    of_run = allowed if request.config.getoption("--thorough") else dealt
     layouts = {run: of_run(run) for run in asked}
     for world in sorted({ranks_of(layout) for layout in LAYOUTS}):
         run_on_ranks(

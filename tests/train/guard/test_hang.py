@@ -16,9 +16,9 @@ import pytest
 
 SETTINGS = [
     "experiment=tiny",
-    "schedule.steps=48",
+    "schedule.steps=28",
     "checkpoint.every_steps=4",
-    "evaluate.every_steps=48",
+    "evaluate.every_steps=28",
     "parallel.dp=2",
     "cluster.device=cpu",
     "cluster.timeout_minutes=2",
@@ -64,7 +64,7 @@ def rank_process(rank: int, *, launcher: int) -> int:
 
 def losses(run_dir: Path) -> list[Any]:
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(49))
+    assert [record["step"] for record in records] == list(range(29))
     return [(record.get("loss"), record.get("grad_norm")) for record in records]
 
 
