@@ -20,7 +20,7 @@ from megacpt.device import runtime
 from tests.rank import rank_on_cpu
 from tests.train.curves import parity_config
 
-SAVED_AT, STEPS_AFTER = 3, 5
+SAVED_AT, STEPS_AFTER = 3, 3
 PATIENCE_S = 600.0
 
 
