@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from megacpt.config.sections import ClusterConfig, DeviceKind, Dtype, PrecisionConfig, Recipe
 from megacpt.device import environment
-from megacpt.device.cpu import gloo, host_memory, import_hook
+from megacpt.device.cpu import bf16_products, gloo, host_memory, import_hook
 from megacpt.device.environment import RankInfo
 from megacpt.errors import EnvironmentError_
 
@@ -112,6 +112,7 @@ def start(
         device = torch.device("cpu")
         import_hook.install()
         host_memory.keep_freed()
+        bf16_products.install()
     torch.set_num_threads(_num_threads(cluster.threads_per_rank, ranks=ranks))
     timeout = timedelta(minutes=cluster.timeout_minutes)
     _join_process_group(ranks, device=device, timeout=timeout, store=store)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from megacpt.config.sections import DeviceKind
+from megacpt.device.cpu import bf16_products
 from megacpt.errors import EnvironmentError_
 
 
@@ -17,5 +18,7 @@ def single_device(asked: DeviceKind) -> torch.device:
             "the device gpu needs a GPU that torch can use, and it sees none; check nvidia-smi "
             "and CUDA_VISIBLE_DEVICES, or choose the device cpu."
         )
-    on_gpu = has_gpu and asked is not DeviceKind.cpu
-    return torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+    if has_gpu and asked is not DeviceKind.cpu:
+        return torch.device("cuda", 0)
+    bf16_products.install()
+    return torch.device("cpu")
