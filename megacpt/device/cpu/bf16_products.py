@@ -55,8 +55,10 @@ def _register(library: torch.library.Library, *, name: str, product: Callable[..
     own = torch.library.get_kernel(f"aten::{name}", _CPU)
 
     def either(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(arg, torch.Tensor) and arg.dtype is torch.bfloat16 for arg in args):
+        tensors = [arg for arg in (*args, kwargs.get("out")) if isinstance(arg, torch.Tensor)]
+        if all(tensor.dtype is torch.bfloat16 for tensor in tensors):
             return product(keys, *args, **kwargs)
+        # Of fp32; or of types that do not go together, which torch refuses.
         return own.call_boxed(keys, *args, **kwargs)
 
     with warnings.catch_warnings():
@@ -77,7 +79,10 @@ def _new(wide: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.
 def _given(
     wide: Callable[..., torch.Tensor], *args: Any, out: torch.Tensor, **kwargs: Any
 ) -> torch.Tensor:
-    return out.copy_(wide(*args, **kwargs))
+    made = wide(*args, **kwargs)
+    if out.shape != made.shape:
+        out.resize_(made.shape)
+    return out.copy_(made)
 
 
 def _in_place(

@@ -69,8 +69,21 @@ def test_other_types_are_left_alone() -> None:
     wide = X[0].float() @ Y[0].float()
     assert wide.dtype is torch.float32
     assert torch.allclose(wide.double(), x @ y, rtol=1e-4, atol=1e-4)
-    with pytest.raises(RuntimeError, match="dtype"):
-        X[0].float() @ Y[0].double()
+
+
+@pytest.mark.usefixtures("replaced")
+@pytest.mark.parametrize("name", ["x", "y", "bias", "out"])
+def test_types_that_do_not_go_together_are_refused(name: str) -> None:
+    given = {"x": X[0], "y": Y[0], "bias": X[1], "out": torch.empty_like(X[0])}
+    given[name] = given[name].float()
+    with pytest.raises(RuntimeError, match="type"):
+        torch.addmm(given["bias"], given["x"], given["y"], out=given["out"])
+
+
+@pytest.mark.usefixtures("replaced")
+def test_an_empty_result_is_made_as_large_as_it_has_to_be() -> None:
+    out = torch.mm(X[0, :3], Y[0], out=torch.empty(0, dtype=torch.bfloat16))
+    assert torch.equal(out, rounded(X[0, :3].float() @ Y[0].float()))
 
 
 def test_a_cpu_with_a_kernel_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
