@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -81,7 +82,14 @@ def in_a_terminal(
         preexec_fn=take_terminal,
     )
     os.close(theirs)
-    wait_until(ready, timeout_s=120)
+
+    def read_and_look() -> object:
+        # A terminal that nobody reads holds some kilobytes; then whoever draws a bar waits.
+        while select.select([ours], [], [], 0)[0]:
+            os.read(ours, 4096)
+        return ready()
+
+    wait_until(read_and_look, timeout_s=120)
     return process, ours
 
 
