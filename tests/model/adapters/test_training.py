@@ -32,7 +32,7 @@ from tests.model.adapters.training_runs import (
 )
 from tests.run_on_ranks import run_on_ranks
 
-pytestmark = [pytest.mark.mcore, pytest.mark.every_mcore, pytest.mark.slow]
+pytestmark = [pytest.mark.mcore, pytest.mark.slow]
 
 MODELS = ("llama-tied", "qwen3", "gemma3", "qwen3-moe")
 TABLES = ("tables", "new_tokens")
