@@ -127,7 +127,8 @@ def test_ctrl_c_while_they_start_is_one_interrupt(tmp_path: Path) -> None:
     time.sleep(0.2)  # They import.
     os.killpg(first.pid, signal.SIGINT)
     _, error = first.communicate(timeout=30)
-    assert error.count("Traceback") == 1, error
+    # The end of a traceback, of which one may say that it came while another was handled.
+    assert error.splitlines().count("KeyboardInterrupt") == 1, error
     assert error.rstrip().endswith("KeyboardInterrupt")
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
