@@ -22,7 +22,10 @@ _CPU = "CPU"
 
 
 def has_own() -> bool:
-    """Whether torch has a kernel for them on this CPU."""
+    """Whether torch has a kernel for them on this CPU, as far as is known: a torch that was built
+    without oneDNN, such as for Apple's, does not say, and is left alone."""
+    if not torch.backends.mkldnn.is_available():
+        return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
