@@ -24,7 +24,7 @@ _CPU = "CPU"
 def has_own() -> bool:
     """Whether torch has a kernel for them on this CPU, as far as is known: a torch that was built
     without oneDNN, such as for Apple's, does not say, and is left alone."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return True
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
