@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megacpt.errors import DataError, EnvironmentError_
-from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
+from megacpt.evaluate.journal import AnswerJournal, key_of
 
 
 def test_a_kill_at_any_byte_loses_the_unfinished_line_alone(tmp_path: Path) -> None:

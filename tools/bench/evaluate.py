@@ -168,7 +168,7 @@ def _native(
         from megacpt.evaluate.benchmarks.calls import Model
         from megacpt.evaluate.benchmarks.engine import Engine
         from megacpt.evaluate.benchmarks.lm import NativeLM
-        from megacpt.evaluate.usefulness.journal import AnswerJournal
+        from megacpt.evaluate.journal import AnswerJournal
         from megacpt.families import read_architecture
         from megacpt.model.build import build_model
         from megacpt.model.weights import load_hf

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from megacpt.evaluate.usefulness.journal import AnswerJournal
+from megacpt.evaluate.journal import AnswerJournal
 
 Q = TypeVar("Q")
 AT_ONCE = 4096

@@ -22,7 +22,7 @@ from megacpt.errors import DataError, ModelError
 from megacpt.evaluate.benchmarks.answers import answered
 from megacpt.evaluate.benchmarks.calls import Model
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing, continued
-from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
+from megacpt.evaluate.journal import AnswerJournal, key_of
 from megacpt.tokenizer import Tokenizer
 
 NEW_TOKENS = 256

@@ -23,7 +23,7 @@ from megacpt.evaluate.benchmarks.samples import items_of
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
 from megacpt.evaluate.heldout import evaluating
 from megacpt.evaluate.items import Scores, write_scores
-from megacpt.evaluate.usefulness.journal import AnswerJournal
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.tokenizer import Tokenizer
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from megacpt.errors import EnvironmentError_
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.evaluate.usefulness.answer import Answer, Answerer
-from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 
 S = TypeVar("S")

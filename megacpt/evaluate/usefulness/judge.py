@@ -11,9 +11,9 @@ from typing import Any, Literal
 from megacpt.config.sections import JudgeConfig
 from megacpt.endpoint.client import Client, Refused, Server, key_of
 from megacpt.endpoint.reply import read_chat_reply
-from megacpt.evaluate.usefulness import journal
+from megacpt.evaluate import journal
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.evaluate.usefulness.answer import Answer
-from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 
 VERSION = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from megacpt.config.sections import UsefulnessConfig
 from megacpt.endpoint.client import Client, Refused, Server, key_of
-from megacpt.evaluate.usefulness import journal
+from megacpt.evaluate import journal
 from megacpt.evaluate.usefulness.answer import Answer, Target
 from megacpt.evaluate.usefulness.questions import Question
 

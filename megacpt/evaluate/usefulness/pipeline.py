@@ -16,7 +16,7 @@ from typing import Any
 from megacpt.device.environment import for_child
 from megacpt.endpoint.client import Client, Refused, Server, Stopped
 from megacpt.errors import ConfigError, EnvironmentError_
-from megacpt.evaluate.usefulness import journal
+from megacpt.evaluate import journal
 from megacpt.evaluate.usefulness.answer import Answer, Target
 from megacpt.evaluate.usefulness.questions import Question
 

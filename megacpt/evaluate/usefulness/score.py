@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from megacpt.config.sections import UsefulnessConfig, UsefulnessMetric
 from megacpt.errors import ConfigError
+from megacpt.evaluate.journal import AnswerJournal, key_of
 from megacpt.evaluate.usefulness.answer import Answer
 from megacpt.evaluate.usefulness.collect import Progress, in_threads
 from megacpt.evaluate.usefulness.future_agi import FutureAgi, MetricFailed
-from megacpt.evaluate.usefulness.journal import AnswerJournal, key_of
 from megacpt.evaluate.usefulness.judge import AnswerPair, Judge, PairVerdict, is_asked
 from megacpt.evaluate.usefulness.metrics import metric_of
 from megacpt.evaluate.usefulness.questions import Question

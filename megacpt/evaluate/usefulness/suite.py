@@ -15,9 +15,9 @@ from typing import Any
 from megacpt.config.sections import UsefulnessConfig, UsefulnessMetric
 from megacpt.errors import EnvironmentError_
 from megacpt.evaluate.items import Item, Scores, write_scores
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.evaluate.usefulness.answer import Answer, Answerer, Target
 from megacpt.evaluate.usefulness.collect import Progress, collect
-from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.model import ModelAnswerer
 from megacpt.evaluate.usefulness.pipeline import CommandAnswerer, HttpAnswerer
 from megacpt.evaluate.usefulness.questions import Question

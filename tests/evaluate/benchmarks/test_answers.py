@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from megacpt.evaluate.benchmarks.answers import AT_ONCE, answered
-from megacpt.evaluate.usefulness.journal import AnswerJournal
+from megacpt.evaluate.journal import AnswerJournal
 
 
 class Asked:

@@ -32,7 +32,7 @@ def native(smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_rank: No
     from megacpt.evaluate.benchmarks.calls import Model
     from megacpt.evaluate.benchmarks.engine import Engine
     from megacpt.evaluate.benchmarks.lm import NativeLM
-    from megacpt.evaluate.usefulness.journal import AnswerJournal
+    from megacpt.evaluate.journal import AnswerJournal
 
     chunks, architecture = import_model(smollm2)
     tokenizer = load_tokenizer(smollm2)

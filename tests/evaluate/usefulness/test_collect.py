@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from megacpt.errors import EnvironmentError_
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.evaluate.usefulness.answer import Answer
 from megacpt.evaluate.usefulness.collect import collect
-from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.questions import Question
 from tests.evaluate.usefulness.cases import QUESTIONS, no_progress
 

@@ -12,9 +12,9 @@ import pytest
 
 from megacpt.config.sections import JudgeConfig
 from megacpt.errors import EnvironmentError_
+from megacpt.evaluate.journal import AnswerJournal
 from megacpt.evaluate.usefulness import judge as judging
 from megacpt.evaluate.usefulness.answer import Answer
-from megacpt.evaluate.usefulness.journal import AnswerJournal
 from megacpt.evaluate.usefulness.judge import AnswerPair, Judge, PairVerdict
 from megacpt.evaluate.usefulness.questions import Question
 from tests.openai_server import Server, said, served
