@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from megacpt.evaluate.statistics.noise import NO_NOISE, Noise
 from megacpt.evaluate.statistics.pairing import Pairs
 
+_Array: TypeAlias = NDArray[np.float64]
 RESAMPLES = 10_000
 """The ends of a 95 % interval are then known to 2.7 % of a standard error."""
 FEWEST_CLUSTERS = 2
@@ -145,40 +148,32 @@ def _resampled(
     kinds_K2, count_K = np.unique(
         np.stack([pairs.sum_G, pairs.size_G], axis=1), axis=0, return_counts=True
     )
-    draw = _draw_numbers if len(count_K) * 4 < clusters else _draw_clusters
-    rows = max(1, _CHUNK // (len(count_K) if draw is _draw_numbers else clusters))
+    if len(count_K) * 4 < clusters:
+        width, totals = len(count_K), partial(_of_numbers, kinds_K2, count_K=count_K)
+    else:
+        # Sorted by np.unique, so that the order of the items changes nothing.
+        width, totals = clusters, partial(_of_clusters, np.repeat(kinds_K2, count_K, axis=0).T)
+    rows = max(1, _CHUNK // width)
     means = []
     for first in range(0, resamples, rows):
-        total_R2 = draw(
-            kinds_K2, count_K=count_K, generator=generator, rows=min(rows, resamples - first)
-        )
+        total_R2 = totals(rows=min(rows, resamples - first), generator=generator)
         means.append(total_R2[:, 0] / total_R2[:, 1])
     return np.concatenate(means)
 
 
-def _draw_numbers(
-    kinds_K2: NDArray[np.float64],
-    *,
-    count_K: NDArray[np.int64],
-    generator: np.random.Generator,
-    rows: int,
-) -> NDArray[np.float64]:
+def _of_numbers(
+    kinds_K2: _Array, *, count_K: NDArray[np.int64], rows: int, generator: np.random.Generator
+) -> _Array:
+    """Totals of sum and size, R x 2, of as many clusters as there are."""
     clusters = int(count_K.sum())
     drawn_RK = generator.multinomial(clusters, count_K / clusters, size=rows)
     return drawn_RK.astype(np.float64) @ kinds_K2
 
 
-def _draw_clusters(
-    kinds_K2: NDArray[np.float64],
-    *,
-    count_K: NDArray[np.int64],
-    generator: np.random.Generator,
-    rows: int,
-) -> NDArray[np.float64]:
-    sums_and_sizes_2G = np.repeat(kinds_K2, count_K, axis=0).T.copy()
-    clusters = sums_and_sizes_2G.shape[1]
+def _of_clusters(each_2G: _Array, *, rows: int, generator: np.random.Generator) -> _Array:
+    clusters = each_2G.shape[1]
     drawn_RG = generator.integers(clusters, size=(rows, clusters), dtype=np.int32)
-    return np.stack([of_all_G[drawn_RG].sum(axis=1) for of_all_G in sums_and_sizes_2G], axis=1)
+    return np.stack([of_all_G[drawn_RG].sum(axis=1) for of_all_G in each_2G], axis=1)
 
 
 def _unseen_flips(
