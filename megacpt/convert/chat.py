@@ -13,6 +13,7 @@ from pathlib import Path
 
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ModelError
+from megacpt.families.hf_config import GENERATION
 from megacpt.files import write_text
 from megacpt.shards.chat.conversation import read_conversation
 from megacpt.shards.chat.encode import ChatEncoder, EncodedChat
@@ -21,7 +22,6 @@ from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.folder import CONFIG, read_json
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
 
-GENERATION = "generation_config.json"
 ADDITIONAL = "additional_chat_templates"
 SAMPLE = {
     "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
