@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.model.layers.attention.one_layer import one_layer
+
 pytestmark = pytest.mark.mcore
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
@@ -29,8 +31,6 @@ PATHS = (
 
 
 def attention(kind: str, *, window: int | None) -> Any:
-    from megatron.core.transformer import TransformerConfig
-
     from megacpt.model.layers.attention.capped import capped_class
     from megacpt.model.layers.attention.causal import CausalAttention
     from megacpt.model.layers.attention.chunked import chunked_class
@@ -42,14 +42,7 @@ def attention(kind: str, *, window: int | None) -> Any:
         "capped": capped_class(1.5),
         "sinks": SinkAttention,
     }
-    config = TransformerConfig(
-        num_layers=1,
-        hidden_size=HEADS * SIZE,
-        num_attention_heads=HEADS,
-        num_query_groups=KV_HEADS,
-        attention_dropout=0.0,
-        window_size=window and (window - 1, 0),
-    )
+    config = one_layer(heads=HEADS, head_size=SIZE, groups=KV_HEADS, window=window)
     module = classes[kind](config, layer_number=1)
     if kind == "sinks":
         module.softmax_offset.data.copy_(torch.linspace(-1.0, 3.0, HEADS))

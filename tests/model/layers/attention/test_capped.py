@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.model.layers.attention.one_layer import one_layer
+
 pytestmark = pytest.mark.mcore
 
 LENGTH, BATCH, HEADS, GROUPS, SIZE = 90, 2, 6, 2, 16
@@ -22,17 +24,9 @@ def _prepared() -> None:
 
 
 def attention(window: int | None) -> Any:
-    from megatron.core.transformer import TransformerConfig
-
     from megacpt.model.layers.attention.capped import capped_class
 
-    config = TransformerConfig(
-        num_layers=1,
-        hidden_size=HEADS * SIZE,
-        num_attention_heads=HEADS,
-        attention_dropout=0.0,
-        window_size=None if window is None else (window - 1, 0),
-    )
+    config = one_layer(heads=HEADS, head_size=SIZE, window=window)
     return capped_class(CAP)(config, layer_number=1, softmax_scale=SCALE)
 
 

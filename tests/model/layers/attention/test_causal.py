@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.model.layers.attention.one_layer import one_layer
+
 pytestmark = pytest.mark.mcore
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
@@ -16,21 +18,10 @@ BOUNDS = [0, 1, 24, 31, 64]
 
 
 def attention(*, window: int | None = None) -> Any:
-    from megatron.core.transformer import TransformerConfig
-
     from megacpt.model.layers.attention.causal import CausalAttention
 
-    return CausalAttention(
-        TransformerConfig(
-            num_layers=1,
-            hidden_size=HEADS * HEAD_DIM,
-            num_attention_heads=HEADS,
-            num_query_groups=KV_HEADS,
-            attention_dropout=0.0,
-            window_size=window and (window - 1, 0),
-        ),
-        layer_number=1,
-    )
+    config = one_layer(heads=HEADS, head_size=HEAD_DIM, groups=KV_HEADS, window=window)
+    return CausalAttention(config, layer_number=1)
 
 
 def random_qkv(*, seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ import torch
 from megacpt.errors import ModelError
 from megacpt.families import FAMILIES
 from megacpt.plan.families import example_of
+from tests.model.layers.attention.one_layer import one_layer
 from tests.model.layers.attention.test_causal import BOUNDS, HEADS, KV_HEADS, packed, random_qkv
 
 pytestmark = pytest.mark.mcore
@@ -20,13 +21,9 @@ WHOLE = [0, BOUNDS[-1]]
 
 
 def attention(chunk: int) -> Any:
-    from megatron.core.transformer import TransformerConfig
-
     from megacpt.model.layers.attention.chunked import chunked_class
 
-    config = TransformerConfig(
-        num_layers=1, hidden_size=32, num_attention_heads=HEADS, attention_dropout=0.0
-    )
+    config = one_layer(heads=HEADS, head_size=32 // HEADS)
     return chunked_class(chunk)(config, layer_number=1)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.model.layers.attention.one_layer import one_layer
+
 pytestmark = pytest.mark.mcore
 
 LENGTH, BATCH, HEADS, GROUPS, SIZE = 90, 2, 6, 2, 12
@@ -16,18 +18,9 @@ BOUNDS = [0, 1, 41, 90]
 
 
 def attention(window: int | None, *, dtype: torch.dtype) -> Any:
-    from megatron.core.transformer import TransformerConfig
-
     from megacpt.model.layers.attention.sinks import SinkAttention
 
-    config = TransformerConfig(
-        num_layers=1,
-        hidden_size=HEADS * SIZE,
-        num_attention_heads=HEADS,
-        attention_dropout=0.0,
-        params_dtype=dtype,
-        window_size=None if window is None else (window - 1, 0),
-    )
+    config = one_layer(heads=HEADS, head_size=SIZE, window=window, params_dtype=dtype)
     module = SinkAttention(config, layer_number=1, softmax_scale=SCALE)
     module.softmax_offset.data.copy_(sinks(torch.float64))
     return module
