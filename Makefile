@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Hundreds of processes import the same files: a shell that says that none keeps its code is not heard.
+unexport PYTHONDONTWRITEBYTECODE
 # Files in the order of tests/conftest.py, the slow ones first: no worker is left with one at the end.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile \
   --no-loadscope-reorder
