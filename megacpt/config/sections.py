@@ -797,7 +797,7 @@ class EvaluateConfig:
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
     """Name -> items that the model answers, base beside newest checkpoint."""
     execute_code: bool = False
-    """Allow tasks that run the code which the model writes."""
+    """Allow tasks that run the code which the model writes, in a process without network."""
     gate: GateConfig = field(default_factory=GateConfig)
     usefulness: dict[str, UsefulnessConfig] = field(default_factory=dict)
     """Name -> questions that both models answer."""

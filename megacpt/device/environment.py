@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from megacpt.config.sections import DeviceKind
 from megacpt.errors import EnvironmentError_
 
 _PR_SET_PDEATHSIG = 1
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _FIRST_PORT, _NUM_PORTS = 20_000, 10_000
 AT_START = frozenset(os.environ)
 """Names of the variables that this process had before any library could set more."""
@@ -231,6 +233,18 @@ def set_default(name: str, *, value: str) -> None:
     os.environ.setdefault(name, value)
 
 
+@contextmanager
+def variable(name: str, *, value: str) -> Iterator[None]:
+    """Set for libraries while this is open, unless the user has set it."""
+    is_ours = name not in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if is_ours:
+            del os.environ[name]
+
+
 def beginning_with(prefix: str) -> dict[str, str]:
     """Variables of this process that say something, but no secrets, by their full names."""
     return {
@@ -253,6 +267,11 @@ def has_secret(name: str) -> bool:
 def for_child(*, more: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:
     """The environment of a program that is started: this one, with more or without some."""
     return {n: v for n, v in os.environ.items() if n not in without} | dict(more)
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment of a program that is to know no keys, by how such variables are called."""
+    return {n: v for n, v in os.environ.items() if not _SECRET.search(n)}
 
 
 def die_with_parent() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from megacpt.device.environment import (
     rank_from_environment,
     slurm_job,
     threads_from_environment,
+    variable,
+    without_secrets,
 )
 from megacpt.errors import EnvironmentError_
 
@@ -136,6 +139,26 @@ def test_secrets_are_seen_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert has_secret("MEGACPT_TEST_KEY") is True
     monkeypatch.setenv("MEGACPT_TEST_KEY", "")
     assert has_secret("MEGACPT_TEST_KEY") is False
+
+
+def test_a_program_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SERVICE_API_KEY", "HF_TOKEN", "Client_Secret", "DB_PASSWORD"):
+        monkeypatch.setenv(name, "k")
+    monkeypatch.setenv("MEGACPT_TEST", "1")
+    given = without_secrets()
+    assert given["MEGACPT_TEST"] == "1"
+    assert "k" not in given.values()
+
+
+def test_a_variable_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEGACPT_TEST", raising=False)
+    with variable("MEGACPT_TEST", value="ours"):
+        assert os.environ["MEGACPT_TEST"] == "ours"
+    assert "MEGACPT_TEST" not in os.environ
+    monkeypatch.setenv("MEGACPT_TEST", "theirs")
+    with variable("MEGACPT_TEST", value="ours"):
+        assert os.environ["MEGACPT_TEST"] == "theirs"
+    assert os.environ["MEGACPT_TEST"] == "theirs"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel call is Linux's")

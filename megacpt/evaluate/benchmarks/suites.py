@@ -20,6 +20,7 @@ from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.fingerprint import weights_digest
 from megacpt.evaluate.benchmarks.samples import items_of
+from megacpt.evaluate.benchmarks.sandbox import kept_apart
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
 from megacpt.evaluate.heldout import evaluating
 from megacpt.evaluate.items import Scores, write_scores
@@ -112,7 +113,8 @@ class Suites:
 
     def _scores(self, name: str, *, model: str, lm: Any, draw: int) -> Scores:
         suite = self.loaded[name]
-        samples = run_suite(suite, lm=lm, seed=suite.config.seed + draw)
+        with kept_apart(suite):
+            samples = run_suite(suite, lm=lm, seed=suite.config.seed + draw)
         return Scores(
             suite=name,
             metric=metric_of(suite),

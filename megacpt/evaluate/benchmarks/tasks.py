@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from megacpt.config.sections import BenchmarkConfig
+from megacpt.device.environment import variable
+from megacpt.device.isolation import require_isolation
 from megacpt.device.packages import require_packages
 from megacpt.errors import ConfigError, DataError, Violation
 
@@ -41,13 +44,16 @@ def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> Loa
     if not _is_file(task) and task not in manager.task_index:
         raise ConfigError([_unknown(name, task=task, known=list(manager.task_index))])
     try:
-        loaded = manager.load([task])
+        with allowing_code() if execute_code else nullcontext():
+            loaded = manager.load([task])
     except Exception as error:  # Whatever its file, its code or the library of its data raise.
         raise ConfigError([_unreadable(name, task=task, error=error)]) from error
     suite = LoadedSuite(name=name, config=config, loaded=loaded)
     problems = list(_problems(suite, execute_code=execute_code))
     if problems:
         raise ConfigError(problems)
+    if any(runs_code(task) for task in suite.tasks.values()):
+        require_isolation()
     metric_of(suite)  # Or what has none would be refused when all is answered.
     _set_up(suite)
     return suite
@@ -66,6 +72,16 @@ def metric_of(suite: LoadedSuite) -> str:
             f"evaluate.benchmarks.{suite.name}.metric, or higher_is_better in its YAML file."
         )
     return str(found)
+
+
+def allowing_code() -> AbstractContextManager[None]:
+    """The library by which most tasks run code asks for it, where they are loaded and scored."""
+    return variable("HF_ALLOW_CODE_EVAL", value="1")
+
+
+def runs_code(task: Any) -> bool:
+    """Whether it says that its score takes running what the model wrote."""
+    return bool(task.config.unsafe_code)
 
 
 def _manager(config: BenchmarkConfig, *, path: str) -> Any:
@@ -104,13 +120,13 @@ def _set_up(suite: LoadedSuite) -> None:
 def _problems(suite: LoadedSuite, *, execute_code: bool) -> Iterator[Violation]:
     path = f"evaluate.benchmarks.{suite.name}"
     for name, task in suite.tasks.items():
-        if task.config.unsafe_code and not execute_code:
+        if runs_code(task) and not execute_code:
             yield Violation(
                 path=f"{path}.task",
                 value=suite.config.task,
                 rule="runs the code that the model writes",
-                remedy="set evaluate.execute_code=true on a machine where that may happen, or "
-                "leave the suite out",
+                remedy="set evaluate.execute_code=true, which runs it in a process without "
+                "network, or leave the suite out",
             )
         if getattr(task, "MULTIMODAL", False):  # Of lm-eval, where it is set.
             yield Violation(

@@ -64,6 +64,48 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
+PROGRAMS = {
+    "right": "def double(x): return 2 * x",
+    "wrong": "def double(x): return x",
+    "ends": "import os; os._exit(0)",
+    "connects": "import socket; socket.create_connection(('127.0.0.1', {port}), timeout=5)\n"
+    "def double(x): return 2 * x",
+}
+"""What a model might write."""
+RUNNING = """
+import os
+
+assert os.environ["HF_ALLOW_CODE_EVAL"] == "1"
+
+def run(references, predictions):
+    assert os.environ["HF_ALLOW_CODE_EVAL"] == "1"
+    space = {}
+    try:
+        exec(predictions[0], space)
+        return float(space["double"](4) == 8)
+    except Exception:
+        return 0.0
+"""
+
+
+def write_running_task(folder: Path) -> Path:
+    """programs.yaml, whose score runs what the model wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "running.py").write_text(RUNNING)
+    data = folder / "programs.jsonl"
+    data.write_text("".join(json.dumps({"question": name}) + "\n" for name in PROGRAMS))
+    content = {
+        "task": "programs",
+        **JSON,
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        **(TASKS["written"] | {"doc_to_text": "{{question}}", "doc_to_target": "{{question}}"}),
+        "unsafe_code": True,
+        "metric_list": [{"metric": "RUN", "aggregation": "mean", "higher_is_better": True}],
+    }
+    path = folder / "programs.yaml"
+    path.write_text(yaml.safe_dump(content).replace("RUN", "!function running.run"))
+    return path
+
 
 def write_tasks(folder: Path) -> Path:
     """TASK.yaml of each, and its data."""
