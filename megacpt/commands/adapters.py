@@ -17,7 +17,7 @@ from megacpt.commands.model import (
     is_peft_folder,
     model_of_run,
     model_path,
-    one_cpu_rank,
+    one_rank,
 )
 from megacpt.errors import ConfigError, ModelError
 from megacpt.text import duration, listed, text_size
@@ -37,7 +37,7 @@ def merge_adapter(arguments: argparse.Namespace) -> int:
     from megacpt.config.sections import Dtype, ParallelConfig
     from megacpt.convert.conversion import Conversion, Form, convert
 
-    with one_cpu_rank():
+    with one_rank():
         from megacpt.convert.adapters.export import certify_merged
         from megacpt.convert.chat import write_chat_template
         from megacpt.convert.opened import beside_base
@@ -176,7 +176,7 @@ def _extract(arguments: argparse.Namespace) -> int:
     # Before anything is downloaded.
     require_new(arguments.output)
     folder = model_path(arguments.base, weights=True, argument="--base")
-    with one_cpu_rank():
+    with one_rank():
         found = _extracted(arguments, folder=folder)
     for line in _lines(found.modules):
         print(line)

@@ -17,7 +17,8 @@ from megacpt.errors import ModelError
 from megacpt.text import duration, text_size
 
 if TYPE_CHECKING:
-    from megacpt.config.sections import DeviceKind, RunConfig
+    from megacpt.config.sections import RunConfig
+    from megacpt.device.runtime import Runtime
 
 TERMINAL_S, FILE_S = 0.2, 15.0
 """How often progress is shown: redrawn on a terminal, else one line more."""
@@ -81,18 +82,18 @@ def model_of_run(run_dir: Path, *, weights: bool) -> RunConfig:
 
 
 @contextmanager
-def one_cpu_rank() -> Iterator[DeviceKind]:
+def one_rank(*, device: str = "cpu") -> Iterator[Runtime]:
     """This process as the only rank. megatron-core is imported inside alone, because the runtime's
-    import hook has to prepare it."""
+    import hook has to prepare it. ``device``: a name of DeviceKind."""
     from megacpt.config.sections import ClusterConfig, DeviceKind
     from megacpt.device import runtime
     from megacpt.device.environment import RankInfo
     from megacpt.device.quiet import quiet_libraries
 
     quiet_libraries()
-    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind.cpu))
+    started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind[device]))
     try:
-        yield started.kind
+        yield started
     finally:
         runtime.stop()
 

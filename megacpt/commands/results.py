@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of what a run has made: checkpoints, evaluate, export, report."""
+"""The verbs of what a run has made: checkpoints, export, report."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megacpt.commands.common import Verb, run_dir_argument, say, shown, slow_progress
-from megacpt.commands.model import as_asked, model_of_run, one_cpu_rank
+from megacpt.commands.model import as_asked, model_of_run, one_rank
 from megacpt.config.hub_model import HubModel
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from megacpt.checkpoint.listing import Listing
     from megacpt.config.sections import RunConfig
 
-GATE_FAILED = 1
-NOT_ENOUGH_ITEMS = 3
-EXIT_CODES = {"failed": GATE_FAILED, "not enough items": NOT_ENOUGH_ITEMS}
 DAMAGED = 1
 
 
@@ -129,97 +125,6 @@ CHECKPOINTS = Verb(
 )
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from megacpt.cluster.local import run_local
-    from megacpt.config.compose import read_run_yaml
-    from megacpt.device.environment import rank_from_environment
-
-    ranks = rank_from_environment()
-    if ranks is not None:
-        config = read_run_yaml(arguments.run_dir / "run.yaml")
-        from megacpt.device import variables
-
-        variables.apply(config)
-        # It imports torch, so only now.
-        from megacpt.train.rank import run_rank
-
-        run_rank(config, ranks=ranks, mode="evaluate")
-    else:
-        config = model_of_run(arguments.run_dir, weights=True)
-        code = run_local(Path(config.run_dir), sections=config, mode="evaluate")
-        if code != 0:
-            return code
-    return _say_evaluated(arguments.run_dir) if ranks is None or ranks.rank == 0 else 0
-
-
-def _say_evaluated(run_dir: Path) -> int:
-    path = run_dir / "evaluation.json"
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    print(f"{'held-out set':<24}{'base perplexity':>18}{'final':>12}{'ratio':>10}")
-    for name, losses in result["heldout"].items():
-        base, final = losses["base"]["perplexity"], losses["final"]["perplexity"]
-        print(f"{name:<24}{base:>18.3f}{final:>12.3f}{final / base:>10.4f}")
-    _print_benchmarks(result["benchmarks"])
-    for check in (*result["gate"], *result["suites"]):
-        print(f"Gate: {check['sentence']}")
-    if result["declared_late"]:
-        from megacpt.config.declared import DECLARED_LATE
-
-        print(f"Gate: {DECLARED_LATE}")
-    _log_to_wandb(run_dir, result=result)
-    say(f"Wrote {shown(path)}", next_command=f"megacpt export {shown(run_dir)}")
-    return EXIT_CODES.get(result["verdict"], 0)
-
-
-def _log_to_wandb(run_dir: Path, *, result: dict[str, Any]) -> None:
-    """A table of the suites, where training has logged to wandb."""
-    if not result["suites"] or not (run_dir / "wandb_id").exists():
-        return
-    from megacpt.config.compose import read_run_yaml
-    from megacpt.config.schema import to_tree
-    from megacpt.device.environment import beginning_with, has_secret
-    from megacpt.monitor.wandb import WandbRun
-
-    config = read_run_yaml(run_dir / "run.yaml")
-    run = WandbRun.start(
-        run_dir,
-        config=to_tree(config),
-        monitor=config.monitor,
-        has_api_key=has_secret("WANDB_API_KEY"),
-        records=[],
-        variables=beginning_with("WANDB_"),
-    )
-    run.log_suites(result["suites"], step=result["step"])
-    run.finish()
-
-
-def _print_benchmarks(benchmarks: dict[str, Any]) -> None:
-    if not benchmarks:
-        return
-    print(f"\n{'benchmark':<24}{'metric':>16}{'items':>8}{'base':>10}{'final':>10}{'gain':>10}")
-    for name, found in benchmarks.items():
-        base, final = found["base"], found["final"]
-        print(
-            f"{name:<24}{found['metric']:>16}{found['items']:>8}{base:>10.4f}{final:>10.4f}"
-            f"{final - base:>+10.4f}"
-        )
-    for name, found in benchmarks.items():
-        if found["not_decontaminated"]:
-            sources = ", ".join(found["not_decontaminated"])
-            print(f"{name}: nothing says that its items were taken out of {sources}")
-
-
-EVALUATE = Verb(
-    name="evaluate",
-    summary="measure base and newest checkpoint: held-out sets, benchmarks, the gate",
-    example="  megacpt evaluate runs/tiny\n"
-    "Exit code 1: a limit of the gate (evaluate.gate) is exceeded; 3: none is,\n"
-    "but suites have not enough items to say that all are kept.",
-    add_arguments=run_dir_argument,
-    run=_evaluate,
-)
-
-
 def _export(arguments: argparse.Namespace) -> int:
     config = model_of_run(arguments.run_dir, weights=False)
     if config.adapter is not None:
@@ -238,7 +143,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _export_adapter(arguments: argparse.Namespace, *, config: RunConfig) -> int:
     config = model_of_run(arguments.run_dir, weights=True)
     output = arguments.output or RunFolder(arguments.run_dir).export_of(adapter=True)
-    with one_cpu_rank():
+    with one_rank():
         from megacpt.convert.adapters.run import export_trained_adapter
         from megacpt.monitor.card import write_card
 
@@ -277,7 +182,7 @@ def _of_packed(config: RunConfig) -> list[str]:
 
 def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubModel | None:
     """Returns the model of the hub that was trained, if it is one."""
-    with one_cpu_rank() as kind:
+    with one_rank() as runtime:
         from megacpt.convert.run import export_run
         from megacpt.monitor.card import write_card
 
@@ -288,7 +193,7 @@ def _export_on_cpu(config: RunConfig, *, run_dir: Path, output: Path) -> HubMode
             dtype=config.precision.dtype,
             sequence_length=config.data.sequence_length,
             seed=config.seed,
-            kind=kind,
+            kind=runtime.kind,
             output=output,
             describe=describe,
         )

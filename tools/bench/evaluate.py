@@ -158,12 +158,12 @@ def _native(
 ) -> Measured:
     import tempfile
 
-    from megacpt.commands.model import one_cpu_rank
+    from megacpt.commands.model import one_rank
     from megacpt.config.compose import compose
     from megacpt.tokenizer import load_tokenizer
 
     config = compose([f"model.path={arguments.model.resolve()}", f"precision={dtype}"])
-    with one_cpu_rank() as kind, tempfile.TemporaryDirectory() as work:
+    with one_rank() as runtime, tempfile.TemporaryDirectory() as work:
         from megacpt.device.groups import initialise_parallel
         from megacpt.evaluate.benchmarks.calls import Model
         from megacpt.evaluate.benchmarks.engine import Engine
@@ -179,7 +179,7 @@ def _native(
             architecture,
             parallel=config.parallel,
             precision=config.precision,
-            kind=kind,
+            kind=runtime.kind,
             sequence_length=architecture.max_positions,
         )
         load_hf(chunks, folder=arguments.model, architecture=architecture)

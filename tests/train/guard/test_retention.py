@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megacpt.commands.model import one_cpu_rank
+from megacpt.commands import model
 from megacpt.config.sections import (
     BenchmarkConfig,
     BenchmarkRole,
@@ -95,7 +95,7 @@ def fault(run_dir: Path, *, truth: Truth, gate: GateConfig, step: int = 50) -> s
 
 @pytest.fixture
 def one_rank() -> Iterator[None]:
-    with one_cpu_rank():
+    with model.one_rank():
         yield
 
 
