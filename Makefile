@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py tools/install.py $(wildcar
 quickstart: $(INSTALLED)
 	@$(BIN)/python tools/quickstart.py
 
-# COVERAGE=1: and say which share of the branches they take.
+# COVERAGE=1: and say which share of the branches they take, for half as much time again.
 test: $(INSTALLED)
 	$(PYTEST) $(if $(COVERAGE),-p tests.branch_coverage) -m "not slurm"
 

@@ -17,6 +17,9 @@ from hypothesis import settings
 from tests.hub_server import HubServer, hub_server, use
 from tests.support import free_port
 
+# A run of wandb costs five seconds of CPU, and a test run six: what is about wandb asks for it.
+os.environ.setdefault("WANDB_MODE", "disabled")
+
 
 def pytest_configure() -> None:
     # A shell that starts `make test &` ignores Ctrl-C for it and for all that it starts.
@@ -32,15 +35,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="every case on every layout, more kills, more drawn layouts (make test-thorough)",
+        help="tests marked so, too, and of others more cases (make test-thorough)",
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first, or the last of them would run alone while other workers wait."""
     if "megatron.core" in sys.modules:
         # Whoever starts a rank in a test then finds it unprepared for a CPU.
         raise pytest.UsageError("a test file imports megatron.core at its top; import it in a test")
+    if not config.getoption("--thorough"):
+        items[:] = [item for item in items if item.get_closest_marker("thorough") is None]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -163,14 +163,14 @@ def allowed_layouts() -> dict[str, list[str]]:
 
 
 def dealt_layouts(allowed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """By case, its share of them: those of one rank, and of a family every second of the others,
-    which go to its cases in turn. The next family has those between."""
+    """By case, its share of them: those of one rank, and of a family every third of the others,
+    which go to its cases in turn. The next families have those between."""
     shares: dict[str, list[str]] = {name: [] for name in allowed}
     for place, names in enumerate(cases_of_families().values()):
         for turn, (layout, how) in enumerate(LAYOUTS.items()):
             able = [name for name in names if layout in allowed[name]]
             for number, name in enumerate(able):
-                is_next = number == turn // 2 % len(able) and (place + turn) % 2 == 0
+                is_next = number == turn // 3 % len(able) and (place + turn) % 3 == 0
                 if how.ranks == 1 or is_next:
                     shares[name].append(layout)
     return shares

@@ -88,7 +88,7 @@ def parity_config(work: Path, changes: dict[str, Any]) -> RunConfig:
                 "replay": {"source": "replay", "share": 0.25},
                 "sequence_length": 32,
                 "global_batch_size": 8,
-                "micro_batch_size": 1,
+                "micro_batch_size": 2,
             },
             "precision": {"dtype": "fp32"},
             "optim": {"lr_peak": 3e-3},

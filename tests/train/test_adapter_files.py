@@ -26,6 +26,8 @@ SETTINGS = [
     "data.sequence_length=32",
     "cluster.device=cpu",
     "monitor.wandb=disabled",
+    "evaluate.prompts=null",
+    "data.micro_batch_size=4",
     "adapter.rank=4",
     "optim.lr_peak=1e-2",
 ]

@@ -21,6 +21,8 @@ SETTINGS = [
     "evaluate.every_steps=12",
     "cluster.device=cpu",
     "monitor.wandb=disabled",
+    "evaluate.prompts=null",
+    "data.micro_batch_size=4",
 ]
 NEW_SOURCE = ["data.sources.herbs.synthetic.documents=50", "data.sources.herbs.weight=0"]
 NEW_STAGE = ["data.stages.short.from_step=9", "data.stages.short.sources.herbs.weight=1"]

@@ -66,6 +66,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"schedule.steps={STEPS}",
             "cluster.device=cpu",
             "monitor.wandb=disabled",
+            "evaluate.prompts=null",
+            "data.micro_batch_size=4",
             *layout,
         )
     return work

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked import PYTHON
+
 SETTINGS = [
     "experiment=tiny",
     "schedule.steps=28",
@@ -23,6 +25,8 @@ SETTINGS = [
     "cluster.device=cpu",
     "cluster.timeout_minutes=2",
     "monitor.wandb=disabled",
+    "evaluate.prompts=null",
+    "data.micro_batch_size=4",
 ]
 
 
@@ -30,8 +34,8 @@ WATCHED = ["cluster.retries=4", "faults.hang_minutes=0.3"]
 """More retries than faults: a busy machine may look like a hang."""
 
 
-def start(run_dir: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "megacpt", "train", f"run_dir={run_dir}", *SETTINGS, *more]
+def start(run_dir: Path, *more: str, python: str) -> subprocess.Popen[str]:
+    command = [python, "-m", "megacpt", "train", f"run_dir={run_dir}", *SETTINGS, *more]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -73,8 +77,8 @@ def losses(run_dir: Path) -> list[Any]:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks in /proc")
 def test_a_stopped_and_a_killed_rank_cost_a_retry_each_and_no_bit(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole).wait(timeout=300) == 0
-    process = start(broken, *WATCHED)
+    assert start(whole, python=PYTHON).wait(timeout=300) == 0
+    process = start(broken, *WATCHED, python=sys.executable)
     signal_rank_1(signal.SIGSTOP, run_dir=broken, launcher=process.pid, after=6)
     stopped_at = steps_done(broken)
     signal_rank_1(signal.SIGKILL, run_dir=broken, launcher=process.pid, after=stopped_at + 8)
