@@ -130,6 +130,7 @@ def _refuse_of_folders(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_folders(arguments: argparse.Namespace) -> int:
+    _require_no_ranks()
     suites = _suites(arguments)
     folders = [_model_folder(name) for name in arguments.names]
     output: Path = arguments.output or Path("evaluations") / folders[-1].name
@@ -154,6 +155,16 @@ def _evaluate_folders(arguments: argparse.Namespace) -> int:
         next_command=_after_folders(arguments, output=output),
     )
     return 0
+
+
+def _require_no_ranks() -> None:
+    from megacpt.device.environment import rank_from_environment
+
+    if rank_from_environment() is not None:
+        raise ConfigError(
+            "models are evaluated by one process, and this is a rank of several (torchrun's "
+            "or srun's variables are set); start megacpt evaluate alone, or measure a run."
+        )
 
 
 def _suites(arguments: argparse.Namespace) -> dict[str, BenchmarkConfig]:

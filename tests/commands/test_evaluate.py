@@ -78,7 +78,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_what_cannot_be_measured_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, run, adapter = (tmp_path / name for name in ("model", "run", "adapter"))
     write_model_folder(model)
@@ -95,4 +95,9 @@ def test_what_cannot_be_measured_is_refused(
     assert "--limit=-1 is below 0" in refused(capsys, str(model), *task, "--limit", "-1")
     assert "one suite twice" in refused(capsys, str(model), *task, *task)
     assert "is a run folder" in refused(capsys, str(model), *task, "--output", str(run))
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    assert "this is a rank of several" in refused(capsys, str(model), *task)
     assert not list(tmp_path.glob("**/benchmarks"))

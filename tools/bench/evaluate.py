@@ -44,6 +44,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument(
+        "--dtype",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="of both where speed is measured; fp32 on a CPU without bf16 products",
+    )
     parser.add_argument("--peer-batches", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--child", nargs=3, metavar=("WHO", "WHAT", "DTYPE"))
     parser.add_argument("--batch", type=int, default=1)
@@ -58,9 +64,9 @@ def main() -> None:
 
 
 def _compare_speed(arguments: argparse.Namespace, *, what: str, count: int) -> None:
-    own = _measured(arguments, who="native", what=what, dtype="bf16", batch=1)
+    own = _measured(arguments, who="native", what=what, dtype=arguments.dtype, batch=1)
     peers = [
-        _measured(arguments, who="peer", what=what, dtype="bf16", batch=batch)
+        _measured(arguments, who="peer", what=what, dtype=arguments.dtype, batch=batch)
         for batch in arguments.peer_batches
     ]
     peer = min(peers, key=lambda each: each.wall_s)

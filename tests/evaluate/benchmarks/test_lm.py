@@ -8,13 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from megacpt.config.sections import BenchmarkConfig
 from megacpt.errors import ModelError
 from megacpt.tokenizer import load_tokenizer
 from tests.convert.test_export import import_model
+from tests.evaluate.benchmarks.lm_on_ranks import answers_of
 from tests.evaluate.benchmarks.local_tasks import TASKS, write_tasks
+from tests.run_on_ranks import run_on_ranks
+from tests.serve.folders import write_model
 
 pytestmark = [
     pytest.mark.mcore,
@@ -24,6 +28,11 @@ pytestmark = [
 
 TOLERANCE = 1e-4
 """Sums of up to twenty float32 log likelihoods, products summed in another order."""
+ON_RANKS = "tests.evaluate.benchmarks.lm_on_ranks:write_answers"
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"one": {}},
+    2: {"tp2": {"tp": 2}, "pp2": {"pp": 2}, "dp2": {"dp": 2}, "cp2": {"cp": 2}},
+}
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -87,6 +96,33 @@ def test_texts(measured: Callable[[str], tuple[Samples, Samples]]) -> None:
     own, others = (found["written"] for found in measured("written"))
     assert [sample["resps"] for sample in own] == [sample["resps"] for sample in others]
     assert any(sample["resps"] != [[""]] for sample in own)
+
+
+def test_every_layout_answers_as_lm_eval_does(tmp_path: Path) -> None:
+    """Item by item, of all kinds of questions, on one rank and on two."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, tasks = write_model(tmp_path / "model"), write_tasks(tmp_path / "tasks")
+    peer = HFLM(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        softmax_dtype="float64",
+    )
+    expected = orjson.loads(orjson.dumps(answers_of(peer, tasks=tasks)))
+    for world, cases in LAYOUTS.items():
+        run_on_ranks(ON_RANKS, tmp_path, world=world, cases=cases)
+        for layout in cases:
+            found = orjson.loads((tmp_path / f"{layout}.json").read_bytes())
+            assert found.keys() == expected.keys()
+            for task, items in expected.items():
+                for own, other in zip(found[task], items, strict=True):
+                    assert own[0] == other[0]
+                    for one, its in zip(own[1], other[1], strict=True):
+                        is_number = isinstance(its, float)
+                        wanted = pytest.approx(its, abs=TOLERANCE) if is_number else its
+                        assert one == wanted, (layout, task, own[0])
 
 
 def test_text_after_nothing_begins_with_the_first_token(native: Any, smollm2: Path) -> None:

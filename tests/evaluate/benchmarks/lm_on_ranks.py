@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On a rank of the test of lm-eval's tasks: answer those of WORK_DIR/tasks in each layout with the
+model of WORK_DIR/model; the first rank writes what was answered to each item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megacpt.config.sections import BenchmarkConfig
+from tests.evaluate.benchmarks.local_tasks import TASKS
+from tests.rank import rank_on_cpu
+
+SEED = 7
+
+
+def answers_of(lm: Any, *, tasks: Path) -> dict[str, list[Any]]:
+    """By task, of each item what it was asked and what came back. ``lm``: any model of lm-eval."""
+    from megacpt.evaluate.benchmarks.suites import run_suite
+    from megacpt.evaluate.benchmarks.tasks import load_suite
+
+    found = {}
+    for task in TASKS:
+        config = BenchmarkConfig(task=task, include_path=str(tasks))
+        suite = load_suite(task, config=config, execute_code=False)
+        samples = run_suite(suite, lm=lm, seed=SEED)[task]
+        found[task] = [[sample["doc_hash"], _flat(sample["resps"])] for sample in samples]
+    return found
+
+
+def _flat(value: Any) -> list[Any]:
+    """Log likelihoods, whether they are greedy, and texts, in one row."""
+    if isinstance(value, str | int | float):
+        return [value]
+    return [each for part in value for each in _flat(part)]
+
+
+def write_answers(work: Path, layouts: Mapping[str, Mapping[str, Any]]) -> None:
+    with rank_on_cpu(timeout_minutes=10) as started:
+        from megatron.core import parallel_state
+
+        from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
+        from megacpt.device.groups import initialise_parallel
+        from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
+        from megacpt.evaluate.benchmarks.engine import Engine
+        from megacpt.evaluate.benchmarks.lm import NativeLM
+        from megacpt.evaluate.journal import AnswerJournal
+        from megacpt.families import read_architecture
+        from megacpt.model.build import build_model
+        from megacpt.model.weights import load_hf
+        from megacpt.tokenizer import load_tokenizer
+
+        architecture = read_architecture(work / "model")
+        tokenizer = load_tokenizer(work / "model")
+        for name, fields in layouts.items():
+            parallel = ParallelConfig(**fields)
+            initialise_parallel(parallel, seed=1)
+            chunks: Sequence[Any] = build_model(
+                architecture,
+                parallel=parallel,
+                precision=PrecisionConfig(dtype=Dtype.fp32),
+                kind=DeviceKind.cpu,
+                sequence_length=architecture.max_positions,
+            )
+            load_hf(chunks, folder=work / "model", architecture=architecture)
+            engine = Engine.over(
+                chunks, max_length=architecture.max_positions, decode=tokenizer.decode
+            )
+
+            def ask(model: Model, name: str = name) -> dict[str, list[Any]]:
+                journal = AnswerJournal(work / f"{name}.jsonl")
+                return answers_of(
+                    NativeLM(model, tokenizer=tokenizer, journal=journal), tasks=work / "tasks"
+                )
+
+            found = led_by_first_rank(engine, work=ask)
+            if started.ranks.rank == 0:
+                (work / f"{name}.json").write_bytes(orjson.dumps(found))
+            parallel_state.destroy_model_parallel()
