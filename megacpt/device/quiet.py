@@ -6,11 +6,14 @@ from __future__ import annotations
 import logging
 import warnings
 
+from megacpt.device.environment import set_default
+
 LIBRARIES = ("megatron", "torch", "transformers", "wandb", "bitsandbytes", "lm_eval", "datasets")
 
 
 def quiet_libraries() -> None:
     """Call it before the libraries are imported, in a process that a person watches."""
+    set_default("TQDM_DISABLE", value="1")  # Bars without a name, between lines of ours.
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)

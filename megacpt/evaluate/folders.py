@@ -8,6 +8,7 @@ final, of one as model.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from megacpt.config.sections import (
 )
 from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
+from megacpt.evaluate.benchmarks.progress import ProgressLine
 from megacpt.evaluate.benchmarks.suites import Measured, Suites
 from megacpt.evaluate.suite_gate import SuiteCheck, judge
 from megacpt.evaluate.suites import benchmarks
@@ -107,4 +109,9 @@ def _measured(
         precision=precision,
         device=runtime.device,
     )
-    return suites.measure(chunks, label=label, names=list(evaluate.benchmarks))
+    return suites.measure(
+        chunks,
+        label=label,
+        names=list(evaluate.benchmarks),
+        progress=ProgressLine(sys.stderr),
+    )

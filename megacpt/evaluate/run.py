@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from megacpt.device.stopwatch import Stopwatch
 from megacpt.device.timers import Timers
 from megacpt.errors import CheckpointError
 from megacpt.evaluate.benchmarks.contamination import not_decontaminated
+from megacpt.evaluate.benchmarks.progress import Progress, ProgressLine
 from megacpt.evaluate.benchmarks.suites import Measured, Suites
 from megacpt.evaluate.heldout import Losses, measure_all, open_heldout
 from megacpt.evaluate.judged import judged
@@ -68,10 +70,12 @@ def evaluate(
     chunks = base_chunks(config, architecture=architecture, runtime=runtime, timers=timers)
     measured = _losses(config, chunks=chunks, shards=shards, architecture=architecture)
     with watched:
-        base, base_scores = measured(), suites.measure(chunks, label="base", names=names)
-        _repeat_base(suites, chunks=chunks)
+        shown = ProgressLine(sys.stderr)
+        ask = partial(suites.measure, chunks, names=names, progress=shown)
+        base, base_scores = measured(), ask(label="base")
+        _repeat_base(suites, chunks=chunks, progress=shown)
         state.load_model(folder, chunks=chunks)
-        final, final_scores = measured(), suites.measure(chunks, label="final", names=names)
+        final, final_scores = measured(), ask(label="final")
     if runtime.ranks.rank == 0:
         unclean = not_decontaminated(config.evaluate, sources=config.data.sources)
         result = {
@@ -188,9 +192,11 @@ def _benchmarks(
     }
 
 
-def _repeat_base(suites: Suites, *, chunks: list[Any]) -> None:
+def _repeat_base(suites: Suites, *, chunks: list[Any], progress: Progress) -> None:
     """With other solved examples, for the noise from run to run."""
     benchmarks = suites.evaluate.benchmarks
     for number in range(2, max((each.base_repeats for each in benchmarks.values()), default=1) + 1):
         names = [name for name, each in benchmarks.items() if each.base_repeats >= number]
-        suites.measure(chunks, label=f"base-{number}", names=names, draw=number - 1)
+        suites.measure(
+            chunks, label=f"base-{number}", names=names, draw=number - 1, progress=progress
+        )

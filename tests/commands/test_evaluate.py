@@ -99,5 +99,7 @@ def test_what_cannot_be_measured_is_refused(
         monkeypatch.setenv(name, "0")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert "this is a rank of several" in refused(capsys, str(model), *task)
     assert not list(tmp_path.glob("**/benchmarks"))

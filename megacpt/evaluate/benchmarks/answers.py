@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from megacpt.evaluate.benchmarks.progress import Progress
 from megacpt.evaluate.journal import AnswerJournal
 
 Q = TypeVar("Q")
@@ -24,6 +25,7 @@ def answered(
     journal: AnswerJournal,
     key: Callable[[Q], str],
     ask: Callable[[Sequence[Q]], Sequence[Any]],
+    progress: Progress,
 ) -> list[Any]:
     """In the order of the questions, as JSON holds them; each that is unknown is asked once."""
     keys = [key(question) for question in questions]
@@ -31,5 +33,6 @@ def answered(
     unknown = [each for each in asked if journal.get(each) is None]
     for start in range(0, len(unknown), AT_ONCE):
         some = unknown[start : start + AT_ONCE]
+        progress.part(before=start, count=len(some), total=len(unknown))
         journal.put_all(dict(zip(some, ask([asked[each] for each in some]), strict=True)))
     return [journal.get(each) for each in keys]

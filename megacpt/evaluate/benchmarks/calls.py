@@ -15,6 +15,7 @@ import torch
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import MegacptError
 from megacpt.evaluate.benchmarks.engine import Engine
+from megacpt.evaluate.benchmarks.progress import Progress
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing
 
 T = TypeVar("T")
@@ -23,8 +24,8 @@ T = TypeVar("T")
 class Model:
     """What the first rank's work asks."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, progress: Progress | None = None) -> None:
+        self._engine, self._passed = engine, (progress or Progress()).passed
 
     @property
     def max_length(self) -> int:
@@ -36,17 +37,21 @@ class Model:
     def write(self, prompts: Sequence[Sequence[int]], *, writing: Writing) -> list[list[int]]:
         return self._ask(partial(Engine.write, prompts=prompts, writing=writing))
 
-    def _ask(self, question: Callable[[Engine], T]) -> T:
+    def _ask(self, question: Callable[..., T]) -> T:
         _tell(question)
-        return question(self._engine)
+        return question(self._engine, passed=self._passed)
 
 
-def led_by_first_rank(engine: Engine, *, work: Callable[[Model], T]) -> T:
-    """What ``work`` gives, on every rank; where it refuses, all do. A collective call."""
+def led_by_first_rank(
+    engine: Engine, *, work: Callable[[Model], T], progress: Progress | None = None
+) -> T:
+    """What ``work`` gives, on every rank; where it refuses, all do. A collective call.
+
+    ``progress``: of the first rank, told of every question's passes."""
 
     def lead() -> T:
         try:
-            made = work(Model(engine))
+            made = work(Model(engine, progress=progress))
         except MegacptError:
             _tell(None)
             raise

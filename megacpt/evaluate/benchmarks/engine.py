@@ -32,6 +32,8 @@ TEXTS_AT_ONCE = 64
 PLACES_AT_ONCE = 2**15
 """Tokens whose keys and values a replica keeps."""
 T = TypeVar("T")
+Passed = Callable[[int, int], None]
+"""Told how much is done of how much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +58,18 @@ class Engine:
             decode=decode,
         )
 
-    def score(self, texts: Sequence[Text], *, tokens_a_pass: int = TOKENS_A_PASS) -> list[Score]:
+    def score(
+        self,
+        texts: Sequence[Text],
+        *,
+        tokens_a_pass: int = TOKENS_A_PASS,
+        passed: Passed = lambda done, of: None,
+    ) -> list[Score]:
         """One of each text, in their order."""
         totals_N2 = torch.zeros(len(texts), 2, dtype=torch.float64)
         with self.measuring():
             take = self._rows if self.takes_branches else self._padded
-            for scored in take(texts, max_tokens=tokens_a_pass):
+            for scored in take(texts, max_tokens=tokens_a_pass, passed=passed):
                 if scored is not None and scored.scores_R2 is not None and _counts():
                     totals_N2.index_add_(0, scored.owners_R, scored.scores_R2.double().cpu())
         totals_N2 = totals_N2.to(self.device)
@@ -71,7 +79,13 @@ class Engine:
             for text, (total, hits) in zip(texts, totals_N2.tolist(), strict=True)
         ]
 
-    def write(self, prompts: Sequence[Sequence[int]], *, writing: Writing) -> list[list[int]]:
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        writing: Writing,
+        passed: Passed = lambda done, of: None,
+    ) -> list[list[int]]:
         """New tokens behind each prompt."""
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
         found: dict[int, list[int]] = {}
@@ -85,6 +99,7 @@ class Engine:
                     device=self.device,
                 )
                 found |= dict(zip(batch, new, strict=True))
+                passed(len(found), len(prompts))
         return [found[n] for n in range(len(prompts))]
 
     def _decoder(self, new_tokens: int) -> Decoder:
@@ -102,16 +117,20 @@ class Engine:
         ):
             yield
 
-    def _rows(self, texts: Sequence[Text], *, max_tokens: int) -> Iterator[Scored | None]:
+    def _rows(
+        self, texts: Sequence[Text], *, max_tokens: int, passed: Passed
+    ) -> Iterator[Scored | None]:
         rows = shared_rows(texts, max_tokens=_fair(texts, max_tokens=max_tokens))
 
         def run(row: SharedRow, length: int) -> Scored:
             row.pad(length)
             return score_row(self.chunks, row=row, device=self.device)
 
-        return self._shared(rows, length_of=lambda row: len(row.tokens_T), run=run)
+        return self._shared(rows, length_of=lambda row: len(row.tokens_T), run=run, passed=passed)
 
-    def _padded(self, texts: Sequence[Text], *, max_tokens: int) -> Iterator[Scored | None]:
+    def _padded(
+        self, texts: Sequence[Text], *, max_tokens: int, passed: Passed
+    ) -> Iterator[Scored | None]:
         batches = padded_rows(texts, max_tokens=_fair(texts, max_tokens=max_tokens))
 
         def run(numbers: list[int], length: int) -> Scored:
@@ -120,7 +139,12 @@ class Engine:
                 self.chunks, texts=chosen, numbers=numbers, length=length, device=self.device
             )
 
-        return self._shared(batches, length_of=lambda batch: len(texts[batch[0]].inputs), run=run)
+        return self._shared(
+            batches,
+            length_of=lambda batch: len(texts[batch[0]].inputs),
+            run=run,
+            passed=passed,
+        )
 
     def _shared(
         self,
@@ -128,6 +152,7 @@ class Engine:
         *,
         length_of: Callable[[T], int],
         run: Callable[[T, int], Scored],
+        passed: Passed,
     ) -> Iterator[Scored | None]:
         """This replica's share; None where it only takes part in another's pass."""
         rank = parallel_state.get_data_parallel_rank()
@@ -137,6 +162,7 @@ class Engine:
             length = padded_length(max(map(length_of, round_)), device=self.device)
             is_own = rank < len(round_)
             scored = run(round_[rank if is_own else 0], length)
+            passed(start + len(round_), len(batches))
             yield scored if is_own else None
 
 

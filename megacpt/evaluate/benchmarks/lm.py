@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from megacpt.errors import DataError, ModelError
 from megacpt.evaluate.benchmarks.answers import answered
 from megacpt.evaluate.benchmarks.calls import Model
+from megacpt.evaluate.benchmarks.progress import Progress
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing, continued
 from megacpt.evaluate.journal import AnswerJournal, key_of
 from megacpt.tokenizer import Tokenizer
@@ -39,9 +40,17 @@ class _Request:
 class NativeLM(TemplateLM):  # type: ignore[misc]
     """Lives on the first rank."""
 
-    def __init__(self, model: Model, *, tokenizer: Tokenizer, journal: AnswerJournal) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        tokenizer: Tokenizer,
+        journal: AnswerJournal,
+        progress: Progress | None = None,
+    ) -> None:
         super().__init__()
         self._model, self._journal, self._tokenizer = model, journal, tokenizer
+        self._progress = progress or Progress()
         first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
         if first is None:
             raise ModelError(
@@ -131,6 +140,7 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
             journal=self._journal,
             key=lambda text: key_of(text.inputs, text.labels),
             ask=lambda unknown: [list(astuple(score)) for score in self._model.score(unknown)],
+            progress=self._progress,
         )
         return [Score(log_likelihood=answer[0], is_greedy=answer[1]) for answer in found]
 
@@ -166,6 +176,7 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
     def _written(self, prompts: Sequence[tuple[int, ...]], *, writing: Writing) -> list[str]:
         if writing.temperature > 0:
             # The same prompt asked several times is to be answered in several ways.
+            self._progress.part(before=0, count=len(prompts), total=len(prompts))
             texts = self._model.write(prompts, writing=writing)
         else:
             texts = answered(
@@ -173,6 +184,7 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
                 journal=self._journal,
                 key=lambda prompt: key_of(prompt, asdict(writing)),
                 ask=lambda unknown: self._model.write(unknown, writing=writing),
+                progress=self._progress,
             )
         return [_before(self._plain(text), stops=writing.stops) for text in texts]
 

@@ -19,6 +19,7 @@ from megacpt.errors import ModelError
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.fingerprint import weights_digest
+from megacpt.evaluate.benchmarks.progress import Progress
 from megacpt.evaluate.benchmarks.samples import items_of
 from megacpt.evaluate.benchmarks.sandbox import kept_apart
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
@@ -85,7 +86,13 @@ class Suites:
         ]
 
     def measure(
-        self, chunks: Sequence[Any], *, label: str, names: Sequence[str], draw: int = 0
+        self,
+        chunks: Sequence[Any],
+        *,
+        label: str,
+        names: Sequence[str],
+        draw: int = 0,
+        progress: Progress | None = None,
     ) -> dict[str, Measured]:
         """``label``: base, base-N, final or step-N. ``draw``: added to the seed of the solved
         examples. A collective call, the same on every rank."""
@@ -93,23 +100,27 @@ class Suites:
             return {}
         with evaluating(chunks):
             model = weights_digest(chunks, arithmetic=self.arithmetic)
+        shown = progress or Progress()
         engine = Engine.over(chunks, max_length=self.max_length, decode=self.tokenizer.decode)
 
         def work(asked: Model) -> dict[str, Measured]:
             # It imports lm-eval, which only this rank needs.
             from megacpt.evaluate.benchmarks.lm import NativeLM
 
-            with closing(AnswerJournal(self.folder / "answers" / f"{model}.jsonl")) as journal:
-                lm = NativeLM(asked, tokenizer=self.tokenizer, journal=journal)
-                return {
-                    name: self._write(
-                        self._scores(name, model=model, lm=lm, draw=draw),
-                        label=label,
-                    )
-                    for name in names
-                }
+            found = {}
+            with (
+                closing(AnswerJournal(self.folder / "answers" / f"{model}.jsonl")) as journal,
+                closing(shown),
+            ):
+                lm = NativeLM(asked, tokenizer=self.tokenizer, journal=journal, progress=shown)
+                for name in names:
+                    shown.begin(f"{name}: {label}")
+                    scores = self._scores(name, model=model, lm=lm, draw=draw)
+                    found[name] = self._write(scores, label=label)
+                    shown.close()
+            return found
 
-        return led_by_first_rank(engine, work=work)
+        return led_by_first_rank(engine, work=work, progress=shown)
 
     def _scores(self, name: str, *, model: str, lm: Any, draw: int) -> Scores:
         suite = self.loaded[name]

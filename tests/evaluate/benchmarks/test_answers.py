@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from megacpt.evaluate.benchmarks.answers import AT_ONCE, answered
+from megacpt.evaluate.benchmarks.progress import Progress
 from megacpt.evaluate.journal import AnswerJournal
 
 
@@ -22,7 +23,7 @@ class Asked:
 
 def answers(path: Path, questions: Sequence[int], *, asked: Asked) -> list[list[int]]:
     with closing(AnswerJournal(path)) as journal:
-        return answered(questions, journal=journal, key=str, ask=asked)
+        return answered(questions, journal=journal, key=str, ask=asked, progress=Progress())
 
 
 def test_each_question_is_asked_once(tmp_path: Path) -> None:
