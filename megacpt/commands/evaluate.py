@@ -172,9 +172,8 @@ def _suites(arguments: argparse.Namespace) -> dict[str, BenchmarkConfig]:
 
     if not arguments.task:
         raise ConfigError(
-            f"{arguments.names[0]} is no run folder (it has no run.yaml), so it is taken for a "
-            "model, which is asked tasks: add --task NAME, as in --task arc_easy; lm-eval ls "
-            "tasks lists them."
+            f"{arguments.names[0]} is not a run folder (it has no run.yaml); a model is asked "
+            "tasks: add --task NAME, as in --task arc_easy, which lm-eval ls tasks lists."
         )
     if len(arguments.names) > MOST_MODELS:
         raise ConfigError(
