@@ -7,9 +7,6 @@ the task's metrics.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -19,6 +16,7 @@ from typing import Any
 from megacpt.device.environment import without_secrets
 from megacpt.errors import DataError, EnvironmentError_
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, runs_code
+from megacpt.evaluate.line_process import LineProcess
 
 
 @contextmanager
@@ -40,14 +38,8 @@ class _Process:
         self._suite = suite
 
     def __enter__(self) -> _Process:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "megacpt.evaluate.benchmarks.sandbox_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=without_secrets(),
-            text=True,
-            encoding="utf-8",
+        self._process = LineProcess(
+            "megacpt.evaluate.benchmarks.sandbox_process", environment=without_secrets()
         )
         config = asdict(self._suite.config) | {"role": self._suite.config.role.value}
         reply = self._exchange({"name": self._suite.name, "config": config})
@@ -60,11 +52,7 @@ class _Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        self._process.stop()
 
     def score(self, name: str, doc: Mapping[str, Any], results: Sequence[Any], *, task: Any) -> Any:
         """In place of the task's ``process_results``."""
@@ -82,18 +70,10 @@ class _Process:
         return dict.fromkeys(task.higher_is_better(), 0.0)
 
     def _exchange(self, said: object) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(said) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+            return self._process.exchange(said) or {"error": "its process ended"}
         except TypeError as error:
             raise DataError(
                 f"an item of {self._suite.config.task} holds what JSON cannot ({error}), so it "
                 "cannot be scored in a process of its own."
             ) from error
-        reply: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
-        return reply

@@ -8,17 +8,17 @@ apart (megacpt.device.isolation).
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 from megacpt.config.sections import BenchmarkConfig
 from megacpt.device.environment import die_with_parent
 from megacpt.device.isolation import Ended, Limits, isolated
 from megacpt.errors import MegacptError
 from megacpt.evaluate.benchmarks.tasks import allowing_code, load_suite
+from megacpt.evaluate.line_process import Replies
 
 LIMITS = Limits(wall_s=30.0, memory_bytes=2**31)
 """Of one item: HumanEval's and MBPP's own limit is three seconds a program."""
@@ -27,36 +27,29 @@ LIMITS = Limits(wall_s=30.0, memory_bytes=2**31)
 def main() -> None:
     die_with_parent()
     lines = sys.stdin
-    # Tasks print; what is said here goes another way.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    replies = Replies()
     first = json.loads(lines.readline())
     try:
         suite = load_suite(
             first["name"], config=BenchmarkConfig(**first["config"]), execute_code=True
         )
     except MegacptError as error:
-        _say({"error": str(error)}, to=replies)
+        replies.say({"error": str(error)})
         return
-    _say({"ready": True}, to=replies)
+    replies.say({"ready": True})
     for line in lines:
         asked = json.loads(line)
         work = partial(scored, suite.tasks[asked["task"]], asked=asked)
         try:
-            _say({"metrics": isolated(work, limits=LIMITS)}, to=replies)
+            replies.say({"metrics": isolated(work, limits=LIMITS)})
         except Ended as error:
-            _say({"ended": str(error)}, to=replies)
+            replies.say({"ended": str(error)})
 
 
 def scored(task: Any, *, asked: Mapping[str, Any]) -> dict[str, float]:
     with allowing_code():
         metrics = task.process_results(asked["doc"], asked["results"])
     return {str(name): float(value) for name, value in metrics.items()}
-
-
-def _say(reply: object, *, to: TextIO) -> None:
-    to.write(json.dumps(reply) + "\n")
-    to.flush()
 
 
 if __name__ == "__main__":

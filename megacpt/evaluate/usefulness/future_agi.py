@@ -8,16 +8,13 @@ no keys and no network, unless the settings ask for the cloud; and it can be end
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
-import threading
 from typing import Any
 
 from megacpt.config.sections import FutureAgiConfig
 from megacpt.device.environment import for_child, has_secret
 from megacpt.endpoint.client import Stopped
 from megacpt.errors import EnvironmentError_
+from megacpt.evaluate.line_process import LineProcess
 from megacpt.evaluate.usefulness.questions import Question
 
 KEYS = ("FI_API_KEY", "FI_SECRET_KEY")
@@ -60,7 +57,7 @@ class FutureAgi:
     def __init__(self, config: FutureAgiConfig) -> None:
         require_ready(config)
         self._config, self._is_stopped = config, False
-        self._process = self._started()
+        self._start()
 
     def __enter__(self) -> FutureAgi:
         return self
@@ -70,11 +67,7 @@ class FutureAgi:
 
     def stop(self) -> None:
         self._is_stopped = True
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        self._process.stop()
 
     def score(self, answer: str, *, question: Question) -> float:
         """From 0 to 1; MetricFailed where there is none."""
@@ -98,46 +91,26 @@ class FutureAgi:
             raise MetricFailed(str(reply.get("error") or f"score {score} is outside [0, 1]"))
         return float(score)
 
-    def _started(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "megacpt.evaluate.usefulness.future_agi_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(self._config),
-            text=True,
-            encoding="utf-8",
+    def _start(self) -> None:
+        self._process = LineProcess(
+            "megacpt.evaluate.usefulness.future_agi_process",
+            environment=_environment(self._config),
         )
-        self._process = process
-        if "ready" not in self._exchange({"cloud": self._config.cloud}, timeout_s=STARTING_S):
+        first = {"cloud": self._config.cloud}
+        if self._process.exchange(first, timeout_s=STARTING_S) is None:
+            self._process.stop()
             raise EnvironmentError_(
                 "the package ai-evaluation cannot be used here; what it says: "
                 "python -c 'import fi.evals'"
             )
-        return process
 
-    def _exchange(self, said: object, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """A line there and a line back; a process that takes too long is ended and started again
-        with the next answer."""
-        process, limit_s = self._process, timeout_s or self._config.timeout_s
+    def _exchange(self, said: object) -> dict[str, Any]:
+        """A process that takes too long is ended, and started again with the next answer."""
         if self._is_stopped:
             raise Stopped
-        if process.poll() is not None:
-            process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        timer = threading.Timer(limit_s, process.kill)
-        timer.start()
-        try:
-            process.stdin.write(json.dumps(said) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            timer.cancel()
-        if not line:
-            process.wait()
-            return {"error": f"the metric ended, or took longer than {limit_s:g} s"}
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+        if self._process.has_ended:
+            self._process.stop()
+            self._start()
+        limit_s = self._config.timeout_s
+        reply = self._process.exchange(said, timeout_s=limit_s)
+        return reply or {"error": f"the metric ended, or took longer than {limit_s:g} s"}

@@ -8,9 +8,10 @@ network.
 from __future__ import annotations
 
 import json
-import os
 import sys
-from typing import Any, TextIO
+from typing import Any
+
+from megacpt.evaluate.line_process import Replies
 
 CONNECTING = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname"})
 SENDING = "socket.sendto"
@@ -18,16 +19,14 @@ SENDING = "socket.sendto"
 
 def main() -> None:
     lines = sys.stdin
-    # The package prints; what is said here goes another way.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    replies = Replies()
     first = json.loads(lines.readline())
     if not first["cloud"]:
         sys.addaudithook(refuse_network)
     engine = _engine(cloud=first["cloud"])
-    _say({"ready": True}, to=replies)
+    replies.say({"ready": True})
     for line in lines:
-        _say(_scored(json.loads(line), engine=engine), to=replies)
+        replies.say(_scored(json.loads(line), engine=engine))
 
 
 def refuse_network(event: str, arguments: tuple[object, ...]) -> None:
@@ -56,11 +55,6 @@ def _scored(asked: dict[str, Any], *, engine: Any) -> dict[str, object]:
     score = found.score if found.status == "completed" else None
     reason = found.error or found.reason or "the metric has no score"
     return {"score": score, "error": None if score is not None else reason}
-
-
-def _say(reply: object, *, to: TextIO) -> None:
-    to.write(json.dumps(reply) + "\n")
-    to.flush()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_metric_that_is_none_has_no_score(metrics: FutureAgi) -> None:
 
 def test_a_metric_that_hangs_is_ended_and_the_next_answer_scored() -> None:
     with FutureAgi(FutureAgiConfig(metric="equals", timeout_s=2.0)) as metrics:
-        metrics._process.send_signal(signal.SIGSTOP)
+        os.kill(metrics._process.pid, signal.SIGSTOP)
         with pytest.raises(MetricFailed, match="took longer than 2 s"):
             metrics.score("x", question=QUESTION)
         metrics._config.timeout_s = 60.0
