@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from megacpt.device.environment import die_with_parent
 from megacpt.errors import EnvironmentError_
 
 SCRATCH = "/tmp"
@@ -36,7 +37,7 @@ _NAMESPACES = 0x10000000 | 0x00020000 | 0x20000000 | 0x40000000 | 0x08000000
 _MS_PRIVATE_RECURSIVE = 0x40000 | 0x4000
 _MS_NOSUID_NODEV = 0x2 | 0x4
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -132,6 +133,7 @@ def _outer(work: Callable[[], Any], *, limits: Limits, writing: int) -> NoReturn
         held_bytes = _held_bytes()  # While there is a /proc to ask.
         _own_namespaces()
         _own_files()
+        die_with_parent()  # Only now: new namespaces are new credentials, which forget it.
         inner = os.fork()
         if inner == 0:
             _inner(work, limits=limits, held_bytes=held_bytes, writing=writing)
@@ -148,7 +150,8 @@ def _inner(work: Callable[[], Any], *, limits: Limits, held_bytes: int, writing:
     code = 1
     try:
         # A signal from outside its namespace reaches it all the same.
-        _libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent()
+        _without_files(writing)
         _limit(limits, held_bytes=held_bytes)
         _without_capabilities()
         os.environ.clear()
@@ -192,6 +195,15 @@ def _own_files() -> None:
                 *("mount", b"tmpfs", folder.encode(), b"tmpfs", _MS_NOSUID_NODEV),
                 options.encode(),
             )
+
+
+def _without_files(kept: int) -> None:
+    """No file that is open where it was forked, such as the pipe on which scores are told."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _limit(limits: Limits, *, held_bytes: int) -> None:

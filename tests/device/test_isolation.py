@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -79,6 +80,23 @@ def test_what_lies_outside_can_be_read() -> None:
     assert apart(lambda: len(Path(os.__file__).read_text())) == len(Path(os.__file__).read_text())
 
 
+def test_no_file_is_open_but_the_one_it_answers_on() -> None:
+    reading, writing = os.pipe()
+
+    def work() -> list[object]:
+        said = code_of(partial(os.write, writing, b"x"))
+        return [said, os.read(0, 1).decode(), os.fstat(1).st_rdev == os.fstat(0).st_rdev]
+
+    try:
+        assert apart(work) == ["EBADF", "", True]
+        os.set_blocking(reading, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_there_is_no_network() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
@@ -121,6 +139,23 @@ def test_time_is_bounded_for_all_it_has_started() -> None:
     while time.monotonic() - started_at < 20 and is_running("sleep 77.25"):
         time.sleep(0.05)
     assert not is_running("sleep 77.25")
+
+
+def test_it_does_not_outlive_who_asks() -> None:
+    program = (
+        "import subprocess; from megacpt.device.isolation import Limits, isolated;"
+        "work = lambda: subprocess.run(['sleep', '78.25']);"
+        "isolated(work, limits=Limits(wall_s=60, memory_bytes=2**28))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as asking:
+        started_at = time.monotonic()
+        while not is_running("sleep 78.25"):
+            assert time.monotonic() - started_at < 30
+            time.sleep(0.05)
+        asking.kill()
+    while time.monotonic() - started_at < 60 and is_running("sleep 78.25"):
+        time.sleep(0.05)
+    assert not is_running("sleep 78.25")
 
 
 def test_memory_is_bounded() -> None:
