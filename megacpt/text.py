@@ -71,6 +71,13 @@ def wrapped(text: str, *, head: str, indent: int) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent=head, subsequent_indent=" " * indent)
 
 
+def rate_text(elapsed_s: float, *, what: str, done: float, total: int) -> str:
+    """``answers 30 of 120  2.5/s  0:36 left``; something is done."""
+    rate = done / max(elapsed_s, 1e-9)
+    left = duration((total - done) / rate)
+    return f"{what} {done:,.0f} of {total:,}  {rate:,.1f}/s  {left} left"
+
+
 class LiveLine:
     """A line that is drawn again on a terminal, and added now and then elsewhere; ``close`` removes
     it again."""

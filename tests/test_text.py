@@ -14,6 +14,7 @@ from megacpt.text import (
     listed,
     memory_size,
     one_of,
+    rate_text,
     text_size,
     wrapped,
 )
@@ -53,6 +54,12 @@ def test_one_digit_is_enough_for_a_disk() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_rate_is_of_what_is_done() -> None:
+    text = rate_text(12.0, what="answers", done=30, total=1200)
+    assert text == "answers 30 of 1,200  2.5/s  7:48 left"
+    assert rate_text(0.0, what="answers", done=1, total=1).endswith("0:00 left")
 
 
 @pytest.mark.parametrize(

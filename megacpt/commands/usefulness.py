@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from megacpt.commands.model import model_of_run
 from megacpt.commands.serve import served_folder
 from megacpt.config.paths import RunFolder
 from megacpt.errors import ConfigError
-from megacpt.text import LiveLine, count, duration, one_of
+from megacpt.text import LiveLine, count, one_of, rate_text
 
 if TYPE_CHECKING:
     from megacpt.config.sections import RunConfig, ServerConfig
@@ -231,13 +232,8 @@ class _RateLine:
         self.close = self._line.close
 
     def __call__(self, done: int, total: int) -> None:
-        def text(elapsed_s: float) -> str:
-            left_s = elapsed_s * (total - done) / done
-            rate = done / elapsed_s
-            return f"{self._what} {done} of {total}  {rate:.1f}/s  {duration(left_s)} left"
-
         if done:
-            self._line.show(text)
+            self._line.show(partial(rate_text, what=self._what, done=done, total=total))
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ import torch
 from megacpt.device.collective import from_first_rank
 from megacpt.errors import MegacptError
 from megacpt.evaluate.benchmarks.engine import Engine
-from megacpt.evaluate.benchmarks.progress import Progress
+from megacpt.evaluate.benchmarks.progress import SILENT, Progress
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Model:
     """What the first rank's work asks."""
 
-    def __init__(self, engine: Engine, *, progress: Progress | None = None) -> None:
-        self._engine, self._passed = engine, (progress or Progress()).passed
+    def __init__(self, engine: Engine, *, progress: Progress = SILENT) -> None:
+        self._engine, self._passed = engine, progress.passed
 
     @property
     def max_length(self) -> int:
@@ -43,7 +43,7 @@ class Model:
 
 
 def led_by_first_rank(
-    engine: Engine, *, work: Callable[[Model], T], progress: Progress | None = None
+    engine: Engine, *, work: Callable[[Model], T], progress: Progress = SILENT
 ) -> T:
     """What ``work`` gives, on every rank; where it refuses, all do. A collective call.
 

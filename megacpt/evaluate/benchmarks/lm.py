@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from megacpt.errors import DataError, ModelError
 from megacpt.evaluate.benchmarks.answers import answered
 from megacpt.evaluate.benchmarks.calls import Model
-from megacpt.evaluate.benchmarks.progress import Progress
+from megacpt.evaluate.benchmarks.progress import SILENT, Progress
 from megacpt.evaluate.benchmarks.text import Score, Text, Writing, continued
 from megacpt.evaluate.journal import AnswerJournal, key_of
 from megacpt.tokenizer import Tokenizer
@@ -46,11 +46,11 @@ class NativeLM(TemplateLM):  # type: ignore[misc]
         *,
         tokenizer: Tokenizer,
         journal: AnswerJournal,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         super().__init__()
         self._model, self._journal, self._tokenizer = model, journal, tokenizer
-        self._progress = progress or Progress()
+        self._progress = progress
         first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
         if first is None:
             raise ModelError(

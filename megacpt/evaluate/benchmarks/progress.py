@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TextIO
 
-from megacpt.text import LiveLine, duration
+from megacpt.text import LiveLine, rate_text
 
 QUIET_S, EVERY_S = 2.0, 15.0
 """Until it is shown first, and between two lines of it in a file."""
@@ -31,13 +32,13 @@ class Progress:
 
 class ProgressLine(Progress):
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self.begin("")
+        self._new_line = partial(LiveLine, stream, quiet_s=QUIET_S, every_s=EVERY_S, clock=clock)
+        self._line, self._what = self._new_line(), ""
+        self._before, self._count, self._total = 0, 0, 0
 
     def begin(self, what: str) -> None:
-        self._what = what
-        self._line = LiveLine(self._stream, quiet_s=QUIET_S, every_s=EVERY_S, clock=self._clock)
-        self._before, self._count, self._total = 0, 0, 0
+        self._line.close()
+        self._line, self._what = self._new_line(), what
 
     def part(self, *, before: int, count: int, total: int) -> None:
         self._before, self._count, self._total = before, count, total
@@ -45,12 +46,10 @@ class ProgressLine(Progress):
     def passed(self, done: int, of: int) -> None:
         asked = self._before + self._count * done / max(of, 1)
         if asked > 0:
-            self._line.show(lambda elapsed_s: self._text(asked, elapsed_s=elapsed_s))
+            self._line.show(partial(rate_text, what=self._what, done=asked, total=self._total))
 
     def close(self) -> None:
         self._line.close()
 
-    def _text(self, asked: float, *, elapsed_s: float) -> str:
-        rate = asked / max(elapsed_s, 1e-9)
-        left = duration((self._total - asked) / rate)
-        return f"{self._what}  {asked:,.0f} of {self._total:,}  {rate:,.1f}/s  {left} left"
+
+SILENT = Progress()

@@ -19,7 +19,7 @@ from megacpt.errors import ModelError
 from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
 from megacpt.evaluate.benchmarks.engine import Engine
 from megacpt.evaluate.benchmarks.fingerprint import weights_digest
-from megacpt.evaluate.benchmarks.progress import Progress
+from megacpt.evaluate.benchmarks.progress import SILENT, Progress
 from megacpt.evaluate.benchmarks.samples import items_of
 from megacpt.evaluate.benchmarks.sandbox import kept_apart
 from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
@@ -92,7 +92,7 @@ class Suites:
         label: str,
         names: Sequence[str],
         draw: int = 0,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> dict[str, Measured]:
         """``label``: base, base-N, final or step-N. ``draw``: added to the seed of the solved
         examples. A collective call, the same on every rank."""
@@ -100,7 +100,6 @@ class Suites:
             return {}
         with evaluating(chunks):
             model = weights_digest(chunks, arithmetic=self.arithmetic)
-        shown = progress or Progress()
         engine = Engine.over(chunks, max_length=self.max_length, decode=self.tokenizer.decode)
 
         def work(asked: Model) -> dict[str, Measured]:
@@ -110,17 +109,16 @@ class Suites:
             found = {}
             with (
                 closing(AnswerJournal(self.folder / "answers" / f"{model}.jsonl")) as journal,
-                closing(shown),
+                closing(progress),
             ):
-                lm = NativeLM(asked, tokenizer=self.tokenizer, journal=journal, progress=shown)
+                lm = NativeLM(asked, tokenizer=self.tokenizer, journal=journal, progress=progress)
                 for name in names:
-                    shown.begin(f"{name}: {label}")
+                    progress.begin(f"{name}: {label}")
                     scores = self._scores(name, model=model, lm=lm, draw=draw)
                     found[name] = self._write(scores, label=label)
-                    shown.close()
             return found
 
-        return led_by_first_rank(engine, work=work, progress=shown)
+        return led_by_first_rank(engine, work=work, progress=progress)
 
     def _scores(self, name: str, *, model: str, lm: Any, draw: int) -> Scores:
         suite = self.loaded[name]

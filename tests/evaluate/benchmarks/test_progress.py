@@ -28,11 +28,11 @@ def test_rate_and_time_left_are_of_questions() -> None:
     assert said.getvalue() == "", "what takes two seconds needs no line"
     clock.now_s = 10.0
     line.passed(2, 8)
-    assert said.getvalue() == "mmlu: base  1,024 of 8,192  102.4/s  1:10 left\n"
+    assert said.getvalue() == "mmlu: base 1,024 of 8,192  102.4/s  1:10 left\n"
     line.part(before=4096, count=4096, total=8192)
     clock.now_s = 40.0
     line.passed(0, 8)
-    assert said.getvalue().splitlines()[1] == "mmlu: base  4,096 of 8,192  102.4/s  0:40 left"
+    assert said.getvalue().splitlines()[1] == "mmlu: base 4,096 of 8,192  102.4/s  0:40 left"
     line.close()
     line.begin("law: base")
     clock.now_s = 41.0
