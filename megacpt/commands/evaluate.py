@@ -120,7 +120,12 @@ def _print_benchmarks(benchmarks: dict[str, Any]) -> None:
 
 def _refuse_of_folders(arguments: argparse.Namespace) -> None:
     """What a run is measured on was declared before it was trained."""
-    given = [f"--{name.replace('_', '-')}" for name in OF_FOLDERS if getattr(arguments, name)]
+    # None, False and [] are what is not given; 0 is.
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in OF_FOLDERS
+        if (value := getattr(arguments, name)) or (value == 0 and value is not False)
+    ]
     if given:
         raise ConfigError(
             f"{given[0]} is for models, and {arguments.names[0]} is a run, whose benchmarks are "
@@ -152,7 +157,7 @@ def _evaluate_folders(arguments: argparse.Namespace) -> int:
         print(check.sentence)
     say(
         f"Wrote {shown(output)}/{RESULT}, and a line an item in {shown(output)}/benchmarks",
-        next_command=_after_folders(arguments, output=output),
+        next_command=_after_folders(arguments, first=next(iter(suites)), output=output),
     )
     return 0
 
@@ -183,8 +188,8 @@ def _suites(arguments: argparse.Namespace) -> dict[str, BenchmarkConfig]:
     for name in ("fewshot", "limit"):
         if (getattr(arguments, name) or 0) < 0:
             raise ConfigError(f"--{name}={getattr(arguments, name)} is below 0; use 0 or more.")
-    suites = {
-        Path(task).stem if task.endswith((".yaml", ".yml")) else task: BenchmarkConfig(
+    configs = [
+        BenchmarkConfig(
             task=task,
             include_path=arguments.include_path,
             fewshot=arguments.fewshot,
@@ -193,7 +198,8 @@ def _suites(arguments: argparse.Namespace) -> dict[str, BenchmarkConfig]:
             chat=arguments.chat,
         )
         for task in arguments.task
-    }
+    ]
+    suites = {Path(c.task).stem if c.names_file else c.task: c for c in configs}
     if len(suites) < len(arguments.task):
         raise ConfigError(
             f"--task names one suite twice ({', '.join(arguments.task)}); give each once."
@@ -223,9 +229,10 @@ def _require_own_output(output: Path) -> None:
         )
 
 
-def _after_folders(arguments: argparse.Namespace, *, output: Path) -> str:
+def _after_folders(arguments: argparse.Namespace, *, first: str, output: Path) -> str:
+    """``first``: of the suites."""
     if len(arguments.names) == MOST_MODELS:
-        return f"less {shown(output)}/benchmarks/final/{next(iter(_suites(arguments)))}.jsonl"
+        return shlex.join(["less", f"{shown(output)}/benchmarks/final/{first}.jsonl"])
     tasks = [word for task in arguments.task for word in ("--task", task)]
     return shlex.join(["megacpt", "evaluate", arguments.names[0], "OTHER_MODEL", *tasks])
 

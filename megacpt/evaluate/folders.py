@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from megacpt.config.sections import (
@@ -27,11 +27,12 @@ from megacpt.evaluate.benchmarks.suites import Measured, Suites
 from megacpt.evaluate.suite_gate import SuiteCheck, judge
 from megacpt.evaluate.suites import benchmarks
 from megacpt.families import read_architecture
+from megacpt.families.architecture import Architecture
 from megacpt.files import write_text
 from megacpt.model.build import build_model
 from megacpt.model.chunks import wrap_for_forward
 from megacpt.model.weights import load_hf
-from megacpt.tokenizer import load_tokenizer
+from megacpt.tokenizer import Tokenizer, load_tokenizer
 
 LABELS = {1: ("model",), 2: ("base", "final")}
 """By the number of models."""
@@ -44,6 +45,13 @@ class Evaluated:
 
     models: Sequence[Mapping[str, Measured]]
     checks: Sequence[SuiteCheck]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    folder: Path
+    architecture: Architecture
+    tokenizer: Tokenizer
 
 
 def evaluate_folders(
@@ -59,11 +67,19 @@ def evaluate_folders(
 
     Each is asked in its own tokens; items are the same whatever those are."""
     initialise_parallel(ParallelConfig(), seed=seed)
-    models = [
-        _measured(
-            folder, label=label, evaluate=evaluate, dtype=dtype, runtime=runtime, output=output
+    # Of all folders, before the first is asked for an hour.
+    opened = [
+        _Opened(
+            folder=folder,
+            architecture=read_architecture(folder),
+            tokenizer=load_tokenizer(folder),
         )
-        for folder, label in zip(folders, LABELS[len(folders)], strict=True)
+        for folder in folders
+    ]
+    suites = _suites(opened[0], evaluate=evaluate, dtype=dtype, output=output)
+    models = [
+        _measured(model, suites=suites, label=label, dtype=dtype, runtime=runtime)
+        for model, label in zip(opened, LABELS[len(folders)], strict=True)
     ]
     roles = dict.fromkeys(evaluate.benchmarks, "none") if len(folders) > 1 else {}
     checks = judge(benchmarks(output, roles=roles), gate=GateConfig(), seed=seed)
@@ -77,23 +93,20 @@ def evaluate_folders(
     return Evaluated(models=models, checks=checks)
 
 
-def _measured(
-    folder: Path,
-    *,
-    label: str,
-    evaluate: EvaluateConfig,
-    dtype: Dtype,
-    runtime: Runtime,
-    output: Path,
-) -> dict[str, Measured]:
-    architecture = read_architecture(folder)
-    suites = Suites.open(
+def _suites(model: _Opened, *, evaluate: EvaluateConfig, dtype: Dtype, output: Path) -> Suites:
+    return Suites.open(
         evaluate,
         run_dir=output,
-        tokenizer=load_tokenizer(folder),
-        max_length=architecture.max_positions,
+        tokenizer=model.tokenizer,
+        max_length=model.architecture.max_positions,
         arithmetic=dtype.name,
     )
+
+
+def _measured(
+    model: _Opened, *, suites: Suites, label: str, dtype: Dtype, runtime: Runtime
+) -> dict[str, Measured]:
+    architecture = model.architecture
     parallel, precision = ParallelConfig(), PrecisionConfig(dtype=dtype)
     chunks = build_model(
         architecture,
@@ -102,16 +115,14 @@ def _measured(
         kind=runtime.kind,
         sequence_length=architecture.max_positions,
     )
-    load_hf(chunks, folder=folder, architecture=architecture)
+    load_hf(chunks, folder=model.folder, architecture=architecture)
     chunks = wrap_for_forward(
         [chunk.to(runtime.device) for chunk in chunks],
         parallel=parallel,
         precision=precision,
         device=runtime.device,
     )
+    suites = replace(suites, tokenizer=model.tokenizer, max_length=architecture.max_positions)
     return suites.measure(
-        chunks,
-        label=label,
-        names=list(evaluate.benchmarks),
-        progress=ProgressLine(sys.stderr),
+        chunks, label=label, names=list(suites.loaded), progress=ProgressLine(sys.stderr)
     )

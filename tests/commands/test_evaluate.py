@@ -88,6 +88,7 @@ def test_what_cannot_be_measured_is_refused(
     task = ("--task", "arc_easy")
     assert "add --task NAME" in refused(capsys, str(model))
     assert "--task is for models" in refused(capsys, str(run), *task)
+    assert "--limit is for models" in refused(capsys, str(run), "--limit", "0")
     assert "--output is for models" in refused(capsys, str(run), "--output", "x")
     assert "is a run; beside another" in refused(capsys, str(model), str(run), *task)
     assert "merge it first" in refused(capsys, str(adapter), *task)

@@ -39,9 +39,9 @@ class LoadedSuite:
 def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> LoadedSuite:
     """Refuse what cannot be measured here; data come from files or lm-eval's cache, else from the
     hub."""
-    task = str(Path(config.task).resolve()) if _is_file(config.task) else config.task
+    task = str(Path(config.task).resolve()) if config.names_file else config.task
     manager = _manager(config, path=f"evaluate.benchmarks.{name}")
-    if not _is_file(task) and task not in manager.task_index:
+    if not config.names_file and task not in manager.task_index:
         raise ConfigError([_unknown(name, task=task, known=list(manager.task_index))])
     try:
         with allowing_code() if execute_code else nullcontext():
@@ -94,7 +94,7 @@ def _manager(config: BenchmarkConfig, *, path: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     own = TaskManager(include_path=config.include_path, include_defaults=False)
-    if _is_file(config.task) or config.task in own.all_subtasks:
+    if config.names_file or config.task in own.all_subtasks:
         return own
     return _with_lm_evals(TaskManager, include_path=config.include_path)
 
@@ -103,10 +103,6 @@ def _manager(config: BenchmarkConfig, *, path: str) -> Any:
 def _with_lm_evals(manager: Any, *, include_path: str | None) -> Any:
     """It reads the YAML of thousands of tasks, which takes seconds: once for all suites."""
     return manager(include_path=include_path)
-
-
-def _is_file(task: str) -> bool:
-    return task.endswith((".yaml", ".yml"))
 
 
 def _set_up(suite: LoadedSuite) -> None:
