@@ -13,7 +13,7 @@ from megacpt.evaluate.line_process import Replies
 
 def main() -> None:
     replies = Replies()
-    print("a library speaks")
+    sys.stdout.write("a library speaks\n")
     for line in sys.stdin:
         said = json.loads(line)
         if said == "end":

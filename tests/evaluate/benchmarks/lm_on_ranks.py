@@ -4,13 +4,17 @@ model of WORK_DIR/model; the first rank writes what was answered to each item.""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from megacpt.config.sections import BenchmarkConfig
+from megacpt.evaluate.journal import AnswerJournal
+from megacpt.families import read_architecture
+from megacpt.tokenizer import load_tokenizer
+from tests.evaluate.benchmarks.chunks_on_ranks import chunks_in
 from tests.evaluate.benchmarks.local_tasks import TASKS
 from tests.rank import rank_on_cpu
 
@@ -40,43 +44,23 @@ def _flat(value: Any) -> list[Any]:
 
 def write_answers(work: Path, layouts: Mapping[str, Mapping[str, Any]]) -> None:
     with rank_on_cpu(timeout_minutes=10) as started:
-        from megatron.core import parallel_state
-
-        from megacpt.config.sections import DeviceKind, Dtype, ParallelConfig, PrecisionConfig
-        from megacpt.device.groups import initialise_parallel
         from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
         from megacpt.evaluate.benchmarks.engine import Engine
         from megacpt.evaluate.benchmarks.lm import NativeLM
-        from megacpt.evaluate.journal import AnswerJournal
-        from megacpt.families import read_architecture
-        from megacpt.model.build import build_model
-        from megacpt.model.weights import load_hf
-        from megacpt.tokenizer import load_tokenizer
 
-        architecture = read_architecture(work / "model")
-        tokenizer = load_tokenizer(work / "model")
-        for name, fields in layouts.items():
-            parallel = ParallelConfig(**fields)
-            initialise_parallel(parallel, seed=1)
-            chunks: Sequence[Any] = build_model(
-                architecture,
-                parallel=parallel,
-                precision=PrecisionConfig(dtype=Dtype.fp32),
-                kind=DeviceKind.cpu,
-                sequence_length=architecture.max_positions,
-            )
-            load_hf(chunks, folder=work / "model", architecture=architecture)
-            engine = Engine.over(
-                chunks, max_length=architecture.max_positions, decode=tokenizer.decode
-            )
+        folder = work / "model"
+        architecture, tokenizer = read_architecture(folder), load_tokenizer(folder)
+        longest = architecture.max_positions
+        given = {"folder": folder, "architecture": architecture, "runtime": started}
+        for name, layout in layouts.items():
 
             def ask(model: Model, name: str = name) -> dict[str, list[Any]]:
                 journal = AnswerJournal(work / f"{name}.jsonl")
-                return answers_of(
-                    NativeLM(model, tokenizer=tokenizer, journal=journal), tasks=work / "tasks"
-                )
+                lm = NativeLM(model, tokenizer=tokenizer, journal=journal)
+                return answers_of(lm, tasks=work / "tasks")
 
-            found = led_by_first_rank(engine, work=ask)
+            with chunks_in(layout, sequence_length=longest, **given) as chunks:
+                engine = Engine.over(chunks, max_length=longest, decode=tokenizer.decode)
+                found = led_by_first_rank(engine, work=ask)
             if started.ranks.rank == 0:
                 (work / f"{name}.json").write_bytes(orjson.dumps(found))
-            parallel_state.destroy_model_parallel()

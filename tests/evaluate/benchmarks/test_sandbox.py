@@ -34,10 +34,10 @@ def writer(port: int) -> Any:
 
     class Writer(LM):
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            raise NotImplementedError
+            raise AssertionError("the task only writes")
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-            raise NotImplementedError
+            raise AssertionError("the task only writes")
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             return [PROGRAMS[request.args[0]].replace("{port}", str(port)) for request in requests]
