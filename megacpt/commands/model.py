@@ -86,11 +86,13 @@ def one_rank(*, device: str = "cpu") -> Iterator[Runtime]:
     """This process as the only rank. megatron-core is imported inside alone, because the runtime's
     import hook has to prepare it. ``device``: a name of DeviceKind."""
     from megacpt.config.sections import ClusterConfig, DeviceKind
-    from megacpt.device import runtime
     from megacpt.device.environment import RankInfo
     from megacpt.device.quiet import quiet_libraries
 
     quiet_libraries()
+    # It imports torch, and that the bars which are then shown for good.
+    from megacpt.device import runtime
+
     started = runtime.start(RankInfo(), cluster=ClusterConfig(device=DeviceKind[device]))
     try:
         yield started
