@@ -21,10 +21,12 @@ from megacpt.config.compose import compose
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.demo import quickstart
 from megacpt.demo.quickstart import (
+    ASKED,
     DATA,
     MODEL,
     RUN,
     SHARDS,
+    TASKS,
     Step,
     after_training,
     before_training,
@@ -99,6 +101,9 @@ def test_the_configuration_names_what_the_steps_write() -> None:
     assert config.evaluate.gate.domain_perplexity_ratio_max == 0.92
     assert config.evaluate.gate.general_perplexity_ratio_max == 1.02
     assert config.data.replay is not None
+    tasks = {name: Path(found.task) for name, found in config.evaluate.benchmarks.items()}
+    assert tasks == {path.stem: path.absolute() for path in TASKS}
+    assert tasks.keys() == ASKED.keys()
 
 
 def test_the_verbs_come_in_their_order() -> None:
@@ -115,18 +120,33 @@ def test_the_corpus_is_shown_in_80_columns() -> None:
     assert max(map(len, lines)) <= 78
 
 
+CHECK = {
+    "base": 0.35,
+    "final": 0.4,
+    "difference_points": 5.0,
+    "low_points": -12.3,
+    "high_points": 22.3,
+}
+
+
 def test_the_table_shows_gain_forgetting_and_what_comes_next(tmp_path: Path) -> None:
     change = {"base": {"perplexity": 80.0}, "final": {"perplexity": 60.0}, "ratio": 0.75}
     report = {
         "heldout": {"folio": change | {"role": "domain"}, "python": change | {"role": "general"}},
         "forgetting": -0.0123,
         "gate": {"verdict": "passed"},
+        "layers": [{"rows": [{"check": CHECK | {"suite": name}}]} for name in ASKED],
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
     table = closing_table(tmp_path, megacpt=".venv/bin/megacpt")
     assert re.search(r"^domain +80\.00 +60\.00 +0\.750$", table, re.MULTILINE)
     assert re.search(r"^forgetting +-0\.0123 nats a token$", table, re.MULTILINE)
     assert "gate declared before training: passed" in table
+    for name in ("next line of a play", "next sentence of a page"):
+        assert re.search(
+            rf"^{name} +0\.350 +0\.400 +\+5\.0 +\[-12\.3, \+22\.3\]$", table, re.MULTILINE
+        )
+    assert max(map(len, table.splitlines()[:10])) <= 79
     assert f".venv/bin/megacpt tokenize YOUR.jsonl --tokenizer {tmp_path / 'hf'}" in table
 
 

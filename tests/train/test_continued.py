@@ -42,6 +42,7 @@ SETTINGS = [
     *("data.global_batch_size=4", "data.micro_batch_size=2", "data.replay.share=0.25"),
     *(f"schedule.steps={STEPS}", f"evaluate.every_steps={STEPS // 2}"),
     *(f"data.sequence_length={SEQUENCE_LENGTH}", "evaluate.prompts=null"),
+    *("~evaluate.benchmarks.folio_lines", "~evaluate.benchmarks.python_sentences"),
     *("cluster.device=cpu", "monitor=quiet"),
 ]
 TP2_SP = ("parallel.tp=2", "parallel.sequence_parallel=true")
