@@ -41,10 +41,12 @@ test-mcore: $(INSTALLED)
 	$(PYTEST) -m "mcore and (not slow or every_mcore) and not slurm"
 
 # Every case of every family, and every kind of adapter, on every layout that its rules allow; as many
-# kills and drawn layouts as the documentation states. `make test` runs a share of each.
+# kills and drawn layouts as the documentation states; the gate on SmolLM2. `make test` runs a share
+# of each.
 test-thorough: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --thorough tests/model/test_cases.py \
-	  tests/model/adapters/test_training.py tests/train/test_layouts.py tests/train/test_kills.py
+	  tests/model/adapters/test_training.py tests/train/test_layouts.py tests/train/test_kills.py \
+	  tests/train/test_gate.py
 
 # Starts a Slurm of its own on this machine (root, slurm-wlm and munge).
 test-slurm: $(INSTALLED)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task of lm-eval whose items are sentences, by their likelihood a word."""
+"""A task of lm-eval whose items are texts, by their likelihood a word."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -14,15 +15,19 @@ WORDS = (
 )
 
 
-def write_task(folder: Path) -> Path:
-    """Forty sentences whose likelihood a sane run changes little."""
-    folder.mkdir()
+def sentences() -> list[str]:
+    """Forty, whose likelihood a sane run changes little."""
     texts = [
         f"The {a} is near the {b} and far from the {c}."
         for a, b, c in zip(WORDS * 4, WORDS[1:] * 4, WORDS[5:] * 6, strict=False)
-    ][:40]
+    ]
+    return list(dict.fromkeys(texts[:40]))
+
+
+def write_task(folder: Path, *, texts: Sequence[str]) -> Path:
+    folder.mkdir()
     data = folder / "sentences.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts)))
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     task = {
         "task": "sentences",
         "dataset_path": "json",
