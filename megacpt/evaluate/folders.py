@@ -24,6 +24,7 @@ from megacpt.device.groups import initialise_parallel
 from megacpt.device.runtime import Runtime
 from megacpt.evaluate.benchmarks.progress import ProgressLine
 from megacpt.evaluate.benchmarks.suites import Measured, Suites
+from megacpt.evaluate.benchmarks.tasks import require_chat_template
 from megacpt.evaluate.suite_gate import SuiteCheck, judge
 from megacpt.evaluate.suites import benchmarks
 from megacpt.families import read_architecture
@@ -76,6 +77,8 @@ def evaluate_folders(
         )
         for folder in folders
     ]
+    for model in opened:
+        require_chat_template(evaluate, tokenizer=model.tokenizer)
     suites = _suites(opened[0], evaluate=evaluate, dtype=dtype, output=output)
     models = [
         _measured(model, suites=suites, label=label, dtype=dtype, runtime=runtime)

@@ -22,7 +22,12 @@ from megacpt.evaluate.benchmarks.fingerprint import weights_digest
 from megacpt.evaluate.benchmarks.progress import SILENT, Progress
 from megacpt.evaluate.benchmarks.samples import items_of
 from megacpt.evaluate.benchmarks.sandbox import kept_apart
-from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, metric_of
+from megacpt.evaluate.benchmarks.tasks import (
+    LoadedSuite,
+    load_suite,
+    metric_of,
+    require_chat_template,
+)
 from megacpt.evaluate.heldout import evaluating
 from megacpt.evaluate.items import Scores, write_scores
 from megacpt.evaluate.journal import AnswerJournal
@@ -67,6 +72,7 @@ class Suites:
             for name, config in evaluate.benchmarks.items():
                 loaded[name] = load_suite(name, config=config, execute_code=evaluate.execute_code)
 
+        require_chat_template(evaluate, tokenizer=tokenizer)
         from_first_rank(load)
         return cls(
             evaluate=evaluate,

@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megacpt.config.sections import BenchmarkConfig
+from megacpt.config.sections import BenchmarkConfig, EvaluateConfig
 from megacpt.device.environment import variable
 from megacpt.device.isolation import require_isolation
 from megacpt.device.packages import require_packages
 from megacpt.errors import ConfigError, DataError, Violation
+from megacpt.shards.chat.template import own_template
+from megacpt.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,23 @@ def load_suite(name: str, *, config: BenchmarkConfig, execute_code: bool) -> Loa
     metric_of(suite)  # Or what has none would be refused when all is answered.
     _set_up(suite)
     return suite
+
+
+def require_chat_template(evaluate: EvaluateConfig, *, tokenizer: Tokenizer) -> None:
+    """ConfigError where a suite is to be asked in a template that the tokenizer has not."""
+    asked = [name for name, benchmark in evaluate.benchmarks.items() if benchmark.chat]
+    if asked and own_template(tokenizer) is None:
+        raise ConfigError(
+            [
+                Violation(
+                    path=f"evaluate.benchmarks.{name}.chat",
+                    value=True,
+                    rule=f"needs a chat template, and the tokenizer of {tokenizer.folder} has none",
+                    remedy="leave it out, as for most base models",
+                )
+                for name in asked
+            ]
+        )
 
 
 def metric_of(suite: LoadedSuite) -> str:

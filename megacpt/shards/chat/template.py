@@ -142,6 +142,11 @@ def choose_template(given: str | None, *, tokenizer: Tokenizer) -> ChatTemplate:
     return made
 
 
+def own_template(tokenizer: Tokenizer) -> str | None:
+    """That of the tokenizer's folder, where there is one."""
+    return _of_folder(_folder_of(tokenizer))
+
+
 def packaged() -> list[str]:
     return sorted(path.stem for path in BUILTIN.glob("*.jinja"))
 

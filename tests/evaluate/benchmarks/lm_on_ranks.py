@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On a rank of the test of lm-eval's tasks: answer those of WORK_DIR/tasks in each layout with the
-model of WORK_DIR/model; the first rank writes what was answered to each item."""
+"""On a rank of the test of lm-eval's tasks: answer those of WORK_DIR/tasks with the models of
+WORK_DIR, each in its layouts; the first rank writes what was answered to each item."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import orjson
 from megacpt.config.sections import BenchmarkConfig
 from megacpt.evaluate.journal import AnswerJournal
 from megacpt.families import read_architecture
-from megacpt.tokenizer import load_tokenizer
+from megacpt.tokenizer import Tokenizer, load_tokenizer
 from tests.evaluate.benchmarks.chunks_on_ranks import chunks_in
 from tests.evaluate.benchmarks.local_tasks import TASKS
 from tests.rank import rank_on_cpu
@@ -43,18 +43,21 @@ def _flat(value: Any) -> list[Any]:
 
 
 def write_answers(work: Path, layouts: Mapping[str, Mapping[str, Any]]) -> None:
+    """``layouts``: MODEL-NAME -> settings; of each WORK_DIR/MODEL-NAME.json."""
     with rank_on_cpu(timeout_minutes=10) as started:
         from megacpt.evaluate.benchmarks.calls import Model, led_by_first_rank
         from megacpt.evaluate.benchmarks.engine import Engine
         from megacpt.evaluate.benchmarks.lm import NativeLM
 
-        folder = work / "model"
-        architecture, tokenizer = read_architecture(folder), load_tokenizer(folder)
-        longest = architecture.max_positions
-        given = {"folder": folder, "architecture": architecture, "runtime": started}
         for name, layout in layouts.items():
+            folder = work / name.partition("-")[0]
+            architecture, tokenizer = read_architecture(folder), load_tokenizer(folder)
+            longest = architecture.max_positions
+            given = {"folder": folder, "architecture": architecture, "runtime": started}
 
-            def ask(model: Model, name: str = name) -> dict[str, list[Any]]:
+            def ask(
+                model: Model, name: str = name, tokenizer: Tokenizer = tokenizer
+            ) -> dict[str, list[Any]]:
                 journal = AnswerJournal(work / f"{name}.jsonl")
                 lm = NativeLM(model, tokenizer=tokenizer, journal=journal)
                 return answers_of(lm, tasks=work / "tasks")

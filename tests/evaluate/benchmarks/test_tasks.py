@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from megacpt.config.sections import BenchmarkConfig
+from megacpt.config.sections import BenchmarkConfig, EvaluateConfig
 from megacpt.device.isolation import require_isolation
 from megacpt.errors import ConfigError, DataError, EnvironmentError_
-from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite
+from megacpt.evaluate.benchmarks.tasks import LoadedSuite, load_suite, require_chat_template
+from megacpt.tokenizer import load_tokenizer
 from tests.evaluate.benchmarks.local_tasks import write_tasks
+from tests.support import write_model_folder
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs megacpt[eval]")
 Load = Callable[..., LoadedSuite]
@@ -127,6 +129,21 @@ def test_no_metric_with_a_direction(load: Load, folder: Path) -> None:
     change(folder, "choices", metric_list=[metric])
     with pytest.raises(DataError, match=r"set evaluate\.benchmarks\.mine\.metric"):
         load("choices")
+
+
+def test_a_chat_without_a_template_is_refused(tmp_path: Path) -> None:
+    folder = write_model_folder(tmp_path / "model")
+    benchmarks = {"law": BenchmarkConfig(chat=True), "plain": BenchmarkConfig()}
+    asked = EvaluateConfig(benchmarks=benchmarks)
+    with pytest.raises(
+        ConfigError, match=r"benchmarks\.law\.chat=True needs a chat template"
+    ) as no:
+        require_chat_template(asked, tokenizer=load_tokenizer(folder))
+    assert "plain" not in str(no.value)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    require_chat_template(asked, tokenizer=load_tokenizer(folder))
 
 
 def test_code_of_the_model_is_not_run_unasked(load: Load, folder: Path) -> None:
