@@ -27,7 +27,7 @@ from megacpt.train.guard.retention import RetentionGuard
 from tests.evaluate.statistics.suites import Truth, scores_of
 from tests.run_on_ranks import run_on_ranks
 from tests.train.parity import write_run_inputs
-from tests.train.sentences import write_task
+from tests.train.sentences import sentences, write_task
 
 
 def settings(work: Path, *, lr_peak: float, action: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def settings(work: Path, *, lr_peak: float, action: str) -> dict[str, Any]:
 @pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval")
 def test_a_wild_run_is_ended_on_all_ranks_and_others_are_not(tmp_path: Path) -> None:
     write_run_inputs(tmp_path, tied=False)
-    write_task(tmp_path / "tasks")
+    write_task(tmp_path / "tasks", texts=sentences())
     run_on_ranks(
         "tests.train.guard.retention_runs:train_until_it_drops",
         tmp_path,
