@@ -16,9 +16,12 @@ from pathlib import Path
 
 import yaml
 
+from megacpt.demo import texts
 from megacpt.demo.overlap import SourcedText
 from megacpt.files import write_text
 
+TASKS = {"folio_lines": "next line of a play", "python_sentences": "next sentence of a page"}
+"""NAME.yaml -> what is asked, in words."""
 OPTIONS = 4
 GIVEN_LINES, LINE_CHARACTERS = 4, range(25, 61)
 PER_PLAY = 20
@@ -43,6 +46,20 @@ class Question:
     given: str
     options: tuple[str, ...]
     right: int
+
+
+def write_questions(folder: Path) -> None:
+    """NAME.yaml of TASKS and NAME.jsonl, unless they are there."""
+    of_plays, of_pages = (folder / f"{name}.yaml" for name in TASKS)
+    if not of_plays.exists():
+        plays = texts.plays()
+        passages = [p for name in texts.HELD_OUT_PLAYS for p in passages_of_play(plays[name])]
+        write_task(of_plays, passages=passages, delimiter="\n")
+    if not of_pages.exists():
+        found = [p for page in texts.pages() for p in passages_of_page(page)]
+        # Python's manual has some paragraphs on two pages.
+        once = {passage.given: passage for passage in found}
+        write_task(of_pages, passages=[*once.values()], delimiter=" ")
 
 
 def passages_of_play(play: SourcedText) -> list[Passage]:
@@ -94,11 +111,13 @@ def questions(passages: Sequence[Passage]) -> Iterator[Question]:
         )
 
 
-def write_task(path: Path, *, asked: Sequence[Question], delimiter: str) -> None:
+def write_task(path: Path, *, passages: Sequence[Passage], delimiter: str) -> None:
     """``path``: the YAML file; the questions lie beside it. ``delimiter``: between what is given
     and what follows."""
     items = path.with_suffix(".jsonl")
-    lines = (json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in asked)
+    lines = (
+        json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions(passages)
+    )
     write_text(items, text="".join(lines))
     task = {
         "task": path.stem,

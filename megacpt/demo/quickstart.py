@@ -23,7 +23,7 @@ from megacpt.config.compose import compose
 from megacpt.demo import texts
 from megacpt.demo.base_model import is_outdated, write_smollm2_folder
 from megacpt.demo.overlap import SourcedText, without_near_duplicates
-from megacpt.demo.questions import passages_of_page, passages_of_play, questions, write_task
+from megacpt.demo.questions import TASKS, write_questions
 from megacpt.errors import EnvironmentError_
 from megacpt.files import write_text
 from megacpt.monitor.layers import checks_of
@@ -36,8 +36,6 @@ ROOT = Path("quickstart")
 DATA, MODEL, RUN = ROOT / "data", ROOT / "model", ROOT / "run"
 EXPERIMENT = "experiment=quickstart"
 SHARDS = ("folio", "manuals", "folio_heldout", "python_heldout")
-TASKS = (DATA / "folio_lines.yaml", DATA / "python_sentences.yaml")
-ASKED = {"folio_lines": "next line of a play", "python_sentences": "next sentence of a page"}
 POINTS = "points, and their 95 % interval"
 GATE_FAILED, NOT_ENOUGH_ITEMS = 1, 3
 Say = Callable[[str], None]
@@ -73,7 +71,7 @@ def run(say: Say) -> int:
     say("Text and model, from Python packages")
     for line in corpus_lines(write_corpus(DATA)):
         say(f"  {line}")
-    write_questions(TASKS)
+    write_questions(DATA)
     discard_old_model(say)
     write_smollm2_folder(MODEL)
     say(f"  SmolLM2-135M in {MODEL}\n")
@@ -112,7 +110,7 @@ def after_training(checkpoint: Path) -> list[Step]:
             title="Measure what was gained and what was forgotten",
             words=("evaluate", str(RUN)),
             output=evaluation,
-            after=(checkpoint, *TASKS),
+            after=(checkpoint, *(DATA / f"{name}.yaml" for name in TASKS)),
             may_exit=(0, GATE_FAILED, NOT_ENOUGH_ITEMS),
         ),
         Step(
@@ -226,20 +224,6 @@ def _write_documents(folder: Path) -> dict[str, Any]:
     return {"sources": sources, "heldout": heldout}
 
 
-def write_questions(tasks: tuple[Path, Path]) -> None:
-    """On the held-out plays and pages, unless done."""
-    of_plays, of_pages = tasks
-    if not of_plays.exists():
-        plays = texts.plays()
-        passages = [p for name in texts.HELD_OUT_PLAYS for p in passages_of_play(plays[name])]
-        write_task(of_plays, asked=[*questions(passages)], delimiter="\n")
-    if not of_pages.exists():
-        found = [p for page in texts.pages() for p in passages_of_page(page)]
-        # Python's manual has some paragraphs on two pages.
-        once = {passage.given: passage for passage in found}
-        write_task(of_pages, asked=[*questions([*once.values()])], delimiter=" ")
-
-
 def _write(documents: Sequence[SourcedText], *, path: Path) -> dict[str, Any]:
     lines = (json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
     write_text(path, text="".join(lines))
@@ -277,9 +261,7 @@ def closing_table(run: Path, *, megacpt: str) -> str:
             f"{'forgetting':<24}{report['forgetting']:>+30.4f} nats a token",
             f"gate declared before training: {report['gate']['verdict']}",
             "",
-            f"{'which of four is the':<24}{'base':>9}{'final':>9}{POINTS:>36}",
-            *(_suite_row(check) for check in checks_of(report["layers"])),
-            "",
+            *_suite_rows(checks_of(report["layers"])),
             f"Hugging Face folder  {folder}",
             f"Report               {run / 'report.html'}",
             "",
@@ -294,9 +276,15 @@ def _table_row(change: Mapping[str, Any]) -> str:
     return f"{change['role']:<24}{base:>9.2f}{final:>9.2f}{change['ratio']:>12.3f}"
 
 
-def _suite_row(check: Mapping[str, Any]) -> str:
-    interval = f"[{check['low_points']:+.1f}, {check['high_points']:+.1f}]"
-    return (
-        f"{ASKED[check['suite']]:<24}{check['base']:>9.3f}{check['final']:>9.3f}"
-        f"{check['difference_points']:>+12.1f} {interval:>16}"
-    )
+def _suite_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """None for a run that began before there were questions."""
+    if not checks:
+        return
+    yield f"{'which of four is the':<24}{'base':>9}{'final':>9}{POINTS:>36}"
+    for check in checks:
+        interval = f"[{check['low_points']:+.1f}, {check['high_points']:+.1f}]"
+        yield (
+            f"{TASKS[check['suite']]:<24}{check['base']:>9.3f}{check['final']:>9.3f}"
+            f"{check['difference_points']:>+12.1f} {interval:>16}"
+        )
+    yield ""

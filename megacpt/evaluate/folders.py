@@ -77,9 +77,9 @@ def evaluate_folders(
         )
         for folder in folders
     ]
-    for model in opened:
-        require_chat_template(evaluate, tokenizer=model.tokenizer)
     suites = _suites(opened[0], evaluate=evaluate, dtype=dtype, output=output)
+    for other in opened[1:]:
+        require_chat_template(evaluate, tokenizer=other.tokenizer)
     models = [
         _measured(model, suites=suites, label=label, dtype=dtype, runtime=runtime)
         for model, label in zip(opened, LABELS[len(folders)], strict=True)

@@ -93,7 +93,7 @@ def test_lm_eval_reads_the_task(tmp_path: Path) -> None:
     from megacpt.evaluate.benchmarks.tasks import load_suite, metric_of
 
     path = tmp_path / "lines.yaml"
-    write_task(path, asked=list(questions(passages(8))), delimiter="\n")
+    write_task(path, passages=passages(8), delimiter="\n")
     config = BenchmarkConfig(task=str(path))
     suite = load_suite("lines", config=config, execute_code=False)
     assert metric_of(suite) == "acc_norm"

@@ -20,13 +20,12 @@ from megacpt.checkpoint import folders
 from megacpt.config.compose import compose
 from megacpt.config.paths import heldout_shards, source_shards
 from megacpt.demo import quickstart
+from megacpt.demo.questions import TASKS
 from megacpt.demo.quickstart import (
-    ASKED,
     DATA,
     MODEL,
     RUN,
     SHARDS,
-    TASKS,
     Step,
     after_training,
     before_training,
@@ -102,8 +101,7 @@ def test_the_configuration_names_what_the_steps_write() -> None:
     assert config.evaluate.gate.general_perplexity_ratio_max == 1.02
     assert config.data.replay is not None
     tasks = {name: Path(found.task) for name, found in config.evaluate.benchmarks.items()}
-    assert tasks == {path.stem: path.absolute() for path in TASKS}
-    assert tasks.keys() == ASKED.keys()
+    assert tasks == {name: (DATA / f"{name}.yaml").absolute() for name in TASKS}
 
 
 def test_the_verbs_come_in_their_order() -> None:
@@ -135,18 +133,20 @@ def test_the_table_shows_gain_forgetting_and_what_comes_next(tmp_path: Path) -> 
         "heldout": {"folio": change | {"role": "domain"}, "python": change | {"role": "general"}},
         "forgetting": -0.0123,
         "gate": {"verdict": "passed"},
-        "layers": [{"rows": [{"check": CHECK | {"suite": name}}]} for name in ASKED],
+        "layers": [{"rows": [{"check": CHECK | {"suite": name}}]} for name in TASKS],
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
     table = closing_table(tmp_path, megacpt=".venv/bin/megacpt")
     assert re.search(r"^domain +80\.00 +60\.00 +0\.750$", table, re.MULTILINE)
     assert re.search(r"^forgetting +-0\.0123 nats a token$", table, re.MULTILINE)
     assert "gate declared before training: passed" in table
-    for name in ("next line of a play", "next sentence of a page"):
+    for name in TASKS.values():
         assert re.search(
             rf"^{name} +0\.350 +0\.400 +\+5\.0 +\[-12\.3, \+22\.3\]$", table, re.MULTILINE
         )
     assert max(map(len, table.splitlines()[:10])) <= 79
+    (tmp_path / "report.json").write_text(json.dumps(report | {"layers": []}))
+    assert "which of four" not in closing_table(tmp_path, megacpt="megacpt")
     assert f".venv/bin/megacpt tokenize YOUR.jsonl --tokenizer {tmp_path / 'hf'}" in table
 
 

@@ -69,10 +69,10 @@ class Suites:
         loaded: dict[str, LoadedSuite] = {}
 
         def load() -> None:
+            require_chat_template(evaluate, tokenizer=tokenizer)
             for name, config in evaluate.benchmarks.items():
                 loaded[name] = load_suite(name, config=config, execute_code=evaluate.execute_code)
 
-        require_chat_template(evaluate, tokenizer=tokenizer)
         from_first_rank(load)
         return cls(
             evaluate=evaluate,

@@ -110,11 +110,8 @@ def _manager(config: BenchmarkConfig, *, path: str) -> Any:
         packages={"lm_eval": (0, 4)},
         remedy="pip install 'megacpt[eval]', or leave the suite out",
     )
-    from datasets import disable_progress_bars
     from lm_eval.tasks import TaskManager
 
-    # Of data that take no time, without a name.
-    disable_progress_bars()
     own = TaskManager(include_path=config.include_path, include_defaults=False)
     if config.names_file or config.task in own.all_subtasks:
         return own

@@ -124,11 +124,6 @@ def test_tokens_are_drawn_at_a_temperature(load: Load, folder: Path) -> None:
     assert list(load("written").tasks) == ["written"]
 
 
-def test_data_are_loaded_without_bars(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
-    load("choices")
-    assert capfd.readouterr().err == ""
-
-
 def test_no_metric_with_a_direction(load: Load, folder: Path) -> None:
     metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": None}
     change(folder, "choices", metric_list=[metric])
