@@ -156,8 +156,9 @@ inline void bind_curation(pybind11::module_& m) {
       .def_readonly("bands", &SketchArrays::bands)
       .def_readonly("hashes", &SketchArrays::hashes);
   py::class_<SketchPlan>(m, "Sketcher", "Makes what finds texts that are like each other.")
-      .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::uint64_t>(), py::kw_only(),
-           py::arg("words") = 5, py::arg("bands") = 0, py::arg("rows") = 0, py::arg("seed") = 0)
+      .def(py::init<std::int64_t, std::int64_t, std::int64_t, std::uint64_t, std::int64_t>(),
+           py::kw_only(), py::arg("words") = 5, py::arg("bands") = 0, py::arg("rows") = 0,
+           py::arg("seed") = 0, py::arg("vector_bits") = 512)
       .def("sketch", &sketch, py::arg("texts"), py::kw_only(), py::arg("normalised") = true,
            py::arg("shingles") = true, py::arg("hashes") = false, "What is not wanted is empty.");
   m.def("similarities", &similarities, py::arg("shingles"), py::kw_only(), py::arg("offsets"),

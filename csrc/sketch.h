@@ -15,39 +15,61 @@
 #include "word_hash.h"
 #include "words.h"
 
-// The loop over permutations is nearly all of the time, and as fast as its vectors are wide.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define MEGACPT_WIDEST_VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define MEGACPT_WIDEST_VECTORS
-#endif
-
 namespace megacpt {
 
-// Permutations that are followed together: what stays in registers.
-constexpr std::size_t kTogether = 32;
-typedef std::uint32_t Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+// Permutations are drawn for so many more that all widths of vectors divide them.
+constexpr std::size_t kTogether = 64;
 
-// The smallest of factor x + term, modulo 2^32, over all shingles x: of kTogether permutations.
-MEGACPT_WIDEST_VECTORS inline void smallest_images(const std::uint32_t* shingles,
-                                                   std::size_t count,
-                                                   const std::uint32_t* factors,
-                                                   const std::uint32_t* terms,
-                                                   std::uint32_t* smallest) {
-  const Lanes* factor = reinterpret_cast<const Lanes*>(factors);
-  const Lanes* term = reinterpret_cast<const Lanes*>(terms);
-  const Lanes factor0 = factor[0], factor1 = factor[1], term0 = term[0], term1 = term[1];
-  Lanes smallest0 = ~(factor0 ^ factor0), smallest1 = smallest0;
-  for (std::size_t n = 0; n < count; ++n) {
-    const Lanes image0 = factor0 * shingles[n] + term0;
-    const Lanes image1 = factor1 * shingles[n] + term1;
-    smallest0 = image0 < smallest0 ? image0 : smallest0;
-    smallest1 = image1 < smallest1 ? image1 : smallest1;
+// images_in_N_bits: of each permutation the smallest of factor x + term, modulo 2^32, over all
+// shingles x. This is nearly all of the time, and as fast as its vectors are wide. Those of four
+// vectors are followed together, in registers. A type wider than the processor's vectors would be
+// kept in memory, so there is a function for each width.
+#define MEGACPT_SMALLEST_IMAGES(TARGET, BITS)                                                      \
+  TARGET inline void images_in_##BITS##_bits(                                                      \
+      const std::uint32_t* shingles, std::size_t count, const std::uint32_t* factors,              \
+      const std::uint32_t* terms, std::size_t permutations, std::uint32_t* smallest) {             \
+    typedef std::uint32_t Lanes __attribute__((vector_size(BITS / 8), aligned(4), may_alias));     \
+    for (std::size_t first = 0; first < permutations; first += 4 * BITS / 32) {                    \
+      const Lanes* factor = reinterpret_cast<const Lanes*>(factors + first);                       \
+      const Lanes* term = reinterpret_cast<const Lanes*>(terms + first);                           \
+      const Lanes factor0 = factor[0], factor1 = factor[1], factor2 = factor[2],                   \
+                  factor3 = factor[3], term0 = term[0], term1 = term[1], term2 = term[2],          \
+                  term3 = term[3];                                                                 \
+      Lanes smallest0 = ~(factor0 ^ factor0), smallest1 = smallest0, smallest2 = smallest0,        \
+            smallest3 = smallest0;                                                                 \
+      for (std::size_t n = 0; n < count; ++n) {                                                    \
+        const Lanes image0 = factor0 * shingles[n] + term0;                                        \
+        const Lanes image1 = factor1 * shingles[n] + term1;                                        \
+        const Lanes image2 = factor2 * shingles[n] + term2;                                        \
+        const Lanes image3 = factor3 * shingles[n] + term3;                                        \
+        smallest0 = image0 < smallest0 ? image0 : smallest0;                                       \
+        smallest1 = image1 < smallest1 ? image1 : smallest1;                                       \
+        smallest2 = image2 < smallest2 ? image2 : smallest2;                                       \
+        smallest3 = image3 < smallest3 ? image3 : smallest3;                                       \
+      }                                                                                            \
+      Lanes* out = reinterpret_cast<Lanes*>(smallest + first);                                     \
+      out[0] = smallest0;                                                                          \
+      out[1] = smallest1;                                                                          \
+      out[2] = smallest2;                                                                          \
+      out[3] = smallest3;                                                                          \
+    }                                                                                              \
   }
-  reinterpret_cast<Lanes*>(smallest)[0] = smallest0;
-  reinterpret_cast<Lanes*>(smallest)[1] = smallest1;
+
+MEGACPT_SMALLEST_IMAGES(, 128)
+
+#if defined(__x86_64__) && defined(__GNUC__)
+MEGACPT_SMALLEST_IMAGES(__attribute__((target("avx2"))), 256)
+MEGACPT_SMALLEST_IMAGES(__attribute__((target("avx512f"))), 512)
+
+// Of the widest vectors that this processor has, up to `bits`.
+inline auto smallest_images(std::int64_t bits) {
+  if (bits >= 512 && __builtin_cpu_supports("avx512f")) return images_in_512_bits;
+  if (bits >= 256 && __builtin_cpu_supports("avx2")) return images_in_256_bits;
+  return images_in_128_bits;
 }
+#else
+inline auto smallest_images(std::int64_t) { return images_in_128_bits; }
+#endif
 
 // Sort hashes, and leave each once. They are dealt by their highest bits into about as many
 // buckets as there are hashes, which leaves few that are out of order, near their places.
@@ -102,17 +124,20 @@ class SketchPlan {
  public:
   static constexpr std::int64_t kMostPermutations = 1 << 16;
 
-  SketchPlan(std::int64_t words, std::int64_t bands, std::int64_t rows, std::uint64_t seed)
+  // The sketch is the same of any `vector_bits`.
+  SketchPlan(std::int64_t words, std::int64_t bands, std::int64_t rows, std::uint64_t seed,
+             std::int64_t vector_bits)
       : rolling_(checked(words)),
         words_(static_cast<std::size_t>(words)),
         bands_(static_cast<std::size_t>(bands)),
-        rows_(static_cast<std::size_t>(rows)) {
+        rows_(static_cast<std::size_t>(rows)),
+        images_(smallest_images(vector_bits)) {
     require(bands >= 0 && bands <= kMostPermutations,
             "bands must be in 0..65536, got " + std::to_string(bands));
     require(rows >= (bands ? 1 : 0) && rows <= kMostPermutations &&
                 bands * rows <= kMostPermutations,
             "rows must be above 0, and bands * rows at most 65536, got " + std::to_string(rows));
-    // What is left over of the last kTogether goes to waste.
+    // What is left over of the last of them goes to waste.
     const std::size_t room = (bands_ * rows_ + kTogether - 1) / kTogether * kTogether;
     for (std::size_t n = 0; n < room; ++n) {
       const std::uint64_t drawn = mixed(seed += 0x9E3779B97F4A7C15);
@@ -137,8 +162,8 @@ class SketchPlan {
   void bands(const std::vector<std::uint32_t>& shingles, std::vector<std::uint32_t>& smallest,
              std::uint64_t* out) const {
     smallest.resize(factors_.size());
-    for (std::size_t n = 0; n < factors_.size(); n += kTogether)
-      smallest_images(shingles.data(), shingles.size(), &factors_[n], &terms_[n], &smallest[n]);
+    images_(shingles.data(), shingles.size(), factors_.data(), terms_.data(), factors_.size(),
+            smallest.data());
     for (std::size_t band = 0; band < bands_; ++band) {
       std::uint64_t hash = band;
       for (std::size_t row = 0; row < rows_; ++row) hash = joined(hash, smallest[band * rows_ + row]);
@@ -156,6 +181,7 @@ class SketchPlan {
   RollingHash rolling_;
   std::size_t words_, bands_, rows_;
   std::vector<std::uint32_t> factors_, terms_;
+  decltype(smallest_images(0)) images_;
 };
 
 // What is wanted of each text besides the number of its words.

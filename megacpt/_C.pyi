@@ -97,7 +97,15 @@ class Sketches:
     def hashes(self) -> npt.NDArray[np.uint64]: ...
 
 class Sketcher:
-    def __init__(self, *, words: int = 5, bands: int = 0, rows: int = 0, seed: int = 0) -> None: ...
+    def __init__(
+        self,
+        *,
+        words: int = 5,
+        bands: int = 0,
+        rows: int = 0,
+        seed: int = 0,
+        vector_bits: int = 512,
+    ) -> None: ...
     def sketch(
         self,
         texts: list[str],

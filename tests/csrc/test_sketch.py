@@ -59,10 +59,13 @@ def test_sketches_are_those_of_the_twin(
         np.testing.assert_array_equal(row, twin)
 
 
+@pytest.mark.parametrize("vector_bits", [128, 256, 512])
 @pytest.mark.parametrize("num_words", [4, 5, 6, 40, 1500])
-def test_long_texts_are_those_of_the_twin(num_words: int) -> None:
+def test_long_texts_are_those_of_the_twin(num_words: int, vector_bits: int) -> None:
+    """With vectors of each width up to those of this processor."""
     text = english(num_words, seed=num_words)
-    found = Sketcher(bands=14, rows=10, seed=3).sketch([text, text.upper(), text])
+    sketcher = Sketcher(bands=14, rows=10, seed=3, vector_bits=vector_bits)
+    found = sketcher.sketch([text, text.upper(), text])
     expected = twins.shingles(text, length=5)
     for row, hashes in zip(found.bands, sets_of(found), strict=True):
         np.testing.assert_array_equal(hashes, expected)
