@@ -20,7 +20,7 @@ def refused(config: RunConfig) -> Iterator[Violation]:
     """No source to learn replies of, or a conversation that no sample holds."""
     if config.objective is not Objective.sft:
         return
-    chats = _with_mask(config.data.sources)
+    chats = _chats(config.data.sources)
     if not chats:
         yield Violation(
             path="objective",
@@ -62,12 +62,12 @@ def chat_template_of(config: RunConfig) -> str | None:
     """That of the replies which are learned; None where none are."""
     if config.objective is not Objective.sft:
         return None
-    return next((m.chat_template for m in _with_mask(config.data.sources).values()), None)
+    return next((m.chat_template for m in _chats(config.data.sources).values()), None)
 
 
 def odd(config: RunConfig) -> Iterator[str]:
     """Settings that are possible and seldom meant."""
-    chats = _with_mask(config.data.sources)
+    chats = _chats(config.data.sources)
     if config.objective is Objective.pretraining:
         for name in chats:
             yield (
@@ -80,7 +80,7 @@ def odd(config: RunConfig) -> Iterator[str]:
             "conversations in one sample see each other; data.document_mask=true sets them apart."
         )
     learned = {manifest.chat_template for manifest in chats.values()}
-    for name, manifest in _with_mask(config.evaluate.heldout).items():
+    for name, manifest in _chats(config.evaluate.heldout).items():
         if learned and manifest.chat_template not in learned:
             yield (
                 f"evaluate.heldout.{name} was written with another chat template than the "
@@ -89,7 +89,7 @@ def odd(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _with_mask(items: Mapping[str, SourceConfig | HeldoutConfig]) -> Chats:
+def _chats(items: Mapping[str, SourceConfig | HeldoutConfig]) -> Chats:
     """Those that hold conversations, by their manifests."""
     found = {name: read_shard_manifest(i.prefix) for name, i in items.items() if i.prefix}
-    return {name: m for name, m in found.items() if m is not None and m.mask_sha256}
+    return {name: m for name, m in found.items() if m is not None and m.is_chat}

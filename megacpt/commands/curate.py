@@ -333,7 +333,7 @@ DECONTAMINATE = Verb(
     name="decontaminate",
     summary="leave out documents that hold what benchmarks ask",
     example="  megacpt decontaminate crawl.jsonl.zst --suite mmlu --output data/clean\n"
-    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl action=cut \\\n"
+    "  megacpt decontaminate law.jsonl --suite bar=exam.jsonl action=mask \\\n"
     "      --output data/clean\n"
     "The same command again goes on from what is finished.",
     add_arguments=_decontaminate_arguments,

@@ -84,7 +84,7 @@ def _conversations(prefix: Path, *, option: str) -> Manifest:
     from megacpt.shards.manifest import read_shard_manifest
 
     manifest = read_shard_manifest(prefix)
-    if manifest is None or not manifest.mask_sha256:
+    if manifest is None or not manifest.is_chat:
         raise DataError(
             f"{option} {prefix} is no shard of conversations (it has no mask of what the "
             "assistant says); write one with megacpt tokenize --chat."

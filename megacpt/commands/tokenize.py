@@ -42,6 +42,8 @@ def _tokenize(arguments: argparse.Namespace) -> int:
         line.close()
     output = shown(arguments.output)
     lines = account(manifest, output=output, elapsed_s=time.monotonic() - started_at)
+    if manifest.mask_sha256 and not manifest.is_chat:
+        lines.append(_not_learned(arguments.output, manifest=manifest))
     if arguments.pack is not None:
         from megacpt.shards.packing import build_packing
         from megacpt.shards.reader import IndexedShard
@@ -152,7 +154,7 @@ def account(manifest: Manifest, *, output: str, elapsed_s: float) -> list[str]:
     """``output`` is the prefix as it is to be shown."""
     num_bytes = sum(file.bytes for file in manifest.inputs)
     rate = num_bytes / max(elapsed_s, 1e-9)
-    what = "conversations" if manifest.mask_sha256 else "documents"
+    what = "conversations" if manifest.is_chat else "documents"
     mask = f", {output}.mask" * bool(manifest.mask_sha256)
     return [
         f"Wrote {manifest.documents:,} {what}, {manifest.tokens:,} tokens of "
@@ -161,6 +163,15 @@ def account(manifest: Manifest, *, output: str, elapsed_s: float) -> list[str]:
         *_left_out(manifest, output=output),
         *(f"  {line}" for line in _encoded_by(manifest)),
     ]
+
+
+def _not_learned(prefix: Path, *, manifest: Manifest) -> str:
+    from megacpt.shards.loss_mask import open_mask
+
+    mask_T = open_mask(prefix, manifest=manifest)
+    assert mask_T is not None
+    count = mask_T.size - int(mask_T.sum(dtype="int64"))
+    return f"  {count:,} tokens are read and not learned (decontaminate.action=mask)"
 
 
 def _left_out(manifest: Manifest, *, output: str) -> list[str]:

@@ -21,7 +21,9 @@ from megacpt.corpus.documents import (
     parse_lines,
     parse_values,
 )
+from megacpt.corpus.not_learned import NOT_LEARNED, CharacterSpan, spans_of, united
 from megacpt.curate.rewrite.shapes import RECORD, Shape, plain_text, read_record
+from megacpt.errors import DataError
 
 TEXT, ID = "text", "id"
 """Keys of what is written."""
@@ -85,9 +87,23 @@ class Document:
         return self.key == TEXT and self.line is not None and self._fields.get(ID) is not None
 
     def with_text(self, text: str, **others: Any) -> Document:
-        """The same document with another text, and other fields beside it; the id stays."""
+        """The same document with another text, and other fields beside it; the id stays.
+
+        DataError: it has spans that are not learned, which would be other ones then.
+        """
+        if NOT_LEARNED in self.fields and text != self.text:
+            raise DataError(
+                f"document {self.id} has spans that are not to be learned ({NOT_LEARNED}), and "
+                "this step changes its text; do it before decontaminate.action=mask, in the same "
+                "curation or one before."
+            )
         fields = {ID: self.id} | self.fields | {self.key: text} | others
         return Document(fields, key=self.key)
+
+    def without_learning(self, spans: Iterable[CharacterSpan]) -> Document:
+        """The same document, of which these are not learned either."""
+        known = spans_of(self.fields, text=self.text)
+        return self.with_text(self.text, **{NOT_LEARNED: united([*known, *spans])})
 
     def json_line(self) -> bytes:
         """An object with ``id`` and ``text``, without a line break; what else there was stays."""

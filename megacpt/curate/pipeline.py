@@ -30,6 +30,7 @@ from megacpt.corpus.workers.share import Share
 from megacpt.curate.apply import apply
 from megacpt.curate.config import CurateConfig, TextConfig, sections
 from megacpt.curate.context import Context, StepOutcome
+from megacpt.curate.decontaminate.settings import Action
 from megacpt.curate.parts import PartForm
 from megacpt.curate.quarantine import told
 from megacpt.curate.rewrite.guard import require_no_raw_pairs
@@ -150,7 +151,22 @@ def _asked(config: CurateConfig) -> Mapping[str, Any]:
             f"nothing is asked for; set one of the sections {listed(RUN)}, as in "
             "deduplicate.near.threshold=0.8."
         )
+    if config.decontaminate is not None and config.decontaminate.action is Action.mask:
+        _require_maskable(config)
     return asked
+
+
+def _require_maskable(config: CurateConfig) -> None:
+    if config.rewrite is not None:
+        raise ConfigError(
+            "decontaminate.action=mask marks places of texts, and rewrite, which comes after it, "
+            "changes texts; rewrite first, in a curation of its own, or use action=drop or cut."
+        )
+    if config.form is PartForm.parquet:
+        raise ConfigError(
+            "decontaminate.action=mask needs lines of JSON, of which megacpt tokenize reads the "
+            "marks; use form=jsonl_zst or form=jsonl, or action=drop or cut."
+        )
 
 
 def require_shareable(config: CurateConfig) -> None:

@@ -39,8 +39,18 @@ def _about(found: Inspection) -> Iterator[str]:
     yield from _titled(
         "Files", text=f".bin {text_size(found.bin_bytes)}, .idx {text_size(found.idx_bytes)}"
     )
+    if found.learned is not None:
+        yield from _titled("Learned", text=_learned(found, learned=found.learned))
     yield from _origin(found)
     yield from _titled("Ends with EOS", text=_ends(found))
+
+
+def _learned(found: Inspection, *, learned: int) -> str:
+    """Of conversations, by a run that learns replies alone."""
+    tokens = found.lengths.tokens
+    share = _percent(learned, whole=tokens)
+    is_chat = found.manifest is not None and found.manifest.is_chat
+    return f"{learned:,} tokens ({share}), by .mask" + " and objective=sft" * is_chat
 
 
 def _origin(found: Inspection) -> Iterator[str]:

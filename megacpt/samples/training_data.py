@@ -57,7 +57,7 @@ class TrainingData:
     """What was drawn, and what will be."""
     order: KeyedOrder | MegatronOrder
     masks: Masks = field(default_factory=dict)
-    """Of sources whose replies alone are learned, by their numbers."""
+    """Of sources that are not learned whole, by their numbers."""
 
     @classmethod
     def open(
@@ -76,7 +76,7 @@ class TrainingData:
         With ``vocab_size``, a sample that holds an id beyond it raises DataError when it is read.
         With ``steps``, a run of that many is refused if it exceeds a source's ``max_epochs``.
         ``record`` is that of the checkpoint the run goes on from, as ``record(step)`` made it.
-        ``replies_only``: of sources that have a mask, only what it marks is learned.
+        ``replies_only``: of conversations, only what their mask marks is learned.
         """
         past = DataRecord.from_json(record) if record is not None else None
         segments = segments_of(config, past=past)
@@ -102,7 +102,7 @@ class TrainingData:
             )
             if config.order is SampleOrder.megatron
             else _keyed(opened, segments=segments, settings=settings, past=past),
-            masks=masks_of(opened) if replies_only else {},
+            masks=masks_of(opened, replies_only=replies_only),
         )
         if steps is not None:
             data._require_epochs(steps)
@@ -234,17 +234,22 @@ def contents_of(
     manifests = require_one_tokenizer([shard.prefix for shard in shards.values()])
     found = {}
     for (name, shard), manifest in zip(shards.items(), manifests, strict=True):
-        is_masked = replies_only and manifest is not None and manifest.mask_sha256 != ""
+        is_masked = replies_only and manifest is not None and manifest.is_chat
         identity = identity_of(shard, manifest=manifest) + " replies" * is_masked
         found[name] = hashlib.sha256(identity.encode("utf-8")).hexdigest()
     return found
 
 
-def masks_of(shards: Mapping[str, IndexedShard]) -> dict[int, LossMask]:
-    """Number of each source whose replies alone are learned -> its mask."""
+def masks_of(
+    shards: Mapping[str, IndexedShard], *, replies_only: bool = False
+) -> dict[int, LossMask]:
+    """Number of each source that is not learned whole -> its mask."""
     found = {}
     for number, shard in enumerate(shards.values()):
-        mask_T = open_mask(shard.prefix, manifest=read_shard_manifest(shard.prefix))
+        manifest = read_shard_manifest(shard.prefix)
+        mask_T = open_mask(shard.prefix, manifest=manifest)
+        if manifest is not None and manifest.is_chat and not replies_only:
+            continue
         if mask_T is not None:
             found[number] = mask_T
     return found

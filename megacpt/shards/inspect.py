@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ConfigError
 from megacpt.shards.lengths import LengthCounter, LengthStatistics
+from megacpt.shards.loss_mask import open_mask
 from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
@@ -95,6 +96,8 @@ class Inspection:
     """None where neither manifest nor tokenizer names an EOS id."""
     samples: tuple[ShownDocument, ...]
     manifest: Manifest | None
+    learned: int | None = None
+    """Tokens that its mask marks; None where it has no mask."""
     verified: bool = False
     """Whether the caller has compared both files with the manifest's checksums."""
 
@@ -138,6 +141,7 @@ def inspect_shard(
         lengths=_lengths(shard),
         vocabulary=counter.vocabulary(tokenizer),
         ends=counter.ends(),
+        learned=_learned(prefix, manifest=manifest),
         samples=tuple(_samples(shard, tokenizer=tokenizer, count=samples)) if tokenizer else (),
         manifest=manifest,
     )
@@ -146,6 +150,11 @@ def inspect_shard(
 def to_json(found: Inspection) -> str:
     content = asdict(found) | {"input_bytes_per_token": found.input_bytes_per_token}
     return json.dumps(content, indent=2)
+
+
+def _learned(prefix: Path | str, *, manifest: Manifest | None) -> int | None:
+    mask_T = open_mask(prefix, manifest=manifest)
+    return None if mask_T is None else int(mask_T.sum(dtype=np.int64))
 
 
 def _bytes(prefix: Path | str, *, kind: str) -> int:

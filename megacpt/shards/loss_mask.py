@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PREFIX.mask: which tokens of a shard of conversations are learned as targets.
+"""PREFIX.mask: which tokens of a shard are learned as targets.
 
-One byte for each token of PREFIX.bin, in its order: 1 where the assistant said it, 0 elsewhere. It
+One byte for each token of PREFIX.bin, in its order. Of conversations: 1 where the assistant said
+it, 0 elsewhere; of text: 0 where a curation has said that it is not learned. It
 lies beside files that any reader of Megatron's format takes; the manifest names its checksum, and a
 shard without one there is learned whole.
 """
@@ -36,13 +37,12 @@ def open_mask(prefix: Path | str, *, manifest: Manifest | None) -> LossMask | No
         mask_T = np.frombuffer(memoryview(_C.MappedFile(str(path))), dtype=np.uint8)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}), but {prefix}.json says that only what the "
-            "assistant says is learned of this shard; restore it, or tokenize the conversations "
-            "again."
+            f"{path} cannot be read ({error.strerror}), but {prefix}.json says that not all of "
+            "this shard is learned; restore it, or tokenize again."
         ) from error
     if mask_T.size != manifest.tokens:
         raise DataError(
             f"{path} has {mask_T.size} bytes, but the shard has {manifest.tokens} tokens, one byte "
-            "each; restore it, or tokenize the conversations again."
+            "each; restore it, or tokenize again."
         )
     return mask_T

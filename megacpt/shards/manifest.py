@@ -83,7 +83,8 @@ class Manifest:
     curated: tuple[TextOrigin, ...] = ()
     """Where all of its text was curated, and how; empty where that is not known."""
     mask_sha256: str = ""
-    """Of PREFIX.mask, beside a shard of conversations; "" where all tokens are learned."""
+    """Of PREFIX.mask, beside a shard of conversations, or of text with spans that are not learned;
+    "" where all tokens are."""
     chat_template: str = ""
     """Jinja template that conversations were written with."""
     truncated_documents: int = 0
@@ -91,6 +92,11 @@ class Manifest:
     chain: str = ""
     """Ties ``curated`` to the inputs and to both files: neither can be put beside another."""
     version: int = VERSION
+
+    @property
+    def is_chat(self) -> bool:
+        """Conversations, of which a run learns all, or replies alone."""
+        return self.chat_template != ""
 
     @property
     def identity(self) -> str:

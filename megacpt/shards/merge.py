@@ -206,10 +206,14 @@ def _copy_quarantine(prefixes: Sequence[Path | str], *, writer: ShardWriter) -> 
 def _copy_masks(
     shards: Sequence[IndexedShard], *, manifests: Sequence[Manifest], writer: ShardWriter
 ) -> None:
-    """The masks of all shards, one after another; nothing where they have none."""
-    for shard, manifest in zip(shards, manifests, strict=False):
+    """The masks of all shards, one after another; nothing where none has one."""
+    if not any(manifest.mask_sha256 for manifest in manifests):
+        return
+    for shard, manifest in zip(shards, manifests, strict=True):
         mask_T = open_mask(shard.prefix, manifest=manifest)
         if mask_T is None:
+            for at in range(0, manifest.tokens, AT_ONCE):
+                writer.add_mask(np.ones(min(AT_ONCE, manifest.tokens - at), dtype=np.uint8))
             continue
         digest = hashlib.sha256()
         for at in range(0, mask_T.size, AT_ONCE):
@@ -221,12 +225,12 @@ def _copy_masks(
 
 def _require_one_kind(prefixes: Sequence[Path], *, manifests: Sequence[Manifest]) -> None:
     """Text, or conversations in the words of one template."""
-    masked = [p for p, m in zip(prefixes, manifests, strict=False) if m.mask_sha256]
+    chats = [p for p, m in zip(prefixes, manifests, strict=False) if m.is_chat]
     for prefix, manifest in zip(prefixes, manifests, strict=False):
-        if masked and not manifest.mask_sha256:
+        if chats and not manifest.is_chat:
             raise DataError(
-                f"token shard {prefix} has no mask, but {masked[0]} has one: text and "
-                "conversations are sources of one run each, not one shard."
+                f"token shard {prefix} is text, but {chats[0]} holds conversations: they are "
+                "sources of one run each, not one shard."
             )
         if manifest.chat_template != manifests[0].chat_template:
             raise DataError(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,15 @@ class Located:
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     """One past the last; neither array falls, also where a token stands for no character."""
+
+    def within(self, spans: Iterable[tuple[int, int]]) -> npt.NDArray[np.uint8]:
+        """1 for each token from the first with a character of a span to the last."""
+        mask_T = np.zeros(self.ids.size, dtype=np.uint8)
+        for begin, end in spans:
+            first = int(np.searchsorted(self.ends, begin, side="right"))
+            stop = int(np.searchsorted(self.starts, end, side="left"))
+            mask_T[first:stop] = 1
+        return mask_T
 
 
 class HuggingFaceBackend:

@@ -54,6 +54,9 @@ def test_what_is_said(found: Inspection) -> None:
         "<eos>\n",
     ):
         assert words in text
+    assert "Learned" not in text
+    masked = shard_text(replace(found, learned=found.lengths.tokens // 4))
+    assert f"Learned       {found.lengths.tokens // 4:,} tokens (25.0%), by .mask\n" in masked
     assert "Checksums     both files are as" in shard_text(replace(found, verified=True))
 
 

@@ -124,5 +124,5 @@ def test_shards_that_differ_in_masks_or_template_are_not_merged(
         workers=1,
     )
     for both in ([prefix, tmp_path / "text"], [tmp_path / "text", prefix]):
-        with pytest.raises(DataError, match=r"text has no mask, but .*chat has one"):
+        with pytest.raises(DataError, match=r"text is text, but .*chat holds conversations"):
             merge_shards(both, output_prefix=tmp_path / "both")

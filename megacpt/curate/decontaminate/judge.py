@@ -79,6 +79,9 @@ def _verdict(
             if not text.strip():
                 return dropped(rule, **told)
             return changed(document.with_text(text), rule=rule, **told)
+        case Action.mask:
+            spans = [span for part in parts for span in part.spans]
+            return changed(document.without_learning(spans), rule=rule, **told)
 
 
 def _without(text: str, *, parts: Sequence[Found], search: Search) -> str:

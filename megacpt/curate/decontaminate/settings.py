@@ -16,6 +16,8 @@ class Action(enum.Enum):
     """Leave the document out."""
     cut = "cut"
     """Take what was found out of its text."""
+    mask = "mask"
+    """Keep the text, and say of what was found that it is not learned."""
     report = "report"
     """Keep it."""
 

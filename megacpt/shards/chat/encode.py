@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from megacpt.errors import DataError
 from megacpt.shards.chat.conversation import Conversation, ConversationError
-from megacpt.shards.chat.template import CharacterSpan, ChatTemplate, Rendered
+from megacpt.shards.chat.template import ChatTemplate, Rendered
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import EncodeError
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend, Located
@@ -89,7 +89,7 @@ class ChatEncoder:
     def _bounded(self, rendered: Rendered, *, located: Located | EncodeError) -> ChatOutcome:
         if isinstance(located, EncodeError):
             return ConversationError(f"cannot be encoded ({located})")
-        ids_T, learned_T = located.ids, learned(located, spans=rendered.spans)
+        ids_T, learned_T = located.ids, located.within(rendered.spans)
         beyond = ids_T[ids_T >= self.tokenizer.vocab_size]
         if beyond.size:
             token = self.tokenizer.decode(beyond[:1])
@@ -103,13 +103,3 @@ class ChatEncoder:
         if not learned_T[1:limit].any():
             return ConversationError("holds no token of the assistant's to learn")
         return EncodedChat(ids_T=ids_T[:limit], learned_T=learned_T[:limit], truncated=is_long)
-
-
-def learned(located: Located, *, spans: Sequence[CharacterSpan]) -> npt.NDArray[np.uint8]:
-    """1 for each token from the first with a character of a span to the last."""
-    mask_T = np.zeros(located.ids.size, dtype=np.uint8)
-    for begin, end in spans:
-        first = int(np.searchsorted(located.ends, begin, side="right"))
-        stop = int(np.searchsorted(located.starts, end, side="left"))
-        mask_T[first:stop] = 1
-    return mask_T

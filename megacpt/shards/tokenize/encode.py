@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from megacpt.corpus.documents import (
     parse,
 )
 from megacpt.errors import DataError
+from megacpt.shards.tokenize.spans import is_marked, laid_end_to_end, mask_of
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, EncodeError, Encoder, encode_each, join
 from megacpt.tokenizer.fast import differing_text
@@ -59,10 +60,19 @@ class EncodedPassage:
     passage: Passage
     tokens: npt.NDArray[np.integer[Any]]
     lengths: npt.NDArray[np.int32]
+    mask_T: npt.NDArray[np.uint8] | None
+    """0 for tokens that are not learned; None where all inputs are learned whole."""
     bad: list[BadLine]
     empty_documents: int
     checked_documents: int
     checked_bytes: int
+
+
+class _Row(NamedTuple):
+    """A document, as its tokenizer makes it."""
+
+    ids_T: npt.NDArray[np.integer[Any]]
+    mask_T: npt.NDArray[np.uint8]
 
 
 class DocumentEncoder:
@@ -78,8 +88,9 @@ class DocumentEncoder:
         special: bool,
         max_bytes: int,
         dtype: np.dtype[np.integer[Any]],
+        masked: bool = False,
     ) -> None:
-        self._tokenizer, self._fast = tokenizer, fast
+        self._tokenizer, self._fast, self._masked = tokenizer, fast, masked
         self._key, self._special, self._max_bytes = key, special, max_bytes
         self._eos_id = tokenizer.eos_id if append_eos else None
         self._dtype = dtype
@@ -98,17 +109,24 @@ class DocumentEncoder:
         parsed = self._parse(passage)
         texts, firsts = sentences(parsed.texts)
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
-        failed: list[BadLine] = []
-        try:
-            encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
-        except EncodeError:
-            encoded, failed = self._encode_each(passage)
+        failed, masks = list[BadLine](), list[npt.NDArray[np.uint8]]()
+        one_by_one = is_marked(passage)
+        if not one_by_one:
+            try:
+                encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
+            except EncodeError:
+                one_by_one = True
+        if one_by_one:
+            rows, failed = self._encode_each(passage)
+            encoded = join([row.ids_T for row in rows])
+            masks = [row.mask_T for row in rows if not np.array_equal(row.ids_T, self._nothing)]
         self._check(checked)
         tokens, lengths = self._ended(encoded.without(self._nothing))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
             lengths=lengths,
+            mask_T=laid_end_to_end(masks, lengths=lengths) if self._masked else None,
             bad=sorted([*passage.bad, *parsed.bad, *failed], key=attrgetter("line")),
             empty_documents=len(parsed.texts) - lengths.size - len(failed),
             checked_documents=len(checked),
@@ -123,9 +141,9 @@ class DocumentEncoder:
             return np.zeros(0, dtype=np.int32)
         return row
 
-    def _encode_each(self, passage: Passage) -> tuple[Encoded, list[BadLine]]:
+    def _encode_each(self, passage: Passage) -> tuple[list[_Row], list[BadLine]]:
         """The documents that can be encoded, and the lines of the others."""
-        rows: list[npt.NDArray[np.integer[Any]]] = []
+        rows: list[_Row] = []
         failed: list[BadLine] = []
         for line, content, texts in self._lines(passage):
             # fastokens may fail where the reference does not.
@@ -137,8 +155,13 @@ class DocumentEncoder:
                 kind = ErrorKind.not_encoded
                 failed.append(BadLine(line=line, kind=kind, problem=problem, content=content))
             else:
-                rows.append(np.concatenate([r for r in found if not isinstance(r, EncodeError)]))
-        return join(rows), failed
+                ids_T = np.concatenate([r for r in found if not isinstance(r, EncodeError)])
+                rows.append(self._row(ids_T, line=content, text="".join(texts)))
+        return rows, failed
+
+    def _row(self, ids_T: npt.NDArray[np.integer[Any]], *, line: bytes, text: str) -> _Row:
+        mask_T = mask_of(ids_T, line=line, text=text, tokenizer=self._tokenizer)
+        return _Row(ids_T=ids_T, mask_T=mask_T)
 
     def _lines(self, passage: Passage) -> Iterator[tuple[int, bytes, list[str]]]:
         """Number, content and texts of the lines that hold some."""

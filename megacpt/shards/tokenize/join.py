@@ -29,7 +29,7 @@ from megacpt.shards.manifest import (
 from megacpt.shards.tokenize.piece_log import PieceRecord
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
-from megacpt.shards.writer import ShardFiles, ShardWriter
+from megacpt.shards.writer import MASK, ShardFiles, ShardWriter
 
 NAMED = 8
 """Missing pieces that an error names."""
@@ -111,6 +111,8 @@ class _Pieces:
                 progress=progress,
             )
         self._copy("lens", take=lambda b: writer.add_lengths(np.frombuffer(b, "<i4")))
+        if self.plan.settings.masked:
+            self._copy(MASK, take=lambda b: writer.add_mask(np.frombuffer(b, np.uint8)))
         if writer.documents == 0:
             raise self._nothing_found()
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pieces a process has finished: their tokens one after another in one file, a record of each.
 
-NAME.bin, NAME.lens and NAME.bad only grow; NAME is drawn for each process and run, so no two ever
-write the same file. A piece counts when its record NNNNN.json has been given its name; what follows
-the last recorded piece in the files is of no meaning. One process that made all pieces has thereby
-written the whole .bin of the shard already, which ``join`` then need not copy.
+NAME.bin, NAME.lens, NAME.mask and NAME.bad only grow; NAME is drawn for each process and run, so no
+two ever write the same file. A piece counts when its record NNNNN.json has been given its name;
+what follows the last recorded piece in the files is of no meaning. One process that made all pieces
+has thereby written the whole .bin of the shard already, which ``join`` then need not copy.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import BinaryIO
 from megacpt.corpus.documents import OnError, set_aside
 from megacpt.errors import EnvironmentError_
 from megacpt.shards.tokenize.encode import LONG_TOKENS, EncodedPassage
+from megacpt.shards.writer import MASK
 
-KINDS = ("bin", "lens", "bad")
+KINDS = ("bin", "lens", MASK, "bad")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ class PieceLog:
         with full_disk_told(self._folder):
             self._append("bin", content=encoded.tokens.data.cast("B"))
             self._append("lens", content=encoded.lengths.data.cast("B"))
+            if encoded.mask_T is not None:
+                self._append(MASK, content=encoded.mask_T.data)
             if encoded.bad and self._on_error is OnError.quarantine:
                 extent = encoded.passage.extent
                 # The join replaces the number of the extent by its file.

@@ -13,11 +13,12 @@ import pytest
 from megacpt.cli import main
 from megacpt.commands.curate import suite_setting
 from megacpt.corpus.curation import Curation, origin_of
+from megacpt.corpus.not_learned import NOT_LEARNED
 from megacpt.corpus.required import lacking
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
 from megacpt.curate.pipeline import Watcher
-from megacpt.errors import ConfigError
+from megacpt.errors import ConfigError, DataError
 from tests.corpus.cases import write_jsonl
 from tests.curate.decontaminate.cases import Maker
 from tools.bench.decontamination import planted
@@ -62,8 +63,12 @@ def is_free_of(curation: Curation, *, suite: str) -> bool:
 
 
 def texts(raw: Path, *, source: str = "law", output: str = "out") -> list[str]:
+    return [document["text"] for document in documents(raw, source=source, output=output)]
+
+
+def documents(raw: Path, *, source: str = "law", output: str = "out") -> list[dict[str, Any]]:
     paths = sorted((raw / output / source).iterdir())
-    return [json.loads(line)["text"] for path in paths for line in path.read_text().splitlines()]
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
 def report(raw: Path, *, output: str = "out") -> dict[str, Any]:
@@ -116,6 +121,51 @@ def test_a_text_that_is_nothing_else_goes_with_the_cut(raw: Path) -> None:
     found = curate(raw, "decontaminate.action=cut")
     assert texts(raw) == ["Asked: ?"]
     assert found.steps[0].counts["law"]["rules"]["quiz question"]["dropped"] == 1
+
+
+def test_what_was_found_is_marked_as_not_learned(raw: Path) -> None:
+    found = curate(raw, "decontaminate.action=mask")
+    assert texts(raw) == [*CLEAN[:30], *DIRTY, *CLEAN[30:]]
+    told = report(raw)
+    for document in documents(raw):
+        spans = document.get(NOT_LEARNED, [])
+        hidden = [document["text"][start:stop] for start, stop in spans]
+        hits = [hit["found"] for hit in told["hits"] if hit["id"] == document["id"]]
+        assert bool(hits) == bool(hidden)
+        assert all(any(hit in text for text in hidden) for hit in hits)
+    assert is_free_of(found, suite="quiz")
+    # Once more: the same is found, and nothing changes.
+    curate(raw, "decontaminate.action=mask", f"sources.law.files={raw / 'out'}/law", output="again")
+    assert documents(raw, output="again") == documents(raw)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["filter.pii={}", "filter.gopher=null", "filter.repetition=null"],
+        ["deduplicate.lines={}", "deduplicate.near=null"],
+    ],
+)
+def test_marked_texts_are_not_changed_afterwards(raw: Path, words: list[str]) -> None:
+    marked = f"{QUESTION} Write to me@example.org. {CLEAN[0]}\n{CLEAN[2]}"
+    write_jsonl(raw / "law.jsonl", [f"{CLEAN[1]} {CLEAN[3]} {CLEAN[4]}\n{CLEAN[2]}", marked])
+    curate(raw, "decontaminate.action=mask")
+    words = [*words, f"output={raw / 'again'}", f"sources.law.files={raw / 'out'}/law"]
+    with pytest.raises(
+        DataError, match=r"has spans that are not to be learned .* changes its text"
+    ):
+        pipeline.curate(read_config(None, overrides=words))
+    assert not (raw / "again").exists()
+
+
+def test_nothing_rewrites_marked_texts(raw: Path) -> None:
+    with pytest.raises(ConfigError, match="rewrite, which comes after it, changes texts"):
+        curate(raw, "decontaminate.action=mask", "rewrite={}")
+
+
+def test_marks_need_lines_of_json(raw: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mask needs lines of JSON.*use form=jsonl_zst"):
+        curate(raw, "decontaminate.action=mask", "form=parquet")
 
 
 def test_a_report_changes_nothing_and_is_no_proof(raw: Path) -> None:
