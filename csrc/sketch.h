@@ -162,7 +162,7 @@ class SketchPlan {
   void bands(const std::vector<std::uint32_t>& shingles, std::vector<std::uint32_t>& smallest,
              std::uint64_t* out) const {
     smallest.resize(factors_.size());
-    images_(shingles.data(), shingles.size(), factors_.data(), terms_.data(), factors_.size(),
+    images_(shingles.data(), shingles.size(), factors_.data(), terms_.data(), bands_ * rows_,
             smallest.data());
     for (std::size_t band = 0; band < bands_; ++band) {
       std::uint64_t hash = band;

@@ -166,11 +166,11 @@ def account(manifest: Manifest, *, output: str, elapsed_s: float) -> list[str]:
 
 
 def _not_learned(prefix: Path, *, manifest: Manifest) -> str:
-    from megacpt.shards.loss_mask import open_mask
+    from megacpt.shards.loss_mask import num_learned, open_mask
 
     mask_T = open_mask(prefix, manifest=manifest)
     assert mask_T is not None
-    count = mask_T.size - int(mask_T.sum(dtype="int64"))
+    count = mask_T.size - num_learned(mask_T)
     return f"  {count:,} tokens are read and not learned (decontaminate.action=mask)"
 
 

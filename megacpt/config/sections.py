@@ -38,7 +38,7 @@ class Init(Enum):
 
 class Objective(Enum):
     """``sft``: of conversations (``megacpt tokenize --chat``) only what the assistant says is
-    learned; raw text beside them is learned whole."""
+    learned; raw text beside them as in pretraining."""
 
     pretraining = "pretraining"
     sft = "sft"

@@ -166,8 +166,6 @@ class Curated:
     """Of all files together; empty where one of them is of no curation."""
     sums: Mapping[str, str] = field(default_factory=dict)
     """Path -> checksum, of those that are of one."""
-    masked: tuple[str, ...] = ()
-    """Paths of files with spans that are not learned."""
 
     def require(self, path: str, *, sha256: str) -> None:
         """DataError: a file is not as it was written."""
@@ -180,11 +178,7 @@ class Curated:
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Curated:
-        return cls(
-            origins=origins_of(content["origins"]),
-            sums=dict(content["sums"]),
-            masked=tuple(content.get("masked", ())),
-        )
+        return cls(origins=origins_of(content["origins"]), sums=dict(content["sums"]))
 
 
 def curated(files: Sequence[str], *, notice: Callable[[str], None] = lambda text: None) -> Curated:
@@ -192,7 +186,6 @@ def curated(files: Sequence[str], *, notice: Callable[[str], None] = lambda text
     curations: dict[Path, Curation] = {}
     origins: dict[tuple[Path, str], TextOrigin] = {}
     sums: dict[str, str] = {}
-    masked: list[str] = []
     for path in map(Path, files):
         folder = curated_folder(path)
         if folder is None:
@@ -205,20 +198,13 @@ def curated(files: Sequence[str], *, notice: Callable[[str], None] = lambda text
             raise not_as_written(path)
         source, file = held
         sums[str(path)] = file.sha256
-        if any(_masks(step) for step in curation.steps_of(source)):
-            masked.append(str(path))
         if (folder, source) not in origins:
             origins[folder, source] = origin_of(source, curation=curation, folder=folder)
     if sums and len(sums) < len(set(files)):
         bare = next(path for path in files if path not in sums)
         notice(f"{bare} comes from no curation, others do: what was done there is not kept.")
         origins = {}
-    return Curated(origins=tuple(origins.values()), sums=sums, masked=tuple(masked))
-
-
-def _masks(step: CurationStep) -> bool:
-    """Of a source, whether any of its documents has spans that are not learned."""
-    return step.settings.get("action") == "mask" and any(c["rules"] for c in step.counts.values())
+    return Curated(origins=tuple(origins.values()), sums=sums)
 
 
 def not_as_written(path: Path) -> DataError:

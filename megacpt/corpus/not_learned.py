@@ -2,10 +2,12 @@
 """Spans of a document's text that are read and not learned: a field of its line of JSON.
 
 A curation writes it (``decontaminate.action=mask``), ``megacpt tokenize`` makes a mask of it.
+Whoever reads such a line, and does not, must refuse it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +16,8 @@ import orjson
 from megacpt.errors import DataError
 
 NOT_LEARNED = "megacpt_not_learned"
-"""Key of the spans, [[start, stop], ...]: characters of the text, in order and apart."""
-MARK = f'"{NOT_LEARNED}":'.encode()
+"""Key of the spans, [[start, stop], ...]: characters of ``text``, in order and apart."""
+FIELD = f'"{NOT_LEARNED}":'.encode()
 """In a text the quotation marks would be escaped, so lines with it have such a field."""
 
 CharacterSpan = tuple[int, int]
@@ -35,7 +37,7 @@ def united(spans: Iterable[CharacterSpan]) -> list[CharacterSpan]:
 
 def spans_of(fields: Mapping[str, Any], *, text: str) -> list[CharacterSpan]:
     """DataError: they are no spans of this text."""
-    given = fields.get(NOT_LEARNED, [])
+    given = fields.get(NOT_LEARNED) or []
     try:
         found = [(start, stop) for start, stop in given]
         bounds = [0, *(bound for span in found for bound in span), len(text)]
@@ -52,4 +54,22 @@ def spans_of(fields: Mapping[str, Any], *, text: str) -> list[CharacterSpan]:
 
 def spans_in(line: bytes, *, text: str) -> list[CharacterSpan]:
     """Those of a line that has been read as a document already."""
-    return spans_of(orjson.loads(line), text=text) if MARK in line else []
+    if FIELD not in line:
+        return []
+    try:
+        return spans_of(orjson.loads(line), text=text)
+    except orjson.JSONDecodeError:  # Half of a surrogate pair, in another field.
+        return spans_of(json.loads(line), text=text)
+
+
+def require_no_spans(names: Iterable[str], *, path: str) -> None:
+    """DataError: a table has a column of them."""
+    if NOT_LEARNED in names:
+        raise unread(f"{path} has a column {NOT_LEARNED}")
+
+
+def unread(what: str) -> DataError:
+    return DataError(
+        f"{what}: parts of its texts are not to be learned, which is read of lines of JSON under "
+        "the key text alone; give the .jsonl or .jsonl.zst that megacpt curate has written."
+    )

@@ -16,6 +16,7 @@ import orjson
 
 from megacpt.corpus.containers import arrow_for
 from megacpt.corpus.documents import ColumnValue
+from megacpt.corpus.not_learned import require_no_spans
 from megacpt.errors import DataError
 
 BATCH_BYTES = 1 << 20
@@ -52,6 +53,7 @@ def read_values(
     file = _open(path)
     for name in file.schema_arrow.names if key is None else [key]:
         _require_one(name, path=path, names=file.schema_arrow.names)
+    require_no_spans(file.schema_arrow.names, path=path)
     if key is not None:
         _require_text(path, schema=file.schema_arrow, key=key)
     groups = range(start, stop)

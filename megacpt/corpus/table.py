@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from megacpt.corpus.documents import BadLine, ErrorKind
+from megacpt.corpus.not_learned import require_no_spans
 from megacpt.errors import DataError
 
 FIELD_MAX = (1 << 31) - 1
@@ -41,6 +42,7 @@ def records(
         return
     if isinstance(header, BadLine):
         raise DataError(f"{path}:{header.line}: {header.problem}.")
+    require_no_spans(header, path=path)
     columns = [_column(header, path=path, key=name) for name in ([key] if key else header)]
     for row in rows:
         if isinstance(row, list) and len(row) not in (0, len(header)):

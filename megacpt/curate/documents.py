@@ -21,7 +21,7 @@ from megacpt.corpus.documents import (
     parse_lines,
     parse_values,
 )
-from megacpt.corpus.not_learned import NOT_LEARNED, CharacterSpan, spans_of, united
+from megacpt.corpus.not_learned import NOT_LEARNED, CharacterSpan, spans_of, united, unread
 from megacpt.curate.rewrite.shapes import RECORD, Shape, plain_text, read_record
 from megacpt.errors import DataError
 
@@ -91,7 +91,7 @@ class Document:
 
         DataError: it has spans that are not learned, which would be other ones then.
         """
-        if NOT_LEARNED in self.fields and text != self.text:
+        if self.fields.get(NOT_LEARNED) and text != self.text:
             raise DataError(
                 f"document {self.id} has spans that are not to be learned ({NOT_LEARNED}), and "
                 "this step changes its text; do it before decontaminate.action=mask, in the same "
@@ -102,8 +102,14 @@ class Document:
 
     def without_learning(self, spans: Iterable[CharacterSpan]) -> Document:
         """The same document, of which these are not learned either."""
+        self._require_own_spans()
         known = spans_of(self.fields, text=self.text)
-        return self.with_text(self.text, **{NOT_LEARNED: united([*known, *spans])})
+        own = {ID: self.id, TEXT: self.text, NOT_LEARNED: united([*known, *spans])}
+        return Document({k: v for k, v in self.fields.items() if k != self.key} | own)
+
+    def _require_own_spans(self) -> None:
+        if self.key != TEXT and self.fields.get(NOT_LEARNED):
+            raise unread(f"document {self.id} has {NOT_LEARNED}, and is read under {self.key!r}")
 
     def json_line(self) -> bytes:
         """An object with ``id`` and ``text``, without a line break; what else there was stays."""
@@ -111,6 +117,7 @@ class Document:
             return self.line
         if self.key == TEXT and self.line is not None and ID not in self.fields:
             return b'{"id":"%s",%s' % (self.id.encode(), self.line[1:])
+        self._require_own_spans()
         others = {k: v for k, v in self.fields.items() if k not in (ID, TEXT, self.key)}
         fields = {ID: self.fields.get(ID) or self.id, TEXT: self.text, **others}
         return as_json(fields)

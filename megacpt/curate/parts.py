@@ -13,6 +13,7 @@ import orjson
 import xxhash
 
 from megacpt.corpus.containers import arrow_for
+from megacpt.corpus.not_learned import NOT_LEARNED, unread
 from megacpt.curate.documents import FIELDS, ID, TEXT, Document, as_json
 from megacpt.files import aside_of
 
@@ -126,6 +127,8 @@ class _Rows(_File):
 
 def _row(document: Document) -> dict[str, Any]:
     others = {k: v for k, v in document.fields.items() if k not in (ID, TEXT, document.key)}
+    if others.get(NOT_LEARNED):
+        raise unread(f"document {document.id} would go into Parquet")
     return {ID: document.id, TEXT: document.text, FIELDS: as_json(others).decode()}
 
 

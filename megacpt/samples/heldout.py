@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A held-out set: the start of a token shard as samples, each target once.
 
-Text is cut into consecutive samples. Conversations stay whole where they fit a sample, and of a
-shard with a mask only the replies are measured.
+Text is cut into consecutive samples. Conversations stay whole where they fit a sample, and only
+their replies are measured; of text nothing that is not learned either.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
+from megacpt.errors import DataError
 from megacpt.samples.batch import Batch, Masks, Row, make_batch
 from megacpt.samples.tape import require_two_tokens
 from megacpt.shards.loss_mask import LossMask, open_mask
@@ -51,8 +52,9 @@ class HeldoutSet:
         """The first ``max_tokens`` targets of the shard; 0 takes all."""
         shard = IndexedShard(prefix, vocab_size=vocab_size)
         require_two_tokens(shard)
-        mask_T = open_mask(prefix, manifest=read_shard_manifest(prefix))
-        if mask_T is not None:
+        manifest = read_shard_manifest(prefix)
+        mask_T = open_mask(prefix, manifest=manifest)
+        if mask_T is not None and manifest is not None and manifest.is_chat:
             rows, num_tokens = _rows_of(
                 shard,
                 mask_T=mask_T,
@@ -63,6 +65,11 @@ class HeldoutSet:
         else:
             targets, rows = shard.num_tokens - 1, None
             num_tokens = min(targets, max_tokens) if max_tokens > 0 else targets
+            if mask_T is not None and not mask_T[1 : num_tokens + 1].any():
+                raise DataError(
+                    f"held-out shard {prefix} has no token to measure: its mask says of all of the "
+                    "first that none is learned; give another one."
+                )
         return cls(
             shard=shard,
             sequence_length=sequence_length,

@@ -247,9 +247,9 @@ def masks_of(
     found = {}
     for number, shard in enumerate(shards.values()):
         manifest = read_shard_manifest(shard.prefix)
-        mask_T = open_mask(shard.prefix, manifest=manifest)
         if manifest is not None and manifest.is_chat and not replies_only:
             continue
+        mask_T = open_mask(shard.prefix, manifest=manifest)
         if mask_T is not None:
             found[number] = mask_T
     return found

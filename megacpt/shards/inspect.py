@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from megacpt.errors import ConfigError
 from megacpt.shards.lengths import LengthCounter, LengthStatistics
-from megacpt.shards.loss_mask import open_mask
+from megacpt.shards.loss_mask import num_learned, open_mask
 from megacpt.shards.manifest import Manifest, identity_of, read_shard_manifest, require_own
 from megacpt.shards.reader import IndexedShard
 from megacpt.tokenizer import Tokenizer
@@ -154,7 +154,7 @@ def to_json(found: Inspection) -> str:
 
 def _learned(prefix: Path | str, *, manifest: Manifest | None) -> int | None:
     mask_T = open_mask(prefix, manifest=manifest)
-    return None if mask_T is None else int(mask_T.sum(dtype=np.int64))
+    return None if mask_T is None else num_learned(mask_T)
 
 
 def _bytes(prefix: Path | str, *, kind: str) -> int:

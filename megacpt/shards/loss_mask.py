@@ -28,6 +28,10 @@ def mask_path(prefix: Path | str) -> Path:
     return Path(f"{prefix}.{MASK}")
 
 
+def num_learned(mask_T: LossMask) -> int:
+    return int(mask_T.sum(dtype=np.int64))
+
+
 def open_mask(prefix: Path | str, *, manifest: Manifest | None) -> LossMask | None:
     """The mask of a shard, memory-mapped; None where all its tokens are targets."""
     if manifest is None or not manifest.mask_sha256:

@@ -140,6 +140,9 @@ def _chain(content: Mapping[str, Any]) -> str:
     if not content.get("curated"):
         return ""
     tied = {key: content[key] for key in ("curated", "inputs", "bin_sha256", "idx_sha256")}
+    if content.get("mask_sha256") and not content.get("chat_template"):
+        # What is not learned is a part of what was curated.
+        tied["mask_sha256"] = content["mask_sha256"]
     return xxhash.xxh3_128_hexdigest(json.dumps(tied, sort_keys=True).encode())
 
 

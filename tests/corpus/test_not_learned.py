@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megacpt.corpus.not_learned import MARK, NOT_LEARNED, spans_in, spans_of, united
+from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, spans_in, spans_of, united
 from megacpt.errors import DataError
 
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda s: tuple(sorted(s))))
@@ -38,5 +38,11 @@ def test_what_is_no_span_of_the_text_is_refused(given: Any) -> None:
 def test_a_line_that_speaks_of_the_field_has_none() -> None:
     text = f'say "{NOT_LEARNED}":[[0,3]] and see'
     for line in (json.dumps({"text": text}), json.dumps({"text": text}, separators=(",", ":"))):
-        assert MARK not in line.encode()
+        assert FIELD not in line.encode()
         assert spans_in(line.encode(), text=text) == []
+
+
+def test_lines_of_the_standard_library_and_of_arrow() -> None:
+    line = rb'{"text":"abc","other":"\udfff","megacpt_not_learned":[[0,2]]}'
+    assert spans_in(line, text="abc") == [(0, 2)]
+    assert spans_in(b'{"text":"abc","megacpt_not_learned":null}', text="abc") == []

@@ -85,6 +85,7 @@ def write_chats(folder: Path) -> tuple[list[int], np.ndarray]:
         idx_sha256="",
         inputs=(),
         mask_sha256="m",
+        chat_template="t",
     )
     (folder / "chat.json").write_text(manifest_json(manifest))
     return sizes, mask_T

@@ -5,8 +5,9 @@
     python tools/bench/sft.py --rounds 1 --trials 0 --length 64    # to see that it runs
 
 One workload for both: SmolLM2-135M, all weights, ChatML, conversations of one to six turns packed
-best-fit into rows of 512 tokens, 4 rows a step, loss on replies alone, AdamW, clipping, bf16, all
-cores of this machine. Nobody recomputes activations.
+best-fit into rows of 512 tokens, 4 rows a step, loss on replies alone, AdamW, clipping, bf16 (or
+--dtype fp32, for a CPU without bf16 products), all cores of this machine. Nobody recomputes
+activations.
 
     trl         SFTTrainer as it is called: packing=True, assistant_only_loss=True
     megacpt     a step of a run with objective=sft
@@ -51,13 +52,22 @@ class Peer:
     """Rows of a forward pass; the others of a step are accumulated."""
     attention: str = "sdpa"
     dtype: str = "float32"
-    """Of the weights; float32 computes in bf16 by autocast."""
+    """Of the weights."""
+    autocast: bool = True
+    """Compute in bf16 all the same."""
 
 
-PEERS = [
-    Peer(micro=micro, attention=attention, dtype=dtype)
-    for micro, attention, dtype in product((1, ROWS), ("sdpa", "eager"), ("float32", "bfloat16"))
-]
+WEIGHTS = {"bf16": [("float32", True), ("bfloat16", False)], "fp32": [("float32", False)]}
+"""What is computed in -> types of TRL's weights, and whether it casts."""
+
+
+def peers_of(dtype: str) -> list[Peer]:
+    return [
+        Peer(micro=micro, attention=attention, dtype=weights, autocast=autocast)
+        for micro, attention, (weights, autocast) in product(
+            (1, ROWS), ("sdpa", "eager"), WEIGHTS[dtype]
+        )
+    ]
 
 
 def conversations() -> list[list[dict[str, str]]]:
@@ -99,8 +109,9 @@ def write_inputs(work: Path, *, length: int) -> None:
     build_packing(IndexedShard(work / "chat"), sequence_length=length)
 
 
-def own(work: Path, *, length: int) -> Step:
+def own(work: Path, *, length: int, dtype: str) -> Step:
     settings = {
+        "precision": {"dtype": dtype},
         "run_dir": str(work / "run"),
         "objective": "sft",
         "model": {"path": str(work / "model")},
@@ -167,7 +178,7 @@ def trl_trainer(work: Path, *, peer: Peer, length: int) -> Any:
         gradient_accumulation_steps=ROWS // peer.micro,
         max_steps=STEPS,
         learning_rate=1e-5,
-        bf16=peer.dtype == "float32",
+        bf16=peer.autocast,
         use_cpu=True,
         activation_checkpointing=False,
         save_strategy="no",
@@ -185,13 +196,14 @@ class Bench:
     length: int
     busy: bool
     trials: int
+    dtype: str
 
     @property
     def tokens(self) -> int:
         return ROWS * self.length
 
     def start(self, peer: Peer | None) -> Entrant:
-        command = [sys.executable, __file__, "--work", str(self.work)]
+        command = [sys.executable, __file__, "--work", str(self.work), "--dtype", self.dtype]
         command += [
             "--length",
             str(self.length),
@@ -202,10 +214,11 @@ class Bench:
 
     def fastest(self) -> Peer:
         """Of TRL's variants; what each of them took is printed."""
+        peers = peers_of(self.dtype)
         if not self.trials:
-            return PEERS[0]
+            return peers[0]
         found: dict[Peer, float] = {}
-        for peer in PEERS:
+        for peer in peers:
             entrant = self.start(peer)
             race({"trl": entrant}, rounds=self.trials)
             found[peer] = min(entrant.steps_s)
@@ -221,6 +234,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trials", type=int, default=TRIAL_STEPS)
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a row")
+    parser.add_argument("--dtype", choices=WEIGHTS, default="bf16", help="that both compute in")
     parser.add_argument("--busy", action="store_true", help="one thread, its seconds of computing")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
@@ -232,7 +246,11 @@ def main() -> None:
         torch.set_num_threads(arguments.cores)
         work, length = arguments.work, arguments.length
         peer = Peer(**arguments.peer) if arguments.peer else None
-        step = trl_step(work, peer=peer, length=length) if peer else own(work, length=length)
+        step = (
+            trl_step(work, peer=peer, length=length)
+            if peer
+            else own(work, length=length, dtype=arguments.dtype)
+        )
         take_turns(step, busy=arguments.busy)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
@@ -240,6 +258,7 @@ def main() -> None:
             length=arguments.length,
             busy=arguments.busy,
             trials=arguments.trials,
+            dtype=arguments.dtype,
         )
         write_inputs(bench.work, length=bench.length)
         entrants = {"trl": bench.start(bench.fastest()), "megacpt": bench.start(None)}

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from megacpt.corpus.not_learned import united
 from megacpt.curate.decontaminate.items import ItemPart, ItemSuite, normalised
 from megacpt.curate.decontaminate.settings import DecontaminateConfig
 from megacpt.curate.decontaminate.windows import (
@@ -56,7 +57,8 @@ class Search:
         for rows in _found_rows(text, part=part, pair=pair, evidence=self._evidence):
             number, at = int(text[rows[0]]), row[rows]
             weight = self._evidence.weights[np.unique(pair[rows])].sum()
-            spans = _joined(zip(hits.starts[at].tolist(), hits.stops[at].tolist(), strict=True))
+            windows = zip(hits.starts[at].tolist(), hits.stops[at].tolist(), strict=True)
+            spans = tuple(united(windows))
             made = self._made(int(part[rows[0]]), weight=float(weight), spans=spans)
             if self._is_answered(int(part[rows[0]]), spans=spans, text=texts[number]):
                 parts = found.setdefault(number, {})
@@ -106,16 +108,5 @@ def _found_rows(text: Ints, *, part: Ints, pair: Ints, evidence: Evidence) -> It
 
 def _both(found: Found, *, other: Found) -> Found:
     """Of a part that was found by two rules, or in two texts of it."""
-    spans = _joined(sorted({*found.spans, *other.spans}))
+    spans = tuple(united([*found.spans, *other.spans]))
     return found._replace(share=max(found.share, other.share), spans=spans)
-
-
-def _joined(windows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Windows, in order of their starts, that overlap are one span."""
-    spans: list[tuple[int, int]] = []
-    for start, end in windows:
-        if spans and start <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-        else:
-            spans.append((start, end))
-    return tuple(spans)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megacpt.corpus.not_learned import CharacterSpan
 from megacpt.errors import ConfigError, DataError
 from megacpt.shards.chat.conversation import Conversation, ConversationError, Message
 from megacpt.tokenizer import Tokenizer
@@ -28,9 +29,6 @@ BUILTIN = Path(__file__).parent / "templates"
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOKENS = re.compile(r"<\|[a-z_]+\|>")
 """Special tokens as a packaged template writes them."""
-
-CharacterSpan = tuple[int, int]
-"""First character, and one past the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from megacpt.corpus.curation import curated
@@ -34,7 +34,6 @@ from megacpt.shards.tokenize.encode import BackendDiffersError
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.tokenize.progress import ProgressCallback, TokenizeProgress
 from megacpt.shards.tokenize.runner import PieceTokenizer, TokenizeJob
-from megacpt.shards.tokenize.spans import require_readable_spans
 from megacpt.shards.tokenize.work_folder import PiecePlan, ShardSettings, WorkFolder
 from megacpt.shards.writer import MASK
 from megacpt.tokenizer import Tokenizer
@@ -81,9 +80,10 @@ def tokenize(
     settings = _settings(
         tokenizer, append_eos=append_eos, special=special, key=key, max_bytes=max_document_bytes
     )
+    size = piece_size or piece_bytes(sum(file.bytes for file in files))
     work = _Work(
         folder=folder,
-        plan=_plan(files, settings=settings, tokenizer=tokenizer, size=piece_size, notice=notice),
+        plan=_plan(files, settings=settings, size=size, notice=notice),
         tokenizer=tokenizer,
         workers=workers or num_cores(),
         on_error=on_error,
@@ -99,19 +99,14 @@ def _plan(
     files: Sequence[SourceFile],
     *,
     settings: ShardSettings,
-    tokenizer: Tokenizer,
-    size: int | None,
+    size: int,
     notice: Callable[[str], None],
 ) -> PiecePlan:
-    found = curated([file.path for file in files], notice=notice)
-    if found.masked:
-        require_readable_spans(found.masked, files=files, tokenizer=tokenizer)
-    size = size or piece_bytes(sum(file.bytes for file in files))
     return PiecePlan(
-        settings=replace(settings, masked=bool(found.masked)),
+        settings=settings,
         files=tuple(files),
         pieces=tuple(cut(files, size=size)),
-        curated=found,
+        curated=curated([file.path for file in files], notice=notice),
     )
 
 

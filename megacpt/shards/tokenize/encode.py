@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ from megacpt.corpus.documents import (
     numbers,
     parse,
 )
+from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, unread
 from megacpt.errors import DataError
-from megacpt.shards.tokenize.spans import is_marked, laid_end_to_end, mask_of
+from megacpt.shards.tokenize.spans import has_spans, mask_of
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, EncodeError, Encoder, encode_each, join
 from megacpt.tokenizer.fast import differing_text
@@ -39,6 +40,8 @@ from megacpt.tokenizer.fast import differing_text
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
 """Excerpts of a passage, and of the first passage of a piece."""
+TEXT_KEY = "text"
+"""What megacpt curate writes texts under."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""
 LONG_TOKENS = 100_000
@@ -61,18 +64,11 @@ class EncodedPassage:
     tokens: npt.NDArray[np.integer[Any]]
     lengths: npt.NDArray[np.int32]
     mask_T: npt.NDArray[np.uint8] | None
-    """0 for tokens that are not learned; None where all inputs are learned whole."""
+    """0 for tokens that are not learned; None where all are."""
     bad: list[BadLine]
     empty_documents: int
     checked_documents: int
     checked_bytes: int
-
-
-class _Row(NamedTuple):
-    """A document, as its tokenizer makes it."""
-
-    ids_T: npt.NDArray[np.integer[Any]]
-    mask_T: npt.NDArray[np.uint8]
 
 
 class DocumentEncoder:
@@ -88,9 +84,8 @@ class DocumentEncoder:
         special: bool,
         max_bytes: int,
         dtype: np.dtype[np.integer[Any]],
-        masked: bool = False,
     ) -> None:
-        self._tokenizer, self._fast, self._masked = tokenizer, fast, masked
+        self._tokenizer, self._fast = tokenizer, fast
         self._key, self._special, self._max_bytes = key, special, max_bytes
         self._eos_id = tokenizer.eos_id if append_eos else None
         self._dtype = dtype
@@ -109,24 +104,19 @@ class DocumentEncoder:
         parsed = self._parse(passage)
         texts, firsts = sentences(parsed.texts)
         checked = excerpts(texts, number=number) if texts and self.is_fast else []
-        failed, masks = list[BadLine](), list[npt.NDArray[np.uint8]]()
-        one_by_one = is_marked(passage)
-        if not one_by_one:
-            try:
-                encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
-            except EncodeError:
-                one_by_one = True
-        if one_by_one:
-            rows, failed = self._encode_each(passage)
-            encoded = join([row.ids_T for row in rows])
-            masks = [row.mask_T for row in rows if not np.array_equal(row.ids_T, self._nothing)]
+        failed: list[BadLine] = []
+        try:
+            encoded = joined(self.backend.encode(texts, special=self._special), firsts=firsts)
+        except EncodeError:
+            encoded, failed = self._encode_each(passage)
         self._check(checked)
+        masks = self._masks(passage, encoded=encoded, failed=failed) if has_spans(passage) else None
         tokens, lengths = self._ended(encoded.without(self._nothing))
         return EncodedPassage(
             passage=passage,
             tokens=tokens,
             lengths=lengths,
-            mask_T=laid_end_to_end(masks, lengths=lengths) if self._masked else None,
+            mask_T=laid_end_to_end(masks, lengths=lengths) if masks is not None else None,
             bad=sorted([*passage.bad, *parsed.bad, *failed], key=attrgetter("line")),
             empty_documents=len(parsed.texts) - lengths.size - len(failed),
             checked_documents=len(checked),
@@ -141,9 +131,9 @@ class DocumentEncoder:
             return np.zeros(0, dtype=np.int32)
         return row
 
-    def _encode_each(self, passage: Passage) -> tuple[list[_Row], list[BadLine]]:
+    def _encode_each(self, passage: Passage) -> tuple[Encoded, list[BadLine]]:
         """The documents that can be encoded, and the lines of the others."""
-        rows: list[_Row] = []
+        rows: list[npt.NDArray[np.integer[Any]]] = []
         failed: list[BadLine] = []
         for line, content, texts in self._lines(passage):
             # fastokens may fail where the reference does not.
@@ -155,13 +145,28 @@ class DocumentEncoder:
                 kind = ErrorKind.not_encoded
                 failed.append(BadLine(line=line, kind=kind, problem=problem, content=content))
             else:
-                ids_T = np.concatenate([r for r in found if not isinstance(r, EncodeError)])
-                rows.append(self._row(ids_T, line=content, text="".join(texts)))
-        return rows, failed
+                rows.append(np.concatenate([r for r in found if not isinstance(r, EncodeError)]))
+        return join(rows), failed
 
-    def _row(self, ids_T: npt.NDArray[np.integer[Any]], *, line: bytes, text: str) -> _Row:
-        mask_T = mask_of(ids_T, line=line, text=text, tokenizer=self._tokenizer)
-        return _Row(ids_T=ids_T, mask_T=mask_T)
+    def _masks(
+        self, passage: Passage, *, encoded: Encoded, failed: Sequence[BadLine]
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Which tokens of each document are learned, of those that hold some."""
+        if self._key != TEXT_KEY:
+            raise unread(f"lines with {NOT_LEARNED} are read under the key {self._key!r}")
+        left_out = {bad.line for bad in failed}
+        lines = [
+            (content, "".join(texts))
+            for number, content, texts in self._lines(passage)
+            if number not in left_out
+        ]
+        # The ids of what has spans must be the reference's, which knows their places.
+        self._check([text for content, text in lines if FIELD in content])
+        return [
+            mask_of(ids_T, line=content, text=text, tokenizer=self._tokenizer)
+            for ids_T, (content, text) in zip(encoded.rows(), lines, strict=True)
+            if not np.array_equal(ids_T, self._nothing)
+        ]
 
     def _lines(self, passage: Passage) -> Iterator[tuple[int, bytes, list[str]]]:
         """Number, content and texts of the lines that hold some."""
@@ -218,6 +223,16 @@ def sentences(documents: Sequence[Document]) -> tuple[list[str], list[int]]:
             firsts.append(len(texts))
             texts += found
     return texts, firsts
+
+
+def laid_end_to_end(
+    masks: Sequence[npt.NDArray[np.uint8]], *, lengths: npt.NDArray[np.int32]
+) -> npt.NDArray[np.uint8]:
+    """One mask of documents of these lengths; EOS that was added to one is learned."""
+    mask_T = np.ones(int(lengths.sum()), dtype=np.uint8)
+    for mask, end, length in zip(masks, np.cumsum(lengths), lengths, strict=True):
+        mask_T[end - length : end - length + mask.size] = mask
+    return mask_T
 
 
 def joined(encoded: Encoded, *, firsts: Sequence[int]) -> Encoded:

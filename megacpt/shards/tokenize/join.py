@@ -111,10 +111,23 @@ class _Pieces:
                 progress=progress,
             )
         self._copy("lens", take=lambda b: writer.add_lengths(np.frombuffer(b, "<i4")))
-        if self.plan.settings.masked:
-            self._copy(MASK, take=lambda b: writer.add_mask(np.frombuffer(b, np.uint8)))
+        if any(record.is_masked for record in self.records):
+            self._put_mask(writer)
         if writer.documents == 0:
             raise self._nothing_found()
+
+    def _put_mask(self, writer: ShardWriter) -> None:
+        """A byte for each token, 1 in pieces that have no mask."""
+        logs: defaultdict[str, _Checked] = defaultdict(_Checked)
+        for number, record in enumerate(self.records):
+            if not record.is_masked:
+                writer.add_mask(np.ones(record.tokens, dtype=np.uint8))
+                continue
+            checked = logs[record.log]
+            for content in self._contents(number, kind=MASK, checked=checked):
+                writer.add_mask(np.frombuffer(content, np.uint8))
+            if checked.digest.hexdigest() != record.digests[MASK]:
+                raise self._damaged(number, kind=MASK)
 
     def _adopt(self, writer: ShardWriter) -> bool:
         """Take this process's file as the shard's, if it made all pieces."""

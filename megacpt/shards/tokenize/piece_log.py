@@ -4,7 +4,8 @@
 NAME.bin, NAME.lens, NAME.mask and NAME.bad only grow; NAME is drawn for each process and run, so no
 two ever write the same file. A piece counts when its record NNNNN.json has been given its name;
 what follows the last recorded piece in the files is of no meaning. One process that made all pieces
-has thereby written the whole .bin of the shard already, which ``join`` then need not copy.
+has thereby written the whole .bin of the shard already, which ``join`` then need not copy. Pieces
+all of which is learned have nothing in NAME.mask.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from megacpt.corpus.documents import OnError, set_aside
 from megacpt.errors import EnvironmentError_
@@ -52,6 +55,11 @@ class PieceRecord:
     leaves: list[list[str]] = field(default_factory=list)
     """Checksums of each extent, as in megacpt.corpus.checksum."""
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether any of its tokens are not learned."""
+        return self.starts.get(MASK, 0) < self.stops.get(MASK, 0)
+
 
 class PieceLog:
     """Takes the passages of one piece after another, in order."""
@@ -70,8 +78,7 @@ class PieceLog:
         with full_disk_told(self._folder):
             self._append("bin", content=encoded.tokens.data.cast("B"))
             self._append("lens", content=encoded.lengths.data.cast("B"))
-            if encoded.mask_T is not None:
-                self._append(MASK, content=encoded.mask_T.data)
+            self._append_mask(encoded)
             if encoded.bad and self._on_error is OnError.quarantine:
                 extent = encoded.passage.extent
                 # The join replaces the number of the extent by its file.
@@ -88,6 +95,18 @@ class PieceLog:
             checked_bytes=encoded.checked_bytes,
             bytes_read=encoded.passage.bytes_read,
         )
+
+    def _append_mask(self, encoded: EncodedPassage) -> None:
+        """From the first passage of a piece on that has one, with what was there before."""
+        is_begun = self._sizes[MASK] > self._starts[MASK]
+        if encoded.mask_T is None and not is_begun:
+            return
+        before = 0 if is_begun else self._counts["tokens"]
+        self._append(MASK, content=memoryview(bytes([1]) * before))
+        mask_T = encoded.mask_T
+        if mask_T is None:
+            mask_T = np.ones(encoded.tokens.size, dtype=np.uint8)
+        self._append(MASK, content=mask_T.data)
 
     def _append(self, kind: str, *, content: memoryview) -> None:
         if kind not in self._files:

@@ -18,7 +18,6 @@ from megacpt.corpus.workers.processes import Report
 from megacpt.device.environment import set_default
 from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedPassage
 from megacpt.shards.tokenize.piece_log import PieceLog
-from megacpt.shards.tokenize.spans import is_marked, unexplained_spans
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
 from megacpt.tokenizer import Tokenizer, load_tokenizer
 from megacpt.tokenizer.fast import load_fast
@@ -64,7 +63,6 @@ class PieceTokenizer:
             special=settings.special,
             max_bytes=settings.max_document_bytes,
             dtype=np.dtype(settings.dtype),
-            masked=settings.masked,
         )
 
     def run(
@@ -102,9 +100,6 @@ class PieceTokenizer:
     def _encode(self, step: _Step) -> _Step:
         if step.passage is None:
             return step
-        if is_marked(step.passage) and not self._plan.settings.masked:
-            extent = self._plan.pieces[step.number][step.passage.extent]
-            raise unexplained_spans(self._plan.files[extent.file].path)
         encoded = self._encoder.encode(step.passage, number=step.place)
         return step._replace(passage=None, encoded=encoded)
 

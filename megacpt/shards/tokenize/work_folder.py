@@ -4,7 +4,7 @@
     plan.json      settings, input files, what each piece is made of
     NAME.bin       tokens of the pieces one process made, as they go into the shard
     NAME.lens      int32 length of each of their documents
-    NAME.mask      a byte of each token: is it learned (inputs that say what is not)
+    NAME.mask      a byte of each token, is it learned, of pieces with some that are not
     NAME.bad       lines set aside, a JSON object each (policy quarantine)
     NNNNN.json     where piece NNNNN lies in these; a piece that has it is finished
 
@@ -50,8 +50,6 @@ class ShardSettings:
     max_document_bytes: int
     dtype: str
     tokenizer_identity: str = ""
-    masked: bool = False
-    """Whether the inputs have spans that are not learned."""
     version: int = VERSION
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from tokenizers import Tokenizer, processors
 
 from megacpt.curate import pipeline
 from megacpt.curate.config import read_config
 from megacpt.errors import DataError
+from megacpt.samples.heldout import HeldoutSet
 from megacpt.samples.training_data import TrainingData
+from megacpt.shards.chat import tokenize_chat
+from megacpt.shards.chat.template import choose_template
 from megacpt.shards.inspect import inspect_shard
 from megacpt.shards.loss_mask import mask_path, open_mask
 from megacpt.shards.manifest import Manifest, chained, manifest_json, shard_identity, verify
@@ -27,6 +31,7 @@ from megacpt.shards.tokenize import tokenize
 from megacpt.shards.tokenize.join import merge
 from megacpt.shards.writer import ShardWriter
 from megacpt.tokenizer import load_tokenizer
+from megacpt.vocabulary.corpus import read_texts as texts_of
 from tests.corpus.cases import write_jsonl
 from tests.curate.decontaminate.cases import Maker
 from tests.samples.test_training_data import config_of, whole
@@ -199,36 +204,41 @@ def test_a_mask_that_a_crash_has_damaged_is_not_joined(
         merge(prefix)
 
 
-def test_files_without_what_nothing_was_found_in_are_learned_whole(
-    model: Path, tmp_path: Path
-) -> None:
+def test_files_in_which_nothing_was_found_are_learned_whole(model: Path, tmp_path: Path) -> None:
     law = curate(tmp_path, texts=CLEAN)
     assert make(law, tmp_path / "clean", model=model).mask_sha256 == ""
 
 
-def test_spans_without_the_account_that_explains_them_are_refused(
-    law: Path, model: Path, tmp_path: Path
-) -> None:
+def test_spans_go_with_the_lines(law: Path, model: Path, tmp_path: Path) -> None:
+    """Without the account, beside files of no curation, and through another curation of both."""
     shutil.copytree(law, tmp_path / "bare")
-    with pytest.raises(
-        DataError, match=r"bare/00000.*\.jsonl has documents with spans that are not"
-    ):
-        make(tmp_path / "bare", tmp_path / "masked", model=model)
-    assert not list(tmp_path.glob("masked*"))
-
-
-def test_beside_files_of_no_curation_spans_still_count(
-    law: Path, model: Path, tmp_path: Path
-) -> None:
     own = write_jsonl(tmp_path / "own.jsonl", CLEAN[:2])
-    manifest = tokenize([own, law], tokenizer=model, output_prefix=tmp_path / "both", workers=1)
-    assert manifest is not None
-    assert manifest.curated == ()
-    assert [n for n, text in enumerate(hidden(tmp_path / "both", model=model)) if text] == [
-        22,
-        43,
-        44,
+    words = [
+        f"output={tmp_path / 'again'}",
+        f"sources.law.files={own},{law}",
+        "deduplicate.near=null",
     ]
+    pipeline.curate(read_config(None, overrides=words))
+    for name, inputs, expected in (
+        ("bare", [tmp_path / "bare"], [20, 41, 42]),
+        ("beside", [own, law], [22, 43, 44]),
+        ("again", [tmp_path / "again" / "law"], [20, 41, 42]),
+    ):
+        tokenize(inputs, tokenizer=model, output_prefix=tmp_path / name / "out", workers=1)
+        found = hidden(tmp_path / name / "out", model=model)
+        assert [n for n, text in enumerate(found) if text] == expected
+
+
+def test_pieces_without_spans_are_filled_up(model: Path, tmp_path: Path) -> None:
+    """Of three packed files, which are not cut, the one in the middle has spans."""
+    curate(tmp_path, "form=jsonl_zst")
+    files = [tmp_path / f"{n}.jsonl.gz" for n in range(2)]
+    for path in files:
+        write_jsonl(path, CLEAN[:3])
+    inputs = [files[0], tmp_path / "out" / "law", files[1]]
+    tokenize(inputs, tokenizer=model, output_prefix=tmp_path / "three", piece_size=1, workers=1)
+    found = hidden(tmp_path / "three", model=model)
+    assert [n for n, text in enumerate(found) if text] == [23, 44, 45]
 
 
 def test_a_tokenizer_that_does_not_know_places_is_refused(law: Path, tmp_path: Path) -> None:
@@ -236,13 +246,63 @@ def test_a_tokenizer_that_does_not_know_places_is_refused(law: Path, tmp_path: P
         make(law, tmp_path / "masked", model=sentencepiece_model(tmp_path))
 
 
-def test_spans_in_parquet_are_refused(law: Path, model: Path, tmp_path: Path) -> None:
+def test_what_would_lose_them_is_refused(law: Path, model: Path, tmp_path: Path) -> None:
+    refused = pytest.raises(
+        DataError, match=r"parts of its texts are not to be learned, which is read"
+    )
     words = [
         f"output={tmp_path / 'again'}",
         "form=parquet",
         f"sources.law.files={law}",
         "deduplicate={}",
     ]
-    pipeline.curate(read_config(None, overrides=words))
-    with pytest.raises(DataError, match=r"\.parquet has spans .* read of lines of JSON alone"):
-        make(tmp_path / "again" / "law", tmp_path / "masked", model=model)
+    with refused:
+        pipeline.curate(read_config(None, overrides=words))
+    with refused:
+        make(law, tmp_path / "masked", model=model, key="id")
+    words = [f"output={tmp_path / 'again'}", f"sources.law.files={law}", "sources.law.key=id"]
+    with refused:
+        pipeline.curate(read_config(None, overrides=[*words, "deduplicate={}"]))
+    with refused:
+        next(texts_of([str(law)], key="text"))
+    table = tmp_path / "law.csv"
+    table.write_text("text,megacpt_not_learned\nabc,\n")
+    with refused:
+        make(table, tmp_path / "masked", model=model)
+    rows = pyarrow.table({"text": ["abc"], "megacpt_not_learned": [[[0, 1]]]})
+    pyarrow.parquet.write_table(rows, tmp_path / "law.parquet")
+    with refused:
+        make(tmp_path / "law.parquet", tmp_path / "masked", model=model)
+    chat = {"messages": [{"role": "user", "content": "a"}], "megacpt_not_learned": [[0, 1]]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(chat))
+    tokenizer = load_tokenizer(model)
+    with refused:
+        tokenize_chat(
+            [tmp_path / "chat.jsonl"],
+            tokenizer=tokenizer,
+            output_prefix=tmp_path / "masked",
+            template=choose_template("chatml", tokenizer=tokenizer),
+        )
+    assert not list(tmp_path.glob("masked*"))
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_held_out_set_leaves_it_out(law: Path, model: Path, tmp_path: Path) -> None:
+    like = make(law, tmp_path / "masked", model=model)
+    mask_T = np.random.default_rng(3).integers(0, 2, size=1000, dtype=np.uint8)
+    write_numbered(tmp_path / "numbered", like=like, mask_T=mask_T)
+    heldout = HeldoutSet.open(tmp_path / "numbered", sequence_length=64, max_tokens=0)
+    batch = heldout.load(range(heldout.num_samples))
+    measured = batch.labels_BS[batch.loss_mask_BS == 1]
+    assert sorted(measured) == [n for n in range(1, 1000) if mask_T[n]]
+    write_numbered(tmp_path / "none", like=like, mask_T=np.zeros_like(mask_T))
+    with pytest.raises(DataError, match="has no token to measure"):
+        HeldoutSet.open(tmp_path / "none", sequence_length=64, max_tokens=0)
+
+
+def test_another_mask_is_not_what_was_curated(law: Path, model: Path, tmp_path: Path) -> None:
+    make(law, tmp_path / "masked", model=model)
+    path = tmp_path / "masked.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_sha256": ""}))
+    with pytest.raises(DataError, match=r"masked\.json"):
+        verify(tmp_path / "masked")
