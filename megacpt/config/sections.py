@@ -642,10 +642,12 @@ class GateConfig:
     confidence: float = limited(0.95, limits=CONFIDENCE)
     """Of the intervals; a wrong verdict has half the rest as its chance, 2.5 % for 0.95."""
     action: GateAction = GateAction.report
-    """What a retention suite that surely drops during training, by stop_drop_points or more, leads
-    to."""
+    """What it leads to if, during training, a retention suite surely drops by stop_drop_points or
+    more, or forgetting reaches stop_forgetting_nats."""
     stop_drop_points: float = limited(5.0, limits=POSITIVE)
     """Drop of a retention suite, in points, at which action=stop ends the run."""
+    stop_forgetting_nats: float | None = limited(None, limits=POSITIVE)
+    """Loss on the general set, minus base, in nats a token, at which action=stop ends the run."""
 
 
 class BenchmarkRole(Enum):

@@ -223,7 +223,31 @@ def test_a_sound_configuration_breaks_nothing() -> None:
         (
             {"evaluate.gate.action": "stop"},
             "evaluate.gate.action=stop needs a benchmark of role retention that is measured in "
-            "training; set role=retention and every_steps of one of evaluate.benchmarks",
+            "training, or a limit of forgetting; set role=retention and every_steps of one of "
+            "evaluate.benchmarks, or evaluate.gate.stop_forgetting_nats",
+        ),
+        (
+            {"evaluate.gate.stop_forgetting_nats": 0.1},
+            "evaluate.gate.stop_forgetting_nats=0.1 ends no run unless evaluate.gate.action is "
+            "stop; set evaluate.gate.action=stop, or leave it out",
+        ),
+        (
+            {
+                "evaluate.gate.stop_forgetting_nats": 0.1,
+                "evaluate.gate.action": "stop",
+                "evaluate.general": None,
+            },
+            "evaluate.gate.stop_forgetting_nats=0.1 needs a general set, but evaluate.general is "
+            "not set; set evaluate.general=NAME, one of evaluate.heldout",
+        ),
+        (
+            {
+                "evaluate.gate.stop_forgetting_nats": 0.1,
+                "evaluate.gate.action": "stop",
+                "evaluate.every_steps": 0,
+            },
+            "evaluate.gate.stop_forgetting_nats=0.1 is never looked at, as evaluate.every_steps "
+            "is 0; set evaluate.every_steps, such as 100",
         ),
         (
             {"evaluate.gate.confidence": 1.0},

@@ -6,7 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from megacpt.config.sections import BenchmarkRole, GateAction, HeldoutConfig, SourceConfig
+from megacpt.config.sections import (
+    BenchmarkRole,
+    EvaluateConfig,
+    GateAction,
+    HeldoutConfig,
+    SourceConfig,
+)
 from megacpt.errors import Violation
 from megacpt.plan.rules import Facts, Rule
 from megacpt.plan.rules.data import text_is_named
@@ -87,15 +93,46 @@ def _gate_of_suites(facts: Facts) -> Iterator[Violation]:
 
 
 def _stop_in_training(facts: Facts) -> Iterator[Violation]:
-    gate, suites = facts.config.evaluate.gate, facts.config.evaluate.benchmarks
+    evaluate = facts.config.evaluate
+    gate, suites = evaluate.gate, evaluate.benchmarks
     watched = any(s.role is BenchmarkRole.retention and s.every_steps > 0 for s in suites.values())
-    if gate.action is GateAction.stop and not watched:
+    if gate.action is GateAction.stop and not watched and gate.stop_forgetting_nats is None:
         yield Violation(
             path="evaluate.gate.action",
             value=gate.action.name,
-            rule="needs a benchmark of role retention that is measured in training",
-            remedy="set role=retention and every_steps of one of evaluate.benchmarks",
+            rule="needs a benchmark of role retention that is measured in training, or a limit of "
+            "forgetting",
+            remedy="set role=retention and every_steps of one of evaluate.benchmarks, or "
+            "evaluate.gate.stop_forgetting_nats",
         )
+    yield from _stop_at_forgetting(evaluate)
+
+
+def _stop_at_forgetting(evaluate: EvaluateConfig) -> Iterator[Violation]:
+    limit = evaluate.gate.stop_forgetting_nats
+    if limit is None:
+        return
+    for is_right, rule, remedy in (
+        (
+            evaluate.gate.action is GateAction.stop,
+            "ends no run unless evaluate.gate.action is stop",
+            "set evaluate.gate.action=stop, or leave it out",
+        ),
+        (
+            evaluate.general is not None,
+            "needs a general set, but evaluate.general is not set",
+            "set evaluate.general=NAME, one of evaluate.heldout",
+        ),
+        (
+            evaluate.every_steps > 0,
+            "is never looked at, as evaluate.every_steps is 0",
+            "set evaluate.every_steps, such as 100",
+        ),
+    ):
+        if not is_right:
+            yield Violation(
+                path="evaluate.gate.stop_forgetting_nats", value=limit, rule=rule, remedy=remedy
+            )
 
 
 def _benchmarks(facts: Facts) -> Iterator[Violation]:

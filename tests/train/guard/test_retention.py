@@ -50,6 +50,18 @@ def settings(work: Path, *, lr_peak: float, action: str) -> dict[str, Any]:
     }
 
 
+def forgetful(work: Path) -> dict[str, Any]:
+    """The wild run without a suite, watched on its held-out set."""
+    run = settings(work, lr_peak=2.0, action="stop")
+    watched = {
+        "general": "late",
+        "every_steps": 2,
+        "benchmarks": {},
+        "gate": {"action": "stop", "stop_forgetting_nats": 0.1},
+    }
+    return {**run, "evaluate": run["evaluate"] | watched, "parallel": {"dp": 2}}
+
+
 @pytest.mark.slow
 @pytest.mark.mcore
 @pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval")
@@ -66,15 +78,20 @@ def test_a_wild_run_is_ended_on_all_ranks_and_others_are_not(tmp_path: Path) -> 
                 ("wild", 2.0, "stop"),
                 ("sane", 1e-4, "stop"),
             )
-        },
+        }
+        | {"forgetful": forgetful(tmp_path)},
     )
     ends = {
         name: {(tmp_path / f"{name}.{rank}.txt").read_text() for rank in range(2)}
-        for name in ("wild", "sane")
+        for name in ("wild", "sane", "forgetful")
     }
     (wild,) = ends["wild"]
     assert wild.startswith("Ended after step 2: retention has dropped, sentences by ")
     assert ends["sane"] == {"to the end"}
+    (forgetful_words,) = ends["forgetful"]
+    assert forgetful_words.startswith("Ended after step 2: retention has dropped, +")
+    assert "nats a token on late (evaluate.gate.stop_forgetting_nats is 0.1)" in forgetful_words
+    assert len((tmp_path / "forgetful" / "metrics.jsonl").read_text().splitlines()) >= 2
     last = (tmp_path / "wild" / "metrics.jsonl").read_text().splitlines()[-1]
     assert "benchmarks" in json.loads(last)
 
@@ -110,3 +127,21 @@ def test_a_planted_drop_ends_it_and_chance_does_not(tmp_path: Path) -> None:
     assert fault(tmp_path / "reported", truth=DROP, gate=GateConfig()) == ""
     # The last step of a hundred ends the run by itself.
     assert fault(tmp_path / "last", truth=DROP, gate=stop, step=100) == ""
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(
+    ("gate", "nats", "ends"),
+    [
+        (GateConfig(action=GateAction.stop, stop_forgetting_nats=0.05), 0.05, True),
+        (GateConfig(action=GateAction.stop, stop_forgetting_nats=0.05), float("nan"), True),
+        (GateConfig(action=GateAction.stop, stop_forgetting_nats=0.05), 0.049, False),
+        (GateConfig(action=GateAction.stop), 9.0, False),
+        (GateConfig(stop_forgetting_nats=0.05), 9.0, False),
+    ],
+)
+def test_forgetting_beyond_its_limit_ends_it(gate: GateConfig, nats: float, ends: bool) -> None:
+    guard = RetentionGuard(config=RunConfig(evaluate=EvaluateConfig(general="web", gate=gate)))
+    words = str(guard.fault({"forgetting": nats}, step=50) or "")
+    assert bool(words) is ends
+    assert words == "" or "nats a token on web" in words
