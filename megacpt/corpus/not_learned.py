@@ -13,15 +13,23 @@ from typing import Any
 
 import orjson
 
+from megacpt.corpus.documents import Passage
 from megacpt.errors import DataError
 
 NOT_LEARNED = "megacpt_not_learned"
-"""Key of the spans, [[start, stop], ...]: characters of ``text``, in order and apart."""
+"""Key of the spans, [[start, stop], ...]: characters of what is under ``TEXT``, in order and
+apart."""
+TEXT = "text"
 FIELD = f'"{NOT_LEARNED}":'.encode()
 """In a text the quotation marks would be escaped, so lines with it have such a field."""
 
 CharacterSpan = tuple[int, int]
 """First character, and one past the last."""
+
+
+def has_spans(passage: Passage) -> bool:
+    """Whether any of its documents has some."""
+    return isinstance(passage.content, bytes) and FIELD in passage.content
 
 
 def united(spans: Iterable[CharacterSpan]) -> list[CharacterSpan]:

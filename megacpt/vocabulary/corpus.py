@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from megacpt.corpus.documents import parse
 from megacpt.corpus.formats import SourceFile
 from megacpt.corpus.inputs import find_files
-from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, unread
+from megacpt.corpus.not_learned import NOT_LEARNED, has_spans, unread
 from megacpt.corpus.pieces import Extent, cut, piece_bytes
 from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.errors import DataError
@@ -49,7 +49,7 @@ def _texts(file: SourceFile, *, extent: Extent, key: str) -> Iterator[str]:
         if bad := [*passage.bad, *parsed.bad]:
             line = first_line(file, extent=extent) + bad[0].line - 1
             raise DataError(f"{file.path}:{line}: {bad[0].problem}.")
-        if isinstance(passage.content, bytes) and FIELD in passage.content:
+        if has_spans(passage):
             raise unread(f"{file.path} has lines with {NOT_LEARNED}")
         for document in parsed.texts:
             text = document if isinstance(document, str) else " ".join(document)

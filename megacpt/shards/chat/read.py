@@ -19,7 +19,6 @@ from megacpt.corpus.documents import (
     read_json_object,
     too_long,
 )
-from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, unread
 from megacpt.shards.chat.conversation import Conversation, ConversationError, read_conversation
 
 
@@ -41,8 +40,6 @@ def read_lines(passage: Passage, *, max_bytes: int) -> Iterator[ChatLine | BadLi
         assert isinstance(value, bytes), "without a key, rows are objects"
         if not value.strip():
             continue
-        if FIELD in value:
-            raise unread(f"a line of a conversation has {NOT_LEARNED}")
         if len(value) > max_bytes:
             yield too_long(number, num_bytes=len(value), limit=max_bytes, head=value)
         else:

@@ -11,6 +11,7 @@ from itertools import islice
 from megacpt.corpus.checksum import root
 from megacpt.corpus.documents import BadLine, ErrorKind, OnError, Passage, set_aside
 from megacpt.corpus.formats import SourceFile
+from megacpt.corpus.not_learned import NOT_LEARNED, has_spans, unread
 from megacpt.corpus.pieces import cut
 from megacpt.corpus.reader import ExtentReader
 from megacpt.errors import DataError
@@ -56,6 +57,8 @@ class Scan:
             )
 
     def _of_passage(self, passage: Passage, *, file: SourceFile) -> Iterator[EncodedChat]:
+        if has_spans(passage):
+            raise unread(f"{file.path} has lines with {NOT_LEARNED}")
         lines = read_lines(passage, max_bytes=self.max_document_bytes)
         while some := list(islice(lines, AT_ONCE)):
             yield from self._of_lines(some, file=file)

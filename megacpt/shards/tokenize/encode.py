@@ -30,9 +30,9 @@ from megacpt.corpus.documents import (
     numbers,
     parse,
 )
-from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, unread
+from megacpt.corpus.not_learned import FIELD, NOT_LEARNED, TEXT, has_spans, unread
 from megacpt.errors import DataError
-from megacpt.shards.tokenize.spans import has_spans, mask_of
+from megacpt.shards.tokenize.spans import mask_of
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import Encoded, EncodeError, Encoder, encode_each, join
 from megacpt.tokenizer.fast import differing_text
@@ -40,8 +40,6 @@ from megacpt.tokenizer.fast import differing_text
 EXCERPT_CHARACTERS = 256
 EXCERPTS, EXCERPTS_AT_FIRST = 2, 4
 """Excerpts of a passage, and of the first passage of a piece."""
-TEXT_KEY = "text"
-"""What megacpt curate writes texts under."""
 STRIDE = 1_000_003
 """Prime: spreads the excerpts over the documents and within them."""
 LONG_TOKENS = 100_000
@@ -152,7 +150,7 @@ class DocumentEncoder:
         self, passage: Passage, *, encoded: Encoded, failed: Sequence[BadLine]
     ) -> list[npt.NDArray[np.uint8]]:
         """Which tokens of each document are learned, of those that hold some."""
-        if self._key != TEXT_KEY:
+        if self._key != TEXT:
             raise unread(f"lines with {NOT_LEARNED} are read under the key {self._key!r}")
         left_out = {bad.line for bad in failed}
         lines = [

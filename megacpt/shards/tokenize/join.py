@@ -123,11 +123,12 @@ class _Pieces:
             if not record.is_masked:
                 writer.add_mask(np.ones(record.tokens, dtype=np.uint8))
                 continue
-            checked = logs[record.log]
-            for content in self._contents(number, kind=MASK, checked=checked):
-                writer.add_mask(np.frombuffer(content, np.uint8))
-            if checked.digest.hexdigest() != record.digests[MASK]:
-                raise self._damaged(number, kind=MASK)
+            self._take(
+                number,
+                kind=MASK,
+                checked=logs[record.log],
+                take=lambda b: writer.add_mask(np.frombuffer(b, np.uint8)),
+            )
 
     def _adopt(self, writer: ShardWriter) -> bool:
         """Take this process's file as the shard's, if it made all pieces."""
@@ -148,11 +149,7 @@ class _Pieces:
         logs: defaultdict[str, _Checked] = defaultdict(_Checked)
         done = Counter(bytes=0, documents=0, tokens=0)
         for number, record in enumerate(self.records):
-            checked = logs[record.log]
-            for content in self._contents(number, kind=kind, checked=checked):
-                take(content)
-            if checked.digest.hexdigest() != record.digests[kind]:
-                raise self._damaged(number, kind=kind)
+            self._take(number, kind=kind, checked=logs[record.log], take=take)
             done.update(bytes=record.bytes_read, documents=record.documents, tokens=record.tokens)
             if progress:
                 progress(
@@ -163,6 +160,15 @@ class _Pieces:
                         tokens=done["tokens"],
                     )
                 )
+
+    def _take(
+        self, number: int, *, kind: str, checked: _Checked, take: Callable[[bytes], None]
+    ) -> None:
+        """What the piece has in a file of its log, which must be as its record says."""
+        for content in self._contents(number, kind=kind, checked=checked):
+            take(content)
+        if checked.digest.hexdigest() != self.records[number].digests[kind]:
+            raise self._damaged(number, kind=kind)
 
     def _contents(self, number: int, *, kind: str, checked: _Checked) -> Iterator[bytes]:
         """Content of the piece in a file of its log, some at a time.

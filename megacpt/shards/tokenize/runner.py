@@ -16,6 +16,7 @@ from megacpt.corpus.reader import ExtentReader, first_line
 from megacpt.corpus.workers.in_order import map_in_order
 from megacpt.corpus.workers.processes import Report
 from megacpt.device.environment import set_default
+from megacpt.errors import DataError
 from megacpt.shards.tokenize.encode import BackendDiffersError, DocumentEncoder, EncodedPassage
 from megacpt.shards.tokenize.piece_log import PieceLog
 from megacpt.shards.tokenize.work_folder import PiecePlan, WorkFolder
@@ -100,7 +101,11 @@ class PieceTokenizer:
     def _encode(self, step: _Step) -> _Step:
         if step.passage is None:
             return step
-        encoded = self._encoder.encode(step.passage, number=step.place)
+        try:
+            encoded = self._encoder.encode(step.passage, number=step.place)
+        except DataError as error:
+            extent = self._plan.pieces[step.number][step.passage.extent]
+            raise DataError(f"{self._plan.files[extent.file].path}: {error}") from error
         return step._replace(passage=None, encoded=encoded)
 
     def _readers(self, number: int) -> list[ExtentReader]:

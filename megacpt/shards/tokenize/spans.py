@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megacpt.corpus.documents import Passage
-from megacpt.corpus.not_learned import FIELD, spans_in
+from megacpt.corpus.not_learned import spans_in
 from megacpt.errors import DataError
 from megacpt.tokenizer import Tokenizer
 from megacpt.tokenizer.backend import EncodeError
 from megacpt.tokenizer.hugging_face import HuggingFaceBackend
-
-
-def has_spans(passage: Passage) -> bool:
-    """Whether any of its documents has some that are not learned."""
-    return isinstance(passage.content, bytes) and FIELD in passage.content
 
 
 def mask_of(
